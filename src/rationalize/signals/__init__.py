@@ -1,0 +1,1 @@
+"""Scored attempts in, what a learner reads out: bins, filters. numpy only."""

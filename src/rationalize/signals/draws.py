@@ -1,0 +1,45 @@
+"""Which pool rows a step learns from: pure functions of (seed, step), so that a resumed run draws the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def shuffled_passes(n: int, batch_size: int, step: int, seed: int | Sequence[int]) -> list[int]:
+    """Indices of batch `step` in endless shuffled passes over `n` rows; a batch may span two passes."""
+    if n < 1:
+        raise ValueError("nothing to draw from: the pool is empty")
+    batch = []
+    position = step * batch_size
+    while len(batch) < batch_size:
+        epoch, offset = divmod(position, n)
+        order = np.random.default_rng([*_seeds(seed), epoch]).permutation(n)
+        take = order[offset : offset + batch_size - len(batch)]
+        batch.extend(take.tolist())
+        position += len(take)
+    return batch
+
+
+def balanced_bins(
+    bins: Mapping[str, np.ndarray], batch_size: int, step: int, seed: int | Sequence[int]
+) -> list[int]:
+    """Indices of batch `step`: for each row a reward, then one of its filled bins, then a row of that bin, uniformly.
+
+    Rank bins hold equal shares, but ties and by-value rewards do not: a bin with 3 % of the pool is hardly ever learned
+    by uniform draws.
+    """
+    rng = np.random.default_rng([*_seeds(seed), step])
+    names = sorted(bins)
+    batch = []
+    for _ in range(batch_size):
+        bins_N = bins[names[rng.integers(len(names))]]
+        filled = np.unique(bins_N)
+        members = np.flatnonzero(bins_N == filled[rng.integers(len(filled))])
+        batch.append(int(members[rng.integers(len(members))]))
+    return batch
+
+
+def _seeds(seed: int | Sequence[int]) -> list[int]:
+    return [seed] if isinstance(seed, int) else list(seed)

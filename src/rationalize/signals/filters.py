@@ -1,0 +1,22 @@
+"""Which attempts a learner may see."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+
+def keep_above(scores: Mapping[str, Sequence[float]], thresholds: Mapping[str, float]) -> np.ndarray:
+    """Mask of the attempts whose every filtered score reaches its threshold (`score >= threshold`)."""
+    n = len(next(iter(scores.values())))
+    keep = np.ones(n, dtype=bool)
+    for name, threshold in thresholds.items():
+        keep &= np.asarray(scores[name], dtype=np.float64) >= threshold
+    return keep
+
+
+def first_of_each(keys: Sequence[object]) -> np.ndarray:
+    """Mask that keeps the first attempt of every key (say `(question_id, completion)`)."""
+    seen: set[object] = set()
+    return np.array([not (key in seen or seen.add(key)) for key in keys], dtype=bool)

@@ -1,0 +1,63 @@
+"""Modes and few-shot prompts: question -> text. The question comes first, so that prefixes can be shared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rationalize.answers import answer_label, label, reply_text
+from rationalize.records import Question
+
+MODES = ("rationale_answer", "rationale", "refine", "answer", "answer_from_rationale")
+
+TEMPLATE_VERSION = "1"
+"""Part of every cache key: raise it when a template changes."""
+
+_INSTRUCTION = {
+    "rationale_answer": "Explain, then answer.",
+    "rationale": "Explain how to find the answer.",
+    "refine": "Correct and complete this explanation.",
+    "answer": "Answer.",
+    "answer_from_rationale": "Answer.",
+}
+
+
+def question_text(question: Question) -> str:
+    """Context, question and lettered choices: the part that every mode shares."""
+    parts = [question.context] if question.context else []
+    parts.append(question.question)
+    if question.choices:
+        parts.append(" ".join(f"{label(i)} {c}" for i, c in enumerate(question.choices)))
+    return "\n".join(parts)
+
+
+def prompt_text(mode: str, question: Question, rationale: str | None = None, demos: Sequence[Question] = ()) -> str:
+    """The prompt of a mode; `demos` are solved questions put before it (few-shot)."""
+    if mode not in MODES:
+        raise ValueError(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}")
+    if (mode in ("refine", "answer_from_rationale")) != (rationale is not None):
+        raise ValueError(f"mode {mode!r} {'takes no' if rationale is not None else 'needs a'} rationale")
+    blocks = [f"{_block(mode, d)}\n{target_text(mode, d)}" for d in demos]
+    return "\n\n".join([*blocks, _block(mode, question, rationale)])
+
+
+def _block(mode: str, question: Question, rationale: str | None = None) -> str:
+    if rationale is None and mode in ("refine", "answer_from_rationale"):
+        rationale = question.rationales[0]  # a demonstration shows its own rationale
+    lines = [question_text(question)]
+    if rationale is not None:
+        lines.append(f"Explanation: {rationale}")
+    lines.append(_INSTRUCTION[mode])
+    return "\n".join(lines)
+
+
+def target_text(mode: str, question: Question, rationale: str | None = None) -> str:
+    """What the model should write: the gold target of a mode."""
+    if rationale is None and mode in ("rationale_answer", "rationale", "refine"):
+        if not question.rationales:
+            raise ValueError(f"question {question.id!r} has no rationale, which mode {mode!r} needs as its target")
+        rationale = question.rationales[0]
+    if mode == "rationale_answer":
+        return reply_text(rationale or "", question.answer, question.choices)
+    if mode in ("rationale", "refine"):
+        return rationale or ""
+    return answer_label(question.answer, question.choices)

@@ -1,0 +1,1 @@
+"""One loop, and the losses as pure functions of tensors."""

@@ -1,0 +1,240 @@
+"""The one training loop: devices, precision, accumulation and clipping through accelerate, exact resume.
+
+A run that is killed at any moment continues from its last checkpoint to the same weights, bit for bit on CPU: `batch_at` is a
+pure function of the step, nothing in the loop draws random numbers (dropout is off, as in the released MaRio code), and a
+checkpoint holds weights, optimiser moments and the step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rationalize.models.forward import Row
+from rationalize.progress import progress_bar
+from rationalize.runs import Run
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a stage learns."""
+
+    learning_rate: float = 5e-5
+    """Peak learning rate of AdamW."""
+    control_factor: float = 1.0
+    """The control tokens' embedding rows move this many times as far per step as AdamW says."""
+    batch_size: int = 8
+    """Rows per optimiser step, over all processes."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """Shape of the learning rate after the warm-up."""
+    warmup: float = 0.05
+    """Warm-up, as a share of the steps."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    beta1: float = 0.9
+    """AdamW's first decay."""
+    beta2: float = 0.99
+    """AdamW's second decay (MaRio's released value)."""
+    epsilon: float = 1e-8
+    """AdamW's epsilon."""
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """Autocast precision; `auto` takes bfloat16 where the processor or accelerator computes in it."""
+    micro_tokens: int = 2048
+    """Padded tokens in one forward pass; a batch is accumulated over as many passes as that takes."""
+    checkpoint_every: float = 120.0
+    """Seconds between checkpoints."""
+
+
+@dataclass
+class LossOutput:
+    """What a loss gives back for some rows."""
+
+    total: Tensor
+    """Sum over the rows' tokens (or statements), with gradient."""
+    weight: int
+    """How many tokens (or statements) that sums: the batch's loss is the sum of totals over the sum of weights."""
+    metrics: dict[str, float]
+    """Further sums, reported per unit of weight."""
+
+
+Loss = Callable[["Policy", Sequence[Row]], LossOutput]
+BatchAt = Callable[[int], Sequence[Row]]
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is computed in hardware there, not emulated."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    if device.type == "cpu":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return False
+
+
+def fit(
+    policy: Policy,
+    loss: Loss,
+    batch_at: BatchAt,
+    config: FitConfig,
+    *,
+    run: Run,
+    stage: str,
+    steps: int,
+    after_step: Callable[[int], None] | None = None,
+    before_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train `policy` in place for `steps` optimiser steps; resumes `stage` of `run` where it was left.
+
+    `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must be repeatable: after a kill,
+    they are called again for the steps since the last checkpoint.
+    """
+    accelerator = Accelerator(mixed_precision=_precision(config, policy.device), cpu=policy.device.type == "cpu")
+    policy.model.eval()  # dropout off; gradients flow all the same
+    parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon,
+        weight_decay=0.0, fused=True,
+    )  # fmt: skip
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_at(s, steps, config))
+    folder = run.path / "checkpoints" / stage
+    start = _restore(folder, parameters, optimizer)
+    run.rewind(stage, start)
+    for _ in range(start):
+        scheduler.step()
+    saved_at = time.monotonic()
+    tokens = 0
+    with progress_bar(stage, "steps") as progress:
+        progress(start, steps, 0)
+        for step in range(start, steps):
+            if before_step:
+                before_step(step)
+            rows = list(batch_at(step))
+            metrics = _optimise(policy, loss, rows, config, accelerator, parameters, optimizer)
+            metrics["learning_rate"] = scheduler.get_last_lr()[0]
+            scheduler.step()
+            tokens += sum(r.length for r in rows)
+            run.log(stage, step, **metrics)
+            if after_step:
+                after_step(step)
+            if time.monotonic() - saved_at > config.checkpoint_every and step + 1 < steps:
+                _save(folder, step + 1, parameters, optimizer)
+                saved_at = time.monotonic()
+            progress(step + 1, steps, tokens)
+
+
+def forget_checkpoint(run: Run, stage: str) -> None:
+    """Delete a finished stage's checkpoint; its result is stored elsewhere by then."""
+    shutil.rmtree(run.path / "checkpoints" / stage, ignore_errors=True)
+
+
+def rate_at(step: int, steps: int, config: FitConfig) -> float:
+    """Share of the peak learning rate at a step (counted from 0)."""
+    warm = max(1, round(config.warmup * steps)) if config.warmup else 0
+    if step < warm:
+        return (step + 1) / warm
+    left = (steps - step) / max(1, steps - warm)
+    if config.schedule == "constant":
+        return 1.0
+    if config.schedule == "linear":
+        return max(0.0, left)
+    return 0.5 * (1 + torch.cos(torch.tensor((1 - left) * torch.pi)).item())
+
+
+def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
+    """Rows cut, by length, into passes of at most `max_tokens` padded tokens (a longer row passes alone)."""
+    passes: list[list[Row]] = []
+    for row in sorted(rows, key=lambda r: r.length, reverse=True):  # the first of a pass is its longest
+        if passes and passes[-1][0].length * (len(passes[-1]) + 1) <= max_tokens:
+            passes[-1].append(row)
+        else:
+            passes.append([row])
+    return passes
+
+
+def _optimise(policy, loss, rows, config, accelerator, parameters, optimizer) -> dict[str, float]:
+    """One optimiser step; returns the metrics to log."""
+    own = rows[accelerator.process_index :: accelerator.num_processes]
+    sums = torch.zeros(2, device=accelerator.device)
+    metrics: dict[str, float] = {}
+    for passed in micro_batches(own, config.micro_tokens):
+        with accelerator.autocast():
+            out = loss(policy, passed)
+        accelerator.backward(out.total)
+        sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
+        for name, value in out.metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    gradients = [p.grad for p in parameters.values() if p.grad is not None]
+    if accelerator.num_processes > 1:  # every process has summed its share: add up, then divide by all tokens
+        sums = accelerator.reduce(sums, "sum")
+        for gradient in gradients:
+            gradient.copy_(accelerator.reduce(gradient, "sum"))
+    total, weight = sums.tolist()
+    if not torch.isfinite(sums).all():
+        raise FloatingPointError(f"the loss became {total}; lower the learning rate or use precision=float32")
+    torch._foreach_div_(gradients, max(weight, 1.0))
+    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
+    before = policy.control_rows() if config.control_factor != 1.0 and policy.controls else None
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    if before is not None:
+        policy.extrapolate_control_rows(before, config.control_factor)
+    per_unit = {name: value / max(weight, 1.0) for name, value in metrics.items()}
+    return {"loss": total / max(weight, 1.0), "grad_norm": norm.item(), "weight": weight, **per_unit}
+
+
+def _precision(config: FitConfig, device: torch.device) -> str:
+    if config.precision == "auto":
+        return "bf16" if has_fast_bfloat16(device) else "no"
+    return "bf16" if config.precision == "bfloat16" else "no"
+
+
+def _save(folder: Path, step: int, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Write beside, then rename: a kill leaves either the old checkpoint or the new one."""
+    fresh = folder.with_name(folder.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {f"weight/{n}": p.detach().contiguous() for n, p in parameters.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = value.detach().clone().contiguous()
+    save_file(tensors, fresh / "state.safetensors")
+    (fresh / "step.json").write_text(json.dumps({"step": step}))
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _restore(folder: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> int:
+    """Load the newest checkpoint, if there is one; returns the step to go on with."""
+    old = folder.with_name(folder.name + ".old")
+    if not folder.exists() and old.exists():  # killed between the two renames of `_save`
+        os.replace(old, folder)
+    if not folder.exists():
+        return 0
+    tensors = load_file(folder / "state.safetensors")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"weight/{name}"])
+    state: dict[Any, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        if kind != "weight":
+            state.setdefault(parameters[name], {})[kind] = value
+    optimizer.state.update(state)
+    return json.loads((folder / "step.json").read_text())["step"]

@@ -1,0 +1,90 @@
+"""Losses as pure functions of tensors. `V` is the vocabulary without control tokens, `N` the response tokens of a batch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+KLDirection = Literal["reverse", "forward"]
+
+_CHUNK = 64  # positions at a time: a (64, V) block stays near the cache, and no (N, V) probabilities are kept
+
+
+def token_nll(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
+    """`-log p(target)` per token, shape (N,), in float32."""
+    return torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
+
+
+class _QuarkTokens(torch.autograd.Function):
+    """Per-token NLL, KL and entropy with the gradient of their weighted sum, in one pass over the logits.
+
+    With `p` the policy, `q` the reference and `z` the policy's logits, the gradients by `z` are
+    `p - onehot` (NLL), `p (log p - log q - KL)` (KL(p||q)), `p - q` (KL(q||p)) and `-p (log p + H)` (entropy H).
+    """
+
+    @staticmethod
+    def forward(ctx, logits, reference, targets, beta, alpha, direction):
+        n = logits.shape[0]
+        nll, kl, entropy = (torch.zeros(n, device=logits.device) for _ in range(3))
+        gradient = torch.empty_like(logits)
+        for start in range(0, n, _CHUNK):
+            at = slice(start, min(start + _CHUNK, n))
+            log_p = torch.log_softmax(logits[at].float(), dim=-1)  # (C, V)
+            p = log_p.exp()
+            own = targets[at, None]
+            nll[at] = -log_p.gather(1, own)[:, 0]
+            weight = torch.ones_like(p) if (alpha or (beta and direction == "reverse")) else None
+            step = p
+            if beta:
+                log_q = torch.log_softmax(reference[at].float(), dim=-1)
+                if direction == "reverse":
+                    gap = log_p - log_q
+                    kl[at] = (p * gap).sum(-1)
+                    weight += beta * (gap - kl[at, None])
+                else:
+                    q = log_q.exp()
+                    kl[at] = (q * (log_q - log_p)).sum(-1)
+            if alpha:
+                entropy[at] = -(p * log_p).sum(-1)
+                weight += alpha * (log_p + entropy[at, None])
+            if weight is not None:
+                step = p * weight
+            if beta and direction == "forward":
+                step = step + beta * (p - q)
+            step = step.scatter_add(1, own, -torch.ones_like(own, dtype=step.dtype))
+            gradient[at] = step.to(gradient.dtype)
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(nll, kl, entropy)
+        total = nll.sum() + beta * kl.sum() - alpha * entropy.sum()
+        return total, nll, kl, entropy
+
+    @staticmethod
+    def backward(ctx, grad_total, *_):
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_total, None, None, None, None, None
+
+
+def quark_loss(
+    logits_NV: Tensor,
+    reference_NV: Tensor | None,
+    targets_N: Tensor,
+    *,
+    beta: float,
+    alpha: float = 0.0,
+    direction: KLDirection = "reverse",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Quark's loss, summed over response tokens (mario.md 2.3): `sum_t NLL_t + beta KL_t - alpha H_t`.
+
+    `reverse` is KL(policy || reference), as the released code computes it; `forward` is KL(reference || policy), as the
+    Quark paper writes it. Returns `(total, nll_N, kl_N, entropy_N)`; only `total` carries a gradient, and a term whose
+    coefficient is 0 is not computed and reads 0. Raises ValueError when `beta` needs a reference and none is given.
+    """
+    if beta and reference_NV is None:
+        raise ValueError("beta > 0 needs the reference's logits")
+    if reference_NV is not None and reference_NV.shape != logits_NV.shape:
+        raise ValueError(
+            f"policy logits {tuple(logits_NV.shape)} and reference logits {tuple(reference_NV.shape)} differ in shape"
+        )
+    return _QuarkTokens.apply(logits_NV, reference_NV, targets_N, beta, alpha, direction)
