@@ -10,7 +10,10 @@ from dataclasses import dataclass
 MARKER = "So the answer is"
 """The sentence that separates the rationale from the answer; the last one in a reply wins."""
 
-_LABEL = re.compile(r"^\(?([A-Za-z])\)?(?![A-Za-z])")
+# ASCII: `str.lower` changes the length of some texts, Unicode folding takes other letters for ours
+_MARKER = re.compile(rf"(?<![a-z]){MARKER}(?![a-z])", re.IGNORECASE | re.ASCII)
+_LETTER = re.compile(r"\(\s*([A-Za-z])\s*(?:\)|$)")
+_BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 
 
@@ -48,30 +51,39 @@ def reply_text(rationale: str, answer: str, choices: Sequence[str] | None) -> st
 
 def parse_reply(completion: str, choices: Sequence[str] | None) -> Reply:
     """Split at the last marker (case and a colon are ignored) and read the answer after it."""
-    at = completion.lower().rfind(MARKER.lower())
-    if at < 0:
+    markers = list(_MARKER.finditer(completion))
+    if not markers:
         return Reply(completion.strip(), None)
-    return Reply(completion[:at].strip(), read_answer(completion[at + len(MARKER) :], choices))
+    last = markers[-1]
+    return Reply(completion[: last.start()].strip(), read_answer(completion[last.end() :], choices))
+
+
+def has_marker(text: str) -> bool:
+    """Whether a reply with this text in it would be split there."""
+    return _MARKER.search(text) is not None
 
 
 def read_answer(text: str, choices: Sequence[str] | None) -> str | None:
-    """Read a choice (by letter, then by text), or a free-form answer, from the text after the marker."""
+    """Read a choice (by letter, then by text), or a free-form answer, from the text after the marker.
+
+    `(A)` is the first choice whatever follows it; a bare `A` only where no choice has that text.
+    """
     text = text.strip().lstrip(":").strip()
     if not text:
         return None
     line = text.splitlines()[0].strip().rstrip(".").strip()
     if not choices:
         return line or None
-    texts = {normalise(c): c for c in choices}
-    if normalise(line) in texts:  # before letters: "a" may be a choice's text
-        return texts[normalise(line)]
-    found = _LABEL.match(line)
-    if found:
-        index = string.ascii_uppercase.index(found.group(1).upper())
-        if index < len(choices) and (line[0] == "(" or len(line) == 1 or not line[1:2].isspace()):
-            return choices[index]
-        return None
-    return None
+    bare = line.strip("*\"'` ")  # chat models set answers in bold or quotes
+    found = _LETTER.match(bare)
+    if not found:
+        texts = {normalise(c): c for c in reversed(choices)}
+        for form in (line, bare):
+            if normalise(form) in texts:
+                return texts[normalise(form)]
+        found = _BARE_LETTER.match(bare)
+    index = string.ascii_uppercase.index(found.group(1).upper()) if found else len(choices)
+    return choices[index] if index < len(choices) else None
 
 
 def normalise(text: str) -> str:

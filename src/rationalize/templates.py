@@ -30,19 +30,23 @@ def question_text(question: Question) -> str:
     return "\n".join(parts)
 
 
-def prompt_text(mode: str, question: Question, rationale: str | None = None, demos: Sequence[Question] = ()) -> str:
+def prompt_text(
+    mode: str, question: Question, rationale: str | None = None, demos: Sequence[Question] = ()
+) -> str:
     """The prompt of a mode; `demos` are solved questions put before it (few-shot)."""
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}")
     if (mode in ("refine", "answer_from_rationale")) != (rationale is not None):
-        raise ValueError(f"mode {mode!r} {'takes no' if rationale is not None else 'needs a'} rationale")
+        raise ValueError(
+            f"mode {mode!r} {'takes no' if rationale is not None else 'needs a'} rationale"
+        )
     blocks = [f"{_block(mode, d)}\n{target_text(mode, d)}" for d in demos]
     return "\n\n".join([*blocks, _block(mode, question, rationale)])
 
 
 def _block(mode: str, question: Question, rationale: str | None = None) -> str:
     if rationale is None and mode in ("refine", "answer_from_rationale"):
-        rationale = question.rationales[0]  # a demonstration shows its own rationale
+        rationale = target_text("rationale", question)  # a demonstration shows its own
     lines = [question_text(question)]
     if rationale is not None:
         lines.append(f"Explanation: {rationale}")
@@ -54,7 +58,9 @@ def target_text(mode: str, question: Question, rationale: str | None = None) -> 
     """What the model should write: the gold target of a mode."""
     if rationale is None and mode in ("rationale_answer", "rationale", "refine"):
         if not question.rationales:
-            raise ValueError(f"question {question.id!r} has no rationale, which mode {mode!r} needs as its target")
+            raise ValueError(
+                f"question {question.id!r} has no rationale, which mode {mode!r} needs as its target"
+            )
         rationale = question.rationales[0]
     if mode == "rationale_answer":
         return reply_text(rationale or "", question.answer, question.choices)

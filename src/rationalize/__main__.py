@@ -1,0 +1,5 @@
+"""`python -m rationalize`."""
+
+from rationalize.cli import entry
+
+entry()

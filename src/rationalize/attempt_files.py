@@ -1,0 +1,158 @@
+"""Attempts on disk: parquet inside a run, JSONL for exchange, TRL's columns for training elsewhere.
+
+`rewards`, `control` and `sampling` are JSON text in parquet, so that every file may have other keys
+and numbers come back exactly as they were.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from rationalize.errors import UserError
+from rationalize.files import number_or_text, replacing
+from rationalize.records import Attempt, attempt_from_row, attempt_row
+
+_JSON_COLUMNS = ("rewards", "control", "sampling")
+_TEXT_COLUMNS = (
+    "id", "question_id", "mode", "prompt", "completion", "rationale", "prediction", "gold",
+    "finish", "writer", "model", "split", "refines", *_JSON_COLUMNS,
+)  # fmt: skip
+_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in _TEXT_COLUMNS]
+    + [(name, pa.int64()) for name in ("round", "step", "seed", "n_tokens")]
+    + [(name, pa.bool_()) for name in ("parsed", "hinted")]
+)
+_REQUIRED = ("question_id", "completion")
+
+
+def save_attempts(attempts: Iterable[Attempt], path: Path | str) -> None:
+    """Write attempts as parquet, JSONL or JSONL.gz, by the name's end, in one atomic step."""
+    path = Path(path)
+    if path.name.endswith(".parquet"):
+        with replacing(path) as fresh:
+            pq.write_table(_table(list(attempts)), fresh, compression="zstd")
+    else:
+        _write_jsonl((attempt_row(a) for a in attempts), path)
+
+
+def load_attempts(path: Path | str, **equal: Any) -> list[Attempt]:
+    """Attempts of a file whose fields equal these, e.g. `load_attempts(f, writer="policy")`."""
+    path = Path(path)
+    unknown = [name for name in equal if name not in _SCHEMA.names or name in _JSON_COLUMNS]
+    if unknown:
+        known = ", ".join(n for n in _SCHEMA.names if n not in _JSON_COLUMNS)
+        raise ValueError(f"cannot select attempts by {unknown[0]!r}; expected one of {known}")
+    if path.name.endswith(".parquet"):
+        return _read_parquet(path, equal)
+    attempts = _read_jsonl(path)
+    return [a for a in attempts if all(getattr(a, name) == value for name, value in equal.items())]
+
+
+def write_sft_jsonl(
+    attempts: Iterable[Attempt], path: Path | str, *, messages: bool = False
+) -> None:
+    """Prompts and completions in TRL's columns, as text or as chat messages.
+
+    As text, the prompt ends in a line break, as it does before every reply of a few-shot prompt.
+    """
+    rows: list[dict[str, Any]] = []
+    for attempt in attempts:
+        if messages:
+            prompt: Any = [{"role": "user", "content": attempt.prompt}]
+            completion: Any = [{"role": "assistant", "content": attempt.completion}]
+        else:
+            prompt, completion = attempt.prompt.rstrip("\n") + "\n", attempt.completion
+        rows.append({"prompt": prompt, "completion": completion})
+    _write_jsonl(rows, Path(path))
+
+
+def _table(attempts: Sequence[Attempt]) -> pa.Table:
+    columns: dict[str, list[Any]] = {
+        name: [getattr(attempt, name) for attempt in attempts] for name in _SCHEMA.names
+    }
+    for name in _JSON_COLUMNS:
+        columns[name] = [
+            None if v is None else json.dumps(dict(v), default=number_or_text)
+            for v in columns[name]
+        ]
+    for name in _TEXT_COLUMNS:  # parquet holds UTF-8, which has no unpaired surrogates
+        columns[name] = [None if t is None else _utf8(t) for t in columns[name]]
+    return pa.table(columns, schema=_SCHEMA)
+
+
+def _utf8(text: str) -> str:
+    return (
+        text
+        if text.isascii()
+        else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
+
+
+def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:
+    try:
+        table = pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(
+            f"{path}: cannot be read as parquet ({error}); expected a file of attempts"
+        ) from error
+    _need(path, None, table.column_names)
+    for name, value in equal.items():
+        column = table.column(name)
+        table = table.filter(
+            pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value, column.type))
+        )
+    rows = table.to_pylist()
+    for row in rows:
+        for name in _JSON_COLUMNS:
+            if row.get(name) is not None:
+                row[name] = json.loads(row[name])
+    return [attempt_from_row(row) for row in rows]
+
+
+def _write_jsonl(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
+    with replacing(path) as fresh:
+        if path.name.endswith(".gz"):
+            # without a time stamp equal attempts make equal files
+            with open(fresh, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
+                file.writelines(_line(row) for row in rows)
+        else:
+            with open(fresh, "wb") as file:
+                file.writelines(_line(row) for row in rows)
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(row, default=number_or_text).encode() + b"\n"
+
+
+def _read_jsonl(path: Path) -> list[Attempt]:
+    attempts = []
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                row = json.loads(line)
+                _need(path, number, row)
+                attempts.append(attempt_from_row(row))
+    except (OSError, EOFError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); expected attempts as JSONL") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"{path}, line {len(attempts) + 1}: {error}; expected one attempt as a JSON object"
+        ) from error
+    return attempts
+
+
+def _need(path: Path, line: int | None, names: Iterable[str]) -> None:
+    missing = [name for name in _REQUIRED if name not in names]
+    if missing:
+        where = f"{path}, line {line}" if line else str(path)
+        raise UserError(
+            f"{where}: found no field {missing[0]!r}; expected attempts, with every field of one"
+        )

@@ -1,0 +1,232 @@
+"""The command line: parse, then call the library. No torch before a verb runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rationalize import __version__
+from rationalize.config import load_yaml, nearest, to_dict
+from rationalize.errors import UsageError, UserError
+from rationalize.flags import explain, merge, take
+
+
+@dataclass(frozen=True)
+class Command:
+    """Where a verb's code is, and what it does in a line."""
+
+    module: str
+    config: str
+    function: str
+    about: str
+    folder: bool = False
+    """The function is called with `(config, out)`, and a second start with the same folder resumes."""
+    preset_flag: str = "--preset"
+    """Chooses one of the configuration's `PRESETS`."""
+
+
+METHODS: Mapping[str, Command] = {
+    "sft": Command(
+        "rationalize.methods.sft", "SftConfig", "train_sft", "imitate the teacher's rationales", True
+    ),
+    "direct": Command(
+        "rationalize.methods.sft", "SftConfig", "train_direct", "question to answer, no rationale", True
+    ),
+    "filt-acc": Command(
+        "rationalize.methods.expert_iteration", "ExpertIterationConfig", "train_expert_iteration",
+        "imitate one's own rationales that led to the right answer", True,
+    ),
+    "mario": Command(
+        "rationalize.methods.mario", "MarioConfig", "train_mario",
+        "several rewards at once, one control token each", True,
+    ),
+    "answer-scorer": Command(
+        "rationalize.methods.answer_scorer", "AnswerScorerConfig", "train_answer_scorer",
+        "how likely an answer is, given a rationale or none", True,
+    ),
+    "verifier": Command(
+        "rationalize.methods.verifier", "VerifierConfig", "train_verifier",
+        "how plausible a statement is", True,
+    ),
+}  # fmt: skip
+
+VERBS: Mapping[str, Command] = {
+    "demo": Command(
+        "rationalize.methods.demo", "DemoConfig", "run_demo",
+        "teach the embedded model on built-in questions, to a report", True, "--size",
+    ),
+    "sample": Command("rationalize.verbs.writing", "SampleConfig", "sample", "write attempts"),
+    "ask": Command("rationalize.verbs.writing", "AskConfig", "ask", "one question, answered on the terminal"),
+    "score": Command("rationalize.verbs.scoring", "ScoreConfig", "score", "score anybody's rationales"),
+    "check-rewards": Command(
+        "rationalize.verbs.scoring", "CheckRewardsConfig", "check_rewards", "adversarial tests of rewards"
+    ),
+    "evaluate": Command(
+        "rationalize.verbs.evaluating", "EvaluateConfig", "evaluate", "accuracy and every reward, with intervals"
+    ),
+    "compare": Command(
+        "rationalize.verbs.evaluating", "CompareConfig", "compare", "runs side by side, with paired tests"
+    ),
+}  # fmt: skip
+
+FORMS = {
+    "demo": "demo [--out DIR]",
+    "train": "train METHOD [--out DIR]",
+    "sample": "sample --model M --questions Q --out F",
+    "ask": 'ask --model M "question" [--choices ..]',
+    "score": "score FILE --rewards a,b --out F",
+    "check-rewards": "check-rewards [NAMES]",
+    "evaluate": "evaluate --model M --questions Q --out DIR",
+    "compare": "compare RUN RUN .. --out report.html",
+    "config": "config METHOD [--explain]",
+}
+
+
+def overview() -> str:
+    """What `rationalize --help` prints."""
+    about = {name: command.about for name, command in VERBS.items()}
+    about |= {"train": "teach a model, or a scorer", "config": "a full configuration, as YAML"}
+    verbs = "\n".join(f"  {form:<44} {about[verb]}" for verb, form in FORMS.items())
+    methods = "\n".join(f"  {name:<44} {command.about}" for name, command in METHODS.items())
+    return f"""rationalize {__version__}: small language models that write rationales
+
+{verbs}
+
+methods:
+{methods}
+
+Every verb takes --help, --dry-run (print the resolved configuration and the plan, touch nothing),
+--config FILE.yaml (defaults < file < flags), and a flag per field: --seed 1 --fit.learning-rate 1e-4.
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Parse the arguments and do what they say; raises `UserError`s."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(overview())
+        if not argv:
+            raise UsageError("expected a verb")
+        return
+    verb, rest = argv[0], list(argv[1:])
+    if verb == "--version":
+        print(f"rationalize {__version__}")
+    elif verb == "config":
+        show_config(rest)
+    elif verb == "train":
+        method, rest = _method(rest, METHODS)
+        if method:
+            execute(f"train {method}", METHODS[method], rest, default_out=f"runs/{method}")
+    elif verb in VERBS:
+        execute(verb, VERBS[verb], rest, default_out=f"runs/{verb}")
+    else:
+        raise UsageError(f"unknown verb {verb!r}{nearest(verb, FORMS)}")
+
+
+def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -> None:
+    """Resolve a verb's configuration, then print it (`--dry-run`) or call the verb."""
+    file, argv = take(argv, "--config")
+    dry = "--dry-run" in argv
+    argv = [a for a in argv if a != "--dry-run"]
+    out = None
+    if command.folder:
+        found, argv = take(argv, "--out")
+        out = Path(found or default_out)
+    config = _resolve(verb, command, file, argv)
+    if dry:
+        print(f"# rationalize {verb}\n{explain(config, comments=False)}")
+        print(f"# plan: {command.about}{_destination(out, config)}")
+        print("# dry run: nothing was written or downloaded")
+        return
+    function = _load(command, command.function)
+    if out is None:
+        function(config)
+    else:
+        function(config, out)
+
+
+def show_config(argv: list[str]) -> None:
+    """`config METHOD [--explain] [flags]`: the full configuration, valid as a `--config` file."""
+    targets = {**METHODS, **{k: v for k, v in VERBS.items() if v.folder}}
+    explained = "--explain" in argv
+    method, argv = _method([a for a in argv if a != "--explain"], targets)
+    if method:
+        file, argv = take(argv, "--config")
+        config = _resolve(f"config {method}", targets[method], file, argv)
+        print(explain(config, comments=explained), end="")
+
+
+def entry() -> None:
+    sys.exit(main(sys.argv[1:]))
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run and turn errors that a user can mend into a message and an exit status."""
+    try:
+        run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except UserError as error:
+        print(f"rationalize: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; run again with the same directory to resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _method(argv: list[str], known: Mapping[str, Command]) -> tuple[str | None, list[str]]:
+    """The METHOD among the arguments and the others; None when it is the help that is asked for."""
+    if argv and argv[0] in known:
+        return argv[0], argv[1:]
+    if argv and argv[0] in ("-h", "--help"):
+        print("\n".join(f"  {name:<16} {command.about}" for name, command in known.items()))
+        return None, []
+    if not argv or argv[0].startswith("-"):
+        raise UsageError(f"expected a METHOD first: one of {', '.join(known)}")
+    raise UsageError(f"unknown METHOD {argv[0]!r}{nearest(argv[0], known)}")
+
+
+def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> Any:
+    about = command.about[0].upper() + command.about[1:]
+    cls = _load(command, command.config)
+    also = [
+        "--config FILE.yaml (values below the flags)",
+        "--dry-run (print the configuration and stop)",
+    ]
+    if command.folder:
+        also.insert(0, "--out DIR (where the run goes; a second start resumes it)")
+    if presets := getattr(cls, "PRESETS", None):
+        also.append(f"{command.preset_flag} {'|'.join(presets)} (values below the file)")
+    return merge(
+        cls,
+        file,
+        argv,
+        prog=f"rationalize {verb}",
+        description=f"{about}. Also: {', '.join(also)}.",
+        method=verb.split()[-1],
+        preset_flag=command.preset_flag,
+    )
+
+
+def _load(command: Command, name: str) -> Any:
+    return getattr(importlib.import_module(command.module), name)
+
+
+def _destination(out: Path | None, config: Any) -> str:
+    """What would happen to the run's folder; raises what a start would raise there."""
+    if out is None:
+        return ""
+    if not (out / "config.yaml").exists():
+        return f"; a new run in {out}"
+    from rationalize.runs import check_resumable
+
+    stored = load_yaml(out / "config.yaml")
+    added = {key: stored[key] for key in ("method",) if key in stored}
+    check_resumable(out, {**added, **to_dict(config)}, base_hash=stored.get("base_hash"))
+    return f"; resume the run in {out}"

@@ -1,0 +1,324 @@
+"""Configurations: frozen dataclasses to YAML, flags and back; errors name the key. No torch here.
+
+A value comes from the dataclass's default, then from a YAML file, then from a flag.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import difflib
+import math
+import re
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+import yaml
+
+from rationalize.errors import UsageError
+
+T = TypeVar("T")
+
+
+def nearest(word: str, candidates: Iterable[str], *, listed: bool = False) -> str:
+    """`; did you mean 'seed'?`; all candidates when none is near, unless the message lists them."""
+    names = sorted(candidates)
+    found = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if not found:  # the last part of a dotted name may be right and the path wrong
+        found = [n for n in names if n.rsplit(".", 1)[-1] == word.rsplit(".", 1)[-1]]
+    if found:
+        return f"; did you mean {found[0]!r}?"
+    return "" if listed else f"; expected one of: {', '.join(names)}"
+
+
+# --- YAML ---------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: `1e-4` is a number, `no` is a word, a repeated key is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, collections.abc.Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands there twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """The inverse of `_Loader`: quotes exactly the words that it would read as something else."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _one_line(dumper: Any, text: str) -> Any:
+    breaks = any(c in text for c in "\n\x85\u2028\u2029")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if breaks else None)
+
+
+_Dumper.add_representer(str, _one_line)
+
+_FLOAT = re.compile(
+    r"^[-+]?(?:\d[\d_]*\.[\d_]*(?:[eE][-+]?\d+)?|\.\d[\d_]*(?:[eE][-+]?\d+)?"
+    r"|\d[\d_]*[eE][-+]?\d+|\.(?:inf|Inf|INF))$|^\.(?:nan|NaN|NAN)$"
+)
+_BOOL = re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$")
+
+for _yaml in (_Loader, _Dumper):
+    _yaml.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if not tag.endswith((":bool", ":float"))]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:bool", _BOOL, list("tTfF"))
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file; anything else is a `UsageError` that names file and line."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: there is no such file; name a YAML file") from None
+    except IsADirectoryError:
+        raise UsageError(
+            f"{path}: is a folder; name a YAML file (a run's is config.yaml)"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    try:
+        # _Loader is a SafeLoader.
+        found = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise UsageError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from None
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: found {_shown(found)}, expected keys and values")
+    return found
+
+
+def dump_yaml(mapping: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:
+    """YAML that `load_yaml` reads back to the same mapping; `comments` by dotted key, put above it."""
+    return "".join(f"{line}\n" for line in _lines(mapping, "", comments or {}))
+
+
+def _lines(mapping: Mapping[Any, Any], path: str, comments: Mapping[str, str]) -> Iterator[str]:
+    indent = "  " * path.count(".")
+    for key, value in mapping.items():
+        for line in textwrap.wrap(comments.get(f"{path}{key}", ""), 98 - len(indent)):
+            yield f"{indent}# {line}"
+        if isinstance(value, Mapping) and value:
+            yield f"{indent}{_scalar(key)}:"
+            # A dot inside a key must not look like a level.
+            yield from _lines(value, f"{path}{str(key).replace('.', '_')}.", comments)
+        else:
+            yield f"{indent}{_scalar(key)}: {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    text = yaml.dump(
+        value, Dumper=_Dumper, default_flow_style=True, allow_unicode=True, width=math.inf
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+# --- dataclass <-> dictionary -------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain dictionaries, lists and scalars; the inverse of `from_dict`."""
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config) if f.init}
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_dict(
+    cls: type[T],
+    mapping: Mapping[str, Any],
+    where: str = "configuration",
+    *,
+    base: T | None = None,
+    missing: Any = dataclasses.MISSING,
+) -> T:
+    """Build a configuration; unknown keys and wrong types are `UsageError`s with the key's path.
+
+    Keys that the mapping lacks come from `base`, else from the defaults. A required field that has
+    neither becomes `missing`, or is an error when none is given.
+    """
+    return _build(cls, mapping, "", where, base, missing)
+
+
+def _build(cls: Any, mapping: Any, path: str, where: str, base: Any, missing: Any) -> Any:
+    if not isinstance(mapping, Mapping):
+        raise _wrong(mapping, f"the keys of {cls.__name__}", path, where)
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    for key in mapping:
+        if key not in fields:
+            raise UsageError(f"{where}: unknown key {f'{path}{key}'!r}{nearest(str(key), fields)}")
+    values: dict[str, Any] = {}
+    for name, f in fields.items():
+        below = getattr(base, name) if base is not None else _default(f)
+        if name in mapping:
+            values[name] = _convert(mapping[name], hints[name], path + name, where, below)
+        elif below is not dataclasses.MISSING:
+            values[name] = below
+        elif missing is not dataclasses.MISSING:
+            values[name] = missing
+        else:
+            expected = _words(hints[name])
+            raise UsageError(f"{where}: key {path + name!r} is missing; expected {expected}")
+    try:
+        return cls(**values)
+    except ValueError as error:  # the dataclass's own check of its values
+        raise UsageError(f"{where}: {path.rstrip('.') + ': ' if path else ''}{error}") from error
+
+
+def _default(f: dataclasses.Field[Any]) -> Any:
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+
+
+def _convert(value: Any, hint: Any, path: str, where: str, below: Any = None) -> Any:
+    """One value to its annotated type; nothing is guessed (`"3"` is no number, `true` no 1).
+
+    `below` is the field's default: a nested configuration that is given in part keeps the rest of it.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _convert(value, args[0], path, where, below)
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, hint, path, where, below)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        base = below if isinstance(below, hint) else None
+        return _build(hint, value, path + ".", where, base, dataclasses.MISSING)
+    wrong = _wrong(value, _words(hint), path, where)
+    if hint in (Any, object):
+        return value
+    if origin is Literal:
+        for allowed in args:
+            if type(allowed) is type(value) and allowed == value:
+                return value
+        choices = [str(a) for a in args]
+        near = nearest(value, choices, listed=True) if isinstance(value, str) else ""
+        raise UsageError(f"{wrong}{near}")
+    if hint in (None, type(None)):
+        ok = value is None
+    elif hint is float:
+        ok = isinstance(value, int | float) and not isinstance(value, bool)
+        value = float(value) if ok else value
+    elif hint is int:
+        if isinstance(value, float) and value.is_integer():  # 1e3
+            value = int(value)
+        ok = isinstance(value, int) and not isinstance(value, bool)
+    elif hint is Path:
+        ok = isinstance(value, str | Path)
+        value = Path(value) if ok else value
+    elif hint in (bool, str):
+        ok = isinstance(value, hint)
+    elif (origin or hint) in (tuple, list, Sequence, collections.abc.Sequence):
+        return _convert_sequence(value, hint, path, where)
+    elif (origin or hint) in (dict, Mapping, collections.abc.Mapping):
+        if not isinstance(value, Mapping):
+            raise wrong
+        key_hint, value_hint = args or (Any, Any)
+        return {
+            _convert(k, key_hint, f"{path} (key)", where): _convert(
+                v, value_hint, f"{path}.{k}", where
+            )
+            for k, v in value.items()
+        }
+    else:
+        raise TypeError(f"{path}: a configuration cannot hold {hint}")
+    if not ok:
+        raise wrong
+    return value
+
+
+def _convert_union(value: Any, hint: Any, path: str, where: str, below: Any) -> Any:
+    arms = typing.get_args(hint)
+    if value is None and type(None) in arms:
+        return None
+    real = [arm for arm in arms if arm is not type(None)]
+    if len(real) == 1:
+        return _convert(value, real[0], path, where, below)
+    for arm in sorted(real, key=lambda arm: arm is not type(value)):  # an exact type first
+        try:
+            return _convert(value, arm, path, where, below)
+        except UsageError:
+            continue
+    raise _wrong(value, _words(hint), path, where)
+
+
+def _convert_sequence(value: Any, hint: Any, path: str, where: str) -> Any:
+    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if not isinstance(value, list | tuple):
+        raise _wrong(value, _words(hint), path, where)
+    if origin is tuple and args and args[-1] is not Ellipsis:
+        if len(value) != len(args):
+            raise _wrong(value, _words(hint), path, where)
+        hints = list(args)
+    else:
+        hints = [args[0] if args else Any] * len(value)
+    made = [_convert(v, h, f"{path}[{i}]", where) for i, (v, h) in enumerate(zip(value, hints))]
+    return made if origin is list else tuple(made)
+
+
+def _wrong(value: Any, expected: str, path: str, where: str) -> UsageError:
+    at = f"key {path.rstrip('.')!r}: " if path else ""
+    return UsageError(f"{where}: {at}found {_shown(value)}, expected {expected}")
+
+
+def _shown(value: Any) -> str:
+    names: dict[Any, str] = {str: "the text", list: "the list", tuple: "the list", dict: "the keys"}
+    text = f"{names.get(type(value), '')} {value!r}".strip()
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+_NAMES: dict[Any, str] = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+def _words(hint: Any) -> str:
+    """A type in words: `tuple[float, ...] | None` -> `a list, each a number, or null`."""
+    if hint in _NAMES:
+        return _NAMES[hint]
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _words(args[0])
+    if origin in (Union, types.UnionType):
+        arms = [_words(a) for a in args if a is not type(None)]
+        return ", or ".join([*arms, "null"] if type(None) in args else arms)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, args))
+    if dataclasses.is_dataclass(hint):
+        return f"the keys of {getattr(hint, '__name__', hint)}"
+    if (origin or hint) in (tuple, list, Sequence, collections.abc.Sequence):
+        if origin is tuple and args and args[-1] is not Ellipsis:
+            return f"a list of {len(args)}: " + ", ".join(_words(a) for a in args)
+        return f"a list, each {_words(args[0])}" if args else "a list"
+    if (origin or hint) in (dict, Mapping, collections.abc.Mapping):
+        return f"keys with, each, {_words(args[1])}" if args else "keys and values"
+    return str(hint)

@@ -1,0 +1,75 @@
+"""The floor of every table: always the answer that is most often right, without looking at the
+question.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rationalize.answers import label, reply_text
+from rationalize.records import Attempt, Question
+
+FLOOR = "majority answer"
+
+
+def majority_attempts(
+    reference: Iterable[Question], questions: Sequence[Question], *, split: str
+) -> list[Attempt]:
+    """One attempt per question, by the rule that is most often right on the `reference`.
+
+    The rule is an answer's text ("yes") or a choice's position ("(B)"), whichever is right more
+    often: files differ in which of the two stands still. Attempts have the mode `answer`, so that
+    no rationale is measured.
+    """
+    position, text = _majority(reference)
+    attempts = []
+    for q in questions:
+        if text is not None:
+            prediction = text if not q.choices or text in q.choices else None
+        else:
+            prediction = q.choices[position] if q.choices and position < len(q.choices) else None
+        completion = "" if prediction is None else reply_text("", prediction, q.choices)
+        attempts.append(
+            Attempt(
+                id=f"{split}/{FLOOR}/{q.id}",
+                question_id=q.id,
+                mode="answer",
+                prompt="",
+                completion=completion,
+                rationale="",
+                prediction=prediction,
+                gold=q.answer,
+                parsed=True,
+                finish="stop",
+                writer=FLOOR,
+                model="none",
+                round=0,
+                step=0,
+                split=split,
+                seed=0,
+                n_tokens=0,
+            )
+        )
+    return attempts
+
+
+def majority_rule(reference: Iterable[Question]) -> str:
+    """The rule in words: `always (B)` or `always "yes"`."""
+    position, text = _majority(reference)
+    return f'always "{text}"' if text is not None else f"always {label(position)}"
+
+
+def _majority(reference: Iterable[Question]) -> tuple[int, str | None]:
+    """Position and text of the most frequent gold answer; the text is None where the position is
+    right more often.
+    """
+    reference = list(reference)
+    if not reference:
+        raise ValueError("the majority answer needs reference questions")
+    texts = Counter(q.answer for q in reference)
+    positions = Counter(q.choices.index(q.answer) for q in reference if q.choices)
+    text = max(texts, key=lambda t: (texts[t], t))
+    position = max(positions, key=lambda p: (positions[p], -p), default=0)
+    keep_text = texts[text] >= positions[position]
+    return position, text if keep_text else None

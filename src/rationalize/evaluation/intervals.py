@@ -1,0 +1,185 @@
+"""95 % intervals over questions, and the paired difference of two methods.
+
+Questions are the sample, seeds are not: values of several seeds are averaged inside a question
+first. An interval says how the number would move with other questions of the same kind, not with
+another training seed; results list each seed's own value beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from rationalize.errors import UserError
+
+Values = Mapping[str, float] | Sequence[float] | Sequence[Sequence[float]] | np.ndarray
+"""Per question id; or one value per question (Q,); or per seed and question (S, Q)."""
+
+_CELLS = 1 << 22
+"""Resampled values held at a time."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over questions and its percentile bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    """Questions."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of a - b over questions, its percentile bootstrap interval and the sign-flip
+    p-value.
+    """
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+    """Questions."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes zero and p < .05; no correction for several comparisons."""
+        return (self.low > 0 or self.high < 0) and self.p < 0.05
+
+
+def bootstrap_mean(
+    values_Q: Values, *, samples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """Mean with the percentile bootstrap interval: questions are drawn with replacement `samples`
+    times.
+
+    The draws are those of `scipy.stats.bootstrap(..., method="percentile")` under
+    `np.random.default_rng(seed)`.
+    """
+    values = question_means(values_Q)
+    low, high = _bounds(values, samples, seed, level)
+    return Interval(float(values.mean()), low, high, len(values))
+
+
+def paired_difference(
+    a_Q: Values, b_Q: Values, *, samples: int = 10_000, seed: int = 0, level: float = 0.95
+) -> Difference:
+    """Mean of a - b on the same questions, with a paired bootstrap interval and `sign_flip_p`.
+
+    Mappings are matched by question id, sequences by position. Where ids or lengths differ, that is
+    an error.
+    """
+    if isinstance(a_Q, Mapping) != isinstance(b_Q, Mapping):
+        raise TypeError("give two mappings by question id, or two sequences in the same order")
+    if isinstance(a_Q, Mapping) and isinstance(b_Q, Mapping):
+        same_questions(a_Q, b_Q)
+        b_Q = [b_Q[q] for q in a_Q]
+    a, b = question_means(a_Q), question_means(b_Q)
+    if len(a) != len(b):
+        raise ValueError(
+            f"a paired difference needs the same questions: found {len(a)} and {len(b)} values"
+        )
+    differences = a - b
+    low, high = _bounds(differences, samples, seed, level)
+    p = sign_flip_p(differences, samples=samples, seed=seed)
+    return Difference(float(differences.mean()), low, high, p, len(differences))
+
+
+def sign_flip_p(
+    differences_Q: Sequence[float] | np.ndarray, *, samples: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p: how often random signs give a sum at least as far from zero as the sum found.
+
+    Zero differences have no sign and are left out. With m left and 2**m <= samples, all 2**m sign
+    vectors are counted (the exact test: p = count / 2**m, the observed one included); else
+    `samples` random ones, and p = (count + 1) / (samples + 1). No difference at all gives p = 1.
+    """
+    d = np.asarray(differences_Q, dtype=np.float64)
+    d = d[d != 0]
+    if len(d) == 0:
+        return 1.0
+    exact = len(d) < 63 and 2 ** len(d) <= samples
+    threshold = abs(d.sum()) - 1e-12 * np.abs(d).sum()  # equal sums in another order count as equal
+    count = 0
+    for flips in _all_flips(len(d)) if exact else _random_flips(len(d), samples, seed):
+        sums = d.sum() - 2 * (flips.astype(np.float64) @ d)
+        count += int((np.abs(sums) >= threshold).sum())
+    return count / 2 ** len(d) if exact else (count + 1) / (samples + 1)
+
+
+def question_means(values: Values) -> np.ndarray:
+    """One finite value per question (Q,); seeds (S, Q) are averaged inside a question."""
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim == 2:
+        array = array.mean(axis=0)
+    if array.ndim != 1 or len(array) == 0:
+        raise ValueError(f"expected one value per question, found shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError(
+            "values hold NaN or infinity; replace an undefined score by its worst value"
+        )
+    return array
+
+
+def average_seeds(values_S: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over seeds inside each question; every seed must hold the same questions."""
+    first = values_S[0]
+    for other in values_S[1:]:
+        same_questions(first, other)
+    return {q: sum(values[q] for values in values_S) / len(values_S) for q in first}
+
+
+def same_questions(a: Mapping[str, object], b: Mapping[str, object]) -> None:
+    """Raise a `UserError` that names the questions which only one side has."""
+    only_a, only_b = [q for q in a if q not in b], [q for q in b if q not in a]
+    if only_a or only_b:
+        raise UserError(
+            f"found {len(only_a)} questions only on one side {only_a[:3]} and {len(only_b)} only "
+            f"on the other {only_b[:3]}; expected the same on both. Evaluate both on the same file"
+        )
+
+
+def _bounds(values_Q: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
+    counts = _resample_counts(len(values_Q), samples, seed)
+    rows = max(1, _CELLS // len(values_Q))
+    chunks = [counts[i : i + rows].astype(np.float64) @ values_Q for i in range(0, samples, rows)]
+    means = np.concatenate(chunks) / len(values_Q)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@lru_cache(maxsize=2)
+def _resample_counts(n: int, samples: int, seed: int) -> np.ndarray:
+    """How often each resample holds each question, (samples, n).
+
+    Kept, since every metric of a split is resampled alike.
+    """
+    rng = np.random.default_rng(seed)
+    rows = max(1, _CELLS // n)
+    chunks = []
+    for start in range(0, samples, rows):
+        count = min(rows, samples - start)
+        drawn = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+        counts = np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n)
+        chunks.append(counts.astype(np.uint8))
+    return np.concatenate(chunks)
+
+
+def _all_flips(m: int) -> Iterator[np.ndarray]:
+    """Every choice of signs to flip, (2**m, m)."""
+    yield (np.arange(2**m)[:, None] >> np.arange(m)) & 1
+
+
+def _random_flips(m: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    rng = np.random.default_rng([seed, 1])
+    rows = max(1, _CELLS // m)
+    for start in range(0, samples, rows):
+        shape = (min(rows, samples - start), -(-m // 8))
+        yield np.unpackbits(rng.integers(0, 256, shape, dtype=np.uint8), axis=1, count=m)

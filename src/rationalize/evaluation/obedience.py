@@ -1,0 +1,78 @@
+"""Does the policy do what its control tokens say? The mean reward reached under each bin's token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
+from rationalize.evaluation.metrics import Metric, per_question, reward_metric
+from rationalize.records import Attempt, Question
+from rationalize.rewards.suite import RewardSuite
+from rationalize.sampling.writing import write_attempts
+
+if TYPE_CHECKING:
+    from rationalize.sampling.local import Sampler, SamplingConfig
+
+
+def obedience(
+    sampler: Sampler,
+    suite: RewardSuite,
+    questions: Sequence[Question],
+    sampling: SamplingConfig,
+    *,
+    bins: Mapping[str, int],
+    which: str = "all",
+    split: str,
+    seed: int,
+    round: int = 0,
+    step: int = 0,
+    product_of: Sequence[str] = (),
+) -> list[dict[str, Any]]:
+    """For each reward and each of its bins (`which="ends"`: best and worst only): all other rewards at their best token, this one
+    at that bin; the mean over questions of the reward reached, with its 95 % interval.
+
+    The row of a reward's worst bin also holds `gap`: best minus worst, paired by question, with interval and p-value.
+    """
+    by_id = {q.id: q for q in questions}
+    best = dict.fromkeys(bins, 0)
+    written: dict[tuple[tuple[str, int], ...], list[Attempt]] = {}  # the all-best prefix serves every reward
+
+    def reached(control: Mapping[str, int], reward: str) -> list[float]:
+        key = tuple(control.items())
+        if key not in written:
+            attempts = write_attempts(
+                sampler, questions, sampling, split=split, seed=seed, round=round, step=step, control=control,
+                label=f"obedience {reward}={control[reward]}",
+            )  # fmt: skip
+            written[key] = suite.score(attempts, by_id)
+        return list(per_question(written[key], by_id, metric_of(suite, reward, product_of)).values())
+
+    rows: list[dict[str, Any]] = []
+    for reward, k in bins.items():
+        at_best = reached(best, reward)
+        for b in range(k) if which == "all" else sorted({0, k - 1}):
+            values = at_best if b == 0 else reached({**best, reward: b}, reward)
+            interval = bootstrap_mean(values)
+            row = {
+                "reward": reward, "bin": b, "bins": k, "split": split, "round": round, "step": step,
+                "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n,
+            }  # fmt: skip
+            if b == k - 1 and k > 1:
+                gap = paired_difference(at_best, values)
+                row["gap"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
+            rows.append(row)
+    return rows
+
+
+def metric_of(suite: RewardSuite, reward: str, product_of: Sequence[str]) -> Metric:
+    """The metric behind a control token; `product` is the product of the rewards, each mapped to [0, 1] by its range."""
+    if reward != "product":
+        return reward_metric(suite[reward])
+    factors = [reward_metric(suite[name]) for name in product_of]
+
+    def product(attempt: Attempt, question: Question) -> float:
+        return math.prod(m.unit(m.value(attempt, question)) for m in factors)
+
+    return Metric("product", 0.0, 1.0, "reward", product, 0.0)

@@ -1,0 +1,252 @@
+"""`results.json`: what was measured, with intervals, paired differences and each seed's own value.
+
+`docs/architecture.md` gives the structure. Beside it: `metrics` holds each metric's range and role,
+`kinds` the accuracy per kind of question, and every split's entry the seeds, corpus figures and the
+shares that the report warns about.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rationalize.errors import UserError
+from rationalize.evaluation.intervals import (
+    Difference,
+    Interval,
+    average_seeds,
+    bootstrap_mean,
+    paired_difference,
+    same_questions,
+)
+from rationalize.evaluation.metrics import (
+    Metric,
+    RewardSpec,
+    applicable,
+    distinct_n,
+    metrics_of,
+    per_question,
+    score_column,
+    settle_worst,
+)
+from rationalize.records import Attempt, Question
+
+if TYPE_CHECKING:
+    from rationalize.runs import Run
+
+Evaluated = Mapping[str, Mapping[str, Mapping[int, Sequence[Attempt]]]]
+"""Method -> split -> seed -> attempts."""
+Results = dict[str, Any]
+QUESTIONS_FILE = "questions.json"
+PerSeed = list[dict[str, float]]
+"""One mapping of question id to value per seed."""
+
+
+def summarise(
+    methods: Evaluated,
+    questions: Mapping[str, Question],
+    rewards: Iterable[RewardSpec] = (),
+    diagnostics: Iterable[RewardSpec] = (),
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    nrg: Sequence[str] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Results:
+    """Means with intervals of every metric, and the paired differences a - b of `pairs`.
+
+    Without `pairs`, the last method is compared with each of the others. `nrg` names the rewards
+    that enter NRG (see `metrics_of`). Seeds are averaged inside a question. Seeds of one method,
+    and methods compared, must have answered the same questions.
+    """
+    metrics = metrics_of(rewards, diagnostics, nrg=nrg)
+    return summarise_metrics(methods, questions, metrics, pairs=pairs, meta=meta)
+
+
+def summarise_metrics(
+    methods: Evaluated,
+    questions: Mapping[str, Question],
+    metrics: Sequence[Metric],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    meta: Mapping[str, Any] | None = None,
+) -> Results:
+    """`summarise` for metrics already made."""
+    cells = [seeds for splits in methods.values() for seeds in splits.values()]
+    everything = [a for seeds in cells for attempts in seeds.values() for a in attempts]
+    _known(everything, questions)
+    metrics = settle_worst(metrics, everything, questions)
+    results: Results = {
+        "methods": {name: {"splits": {}} for name in methods},
+        "comparisons": [],
+        "kinds": {},
+        "metrics": {m.name: m.facts() for m in metrics},
+        "obedience": [],
+        "bins": [],
+        "training": [],
+        "rounds": [],
+        "meta": dict(meta or {}),
+    }
+    values: dict[tuple[str, str], dict[str, PerSeed]] = {}
+    for method, splits in methods.items():
+        for split, seeds in splits.items():
+            values[method, split] = _values(f"{method} on {split}", seeds, questions, metrics)
+            cell = _cell(values[method, split], seeds, questions, metrics)
+            results["methods"][method]["splits"][split] = cell
+            kinds = _kinds(values[method, split]["accuracy"], questions)
+            if kinds:
+                results["kinds"].setdefault(method, {})[split] = kinds
+    names = list(methods)
+    for a, b in pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]:
+        results["comparisons"] += _compare(a, b, values)
+    return results
+
+
+def _known(attempts: Iterable[Attempt], questions: Mapping[str, Question]) -> None:
+    strangers = {a.question_id for a in attempts} - set(questions)
+    if strangers:
+        raise UserError(
+            f"{len(strangers)} attempts answer questions that were not given, for example "
+            f"{min(strangers)!r}; evaluate them with the questions they were written for"
+        )
+
+
+def _values(
+    where: str,
+    seeds: Mapping[int, Sequence[Attempt]],
+    questions: Mapping[str, Question],
+    metrics: Sequence[Metric],
+) -> dict[str, PerSeed]:
+    """Metric -> per seed -> per question."""
+    if not any(seeds.values()):
+        raise UserError(f"{where}: there is no attempt to evaluate")
+    everything = [a for attempts in seeds.values() for a in attempts]
+    values = {
+        m.name: [per_question(seeds[s], questions, m) for s in sorted(seeds)]
+        for m in applicable(metrics, everything)
+    }
+    for other in values["accuracy"][1:]:
+        same_questions(values["accuracy"][0], other)
+    return values
+
+
+def _cell(
+    values: Mapping[str, PerSeed],
+    seeds: Mapping[int, Sequence[Attempt]],
+    questions: Mapping[str, Question],
+    metrics: Sequence[Metric],
+) -> dict[str, Any]:
+    attempts = [a for s in sorted(seeds) for a in seeds[s]]
+    undefined, outside = {}, {}
+    for metric in metrics:
+        if metric.name in values and metric.role != "task":
+            column = score_column(metric, attempts, questions)
+            width = metric.high - metric.low
+            slack = 1e-6 * width if math.isfinite(width) else 0.0
+            beyond = (column < metric.low - slack) | (column > metric.high + slack)
+            undefined[metric.name] = float(np.isnan(column).mean())
+            outside[metric.name] = float(beyond.mean())
+    texts = [a.rationale for a in attempts if a.mode != "answer"]
+    return {
+        "metrics": {name: _row(per_seed) for name, per_seed in values.items()},
+        "seeds": sorted(seeds),
+        "undefined": {name: share for name, share in undefined.items() if share},
+        "out_of_range": {name: share for name, share in outside.items() if share},
+        "distinct_2": distinct_n(texts),
+        "distinct_rationales": len(set(texts)) / len(texts) if texts else None,
+    }
+
+
+def _row(per_seed: PerSeed) -> dict[str, Any]:
+    own = [float(np.mean(list(values.values()))) for values in per_seed]
+    return {**interval_row(bootstrap_mean(average_seeds(per_seed))), "seeds": own}
+
+
+def _kinds(accuracy_S: PerSeed, questions: Mapping[str, Question]) -> dict[str, Any]:
+    values = average_seeds(accuracy_S)
+    kinds = sorted({kind for q in values if (kind := questions[q].kind)})
+    of_kind = {k: [v for q, v in values.items() if questions[q].kind == k] for k in kinds}
+    return {kind: interval_row(bootstrap_mean(own)) for kind, own in of_kind.items()}
+
+
+def _compare(
+    a: str, b: str, values: Mapping[tuple[str, str], Mapping[str, PerSeed]]
+) -> list[dict[str, Any]]:
+    known = {method for method, _ in values}
+    if not {a, b} <= known:
+        raise ValueError(f"cannot compare {a!r} with {b!r}: the methods are {sorted(known)}")
+    rows = []
+    for (method, split), of_a in values.items():
+        of_b = values.get((b, split), {})
+        for name in of_a if method == a else ():
+            if name in of_b:
+                d = paired_difference(average_seeds(of_a[name]), average_seeds(of_b[name]))
+                rows.append({"a": a, "b": b, "split": split, "metric": name, **difference_row(d)})
+    return rows
+
+
+def interval_row(interval: Interval) -> dict[str, Any]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
+
+
+def difference_row(d: Difference) -> dict[str, Any]:
+    return {"mean": d.mean, "low": d.low, "high": d.high, "p": d.p, "n": d.n}
+
+
+def is_significant(row: Mapping[str, Any]) -> bool:
+    """Whether a comparison of results.json is marked."""
+    return Difference(row["mean"], row["low"], row["high"], row["p"], row["n"]).significant
+
+
+def round_rows(
+    attempts: Sequence[Attempt],
+    questions: Mapping[str, Question],
+    metrics: Iterable[Metric],
+    *,
+    round: int,
+    split: str,
+) -> list[dict[str, Any]]:
+    """Rows of the `rounds` section: each metric's mean on `split` after a round."""
+    rows = []
+    for m in settle_worst(applicable(metrics, attempts), attempts, questions):
+        interval = bootstrap_mean(per_question(attempts, questions, m))
+        rows.append({"round": round, "split": split, "reward": m.name, **interval_row(interval)})
+    return rows
+
+
+def merge_log(results: Results, lines: Iterable[Mapping[str, Any]], **labels: Any) -> Results:
+    """Add the lines of a run's metrics.jsonl, with `labels` (say `seed=1`) on every row.
+
+    Stages named `STAGE/obedience`, `STAGE/bins` and `STAGE/rounds` go to those sections with STAGE
+    as their method; any other line with a loss is an optimiser step and goes to `training`.
+    """
+    for line in lines:
+        method, _, section = line["stage"].rpartition("/")
+        row = {k: v for k, v in line.items() if v is not None} | labels
+        if section in ("obedience", "bins", "rounds"):
+            del row["stage"]
+            results[section].append({"method": method, **row})
+        elif "loss" in row:
+            results["training"].append(row)
+    return results
+
+
+def save_questions(run: Run, questions: Iterable[Question]) -> None:
+    """Store the evaluated questions, so that a run alone is enough for a report."""
+    run.write_json(QUESTIONS_FILE, [dataclasses.asdict(q) for q in questions])
+
+
+def read_questions(run: Run) -> dict[str, Question]:
+    """The questions that `save_questions` stored, by id."""
+    rows = run.read_json(QUESTIONS_FILE)
+    if rows is None:
+        raise UserError(f"{run.path}: no {QUESTIONS_FILE}; evaluate the run again, which writes it")
+    return {row["id"]: question_from_row(row) for row in rows}
+
+
+def question_from_row(row: Mapping[str, Any]) -> Question:
+    tuples = {k: tuple(row[k]) for k in ("choices", "rationales") if row.get(k) is not None}
+    return Question(**{**row, **tuples})

@@ -1,0 +1,122 @@
+"""Files that are whole or absent, and values in JSON's types."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rationalize.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path that takes the place of `path` when the block ends well.
+
+    A kill leaves the old file or the new one, never a part.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield fresh
+        _sync(fresh)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one atomic step."""
+    with replacing(path) as fresh:
+        fresh.write_text(text, encoding="utf-8", newline="\n")
+
+
+def plain(value: Any, *, finite: bool = True) -> Any:
+    """The value in JSON's types; with `finite`, infinities and NaN become None."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v, finite=finite) for k, v in value.items()}
+    if isinstance(value, Enum):
+        return plain(value.value, finite=finite)
+    if isinstance(value, (set, frozenset)):
+        return sorted(plain(v, finite=finite) for v in value)
+    if isinstance(value, (list, tuple)):
+        return [plain(v, finite=finite) for v in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            f.name: plain(getattr(value, f.name), finite=finite) for f in dataclasses.fields(value)
+        }
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) or not finite else None
+    if hasattr(value, "tolist"):  # numpy and torch
+        return plain(value.tolist(), finite=finite)
+    return number_or_text(value)
+
+
+def number_or_text(value: Any) -> Any:
+    """`json.dumps(default=...)`: numpy and torch scalars become Python numbers."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(
+        f"cannot store {type(value).__name__} {value!r} as JSON; "
+        "expected text, numbers, lists or dictionaries"
+    )
+
+
+def whole_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects of a file of lines; a last line without its end is left out."""
+    if not path.exists():
+        return []
+    # what follows the last line break is being written, or was cut
+    lines = path.read_bytes().split(b"\n")[:-1]
+    try:
+        return [json.loads(line) for line in lines]
+    except ValueError as error:
+        raise UserError(
+            f"{path}: {error}; expected one JSON object a line. Mend or delete the bad line"
+        ) from error
+
+
+def mend_lines(path: Path) -> None:
+    """Drop what a kill or a power cut left after the last whole line."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    kept = content[: content.rfind(b"\n") + 1]
+    while kept and not _is_json(kept[kept.rfind(b"\n", 0, -1) + 1 :]):
+        kept = kept[: kept.rfind(b"\n", 0, -1) + 1]
+    if kept != content:
+        log.warning(
+            "%s: dropped %d bytes of a line that was cut short", path, len(content) - len(kept)
+        )
+        write_text(path, kept.decode())
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,191 @@
+"""Configurations on the command line: flags over a file over defaults, and each field explained.
+
+The docstring under a field is its only help text, for `--help` and for `config --explain` alike.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import typing
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rationalize.config import dump_yaml, from_dict, load_yaml, nearest, to_dict
+from rationalize.errors import UsageError
+
+T = TypeVar("T")
+
+
+def merge(
+    cls: type[T],
+    file: str | Path | None,
+    argv: Sequence[str],
+    *,
+    prog: str = "rationalize",
+    description: str = "",
+    method: str = "",
+    preset_flag: str = "--preset",
+) -> T:
+    """The configuration that defaults, then a preset, then the file, then the flags give."""
+    import tyro
+
+    found = _load(cls, file, method) if file else {}
+    base, argv = None, list(argv)
+    if presets := getattr(cls, "PRESETS", None):
+        asked, argv = take(argv, preset_flag)
+        in_file = found.pop(preset_flag.removeprefix("--"), None)
+        preset = in_file if asked is None else asked
+        if preset is not None:
+            base = _preset(cls, presets, preset, preset_flag)
+    default = from_dict(cls, found, str(file), base=base, missing=tyro.MISSING)
+    options = _options(default)
+    argv = _spread(argv, options)
+    for token in argv:
+        name = token.removeprefix("--").partition("=")[0].replace("-", "_")
+        if (
+            token.startswith("--")
+            and name not in {*options, "help"}
+            and not _negates(name, options)
+        ):
+            known = [n for n in options if n]
+            raise UsageError(f"unknown flag {token}{nearest(name, known).replace('_', '-')}")
+    # A wrong value, the dataclass's own checks included, ends in a message and exit status 2.
+    return tyro.cli(
+        cls,
+        prog=prog,
+        description=description,
+        args=argv,
+        default=default,
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
+    )
+
+
+def _load(cls: type, file: str | Path, method: str) -> dict[str, Any]:
+    """A file's keys, less what a run's config.yaml adds to its configuration."""
+    found = load_yaml(file)
+    added = {"method", "base_hash"} - {f.name for f in dataclasses.fields(cls)}
+    other = found.get("method")
+    if "method" in added and method and other not in (None, method):
+        raise UsageError(f"{file}: found a configuration of {other!r}, expected one of {method!r}")
+    return {key: value for key, value in found.items() if key not in added}
+
+
+def _preset(cls: type[T], presets: Mapping[str, Any], name: Any, flag: str) -> T:
+    import tyro
+
+    if name not in presets:
+        raise UsageError(f"unknown {flag} {name!r}{nearest(str(name), presets)}")
+    return from_dict(cls, presets[name], f"{flag} {name}", missing=tyro.MISSING)
+
+
+def _negates(name: str, options: Mapping[str, Any]) -> bool:
+    """`no_resume`, `fit.no_shuffle`: the negative of a boolean flag."""
+    head, _, last = name.rpartition(".")
+    positive = f"{head}.{last}".lstrip(".").replace("no_", "", 1)
+    return last.startswith("no_") and options.get(positive) is bool
+
+
+def _options(config: Any, path: str = "") -> dict[str, Any]:
+    """Dotted flag name to type, for every field below a configuration."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    found: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found |= _options(value, f"{path}{f.name}.")
+        elif isinstance(value, Mapping) and value:
+            found |= {f"{path}{f.name}.{key}".replace("-", "_"): Any for key in value}
+        elif typing.get_origin(hints[f.name]) is typing.Annotated:
+            continue  # positional
+        elif not any(map(dataclasses.is_dataclass, typing.get_args(hints[f.name]))):
+            found[path + f.name] = hints[f.name]  # an absent nested configuration is set in a file
+    return found
+
+
+def _spread(argv: Sequence[str], options: Mapping[str, Any]) -> list[str]:
+    """`--rewards a,b` to `--rewards a b`, and `--columns id=key` to `--columns id key`."""
+    spread: list[str] = []
+    flag = ""
+    for token in argv:
+        if token.startswith("--"):
+            flag = token.removeprefix("--").partition("=")[0].replace("-", "_")
+            listed = _is_mapping(options.get(flag)) or flag.rpartition(".")[2] in _COMMA_LISTS
+            if "=" in token and listed:
+                name, _, token = token.partition("=")
+                spread.append(name)
+            else:
+                spread.append(token)
+                continue
+        if flag.rpartition(".")[2] in _COMMA_LISTS:
+            spread += [part for part in token.split(",") if part]
+        elif _is_mapping(options.get(flag)):
+            spread += token.split("=", 1)
+        else:
+            spread.append(token)
+    return spread
+
+
+_COMMA_LISTS = ("rewards",)
+"""Lists of names, which hold no comma: they may be given as `a,b`."""
+
+
+def _is_mapping(hint: Any) -> bool:
+    arms = typing.get_args(hint) if typing.get_origin(hint) is not dict else ()
+    return any(
+        isinstance(h, type) and issubclass(h, Mapping)
+        for h in (typing.get_origin(arm) or arm for arm in (hint, *arms))
+    )
+
+
+def explain(config: Any, *, comments: bool = True) -> str:
+    """YAML of a whole configuration, valid as a file, each field with its docstring above it."""
+    return dump_yaml(to_dict(config), _comments(config) if comments else {})
+
+
+def _comments(config: Any, path: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, text in field_docs(type(config)).items():
+        found[path + name] = text
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            found |= _comments(value, f"{path}{f.name}.")
+    return found
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The docstring under each field, read from the source, base classes first."""
+    docs: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(owner):
+            continue
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        statements = body.body if isinstance(body, ast.ClassDef) else []
+        for field, below in pairwise(statements):
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+                and isinstance(below.value.value, str)
+            ):
+                docs[field.target.id] = " ".join(below.value.value.split())
+    return docs
+
+
+def take(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """Remove `--flag value` (or `--flag=value`) from the arguments and return its value."""
+    rest = list(argv)
+    for i, token in enumerate(rest):
+        if token == flag:
+            if i + 1 == len(rest) or rest[i + 1].startswith("--"):
+                raise UsageError(f"{flag} needs a value")
+            return rest[i + 1], rest[:i] + rest[i + 2 :]
+        if token.startswith(flag + "="):
+            return token.partition("=")[2], rest[:i] + rest[i + 1 :]
+    return None, rest

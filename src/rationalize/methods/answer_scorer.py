@@ -1,0 +1,148 @@
+"""The answer scorer: a reader that answers from the question alone, or from question and rationale.
+
+MaRio's consistency and COALITION's utility both read it (mario.md 4.2; coalition.md 1.1, 3.1).
+One model learns two modes, I -> A and I, R -> A, by NLL of the answer's tokens; I, R -> A learns
+from the teacher's rationales that led to the gold answer.
+
+Deviations from the released training of MaRio's two T5 models (`folds=1 separate=true
+texts=released` goes back on 1 to 3):
+
+1. Two folds. The released models score rollouts on the questions they were trained on, where
+   p(gold | I) is near 1 and nothing is left to gain.
+2. One multi-mode model instead of two: half the memory, and both probabilities share their errors.
+3. Our templates with lettered choices. In the released format the option replacement of
+   `rq_score.py`, which touches any occurrence in the question, and its fixed ten labels are not
+   kept.
+4. A temperature per fold and mode, fitted on held-out questions. It makes folds comparable, and
+undoes
+   the flattening by the mean over the answer's tokens, all but one of which the choices share.
+   It is fitted on all teacher samples, wrong ones included: those are like what will be scored.
+5. No checkpoint is picked by accuracy with the rationale "dummy."; the steps are fixed.
+6. The lower layers stay as they are, which costs a third less.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rationalize.errors import UserError
+from rationalize.methods.folds import ScorerConfig, cross_fit, train_model
+from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts
+from rationalize.models.calibration import fit_temperature
+from rationalize.models.policy import Policy
+from rationalize.models.scorers import AnswerFold, load_choice_scorer
+from rationalize.records import Attempt, Question
+from rationalize.runs import Run
+from rationalize.sampling.writing import teacher_attempts
+from rationalize.signals.draws import shuffled_passes
+from rationalize.training.loop import BatchAt, Loss
+from rationalize.training.objectives import nll
+from rationalize.training.rows import RowMaker
+
+Mode = Literal["answer", "answer_from_rationale"]
+MODES: tuple[Mode, ...] = ("answer", "answer_from_rationale")
+
+
+@dataclass(frozen=True)
+class AnswerScorerConfig(ScorerConfig):
+    """How the answer scorer is trained."""
+
+    answer_share: float = 0.34
+    """Share of each batch that answers without a rationale."""
+    separate: bool = False
+    """Train MaRio's two models, I->O and IR->O, instead of one for both modes."""
+    texts: Texts = "modes"
+    """`modes`: our templates; `released`: MaRio's `explain ..` and `.. explanation: ..`."""
+
+
+def train_answer_scorer(
+    config: AnswerScorerConfig, out: Path, train: Sequence[Question] | None = None
+) -> None:
+    """Train in `out`; load the result with `AnswerScorer.load(out)`."""
+
+    def learn(
+        run: Run, name: str, questions: Sequence[Question], held_out: Sequence[Question]
+    ) -> dict[str, Any]:
+        names = dict.fromkeys(MODES, name)
+        if config.separate:
+            names = {mode: f"{name}/{mode}" for mode in MODES}
+        for model in dict.fromkeys(names.values()):
+            modes = [mode for mode in MODES if names[mode] == model]
+            train_model(run, model, config, lambda p, m=modes: _prepare(p, questions, config, m))
+        return {**names, **_calibrate(run, names, held_out, config.texts)}
+
+    cross_fit(config, out, "answer scorer", learn, train, texts=config.texts)
+
+
+def _prepare(
+    policy: Policy, questions: Sequence[Question], config: AnswerScorerConfig, modes: Sequence[Mode]
+) -> tuple[Loss, BatchAt, int]:
+    maker = RowMaker(policy)
+    by_id = {q.id: q for q in questions}
+    taught = teacher_attempts(questions, "correct") if "answer_from_rationale" in modes else []
+    alone = [_row(maker, config.texts, q, None) for q in questions] if "answer" in modes else []
+    given = [_row(maker, config.texts, by_id[a.question_id], a.rationale) for a in taught]
+    if "answer_from_rationale" in modes and not given:
+        raise UserError(
+            "no training question has a teacher rationale that led to its answer; give questions "
+            "with `rationales`, or write some with `rationalize sample --keep-correct`"
+        )
+    size, seed = config.fit.batch_size, config.seed
+    n_alone = min(max(1, round(config.answer_share * size)), size - 1) if given else size
+    n_alone = n_alone if alone else 0
+    n_given = size - n_alone
+
+    def batch_at(step: int):
+        batch = (
+            [alone[i] for i in shuffled_passes(len(alone), n_alone, step, [seed, 0])]
+            if n_alone
+            else []
+        )
+        if n_given:
+            batch += [given[i] for i in shuffled_passes(len(given), n_given, step, [seed, 1])]
+        return batch
+
+    rows, share = (given, n_given) if given else (alone, n_alone)
+    return nll, batch_at, max(1, math.ceil(config.epochs * len(rows) / share))
+
+
+def _row(maker: RowMaker, texts: Texts, question: Question, rationale: str | None):
+    return maker.text(answer_prompt(texts, question, rationale), gold_text(texts, question))
+
+
+def gold_text(texts: Texts, question: Question) -> str:
+    """What the scorer learns to write."""
+    at = question.choices.index(question.answer) if question.choices else 0
+    return answer_texts(texts, question)[at]
+
+
+def _calibrate(
+    run: Run, names: dict[Mode, str], held_out: Sequence[Question], texts: Texts
+) -> dict[str, Any]:
+    """Temperature and accuracy per mode on held-out questions with choices."""
+    chosen = [q for q in held_out if q.choices]
+    loaded = {n: load_choice_scorer(run.path / n) for n in dict.fromkeys(names.values())}
+    fold = AnswerFold(loaded[names["answer"]], loaded[names["answer_from_rationale"]])
+    by_id = {q.id: q for q in chosen}
+    attempts: list[Attempt] = teacher_attempts(chosen, "all")
+    facts: dict[str, Any] = {"temperature": {}, "held_out": {}}
+    for mode, questions, rationales in (
+        ("answer", chosen, [None] * len(chosen)),
+        (
+            "answer_from_rationale",
+            [by_id[a.question_id] for a in attempts],
+            [a.rationale for a in attempts],
+        ),
+    ):
+        logits = fold.logits(questions, rationales, texts)
+        gold = [q.choices.index(q.answer) for q in questions if q.choices]
+        right = [
+            max(range(len(z)), key=z.__getitem__) == g for z, g in zip(logits, gold, strict=True)
+        ]
+        facts["temperature"][mode] = fit_temperature(logits, gold)
+        facts["held_out"][mode] = {"n": len(right), "accuracy": sum(right) / max(1, len(right))}
+    return facts

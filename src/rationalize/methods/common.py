@@ -1,0 +1,125 @@
+"""What every method does before and after its own algorithm: questions, run, rewards, the starting policy, the one test run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from rationalize.errors import UsageError
+from rationalize.evaluation.metrics import metrics_of, settle_worst
+from rationalize.evaluation.results import round_rows
+from rationalize.models.policy import Policy
+from rationalize.records import Attempt, Question
+from rationalize.rewards.suite import RewardSuite
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import write_attempts
+from rationalize.signals.draws import shuffled_passes
+from rationalize.training.loop import FitConfig, forget_checkpoint
+from rationalize.training.selection import BestCheckpoint
+
+
+Own = TypeVar("Own", bound="MethodConfig")
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What every method needs to know."""
+
+    model: str = "default"
+    """Base model: `default` (SmolLM2-135M-Instruct), a folder, or a hub id."""
+    questions: str = "builtin"
+    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set, or a hub id."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Column mapping for questions of another shape: our field -> theirs."""
+    train_limit: int = 0
+    """Use the first so many training questions; 0: all."""
+    dev_limit: int = 0
+    """Use the first so many development questions; 0: all."""
+    test_limit: int = 0
+    """Use the first so many test questions; 0: all."""
+    skip_bad_rows: str | None = None
+    """Go on without rows that cannot be read, and write them to this file."""
+    tuning: Literal["auto", "full", "lora"] = "auto"
+    """Which weights learn; `auto`: all up to 500M parameters, LoRA above."""
+    init: Literal["sft", "model"] = "sft"
+    """Start from SFT on the teacher's rationales (done first, in this run), or from `model` as it is."""
+    sft_epochs: float = 2.0
+    """Passes over the teacher's rationales in that SFT."""
+    sft_fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
+    """How that SFT learns."""
+    answer_scorer: str | None = None
+    """Folder of a trained answer scorer; none: one is trained in this run when a reward needs it."""
+    verifier: str | None = None
+    """Folder of a trained verifier, or `vera`; none: one is trained in this run when a reward needs it."""
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
+    """How development and test rationales are written."""
+    seed: int = 0
+    """Seed of every random draw."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own Python code."""
+
+
+def rollouts(run: Run, shard: str, write: Callable[[], list[Attempt]]) -> list[Attempt]:
+    """The attempts of a shard: read back when the run has them, written (and stored) otherwise."""
+    if not run.has_shard(shard):
+        run.append(write(), shard)
+    return run.read_shard(shard)
+
+
+def questions_for(train: Sequence[Question], rollouts: int, round: int, seed: int) -> list[Question]:
+    """`rollouts` questions in shuffled passes over all, so that no question is skipped twice before each had its turn."""
+    if not rollouts:
+        return list(train)
+    return [train[i] for i in shuffled_passes(len(train), rollouts, round, [seed, 7])]
+
+
+def evaluate_on_dev(
+    run: Run, stage: str, sampler: Sampler, suite: RewardSuite, dev: Sequence[Question], config, *,
+    round: int, step: int, control: Mapping[str, int] | None = None,
+) -> float:  # fmt: skip
+    """Write and score development rationales, log every metric, and return the one that selects the checkpoint."""
+    by_id = {q.id: q for q in dev}
+
+    def write() -> list[Attempt]:
+        attempts = write_attempts(
+            sampler, dev, config.evaluation_sampling, split="dev", seed=config.seed, writer=stage, round=round, step=step,
+            control=control, label=f"{stage} on dev, step {step}",
+        )  # fmt: skip
+        return suite.score(attempts, by_id)
+
+    attempts = rollouts(run, f"{stage}-dev{step}", write)
+    metrics = metrics_of(suite.trainable, suite.diagnostics)
+    rows = round_rows(attempts, by_id, settle_worst(metrics, attempts, by_id), round=round, split="dev")
+    run.rewind(f"{stage}/rounds", step)
+    for row in rows:
+        run.log(f"{stage}/rounds", step, **row)
+    means = {row["reward"]: row["mean"] for row in rows}
+    if config.select_by not in means:
+        raise UsageError(f"select_by={config.select_by!r} is no metric; expected one of {', '.join(means)}")
+    return means[config.select_by]
+
+
+def finish_stage(run: Run, stage: str, best: BestCheckpoint, policy: Policy) -> None:
+    """Leave the selected weights in the policy and clear the stage's checkpoint."""
+    best.load_into(policy)
+    policy.save(run.folder("policies", stage))
+    run.finish(stage, step=best.step, scores={str(k): v for k, v in best.scores.items()})
+    forget_checkpoint(run, stage)
+    best.forget()
+
+
+def restore_or(run: Run, stage: str, policy: Policy, learn: Callable[[], None]) -> None:
+    """Load a finished stage's weights into `policy`, or learn them now."""
+    if run.done(stage) is not None:
+        policy.load_weights(run.folder("policies", stage))
+    else:
+        learn()
+
+
+def share(own: Own, common: MethodConfig, **further: Any) -> Own:
+    """A method's or scorer's configuration with the model, questions and seed of the run that it is part of."""
+    shared = {f.name: getattr(common, f.name) for f in dataclasses.fields(MethodConfig)}
+    return dataclasses.replace(own, **{**shared, **further})

@@ -1,0 +1,202 @@
+"""The main job, from questions to a report: the floor, SFT and the methods that learn from it, compared on questions kept aside.
+
+Every stage is stored in the run when it ends; a second start goes on where the first was stopped, and says so when nothing is left.
+The larger experiments are this file with other sizes, seeds and methods.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rationalize.errors import UsageError
+from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.evaluation.preflight import format_preflight, preflight
+from rationalize.methods.answer_scorer import AnswerScorerConfig
+from rationalize.methods.common import MethodConfig, restore_or, share
+from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
+from rationalize.methods.mario import MarioConfig, best_prefix, control_bins, mario
+from rationalize.methods.setup import Setup, load_method_splits, make_suite, write_results
+from rationalize.methods.sft import SftConfig, sft
+from rationalize.methods.verifier import VerifierConfig
+from rationalize.models.policy import Policy, load_policy
+from rationalize.records import Attempt, Question
+from rationalize.rewards.check import check_rewards, format_table
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler
+from rationalize.sampling.writing import write_attempts
+
+BASE, FEW_SHOT, DIRECT, SFT = "base, zero-shot", "base, few-shot", "direct fine-tune", "SFT"
+"""Rows of every table; design: every results table carries the same floor."""
+
+LEARNERS = {
+    "filt-acc": "FILT-ACC",
+    "mario": "MaRio",
+    "mario-additive": "MaRio ADDITIVE",
+    "mario-additive-left": "MaRio ADDITIVE (left)",
+    "product": "PRODUCT",
+}
+"""Methods that start from SFT, with the name that tables give them."""
+
+
+@dataclass(frozen=True)
+class DemoConfig(MethodConfig):
+    """The demo: floor, SFT, MaRio, and a report."""
+
+    questions: str = "builtin:train=200,dev=50,test=120,unseen=80"
+    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set, or a hub id."""
+    methods: tuple[str, ...] = ("mario",)
+    """Learners beside SFT: filt-acc, mario, mario-additive, mario-additive-left, product."""
+    seeds: tuple[int, ...] = (0,)
+    """One SFT model and one run of each learner per seed."""
+    shots: int = 3
+    """Demonstrations of the few-shot floor."""
+    sft: SftConfig = SftConfig()
+    """SFT and the direct fine-tune. (Model, questions, seed and scorers of this and the next are the demo's own.)"""
+    filt_acc: ExpertIterationConfig = ExpertIterationConfig()
+    """FILT-ACC."""
+    mario: MarioConfig = MarioConfig()
+    """MaRio and its variants."""
+    scorer: AnswerScorerConfig = AnswerScorerConfig()
+    """The answer scorer that consistency reads."""
+    statements: VerifierConfig = VerifierConfig()
+    """The verifier that plausibility reads."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "small": {},
+        "large": {
+            "questions": "builtin:train=1000,dev=150,test=400,unseen=200",
+            "methods": ["filt-acc", "mario"],
+            "seeds": [0, 1, 2],
+        },
+    }
+
+
+def run_demo(config: DemoConfig, out: Path) -> None:
+    """Write `results.json` and `report.html` in `out`, and print the table."""
+    unknown = set(config.methods) - set(LEARNERS)
+    if unknown:
+        raise UsageError(f"unknown methods {sorted(unknown)}; expected some of {', '.join(LEARNERS)}")
+    started = time.monotonic()
+    base = load_policy(config.model, tuning="full", trust_remote_code=config.trust_remote_code)
+    with Run.open(out, {"method": "demo", **dataclasses.asdict(config)}, base_hash=base.weights_hash) as run:
+        if run.done("demo") is not None:
+            print((run.path / "table.txt").read_text())
+            print(f"{out} is done: see {out / 'report.html'}, or choose another folder to run again")
+            return
+        splits = load_method_splits(config)
+        names = tuple(dict.fromkeys(("correctness", *config.mario.rewards)))
+        setup = Setup(config, run, splits, make_suite(names, config, run, base, splits["train"], config.scorer, config.statements), base)
+        _say(f"{', '.join(f'{len(q)} {s}' for s, q in splits.items())} questions; rewards {', '.join(config.mario.rewards)}")
+        _check_rewards(setup)
+        methods = _floor(setup, base)
+        for seed in config.seeds:
+            _learn(setup, methods, seed)
+        learners = [LEARNERS[m] for m in config.methods]
+        pairs = [(n, SFT) for n in learners] + [(n, learners[0]) for n in learners[1:]] + [(SFT, BASE)]
+        seconds = (run.read_json("seconds.json") or 0.0) + time.monotonic() - started
+        write_results(setup, methods, pairs, {"seconds": seconds, "seeds": list(config.seeds)})
+        run.finish("demo", seconds=seconds)
+        _say(f"report: {out / 'report.html'}")
+
+
+Methods = dict[str, dict[str, dict[int, list[Attempt]]]]
+
+
+def _floor(setup: Setup, base: Policy) -> Methods:
+    """Majority answer, the untouched base model, and the direct fine-tune."""
+    methods: Methods = {FLOOR: {}, BASE: {}, FEW_SHOT: {}, DIRECT: {}}
+    demos = _demos(setup.train, setup.config.shots)
+    direct = setup.load_policy()
+    restore_or(setup.run, "direct", direct, lambda: sft(
+        direct, setup.train, setup.dev, share(setup.config.sft, setup.config), setup.run, "direct", mode="answer"
+    ))  # fmt: skip
+    for split in _final_splits(setup):
+        methods[FLOOR][split] = {0: majority_attempts(setup.train, setup.splits[split], split=split)}
+        methods[BASE][split] = {0: setup.evaluate(base, BASE, split)}
+        methods[FEW_SHOT][split] = {0: setup.evaluate(base, FEW_SHOT, split, demos=demos)}
+        methods[DIRECT][split] = {0: setup.evaluate(direct, DIRECT, split, mode="answer")}
+    return methods
+
+
+def _learn(setup: Setup, methods: Methods, seed: int) -> None:
+    """SFT with this seed, then every learner from it, each evaluated once."""
+    run, config = setup.run, setup.config
+    start = f"sft-{seed}"
+    policy = setup.load_policy()
+    restore_or(run, start, policy, lambda: sft(policy, setup.train, setup.dev, share(config.sft, config, seed=seed), run, start))
+    for split in _final_splits(setup):
+        methods.setdefault(SFT, {}).setdefault(split, {})[seed] = setup.evaluate(policy, SFT, split, seed=seed)
+    _preflight(setup, policy, seed)
+    for method in config.methods:
+        policy = setup.load_policy()
+        policy.load_weights(run.folder("policies", start))
+        stage, own = f"{method}-{seed}", _settings(setup, method, seed)
+        learn = expert_iteration if isinstance(own, ExpertIterationConfig) else mario
+        restore_or(run, stage, policy, lambda: learn(policy, setup.suite, setup.train, setup.dev, own, run, stage))
+        control = best_prefix(own) if isinstance(own, MarioConfig) else None
+        guidance = own.guidance if isinstance(own, MarioConfig) else 0.0
+        for split in _final_splits(setup):
+            methods.setdefault(LEARNERS[method], {}).setdefault(split, {})[seed] = setup.evaluate(
+                policy, LEARNERS[method], split, control=control, guidance=guidance, seed=seed
+            )
+        if method == config.methods[-1] and seed == config.seeds[-1]:
+            policy.export(run.folder("model"), bake=control)
+
+
+def _settings(setup: Setup, method: str, seed: int) -> ExpertIterationConfig | MarioConfig:
+    config = setup.config
+    if method == "filt-acc":
+        return share(config.filt_acc, config, seed=seed)
+    variant = {"mario": "classic", "product": "product"}.get(method, "additive")
+    side = "left" if method.endswith("left") else config.mario.side
+    return share(config.mario, config, seed=seed, variant=variant, side=side)
+
+
+def _final_splits(setup: Setup) -> list[str]:
+    return [s for s in setup.splits if s not in ("train", "dev") and setup.splits[s]]
+
+
+def _demos(train: Sequence[Question], shots: int) -> list[Question]:
+    """The first solved questions, one of each kind as far as there are kinds."""
+    solved = [q for q in train if q.rationales]
+    by_kind: dict[str | None, list[Question]] = {}
+    for q in solved:
+        by_kind.setdefault(q.kind, []).append(q)
+    firsts = [questions[i] for i in range(shots) for questions in by_kind.values() if i < len(questions)]
+    return firsts[:shots]
+
+
+def _check_rewards(setup: Setup) -> None:
+    """Self-tests of every reward on development questions, before any of them enters a headline."""
+    run = setup.run
+    if run.read_json("check_rewards.json") is None:
+        questions = [q for q in setup.dev if q.rationales][:40] or [q for q in setup.train if q.rationales][:40]
+        rows = check_rewards(setup.suite.rewards, questions, [q.rationales[0] for q in questions])
+        run.write_json("check_rewards.json", rows)
+        (run.path / "check_rewards.txt").write_text(format_table(rows))
+    print((run.path / "check_rewards.txt").read_text())
+
+
+def _preflight(setup: Setup, policy: Policy, seed: int) -> None:
+    """Spread of each reward over four sampled attempts of 32 training questions."""
+    run, config = setup.run, setup.config
+    name = f"preflight-{seed}.json"
+    if run.read_json(name) is None:
+        questions = setup.train[:32]
+        sampling = dataclasses.replace(config.mario.sampling, n=4)
+        attempts = write_attempts(
+            Sampler(policy), questions, sampling, split="train", seed=seed, writer="preflight", label="preflight"
+        )
+        scored = setup.suite.score(attempts, {q.id: q for q in questions})
+        run.write_json(name, preflight(scored, setup.suite, control_bins(config.mario, setup.suite)))
+    _say(format_preflight(run.read_json(name)))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,123 @@
+"""Cross-fitting, which both trained scorers share.
+
+Two folds, each trained on its half of the questions and calibrated on a held-out part of that half.
+A training question is later judged by the fold that has not seen it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from rationalize.errors import UserError
+from rationalize.files import write_text
+from rationalize.methods.common import MethodConfig
+from rationalize.models.freezing import freeze_lower
+from rationalize.models.policy import Policy, load_policy
+from rationalize.models.scorers import SCORER_FILE, fold_of
+from rationalize.questions import load_splits
+from rationalize.records import Question
+from rationalize.runs import Run
+from rationalize.training.loop import BatchAt, FitConfig, Loss, fit, forget_checkpoint
+
+
+@dataclass(frozen=True)
+class ScorerConfig(MethodConfig):
+    """What the trained scorers share."""
+
+    folds: Literal[1, 2] = 2
+    """2: cross-fitted, no question is scored by a model that saw it; 1: one model, as released."""
+    epochs: float = 2.0
+    """Passes over a fold's rationales."""
+    frozen_layers: float = 0.5
+    """Share of the layers, from below, that stay as they are, and the embeddings with them."""
+    style: Literal["plain", "chat", "auto"] = "plain"
+    """Prompt format; plain text is shorter, and a scorer learns it anyway."""
+    held_out: float = 0.2
+    """Share of a fold's questions kept aside for its temperature."""
+    fit: FitConfig = FitConfig(learning_rate=2e-4, batch_size=16, micro_tokens=640)
+    """How a fold learns."""
+
+
+def cross_fit(
+    config: ScorerConfig,
+    out: Path,
+    kind: str,
+    learn: Callable[[Run, str, Sequence[Question], Sequence[Question]], dict[str, Any]],
+    train: Sequence[Question] | None = None,
+    **facts: Any,
+) -> None:
+    """Train every fold in `out` and write `scorer.json` there; a second start resumes.
+
+    `learn(run, name, questions, held_out)` trains the fold `name` and returns its entry in
+    `scorer.json`. Questions come from `config.questions` unless `train` gives them.
+    """
+    if train is None:
+        splits = load_splits(
+            config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows
+        )
+        train = splits["train"][: config.train_limit or None]
+    base = load_policy(config.model, trust_remote_code=config.trust_remote_code).weights_hash
+    with Run.open(out, {"method": kind, **dataclasses.asdict(config)}, base_hash=base) as run:
+        if run.done(kind) is not None:
+            return
+        folds = []
+        for fold in range(config.folds):
+            own = [q for q in train if config.folds == 1 or fold_of(q.id) == fold]
+            if not own:
+                raise UserError(
+                    f"none of the {len(train)} training questions falls into fold {fold} of the "
+                    f"{kind}; give more questions, or folds=1"
+                )
+            folds.append(learn(run, f"fold{fold}", *_hold_out(own, config.held_out, config.seed)))
+        seen = sorted(q.id for q in train)
+        text = json.dumps({"kind": kind, **facts, "folds": folds, "seen": seen}, indent=1)
+        write_text(run.path / SCORER_FILE, text + "\n")
+        run.finish(kind)
+
+
+def train_model(
+    run: Run,
+    name: str,
+    config: ScorerConfig,
+    prepare: Callable[[Policy], tuple[Loss, BatchAt, int]],
+) -> None:
+    """Train one model from the base and save it in the run under `name`, in bfloat16.
+
+    `prepare(policy)` gives the loss, the batches and the number of steps.
+    """
+    if run.done(name) is not None:
+        return
+    policy = load_policy(
+        config.model,
+        tuning=config.tuning,
+        style=config.style,
+        trust_remote_code=config.trust_remote_code,
+    )
+    freeze_lower(policy, config.frozen_layers, halve=config.fit.precision != "float32")
+    loss, batch_at, steps = prepare(policy)
+    fit(policy, loss, batch_at, config.fit, run=run, stage=name, steps=steps)
+    policy.merge()
+    policy.model.to(torch.bfloat16)
+    policy.save(run.folder(name))
+    run.finish(name, steps=steps)
+    forget_checkpoint(run, name)
+
+
+def _hold_out(
+    questions: Sequence[Question], share: float, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """Questions to learn from and questions to calibrate on; of one question, none is held out."""
+    order = random.Random(seed).sample(range(len(questions)), len(questions))
+    held = set(order[: min(round(share * len(questions)), len(questions) - 1)])
+    return (
+        [q for i, q in enumerate(questions) if i not in held],
+        [q for i, q in enumerate(questions) if i in held],
+    )

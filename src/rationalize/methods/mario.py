@@ -1,0 +1,341 @@
+"""MaRio: several rewards at once through control tokens, on Quark.
+
+Ramnath et al., "Tailoring Self-Rationalizers with Multi-Reward Distillation" (ICLR 2024, arXiv 2311.02805) on Lu et al.,
+"Quark" (NeurIPS 2022, arXiv 2205.13636). Every rationale in a growing pool gets one control token per reward, which says in which
+quantile of the pool its reward lies. The policy learns to write a rationale *given* its tokens, and is then asked for the best
+token of every reward at once: no weighted sum, no trade-off fixed beforehand.
+
+    1. explore   every `sample_interval` steps the policy writes under its best tokens; the pool grows, nothing leaves it
+    2. quantise  each reward by itself over the whole pool: K bins, or one token per value where the reward is discrete
+    3. learn     L = sum_t [ NLL_t + beta KL_t - alpha H_t ] / sum_t 1   over response tokens (Quark, section 2)
+
+Variants: CLASSIC (all tokens from the start), ADDITIVE (one reward more every `interval` steps), PRODUCT (one token for the product of
+the rewards), single reward (a list of one). `filters` drops pool attempts below a threshold, with a token or without.
+
+Deviations from the released code (numbers in brackets: the list in its review, where one exists):
+ 1. Ties stay in one bin; the code splits them by insertion order (`ties: released` restores that). [3]
+ 2. Control tokens are masked in NLL, KL, entropy and decoding alike, over one vocabulary; the code masks the first 32,000 ids in the KL
+    only and may emit control tokens. [5]
+ 3. The policy starts from the SFT model, as the paper says; the released command starts from the raw base model. [4]
+ 4. The best prefix at evaluation holds every reward's token, correctness included. [2]
+ 5. Development questions select the checkpoint; test questions are not read during training. [10]
+ 6. Every exploration covers its questions whole; the code drops the last partial batch. [11]
+ 7. An attempt cut at the length limit gets no EOS; the code appends one.
+ 8. A row of each step is drawn by bin, then by attempt (`draw: balanced`), since ties and by-value tokens make bins unequal; the code draws
+    uniformly (`draw: uniform`).
+ 9. Wrong teacher samples may enter the pool (`teacher: all`), so that the worst tokens have something to mean; the code has none.
+10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so that a negative consistency turns the
+    other rewards round (`product: raw` restores that). [13]
+11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
+12. ADDITIVE samples with every token that was trained; after the last entry the code still drops one at exact multiples of the interval.
+13. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may be guided (`guidance`); 1 and 0 are
+    the paper's.
+The answer-label loss of the code is not kept: it is broken there and 0 in the released command. [1]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+
+from rationalize.evaluation.obedience import obedience
+from rationalize.methods.common import MethodConfig, evaluate_on_dev, finish_stage, questions_for, rollouts
+from rationalize.methods.setup import open_method
+from rationalize.methods.sft import start_policy
+from rationalize.records import Attempt, Question
+from rationalize.rewards.suite import RewardSuite
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
+from rationalize.signals.bins import Ties, bin_counts, rank_bins, value_bins
+from rationalize.signals.draws import balanced_bins, shuffled_passes
+from rationalize.signals.filters import keep_above
+from rationalize.training.loop import FitConfig, fit
+from rationalize.training.losses import KLDirection
+from rationalize.training.objectives import quark
+from rationalize.training.rows import RowMaker
+from rationalize.training.selection import BestCheckpoint
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+    from rationalize.runs import Run
+
+
+@dataclass(frozen=True)
+class MarioConfig(MethodConfig):
+    """MaRio."""
+
+    rewards: tuple[str, ...] = ("consistency", "correctness", "plausibility", "diversity")
+    """Rewards with a control token, in the order of the prefix."""
+    bins: int = 5
+    """Bins K of a continuous reward; a discrete one has a bin per value."""
+    bins_of: dict[str, int] = field(default_factory=dict)
+    """Bins of single rewards, where they differ."""
+    filters: dict[str, float] = field(default_factory=dict)
+    """Pool attempts below this score are not learned from. A reward named here and in `rewards` is the code's `filter_quark`."""
+    variant: Literal["classic", "additive", "product"] = "classic"
+    """When rewards enter: all at once, one by one, or multiplied into one."""
+    side: Literal["right", "left"] = "right"
+    """ADDITIVE: at which end of the prefix the next reward enters (right: next to the text)."""
+    interval: int = 0
+    """ADDITIVE: steps between two rewards; 0 spreads the entries evenly over the run."""
+    groups: tuple[int, ...] = ()
+    """ADDITIVE: how many rewards enter together (2, 1, 1); empty: one by one."""
+    product: Literal["normalised", "raw"] = "normalised"
+    """PRODUCT: whether rewards are mapped to [0, 1] before they are multiplied."""
+    ties: Ties = "together"
+    """Whether equal scores share a bin."""
+    draw: Literal["balanced", "uniform"] = "balanced"
+    """How rows are drawn from the pool: evenly over rewards and bins, or over attempts."""
+    beta: float = 0.1
+    """Weight of the KL to the reference."""
+    alpha: float = 0.0
+    """Weight of the entropy bonus."""
+    kl: KLDirection = "reverse"
+    """KL(policy || reference) as in the code, or `forward`, KL(reference || policy), as in the Quark paper."""
+    steps: int = 600
+    """Optimiser steps."""
+    sample_interval: int = 200
+    """Steps between two explorations; one happens at step 0."""
+    rollouts: int = 0
+    """Attempts written per exploration; 0: one per training question."""
+    teacher: Teacher = "all"
+    """Teacher samples in the pool at step 0: the correct ones (as released), all, or none."""
+    control_copies: int = 1
+    """Tokens per control."""
+    control_init: Literal["statistics", "words"] = "statistics"
+    """How control rows start: drawn from the old rows' mean and deviation (as released), or from describing words."""
+    guidance: float = 0.0
+    """Decoding: add this times (log-probability under the best tokens minus under the worst); 0 is the paper."""
+    select_by: str = "nrg"
+    """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
+    obedience: Literal["ends", "all", "none"] = "ends"
+    """Which bins are tried on development questions after each round; after the last, `ends` becomes `all`."""
+    fit: FitConfig = FitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
+    """How the policy learns."""
+    sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
+    """How rollouts are written."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "released": {
+            "ties": "released",
+            "draw": "uniform",
+            "teacher": "correct",
+            "product": "raw",
+            "steps": 50_000,
+            "sample_interval": 4_000,
+            "beta": 0.1,
+            "alpha": 0.0,
+            "fit": {
+                "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02, "max_grad_norm": 1.0,
+                "precision": "float32",
+            },
+            "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
+        },
+    }  # fmt: skip
+
+
+def train_mario(config: MarioConfig, out: Path) -> None:
+    """SFT (unless `init` is the model itself), scorers where none are given, then MaRio; the policy lands in `out/model`."""
+    with open_method(config, "mario", out, rewards=config.rewards) as setup:
+        policy = start_policy(setup)
+        mario(policy, setup.suite, setup.train, setup.dev, config, setup.run, "mario")
+        setup.conclude(policy, "MaRio", control=best_prefix(config), guidance=config.guidance)
+
+
+def mario(
+    policy: Policy,
+    suite: RewardSuite,
+    train: Sequence[Question],
+    dev: Sequence[Question],
+    config: MarioConfig,
+    run: Run,
+    stage: str,
+) -> None:
+    """Algorithm 1 of Quark with MaRio's tokens: leaves the selected weights in `policy`, which starts as the reference."""
+    controls = control_bins(config, suite)
+    reference = policy.become_reference()
+    policy.add_controls(controls, copies=config.control_copies, init=config.control_init, seed=config.seed)
+    pool = Pool(config, suite, controls)
+    rows = RowMaker(policy)
+    best = BestCheckpoint(run, stage)
+
+    def explore(step: int) -> None:
+        for round in range(pool.rounds, step // config.sample_interval + 1):
+            pool.add(rollouts(run, f"{stage}-round{round}", lambda r=round: write_round(r)))
+            _log_bins(run, stage, round, pool)
+
+    def write_round(round: int) -> list[Attempt]:
+        step = round * config.sample_interval
+        active = active_when_sampling(step, config)
+        attempts = write_attempts(
+            Sampler(policy), questions_for(train, config.rollouts, round, config.seed), config.sampling,
+            split="train", seed=config.seed, round=round, step=step,
+            control=dict.fromkeys(active, 0), label=f"{stage} explores, round {round}",
+        )  # fmt: skip
+        if round == 0:
+            attempts = teacher_attempts(train, config.teacher) + attempts
+        return suite.score(attempts, {q.id: q for q in train})
+
+    def batch_at(step: int):
+        active = active_when_training(step, config)
+        return [
+            rows.attempt(attempt, {name: bins[name] for name in active})
+            for attempt, bins in pool.draw(step, active)
+        ]
+
+    def after_step(step: int) -> None:
+        done = step + 1
+        if done % config.sample_interval and done != config.steps:
+            return
+        sampler = Sampler(policy, guidance=config.guidance)
+        active = dict.fromkeys(active_when_sampling(done, config), 0)
+        round = -(-done // config.sample_interval)
+        score = evaluate_on_dev(run, stage, sampler, suite, dev, config, round=round, step=done, control=active)
+        best.offer(done, score, policy)
+        if config.obedience != "none" and active:
+            which = "all" if done == config.steps else config.obedience
+            _log_obedience(run, stage, sampler, suite, dev, config, {n: controls[n] for n in active}, which, round, done)
+
+    fit(
+        policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl), batch_at, config.fit,
+        run=run, stage=stage, steps=config.steps, before_step=explore, after_step=after_step,
+    )  # fmt: skip
+    finish_stage(run, stage, best, policy)
+
+
+class Pool:
+    """Every attempt so far, and the bin of each under every reward: quantised anew, over all, after each round."""
+
+    def __init__(self, config: MarioConfig, suite: RewardSuite, controls: Mapping[str, int]) -> None:
+        self._config, self._suite, self._controls = config, suite, controls
+        self._round_attempts: list[list[Attempt]] = []
+        self.attempts: list[Attempt] = []
+        self.bins: dict[str, np.ndarray] = {}
+
+    @property
+    def rounds(self) -> int:
+        return len(self._round_attempts)
+
+    def add(self, attempts: list[Attempt]) -> None:
+        """Append a round; unparsed attempts and those that `filters` rejects stay on disk but are not learned from."""
+        self._round_attempts.append(attempts)
+        everyone = [a for r in self._round_attempts for a in r if a.parsed]
+        if self._config.filters:
+            scores = {name: self._scores(everyone, name) for name in self._config.filters}
+            everyone = [a for a, keep in zip(everyone, keep_above(scores, self._config.filters), strict=True) if keep]
+        if not everyone:
+            raise RuntimeError(
+                f"no attempt of {sum(map(len, self._round_attempts))} can be learned from: none parsed or passed the filters "
+                f"{dict(self._config.filters)}; lower the thresholds or start from a better SFT model"
+            )
+        self.attempts = everyone
+        self.bins = {name: self._bins(name) for name in self._controls}
+
+    def draw(self, step: int, active: Sequence[str]) -> list[tuple[Attempt, dict[str, int]]]:
+        """The rows of a step, with their bins; `balanced` draws spread over the bins of the active rewards."""
+        config = self._config
+        seed = [config.seed, self.rounds]
+        if config.draw == "balanced":
+            shown = {name: self.bins[name] for name in active}
+            indices = balanced_bins(shown, config.fit.batch_size, step, seed)
+        else:
+            indices = shuffled_passes(len(self.attempts), config.fit.batch_size, step % config.sample_interval, seed)
+        return [(self.attempts[i], {name: int(b[i]) for name, b in self.bins.items()}) for i in indices]
+
+    def counts(self) -> dict[str, list[int]]:
+        """Bin occupancy per reward."""
+        return {name: bin_counts(b, self._controls[name]) for name, b in self.bins.items()}
+
+    def _bins(self, name: str) -> np.ndarray:
+        levels = None if name == "product" else self._suite[name].levels
+        scores = self._product() if name == "product" else self._scores(self.attempts, name)
+        return value_bins(scores, levels) if levels else rank_bins(scores, self._controls[name], self._config.ties)
+
+    def _scores(self, attempts: Sequence[Attempt], name: str) -> np.ndarray:
+        """An undefined score counts as the worst of its range."""
+        worst = self._suite[name].range[0]
+        return np.array([worst if a.rewards[name] is None else a.rewards[name] for a in attempts], dtype=np.float64)
+
+    def _product(self) -> np.ndarray:
+        product = np.ones(len(self.attempts))
+        for name in self._config.rewards:
+            scores = self._scores(self.attempts, name)
+            if self._config.product == "normalised":
+                low, high = self._suite[name].range
+                scores = (scores - low) / (high - low)
+            product *= scores
+        return product
+
+
+def control_bins(config: MarioConfig, suite: RewardSuite) -> dict[str, int]:
+    """Control tokens: reward -> number of bins, in prefix order."""
+    if config.variant == "product":
+        return {"product": config.bins}
+    return {
+        name: len(suite[name].levels) if suite[name].levels else config.bins_of.get(name, config.bins)
+        for name in config.rewards
+    }
+
+
+def best_prefix(config: MarioConfig) -> dict[str, int]:
+    """The tokens that a finished policy is asked under: the best one of every reward."""
+    return dict.fromkeys(active_when_sampling(config.steps, config), 0)
+
+
+def active_when_training(step: int, config: MarioConfig) -> tuple[str, ...]:
+    """Rewards whose token is in the prefix of training step `step`."""
+    if config.variant == "product":
+        return ("product",)
+    if config.variant == "classic":
+        return config.rewards
+    return _cut(config, _entered(step, config))
+
+
+def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
+    """Rewards whose token is in the prefix when the policy writes at `step`: never one that was not trained yet.
+
+    At step 0 the policy is the reference and writes without tokens.
+    """
+    if step == 0:
+        return ()
+    if config.variant != "additive":
+        return active_when_training(step, config)
+    return _cut(config, _entered(step - 1, config))
+
+
+def _entered(step: int, config: MarioConfig) -> int:
+    """How many rewards have entered by training step `step` (mario.md 3.3: min(R, floor(s / I) + 1), or whole groups)."""
+    groups = config.groups or (1,) * len(config.rewards)
+    if sum(groups) != len(config.rewards):
+        raise ValueError(f"groups {groups} must sum to the number of rewards, {len(config.rewards)}")
+    interval = config.interval or -(-config.steps // len(groups))
+    return sum(groups[: step // interval + 1])
+
+
+def _cut(config: MarioConfig, count: int) -> tuple[str, ...]:
+    if config.side == "right":
+        return config.rewards[:count]
+    return config.rewards[len(config.rewards) - count :]
+
+
+def _log_bins(run: Run, stage: str, round: int, pool: Pool) -> None:
+    run.rewind(f"{stage}/bins", round)
+    for name, counts in pool.counts().items():
+        run.log(f"{stage}/bins", round, round=round, reward=name, counts=counts, attempts=len(pool.attempts))
+
+
+def _log_obedience(run, stage, sampler, suite, dev, config, bins, which, round, step) -> None:
+    name = f"obedience/{stage}-{step}.json"
+    if not (run.path / name).exists():
+        rows = obedience(
+            sampler, suite, dev, config.evaluation_sampling, bins=bins, which=which, split="dev", seed=config.seed,
+            round=round, step=step, product_of=config.rewards,
+        )  # fmt: skip
+        run.write_json(name, rows)
+    run.rewind(f"{stage}/obedience", step)
+    for row in run.read_json(name):
+        run.log(f"{stage}/obedience", **row)

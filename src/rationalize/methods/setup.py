@@ -1,0 +1,172 @@
+"""A run from the outside: questions in, scorers made or loaded, the starting policy, one evaluation on test, a report out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.evaluation.results import merge_log, save_questions, summarise
+from rationalize.evaluation.tables import format_table, splits_of
+from rationalize.methods.answer_scorer import AnswerScorerConfig, train_answer_scorer
+from rationalize.methods.common import MethodConfig, rollouts, share
+from rationalize.methods.verifier import VerifierConfig, train_verifier
+from rationalize.models.policy import Policy, load_policy
+from rationalize.models.scorers import AnswerScorer, load_verifier
+from rationalize.questions import check_overlap, load_splits
+from rationalize.records import Attempt, Question
+from rationalize.report import write_report
+from rationalize.rewards import DIAGNOSTICS, RewardSuite, load_rewards
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import write_attempts
+
+READS_ANSWERS = ("consistency", "consistency_discrete")
+READS_STATEMENTS = ("plausibility",)
+
+
+@dataclass
+class Setup:
+    """What a method starts from."""
+
+    config: MethodConfig
+    run: Run
+    splits: dict[str, list[Question]]
+    suite: RewardSuite
+    base: Policy
+
+    @property
+    def train(self) -> list[Question]:
+        return self.splits["train"]
+
+    @property
+    def dev(self) -> list[Question]:
+        return self.splits["dev"]
+
+    def load_policy(self) -> Policy:
+        """The base model, fresh, with the weights that shall learn."""
+        return load_policy(
+            self.config.model, tuning=self.config.tuning, trust_remote_code=self.config.trust_remote_code
+        )
+
+    def evaluate(
+        self,
+        policy: Policy,
+        name: str,
+        split: str,
+        *,
+        control: Mapping[str, int] | None = None,
+        guidance: float = 0.0,
+        mode: str = "rationale_answer",
+        demos: Sequence[Question] = (),
+        seed: int = 0,
+        shard: str | None = None,
+    ) -> list[Attempt]:
+        """Attempts on a split, written greedily and scored by every reward; stored in the run, so never written twice."""
+        questions = self.splits[split]
+
+        def write() -> list[Attempt]:
+            sampling = self.config.evaluation_sampling
+            if mode == "answer":
+                sampling = SamplingConfig(temperature=0.0, max_new_tokens=8)
+            attempts = write_attempts(
+                Sampler(policy, guidance=guidance), questions, sampling, split=split, seed=seed, writer=name, mode=mode,
+                control=control, demos=demos, label=f"{name} on {split}",
+            )  # fmt: skip
+            return self.suite.score(attempts, {q.id: q for q in questions})
+
+        return rollouts(self.run, shard or f"final-{_slug(name)}-{split}-{seed}", write)
+
+    def conclude(
+        self, policy: Policy, name: str, *, control: Mapping[str, int] | None = None, guidance: float = 0.0,
+        mode: str = "rationale_answer",
+    ) -> None:  # fmt: skip
+        """Score the evaluation splits once, write `results.json`, `report.html` and the exported `model/`."""
+        splits = [s for s in self.splits if s not in ("train", "dev") and self.splits[s]] or ["dev"]
+        methods = {
+            FLOOR: {s: {0: majority_attempts(self.train, self.splits[s], split=s)} for s in splits},
+            name: {
+                s: {
+                    self.config.seed: self.evaluate(
+                        policy, name, s, control=control, guidance=guidance, mode=mode, seed=self.config.seed
+                    )
+                }
+                for s in splits
+            },
+        }
+        write_results(self, methods, [(name, FLOOR)])
+        policy.export(self.run.folder("model"), bake=control)
+        print(f"model: {self.run.path / 'model'}\nreport: {self.run.path / 'report.html'}")
+
+
+def write_results(setup: Setup, methods, pairs, meta: Mapping | None = None) -> dict:
+    """Summarise, store, print and draw."""
+    questions = {q.id: q for split in setup.splits.values() for q in split}
+    results = summarise(
+        methods, questions, setup.suite.trainable, setup.suite.diagnostics, pairs=pairs,
+        meta={"config": setup.run.config, "environment": setup.run.read_json("env.json"), **(meta or {})},
+    )  # fmt: skip
+    merge_log(results, setup.run.metrics())
+    setup.run.write_json("results.json", results)
+    shown = {q: questions[q] for s in methods.values() for seeds in s.values() for a in seeds.values() for q in {x.question_id for x in a}}
+    save_questions(setup.run, shown.values())
+    write_report(
+        results,
+        {name: [a for seeds in splits.values() for attempts in seeds.values() for a in attempts] for name, splits in methods.items()},
+        shown,
+        setup.run.path / "report.html",
+    )  # fmt: skip
+    for split in splits_of(results):
+        print(format_table(results, split), end="\n\n")
+    return results
+
+
+@contextmanager
+def open_method(config: MethodConfig, method: str, out: Path, rewards: Sequence[str] = ()) -> Iterator[Setup]:
+    """Everything a method needs, in one run directory."""
+    splits = load_method_splits(config)
+    base = load_policy(config.model, tuning="full", trust_remote_code=config.trust_remote_code)
+    with Run.open(out, {"method": method, **dataclasses.asdict(config)}, base_hash=base.weights_hash) as run:
+        names = tuple(dict.fromkeys(("correctness", "diversity", *rewards)))
+        yield Setup(config, run, splits, make_suite(names, config, run, base, splits["train"]), base)
+
+
+def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
+    """Questions by split, limited, checked for overlap."""
+    splits = load_splits(config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows)
+    limits = {"train": config.train_limit, "dev": config.dev_limit, "test": config.test_limit}
+    splits = {s: q[: limits.get(s) or None] for s, q in splits.items()}
+    check_overlap(splits)
+    return splits
+
+
+def make_suite(
+    names: Sequence[str],
+    config: MethodConfig,
+    run: Run,
+    base: Policy,
+    train: Sequence[Question],
+    scorer: AnswerScorerConfig | None = None,
+    statements: VerifierConfig | None = None,
+) -> RewardSuite:
+    """Rewards and diagnostics; a scorer that is not given is trained inside the run, cross-fitted on its training questions."""
+    answer_scorer = verifier = None
+    if set(names) & set(READS_ANSWERS):
+        folder = Path(config.answer_scorer or run.path / "scorers" / "answer")
+        if not config.answer_scorer:
+            train_answer_scorer(share(scorer or AnswerScorerConfig(), config), folder, train)
+        answer_scorer = AnswerScorer.load(folder)
+    if set(names) & set(READS_STATEMENTS):
+        place = config.verifier or run.path / "scorers" / "verifier"
+        if not config.verifier:
+            train_verifier(share(statements or VerifierConfig(), config), Path(place), train)
+        verifier = load_verifier(place)
+    rewards = load_rewards([*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier, base=base)
+    return RewardSuite(rewards, cache=str(run.path / "scores"))
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-." else "-" for c in name)

@@ -1,0 +1,270 @@
+"""A verifier of our own, for where Vera's 11B parameters or the hub are out of reach.
+
+Vera (Liu et al., 2023) learns from statements made of multiple-choice questions: one true and
+several false ones a group. Here a small language model answers `Is this plausible?` after the
+statement, and the statement's logit is log p(yes) - log p(no). Loss per group, with `y` the true
+statement:
+
+    L = mean_{true} -log s(z) + mean_{false} -log (1 - s(z))  +  w * -log softmax(z)_y
+
+Deviations:
+
+1. What it will score are rationales, which question-and-choice statements hardly resemble. So each
+of the
+   teacher's rationales that led to the gold answer heads a group too, against plain corruptions of
+   it: the teacher's rationale for a wrong answer, its conclusion swapped to another choice,
+   negated, spliced with another question's rationale, words shuffled. (`choice_statements=1
+   rationale_statements=0` is Vera's own recipe.)
+2. Question and choice are joined by a space, not rewritten into a declarative sentence by a larger
+   model.
+3. No contrastive loss: it needs large batches, and Vera's ablation found it the least of the three.
+4. Cross-fitted in two folds, one temperature each, fitted on the rationales of held-out questions.
+5. The lower layers stay as they are, which costs a third less.
+
+The self-tests of `check_rewards` spoil rationales in some of the same ways: passing `shuffled` and
+`negation` is what it was taught, passing the others is not.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rationalize.errors import UserError
+from rationalize.methods.folds import ScorerConfig, cross_fit, train_model
+from rationalize.models.calibration import fit_temperature
+from rationalize.models.forward import Row, collate, head, hidden_at_response
+from rationalize.models.policy import Policy
+from rationalize.models.scorers import (
+    VerifierFold,
+    label_ids,
+    load_choice_scorer,
+    statement_prompt,
+)
+from rationalize.records import Question
+from rationalize.rewards.check import negated
+from rationalize.runs import Run
+from rationalize.sampling.writing import teacher_attempts
+from rationalize.signals.draws import shuffled_passes
+from rationalize.training.loop import BatchAt, FitConfig, Loss, LossOutput
+
+
+@dataclass(frozen=True)
+class VerifierConfig(ScorerConfig):
+    """How the verifier is trained."""
+
+    epochs: float = 1.0
+    """Passes over a fold's groups of statements."""
+    negatives: int = 2
+    """False statements beside each true one, at most."""
+    choice_weight: float = 1.0
+    """Weight of the choice among a group's statements beside each statement's own truth."""
+    choice_statements: float = 0.5
+    """Share of the questions whose choices make a group of statements."""
+    rationale_statements: float = 1.0
+    """Share of the rationales that head a group."""
+    fit: FitConfig = FitConfig(learning_rate=2e-4, batch_size=18)
+    """How a fold learns; the batch size counts statements."""
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement and whether it is true."""
+
+    text: str
+    true: bool
+
+
+Group = list[Statement]
+"""Statements of one question, exactly one of them true."""
+
+
+def train_verifier(
+    config: VerifierConfig, out: Path, train: Sequence[Question] | None = None
+) -> None:
+    """Train in `out`; load the result with `Verifier.load(out)`."""
+
+    def learn(
+        run: Run, name: str, questions: Sequence[Question], held_out: Sequence[Question]
+    ) -> dict[str, Any]:
+        train_model(run, name, config, lambda p: _prepare(p, questions, config))
+        groups = rationale_groups(held_out, config.negatives, config.seed)
+        return {"model": name, **_calibrate(run.path / name, groups)}
+
+    config = replace(config, fit=replace(config.fit, micro_tokens=1 << 20))  # groups stay whole
+    cross_fit(config, out, "verifier", learn, train)
+
+
+def vera_loss(
+    logits_N: Tensor, group_N: Tensor, true_N: Tensor, choice_weight: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over the groups: total, binary part, choice part.
+
+    Binary: in each group the mean over its true statements plus the mean over its false ones.
+    Choice: cross-entropy of the true statement among the group; 0 for a group that has not exactly
+    one.
+    """
+    logits_N = logits_N.float()
+    binary = torch.zeros((), device=logits_N.device)
+    choice = torch.zeros((), device=logits_N.device)
+    for group in group_N.unique():
+        z, true = logits_N[group_N == group], true_N[group_N == group]
+        for own, sign in ((z[true], 1.0), (z[~true], -1.0)):
+            if len(own):
+                binary = binary - torch.nn.functional.logsigmoid(sign * own).mean()
+        if true.sum() == 1:
+            choice = choice + z.logsumexp(0) - z[true][0]
+    return binary + choice_weight * choice, binary, choice
+
+
+def statement_loss(policy: Policy, choice_weight: float) -> Loss:
+    """`vera_loss` over rows whose tag is (group, true) and whose response is the label yes."""
+    yes, no = label_ids(policy)
+
+    def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+        logits = head(policy, hidden_at_response(policy, collate(rows, policy)))  # (N, V)
+        z_N = logits[:, yes] - logits[:, no]
+        group_N = torch.tensor([row.tag[0] for row in rows], device=z_N.device)
+        true_N = torch.tensor([row.tag[1] for row in rows], device=z_N.device)
+        total, binary, choice = vera_loss(z_N, group_N, true_N, choice_weight)
+        right = ((z_N > 0) == true_N).float().mean().item()
+        n_groups = len(group_N.unique())
+        metrics = {"binary": binary.item(), "choice": choice.item(), "accuracy": right * n_groups}
+        return LossOutput(total, n_groups, metrics)
+
+    return loss
+
+
+def choice_groups(
+    questions: Sequence[Question], negatives: int, share: float, seed: int
+) -> list[Group]:
+    """`{question} {choice}` per choice, Vera's own statements, of a share of the questions."""
+    groups = []
+    for question in questions:
+        rng = random.Random(f"{seed}/choices/{question.id}")
+        if not question.choices or rng.random() >= share:
+            continue
+        stem = " ".join(filter(None, [question.context, question.question]))
+        others = [c for c in question.choices if c != question.answer]
+        chosen = [question.answer, *rng.sample(others, min(negatives, len(others)))]
+        groups.append([Statement(f"{stem} {c}", c == question.answer) for c in chosen])
+    return groups
+
+
+def rationale_groups(
+    questions: Sequence[Question], negatives: int, seed: int, share: float = 1.0
+) -> list[Group]:
+    """Each rationale that led the teacher to the gold answer, against corruptions of it."""
+    right: dict[str, list[str]] = {q.id: [] for q in questions}
+    for attempt in teacher_attempts(questions, "correct"):
+        right[attempt.question_id].append(attempt.rationale)
+    samples = teacher_attempts(questions, "all")
+    wrong: dict[str, list[str]] = {q.id: [] for q in questions}
+    for attempt in samples:
+        if attempt.rationale not in right[attempt.question_id]:
+            wrong[attempt.question_id].append(attempt.rationale)
+    pool = [a.rationale for a in samples]
+    groups = []
+    for question in questions:
+        for j, rationale in enumerate(right[question.id]):
+            rng = random.Random(f"{seed}/rationale/{question.id}/{j}")
+            if rng.random() >= share:
+                continue
+            false = corruptions(rationale, question, wrong[question.id], rng.choice(pool), rng)
+            chosen = [Statement(text, False) for text in false[:negatives]]
+            if chosen:
+                groups.append([Statement(rationale, True), *chosen])
+    return groups
+
+
+def corruptions(
+    rationale: str, question: Question, wrong: Sequence[str], other: str, rng: random.Random
+) -> list[str]:
+    """Distinct false statements made from a rationale, in a random order."""
+    made: list[Callable[[], str]] = [
+        lambda: negated(rationale),
+        lambda: spliced(rationale, other),
+        lambda: " ".join(rng.sample(rationale.split(), len(rationale.split()))),
+        lambda: swapped(rationale, question, rng),
+        lambda: rng.choice(list(wrong)) if wrong else rationale,
+    ]
+    rng.shuffle(made)
+    return [text for text in dict.fromkeys(make() for make in made) if text != rationale]
+
+
+def swapped(rationale: str, question: Question, rng: random.Random) -> str:
+    """The last mention of the gold choice replaced by another one; the rationale if there is none.
+
+    >>> question = Question("q", "?", "steel", ("wood", "steel"))
+    >>> swapped("Steel is dense. So it is steel.", question, random.Random(0))
+    'Steel is dense. So it is wood.'
+    """
+    others = [c for c in question.choices or () if c != question.answer]
+    pattern = rf"(?<!\w){re.escape(question.answer)}(?!\w)"
+    found = list(re.finditer(pattern, rationale, re.IGNORECASE))
+    if not found or not others:
+        return rationale
+    return rationale[: found[-1].start()] + rng.choice(others) + rationale[found[-1].end() :]
+
+
+def spliced(rationale: str, other: str) -> str:
+    """The first half of one rationale and the second half of another."""
+    first, second = rationale.split(), other.split()
+    return " ".join(first[: math.ceil(len(first) / 2)] + second[len(second) // 2 :])
+
+
+def _prepare(
+    policy: Policy, questions: Sequence[Question], config: VerifierConfig
+) -> tuple[Loss, BatchAt, int]:
+    groups = rationale_groups(
+        questions, config.negatives, config.seed, config.rationale_statements
+    ) + choice_groups(questions, config.negatives, config.choice_statements, config.seed)
+    if not groups:
+        raise UserError(
+            "no statements to learn from: no training question has choices, or a rationale that led "
+            "to its answer"
+        )
+    yes, _ = label_ids(policy)
+    rows = [
+        [
+            Row(tuple(policy.encode_prompt(statement_prompt(s.text))), (yes,), tag=(i, s.true))
+            for s in group
+        ]
+        for i, group in enumerate(groups)
+    ]
+    size = max(1, config.fit.batch_size * len(groups) // sum(map(len, groups)))
+
+    def batch_at(step: int) -> list[Row]:
+        return [row for i in shuffled_passes(len(rows), size, step, config.seed) for row in rows[i]]
+
+    steps = max(1, math.ceil(config.epochs * len(groups) / size))
+    return statement_loss(policy, config.choice_weight), batch_at, steps
+
+
+def _calibrate(folder: Path, groups: Sequence[Group]) -> dict[str, Any]:
+    """Temperature on held-out statements, and how well they are told apart."""
+    statements = [s for group in groups for s in group]
+    logits = VerifierFold(load_choice_scorer(folder)).logits([s.text for s in statements])
+    true = [s.true for s in statements]
+    right = [(z > 0) == t for z, t in zip(logits, true, strict=True)]
+    by_text = iter(logits)
+    best = [
+        max(zip((next(by_text) for _ in group), group, strict=True), key=lambda p: p[0])[1]
+        for group in groups
+    ]
+    return {
+        "temperature": fit_temperature([[0.0, z] for z in logits], [int(t) for t in true]),
+        "held_out": {
+            "n": len(right),
+            "accuracy": sum(right) / max(1, len(right)),
+            "best_is_true": sum(s.true for s in best) / max(1, len(best)),
+        },
+    }

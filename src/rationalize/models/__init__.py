@@ -1,0 +1,1 @@
+"""Policies: load, save, control tokens, forward passes; and the scorers that read with them."""

@@ -1,0 +1,109 @@
+"""Policies on disk: plain `save_pretrained` folders with one more file, `rationalize.json`."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rationalize.errors import UserError
+from rationalize.files import write_text
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+FACTS = "rationalize.json"
+
+TEMPLATE_VALUES = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+"""What some chat templates ask for: no thinking block, and a date that does not change from day to day."""
+
+
+def read_facts(source: str | Path) -> dict[str, Any]:
+    """What `save_policy` wrote beside the weights; empty for anybody else's model."""
+    path = Path(source) / FACTS
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def weights_hash(source: str | Path, model: Any) -> str:
+    """SHA-256 of the safetensors files of a folder or of a hub id's snapshot; of the loaded tensors where there are none."""
+    from transformers.utils import cached_file
+
+    folder = Path(source)
+    if not folder.is_dir():
+        config = cached_file(str(source), "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        folder = Path(config).parent if config else folder
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        stats = [f.stat() for f in files]
+        return _files_hash(tuple((str(f), s.st_size, s.st_mtime_ns) for f, s in zip(files, stats, strict=True)))
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _files_hash(files: tuple[tuple[str, int, int], ...]) -> str:
+    """Each file is (path, size, time of change): a changed file is read again."""
+    digest = hashlib.sha256()
+    for path, _, _ in files:
+        with open(path, "rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
+    """Write a model that transformers, vLLM and lm-eval load as it is. Its adapter must have been merged: see `Policy.export`.
+
+    `bake` names the bins whose tokens the chat template puts before every response; plain decoder-only models get a template of
+    one line for it. An encoder-decoder has no place for it: give `generate(decoder_input_ids=...)` the `decoder_prefix` of
+    `rationalize.json`. Control tokens are in `generation_config.suppress_tokens`, so `generate` never writes one.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    controls, tokenizer = policy.controls, policy.tokenizer
+    template = tokenizer.chat_template
+    facts: dict[str, Any] = {
+        "n_vocab": policy.n_vocab, "style": policy.style, "system": policy.system, "chat_template": template,
+    }  # fmt: skip
+    if bake and not controls:
+        raise UserError(f"{policy.name} has no control tokens, so {dict(bake)} cannot be put into its chat template")
+    if controls:
+        facts["controls"] = {"bins": dict(controls.bins), "copies": controls.copies, "first_id": controls.first_id}
+        facts["baked"] = dict(bake or {})
+        policy.model.generation_config.suppress_tokens = controls.ids()
+    prefix = controls.prefix(bake or {}) if controls else []
+    if policy.is_encoder_decoder:
+        facts["decoder_prefix"] = [policy.start_id, *prefix]
+    elif prefix or policy.chat:
+        tokenizer.chat_template = _exported_template(policy, prefix)
+    try:
+        policy.model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    finally:
+        tokenizer.chat_template = template
+    write_text(folder / FACTS, json.dumps(facts, indent=1))
+
+
+def _exported_template(policy: Policy, prefix: list[int]) -> str:
+    """The template with our system line, unless the caller gives one, and with the control tokens where the response begins."""
+    words = "".join(policy.tokenizer.convert_ids_to_tokens(prefix))
+    response = "{% if add_generation_prompt %}" + words + "{% endif %}"
+    if not policy.chat:
+        return "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}" + response
+    own = policy.tokenizer.chat_template
+    head = "".join(f"{{% set {k} = {json.dumps(v)} %}}" for k, v in TEMPLATE_VALUES.items() if k in own)
+    if policy.system:
+        system = json.dumps(policy.system)
+        opening = f"[{{'role': 'system', 'content': {system}}}] + messages"
+        if policy.folds_system:
+            folded = f"{system} + '\\n\\n' + messages[0]['content']"
+            opening = f"[{{'role': 'user', 'content': {folded}}}] + messages[1:]"
+        head += f"{{% if messages[0]['role'] != 'system' %}}{{% set messages = {opening} %}}{{% endif %}}"
+    return head + own + response

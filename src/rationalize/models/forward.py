@@ -1,0 +1,169 @@
+"""Forward passes that read response positions only.
+
+Decoder-only rows are `prompt, controls, response`, padded on the right: attention is causal, so no row sees another's padding. The first
+response token is predicted at the last control token, or at the prompt's last token where there are no controls, which is the
+reference's view: positions are gathered on each side by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rationalize.errors import UserError
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training or scoring example in token ids."""
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    control_ids: tuple[int, ...] = ()
+    tag: Any = None
+    """Whatever the caller wants to find again."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that a forward pass reads."""
+        return len(self.prompt_ids) + len(self.control_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows with their response tokens laid end to end."""
+
+    rows: Sequence[Row]
+    targets: Tensor
+    """(N,) response tokens of all rows."""
+    row_of: Tensor
+    """(N,) index of the row that each belongs to."""
+
+
+def collate(rows: Sequence[Row], policy: Policy) -> Batch:
+    """Raises ValueError for a row without a response, or without anything before it."""
+    for row in rows:
+        if not row.response_ids or not row.prompt_ids:
+            raise ValueError("a row needs a prompt and a response")
+    targets = torch.tensor([t for r in rows for t in r.response_ids], device=policy.device)
+    sizes = torch.tensor([len(r.response_ids) for r in rows], device=policy.device)
+    return Batch(rows, targets, torch.repeat_interleave(torch.arange(len(rows), device=policy.device), sizes))
+
+
+def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = True) -> Tensor:
+    """Last hidden states (N, d) at the positions that predict the response tokens."""
+    rows = batch.rows
+    controls = [r.control_ids if with_controls else () for r in rows]
+    model = plain_model(policy)
+    if policy.is_encoder_decoder:
+        ids, mask = padded([r.prompt_ids for r in rows], policy)
+        encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+        written = [(policy.start_id, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)]
+        decoder_ids, _ = padded(written, policy)
+        hidden = model.get_decoder()(
+            input_ids=decoder_ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        starts = [len(c) for c in controls]
+    else:
+        written = [(*r.prompt_ids, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)]
+        ids, _ = padded(written, policy)
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, L, d)
+        starts = [len(r.prompt_ids) + len(c) - 1 for r, c in zip(rows, controls, strict=True)]
+    positions = [s + t for s, r in zip(starts, rows, strict=True) for t in range(len(r.response_ids))]
+    return hidden[batch.row_of, torch.tensor(positions, device=hidden.device)]
+
+
+def head(policy: Policy, hidden: Tensor) -> Tensor:
+    """Logits (N, n_vocab) of the words: control tokens have none."""
+    if not policy.linear_head:
+        return _own_head(policy, hidden)
+    model = plain_model(policy)
+    output = model.get_output_embeddings()
+    scale, cap = _head_facts(model.config)
+    bias = output.bias[: policy.n_vocab] if getattr(output, "bias", None) is not None else None
+    logits = torch.nn.functional.linear(hidden * scale if scale != 1.0 else hidden, output_rows(policy), bias)
+    return cap * torch.tanh(logits / cap) if cap else logits
+
+
+def output_rows(policy: Policy) -> Tensor:
+    """The lm-head's rows of the words, (n_vocab, d)."""
+    return plain_model(policy).get_output_embeddings().weight[: policy.n_vocab]
+
+
+def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
+    """Log-probability of every response token, one tensor per row, in float32."""
+    batch = collate(rows, policy)
+    logits = head(policy, hidden_at_response(policy, batch)).float()
+    own = torch.log_softmax(logits, -1).gather(1, batch.targets[:, None])[:, 0]
+    return list(own.split([len(r.response_ids) for r in rows]))
+
+
+def padded(sequences: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and mask, both (B, L)."""
+    width = max(map(len, sequences))
+    ids = torch.full((len(sequences), width), policy.pad_id)
+    mask = torch.zeros(len(sequences), width, dtype=torch.long)
+    for i, sequence in enumerate(sequences):
+        ids[i, : len(sequence)] = torch.tensor(sequence)
+        mask[i, : len(sequence)] = 1
+    return ids.to(policy.device), mask.to(policy.device)
+
+
+def plain_model(policy: Policy) -> Any:
+    """The transformers model, also inside a peft wrapper."""
+    get_base = getattr(policy.model, "get_base_model", None)
+    return get_base() if get_base else policy.model
+
+
+def find_head(policy: Policy) -> None:
+    """Compare `head` with the model's own logits once; where they differ, the model's own code computes them (slower).
+
+    Raises `UserError` where that differs too.
+    """
+    row = Row(tuple(i % policy.n_vocab for i in (5, 6, 7)), tuple(i % policy.n_vocab for i in (8, 9)))
+    with torch.no_grad():
+        hidden = hidden_at_response(policy, collate([row], policy))
+        ids = torch.tensor([[*row.prompt_ids, row.response_ids[0]]], device=policy.device)
+        if policy.is_encoder_decoder:
+            written = torch.tensor([[policy.start_id, row.response_ids[0]]], device=policy.device)
+            own = policy.model(input_ids=ids[:, :3], decoder_input_ids=written).logits[0]
+        else:
+            own = policy.model(input_ids=ids).logits[0, -2:]
+        own = own[:, : policy.n_vocab].float()
+        for policy.linear_head in (True, False):
+            if torch.allclose(head(policy, hidden).float(), own, rtol=1e-2, atol=1e-2 * own.std().item()):
+                return
+    raise UserError(
+        f"{policy.name}: the logits of {policy.model.config.model_type!r} could not be computed from its last hidden states; "
+        "expected an architecture like Llama, Qwen, Mistral, Phi, Gemma or T5"
+    )
+
+
+def _own_head(policy: Policy, hidden: Tensor) -> Tensor:
+    """The model's own way from the decoder's output to logits: a pass over one token, whose output is replaced."""
+    model = plain_model(policy)
+
+    def replace(_module, _inputs, output):
+        output.last_hidden_state = hidden[None]
+        return output
+
+    token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
+    inputs = {"decoder_input_ids": token} if policy.is_encoder_decoder else {}
+    hook = model.get_decoder().register_forward_hook(replace)
+    try:
+        return model(input_ids=token, use_cache=False, **inputs).logits[0, :, : policy.n_vocab]
+    finally:
+        hook.remove()
+
+
+def _head_facts(config: Any) -> tuple[float, float | None]:
+    """Scale before and soft cap after the linear output layer."""
+    scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0  # T5, version 1.0
+    return scale, getattr(config, "final_logit_softcapping", None)

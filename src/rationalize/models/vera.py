@@ -1,0 +1,68 @@
+"""Vera, the published verifier of commonsense statements (Liu et al., 2023; mario.md 4.1).
+
+An encoder reads one statement. Its head lies in rows of the embedding matrix that no text uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, T5EncoderModel
+
+from rationalize.models.precision import autocast
+
+MODEL = "liujch1998/vera"
+
+_WEIGHT_ROW, _BIAS_ROW, _TEMPERATURE_ROW = 32099, 32098, 32097
+
+
+class Vera:
+    """P(a statement is true): `sigmoid((w . h + b) / T)`, with h the encoder's state at the last token."""
+
+    def __init__(
+        self, encoder: Any, tokenizer: Any, weights_hash: str, *, batch_size: int = 32
+    ) -> None:
+        self.encoder = encoder.eval()
+        self.tokenizer = tokenizer
+        self.weights_hash = weights_hash
+        self.batch_size = batch_size
+
+    @classmethod
+    def load(cls, model: str = MODEL) -> Vera:
+        """Vera from the hub or a folder; in bfloat16, 10 GB."""
+        encoder = T5EncoderModel.from_pretrained(model, dtype=torch.bfloat16)
+        version = getattr(encoder.config, "_commit_hash", None) or "local"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        return cls(encoder.to(device), tokenizer, f"{model}@{version}")
+
+    def probabilities(
+        self, statements: Sequence[str], question_ids: Sequence[str | None] | None = None
+    ) -> list[float]:
+        """One probability per statement, stripped and cut at 128 tokens; trained elsewhere, it has no folds."""
+        texts = [s.strip() for s in statements]
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        found = [0.0] * len(texts)
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            for i, p in zip(rows, self._batch([texts[i] for i in rows]), strict=True):
+                found[i] = p
+        return found
+
+    @torch.no_grad()
+    def _batch(self, texts: list[str]) -> list[float]:
+        device = self.encoder.device
+        batch = self.tokenizer(
+            texts, return_tensors="pt", padding=True, truncation=True, max_length=128
+        )
+        mask = batch.attention_mask.to(device)
+        with autocast(device):
+            states = self.encoder(
+                input_ids=batch.input_ids.to(device), attention_mask=mask
+            ).last_hidden_state  # (B, T, d)
+        last = states[torch.arange(len(texts), device=device), mask.sum(1) - 1].float()
+        rows = self.encoder.get_input_embeddings().weight.float()
+        bias, temperature = rows[_BIAS_ROW, 0], rows[_TEMPERATURE_ROW, 0]
+        return torch.sigmoid((last @ rows[_WEIGHT_ROW] + bias) / temperature).tolist()

@@ -1,0 +1,23 @@
+"""Where questions come from. No torch here."""
+
+from rationalize.questions.bad_rows import BadRow, BadRows
+from rationalize.questions.builtin import builtin_questions
+from rationalize.questions.load import (
+    ReferenceRationale,
+    load_questions,
+    load_reference_rationales,
+    load_splits,
+)
+from rationalize.questions.splits import check_overlap, same_question_key
+
+__all__ = [
+    "BadRow",
+    "BadRows",
+    "ReferenceRationale",
+    "builtin_questions",
+    "check_overlap",
+    "load_questions",
+    "load_reference_rationales",
+    "load_splits",
+    "same_question_key",
+]

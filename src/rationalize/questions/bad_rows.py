@@ -1,0 +1,98 @@
+"""Rows that cannot be used: collected, listed in one error, or written to a file and left out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rationalize.errors import UserError
+from rationalize.files import write_text
+
+log = logging.getLogger(__name__)
+
+_SHOWN = 10
+_KEYS = {"file", "place", "found", "expected", "row"}
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that cannot be used, and why."""
+
+    file: str
+    place: str
+    """`line 3`, `entry "17"` or `row 5`, whichever finds the row in its file."""
+    found: str
+    expected: str
+    row: str = ""
+    """The row as it stands in the file."""
+
+    def __str__(self) -> str:
+        place = f"{self.file}, {self.place}" if self.place else self.file
+        return f"{place}: found {self.found}; expected {self.expected}"
+
+
+class RowError(ValueError):
+    """What is wrong with a row, before it is known where the row stands."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"found {found}; expected {expected}")
+        self.found = found
+        self.expected = expected
+
+
+class BadRows(UserError):
+    """Rows that cannot be used; the message lists the first ten and says what to do."""
+
+    def __init__(self, rows: Sequence[BadRow]) -> None:
+        self.rows = list(rows)
+        self.count = len(rows)
+        what = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
+        if self.count > _SHOWN:
+            what += f" (the first {_SHOWN} follow)"
+        lines = [f"{what}:", *(f"  {row}" for row in self.rows[:_SHOWN])]
+        lines.append(
+            "mend them, or leave them out with --skip-bad-rows FILE (skip_bad_rows=... in Python), "
+            "which writes them to FILE"
+        )
+        super().__init__("\n".join(lines))
+
+
+def settle(bad: Sequence[BadRow], skip_bad_rows: Path | str | None) -> None:
+    """Raise `BadRows` if there are any, or write them to the file and say how many they are."""
+    if not bad:
+        return
+    if skip_bad_rows is None:
+        raise BadRows(bad)
+    path = Path(skip_bad_rows)
+    files = {row.file for row in bad}
+    lines = [line for line in _already_there(path) if json.loads(line)["file"] not in files]
+    lines += [json.dumps(asdict(row)) for row in bad]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "".join(line + "\n" for line in lines))
+    log.warning(
+        "left out %d bad rows of %s, listed in %s", len(bad), ", ".join(sorted(files)), path
+    )
+
+
+def clip(value: object, length: int = 60) -> str:
+    """A value as it may stand in a message: one short printable line."""
+    if isinstance(value, (str, bytes)):
+        value = value[: length + 1]  # `repr` of a megabyte takes its time
+    text = repr(value).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= length else text[: length - 2] + ".."
+
+
+def _already_there(path: Path) -> list[str]:
+    """Bad rows of other files that an earlier call wrote; refuses to overwrite anything else."""
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if all(json.loads(line).keys() == _KEYS for line in lines):
+            return lines
+    except (ValueError, AttributeError, OSError):
+        pass
+    raise UserError(f"{path} is there and is no list of bad rows; choose another file for them")

@@ -1,0 +1,117 @@
+"""Questions from the hub through `datasets`: MaRio's five sets by name, anything else by its id."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rationalize.errors import UserError
+from rationalize.questions.files import RawRow
+from rationalize.questions.rows import Columns
+
+_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_NUMBER_WORDS = (
+    "no", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"
+)  # fmt: skip
+_STANDARD = {"train": "train", "dev": "validation", "test": "test"}
+
+
+@dataclass(frozen=True)
+class HubSet:
+    """Where a set is on the hub, and what its columns mean."""
+
+    id: str
+    columns: Columns = field(default_factory=dict)
+    config: str | None = None
+    revision: str | None = None
+    splits: Mapping[str, str] = field(default_factory=lambda: dict(_STANDARD))
+    """Our split -> theirs; a split that has none is cut from train."""
+    choices: tuple[str, ...] | None = None
+    """Choices that every question shares and no column holds."""
+
+
+_KEYED: Columns = {
+    "choices": "choices.text",
+    "labels": "choices.label",
+    "answer": "answerKey:label",
+}
+
+NAMED = {
+    "strategyqa": HubSet(
+        "ChilleD/StrategyQA",
+        {"id": "qid", "rationale": "facts"},
+        splits={"train": "train", "test": "test"},
+    ),
+    "quarel": HubSet("community-datasets/quarel", {"answer": "answer_index:index"}),
+    "openbookqa": HubSet(
+        "allenai/openbookqa", {"question": "question_stem", **_KEYED}, config="main"
+    ),
+    # labels of the tests are not public; the labelled validation file is not on the hub
+    "numersense": HubSet(
+        "INK-USC/numer_sense",
+        {"question": "sentence", "answer": "target"},
+        revision="refs/convert/parquet",
+        splits={"train": "train"},
+        choices=_NUMBER_WORDS,
+    ),
+    # labels of the test are not public: the validation split plays it, as in the released files
+    "qasc": HubSet("allenai/qasc", _KEYED, splits={"train": "train", "test": "validation"}),
+}
+
+
+def find_set(source: str) -> HubSet | None:
+    """The set that a name or an id (`owner/name[:config]`) means, if it can mean one."""
+    if source in NAMED:
+        return NAMED[source]
+    name = source.removeprefix("hub:")
+    if _ID.fullmatch(name) or name != source:
+        hub_id, _, config = name.partition(":")
+        return HubSet(hub_id, config=config or None, splits={})
+    return None
+
+
+def nearest(source: str) -> str:
+    """What an unknown source may have been meant to be."""
+    near = difflib.get_close_matches(source, [*NAMED, "builtin"], n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def open_hub(hub: HubSet) -> dict[str, Any]:
+    """The set's splits by our names, each an iterable of rows."""
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(hub.id, hub.config, revision=hub.revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the hub's {hub.id} cannot be loaded ({error}); check the name and the connection, "
+            "or load a file: JSONL, parquet, or a folder with train, dev and test"
+        ) from error
+    splits = hub.splits or _guess_splits(loaded)
+    missing = [theirs for theirs in splits.values() if theirs not in loaded]
+    if missing or "train" not in splits:
+        raise UserError(
+            f"the hub's {hub.id} has the splits {', '.join(loaded)}; "
+            f"expected {', '.join(missing) or 'train'}. Load another set, or files of your own"
+        )
+    return {ours: loaded[theirs] for ours, theirs in splits.items()}
+
+
+def hub_rows(hub: HubSet, split: str, rows: Any) -> Iterator[RawRow]:
+    for number, row in enumerate(rows, start=1):
+        values = dict(row)
+        if hub.choices and "choices" not in values:
+            values["choices"] = list(hub.choices)
+        yield RawRow(f"{hub.id} [{split}]", f"row {number}", values)
+
+
+def _guess_splits(loaded: Mapping[str, Any]) -> dict[str, str]:
+    aliases = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
+    return {
+        ours: next(name for name in names if name in loaded)
+        for ours, names in aliases.items()
+        if any(name in loaded for name in names)
+    }

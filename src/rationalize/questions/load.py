@@ -1,0 +1,301 @@
+"""Questions from anywhere: a file, a folder, the hub, or the built-in generator."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rationalize.errors import UsageError, UserError
+from rationalize.questions.bad_rows import BadRow, RowError, clip, settle
+from rationalize.questions.builtin import builtin_questions
+from rationalize.questions.files import SUFFIXES, RawRow, has_split, read_rows, split_files
+from rationalize.questions.hub import NAMED, find_set, hub_rows, nearest, open_hub
+from rationalize.questions.rows import Columns, check_columns, read_row
+from rationalize.questions.splits import check_overlap, cut, overlaps
+from rationalize.records import Question
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("train", "dev", "test")
+
+_BUILTIN = {"train": 200, "dev": 50, "test": 120, "unseen": 80, "rationales": 2, "seed": 0}
+
+
+@dataclass(frozen=True)
+class ReferenceRationale:
+    """A rationale that another model wrote for a test question."""
+
+    id: str
+    """The question's."""
+    model: str
+    rationale: str
+    predicted: str | None
+    correct: bool
+
+
+@dataclass
+class _Rows:
+    """Rows of one split, not yet read."""
+
+    source: str
+    rows: Iterable[RawRow | BadRow]
+    columns: Columns
+    stem: str
+    """Ids of rows without one begin with it."""
+
+
+def load_questions(
+    source: str | Path,
+    split: str = "train",
+    *,
+    columns: Columns | None = None,
+    limit: int | None = None,
+    skip_bad_rows: str | Path | None = None,
+) -> list[Question]:
+    """One split of a source, or all of a file.
+
+    A source is a file (JSONL, JSONL.gz, JSON, parquet), a folder with one per split, a set's name,
+    a hub id (`owner/name[:config]`), or `builtin[:train=200,dev=50,...]`. A `dev` or `test` that
+    the source lacks is a tenth of its train questions, which train then lacks. Raises `BadRows`.
+    """
+    bad: list[BadRow] = []
+    questions = _Source(source, columns, bad).split(split)
+    settle(bad, skip_bad_rows or None)
+    return _some(questions, source, split)[:limit]
+
+
+def load_splits(
+    source: str | Path,
+    *,
+    columns: Columns | None = None,
+    limit: int | None = None,
+    skip_bad_rows: str | Path | None = None,
+) -> dict[str, list[Question]]:
+    """Train, dev and test (and the built-in `unseen`); raises where two share a question.
+
+    A single file is cut into the three. `limit` is per split. Where splits count their ids alike,
+    every id gets its split's name.
+    """
+    bad: list[BadRow] = []
+    splits = _Source(source, columns, bad).all()
+    if skip_bad_rows:
+        for name, question, other, twin in overlaps(splits):
+            found = f"the question of {twin.id!r} of {other}"
+            row = json.dumps(dataclasses.asdict(question), default=str)
+            bad.append(BadRow(f"{source} [{name}]", question.id, found, "each in one split", row))
+            splits[name] = [q for q in splits[name] if q is not question]
+    settle(bad, skip_bad_rows or None)
+    check_overlap(splits)
+    splits = _with_unique_ids(splits)
+    return {name: _some(questions, source, name)[:limit] for name, questions in splits.items()}
+
+
+def load_reference_rationales(
+    path: str | Path, *, skip_bad_rows: str | Path | None = None
+) -> list[ReferenceRationale]:
+    """Other models' rationales: rows of `{id, model, rationale, predicted, correct}`."""
+    bad: list[BadRow] = []
+    found = []
+    types: dict[str, Any] = {
+        "id": str,
+        "model": str,
+        "rationale": str,
+        "predicted": str | None,
+        "correct": bool,
+    }
+    for row in read_rows(_existing(Path(path))):
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        values: dict[str, Any] = {name: row.values.get(name) for name in types}
+        wrong = [name for name, kind in types.items() if not isinstance(values[name], kind)]
+        if wrong:
+            wanted = getattr(types[wrong[0]], "__name__", "text or null")
+            bad.append(row.bad(f"{wrong[0]}: {clip(values[wrong[0]])}", wanted))
+        else:
+            found.append(ReferenceRationale(**values))
+    settle(bad, skip_bad_rows or None)
+    return found
+
+
+class _Source:
+    """A source, opened once; what is wrong with its rows goes to `bad`."""
+
+    def __init__(self, source: str | Path, columns: Columns | None, bad: list[BadRow]) -> None:
+        self.name = str(source)
+        self.path = Path(source)
+        self.columns = check_columns(columns)
+        self.bad = bad
+        self.builtin = self.name == "builtin" or self.name.startswith("builtin:")
+        on_disk = not self.builtin and self.path.exists()
+        self.hub = None if on_disk or self.builtin else find_set(self.name)
+        if self.hub is None and not self.builtin:
+            _existing(self.path)
+        self.opened = open_hub(self.hub) if self.hub else {}
+
+    def all(self) -> dict[str, list[Question]]:
+        if self.builtin:
+            return {s: q for s, q in builtin_questions(**_sizes(self.name)).items() if q}
+        missing = self._missing()
+        read = {s: self._read(s) for s in SPLITS if s not in missing}
+        read |= self._cut(read["train"], missing)
+        return {split: read[split] for split in SPLITS}
+
+    def _cut(self, train: list[Question], missing: list[str]) -> dict[str, list[Question]]:
+        if missing:
+            log.warning(
+                "%s has no %s: cut from train, a tenth each", self.name, " or ".join(missing)
+            )
+        return cut(train, missing)
+
+    def split(self, split: str) -> list[Question]:
+        if self.builtin:
+            return _builtin_split(self.name, split)
+        if self.path.is_file():
+            return self._read("train")
+        missing = self._missing()
+        if split in ("train", *missing):
+            return self._cut(self._read("train"), missing)[split]
+        return self._read(split)
+
+    def _missing(self) -> list[str]:
+        if self.hub:
+            return [s for s in SPLITS if s not in self.opened]
+        if self.path.is_file():
+            return ["dev", "test"]
+        return [s for s in SPLITS[1:] if not has_split(self.path, s)]
+
+    def _read(self, split: str) -> list[Question]:
+        return _questions(self._rows(split), self.bad)
+
+    def _rows(self, split: str) -> _Rows:
+        if self.hub:
+            if split not in self.opened:
+                raise UserError(
+                    f"{self.name} has no split {split!r}; expected {', '.join(self.opened)}"
+                )
+            columns = {**self.hub.columns, **self.columns}
+            stem = f"{self.hub.id.rpartition('/')[2]}-{split}"
+            return _Rows(self.name, hub_rows(self.hub, split, self.opened[split]), columns, stem)
+        files = [self.path] if self.path.is_file() else split_files(self.path, split)
+        rows = (row for file in files for row in read_rows(file))
+        stem = (
+            self.path.name.split(".")[0]
+            if self.path.is_file()
+            else f"{self.path.resolve().name}-{split}"
+        )
+        return _Rows(self.name, rows, self.columns, stem)
+
+
+def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
+    """Read rows; those without an id that ask the same are one question with several rationales."""
+    questions: dict[str, Question] = {}
+    alike: dict[tuple, str] = {}
+    seen: set[str] = set()
+    dropped = 0
+    for number, row in enumerate(source.rows):
+        if isinstance(row, BadRow):
+            bad.append(row)
+            continue
+        try:
+            reading = read_row(row.values, source.columns, f"{source.stem}-{number:05d}")
+            dropped += reading.dropped
+            seen |= reading.columns
+            question = reading.question
+            key = (question.context, question.question, question.choices)
+            if not reading.has_id and key in alike:
+                first = questions[alike[key]]
+                _same_answer(first, question)
+                rationales = first.rationales + question.rationales
+                questions[first.id] = dataclasses.replace(first, rationales=rationales)
+                continue
+            if question.id in questions:
+                raise RowError(f"the id {clip(question.id)} a second time", "an id of its own")
+        except RowError as error:
+            bad.append(row.bad(error.found, error.expected))
+            continue
+        questions[question.id] = question
+        if not reading.has_id:
+            alike[key] = question.id
+    absent = [field for field in source.columns if field not in seen]
+    if questions and absent:
+        column = source.columns[absent[0]]
+        raise UserError(
+            f"{source.source}: no row has {column!r}, the column given for {absent[0]!r}; "
+            "expected the name of a column. Correct the mapping, or leave it out"
+        )
+    if dropped:
+        log.warning(
+            "%s: left out %d rationales that hold the answer sentence already",
+            source.source,
+            dropped,
+        )
+    return list(questions.values())
+
+
+def _same_answer(first: Question, second: Question) -> None:
+    if first.answer != second.answer:
+        raise RowError(
+            f"the answer {clip(second.answer)} to a question that was {clip(first.answer)} before",
+            "one answer per question, or ids",
+        )
+
+
+def _with_unique_ids(splits: dict[str, list[Question]]) -> dict[str, list[Question]]:
+    ids = [q.id for questions in splits.values() for q in questions]
+    if len(set(ids)) == len(ids):
+        return splits
+    return {
+        name: [dataclasses.replace(q, id=f"{name}-{q.id}") for q in questions]
+        for name, questions in splits.items()
+    }
+
+
+def _some(questions: list[Question], source: str | Path, split: str) -> list[Question]:
+    if not questions:
+        raise UserError(f"{source} has no usable question for {split!r}; expected at least one")
+    return questions
+
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise UserError(
+            f"{path}: no such file or folder, and no set of that name{nearest(str(path))}; "
+            f"expected a file ({', '.join(SUFFIXES)}), a folder with train, dev and test, "
+            f"one of {', '.join(NAMED)}, a hub id like owner/name, or builtin"
+        )
+    if path.is_file() and not path.name.endswith(SUFFIXES):
+        raise UserError(
+            f"{path}: cannot tell its format; expected a name that ends in {', '.join(SUFFIXES)}"
+        )
+    return path
+
+
+def _sizes(source: str) -> dict[str, int]:
+    """`builtin:train=200,seed=1 -> {..., "train": 200, "seed": 1}`."""
+    sizes = dict(_BUILTIN)
+    for option in filter(None, source.partition(":")[2].split(",")):
+        name, _, value = (part.strip() for part in option.partition("="))
+        if name not in sizes:
+            near = difflib.get_close_matches(name, sizes, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UsageError(f"{source}: unknown option {name!r}{hint} Expected {', '.join(sizes)}")
+        if not value.isdigit():
+            raise UsageError(f"{source}: found {name}={value!r}; expected a number from 0")
+        sizes[name] = int(value)
+    return sizes
+
+
+def _builtin_split(source: str, split: str) -> list[Question]:
+    sizes = _sizes(source)
+    names = [n for n in _BUILTIN if n not in ("rationales", "seed")]
+    if split not in names:
+        raise UserError(f"{source} has no split {split!r}; expected one of {', '.join(names)}")
+    others = {name: 0 for name in names if name != split}
+    return builtin_questions(**{**sizes, **others})[split]

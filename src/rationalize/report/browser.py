@@ -1,0 +1,99 @@
+"""The questions with every method's rationale side by side, as plain data for the page's script."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rationalize.answers import label
+from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.metrics import ACCURACY, Metric, applicable
+from rationalize.evaluation.tables import decimals, heading
+from rationalize.records import Attempt, Question
+
+LIMIT = 1000
+"""Questions shown: a page of a few megabytes still opens at once."""
+PAGE = 25
+
+Shown = dict[str, dict[str, Attempt]]
+"""Method -> question id -> the attempt shown."""
+
+
+def browser_data(
+    attempts: Mapping[str, Sequence[Attempt]],
+    questions: Mapping[str, Question],
+    metrics: Sequence[Metric],
+    pair: Sequence[str],
+) -> dict[str, Any]:
+    """Of several attempts by a method at a question, the first of the lowest seed is shown.
+
+    A score is a number, null (undefined, sorted as the worst value) or "" (the method has no such metric).
+    """
+    metrics = [m for m in metrics if m.name not in ("parse_rate", "truncated")]
+    own = {method: {m.name for m in applicable(metrics, a)} for method, a in attempts.items()}
+    shown = {method: _first(of_method) for method, of_method in attempts.items() if method != FLOOR}
+    splits = {a.question_id: a.split for of_method in shown.values() for a in of_method.values()}
+    asked = [questions[q] for q in questions if q in splits]
+    methods = list(shown)
+    return {
+        "methods": methods,
+        "metrics": [_metric(m) for m in metrics],
+        "pair": list(pair),
+        "page": PAGE,
+        "left_out": max(0, len(asked) - LIMIT),
+        "questions": [
+            {
+                **_question(q, splits[q.id]),
+                "attempts": [
+                    _attempt(shown[m][q.id], q, metrics, own[m]) if q.id in shown[m] else None
+                    for m in methods
+                ],
+            }
+            for q in asked[:LIMIT]
+        ],
+    }
+
+
+def _first(attempts: Iterable[Attempt]) -> dict[str, Attempt]:
+    found: dict[str, Attempt] = {}
+    for attempt in attempts:
+        if attempt.question_id not in found or attempt.seed < found[attempt.question_id].seed:
+            found[attempt.question_id] = attempt
+    return found
+
+
+def _metric(m: Metric) -> dict[str, Any]:
+    fact = m.facts()
+    worst = m.worst if math.isfinite(m.worst) else None
+    digits = 0 if m.name in ("accuracy", "length") else decimals(fact)
+    return {"name": m.name, "title": heading(m.name, {}), "worst": worst, "digits": digits}
+
+
+def _question(q: Question, split: str) -> dict[str, Any]:
+    return {
+        "id": q.id,
+        "split": split,
+        "kind": q.kind or "",
+        "context": q.context or "",
+        "question": q.question,
+        "choices": [[f"{label(i)} {c}", c == q.answer] for i, c in enumerate(q.choices or ())],
+        "gold": q.answer,
+    }
+
+
+def _attempt(
+    attempt: Attempt, question: Question, metrics: Sequence[Metric], own: set[str]
+) -> dict[str, Any]:
+    return {
+        "rationale": attempt.rationale,
+        "answer": attempt.prediction,
+        "right": ACCURACY.value(attempt, question) == 1.0,
+        "cut": attempt.finish == "length",
+        "scores": [_score(m, attempt, question) if m.name in own else "" for m in metrics],
+    }
+
+
+def _score(metric: Metric, attempt: Attempt, question: Question) -> float | None:
+    score = metric.score(attempt, question)
+    return None if score is None or not math.isfinite(score) else round(score, 4)

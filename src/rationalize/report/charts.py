@@ -1,0 +1,230 @@
+"""Small SVG charts, drawn by hand: text stays text, colours come from the page's style."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from markupsafe import Markup, escape
+
+from rationalize.report.text import visible
+
+COLOURS = (
+    "#0062a8", "#c8500a", "#00835f", "#a8479a", "#b07d00", "#3d96c9", "#5b4a9c", "#666666", "#8c2f39", "#3f6b1f",
+)  # fmt: skip
+"""Told apart by most colour-blind readers, and dark enough for white paper."""
+
+WIDTH, HEIGHT = 360, 220
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 36
+
+
+class Point(NamedTuple):
+    x: float
+    y: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one colour, in the order of x."""
+
+    name: str
+    points: Sequence[Point]
+    colour: str
+    band: bool = False
+    """Draw the intervals as a band; otherwise as bars."""
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The data's rectangle on the paper."""
+
+    x_low: float
+    x_high: float
+    y_low: float
+    y_high: float
+
+    def x(self, value: float) -> float:
+        share = (value - self.x_low) / (self.x_high - self.x_low)
+        return round(_LEFT + share * (WIDTH - _LEFT - _RIGHT), 1)
+
+    def y(self, value: float) -> float:
+        share = (value - self.y_low) / (self.y_high - self.y_low)
+        return round(HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM), 1)
+
+
+def colours_of(names: Iterable[str]) -> dict[str, str]:
+    """One colour per name, the same in every chart of the page."""
+    return {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
+
+
+def shades(count: int) -> list[str]:
+    """`count` shades of one blue, the last the darkest."""
+    return [f"hsl(207 75% {78 - 46 * i / max(1, count - 1):.0f}%)" for i in range(count)]
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    label: str,
+    x_label: str,
+    y_label: str,
+    x_ticks: Mapping[float, str] | None = None,
+) -> Markup:
+    """Lines with markers where they are few, and their intervals."""
+    frame = _frame([p for s in series for p in s.points], pad_x=bool(x_ticks))
+    parts = [_axes(frame, x_label, y_label, x_ticks)]
+    barred = [s for s in series if not s.band and any(p.low is not None for p in s.points)]
+    for s in series:
+        shift = 3 * (barred.index(s) - (len(barred) - 1) / 2) if s in barred else 0.0
+        parts.append(_intervals(frame, s, shift))
+        path = " ".join(f"{frame.x(p.x)},{frame.y(p.y)}" for p in s.points)
+        strength = ' stroke-opacity="0.55"' if s.faint else ""
+        parts.append(
+            f'<polyline points="{path}" fill="none" stroke="{s.colour}" stroke-width="1.8"{strength}/>'
+        )
+        if len(s.points) <= 12:
+            parts.append(_dots(frame, s.points, s.colour, 5.5, 0.6 if s.faint else 1.0))
+    return _svg(parts, label)
+
+
+def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label: str) -> Markup:
+    """A cloud per series, without lines."""
+    frame = _frame([p for s in series for p in s.points], pad_x=False)
+    parts = [_axes(frame, x_label, y_label, None)]
+    parts += [_dots(frame, s.points, s.colour, 4.5, 0.45) for s in series]
+    return _svg(parts, label)
+
+
+def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], *, label: str) -> Markup:
+    """A bar per row, cut into its counts: the first the darkest."""
+    step, bar, left = 24, 17, 66
+    parts = []
+    for i, (name, counts) in enumerate(rows):
+        top, at = 4 + i * step, float(left)
+        parts.append(_text(left - 6, top + 12.5, name, "end"))
+        for shade, count in zip(reversed(shades(len(counts))), counts, strict=True):
+            width = (WIDTH - left - _RIGHT) * count / max(1, sum(counts))
+            parts.append(
+                f'<rect x="{at:.1f}" y="{top}" width="{max(0.0, width - 1):.1f}" height="{bar}" '
+                f'fill="{shade}"><title>{count}</title></rect>'
+            )
+            if width > 8 * len(str(count)):
+                dark = shade in shades(len(counts))[len(counts) // 2 :]
+                parts.append(
+                    _text(
+                        at + width / 2,
+                        top + 12.5,
+                        str(count),
+                        "middle",
+                        "on-dark" if dark else "name",
+                    )
+                )
+            at += width
+    return _svg(parts, label, height=8 + step * len(rows))
+
+
+def thinned(points: Sequence[Point], most: int = 200) -> list[Point]:
+    """At most `most` points: means of equal stretches."""
+    if len(points) <= most:
+        return list(points)
+    size = math.ceil(len(points) / most)
+    stretches = [points[i : i + size] for i in range(0, len(points), size)]
+    return [Point(sum(p.x for p in s) / len(s), sum(p.y for p in s) / len(s)) for s in stretches]
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers between two bounds: `ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]`."""
+    raw = (high - low) / most
+    scale = 10 ** math.floor(math.log10(raw))
+    step = next(m * scale for m in (1, 2, 2.5, 5, 10) if m * scale >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _frame(points: Sequence[Point], *, pad_x: bool) -> _Frame:
+    xs = [p.x for p in points]
+    ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
+    x_low, x_high = _apart(min(xs), max(xs))
+    y_low, y_high = _apart(min(ys), max(ys))
+    x_pad = (x_high - x_low) * (0.06 if pad_x else 0.02)
+    y_pad = (y_high - y_low) * 0.06
+    return _Frame(x_low - x_pad, x_high + x_pad, y_low - y_pad, y_high + y_pad)
+
+
+def _apart(low: float, high: float) -> tuple[float, float]:
+    """Two bounds that differ enough to draw between."""
+    if high - low > 1e-9 * max(1.0, abs(low), abs(high)):
+        return low, high
+    around = 0.5 * abs(low) or 0.5
+    return low - around, high + around
+
+
+def _axes(frame: _Frame, x_label: str, y_label: str, x_ticks: Mapping[float, str] | None) -> str:
+    bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+    parts = []
+    for value in ticks(frame.y_low, frame.y_high):
+        y = frame.y(value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
+        parts.append(_text(_LEFT - 5, y + 3.5, _number(value), "end"))
+    shown = x_ticks or {v: _number(v) for v in ticks(frame.x_low, frame.x_high)}
+    for value, name in shown.items():
+        x = frame.x(value)
+        parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
+        parts.append(_text(x, bottom + 15, name, "middle"))
+    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(_text((_LEFT + right) / 2, HEIGHT - 5, x_label, "middle", "name"))
+    middle = (_TOP + bottom) / 2
+    turned = f'transform="rotate(-90 10 {middle})"'
+    parts.append(f'<text class="name" x="10" y="{middle}" text-anchor="middle" {turned}>')
+    parts.append(f"{escape(visible(y_label))}</text>")
+    return "".join(parts)
+
+
+def _intervals(frame: _Frame, s: Series, shift: float) -> str:
+    points = [(p.x, p.low, p.high) for p in s.points if p.low is not None and p.high is not None]
+    if not points:
+        return ""
+    if s.band and len(points) > 1:
+        upper = [f"{frame.x(x)},{frame.y(high)}" for x, _, high in points]
+        lower = [f"{frame.x(x)},{frame.y(low)}" for x, low, _ in reversed(points)]
+        outline = " ".join(upper + lower)
+        return f'<polygon points="{outline}" fill="{s.colour}" fill-opacity="0.13"/>'
+    lines = "".join(
+        f"M{frame.x(x) + shift:.1f} {frame.y(low)}V{frame.y(high)}" for x, low, high in points
+    )
+    return f'<path d="{lines}" stroke="{s.colour}" stroke-width="1.3" stroke-opacity="0.8"/>'
+
+
+def _dots(frame: _Frame, points: Sequence[Point], colour: str, size: float, opacity: float) -> str:
+    """All dots as one path of round, zero-length strokes: a tenth of the text of circles."""
+    path = "".join(f"M{frame.x(p.x)} {frame.y(p.y)}h0" for p in points)
+    return (
+        f'<path d="{path}" stroke="{colour}" stroke-width="{size}" stroke-linecap="round" '
+        f'stroke-opacity="{opacity}"/>'
+    )
+
+
+def _number(value: float) -> str:
+    if value and abs(value) < 0.001:
+        return f"{value:.0e}".replace("e-0", "e-").replace("-", "−")
+    return f"{value:,.6g}".replace("-", "−")
+
+
+def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+    name = f' class="{kind}"' if kind else ""
+    return (
+        f'<text{name} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(visible(text))}</text>'
+    )
+
+
+def _svg(parts: Iterable[str], label: str, height: int = HEIGHT) -> Markup:
+    head = (
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(visible(label))}" '
+        'xmlns="http://www.w3.org/2000/svg">'
+    )
+    return Markup(head + "".join(parts) + "</svg>")

@@ -1,0 +1,345 @@
+"""What each section of the page shows, as plain values for the template.
+
+A section without data is None, and the template says in a line why it is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from rationalize.evaluation.diagnostics import reward_correlations
+from rationalize.evaluation.metrics import LENGTH, Metric, applicable, score_column
+from rationalize.evaluation.results import is_significant
+from rationalize.evaluation.tables import (
+    NONE,
+    cells_of,
+    differences,
+    heading,
+    metrics_of_split,
+    show,
+    show_interval,
+    show_p,
+)
+from rationalize.records import Attempt, Question
+from rationalize.report.charts import (
+    Point,
+    Series,
+    colours_of,
+    line_chart,
+    scatter_chart,
+    shades,
+    stacked_bars,
+    thinned,
+)
+
+Rows = Sequence[Mapping[str, Any]]
+TRAINING_KEYS = ("loss", "nll", "kl", "entropy", "grad_norm", "learning_rate")
+SCATTER_POINTS = 150
+
+
+def headline(results: Mapping[str, Any], split: str) -> dict[str, Any]:
+    """A split's tables: the metrics that count, then the diagnostics."""
+    names = metrics_of_split(results, split)
+    facts = results["metrics"]
+    counts = [m for m in names if facts[m]["role"] != "diagnostic" or m == "parse_rate"]
+    groups = {"": counts, "diagnostics": [m for m in names if m not in counts]}
+    tables = [
+        {"caption": name, **_table(results, split, own)} for name, own in groups.items() if own
+    ]
+    return {"split": split, "tables": tables, "kinds": _kinds(results, split)}
+
+
+def _table(results: Mapping[str, Any], split: str, names: Sequence[str]) -> dict[str, Any]:
+    """Methods by metrics, then the paired differences; rows without any of the metrics are left out."""
+    facts = results["metrics"]
+    methods = [
+        {
+            "name": method,
+            "n": cell["metrics"]["accuracy"]["n"],
+            "seeds": len(cell["seeds"]),
+            "cells": [_mean_cell(cell["metrics"].get(m), facts[m]) for m in names],
+        }
+        for method, cell in cells_of(results, split).items()
+        if set(names) & set(cell["metrics"])
+    ]
+    pairs = [
+        {"name": f"{a} − {b}", "cells": [_difference_cell(found.get(m), facts[m]) for m in names]}
+        for (a, b), found in differences(results, split).items()
+        if set(names) & set(found)
+    ]
+    heads = [{"name": heading(m, facts[m]), "role": facts[m]["role"]} for m in names]
+    return {"heads": heads, "methods": methods, "pairs": pairs}
+
+
+def summary(results: Mapping[str, Any], split: str) -> list[str]:
+    """The first comparison's accuracy and NRG in a sentence each."""
+    sentences = []
+    for (a, b), found in list(differences(results, split).items())[:1]:
+        for metric in ("accuracy", "nrg"):
+            if metric in found:
+                row, fact = found[metric], results["metrics"][metric]
+                verdict = "significant" if is_significant(row) else "not significant"
+                sentences.append(
+                    f"{a} − {b} on {row['n']} {split} questions, {heading(metric, fact)}: "
+                    f"{show_interval(row, fact, sign=True)}, p {show_p(row['p'])} ({verdict})."
+                )
+    return sentences
+
+
+def rounds(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A chart per reward: its mean after each round, a line per method and split."""
+    if not rows:
+        return None
+    lines = _grouped(sorted(rows, key=lambda r: r["round"]), ("method", "split", "seed", "run"))
+    colours = colours_of(lines)
+    ticks = {float(r["round"]): f"{r['round']:g}" for r in rows}
+    charts = []
+    for reward in _ordered({r["reward"] for r in rows}, facts):
+        points = {
+            name: [_point(r, "round") for r in own if r["reward"] == reward]
+            for name, own in lines.items()
+        }
+        series = [Series(n, own, colours[n], band=True) for n, own in points.items() if own]
+        charts.append(_chart(_name(reward), line_chart(
+            series, label=f"{reward} by round", x_label="round", y_label=_name(reward),
+            x_ticks=ticks if len(ticks) <= 12 else None,
+        )))  # fmt: skip
+    return {"charts": charts, "legend": colours}
+
+
+def obedience(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A chart per method and reward: the mean reached under each bin's token, a line per round."""
+    if not rows:
+        return None
+    every = sorted({r["round"] for r in rows})
+    shade = dict(zip(every, shades(len(every)), strict=True))
+    charts, gaps = [], []
+    groups = _grouped(rows, ("method", "split", "seed", "run"))
+    for who, own in groups.items():
+        for reward in _ordered({r["reward"] for r in own}, facts):
+            of_reward = [r for r in own if r["reward"] == reward]
+            title = _title(who, reward, groups)
+            charts.append(_obedience_chart(title, reward, of_reward, shade))
+            gaps += [_gap_row(who, r, facts) for r in of_reward if "gap" in r]
+    return {"charts": charts, "gaps": gaps, "legend": {f"round {r:g}": shade[r] for r in every}}
+
+
+def occupancy(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A chart per method and reward: how many attempts of the pool each bin holds, a bar per round."""
+    if not rows:
+        return None
+    charts = []
+    groups = _grouped(rows, ("method", "seed", "run"))
+    for who, own in groups.items():
+        for reward in _ordered({r["reward"] for r in own}, facts):
+            bars = [(f"round {r['round']:g}", r["counts"]) for r in own if r["reward"] == reward]
+            chart = stacked_bars(bars[-12:], label=f"{reward}: attempts per bin")
+            charts.append(_chart(_title(who, reward, groups), chart))
+    return {"charts": charts}
+
+
+def training(rows: Rows) -> dict[str, Any] | None:
+    """A chart per logged quantity, a line per stage."""
+    if not rows:
+        return None
+    stages = _grouped(rows, ("stage", "seed", "run"))
+    colours = colours_of(stages)
+    charts = []
+    for key in TRAINING_KEYS:
+        series = [
+            Series(
+                name, thinned([Point(r["step"], r[key]) for r in lines if key in r]), colours[name]
+            )
+            for name, lines in stages.items()
+        ]
+        series = [s for s in series if s.points]
+        if series:
+            chart = line_chart(series, label=f"{key} by step", x_label="step", y_label=_name(key))
+            charts.append(_chart(_name(key), chart))
+    return {"charts": charts, "legend": colours}
+
+
+def correlations(
+    attempts: Mapping[str, Sequence[Attempt]],
+    questions: Mapping[str, Question],
+    metrics: Sequence[Metric],
+) -> list[dict[str, Any]]:
+    """Per method, the rank correlations between accuracy, the scores and length."""
+    tables = []
+    for method, own in attempts.items():
+        found = reward_correlations(own, questions, metrics)
+        if len(found.names) > 2:
+            rows = [[_shaded(r) for r in row] for row in found.r]
+            names = [_name(n) for n in found.names]
+            tables.append({"method": method, "names": names, "rows": rows, "n": found.n})
+    return tables
+
+
+def against_length(
+    attempts: Mapping[str, Sequence[Attempt]],
+    questions: Mapping[str, Question],
+    metrics: Sequence[Metric],
+    pair: Sequence[str],
+) -> dict[str, Any] | None:
+    """A chart per reward: each attempt's score against its length, for the two methods compared."""
+    colours = colours_of(m for m in reversed(pair) if m in attempts)
+    charts = []
+    for metric in metrics:
+        if metric.role != "reward":
+            continue
+        series = [
+            Series(name, _cloud(metric, attempts[name], questions), colours[name])
+            for name in colours
+            if metric in applicable(metrics, attempts[name])
+        ]
+        series = [s for s in series if s.points]
+        if series:
+            chart = scatter_chart(
+                series,
+                label=f"{metric.name} against length",
+                x_label="words",
+                y_label=_name(metric.name),
+            )
+            charts.append(_chart(_name(metric.name), chart))
+    return {"charts": charts, "legend": colours} if charts else None
+
+
+def _cloud(
+    metric: Metric, attempts: Sequence[Attempt], questions: Mapping[str, Question]
+) -> list[Point]:
+    some = attempts[:: max(1, -(-len(attempts) // SCATTER_POINTS))]
+    x, y = score_column(LENGTH, some, questions), score_column(metric, some, questions)
+    defined = np.isfinite(y)
+    return [Point(float(a), float(b)) for a, b in zip(x[defined], y[defined], strict=True)]
+
+
+def _obedience_chart(
+    title: str, reward: str, rows: Rows, shade: Mapping[float, str]
+) -> dict[str, Any]:
+    last = max(r["round"] for r in rows)
+    bins = max(r.get("bins", r["bin"] + 1) for r in rows)
+    names = {0.0: "best", float(bins - 1): "worst"}
+    ticks = {float(b): names.get(float(b), str(b)) for b in range(bins)}
+    series = []
+    for round in sorted({r["round"] for r in rows}):
+        own = sorted((r for r in rows if r["round"] == round), key=lambda r: r["bin"])
+        points = [_point(r, "bin") for r in own]
+        if round != last:  # intervals of the last round only: six sets of bars hide each other
+            points = [Point(p.x, p.y) for p in points]
+        series.append(Series(str(round), points, shade[round], faint=round != last))
+    chart = line_chart(
+        series, label=f"{reward} reached under each token", x_label="token asked for",
+        y_label=f"{_name(reward)} reached", x_ticks=ticks,
+    )  # fmt: skip
+    return _chart(title, chart)
+
+
+def _gap_row(who: str, row: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    gap, fact = row["gap"], facts.get(row["reward"], {})
+    return {
+        "who": who,
+        "round": f"{row['round']:g}",
+        "reward": _name(row["reward"]),
+        "gap": show_interval(gap, fact, sign=True),
+        "p": show_p(gap["p"]),
+        "obeyed": gap["low"] > 0 and gap["p"] < 0.05,
+    }
+
+
+def _mean_cell(row: Mapping[str, Any] | None, fact: Mapping[str, Any]) -> dict[str, str] | None:
+    if row is None:
+        return None
+    seeds = ", ".join(show(v, fact) for v in row.get("seeds", []))
+    low, high = show(row["low"], fact), show(row["high"], fact)
+    return {
+        "mean": show(row["mean"], fact),
+        "interval": f"[{low}, {high}]",
+        "seeds": f"seeds: {seeds}",
+    }
+
+
+def _difference_cell(
+    row: Mapping[str, Any] | None, fact: Mapping[str, Any]
+) -> dict[str, str] | None:
+    if row is None:
+        return None
+    marked = ""
+    if is_significant(row):
+        marked = (
+            "marked" if fact["role"] == "diagnostic" else "better" if row["mean"] > 0 else "worse"
+        )
+    low, high = show(row["low"], fact, sign=True), show(row["high"], fact, sign=True)
+    return {
+        "mean": show(row["mean"], fact, sign=True),
+        "interval": f"[{low}, {high}]",
+        "p": show_p(row["p"]),
+        "marked": marked,
+    }
+
+
+def _kinds(results: Mapping[str, Any], split: str) -> dict[str, Any] | None:
+    """Accuracy by kind of question; None where there is at most one kind."""
+    of_method = {m: splits[split] for m, splits in results["kinds"].items() if split in splits}
+    kinds = sorted({k for of_kind in of_method.values() for k in of_kind})
+    if len(kinds) < 2:
+        return None
+    fact = results["metrics"]["accuracy"]
+    first = next(iter(of_method.values()))
+    return {
+        "heads": [{"name": k, "n": first[k]["n"] if k in first else NONE} for k in kinds],
+        "rows": [
+            {"name": m, "cells": [_mean_cell(of_kind.get(k), fact) for k in kinds]}
+            for m, of_kind in of_method.items()
+        ],
+    }
+
+
+def _shaded(r: float | None) -> dict[str, str]:
+    """A correlation and its colour: blue goes together, orange against."""
+    if r is None:
+        return {"text": NONE, "colour": "transparent"}
+    hue = "0 98 168" if r > 0 else "200 80 10"
+    return {
+        "text": f"{r:+.2f}".replace("-", "−"),
+        "colour": f"rgb({hue} / {min(0.45, abs(r) / 2):.2f})",
+    }
+
+
+def _point(row: Mapping[str, Any], x: str) -> Point:
+    return Point(float(row[x]), row["mean"], row.get("low"), row.get("high"))
+
+
+def _grouped(rows: Rows, keys: Sequence[str]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows by `MaRio · seed 1`: those of the keys that differ between rows, or else the first."""
+    telling = [k for k in keys if len({r.get(k) for r in rows}) > 1] or keys[:1]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        parts = [
+            f"seed {row[k]}" if k == "seed" else str(row[k])
+            for k in telling
+            if row.get(k) is not None
+        ]
+        groups.setdefault(" · ".join(parts), []).append(row)
+    return groups
+
+
+def _ordered(names: Iterable[str], facts: Mapping[str, Any]) -> list[str]:
+    """In the order of the headline table, strangers last."""
+    order = {name: i for i, name in enumerate(facts)}
+    return sorted(names, key=lambda n: (order.get(n, len(order)), n))
+
+
+def _chart(title: str, svg: Markup) -> dict[str, Any]:
+    return {"title": title, "svg": svg}
+
+
+def _title(who: str, reward: str, groups: Mapping[str, Any]) -> str:
+    return f"{_name(reward)} ({who})" if len(groups) > 1 else _name(reward)
+
+
+def _name(name: str) -> str:
+    return "NRG" if name == "nrg" else name.replace("_", " ")

@@ -1,0 +1,111 @@
+"""Rewards: texts in, a score per attempt out. One file each; this is the list of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rationalize.errors import UsageError, UserError
+from rationalize.rewards.adapters import to_trl, user_reward
+from rationalize.rewards.answer_leak import answer_leak
+from rationalize.rewards.base import BadReward, Reward
+from rationalize.rewards.cache import ScoreCache
+from rationalize.rewards.consistency import (
+    AnswerProbabilities,
+    consistency,
+    consistency_discrete,
+)
+from rationalize.rewards.correctness import correctness
+from rationalize.rewards.diversity import diversity
+from rationalize.rewards.fluency import fluency
+from rationalize.rewards.length import length
+from rationalize.rewards.option_copying import option_copying
+from rationalize.rewards.plausibility import StatementProbabilities, plausibility
+from rationalize.rewards.repetition import repetition
+from rationalize.rewards.suite import RewardSuite
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+__all__ = [
+    "DIAGNOSTICS",
+    "REWARDS",
+    "BadReward",
+    "Reward",
+    "RewardSuite",
+    "ScoreCache",
+    "Scorers",
+    "load_rewards",
+    "to_trl",
+]
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """The models that some rewards read with."""
+
+    answer_scorer: AnswerProbabilities | None = None
+    verifier: StatementProbabilities | None = None
+    base: Policy | None = None
+
+
+REWARDS: dict[str, Callable[[Scorers], Reward]] = {
+    "correctness": lambda s: correctness(),
+    "diversity": lambda s: diversity(),
+    "consistency": lambda s: consistency(_needed(s.answer_scorer, "consistency", "answer_scorer")),
+    "consistency_discrete": lambda s: consistency_discrete(
+        _needed(s.answer_scorer, "consistency_discrete", "answer_scorer")
+    ),
+    "plausibility": lambda s: plausibility(_needed(s.verifier, "plausibility", "verifier")),
+    "length": lambda s: length(),
+    "option_copying": lambda s: option_copying(),
+    "answer_leak": lambda s: answer_leak(),
+    "repetition": lambda s: repetition(),
+    "fluency": lambda s: fluency(_needed(s.base, "fluency", "base")),
+}
+"""Every reward by name; each is made from the scorers at hand."""
+
+DIAGNOSTICS = ("length", "option_copying", "answer_leak", "repetition", "fluency")
+"""Shown beside the rewards, never trained on."""
+
+_SOURCES = {
+    "answer_scorer": "an answer scorer: train one with `rationalize train answer-scorer`",
+    "verifier": "a verifier: train one with `rationalize train verifier`, or load Vera",
+    "base": "the untouched base model",
+}
+
+
+def load_rewards(
+    names: Sequence[str],
+    *,
+    answer_scorer: AnswerProbabilities | None = None,
+    verifier: StatementProbabilities | None = None,
+    base: Policy | None = None,
+) -> list[Reward]:
+    """Rewards by name, or `module:function` for your own; a `UsageError` names the nearest name.
+
+    >>> [r.name for r in load_rewards(["diversity", "length"])]
+    ['diversity', 'length']
+    """
+    scorers = Scorers(answer_scorer, verifier, base)
+    return [_load(name, scorers) for name in names]
+
+
+def _load(name: str, scorers: Scorers) -> Reward:
+    if name in REWARDS:
+        return REWARDS[name](scorers)
+    if ":" in name:
+        return user_reward(name)
+    near = difflib.get_close_matches(name, REWARDS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(
+        f"unknown reward {name!r}: {hint}expected one of {', '.join(REWARDS)}, or module:function"
+    )
+
+
+def _needed(scorer, reward: str, source: str):
+    if scorer is None:
+        raise UserError(f"the reward {reward!r} needs {_SOURCES[source]}, and pass it as {source}=")
+    return scorer

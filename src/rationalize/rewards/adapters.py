@@ -1,0 +1,81 @@
+"""Reward functions from elsewhere made usable here, and ours made usable in TRL."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rationalize.answers import parse_reply
+from rationalize.errors import UsageError
+from rationalize.rewards.base import Reward, Scores
+
+
+def user_reward(place: str) -> Reward:
+    """The reward at `module:name`: a `Reward`, or a function in TRL's signature.
+
+    A bare function may use the gold answer, has no range, and is never cached: write
+    `Reward(name, function, range=..., cacheable=True)` in your module to say more. Modules of the
+    working folder are found.
+    """
+    module_name, _, name = place.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.split(".")[0] and error.name != module_name:
+            raise  # the module is there, and something that it imports is not
+        raise UsageError(
+            f"no module {module_name!r} for the reward {place!r}; expected module:function of an "
+            f"installed module or of a file in {here}"
+        ) from None
+    if not hasattr(module, name):
+        raise UsageError(f"module {module_name!r} has no {name!r} for the reward {place!r}")
+    found = getattr(module, name)
+    if isinstance(found, Reward):
+        return found
+    if not callable(found):
+        raise UsageError(
+            f"{place!r} is {type(found).__name__}; expected a Reward, or a function "
+            "`f(prompts, completions, **columns) -> list of scores`"
+        )
+    return Reward(getattr(found, "__name__", name), found, cacheable=False, needs_gold=True)
+
+
+def to_trl(reward: Reward) -> Callable[..., Scores]:
+    """A reward function for TRL's trainers, over a data set with the columns of a question file.
+
+    TRL passes the columns `question`, `answer`, and where there are any `id`, `choices`, `context`;
+    completions may be text or messages. TRL logs the reward under its own name.
+    """
+
+    def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Scores:
+        count = len(completions)
+        texts = [_text(c) for c in completions]
+        choices = columns.get("choices") or [None] * count
+        replies = [parse_reply(t, c) for t, c in zip(texts, choices, strict=True)]
+        question = columns.get("question") or [_text(p) for p in prompts]
+        gold = columns.get("answer") or [None] * count
+        return reward(
+            prompts=[_text(p) for p in prompts],
+            completions=texts,
+            rationale=[r.rationale for r in replies],
+            prediction=[r.prediction for r in replies],
+            gold=gold if reward.needs_gold else [None] * count,
+            choices=choices,
+            question=question,
+            context=columns.get("context") or [None] * count,
+            question_id=columns.get("id") or [""] * count,
+        )
+
+    function.__name__ = reward.name
+    return function
+
+
+def _text(value: Any) -> str:
+    """Plain text, or the last message's content."""
+    return value if isinstance(value, str) else value[-1]["content"]

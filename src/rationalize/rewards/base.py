@@ -1,0 +1,128 @@
+"""What a reward is: a named function from texts to scores, and what to know about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rationalize.errors import UserError
+from rationalize.records import Question
+
+Scores = list[float | None]
+"""One score per attempt; None where the reward is undefined."""
+
+ATTACKS = (
+    "empty",
+    "one_word",
+    "repetition",
+    "options",
+    "gold",
+    "other_question",
+    "shuffled",
+    "negation",
+)
+"""The ways in which `check_rewards` spoils a good rationale."""
+
+_SLACK = 1e-6  # rounding may carry a score this far beyond its range
+
+
+class BadReward(UserError):
+    """A reward returned something that is not a list of scores in its range."""
+
+
+@dataclass(frozen=True)
+class Reward:
+    """A named reward in TRL's signature: texts in, one score per attempt out.
+
+    >>> words = Reward("words", lambda completions, **_: [len(c.split()) for c in completions])
+    >>> words(prompts=["Why?"], completions=["It just is."])
+    [3.0]
+    """
+
+    name: str
+    function: Callable[..., Sequence[float | None]]
+    """Called with the columns of `suite.COLUMNS` by name, lists of equal length. Every `gold` is
+    None unless `needs_gold`."""
+    range: tuple[float, float] = (-math.inf, math.inf)
+    """Lowest and highest score possible."""
+    version: str = "1"
+    """Part of every cache key: raise it when the function changes."""
+    cacheable: bool = True
+    """Whether equal texts always get equal scores."""
+    needs_gold: bool = False
+    """Whether the score depends on the gold answer."""
+    levels: tuple[float, ...] | None = None
+    """The only scores possible, best first; None where scores are continuous."""
+    trainable: bool = True
+    """False for diagnostics, which are shown and never trained on."""
+    scorer_hash: str = ""
+    """Hash of the weights that the score depends on; part of every cache key."""
+    should_drop: frozenset[str] = frozenset()
+    """Attacks of `check_rewards` under which the score must fall."""
+    should_rise: frozenset[str] = frozenset()
+    """Attacks under which it must rise (faults that a diagnostic counts)."""
+
+    def __post_init__(self) -> None:
+        unknown = (self.should_drop | self.should_rise) - set(ATTACKS)
+        if unknown:
+            raise BadReward(
+                f"reward {self.name!r} expects unknown attacks {sorted(unknown)}; "
+                f"expected some of {', '.join(ATTACKS)}"
+            )
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
+    ) -> Scores:
+        """The checked scores; raises `BadReward`, and whatever the function itself raises."""
+        scores = self.function(prompts=prompts, completions=completions, **columns)
+        return _checked(self, scores, len(completions))
+
+
+def column_questions(
+    question: Sequence[str],
+    choices: Sequence[Sequence[str] | None],
+    gold: Sequence[str | None],
+    context: Sequence[str | None],
+    question_id: Sequence[str],
+) -> list[Question]:
+    """A reward's columns as questions, for the scorers; a missing gold answer becomes empty."""
+    return [
+        Question(id=i, question=q, answer=g or "", choices=tuple(c) if c else None, context=x)
+        for q, c, g, x, i in zip(question, choices, gold, context, question_id, strict=True)
+    ]
+
+
+def _checked(reward: Reward, scores: Any, expected: int) -> Scores:
+    if isinstance(scores, str) or not hasattr(scores, "__len__"):
+        raise BadReward(
+            f"reward {reward.name!r} returned {type(scores).__name__}; "
+            f"expected a list of {expected} scores"
+        )
+    if len(scores) != expected:
+        raise BadReward(
+            f"reward {reward.name!r} returned {len(scores)} scores for {expected} completions; "
+            "return one per completion, None where it is undefined"
+        )
+    return [_checked_score(reward, i, score) for i, score in enumerate(scores)]
+
+
+def _checked_score(reward: Reward, index: int, score: Any) -> float | None:
+    if score is None:
+        return None
+    where = f"reward {reward.name!r} gave completion {index} the score {score!r}"
+    try:
+        value = float(score)
+    except (TypeError, ValueError):
+        raise BadReward(f"{where}; expected a number or None") from None
+    if not math.isfinite(value):
+        raise BadReward(f"{where}; expected a finite number, or None where it is undefined")
+    low, high = reward.range
+    if not low - _SLACK <= value <= high + _SLACK:
+        raise BadReward(f"{where}, outside its range [{low:g}, {high:g}]")
+    value = min(max(value, low), high)
+    if reward.levels is not None and value not in reward.levels:
+        levels = ", ".join(f"{level:g}" for level in reward.levels)
+        raise BadReward(f"{where}; its levels are {levels}")
+    return value

@@ -1,0 +1,18 @@
+"""Task correctness: does the attempt's answer match the gold answer? (mario.md 4.4)"""
+
+from __future__ import annotations
+
+from rationalize.answers import is_correct
+from rationalize.rewards.base import Reward, Scores
+
+
+def score(*, prediction, gold, choices, **_) -> Scores:
+    """1 for the gold answer, 0 for another one or none; None without a gold answer."""
+    return [
+        float(is_correct(p, g, c)) if g else None
+        for p, g, c in zip(prediction, gold, choices, strict=True)
+    ]
+
+
+def correctness() -> Reward:
+    return Reward("correctness", score, range=(0.0, 1.0), needs_gold=True, levels=(1.0, 0.0))

@@ -1,0 +1,22 @@
+"""Diagnostic: words in the rationale, beside rewards that short texts can win."""
+
+from __future__ import annotations
+
+import math
+
+from rationalize.rewards.base import Reward, Scores
+
+
+def score(*, rationale, **_) -> Scores:
+    return [float(len(r.split())) for r in rationale]
+
+
+def length() -> Reward:
+    return Reward(
+        "length",
+        score,
+        range=(0.0, math.inf),
+        trainable=False,
+        should_drop=frozenset({"empty", "one_word"}),
+        should_rise=frozenset({"repetition"}),
+    )

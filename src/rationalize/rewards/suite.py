@@ -1,0 +1,128 @@
+"""All rewards of some attempts at once, each distinct text scored once and remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rationalize.errors import UserError
+from rationalize.records import Attempt, Question
+from rationalize.rewards.base import Reward, Scores
+from rationalize.rewards.cache import ScoreCache
+from rationalize.templates import TEMPLATE_VERSION
+
+COLUMNS = (
+    "prompts",
+    "completions",
+    "rationale",
+    "prediction",
+    "gold",
+    "choices",
+    "question",
+    "context",
+    "question_id",
+)
+"""What every reward is called with."""
+
+
+class RewardSuite:
+    """Several rewards, scored together.
+
+    >>> suite = RewardSuite(load_rewards(["correctness", "diversity"]), cache="runs/scores")
+    >>> suite.score(attempts, questions)[0].rewards
+    {'correctness': 1.0, 'diversity': 0.93}
+    """
+
+    def __init__(
+        self, rewards: Sequence[Reward], cache: ScoreCache | Path | str | None = None
+    ) -> None:
+        names = [r.name for r in rewards]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise UserError(f"rewards named twice: {', '.join(twice)}; give each its own name")
+        self.rewards = list(rewards)
+        self.cache = ScoreCache(cache) if isinstance(cache, (str, Path)) else cache
+
+    def __getitem__(self, name: str) -> Reward:
+        return next(r for r in self.rewards if r.name == name)
+
+    @property
+    def trainable(self) -> list[Reward]:
+        """What a method may learn from."""
+        return [r for r in self.rewards if r.trainable]
+
+    @property
+    def diagnostics(self) -> list[Reward]:
+        """What is shown beside it and never trained on."""
+        return [r for r in self.rewards if not r.trainable]
+
+    def score(
+        self, attempts: Sequence[Attempt], questions: Mapping[str, Question]
+    ) -> list[Attempt]:
+        """The attempts with every reward of the suite filled in; their other scores stay."""
+        rows = [_columns(a, _question_of(a, questions)) for a in attempts]
+        scored: list[dict[str, float | None]] = [{} for _ in attempts]
+        for reward in self.rewards:
+            for own, score in zip(scored, self._scores(reward, rows), strict=True):
+                own[reward.name] = score
+        return [a.scored(own) for a, own in zip(attempts, scored, strict=True)]
+
+    def _scores(self, reward: Reward, rows: list[dict[str, Any]]) -> Scores:
+        if not reward.needs_gold:
+            rows = [{**row, "gold": None} for row in rows]  # what is not declared cannot be used
+        if not reward.cacheable:
+            return _call(reward, rows)
+        keys = [score_key(reward, row) for row in rows]
+        distinct = dict(zip(keys, rows, strict=True))
+        known = self.cache.get(list(distinct)) if self.cache is not None else {}
+        missing = [key for key in distinct if key not in known]
+        scores = _call(reward, [distinct[key] for key in missing])
+        fresh = dict(zip(missing, scores, strict=True))
+        if self.cache is not None and fresh:
+            self.cache.put(fresh)
+        known.update(fresh)
+        return [known[key] for key in keys]
+
+
+def score_key(reward: Reward, row: Mapping[str, Any]) -> bytes:
+    """Digest of everything that a score depends on.
+
+    The question's id is in it, since a cross-fitted scorer asks the fold that has not seen that
+    question.
+    """
+    parts = [reward.name, reward.version, reward.scorer_hash, TEMPLATE_VERSION]
+    text = json.dumps([*parts, [row[name] for name in COLUMNS]])
+    return hashlib.blake2b(text.encode(), digest_size=20).digest()
+
+
+def _call(reward: Reward, rows: Sequence[Mapping[str, Any]]) -> Scores:
+    if not rows:
+        return []
+    return reward(**{name: [row[name] for row in rows] for name in COLUMNS})
+
+
+def _question_of(attempt: Attempt, questions: Mapping[str, Question]) -> Question:
+    try:
+        return questions[attempt.question_id]
+    except KeyError:
+        raise UserError(
+            f"attempt {attempt.id!r} answers question {attempt.question_id!r}, which is not among "
+            f"the {len(questions)} questions given; score it with the questions it was written for"
+        ) from None
+
+
+def _columns(attempt: Attempt, question: Question) -> dict[str, Any]:
+    return {
+        "prompts": attempt.prompt,
+        "completions": attempt.completion,
+        "rationale": attempt.rationale,
+        "prediction": attempt.prediction,
+        "gold": attempt.gold,
+        "choices": question.choices,
+        "question": question.question,
+        "context": question.context,
+        "question_id": question.id,
+    }

@@ -1,0 +1,113 @@
+"""Questions in, attempts out: prompts rendered, completions sampled and parsed, every attempt with its provenance."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from rationalize.answers import is_correct, parse_reply, read_answer, reply_text
+from rationalize.progress import progress_bar
+from rationalize.records import Attempt, Completion, Question
+from rationalize.templates import prompt_text
+
+if TYPE_CHECKING:
+    from rationalize.sampling.local import Sampler, SamplingConfig
+
+Teacher = Literal["correct", "all", "none"]
+
+
+def write_attempts(
+    sampler: Sampler,
+    questions: Sequence[Question],
+    sampling: SamplingConfig,
+    *,
+    split: str,
+    seed: int,
+    writer: str = "policy",
+    mode: str = "rationale_answer",
+    round: int = 0,
+    step: int = 0,
+    control: Mapping[str, int] | None = None,
+    demos: Sequence[Question] = (),
+    repeat: int = 0,
+    label: str | None = None,
+) -> list[Attempt]:
+    """`sampling.n` attempts per question, in the order of the questions.
+
+    `control` names the bins to write under (0 is best). Draws depend on `(seed, round, repeat, question id, sample)` alone.
+    """
+    prompts = [prompt_text(mode, q, demos=demos) for q in questions]
+    seeds = [question_seed(seed, round, repeat, q.id) for q in questions]
+    controls = [control] * len(prompts) if control else None
+    with progress_bar(label or f"{writer} writes {split}", "replies") as progress:
+        completions_PG = sampler.sample(
+            prompts, sampling, seeds=seeds, controls=controls, progress=progress
+        )
+    attempts = []
+    for question, prompt, completions_G in zip(questions, prompts, completions_PG, strict=True):
+        for j, completion in enumerate(completions_G):
+            attempts.append(
+                _attempt(
+                    question, prompt, completion, mode=mode, writer=writer, model=sampler.policy.name,
+                    id=f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}", round=round, step=step, split=split,
+                    seed=seed, control=dict(control) if control else None, sampling=sampling.as_dict(),
+                )
+            )  # fmt: skip
+    return attempts
+
+
+def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") -> list[Attempt]:
+    """The teacher's rationales as attempts; `correct` keeps those that led the teacher to the gold answer (mario.md 1.4)."""
+    attempts = []
+    for question in questions:
+        for j, (rationale, answer) in enumerate(_teacher_samples(question)):
+            if which == "none" or (which == "correct" and not _right(question, answer)):
+                continue
+            if not rationale.strip():
+                continue  # the released filter: an empty rationale is never kept
+            text = reply_text(rationale, answer, question.choices)
+            prompt = prompt_text("rationale_answer", question)
+            completion = Completion(text, "stop", 0)
+            attempts.append(
+                _attempt(
+                    question, prompt, completion, mode="rationale_answer", writer="teacher", model="teacher",
+                    id=f"train/teacher/0/{question.id}/{j}", round=0, step=0, split="train", seed=0,
+                    control=None, sampling={},
+                )
+            )  # fmt: skip
+    return attempts
+
+
+def question_seed(*parts: int | str) -> int:
+    """A stable 63-bit seed from its parts; Python's own `hash` changes between processes."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def _teacher_samples(question: Question) -> list[tuple[str, str]]:
+    answers = question.extra.get("teacher_answers") or [question.answer] * len(question.rationales)
+    samples = list(zip(question.rationales, answers, strict=True))
+    for wrong in question.extra.get("rationales_wrong") or ():
+        predicted = wrong.get("predicted")
+        if predicted is not None and (not question.choices or predicted in question.choices):
+            samples.append((wrong["rationale"], predicted))
+    return samples
+
+
+def _right(question: Question, answer: str) -> bool:
+    return is_correct(answer, question.answer, question.choices)
+
+
+def _attempt(question: Question, prompt: str, completion: Completion, *, mode: str, **where) -> Attempt:
+    if mode in ("answer", "answer_from_rationale"):
+        prediction = read_answer(completion.text, question.choices)
+        rationale = ""
+    else:
+        reply = parse_reply(completion.text, question.choices)
+        rationale, prediction = reply.rationale, reply.prediction
+    return Attempt(
+        question_id=question.id, mode=mode, prompt=prompt, completion=completion.text,
+        rationale=rationale, prediction=prediction, gold=question.answer, parsed=prediction is not None,
+        finish=completion.finish, n_tokens=completion.n_tokens, **where,
+    )  # fmt: skip

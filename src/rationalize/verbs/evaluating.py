@@ -1,0 +1,215 @@
+"""`evaluate` and `compare`: numbers with intervals, a table, a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional
+
+from rationalize.config import to_dict
+from rationalize.errors import UsageError
+from rationalize.records import Attempt, Question
+from rationalize.verbs.places import bins_of, load, rewards_of, sampling_of
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+    from rationalize.runs import Run
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Accuracy and every reward, with intervals."""
+
+    model: str
+    """`default`, a folder, a run, or a hub id."""
+    questions: str
+    """A file, a folder with train/dev/test files, a named set, a hub id, or `builtin[:train=200,..]`."""
+    out: Path = Path("runs/evaluate")
+    """Folder for results.json, report.html and the attempts; a second start resumes it."""
+    split: str = "test"
+    """Split of `questions`."""
+    train: str | None = None
+    """Questions whose train split gives the majority answer and is checked for overlap; none: `questions`, if it has one."""
+    name: str | None = None
+    """What tables call this model; none: its own name."""
+    rewards: tuple[str, ...] = (
+        "correctness",
+        "diversity",
+        "length",
+        "option_copying",
+        "answer_leak",
+        "repetition",
+    )
+    """Rewards and diagnostics by name, or `module:function`."""
+    answer_scorer: str | None = None
+    """Folder of a trained answer scorer, for `consistency`."""
+    verifier: str | None = None
+    """Folder of a trained verifier, or `vera`, for `plausibility`."""
+    fluency_model: str = "default"
+    """Model that `fluency` asks."""
+    mode: Literal["rationale_answer", "answer"] = "rationale_answer"
+    """Rationale and answer, or the answer alone."""
+    control: dict[str, str] = field(default_factory=dict)
+    """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
+    guidance: float = 0.0
+    """Add this times (log-probability under the best tokens minus under the worst)."""
+    n: int = 1
+    """Samples per question."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 0.9
+    """Draw from the most likely tokens that hold this share."""
+    max_new_tokens: int = 96
+    """A reply is cut there."""
+    seed: int = 0
+    """Seed of every draw."""
+    limit: int | None = None
+    """Use the first so many questions."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Column mapping for questions of another shape: our field -> theirs."""
+    skip_bad_rows: str | None = None
+    """Go on without rows that cannot be read, and write them to this file."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own Python code."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Runs side by side."""
+
+    runs: Annotated[tuple[str, ...], Positional]
+    """Folders of evaluated runs: of `train`, `demo` or `evaluate`."""
+    out: Path = Path("report.html")
+    """Where the report goes."""
+    pairs: tuple[str, ...] = ()
+    """Differences to test, as "MaRio - SFT"; none: the last method against each of the others."""
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Write, score and summarise; the numbers land in `out/results.json`, the page in `out/report.html`."""
+    from rationalize.runs import Run
+
+    questions, train = _questions(config)
+    policy = load(config.model, trust_remote_code=config.trust_remote_code)
+    bins_of(config.control, policy)  # a wrong name ends here, before anything is written
+    settings = {"method": "evaluate", **to_dict(config)}
+    with Run.open(config.out, settings, base_hash=policy.weights_hash) as run:
+        _evaluate(config, run, policy, questions, train)
+
+
+def compare(config: CompareConfig) -> None:
+    """One report over several runs, with paired differences of what they share."""
+    from rationalize.evaluation.compare import compare_runs
+    from rationalize.evaluation.tables import format_table, splits_of
+    from rationalize.report import write_report
+
+    if not config.runs:
+        raise UsageError("expected the folder of at least one run")
+    pairs = [_pair(text) for text in config.pairs] or None
+    results, attempts, questions = compare_runs(config.runs, pairs=pairs)
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    write_report(results, attempts, questions, config.out)
+    for split in splits_of(results):
+        print(format_table(results, split), end="\n\n")
+    print(f"report: {config.out}")
+
+
+def _evaluate(
+    config: EvaluateConfig,
+    run: Run,
+    policy: Policy,
+    questions: Sequence[Question],
+    train: Sequence[Question],
+) -> None:
+    from rationalize.evaluation.compare import save_questions
+    from rationalize.evaluation.floor import FLOOR, majority_attempts
+    from rationalize.evaluation.results import summarise
+    from rationalize.evaluation.tables import format_table
+    from rationalize.report import write_report
+    from rationalize.rewards import RewardSuite
+
+    name = config.name or policy.name
+    by_id = {q.id: q for q in questions}
+    suite = RewardSuite(
+        rewards_of(
+            config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier, model=config.fluency_model
+        ),
+        cache=run.folder("scores"),
+    )  # fmt: skip
+    shard = f"final-{config.split}-{config.seed}"
+    if not run.has_shard(shard):
+        run.append(suite.score(_written(config, policy, name, questions), by_id), shard)
+    attempts = {name: run.read_shard(shard)}
+    if train:
+        floor = majority_attempts(train, questions, split=config.split)
+        run.append(floor, f"floor-{config.split}")
+        attempts = {FLOOR: floor, **attempts}
+    results = summarise(
+        {method: {config.split: {a[0].seed: a}} for method, a in attempts.items()}, by_id,
+        suite.trainable, suite.diagnostics,
+        meta={"config": run.config, "model": config.model, "seeds": [config.seed], "environment": run.read_json("env.json")},
+    )  # fmt: skip
+    run.write_json("results.json", results)
+    save_questions(run, questions)
+    write_report(results, attempts, by_id, run.path / "report.html")
+    print(format_table(results, config.split))
+    print(f"report: {run.path / 'report.html'}")
+
+
+def _written(
+    config: EvaluateConfig, policy: Policy, name: str, questions: Sequence[Question]
+) -> list[Attempt]:
+    from rationalize.sampling.local import Sampler
+    from rationalize.sampling.writing import write_attempts
+
+    return write_attempts(
+        Sampler(policy, guidance=config.guidance), questions, sampling_of(config), split=config.split,
+        seed=config.seed, writer=name, mode=config.mode, control=bins_of(config.control, policy),
+        label=f"{name} on {config.split}",
+    )  # fmt: skip
+
+
+def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
+    """What is evaluated, and the training questions: none of the former may be among the latter."""
+    from rationalize.questions import check_overlap, load_questions
+
+    columns = config.columns or None
+    questions = load_questions(
+        config.questions, config.split, columns=columns, limit=config.limit, skip_bad_rows=config.skip_bad_rows
+    )  # fmt: skip
+    train = _train_questions(config)
+    if config.split != "train":
+        check_overlap({"train": train, config.split: questions})
+    return questions, train
+
+
+def _train_questions(config: EvaluateConfig) -> list[Question]:
+    """`train` where it is given, else what the run was trained on, else the train split beside the questions."""
+    from rationalize.questions import load_questions, load_splits
+    from rationalize.questions.files import has_split
+    from rationalize.runs import read_config
+
+    if config.train:
+        return load_questions(config.train, columns=config.columns or None)
+    trained = Path(config.model) / "config.yaml"
+    if trained.is_file() and "questions" in (its := read_config(trained)):
+        skip = its.get("skip_bad_rows")
+        return load_splits(
+            its["questions"], columns=its.get("columns") or None, skip_bad_rows=skip
+        )["train"]
+    source = Path(config.questions)
+    if source.is_file() or (source.is_dir() and not has_split(source, "train")):
+        return []
+    return load_questions(
+        config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    a, separator, b = text.partition(" - ")
+    if not separator:
+        raise UsageError(f'--pairs: found {text!r}, expected two methods as in "MaRio - SFT"')
+    return a.strip(), b.strip()

@@ -1,0 +1,91 @@
+"""Where models and scorers are: names on the command line to objects. torch is imported when one is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rationalize.config import nearest
+from rationalize.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+    from rationalize.rewards.base import Reward
+    from rationalize.sampling.config import SamplingConfig
+
+
+def load(model: str, *, trust_remote_code: bool = False) -> Policy:
+    """The policy of a finished run, a folder, a hub id, or the embedded default."""
+    run = Path(model)
+    if (run / "config.yaml").is_file() and not (run / "model").is_dir():
+        raise UserError(
+            f"{model}: this run has no model/ yet; expected a finished run. Start it again to resume it, "
+            "or name a model"
+        )
+    from rationalize.models.policy import load_policy
+
+    return load_policy(model, trust_remote_code=trust_remote_code)
+
+
+def rewards_of(
+    names: Sequence[str],
+    *,
+    answer_scorer: str | None,
+    verifier: str | None,
+    model: str = "default",
+    base: Policy | None = None,
+    trust_remote_code: bool = False,
+) -> list[Reward]:
+    """Rewards by name, with the scorers they read with; `model` is what `fluency` asks, where no `base` is at hand."""
+    from rationalize.rewards import load_rewards
+
+    names = [name for listed in names for name in listed.split(",") if name]
+    scorer = None
+    if answer_scorer:
+        from rationalize.models.scorers import AnswerScorer
+
+        scorer = AnswerScorer.load(answer_scorer)
+    statements = None
+    if verifier:
+        from rationalize.models.scorers import load_verifier
+
+        statements = load_verifier(verifier)
+    if "fluency" in names and base is None:
+        base = load(model, trust_remote_code=trust_remote_code)
+    return load_rewards(names, answer_scorer=scorer, verifier=statements, base=base)
+
+
+def bins_of(asked: Mapping[str, str], policy: Policy) -> dict[str, int] | None:
+    """`{"diversity": "worst"}` to bins of the policy's control tokens; rewards not named are at their best."""
+    known = dict(policy.controls.bins) if policy.controls else {}
+    for name, value in asked.items():
+        if not known:
+            raise UsageError(
+                f"--control {name}={value}: {policy.name} has no control tokens; name a model that MaRio taught"
+            )
+        if name not in known:
+            raise UsageError(
+                f"--control: {policy.name} has no token for {name!r}{nearest(name, known)}"
+            )
+    return {name: _bin(name, asked.get(name, "best"), k) for name, k in known.items()} or None
+
+
+def _bin(name: str, value: str, bins: int) -> int:
+    numbers = {"best": 0, "worst": bins - 1, **{str(b): b for b in range(bins)}}
+    if value not in numbers:
+        raise UsageError(
+            f"--control {name}={value}: expected best, worst, or a number from 0 (best) to {bins - 1}"
+        )
+    return numbers[value]
+
+
+def sampling_of(config: Any) -> SamplingConfig:
+    """The sampling that a verb's own fields ask for."""
+    from rationalize.sampling.config import SamplingConfig
+
+    names = {f.name for f in dataclasses.fields(SamplingConfig)} & {
+        f.name for f in dataclasses.fields(config)
+    }
+    return SamplingConfig(**{name: getattr(config, name) for name in names})

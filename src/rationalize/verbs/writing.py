@@ -1,0 +1,209 @@
+"""`sample` and `ask`: a model writes, to a file or to the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+from rationalize.config import to_dict
+from rationalize.errors import UsageError, UserError
+from rationalize.records import Attempt, Question
+from rationalize.verbs.partial import Partial
+from rationalize.verbs.places import bins_of, load, sampling_of
+
+_BLOCK = 64
+"""Questions written between two saves."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """Write attempts."""
+
+    model: str
+    """`default`, a folder, a run, or a hub id."""
+    questions: str
+    """A file, a folder with train/dev/test files, a named set, a hub id, or `builtin[:train=200,..]`."""
+    split: str = "train"
+    """Split of `questions`."""
+    out: Path = Path("attempts.jsonl")
+    """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
+    write: Literal["attempts", "questions"] = "attempts"
+    """Attempts with their provenance; or the questions, the new rationales as their `rationales`: what `train sft` reads."""
+    n: int = 1
+    """Samples per question."""
+    temperature: float = 1.0
+    """0 is greedy."""
+    top_p: float = 0.9
+    """Draw from the most likely tokens that hold this share."""
+    top_k: int = 0
+    """Draw from this many most likely tokens; 0: from all."""
+    max_new_tokens: int = 64
+    """A reply is cut there."""
+    keep_correct: bool = False
+    """Keep only attempts with the right answer."""
+    control: dict[str, str] = field(default_factory=dict)
+    """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
+    guidance: float = 0.0
+    """Add this times (log-probability under the best tokens minus under the worst)."""
+    mode: Literal["rationale_answer", "answer"] = "rationale_answer"
+    """Rationale and answer, or the answer alone."""
+    shots: int = 0
+    """Solved training questions shown before each question."""
+    seed: int = 0
+    """Seed of every draw."""
+    limit: int | None = None
+    """Use the first so many questions."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Column mapping for questions of another shape: our field -> theirs."""
+    skip_bad_rows: str | None = None
+    """Go on without rows that cannot be read, and write them to this file."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own Python code."""
+
+
+@dataclass(frozen=True)
+class AskConfig:
+    """One question, answered on the terminal."""
+
+    question: Annotated[str, Positional]
+    """The question."""
+    model: str = "default"
+    """`default`, a folder, a run, or a hub id."""
+    choices: tuple[str, ...] = ()
+    """Answers to choose from; none: a free-form answer."""
+    context: str | None = None
+    """Premise or passage shown before the question."""
+    control: dict[str, str] = field(default_factory=dict)
+    """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
+    guidance: float = 0.0
+    """Add this times (log-probability under the best tokens minus under the worst)."""
+    n: int = 1
+    """Replies."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    top_p: float = 0.9
+    """Draw from the most likely tokens that hold this share."""
+    max_new_tokens: int = 96
+    """A reply is cut there."""
+    seed: int = 0
+    """Seed of every draw."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own Python code."""
+
+
+def sample(config: SampleConfig) -> None:
+    """Write attempts block by block; a second start with the same file goes on where the first was stopped."""
+    from rationalize.attempt_files import save_attempts
+    from rationalize.questions import load_questions
+    from rationalize.sampling.local import Sampler
+    from rationalize.sampling.writing import write_attempts
+
+    if config.write == "questions" and config.mode == "answer":
+        raise UsageError("--write questions needs rationales, and --mode answer writes none")
+    questions = load_questions(
+        config.questions, config.split, columns=config.columns or None, limit=config.limit,
+        skip_bad_rows=config.skip_bad_rows,
+    )  # fmt: skip
+    demos = _demos(config)
+    policy = load(config.model, trust_remote_code=config.trust_remote_code)
+    control = bins_of(config.control, policy)
+    partial = Partial(config.out, {**to_dict(config), "weights": policy.weights_hash})
+    sampler = Sampler(policy, guidance=config.guidance)
+    for start in range(len(partial.blocks) * _BLOCK, len(questions), _BLOCK):
+        block = questions[start : start + _BLOCK]
+        partial.add(
+            write_attempts(
+                sampler, block, sampling_of(config), split=config.split, seed=config.seed, mode=config.mode,
+                control=control, demos=demos, label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
+            )
+        )  # fmt: skip
+    by_id = {q.id: q for q in questions}
+    attempts = [a for block in partial.blocks for a in block]
+    right = [a for a in attempts if _correct(a, by_id)]
+    kept = right if config.keep_correct else attempts
+    if config.write == "questions":
+        _save_questions(kept, by_id, config.out)
+    else:
+        save_attempts(kept, config.out)
+    partial.forget()
+    parsed = sum(a.parsed for a in attempts)
+    print(
+        f"{config.out}: {len(kept)} of {len(attempts)} attempts at {len(questions)} questions; "
+        f"{parsed} parsed, {len(right)} right"
+    )
+
+
+def ask(config: AskConfig) -> None:
+    """Print the replies to one question."""
+    from rationalize.sampling.local import Sampler
+    from rationalize.sampling.writing import write_attempts
+
+    policy = load(config.model, trust_remote_code=config.trust_remote_code)
+    control = bins_of(config.control, policy)
+    question = Question(
+        id="asked",
+        question=config.question,
+        answer="",
+        choices=config.choices or None,
+        context=config.context,
+    )
+    attempts = write_attempts(
+        Sampler(policy, guidance=config.guidance), [question], sampling_of(config), split="asked", seed=config.seed,
+        control=control, label="reply",
+    )  # fmt: skip
+    if control:
+        print("under " + ", ".join(f"{name} {bin}" for name, bin in control.items()))
+    for attempt in attempts:
+        print(attempt.rationale or "(no rationale)")
+        print(f"answer: {attempt.prediction or '(none could be read)'}")
+
+
+def _demos(config: SampleConfig) -> Sequence[Question]:
+    if not config.shots:
+        return ()
+    from rationalize.questions import load_questions
+
+    train = load_questions(config.questions, "train", columns=config.columns or None)
+    solved = [q for q in train if q.rationales or config.mode == "answer"][: config.shots]
+    if len(solved) < config.shots:
+        raise UserError(
+            f"{config.questions}: found {len(solved)} train questions with a rationale, expected {config.shots} "
+            "(--shots); show fewer"
+        )
+    return solved
+
+
+def _correct(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
+    from rationalize.answers import is_correct
+
+    return is_correct(attempt.prediction, attempt.gold, questions[attempt.question_id].choices)
+
+
+def _save_questions(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], out: Path
+) -> None:
+    """The questions that have an attempt: right ones are its `rationales`, others its `rationales_wrong`."""
+    from rationalize.files import write_text
+
+    right: dict[str, list[str]] = {}
+    wrong: dict[str, list[dict[str, str | None]]] = {}
+    for attempt in attempts:
+        id, text = attempt.question_id, attempt.rationale
+        right.setdefault(id, [])
+        if _correct(attempt, questions):
+            right[id] += [text] if text and text not in right[id] else []
+        else:
+            wrong.setdefault(id, []).append({"rationale": text, "predicted": attempt.prediction})
+    rows = []
+    for id, own in right.items():
+        q = questions[id]
+        rows.append(
+            {"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer, "context": q.context,
+             "kind": q.kind, "rationales": own, "rationales_wrong": wrong.get(id, [])}
+        )  # fmt: skip
+    write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -1,0 +1,170 @@
+"""What counts as an answer: the reply's form, its parser, and matching."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rationalize.answers import (
+    MARKER,
+    Reply,
+    answer_label,
+    has_marker,
+    is_correct,
+    normalise,
+    number,
+    parse_reply,
+    read_answer,
+    reply_text,
+)
+
+CHOICES = ("snow", "ice", "a")
+texts = st.text()
+unmarked = texts.filter(lambda t: not has_marker(t))
+choice_lists = st.lists(st.text(min_size=1), min_size=2, max_size=26, unique=True).map(tuple)
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (" (B).", "ice"),
+        (" (B)", "ice"),
+        (" (b).", "ice"),
+        (": (B).", "ice"),
+        (" (B) ice", "ice"),
+        (" (B) snow", "ice"),  # the letter wins over the text beside it
+        ("\n(B).\n\nQ: another", "ice"),
+        (" ( B ).", "ice"),
+        (" (B", "ice"),
+        (" **(B)**.", "ice"),
+        (" B.", "ice"),
+        (" B) ice", "ice"),
+        (" B, because", "ice"),
+        (" ice.", "ice"),
+        (" ICE", "ice"),
+        (' "ice".', "ice"),
+        (" (A).", "snow"),
+        (" a.", "a"),  # a choice's text before a bare letter
+        (" (D).", None),
+        (" A nice one", None),
+        (" snow or ice", None),
+        (".", None),
+        ("", None),
+        ("\n", None),
+    ],
+)
+def test_choices_are_read_by_letter_then_by_text(after, expected):
+    assert parse_reply(f"Because. {MARKER}{after}", CHOICES).prediction == expected
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [(" 42.", "42"), (": 42", "42"), (" 3.5.", "3.5"), (" eelk\nmore", "eelk"), (" .", None)],
+)
+def test_free_form_answers_are_the_rest_of_the_line(after, expected):
+    assert parse_reply(f"Because. {MARKER}{after}", None).prediction == expected
+
+
+def test_the_label_of_a_choice_wins_over_a_choice_that_looks_like_it():
+    choices = ("snow", "(A)")
+    assert parse_reply(reply_text("Cold.", "snow", choices), choices).prediction == "snow"
+    assert parse_reply(reply_text("Cold.", "(A)", choices), choices).prediction == "(A)"
+
+
+def test_the_last_marker_wins():
+    reply = parse_reply(f"One. {MARKER} (A). No. so the answer is: (B).", CHOICES)
+    assert reply == Reply(f"One. {MARKER} (A). No.", "ice")
+
+
+def test_without_a_marker_there_is_no_answer():
+    reply = parse_reply(" It is (B). ", CHOICES)
+    assert reply == Reply("It is (B).", None)
+    assert not reply.parsed
+    assert not is_correct(reply.prediction, "ice", CHOICES)
+
+
+@pytest.mark.parametrize("text", ["Also the answer is (A).", "So the answer isn't (A)."])
+def test_words_that_contain_the_marker_are_none(text):
+    assert not has_marker(text)
+    assert parse_reply(text, CHOICES).prediction is None
+
+
+def test_the_marker_is_found_behind_letters_that_grow_in_lower_case():
+    assert parse_reply(f"İİİİ. {MARKER} (B).", CHOICES) == Reply("İİİİ.", "ice")
+
+
+@pytest.mark.parametrize(
+    ("rationale", "expected"),
+    [
+        ("Ice melts", "Ice melts. So the answer is (B)."),
+        ("Ice melts.", "Ice melts. So the answer is (B)."),
+        ("Does it?", "Does it? So the answer is (B)."),
+        ("  ", "So the answer is (B)."),
+    ],
+)
+def test_reply_text(rationale, expected):
+    assert reply_text(rationale, "ice", CHOICES) == expected
+
+
+def test_free_form_reply_holds_the_answer_itself():
+    assert reply_text("Add.", "42", None) == "Add. So the answer is 42."
+    assert answer_label("42", None) == "42"
+
+
+@given(unmarked, choice_lists, st.data())
+def test_what_is_written_is_read_back(rationale, choices, data):
+    answer = data.draw(st.sampled_from(choices))
+    reply = parse_reply(reply_text(rationale, answer, choices), choices)
+    assert reply.prediction == answer
+    assert reply.rationale in (rationale.strip(), rationale.strip() + ".")
+
+
+@given(unmarked, st.from_regex(r"[\w-]([\w ,-]*\w)?", fullmatch=True))
+def test_free_form_answers_are_read_back(rationale, answer):
+    reply = parse_reply(reply_text(rationale, answer, None), None)
+    assert reply.prediction == answer.strip()
+    assert is_correct(reply.prediction, answer)
+
+
+@given(texts, unmarked, choice_lists)
+def test_only_what_follows_the_last_marker_counts(before, after, choices):
+    reply = parse_reply(f"{before} {MARKER} {after}", choices)
+    assert reply.prediction == read_answer(" " + after, choices)
+    assert reply.rationale == before.strip()
+
+
+@given(texts, st.one_of(st.none(), choice_lists), texts)
+def test_parsing_never_raises_and_predicts_only_choices(completion, choices, answer):
+    reply = parse_reply(completion, choices)
+    read = read_answer(completion, choices)
+    if choices:
+        assert reply.prediction is None or reply.prediction in choices
+        assert read is None or read in choices
+    is_correct(reply.prediction, answer, choices)
+    number(completion)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "choices", "expected"),
+    [
+        ("ice", "ice", CHOICES, True),
+        ("Ice.", "ice", CHOICES, True),
+        ("snow", "ice", CHOICES, False),
+        ("10", "1", ("1", "10"), False),
+        (None, "ice", CHOICES, False),
+        ("42", "42", None, True),
+        ("42.0", "42", None, True),
+        ("$1,200", "1200", None, True),
+        ("1200 dollars", "1,200", None, True),
+        ("-3", "3", None, False),
+        ("it is 7", "7", None, True),
+        ("eelk", "eelk", None, True),
+        ("seven", "7", None, False),
+        ("7", "eelk", None, False),
+    ],
+)
+def test_matching(prediction, answer, choices, expected):
+    assert is_correct(prediction, answer, choices) is expected
+
+
+def test_normalising_ignores_case_space_and_the_full_stop():
+    assert normalise("  The  Plane. ") == "the plane"

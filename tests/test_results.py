@@ -1,0 +1,309 @@
+"""results.json: its structure, the floor, tables for the terminal, and several runs in one."""
+
+import json
+from dataclasses import dataclass, replace
+
+import pytest
+
+from rationalize.errors import UserError
+from rationalize.evaluation.compare import compare_runs
+from rationalize.evaluation.floor import FLOOR, majority_attempts, majority_rule
+from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
+from rationalize.evaluation.metrics import metrics_of
+from rationalize.evaluation.results import (
+    merge_log,
+    read_questions,
+    round_rows,
+    save_questions,
+    summarise,
+)
+from rationalize.evaluation.tables import format_table, show, splits_of, table
+from rationalize.records import Attempt, Question
+from rationalize.report import write_report
+from rationalize.runs import Run
+
+
+@dataclass(frozen=True)
+class Spec:
+    name: str
+    range: tuple[float, float]
+
+
+REWARDS = [Spec("consistency", (-1, 1)), Spec("correctness", (0, 1)), Spec("diversity", (0, 1))]
+QUESTIONS = {
+    f"q{i}": Question(
+        f"q{i}", f"Which is number {i}?", "yx"[i % 3 == 0], ("x", "y"), kind="ab"[i % 2]
+    )
+    for i in range(12)
+}
+
+
+def write(method, wrong=(), *, split="test", seed=0, consistency=0.2, questions=QUESTIONS):
+    """One attempt per question; those whose number is in `wrong` answer wrongly."""
+    attempts = []
+    for i, q in enumerate(questions.values()):
+        prediction = next(c for c in q.choices if (c == q.answer) != (i in wrong))
+        base = Attempt(
+            id=f"{split}/{method}/{seed}/{q.id}",
+            question_id=q.id,
+            mode="rationale_answer",
+            prompt=q.question,
+            completion="",
+            rationale=f"Because of {i}.",
+            prediction=prediction,
+            gold=q.answer,
+            parsed=True,
+            finish="stop",
+            writer=method,
+            model="m",
+            round=0,
+            step=0,
+            split=split,
+            seed=seed,
+            n_tokens=4,
+        )
+        scores = {
+            "consistency": consistency,
+            "correctness": float(i not in wrong),
+            "diversity": 1.0,
+        }
+        attempts.append(base.scored(scores))
+    return attempts
+
+
+SFT = {"test": {0: write("SFT", (0, 1, 2, 3)), 1: write("SFT", (0, 1), seed=1)}}
+MARIO = {"test": {0: write("MaRio", (0,), consistency=0.4)}}
+
+
+def test_the_structure_of_results():
+    results = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS, meta={"model": "m"})
+    json.dumps(results, allow_nan=False)
+    cell = results["methods"]["SFT"]["splits"]["test"]
+    assert list(cell["metrics"]) == [
+        "accuracy", "nrg", "consistency", "diversity", "parse_rate", "length", "truncated",
+    ]  # fmt: skip
+    accuracy = cell["metrics"]["accuracy"]
+    expected = bootstrap_mean([0, 0, 0.5, 0.5] + [1] * 8)  # seeds averaged inside a question
+    assert (accuracy["mean"], accuracy["low"], accuracy["high"]) == (
+        expected.mean, expected.low, expected.high,
+    )  # fmt: skip
+    assert accuracy["seeds"] == [pytest.approx(8 / 12), pytest.approx(10 / 12)]
+    assert accuracy["n"] == 12
+    assert cell["seeds"] == [0, 1]
+    assert cell["metrics"]["nrg"]["mean"] == pytest.approx(100 * (0.75 + 0.6 + 1) / 3)
+    assert results["metrics"]["consistency"]["low"] == -1
+    assert results["metrics"]["length"]["high"] is None
+    assert results["meta"] == {"model": "m"}
+
+
+def test_comparisons_are_paired_and_default_to_the_last_method():
+    results = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS)
+    by_metric = {c["metric"]: c for c in results["comparisons"]}
+    assert {(c["a"], c["b"]) for c in results["comparisons"]} == {("MaRio", "SFT")}
+    expected = paired_difference([0] + [1] * 11, [0, 0, 0.5, 0.5] + [1] * 8)
+    assert by_metric["accuracy"] == {
+        "a": "MaRio", "b": "SFT", "split": "test", "metric": "accuracy", "mean": expected.mean,
+        "low": expected.low, "high": expected.high, "p": expected.p, "n": 12,
+    }  # fmt: skip
+    assert by_metric["consistency"]["mean"] == pytest.approx(0.2)
+    back = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS, pairs=[("SFT", "MaRio")])
+    assert back["comparisons"][0]["mean"] == -expected.mean
+    with pytest.raises(ValueError, match="cannot compare 'MARIO'"):
+        summarise({"SFT": SFT}, QUESTIONS, pairs=[("MARIO", "SFT")])
+
+
+def test_accuracy_by_kind():
+    kinds = summarise({"SFT": SFT}, QUESTIONS, REWARDS)["kinds"]["SFT"]["test"]
+    assert kinds["a"]["mean"] == pytest.approx(4.5 / 6)
+    assert (kinds["a"]["n"], kinds["b"]["n"]) == (6, 6)
+
+
+def test_an_undefined_score_counts_as_worst_and_is_reported():
+    attempts = write("SFT")
+    attempts[:3] = [a.scored({"consistency": None}) for a in attempts[:3]]
+    cell = summarise({"SFT": {"test": {0: attempts}}}, QUESTIONS, REWARDS)["methods"]["SFT"][
+        "splits"
+    ]["test"]
+    assert cell["metrics"]["consistency"]["mean"] == pytest.approx((3 * -1 + 9 * 0.2) / 12)
+    assert cell["undefined"] == {"consistency": 0.25}
+
+
+def test_other_questions_are_an_error():
+    few = dict(list(QUESTIONS.items())[:9])
+    other = {"MaRio": {"test": {0: write("MaRio", questions=few)}}}
+    with pytest.raises(UserError, match="expected the same on both"):
+        summarise({"SFT": SFT, **other}, QUESTIONS)
+    with pytest.raises(UserError, match="3 attempts answer questions that were not given"):
+        summarise({"SFT": {"test": {0: write("SFT")}}}, few)
+    with pytest.raises(UserError, match="SFT on test: there is no attempt"):
+        summarise({"SFT": {"test": {0: []}}}, QUESTIONS)
+
+
+def test_majority_answer_follows_the_text_or_the_position_that_is_right_most_often():
+    asked = list(QUESTIONS.values())
+    assert majority_rule(asked) == 'always "y"'  # 8 of 12
+    right = [a.prediction == a.gold for a in majority_attempts(asked, asked, split="test")]
+    assert sum(right) == 8
+    by_position = [Question(str(i), "?", f"t{i}", (f"n{i}", f"t{i}")) for i in range(5)]
+    assert majority_rule(by_position) == "always (B)"
+    assert all(
+        a.prediction == a.gold for a in majority_attempts(by_position, by_position, split="test")
+    )
+    [short] = majority_attempts(by_position, [Question("s", "?", "u", ("u",))], split="test")
+    assert short.prediction is None  # no second choice: wrong, not an error
+    results = summarise(
+        {FLOOR: {"test": {0: majority_attempts(asked, asked, split="test")}}}, QUESTIONS, REWARDS
+    )
+    assert list(results["methods"][FLOOR]["splits"]["test"]["metrics"]) == [
+        "accuracy",
+        "parse_rate",
+    ]
+
+
+def test_the_log_fills_the_sections():
+    results = summarise({"SFT": SFT}, QUESTIONS, REWARDS)
+    lines = [
+        {"stage": "sft", "step": 0, "loss": 2.0, "grad_norm": None},
+        {"stage": "mario/bins", "step": 0, "round": 0, "reward": "diversity", "counts": [3, 0]},
+        {"stage": "mario/rounds", "step": 9, "round": 1, "reward": "nrg", "mean": 60.0},
+        {
+            "stage": "mario/obedience",
+            "step": 9,
+            "round": 1,
+            "reward": "nrg",
+            "bin": 0,
+            "mean": 60.0,
+        },
+        {"stage": "sft-note", "step": 1, "seconds": 3},
+    ]
+    merge_log(results, lines, seed=1)
+    assert results["training"] == [{"stage": "sft", "step": 0, "loss": 2.0, "seed": 1}]
+    [bins] = results["bins"]
+    assert bins == {
+        "method": "mario", "step": 0, "round": 0, "reward": "diversity", "counts": [3, 0], "seed": 1,
+    }  # fmt: skip
+    assert results["rounds"][0]["method"] == results["obedience"][0]["method"] == "mario"
+
+
+def test_round_rows_hold_an_interval_per_metric():
+    rows = round_rows(
+        write("mario", (0, 1, 2)), QUESTIONS, metrics_of(REWARDS), round=2, split="dev"
+    )
+    assert rows[0]["reward"] == "accuracy"
+    assert rows[0]["mean"] == 0.75
+    assert rows[0]["low"] < 0.75 < rows[0]["high"]
+    assert {r["round"] for r in rows} == {2}
+
+
+def test_the_terminal_table():
+    results = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS)
+    rows = table(results, "test")
+    assert rows[0][:4] == ["", "n", "accuracy %", "NRG"]
+    assert rows[1][:3] == ["SFT", "12", "75.0 [50.0, 95.8]"]
+    text = format_table(results, "test", width=90)
+    assert max(map(len, text.splitlines())) <= 90
+    assert "MaRio − SFT" in text
+    assert "+0.200 [+0.200, +0.200] <.001*" in text
+    assert splits_of(results) == ["test"]
+
+
+@pytest.mark.parametrize(
+    ("value", "fact", "sign", "text"),
+    [
+        (0.6204, {"percent": True}, False, "62.0"),
+        (-0.00004, {"low": 0, "high": 1}, True, "0.000"),
+        (-0.25, {"low": -1, "high": 1}, True, "−0.250"),
+        (61.28, {"low": 0, "high": 100}, True, "+61.3"),
+        (-3.456, {"low": None, "high": 0}, False, "−3.46"),
+        (None, {}, False, "–"),
+    ],
+)
+def test_numbers_are_shown_as_their_metric_is_read(value, fact, sign, text):
+    assert show(value, fact, sign=sign) == text
+
+
+def finished(path, methods, config, questions=QUESTIONS):
+    """A run as evaluation leaves it."""
+    with Run.open(path, config) as run:
+        for method, splits in methods.items():
+            for split, seeds in splits.items():
+                for seed, attempts in seeds.items():
+                    run.append(attempts, f"{method}-{split}-{seed}".replace(" ", "_"))
+        run.append([replace(a, writer="policy") for a in write("x", range(12))], "rollouts")
+        save_questions(run, questions.values())
+        run.log("sft", 0, loss=1.5)
+        seeds = sorted({s for splits in methods.values() for of in splits.values() for s in of})
+        results = summarise(methods, questions, REWARDS, meta={"seeds": seeds, "model": "m"})
+        run.write_json("results.json", results)
+    return path
+
+
+def seeded(seed, wrong):
+    floor = majority_attempts(QUESTIONS.values(), list(QUESTIONS.values()), split="test")
+    return {
+        FLOOR: {"test": {0: floor}},
+        "SFT": {"test": {seed: write("SFT", (0, 1, 2), seed=seed)}},
+        "MaRio": {"test": {seed: write("MaRio", wrong, seed=seed)}},
+    }
+
+
+def test_questions_come_back_from_a_run(tmp_path):
+    path = finished(tmp_path / "run", seeded(0, (0,)), {"seed": 0})
+    assert read_questions(Run.read(path)) == QUESTIONS
+
+
+def test_runs_that_differ_in_their_seed_are_seeds_of_one_method(tmp_path):
+    one = finished(tmp_path / "a", seeded(0, (0,)), {"method": "mario", "seed": 0})
+    two = finished(tmp_path / "b", seeded(1, (0, 1)), {"method": "mario", "seed": 1})
+    results, attempts, questions = compare_runs([one, two])
+    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio"]
+    row = results["methods"]["MaRio"]["splits"]["test"]["metrics"]["accuracy"]
+    assert row["seeds"] == [pytest.approx(11 / 12), pytest.approx(10 / 12)]
+    assert len(attempts["MaRio"]) == 24
+    assert len(attempts[FLOOR]) == 12
+    assert questions == QUESTIONS
+    assert results["meta"]["seeds"] == [0, 1]
+    assert [r["run"] for r in results["training"]] == ["a", "b"]
+    assert write_report(results, attempts, questions, tmp_path / "report.html").exists()
+
+
+def test_runs_of_other_configurations_stand_side_by_side(tmp_path):
+    one = finished(tmp_path / "a", seeded(0, (0,)), {"beta": 0.1, "seed": 0})
+    two = finished(tmp_path / "b", seeded(0, (0, 1, 2, 3)), {"beta": 0.2, "seed": 0})
+    results, _, _ = compare_runs([one, two])
+    assert list(results["methods"]) == [FLOOR, "SFT (a)", "MaRio (a)", "SFT (b)", "MaRio (b)"]
+    [row] = [
+        c for c in results["comparisons"] if c["b"] == "MaRio (a)" and c["metric"] == "accuracy"
+    ]
+    assert row["a"] == "MaRio (b)"
+    assert row["mean"] == pytest.approx(-3 / 12)
+
+
+def test_a_run_alone_gives_its_own_results_again(tmp_path):
+    path = finished(tmp_path / "a", seeded(0, (0,)), {"seed": 0})
+    results, _, _ = compare_runs([path])
+    stored = Run.read(path).read_json("results.json")
+    assert results["methods"] == stored["methods"]
+    assert results["comparisons"] == stored["comparisons"]
+
+
+def test_runs_that_cannot_be_compared_say_why(tmp_path):
+    one = finished(tmp_path / "a", seeded(0, (0,)), {"seed": 0})
+    other = {k: replace(q, question="Something else?") for k, q in QUESTIONS.items()}
+    two = finished(tmp_path / "b", seeded(0, (0,)), {"seed": 0}, other)
+    with pytest.raises(UserError, match="b: question 'q0' is another one"):
+        compare_runs([one, two])
+    with Run.open(tmp_path / "c", {"seed": 0}):
+        pass
+    with pytest.raises(UserError, match=r"no results.json; expected a run that was evaluated"):
+        compare_runs([one, tmp_path / "c"])
+
+
+def test_a_floor_without_attempts_is_left_out(tmp_path):
+    methods = seeded(0, (0,))
+    stored = {m: splits for m, splits in methods.items() if m != FLOOR}
+    path = finished(tmp_path / "a", stored, {"seed": 0})
+    with Run.open(path, {"seed": 0}) as run:
+        run.write_json("results.json", summarise(methods, QUESTIONS, REWARDS))
+    results, _, _ = compare_runs([path])
+    assert list(results["methods"]) == ["SFT", "MaRio"]

@@ -1,0 +1,257 @@
+"""Every reward against the specification's vectors, and what happens when a reward misbehaves."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rationalize.errors import UsageError, UserError
+from rationalize.records import Attempt, Question
+from rationalize.rewards import (
+    DIAGNOSTICS,
+    REWARDS,
+    BadReward,
+    Reward,
+    RewardSuite,
+    load_rewards,
+    to_trl,
+)
+from rationalize.rewards.answer_leak import leaks
+from rationalize.rewards.diversity import diversity_of
+from rationalize.rewards.mentions import names_answer, sentences
+from rationalize.rewards.option_copying import copied_share
+from rationalize.rewards.repetition import repeated_share
+
+QUESTION = Question("q1", "Which is heavier?", "steel", ("wood", "steel"))
+FREE = Question("q2", "What is 2 + 2?", "4")
+
+
+def attempt(rationale: str, question: Question = QUESTION, prediction: str | None = "steel"):
+    return Attempt(
+        id=f"a/{rationale}", question_id=question.id, mode="rationale_answer", prompt="p",
+        completion=rationale, rationale=rationale, prediction=prediction, gold=question.answer,
+        parsed=prediction is not None, finish="stop", writer="policy", model="m", round=0, step=0,
+        split="train", seed=0, n_tokens=1,
+    )  # fmt: skip
+
+
+def scores(reward: Reward, *attempts: Attempt, questions=(QUESTION, FREE)) -> list[float | None]:
+    scored = RewardSuite([reward]).score(attempts, {q.id: q for q in questions})
+    return [a.rewards[reward.name] for a in scored]
+
+
+class FakeAnswerScorer:
+    """Probabilities by the rationale's text; 0.5 each, or a utility of 0.5, without one."""
+
+    weights_hash = "fake"
+
+    def __init__(self, given):
+        self.given = given
+        self.calls = 0
+
+    def probabilities(self, questions, rationales):
+        self.calls += 1
+        return [
+            self.given[r] if r is not None else ([0.4, 0.6] if q.choices else [0.5])
+            for q, r in zip(questions, rationales, strict=True)
+        ]
+
+
+class FakeVerifier:
+    weights_hash = "fake"
+
+    def probabilities(self, statements, question_ids):
+        assert all(s == s.strip() and s for s in statements)
+        return [0.9 if "true" in s else 0.1 for s in statements]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a b a b a", 1 / 2 * 2 / 3),
+        ("x x x x", 1 / 3 * 1 / 2),
+        ("a b", 1.0),
+        ("word", 1.0),
+        ("", 1.0),
+        ("ease in ease in ease in cutting through. Ease in cutting through.", 0.33939),
+        ("the cat sat on the mat and the cat slept", 8 / 9),
+    ],
+)
+def test_diversity_vectors(text, value):
+    assert diversity_of(text) == pytest.approx(value, abs=5e-6)
+    assert scores(load_rewards(["diversity"])[0], attempt(text)) == [diversity_of(text)]
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=12))
+def test_diversity_and_repetition_stay_in_range(letters):
+    assert 0 < diversity_of(" ".join(letters)) <= 1
+    assert 0 <= repeated_share(" ".join(letters)) < 1
+
+
+def test_correctness_by_match_and_missing_answer():
+    correctness = load_rewards(["correctness"])[0]
+    free = attempt("r", FREE, prediction="It is 4")
+    attempts = [attempt("r"), attempt("r", prediction="wood"), attempt("r", prediction=None), free]
+    assert scores(correctness, *attempts) == [1.0, 0.0, 0.0, 1.0]
+    assert correctness.levels == (1.0, 0.0)
+
+
+def test_consistency_is_the_gain_in_gold_probability():
+    scorer = FakeAnswerScorer({"good": [0.1, 0.9], "bad": [0.7, 0.3], "sum": [0.8]})
+    reward = load_rewards(["consistency"], answer_scorer=scorer)[0]
+    got = scores(
+        reward,
+        attempt("good"),
+        attempt("bad"),
+        attempt("  "),
+        attempt("sum", FREE),
+        attempt("good"),
+    )
+    assert got == pytest.approx([0.3, -0.3, 0.0, 0.3, 0.3])
+
+
+def test_discrete_consistency_has_three_levels():
+    helped = Question("q3", "?", "wood", ("wood", "steel"))  # wrong without a rationale
+    scorer = FakeAnswerScorer({"good": [0.1, 0.9], "bad": [0.7, 0.3]})
+    reward = load_rewards(["consistency_discrete"], answer_scorer=scorer)[0]
+    assert scores(reward, attempt("good"), attempt("bad"), attempt("")) == [0.0, -1.0, 0.0]
+    assert scores(reward, attempt("bad", helped), questions=[helped]) == [1.0]
+    assert scores(reward, attempt("good", FREE)) == [None]  # undefined without choices
+
+
+def test_consistency_without_gold_is_undefined():
+    unknown = Question("q4", "?", "", ("wood", "steel"))
+    reward = load_rewards(["consistency"], answer_scorer=FakeAnswerScorer({}))[0]
+    assert scores(reward, attempt("good", unknown), questions=[unknown]) == [None]
+
+
+def test_plausibility_reads_the_stripped_rationale_alone():
+    reward = load_rewards(["plausibility"], verifier=FakeVerifier())[0]
+    assert scores(reward, attempt(" true "), attempt("odd"), attempt(" ")) == [0.9, 0.1, 0.0]
+
+
+def test_diagnostics_count_faults():
+    length, copying, leak, repetition = load_rewards(
+        ["length", "option_copying", "answer_leak", "repetition"]
+    )
+    text = attempt("It must be steel, not wood.")
+    assert scores(length, text) == [6.0]
+    assert scores(copying, text) == [pytest.approx(2 / 6)]
+    assert scores(copying, attempt("r", FREE)) == [None]
+    assert scores(leak, text, attempt("It must be steel."), attempt("So (B).")) == [0.0, 1.0, 1.0]
+    assert scores(repetition, attempt("a b c d a b c")) == [pytest.approx(3 / 7)]
+    assert repeated_share("") == copied_share("", ["a"]) == 0.0
+    assert not any(r.trainable for r in load_rewards(["length", "repetition"]))
+
+
+def test_leaks_by_sentence():
+    assert not leaks("Steel is heavier than wood. 2.5 kg more.", "steel", ("wood", "steel"))
+    assert leaks("Steel is heavier than wood. It is steel", "steel", ("wood", "steel"))
+    assert leaks("so it is 4 of them", "4", None)
+    assert not leaks("so it is 14 of them", "4", None)
+    assert sentences("It is 2.5. So there!\nYes") == ["It is 2.5.", "So there!", "Yes"]
+    assert names_answer("the HEAVY cart wins", "the heavy cart", None)
+    assert not names_answer("the heavy old cart", "the heavy cart", None)
+
+
+def test_every_reward_of_the_list_can_be_made():
+    scorer, verifier = FakeAnswerScorer({}), FakeVerifier()
+    names = [n for n in REWARDS if n != "fluency"]  # fluency needs a model: see test_scorers.py
+    rewards = load_rewards(names, answer_scorer=scorer, verifier=verifier)
+    assert [r.name for r in rewards] == names
+    assert {r.name for r in rewards if not r.trainable} == set(DIAGNOSTICS) - {"fluency"}
+
+
+def test_unknown_name_names_the_nearest():
+    with pytest.raises(UsageError, match="did you mean 'diversity'"):
+        load_rewards(["diversty"])
+    with pytest.raises(UserError, match="train answer-scorer"):
+        load_rewards(["consistency"])
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ([1.0], "returned 1 scores for 2 completions"),
+        ([1.0, math.nan], "completion 1 the score nan"),
+        ([1.0, 1.5], r"outside its range \[0, 1\]"),
+        ([1.0, "high"], "expected a number or None"),
+        (0.5, "returned float; expected a list of 2 scores"),
+    ],
+)
+def test_a_misbehaving_reward_is_named(returned, message):
+    reward = Reward("mine", lambda **_: returned, range=(0.0, 1.0))
+    with pytest.raises(BadReward, match=message) as error:
+        scores(reward, attempt("a"), attempt("b"))
+    assert "'mine'" in str(error.value)
+
+
+def test_levels_are_checked_and_exceptions_pass_through():
+    with pytest.raises(BadReward, match="its levels are 1, 0"):
+        scores(Reward("half", lambda **_: [0.5], levels=(1.0, 0.0)), attempt("a"))
+
+    def broken(**_):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        scores(Reward("broken", broken), attempt("a"))
+
+
+def test_gold_is_hidden_from_rewards_that_do_not_declare_it():
+    seen = []
+    reward = Reward("peek", lambda gold, completions, **_: seen.extend(gold) or [0.0] * len(gold))
+    scores(reward, attempt("a"))
+    assert seen == [None]
+
+
+def test_equal_attempts_are_scored_once():
+    calls = []
+    reward = Reward(
+        "count", lambda completions, **_: calls.extend(completions) or [0.0] * len(completions)
+    )
+    assert scores(reward, attempt("a"), attempt("a"), attempt("b")) == [0.0] * 3
+    assert calls == ["a", "b"]
+
+
+def test_suite_refuses_twins_and_strangers():
+    with pytest.raises(UserError, match="named twice: diversity"):
+        RewardSuite(load_rewards(["diversity", "diversity"]))
+    with pytest.raises(UserError, match="'q1', which is not among the 0 questions"):
+        RewardSuite(load_rewards(["length"])).score([attempt("a")], {})
+
+
+def test_user_rewards_by_place(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(
+        "from rationalize.rewards import Reward\n"
+        "def shouts(prompts, completions, **kwargs):\n"
+        "    return [float('!' in c) for c in completions]\n"
+        "calm = Reward('calm', lambda completions, **_: [1.0 for _ in completions], range=(0, 1))\n"
+        "number = 3\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    shouts, calm = load_rewards(["my_rewards:shouts", "my_rewards:calm"])
+    assert (shouts.name, shouts.cacheable, calm.cacheable) == ("shouts", False, True)
+    assert scores(shouts, attempt("Steel!"), attempt("Steel.")) == [1.0, 0.0]
+    assert scores(calm, attempt("Steel!")) == [1.0]
+    with pytest.raises(UsageError, match="no module 'my_reward'"):
+        load_rewards(["my_reward:shouts"])
+    with pytest.raises(UsageError, match="has no 'shout'"):
+        load_rewards(["my_rewards:shout"])
+    with pytest.raises(UsageError, match="is int; expected a Reward"):
+        load_rewards(["my_rewards:number"])
+
+
+def test_our_rewards_in_trl():
+    function = to_trl(load_rewards(["correctness"])[0])
+    assert function.__name__ == "correctness"
+    columns = {"answer": ["steel", "steel"], "choices": [["wood", "steel"]] * 2}
+    texts = ["It is dense. So the answer is (B).", "So the answer is (A)."]
+    assert function(prompts=["p", "p"], completions=texts, **columns) == [1.0, 0.0]
+    messages = [[{"role": "assistant", "content": t}] for t in texts]
+    prompts = [[{"role": "user", "content": "Which?"}]] * 2
+    assert function(prompts=prompts, completions=messages, completion_ids=[], **columns) == [
+        1.0,
+        0.0,
+    ]
+    assert to_trl(load_rewards(["length"])[0])(prompts=["p"], completions=["One two."]) == [2.0]

@@ -1,0 +1,277 @@
+"""Verbs beside train and demo: what they write, and what a wrong file or flag says."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from rationalize.cli import main
+from rationalize.errors import UsageError, UserError
+from rationalize.models.control import ControlTokens
+from rationalize.questions import builtin_questions, load_questions
+from rationalize.records import Attempt
+from rationalize.verbs import writing
+from rationalize.verbs.partial import Partial
+from rationalize.verbs.places import bins_of, load
+from rationalize.verbs.rows import RationaleFile
+
+BRICK = {
+    "question": "Which sinks?",
+    "choices": ["brick", "cork"],
+    "answer": "brick",
+    "rationale": "A brick is heavy",
+    "prediction": "brick",
+    "note": {"by": ["me"]},
+}
+
+
+def write(path, rows) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def read(path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_score_keeps_every_field_and_adds_rewards(tmp_path, capsys):
+    rows = [
+        {**BRICK, "rewards": {"human": 4}},
+        {**BRICK, "prediction": "cork"},
+        {**BRICK, "prediction": None},
+        {"question": "2+2?", "answer": "4", "completion": "Two and two. So the answer is 4."},
+    ]
+    file = write(tmp_path / "in.jsonl", rows)
+    out = tmp_path / "made" / "out.jsonl"
+    assert main(["score", file, "--rewards", "correctness,length", "--out", str(out)]) == 0
+    scored = read(out)
+    assert [r["rewards"].pop("correctness") for r in scored] == [1.0, 0.0, 0.0, 1.0]
+    assert [r["rewards"].pop("length") for r in scored] == [4.0, 4.0, 4.0, 3.0]
+    assert scored[0]["rewards"] == {"human": 4}
+    assert [{k: v for k, v in r.items() if k != "rewards"} for r in scored] == [
+        {k: v for k, v in r.items() if k != "rewards"} for r in rows
+    ]
+    assert "correctness" in capsys.readouterr().out
+
+
+def test_score_finds_questions_elsewhere_and_maps_columns(tmp_path):
+    questions = write(tmp_path / "q.jsonl", [{"id": "q1", **BRICK, "rationale": None}])
+    file = write(tmp_path / "in.jsonl", [{"key": "q1", "why": "Heavy.", "said": "(A)"}])
+    out = tmp_path / "out.jsonl"
+    columns = ["question_id=key", "rationale=why", "prediction=said"]
+    flags = ["--questions", questions, "--columns", *columns, "--out", str(out)]
+    assert main(["score", file, *flags]) == 0
+    assert read(out)[0]["rewards"] == {"correctness": 1.0, "diversity": 1.0}
+
+
+def test_bad_rows_are_listed_or_left_out_and_written_down(tmp_path, capsys):
+    file = tmp_path / "in.jsonl"
+    bad = [
+        b"\xff\n",
+        b"{\n",
+        b"[1]\n",
+        json.dumps({"rationale": "x"}).encode() + b"\n",
+        json.dumps({"question": "q"}).encode() + b"\n",
+        json.dumps({**BRICK, "answer": "stone"}).encode() + b"\n",
+        json.dumps({**BRICK, "choices": "brick"}).encode() + b"\n",
+        json.dumps({**BRICK, "rationale": 3}).encode() + b"\n",
+        json.dumps({**BRICK, "rewards": 3}).encode() + b"\n",
+    ]
+    file.write_bytes(b"".join([json.dumps(BRICK).encode(), b"\n", *bad]))
+    out, left = tmp_path / "out.jsonl", tmp_path / "left.jsonl"
+    assert main(["score", str(file), "--out", str(out)]) == 1
+    message = capsys.readouterr().err
+    assert not out.exists()
+    for part in [
+        "9 bad rows",
+        "line 2: found a byte that is not UTF-8",
+        "line 3: found broken JSON",
+    ]:
+        assert part in message
+    assert "line 7: found answer = 'stone'; expected one of the choices" in message
+    assert main(["score", str(file), "--out", str(out), "--skip-bad-rows", str(left)]) == 0
+    assert (len(read(out)), len(read(left))) == (1, 9)
+
+
+def test_one_id_is_one_question(tmp_path):
+    rows = [
+        {**BRICK, "question_id": "1"},
+        {**BRICK, "question_id": "1", "question": "Which swims?"},
+    ]
+    write(tmp_path / "in.jsonl", rows)
+    (found,) = RationaleFile(tmp_path / "in.jsonl", {}).bad_rows()
+    assert "question '1' with another text" in found.found
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "message"),
+    [
+        (["--rewards", "divrsity"], 2, "did you mean 'diversity'"),
+        (["--columns", "rational=x"], 2, "unknown field 'rational'; did you mean 'rationale'"),
+        (["--rewards", "plausibility"], 1, "needs a verifier"),
+        (["--questions", "nowhere"], 1, "nowhere: no such file"),
+    ],
+)
+def test_what_a_wrong_call_of_score_says(tmp_path, capsys, argv, status, message):
+    file = write(tmp_path / "in.jsonl", [BRICK])
+    assert main(["score", file, *argv, "--out", str(tmp_path / "out.jsonl")]) == status
+    assert message in capsys.readouterr().err
+
+
+def test_score_says_when_there_is_no_file(tmp_path, capsys):
+    assert main(["score", str(tmp_path / "no.jsonl")]) == 1
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_check_rewards_tests_what_needs_no_scorer(tmp_path, capsys):
+    out = tmp_path / "checks.json"
+    assert main(["check-rewards", "--limit", "8", "--out", str(out)]) == 0
+    assert "suspicious: " in capsys.readouterr().out
+    tested = {row["reward"] for row in json.loads(out.read_text())}
+    assert {"correctness", "diversity", "length"} <= tested
+    assert not tested & {"consistency", "plausibility", "fluency"}
+    assert main(["check-rewards", "diversity,length", "--limit", "8"]) == 0
+
+
+def test_control_names_bins():
+    policy = SimpleNamespace(name="m", controls=ControlTokens({"diversity": 5, "correctness": 2}))
+    assert bins_of({}, policy) == {"diversity": 0, "correctness": 0}
+    assert bins_of({"diversity": "worst"}, policy) == {"diversity": 4, "correctness": 0}
+    assert bins_of({"diversity": "3", "correctness": "best"}, policy) == {
+        "diversity": 3,
+        "correctness": 0,
+    }
+    with pytest.raises(UsageError, match="number from 0 \\(best\\) to 4"):
+        bins_of({"diversity": "5"}, policy)
+    with pytest.raises(UsageError, match="did you mean 'diversity'"):
+        bins_of({"divers": "best"}, policy)
+    bare = SimpleNamespace(name="m", controls=None)
+    assert bins_of({}, bare) is None
+    with pytest.raises(UsageError, match="has no control tokens"):
+        bins_of({"diversity": "best"}, bare)
+
+
+def test_a_run_without_a_model_says_so(tmp_path):
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(UserError, match="has no model/ yet"):
+        load(str(tmp_path))
+
+
+def attempt(n: int) -> Attempt:
+    return Attempt(
+        id=str(n), question_id="q", mode="rationale_answer", prompt="p", completion="c", rationale="r",
+        prediction=None, gold="g", parsed=False, finish="stop", writer="w", model="m", round=0, step=0,
+        split="train", seed=0, n_tokens=1,
+    )  # fmt: skip
+
+
+def test_an_unfinished_file_goes_on_and_refuses_other_settings(tmp_path):
+    out = tmp_path / "a.jsonl"
+    first = Partial(out, {"seed": 0})
+    first.add([attempt(0), attempt(1)])
+    first.add([])
+    again = Partial(out, {"seed": 0})
+    assert again.blocks == [[attempt(0), attempt(1)], []]
+    with pytest.raises(UserError, match="other settings"):
+        Partial(out, {"seed": 1})
+    again.forget()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> str:
+    from tests.tiny import tiny_folder
+
+    return str(tiny_folder("decoder", tmp_path_factory.mktemp("tiny") / "tiny"))
+
+
+QUICK = ["--limit", "6", "--max-new-tokens", "4", "--questions", "builtin"]
+
+
+def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(writing, "_BLOCK", 2)
+    whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
+    flags = ["sample", "--model", tiny, *QUICK, "--n", "2", "--shots", "1"]
+    assert main([*flags, "--out", str(whole)]) == 0
+    assert len(read(whole)) == 12
+
+    add, blocks = Partial.add, []
+
+    def add_and_stop(self, attempts):
+        add(self, attempts)
+        blocks.append(attempts)
+        if len(blocks) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Partial, "add", add_and_stop)
+        assert main([*flags, "--out", str(stopped)]) == 130
+    assert not stopped.exists()
+    assert main([*flags, "--out", str(stopped)]) == 0
+    assert read(stopped) == read(whole)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["stopped.jsonl", "whole.jsonl"]
+
+
+def test_sample_writes_questions_that_can_be_read_again(tiny, tmp_path):
+    out = tmp_path / "q.jsonl"
+    assert main(["sample", "--model", tiny, *QUICK, "--write", "questions", "--out", str(out)]) == 0
+    again = load_questions(out)
+    assert [q.id for q in again] == [q.id for q in builtin_questions()["train"][:6]]
+    assert main(["sample", "--model", tiny, *QUICK, "--keep-correct", "--out", str(out)]) == 0
+    assert all(row["prediction"] == row["gold"] for row in read(out))
+
+
+def test_ask_prints_a_reply(tiny, capsys):
+    flags = ["--model", tiny, "--choices", "brick", "cork", "--n", "2", "--temperature", "1"]
+    assert main(["ask", "Which sinks?", *flags, "--max-new-tokens", "3"]) == 0
+    assert capsys.readouterr().out.count("answer: ") == 2
+    assert main(["ask", "Which sinks?", *flags, "--control", "diversity=best"]) == 2
+    assert "has no control tokens" in capsys.readouterr().err
+
+
+def test_evaluate_then_compare(tiny, tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    flags = ["evaluate", "--model", tiny, *QUICK]
+    assert main([*flags, "--name", "greedy", "--out", str(first)]) == 0
+    assert main([*flags, "--name", "drawn", "--temperature", "1", "--out", str(second)]) == 0
+    cell = json.loads((first / "results.json").read_text())["methods"]["greedy"]["splits"]["test"]
+    assert cell["metrics"]["accuracy"]["n"] == 6
+    assert (first / "report.html").exists()
+    before = (first / "results.json").read_bytes()
+    assert main([*flags, "--name", "greedy", "--out", str(first)]) == 0  # a second start
+    assert (first / "results.json").read_bytes() == before
+    assert main([*flags, "--name", "other", "--out", str(first)]) == 1
+    assert "name: 'greedy'" in capsys.readouterr().err
+
+    page = tmp_path / "page.html"
+    runs = [str(first), str(second)]
+    assert main(["compare", *runs, "--pairs", "drawn - greedy", "--out", str(page)]) == 0
+    assert "drawn − greedy" in capsys.readouterr().out
+    assert "majority answer" in page.read_text()
+    assert main(["compare", str(tmp_path), "--out", str(page)]) == 1
+    assert main(["compare", *runs, "--pairs", "drawn", "--out", str(page)]) == 2
+
+
+def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys):
+    trained = write(tmp_path / "train.jsonl", [{**BRICK, "id": "a"}])
+    asked = write(tmp_path / "test.jsonl", [{**BRICK, "id": "b"}])
+    flags = ["evaluate", "--model", tiny, "--questions", asked, "--out", str(tmp_path / "run")]
+    assert main([*flags, "--train", trained]) == 1
+    assert "1 questions are in two splits" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_ask_under_chosen_bins(tmp_path, capsys):
+    from rationalize.models.folders import save_policy
+    from tests.tiny import tiny_policy
+
+    policy = tiny_policy("decoder")
+    policy.begin_stage({"diversity": 3, "correctness": 2}, need_reference=False)
+    save_policy(policy, tmp_path / "model", bake={"diversity": 0, "correctness": 0})
+    (tmp_path / "config.yaml").write_text("method: mario\n")  # a run is as good as its model
+    flags = ["--model", str(tmp_path), "--max-new-tokens", "2"]
+    for asked, shown in [([], "diversity 0"), (["--control", "diversity=worst"], "diversity 2")]:
+        assert main(["ask", "Which sinks?", *flags, *asked, "--guidance", "1"]) == 0
+        assert f"under {shown}, correctness 0\n" in capsys.readouterr().out

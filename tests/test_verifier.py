@@ -1,0 +1,176 @@
+"""The trained scorers: Vera's loss by hand, statements, folds, and a verifier that learns."""
+
+import json
+import math
+import random
+
+import pytest
+import torch
+
+from rationalize.errors import UserError
+from rationalize.methods.answer_scorer import AnswerScorerConfig, gold_text, train_answer_scorer
+from rationalize.methods.verifier import (
+    VerifierConfig,
+    choice_groups,
+    corruptions,
+    rationale_groups,
+    spliced,
+    swapped,
+    train_verifier,
+    vera_loss,
+)
+from rationalize.models.scorers import AnswerScorer, Verifier, fold_of, load_verifier
+from rationalize.questions.builtin import builtin_questions
+from rationalize.records import Question
+from rationalize.training.loop import FitConfig
+from tests.tiny import tiny_folder
+
+QUESTION = Question(
+    "q1", "Which is heavier?", "steel", ("wood", "steel"), rationales=("Steel is.",)
+)
+QUESTIONS = builtin_questions(train=40, dev=4, test=0, unseen=0, seed=1)
+
+
+def test_loss_by_hand():
+    def minus_log_sigmoid(z):
+        return math.log(1 + math.exp(-z))
+
+    # group 0: true 1.0, false -0.5 and 2.0; group 1: true 0.3, false 0.0
+    logits = torch.tensor([1.0, -0.5, 2.0, 0.3, 0.0])
+    groups = torch.tensor([0, 0, 0, 1, 1])
+    true = torch.tensor([True, False, False, True, False])
+    binary = (
+        minus_log_sigmoid(1.0)
+        + (minus_log_sigmoid(0.5) + minus_log_sigmoid(-2.0)) / 2
+        + minus_log_sigmoid(0.3)
+        + minus_log_sigmoid(0.0)
+    )
+    choice = math.log(math.e + math.exp(-0.5) + math.exp(2.0)) - 1.0
+    choice += math.log(math.exp(0.3) + 1.0) - 0.3
+    for weight in (0.0, 1.0, 0.5):
+        found = vera_loss(logits, groups, true, weight)
+        expected = [binary + weight * choice, binary, choice]
+        assert [f.item() for f in found] == pytest.approx(expected, rel=1e-5)
+
+
+def test_loss_in_its_limits():
+    sure = torch.tensor([40.0, -40.0])
+    total, _, _ = vera_loss(sure, torch.tensor([0, 0]), torch.tensor([True, False]), 1.0)
+    assert total.item() == pytest.approx(0.0, abs=1e-6)
+    # no true statement: nothing to choose, the binary part alone
+    total, _, choice = vera_loss(torch.zeros(2), torch.tensor([3, 3]), torch.zeros(2).bool(), 1.0)
+    assert (total.item(), choice.item()) == pytest.approx((math.log(2), 0.0))
+    z = torch.zeros(3, requires_grad=True)
+    vera_loss(z, torch.zeros(3), torch.tensor([True, False, False]), 0.0)[0].backward()
+    assert z.grad.tolist() == pytest.approx([-0.5, 0.25, 0.25])
+
+
+def test_statements_of_a_question():
+    [group] = choice_groups([QUESTION], negatives=3, share=1.0, seed=0)
+    assert [(s.text, s.true) for s in group] == [
+        ("Which is heavier? steel", True),
+        ("Which is heavier? wood", False),
+    ]
+    assert choice_groups([QUESTION], 3, share=0.0, seed=0) == []
+
+
+def test_every_group_has_one_true_statement_and_distinct_texts():
+    groups = rationale_groups(QUESTIONS["train"], negatives=3, seed=0)
+    groups += choice_groups(QUESTIONS["train"], 3, 1.0, 0)
+    assert len(groups) > 60
+    for group in groups:
+        assert [s.true for s in group] == [True] + [False] * (len(group) - 1)
+        assert len({s.text for s in group}) == len(group) > 1
+    assert groups[0] == rationale_groups(QUESTIONS["train"], negatives=3, seed=0)[0]
+
+
+def test_a_rationale_that_misled_the_teacher_heads_no_group():
+    question = Question(
+        "q", "?", "steel", ("wood", "steel"), rationales=("Steel sinks.", "Wood sinks."),
+        extra={"teacher_answers": ("steel", "wood")},
+    )  # fmt: skip
+    [group] = rationale_groups([question], negatives=9, seed=0)
+    assert group[0].text == "Steel sinks."
+    assert "Wood sinks." in [s.text for s in group[1:]]
+
+
+def test_corruptions():
+    rng = random.Random(0)
+    assert (
+        swapped("Steel is dense. So it is steel.", QUESTION, rng)
+        == "Steel is dense. So it is wood."
+    )
+    assert swapped("It is dense.", QUESTION, rng) == "It is dense."
+    assert spliced("a b c d", "e f g h") == "a b g h"
+    made = corruptions("Steel is dense.", QUESTION, ["Wood is."], "Ice melts fast.", rng)
+    assert "Steel is not dense." in made
+    assert "wood is dense." in made
+    assert "Wood is." in made
+    assert "Steel is dense." not in made
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return str(tiny_folder("decoder", tmp_path_factory.mktemp("base")))
+
+
+FIT = FitConfig(learning_rate=3e-3, batch_size=12, precision="float32")
+
+
+def test_a_verifier_learns_and_judges_across_folds(base, tmp_path):
+    train = QUESTIONS["train"]
+    config = VerifierConfig(model=base, epochs=4, frozen_layers=0.0, fit=FIT)
+    train_verifier(config, tmp_path, train)
+    facts = json.loads((tmp_path / "scorer.json").read_text())
+    assert facts["seen"] == sorted(q.id for q in train)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if line["stage"] == "fold0"]
+    assert sum(losses[-3:]) < 0.95 * sum(losses[:3])
+    verifier = load_verifier(tmp_path)
+    assert isinstance(verifier, Verifier)
+    statement = "Steel sinks."
+    seen, unseen = verifier.probabilities([statement] * 2, [train[0].id, "elsewhere"])
+    own, other = (Verifier([f]).probabilities([statement], [None])[0] for f in verifier.folds)
+    assert unseen == pytest.approx((own + other) / 2)
+    assert seen == pytest.approx([other, own][fold_of(train[0].id)])
+    written = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
+    train_verifier(config, tmp_path, train)  # done: nothing is trained again
+    assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == written
+    with pytest.raises(UserError, match="trained verifier; expected one made by"):
+        AnswerScorer.load(tmp_path)
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_an_answer_scorer_is_trained_saved_and_loaded(base, tmp_path, separate):
+    texts = "released" if separate else "modes"
+    config = AnswerScorerConfig(
+        model=base, epochs=1, separate=separate, texts=texts, frozen_layers=0.5, fit=FIT
+    )
+    train_answer_scorer(config, tmp_path, QUESTIONS["train"])
+    scorer = AnswerScorer.load(tmp_path)
+    assert (scorer.texts, len(scorer.folds)) == (texts, 2)
+    assert (scorer.folds[0].answer is scorer.folds[0].answer_from_rationale) != separate
+    assert all(set(f.temperature) == {"answer", "answer_from_rationale"} for f in scorer.folds)
+    dev = QUESTIONS["dev"]
+    for p in scorer.probabilities(dev, [None, "It is.", "So.", None]):
+        assert sum(p) == pytest.approx(1.0)
+    again = AnswerScorer.load(tmp_path)
+    assert again.weights_hash == scorer.weights_hash
+    if separate:
+        fold = tmp_path / "fold0"
+        pair = AnswerScorer.load_pair(fold / "answer", fold / "answer_from_rationale")
+        assert sum(pair.probabilities(dev[:1], ["It is."])[0]) == pytest.approx(1.0)
+
+
+def test_no_rationales_is_said_plainly(base, tmp_path):
+    bare = [Question(f"q{i}", "?", "a", ("a", "b")) for i in range(8)]
+    with pytest.raises(UserError, match="no training question has a teacher rationale"):
+        train_answer_scorer(AnswerScorerConfig(model=base, fit=FIT), tmp_path / "a", bare)
+    with pytest.raises(UserError, match="falls into fold"):
+        train_verifier(VerifierConfig(model=base, fit=FIT), tmp_path / "v", bare[:1])
+
+
+def test_gold_text_in_both_formats():
+    assert gold_text("modes", QUESTION) == "(B)"
+    assert gold_text("released", Question("q", "?", "No", ("Yes", "No"))) == "no"
+    assert gold_text("modes", Question("q", "2 + 2?", "4")) == "4"
