@@ -42,7 +42,9 @@ format: $(STAMPS)/dev  ## apply formatting and the lint fixes that are safe
 	$(VENV)/bin/ruff check --fix .
 
 bench: $(STAMPS)/package $(STAMPS)/model  ## speed and memory ratios against plain implementations
-	$(VENV)/bin/python -m benchmarks
+	for benchmark in benchmarks/[a-z]*.py; do \
+		echo "== $$benchmark"; $(VENV)/bin/python $$benchmark || exit 1; \
+	done
 
 wheel: $(STAMPS)/python  ## build the wheel into dist/
 	rm -rf dist

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--questions", default="builtin")
     parser.add_argument("--count", type=int, default=60, help="questions, each with its rationales")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch-tokens", type=int, default=2048)
+    parser.add_argument("--batch-tokens", type=int, default=1024)
     parser.add_argument(
         "--clock",
         choices=("wall", "cpu"),

@@ -264,12 +264,11 @@ def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys)
 
 
 def test_ask_under_chosen_bins(tmp_path, capsys):
-    from rationalize.models.folders import save_policy
     from tests.tiny import tiny_policy
 
     policy = tiny_policy("decoder")
-    policy.begin_stage({"diversity": 3, "correctness": 2}, need_reference=False)
-    save_policy(policy, tmp_path / "model", bake={"diversity": 0, "correctness": 0})
+    policy.add_controls({"diversity": 3, "correctness": 2})
+    policy.export(tmp_path / "model", bake={"diversity": 0, "correctness": 0})
     (tmp_path / "config.yaml").write_text("method: mario\n")  # a run is as good as its model
     flags = ["--model", str(tmp_path), "--max-new-tokens", "2"]
     for asked, shown in [([], "diversity 0"), (["--control", "diversity=worst"], "diversity 2")]:

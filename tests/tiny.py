@@ -1,4 +1,6 @@
-"""Tiny seeded models for tests: a Llama-like decoder and a T5, each with a real tokenizer of about 300 tokens."""
+"""Tiny seeded models for tests: a Llama-like decoder and a T5, each with a real tokenizer of about
+300 tokens.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,13 @@ from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from rationalize.models.policy import Policy, load_policy
 
@@ -28,7 +36,9 @@ SENTENCES = (
 )
 
 
-def tiny_policy(kind: Kind = "decoder", seed: int = 0, *, chat: bool = False, **options: Any) -> Policy:
+def tiny_policy(
+    kind: Kind = "decoder", seed: int = 0, *, chat: bool = False, **options: Any
+) -> Policy:
     """A tiny policy in float32; `options` go to `load_policy`."""
     return load_policy(_cached_folder(kind, seed, chat), device="cpu", **options)
 
@@ -40,25 +50,40 @@ def tiny_folder(kind: Kind, path: Path, seed: int = 0, *, chat: bool = False) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _decoder(tokenizer) if kind == "decoder" else _t5(tokenizer)
+        last_norm = model.model.norm if kind == "decoder" else model.decoder.final_layer_norm
+        torch.nn.init.normal_(
+            last_norm.weight, std=2.0
+        )  # else a tied output layer repeats the last token
+        rows = model.get_input_embeddings().weight.data
+        rows[tokenizer.eos_token_id] = 2 * rows[9]  # so that replies end at times
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
 
 def tiny_tokenizer(kind: Kind, *, chat: bool = False) -> PreTrainedTokenizerFast:
-    """Byte-level pieces learned from a few sentences. The decoder's pad and end are one token, as in SmolLM2; the T5's are not."""
+    """Byte-level pieces learned from a few sentences. The decoder's pad and end are one token, as
+    in SmolLM2; the T5's are not.
+    """
     special = ["<|end|>", "<|start|>"] if kind == "decoder" else ["<pad>", "</s>"]
     pieces = Tokenizer(models.BPE())
     pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     pieces.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
     pieces.train_from_iterator(SENTENCES, trainer)
     if kind == "t5":
-        pieces.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+        pieces.post_processor = processors.TemplateProcessing(
+            single="$A </s>", special_tokens=[("</s>", 1)]
+        )
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=pieces, eos_token=special[0 if kind == "decoder" else 1], pad_token=special[0]
+        tokenizer_object=pieces,
+        eos_token=special[0 if kind == "decoder" else 1],
+        pad_token=special[0],
     )
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -67,12 +68,11 @@ def train_answer_scorer(
     def learn(
         run: Run, name: str, questions: Sequence[Question], held_out: Sequence[Question]
     ) -> dict[str, Any]:
-        names = dict.fromkeys(MODES, name)
-        if config.separate:
-            names = {mode: f"{name}/{mode}" for mode in MODES}
+        names: dict[str, str] = {m: f"{name}/{m}" if config.separate else name for m in MODES}
         for model in dict.fromkeys(names.values()):
             modes = [mode for mode in MODES if names[mode] == model]
-            train_model(run, model, config, lambda p, m=modes: _prepare(p, questions, config, m))
+            prepare = partial(_prepare, questions=questions, config=config, modes=modes)
+            train_model(run, model, config, prepare)
         return {**names, **_calibrate(run, names, held_out, config.texts)}
 
     cross_fit(config, out, "answer scorer", learn, train, texts=config.texts)
@@ -121,7 +121,7 @@ def gold_text(texts: Texts, question: Question) -> str:
 
 
 def _calibrate(
-    run: Run, names: dict[Mode, str], held_out: Sequence[Question], texts: Texts
+    run: Run, names: dict[str, str], held_out: Sequence[Question], texts: Texts
 ) -> dict[str, Any]:
     """Temperature and accuracy per mode on held-out questions with choices."""
     chosen = [q for q in held_out if q.choices]

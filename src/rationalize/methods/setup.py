@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from rationalize.environment import environment
 from rationalize.evaluation.floor import FLOOR, majority_attempts
 from rationalize.evaluation.results import merge_log, save_questions, summarise
 from rationalize.evaluation.tables import format_table, splits_of
@@ -15,6 +19,7 @@ from rationalize.methods.answer_scorer import AnswerScorerConfig, train_answer_s
 from rationalize.methods.common import MethodConfig, rollouts, share
 from rationalize.methods.verifier import VerifierConfig, train_verifier
 from rationalize.models.policy import Policy, load_policy
+from rationalize.models.precision import has_fast_bfloat16
 from rationalize.models.scorers import AnswerScorer, load_verifier
 from rationalize.questions import check_overlap, load_splits
 from rationalize.records import Attempt, Question
@@ -107,8 +112,13 @@ def write_results(setup: Setup, methods, pairs, meta: Mapping | None = None) -> 
     questions = {q.id: q for split in setup.splits.values() for q in split}
     results = summarise(
         methods, questions, setup.suite.trainable, setup.suite.diagnostics, pairs=pairs,
-        meta={"config": setup.run.config, "environment": setup.run.read_json("env.json"), **(meta or {})},
+        meta={
+            "model": setup.base.name, "config": setup.run.config, "command": command(),
+            "hardware": hardware(), **(meta or {}),
+        },
     )  # fmt: skip
+    for split, seeds in methods.get(FLOOR, {}).items():
+        setup.run.append(seeds[0], f"final-majority-{split}")
     merge_log(results, setup.run.metrics())
     setup.run.write_json("results.json", results)
     shown = {q: questions[q] for s in methods.values() for seeds in s.values() for a in seeds.values() for q in {x.question_id for x in a}}
@@ -166,6 +176,19 @@ def make_suite(
         verifier = load_verifier(place)
     rewards = load_rewards([*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier, base=base)
     return RewardSuite(rewards, cache=str(run.path / "scores"))
+
+
+def command() -> str:
+    """How this process was started, without its folder."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def hardware() -> str:
+    """Processor or accelerator, cores used and precision."""
+    facts = environment()
+    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{facts['platform']}, {facts['threads']} threads"
+    fast = has_fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return f"{where}, {'bfloat16' if fast else 'float32'}, torch {torch.__version__}"
 
 
 def _slug(name: str) -> str:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rationalize.answers import is_correct
+from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE
+from rationalize.evaluation.results import round_rows
 from rationalize.methods.common import MethodConfig, finish_stage, restore_or, rollouts, share
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.policy import Policy
@@ -114,8 +115,8 @@ def dev_accuracy(
 
     by_id = {q.id: q for q in dev}
     attempts = rollouts(run, f"{stage}-dev{step}", write)
-    right = [is_correct(a.prediction, a.gold, by_id[a.question_id].choices) for a in attempts]
-    accuracy = sum(right) / len(right)
-    run.rewind(f"{stage}-dev", step)
-    run.log(f"{stage}-dev", step, accuracy=accuracy)
-    return accuracy
+    rows = round_rows(attempts, by_id, [ACCURACY, PARSE_RATE], round=step, split="dev")
+    run.rewind(f"{stage}/rounds", step)
+    for row in rows:
+        run.log(f"{stage}/rounds", step, **row)
+    return rows[0]["mean"]

@@ -1,4 +1,6 @@
-"""Control tokens: one per reward and bin, inputs only. Their ids follow the old vocabulary, and no distribution holds them."""
+"""Control tokens: one per reward and bin, inputs only. Their ids follow the old vocabulary, and no
+distribution holds them.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ class ControlTokens:
         for reward, b in chosen.items():
             if reward not in self.bins or not 0 <= b < self.bins[reward]:
                 known = ", ".join(f"{r}=0..{k - 1}" for r, k in self.bins.items())
-                raise UserError(f"no control token for {reward}={b}; this model has {known} (0 is best)")
+                raise UserError(
+                    f"no control token for {reward}={b}; this model has {known} (0 is best)"
+                )
         ids, start = [], self.first_id
         for reward, k in self.bins.items():
             if reward in chosen:
@@ -69,23 +73,33 @@ def add_control_rows(
     init: ControlInit = "statistics",
     seed: int = 0,
 ) -> None:
-    """Make and fill the embedding rows of the control ids; a matrix that has room for them is neither shrunk nor grown.
+    """Make and fill the embedding rows of the control ids; a matrix that has room for them is
+    neither shrunk nor grown.
 
-    `statistics`: Normal(mean, deviation) per dimension of the words' rows (mario.md 2.1-1). `words`: the mean row of the reward's
-    name and of a word for the bin, plus a tenth of that noise, so that copies differ.
+    `statistics`: Normal(mean, deviation) per dimension of the words' rows (mario.md 2.1-1).
+    `words`: the mean row of the reward's name and of a word for the bin, plus a tenth of that
+    noise, so that copies differ.
     """
     end = controls.first_id + len(controls.ids())
     if model.get_input_embeddings().weight.shape[0] < end:
         model.resize_token_embeddings(end, mean_resizing=False)
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    for weight in {id(layer.weight): layer.weight for layer in layers}.values():  # one where they are tied
+    for weight in {
+        id(layer.weight): layer.weight for layer in layers
+    }.values():  # one where they are tied
         words = weight[:n_vocab].detach().float()
         deviation = words.std(0)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(controls.ids()), words.shape[1], generator=generator).to(words)
         if init == "words":
-            means = [_anchor(words, tokenizer, r, b, k) for r, k in controls.bins.items() for b in range(k)]
-            rows = torch.stack(means).repeat_interleave(controls.copies, 0) + 0.1 * deviation * noise
+            means = [
+                _anchor(words, tokenizer, r, b, k)
+                for r, k in controls.bins.items()
+                for b in range(k)
+            ]
+            rows = (
+                torch.stack(means).repeat_interleave(controls.copies, 0) + 0.1 * deviation * noise
+            )
         else:
             rows = words.mean(0) + deviation * noise
         with torch.no_grad():

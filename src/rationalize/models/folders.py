@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 FACTS = "rationalize.json"
 
 TEMPLATE_VALUES = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-"""What some chat templates ask for: no thinking block, and a date that does not change from day to day."""
+"""What some chat templates ask for: no thinking block, and a date that does not change from day to
+day.
+"""
 
 
 def read_facts(source: str | Path) -> dict[str, Any]:
@@ -28,17 +30,26 @@ def read_facts(source: str | Path) -> dict[str, Any]:
 
 
 def weights_hash(source: str | Path, model: Any) -> str:
-    """SHA-256 of the safetensors files of a folder or of a hub id's snapshot; of the loaded tensors where there are none."""
+    """SHA-256 of the safetensors files of a folder or of a hub id's snapshot; of the loaded tensors
+    where there are none.
+    """
     from transformers.utils import cached_file
 
     folder = Path(source)
     if not folder.is_dir():
-        config = cached_file(str(source), "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False)
+        config = cached_file(
+            str(source),
+            "config.json",
+            local_files_only=True,
+            _raise_exceptions_for_missing_entries=False,
+        )
         folder = Path(config).parent if config else folder
     files = sorted(folder.glob("*.safetensors"))
     if files:
         stats = [f.stat() for f in files]
-        return _files_hash(tuple((str(f), s.st_size, s.st_mtime_ns) for f, s in zip(files, stats, strict=True)))
+        return _files_hash(
+            tuple((str(f), s.st_size, s.st_mtime_ns) for f, s in zip(files, stats, strict=True))
+        )
     import torch
 
     digest = hashlib.sha256()
@@ -60,11 +71,13 @@ def _files_hash(files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
-    """Write a model that transformers, vLLM and lm-eval load as it is. Its adapter must have been merged: see `Policy.export`.
+    """Write a model that transformers, vLLM and lm-eval load as it is. Its adapter must have been
+    merged: see `Policy.export`.
 
-    `bake` names the bins whose tokens the chat template puts before every response; plain decoder-only models get a template of
-    one line for it. An encoder-decoder has no place for it: give `generate(decoder_input_ids=...)` the `decoder_prefix` of
-    `rationalize.json`. Control tokens are in `generation_config.suppress_tokens`, so `generate` never writes one.
+    `bake` names the bins whose tokens the chat template puts before every response; plain
+    decoder-only models get a template of one line for it. An encoder-decoder has no place for it:
+    give `generate(decoder_input_ids=...)` the `decoder_prefix` of `rationalize.json`. Control
+    tokens are in `generation_config.suppress_tokens`, so `generate` never writes one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     controls, tokenizer = policy.controls, policy.tokenizer
@@ -73,9 +86,15 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
         "n_vocab": policy.n_vocab, "style": policy.style, "system": policy.system, "chat_template": template,
     }  # fmt: skip
     if bake and not controls:
-        raise UserError(f"{policy.name} has no control tokens, so {dict(bake)} cannot be put into its chat template")
+        raise UserError(
+            f"{policy.name} has no control tokens, so {dict(bake)} cannot be put into its chat template"
+        )
     if controls:
-        facts["controls"] = {"bins": dict(controls.bins), "copies": controls.copies, "first_id": controls.first_id}
+        facts["controls"] = {
+            "bins": dict(controls.bins),
+            "copies": controls.copies,
+            "first_id": controls.first_id,
+        }
         facts["baked"] = dict(bake or {})
         policy.model.generation_config.suppress_tokens = controls.ids()
     prefix = controls.prefix(bake or {}) if controls else []
@@ -92,13 +111,19 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
 
 
 def _exported_template(policy: Policy, prefix: list[int]) -> str:
-    """The template with our system line, unless the caller gives one, and with the control tokens where the response begins."""
+    """The template with our system line, unless the caller gives one, and with the control tokens
+    where the response begins.
+    """
     words = "".join(policy.tokenizer.convert_ids_to_tokens(prefix))
     response = "{% if add_generation_prompt %}" + words + "{% endif %}"
     if not policy.chat:
-        return "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}" + response
+        return (
+            "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}" + response
+        )
     own = policy.tokenizer.chat_template
-    head = "".join(f"{{% set {k} = {json.dumps(v)} %}}" for k, v in TEMPLATE_VALUES.items() if k in own)
+    head = "".join(
+        f"{{% set {k} = {json.dumps(v)} %}}" for k, v in TEMPLATE_VALUES.items() if k in own
+    )
     if policy.system:
         system = json.dumps(policy.system)
         opening = f"[{{'role': 'system', 'content': {system}}}] + messages"

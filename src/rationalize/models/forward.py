@@ -1,8 +1,9 @@
 """Forward passes that read response positions only.
 
-Decoder-only rows are `prompt, controls, response`, padded on the right: attention is causal, so no row sees another's padding. The first
-response token is predicted at the last control token, or at the prompt's last token where there are no controls, which is the
-reference's view: positions are gathered on each side by itself.
+Decoder-only rows are `prompt, controls, response`, padded on the right: attention is causal, so no
+row sees another's padding. The first response token is predicted at the last control token, or at
+the prompt's last token where there are no controls, which is the reference's view: positions are
+gathered on each side by itself.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def collate(rows: Sequence[Row], policy: Policy) -> Batch:
             raise ValueError("a row needs a prompt and a response")
     targets = torch.tensor([t for r in rows for t in r.response_ids], device=policy.device)
     sizes = torch.tensor([len(r.response_ids) for r in rows], device=policy.device)
-    return Batch(rows, targets, torch.repeat_interleave(torch.arange(len(rows), device=policy.device), sizes))
+    return Batch(
+        rows, targets, torch.repeat_interleave(torch.arange(len(rows), device=policy.device), sizes)
+    )
 
 
 def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = True) -> Tensor:
@@ -65,18 +68,27 @@ def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = Tr
     if policy.is_encoder_decoder:
         ids, mask = padded([r.prompt_ids for r in rows], policy)
         encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-        written = [(policy.start_id, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)]
+        written = [
+            (policy.start_id, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)
+        ]
         decoder_ids, _ = padded(written, policy)
         hidden = model.get_decoder()(
-            input_ids=decoder_ids, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=False
+            input_ids=decoder_ids,
+            encoder_hidden_states=encoded,
+            encoder_attention_mask=mask,
+            use_cache=False,
         ).last_hidden_state
         starts = [len(c) for c in controls]
     else:
-        written = [(*r.prompt_ids, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)]
+        written = [
+            (*r.prompt_ids, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)
+        ]
         ids, _ = padded(written, policy)
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, L, d)
         starts = [len(r.prompt_ids) + len(c) - 1 for r, c in zip(rows, controls, strict=True)]
-    positions = [s + t for s, r in zip(starts, rows, strict=True) for t in range(len(r.response_ids))]
+    positions = [
+        s + t for s, r in zip(starts, rows, strict=True) for t in range(len(r.response_ids))
+    ]
     return hidden[batch.row_of, torch.tensor(positions, device=hidden.device)]
 
 
@@ -88,7 +100,9 @@ def head(policy: Policy, hidden: Tensor) -> Tensor:
     output = model.get_output_embeddings()
     scale, cap = _head_facts(model.config)
     bias = output.bias[: policy.n_vocab] if getattr(output, "bias", None) is not None else None
-    logits = torch.nn.functional.linear(hidden * scale if scale != 1.0 else hidden, output_rows(policy), bias)
+    logits = torch.nn.functional.linear(
+        hidden * scale if scale != 1.0 else hidden, output_rows(policy), bias
+    )
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
@@ -123,11 +137,14 @@ def plain_model(policy: Policy) -> Any:
 
 
 def find_head(policy: Policy) -> None:
-    """Compare `head` with the model's own logits once; where they differ, the model's own code computes them (slower).
+    """Compare `head` with the model's own logits once; where they differ, the model's own code
+    computes them (slower).
 
     Raises `UserError` where that differs too.
     """
-    row = Row(tuple(i % policy.n_vocab for i in (5, 6, 7)), tuple(i % policy.n_vocab for i in (8, 9)))
+    row = Row(
+        tuple(i % policy.n_vocab for i in (5, 6, 7)), tuple(i % policy.n_vocab for i in (8, 9))
+    )
     with torch.no_grad():
         hidden = hidden_at_response(policy, collate([row], policy))
         ids = torch.tensor([[*row.prompt_ids, row.response_ids[0]]], device=policy.device)
@@ -138,7 +155,9 @@ def find_head(policy: Policy) -> None:
             own = policy.model(input_ids=ids).logits[0, -2:]
         own = own[:, : policy.n_vocab].float()
         for policy.linear_head in (True, False):
-            if torch.allclose(head(policy, hidden).float(), own, rtol=1e-2, atol=1e-2 * own.std().item()):
+            if torch.allclose(
+                head(policy, hidden).float(), own, rtol=1e-2, atol=1e-2 * own.std().item()
+            ):
                 return
     raise UserError(
         f"{policy.name}: the logits of {policy.model.config.model_type!r} could not be computed from its last hidden states; "
@@ -147,7 +166,9 @@ def find_head(policy: Policy) -> None:
 
 
 def _own_head(policy: Policy, hidden: Tensor) -> Tensor:
-    """The model's own way from the decoder's output to logits: a pass over one token, whose output is replaced."""
+    """The model's own way from the decoder's output to logits: a pass over one token, whose output
+    is replaced.
+    """
     model = plain_model(policy)
 
     def replace(_module, _inputs, output):
@@ -165,5 +186,7 @@ def _own_head(policy: Policy, hidden: Tensor) -> Tensor:
 
 def _head_facts(config: Any) -> tuple[float, float | None]:
     """Scale before and soft cap after the linear output layer."""
-    scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0  # T5, version 1.0
+    scale = (
+        config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
+    )  # T5, version 1.0
     return scale, getattr(config, "final_logit_softcapping", None)

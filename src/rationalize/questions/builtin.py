@@ -66,7 +66,7 @@ def _split(split: str, size: int, rationales: int, seed: int) -> list[Question]:
         kind = next(turns)
         puzzle = _new_puzzle(kind, kinds, split, streams[kind], seen)
         questions.append(
-            _question(puzzle, kind, split, len(questions), rationales, seed, streams[kind])
+            _question(puzzle, kind, split, len(questions), rationales, seed)
         )
     return questions
 
@@ -85,18 +85,14 @@ def _new_puzzle(kind: str, kinds: Mapping, split: str, stream: Random, seen: set
 
 
 def _question(
-    puzzle: Puzzle, kind: str, split: str, number: int, rationales: int, seed: int, stream: Random
+    puzzle: Puzzle, kind: str, split: str, number: int, rationales: int, seed: int
 ) -> Question:
-    choices = [puzzle.answer, *puzzle.others]
-    stream.shuffle(choices)
-    texts, qualities, answers = teach(
-        puzzle, choices, Random(f"{seed}/{split}/{number}/teacher"), rationales
-    )
+    texts, qualities, answers = teach(puzzle, Random(f"{seed}/{split}/{number}/teacher"), rationales)
     return Question(
         id=f"builtin-{split}-{number:05d}",
         question=puzzle.question,
         answer=puzzle.answer,
-        choices=tuple(choices),
+        choices=puzzle.choices,
         rationales=tuple(texts),
         kind=kind,
         extra={"rationale_quality": tuple(qualities), "teacher_answers": tuple(answers)},

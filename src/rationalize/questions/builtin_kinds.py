@@ -1,8 +1,9 @@
 """The kinds of everyday reasoning behind the built-in questions: each draws a `Puzzle`.
 
-A puzzle crosses two things drawn apart (an XOR: which entity is which, and which of them is asked for) or
-binds entities at random (which lever starts what). Polarity, order of mention and entities are drawn apart too, so
-that no single word, position or choice tells the answer, yet a few steps that restate the facts do.
+A puzzle crosses things that are drawn apart (an XOR: which entity is which, and which of them is asked for), so that no single word,
+position or choice tells the answer, yet one or two steps that restate the facts do. The choices of a puzzle are a pair of opposites in a
+fixed order: a small model finds the right word long before it can find the letter of a freely shuffled option, and only the former is
+reasoning.
 """
 
 from __future__ import annotations
@@ -10,257 +11,226 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
-from rationalize.questions.builtin_physics import NAMES, physics
 from rationalize.questions.builtin_teacher import Puzzle, sentence
 
-# Ordering
-
-_SCALES = (
-    ("taller", "shorter", "tallest", "shortest"),
-    ("older", "younger", "oldest", "youngest"),
-    ("faster", "slower", "fastest", "slowest"),
-    ("stronger", "weaker", "strongest", "weakest"),
-    ("richer", "poorer", "richest", "poorest"),
-    ("louder", "quieter", "loudest", "quietest"),
-)
-_ORDER_ASIDES = (
-    "They are good friends.",
-    "They meet every week.",
-    "People are all different.",
-    "It is a nice group.",
-)
-
-
-def ordering(rng: Random) -> Puzzle:
-    """Three people in a row by two comparisons; both ends are offered."""
-    scale = rng.choice(_SCALES)
-    people = rng.sample(NAMES, 3)
-    up, ask_up = rng.random() < 0.5, rng.random() < 0.5
-    word = scale[0] if up else scale[1]
-    ends = scale[2:] if up else scale[:1:-1]
-    asked = scale[2] if ask_up else scale[3]
-    a, b, c = people
-    forms = (
-        f"{a} is {word} than {b}. {b} is {word} than {c}.",
-        f"{a} is {word} than {b}, who is {word} than {c}.",
-        f"{b} is {word} than {c}. {a} is {word} than {b}.",
-    )
-    question = (
-        f"{rng.choice(forms)} {rng.choice((f'Who is the {asked}?', f'Which of them is {asked}?'))}"
-    )
-    answer, other = (a, c) if up == ask_up else (c, a)
-    reasons, claims = {}, {}
-    for choice in (answer, other):
-        x, y = ends if choice == answer else ends[::-1]
-        reasons[choice] = (
-            f"The order is {a}, {b}, {c}, so {x} is {a} and {y} is {c}. We want {choice}.",
-            f"In a row: {a}, {b}, {c}. That makes {x} {a} and {y} {c}. So {asked}: {choice}.",
-        )
-        claims[choice] = f"the {asked} one is {choice}"
-    key = f"{scale[0]}|{'|'.join(sorted(people))}"
-    return Puzzle(key, question, answer, (other,), reasons, claims, _ORDER_ASIDES)
-
-
-# Counting and dates
-
 # fmt: off
-_GOODS = (
-    "pens", "books", "coins", "shells", "cards", "stamps", "apples", "keys", "toys", "hats",
-    "plums", "eggs",
+NAMES = (
+    "Adam", "Alice", "Amy", "Anna", "Ben", "Carl", "Clara", "David", "Emma", "Eric", "Fred", "Grace", "Henry", "Ivan", "Jack",
+    "Jane", "John", "Julia", "Karen", "Kate", "Laura", "Leo", "Linda", "Lucy", "Maria", "Mark", "Martin", "Mary", "Max", "Nancy",
+    "Nick", "Oscar", "Paul", "Peter", "Rachel", "Robert", "Rosa", "Sam", "Sara", "Simon", "Susan", "Tim", "Tom", "Victor",
 )
+_SURFACES = ("ice", "sand", "wood", "stone", "grass", "gravel", "carpet", "tile", "clay", "rubber", "glass", "asphalt")
+_ROOMS = ("hall", "shed", "tent", "cellar", "attic", "kitchen", "garage", "barn", "cabin", "studio", "tower", "office")
+_EFFECTS = (
+    # what happens, its two ways, the pair of opposites, whether the first way means the first of the pair, and where
+    ("ball rolls", ("farther", "less far"), ("smoother", "rougher"), True, _SURFACES),
+    ("sled slides", ("faster", "slower"), ("smoother", "rougher"), True, _SURFACES),
+    ("shoe wears", ("sooner", "later"), ("smoother", "rougher"), False, _SURFACES),
+    ("soup cools", ("sooner", "later"), ("warmer", "colder"), False, _ROOMS),
+    ("snow melts", ("sooner", "later"), ("warmer", "colder"), True, _ROOMS),
+    ("butter gets soft", ("sooner", "later"), ("warmer", "colder"), True, _ROOMS),
+    ("fern grows", ("better", "worse"), ("brighter", "darker"), True, _ROOMS),
+    ("photo turns out", ("better", "worse"), ("brighter", "darker"), True, _ROOMS),
+    ("towel dries", ("sooner", "later"), ("drier", "damper"), True, _ROOMS),
+    ("bread gets mouldy", ("sooner", "later"), ("drier", "damper"), False, _ROOMS),
+)
+_SCALES = (
+    ("taller", "shorter"), ("older", "younger"), ("faster", "slower"), ("stronger", "weaker"), ("richer", "poorer"),
+    ("louder", "quieter"),
+)
+_GOODS = ("pens", "books", "coins", "shells", "cards", "stamps", "apples", "keys", "toys", "hats", "plums", "eggs")
+_EVENTS = ("party", "test", "trip", "game", "lesson", "concert", "meeting", "fair", "race", "show", "sale", "visit")
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_EVENTS = (
-    "party", "test", "trip", "game", "lesson", "concert", "meeting", "fair", "race", "show",
-    "sale", "visit",
+_DATES = (("Friday", 1), ("Thursday", 2), ("Monday", 1), ("Tuesday", 2), ("Saturday", 1), ("Sunday", 1))
+_CONTROLS = (("lever", "up", "down"), ("switch", "left", "right"), ("dial", "high", "low"), ("valve", "open", "shut"), ("key", "in", "out"))
+_DEVICES = (
+    ("lamp", "red", "green"), ("fan", "fast", "slow"), ("room", "warm", "cold"), ("bell", "loud", "quiet"),
+    ("screen", "bright", "dark"), ("belt", "fast", "slow"), ("radio", "loud", "quiet"), ("stove", "warm", "cold"),
+    ("sign", "red", "green"), ("hall", "bright", "dark"),
 )
+_LEVELS = (
+    ("oil", "engine", "louder", "quieter"), ("light", "fish", "faster", "slower"), ("sand", "wheel", "faster", "slower"),
+    ("food", "bird", "louder", "quieter"), ("wind", "mill", "faster", "slower"), ("steam", "pump", "louder", "quieter"),
+    ("wax", "floor", "smoother", "rougher"), ("paint", "wall", "brighter", "darker"),
+)
+_CUPS = (("red", "green"), ("warm", "cold"), ("bright", "dark"), ("loud", "quiet"))
+_THINGS = ("cup", "box", "lamp", "toy", "radio", "stone", "clock", "bag")
 # fmt: on
 
 
-def _giving(rng: Random) -> Puzzle:
-    """One gives the other some: how many does one of them have now?"""
-    (a, b), goods = rng.sample(NAMES, 2), rng.choice(_GOODS)
-    moved = rng.randint(1, 3)
-    had = {name: rng.randint(moved + 1, 6) for name in (a, b)}
-    giver, taker = rng.sample((a, b), 2)
-    asked = rng.choice((a, b))
-    move = rng.choice((f"{giver} gives {taker} {moved}.", f"{giver} hands {moved} to {taker}."))
-    question = f"{a} has {had[a]} {goods}, {b} has {had[b]}. {move} How many does {asked} have now?"
-    less, more = had[asked] - moved, had[asked] + moved
+def physics(rng: Random) -> Puzzle:
+    """An effect differs between two places: what does that say about one of them?"""
+    effect, ways, pair, first, places = rng.choice(_EFFECTS)
+    x, y = rng.sample(places, 2)
+    way = rng.randrange(2)
+    asked = rng.choice((x, y))
+    where = "on" if places is _SURFACES else "in the"
+    fact = f"the {effect} {ways[way]} {where} {x}"
+    question = f"{sentence(f'{fact} than {where} {y}')[:-1]}. Is the {asked} {pair[0]} or {pair[1]}?"
+    of_x = pair[0] if (way == 0) == first else pair[1]
+    answer = of_x if asked == x else _other(pair, of_x)
     reasons, claims = {}, {}
-    for count, sign in ((less, "-"), (more, "+")):
-        loser, winner = (giver, taker) if (asked == giver) == (sign == "-") else (taker, giver)
-        total = f"{had[asked]} {sign} {moved} = {count}"
-        reasons[str(count)] = (
-            f"{loser} loses {moved} and {winner} gains {moved}. So {asked} has {total}.",
-            f"{loser} has {moved} fewer, {winner} {moved} more. For {asked}: {total}.",
+    for word in pair:
+        x_word = word if asked == x else _other(pair, word)
+        y_word = _other(pair, x_word)
+        reasons[word] = (
+            f"That makes {x} {x_word} and {y} {y_word}. So we call the {asked} {word}.",
+            f"It does so {where} {x} because {x} must be {x_word}. For {asked} this means {word}.",
         )
-        claims[str(count)] = f"the number is {count}"
-    answer, other = (str(less), str(more)) if asked == giver else (str(more), str(less))
-    key = f"giving|{goods}|{'|'.join(sorted((a, b)))}"
-    asides = (f"Many people like {goods}.", "Sharing is kind.", f"{a} and {b} are friends.")
-    return Puzzle(key, question, answer, (other,), reasons, claims, asides)
+        claims[word] = f"the {asked} is {word}"
+    key = f"{effect}|{'|'.join(sorted((x, y)))}"
+    asides = ("It is a nice day.", "Somebody took notes.", f"The {effect.split()[0]} is new.", "Many people try this.")
+    return Puzzle(key, question, pair, answer, reasons, claims, asides)
+
+
+def ordering(rng: Random) -> Puzzle:
+    """Two people compared, or three in a row: how does one of them stand to another?"""
+    pair = rng.choice(_SCALES)
+    word = rng.choice(pair)
+    a, b, c = rng.sample(NAMES, 3)
+    chain = rng.random() < 0.3
+    facts, last = (f"{a} is {word} than {b}, who is {word} than {c}.", c) if chain else (f"{a} is {word} than {b}.", b)
+    asked, against = rng.sample((a, last), 2)
+    forms = (
+        f"Is {asked} {pair[0]} or {pair[1]} than {against}?",
+        f"Of {asked} and {against}, is {asked} the {pair[0]} or the {pair[1]} one?",
+    )
+    answer = word if asked == a else _other(pair, word)
+    reasons, claims = {}, {}
+    for target in pair:
+        of_a = target if asked == a else _other(pair, target)
+        reasons[target] = (
+            f"Here {a} is {of_a} and {last} {_other(pair, of_a)}. So we call {asked} {target}.",
+            f"The {of_a} one must be {a}, not {last}. For {asked} this means {target}.",
+        )
+        claims[target] = f"{asked} is {target}"
+    key = f"{pair[0]}|{'|'.join(sorted((a, last)))}"
+    asides = ("They are good friends.", "They meet every week.", "People are all different.", "It is a nice group.")
+    return Puzzle(key, f"{facts} {rng.choice(forms)}", pair, answer, reasons, claims, asides)
+
+
+def _amounts(rng: Random) -> Puzzle:
+    """A small sum, compared with another amount."""
+    (name, other), goods, pair = rng.sample(NAMES, 2), rng.choice(_GOODS), ("more", "fewer")
+    gets = rng.random() < 0.5
+    had, change = rng.randint(3, 6), rng.randint(1, 2)
+    now = had + change if gets else had - change
+    against = now + rng.choice((-2, -1, 1, 2))
+    move = rng.choice(("gets", "finds") if gets else ("loses", "sells"))
+    question = f"{name} has {had} {goods} and {move} {change}. {other} has {against}. Has {name} now more or fewer than {other}?"
+    sign = f"{had} {'+' if gets else '-'} {change}"
+    reasons, claims = {}, {}
+    for word in pair:
+        reasons[word] = (
+            f"For {name} we get {sign} = {now}. Next to {against} that is {word}.",
+            f"{name} has {now} now, since {sign} = {now}. With {against} for {other}, we say {word}.",
+        )
+        claims[word] = f"{name} has {word}"
+    key = f"amounts|{goods}|{'|'.join(sorted((name, other)))}"
+    asides = (f"Many people like {goods}.", "Sharing is kind.", f"{name} and {other} are friends.")
+    return Puzzle(key, question, pair, "more" if now > against else "fewer", reasons, claims, asides)
 
 
 def _days(rng: Random) -> Puzzle:
-    """A day or two before or after a weekday."""
-    today, steps, sign = rng.randrange(7), rng.randint(1, 2), rng.choice((1, -1))
-    name, event = rng.choice(NAMES), rng.choice(_EVENTS)
-    after = "after" if sign > 0 else "before"
-    span = "one day" if steps == 1 else "two days"
-    question = rng.choice(
-        (
-            f"{name}'s {event} is {span} {after} {_DAYS[today]}. Which day is it?",
-            f"The {event} comes {span} {after} {_DAYS[today]}. When does {name} go?",
-            f"{name} goes to the {event} {span} {after} {_DAYS[today]}. What day is that?",
-        )
+    """A day or two from a weekday, chosen so that neither the day nor the direction tells the answer."""
+    (start, steps), name, event, pair = rng.choice(_DATES), rng.choice(NAMES), rng.choice(_EVENTS), ("weekday", "weekend")
+    after = rng.random() < 0.5
+    day = _DAYS[(_DAYS.index(start) + (steps if after else -steps)) % 7]
+    span = f"{'one day' if steps == 1 else 'two days'} {'after' if after else 'before'} {start}"
+    forms = (
+        f"{name}'s {event} is {span}. Is it on a weekday or at the weekend?",
+        f"{name} goes to the {event} {span}. Is that a weekday or the weekend?",
     )
-
-    def walk(direction: int, count: int) -> list[str]:
-        return [_DAYS[(today + direction * n) % 7] for n in range(1, count + 1)]
-
-    paths = {
-        p[-1]: p
-        for p in (walk(sign, steps), walk(-sign, steps), walk(rng.choice((1, -1)), 3 - steps))
-    }
-    answer, *others = paths
+    answer = "weekend" if day in ("Saturday", "Sunday") else "weekday"
+    false_day = _DAYS[(_DAYS.index(start) + (-steps if after else steps)) % 7]
     reasons, claims = {}, {}
-    for choice, path in paths.items():
-        row = ", ".join(path)
-        reasons[choice] = (
-            sentence(f"{span} {after} {_DAYS[today]}: {row}. So it is {choice}"),
-            f"Count {span} {after} {_DAYS[today]}: {row}. We get {choice}.",
+    for word in pair:
+        found = day if word == answer else false_day
+        reasons[word] = (
+            f"{sentence(span)[:-1]} comes {found}. That day counts as {word}.",
+            f"Counting {span} gives {found}, which is a {word}.",
         )
-        claims[choice] = f"the day is {choice}"
-    key = f"days|{event}|{name}|{_DAYS[today]}"
+        claims[word] = f"it is a {word}"
     asides = ("A week has seven days.", f"Everybody likes a {event}.", f"{name} is often late.")
-    return Puzzle(key, question, answer, tuple(others), reasons, claims, asides)
+    return Puzzle(f"days|{event}|{name}", rng.choice(forms), pair, answer, reasons, claims, asides)
 
 
 def counting(rng: Random) -> Puzzle:
     """Small sums and days of the week."""
-    return rng.choice((_giving, _days))(rng)
+    return rng.choice((_amounts, _days))(rng)
 
 
-# Causal links
-
-_COLOURS = ("red", "blue", "green", "white", "black", "yellow", "brown", "pink")
-_CONTROLS = ("button", "switch", "key", "lever", "handle")
-_DEVICES = ("fan", "radio", "lamp", "bell", "heater", "pump", "clock", "oven", "alarm", "mixer")
-_LEVELS = (
-    ("water", "grass", "greener", "drier"),
-    ("salt", "soup", "better", "worse"),
-    ("oil", "engine", "louder", "quieter"),
-    ("sugar", "dough", "softer", "harder"),
-    ("light", "fish", "faster", "slower"),
-    ("noise", "baby", "calmer", "angrier"),
-    ("sand", "wheel", "faster", "slower"),
-    ("food", "bird", "louder", "quieter"),
-)
-_CAUSE_ASIDES = (
-    "Machines can break.",
-    "It is a quiet day.",
-    "Somebody wrote a note.",
-    "The house is old.",
-)
-
-
-def _controls(rng: Random) -> Puzzle:
-    """Three controls start three things: which control was used, or what starts?"""
-    control, name = rng.choice(_CONTROLS), rng.choice(NAMES)
-    colours, devices = rng.sample(_COLOURS, 3), rng.sample(_DEVICES, 3)
-    backward, at = rng.random() < 0.5, rng.randrange(3)
-    (a, b, c), (x, y, z) = colours, devices
-    if backward:
-        told, asked, link = devices, colours, "needs"
-        rule = f"The {x} needs {a}, the {y} needs {b}"
-        rule += rng.choice((f", the {z} needs {c}.", f" and the {z} needs {c}."))
-        question = f"{rule} {name} starts the {told[at]}. Which {control} is it?"
-    else:
-        told, asked, link = colours, devices, "starts the"
-        rule = f"The {a} {control} starts the {x}, {b} starts the {y}"
-        rule += rng.choice((f", {c} starts the {z}.", f" and {c} starts the {z}."))
-        question = f"{rule} {name} uses {told[at]}. What starts?"
+def _switches(rng: Random) -> Puzzle:
+    """A rule ties the two states of a control to the two states of a device."""
+    (control, *states), (device, *pair) = rng.choice(_CONTROLS), rng.choice(_DEVICES)
+    name = rng.choice(NAMES)
+    when, then = rng.choice(states), rng.choice(pair)
+    now = rng.choice(states)
+    rule = f"When the {control} is {when}, the {device} is {then}, else it is {_other(pair, then)}."
+    forms = (f"{name} puts the {control} {now}. How is the {device}?", f"{name} sees the {control} {now}. How is the {device} then?")
+    answer = then if now == when else _other(pair, then)
     reasons, claims = {}, {}
-    for choice in asked:
-        used = f"the {told[at]}" if backward else told[at]
-        reasons[choice] = (
-            sentence(f"{used} {link} {choice}, so we want {choice}"),
-            f"{name} {'starts' if backward else 'uses'} {used}, and {used} {link} {choice}.",
+    for word in pair:
+        reasons[word] = (
+            f"{name} has the {control} {now}. By the rule this makes it {word}.",
+            f"With the {control} {now} the {device} has to be {word}.",
         )
-        claims[choice] = f"it must be {choice}"
-    key = f"controls|{control}|{'|'.join(sorted(colours))}|{'|'.join(sorted(devices))}"
-    others = tuple(asked[n] for n in range(3) if n != at)
-    return Puzzle(key, question, asked[at], others, reasons, claims, _CAUSE_ASIDES)
+        claims[word] = f"the {device} is {word}"
+    key = f"switches|{control}|{device}|{name}"
+    asides = ("Machines can break.", "It is a quiet day.", "Somebody wrote a note.", "The house is old.")
+    return Puzzle(key, f"{rule} {rng.choice(forms)}", tuple(pair), answer, reasons, claims, asides)
 
 
 def _levels(rng: Random) -> Puzzle:
-    """A rule says which way an effect goes when there is more, and when there is less, of its cause."""
-    cause, thing, up, down = rng.choice(_LEVELS)
-    name = rng.choice(NAMES)
-    more_first, up_first, use_first = (rng.random() < 0.5 for _ in range(3))
-    amounts = ("more", "less") if more_first else ("less", "more")
-    effects = (up, down) if up_first else (down, up)
-    (a, b), (x, y) = amounts, effects
-    rule = rng.choice(
-        (
-            f"{a.title()} {cause} makes the {thing} {x}, {b} {cause} makes it {y}.",
-            f"With {a} {cause} the {thing} gets {x}, with {b} {cause} it gets {y}.",
-        )
+    """A rule says which way an effect goes when there is more of its cause, and when there is less."""
+    cause, thing, *pair = rng.choice(_LEVELS)
+    name, (a, b), (x, y) = rng.choice(NAMES), rng.sample(("more", "less"), 2), rng.sample(pair, 2)
+    now = rng.choice((a, b))
+    forms = (
+        f"With {a} {cause} the {thing} gets {x}, with {b} {y}.",
+        f"{a.title()} {cause} makes the {thing} {x}, {b} makes it {y}.",
     )
-    at = 0 if use_first else 1
-    now = amounts[at]
-    question = f"{rule} {name} uses {now} {cause}. How is the {thing}?"
+    answer = x if now == a else y
     reasons, claims = {}, {}
-    for choice in effects:
-        reasons[choice] = (
-            f"{now.title()} {cause} makes it {choice}, so we want {choice}.",
-            f"{name} uses {now} {cause}, and {now} {cause} makes it {choice}.",
+    for word in pair:
+        reasons[word] = (
+            f"{name} uses {now}, and {now} {cause} makes it {word}.",
+            f"The rule for {now} {cause} says that the {thing} gets {word}.",
         )
-        claims[choice] = f"it must be {choice}"
-    key = f"levels|{cause}|{name}"
-    return Puzzle(key, question, effects[at], (effects[1 - at],), reasons, claims, _CAUSE_ASIDES)
+        claims[word] = f"the {thing} gets {word}"
+    question = f"{rng.choice(forms)} {name} uses {now} {cause}. How does the {thing} get?"
+    asides = ("Rules have exceptions.", "It is a quiet day.", f"{name} asked a friend.")
+    return Puzzle(f"levels|{cause}|{name}", question, tuple(pair), answer, reasons, claims, asides)
 
 
 def causal(rng: Random) -> Puzzle:
-    """What follows from a stated cause, or which cause explains an effect."""
-    return rng.choice((_controls, _levels))(rng)
+    """What follows from a stated cause."""
+    return rng.choice((_switches, _levels))(rng)
 
 
-# Places: only among the unseen
-
-_OBJECTS = ("key", "coin", "ring", "note", "ball", "card", "watch", "stamp")
-_HOLDERS = ("drawer", "box", "jar", "bag", "cup", "pocket", "basket", "chest")
-
-
-def places(rng: Random) -> Puzzle:
-    """Two things are put away and perhaps swapped: where is one of them?"""
-    name, objects, holders = rng.choice(NAMES), rng.sample(_OBJECTS, 2), rng.sample(_HOLDERS, 2)
-    swapped, at = rng.random() < 0.5, rng.randrange(2)
-    (a, b), (x, y) = objects, holders
-    put = rng.choice(
-        (
-            f"{name} puts the {a} in the {x} and the {b} in the {y}.",
-            f"The {x} holds the {a}, the {y} the {b}.",
-        )
-    )
-    moves = (
-        ("Then they are swapped.", "Then they change places.")
-        if swapped
-        else ("They stay.", "Nothing is moved.")
-    )
-    question = f"{put} {rng.choice(moves)} Where is the {objects[at]} now?"
-    answer, other = (holders[1 - at], holders[at]) if swapped else (holders[at], holders[1 - at])
+def trading(rng: Random) -> Puzzle:
+    """Two people hold opposite things and may trade them: what does one of them hold?"""
+    (a, b), thing, pair = rng.sample(NAMES, 2), rng.choice(_THINGS), rng.choice(_CUPS)
+    x, y = rng.sample(pair, 2)
+    traded, asked = rng.random() < 0.5, rng.choice((a, b))
+    move = rng.choice(("They trade.", "Then they swap.") if traded else ("Each keeps it.", "Nobody trades."))
+    question = f"{a} has a {x} {thing}, {b} a {y} one. {move} Is the one of {asked} now {pair[0]} or {pair[1]}?"
+    before = x if asked == a else y
+    answer = _other(pair, before) if traded else before
     reasons, claims = {}, {}
-    for choice in holders:
-        turn = "they change places" if choice != holders[at] else "nothing moves"
-        reasons[choice] = (
-            f"The {objects[at]} was first in the {holders[at]}. Then {turn}, so it is in the {choice}.",
-            f"At first it was in the {holders[at]} and {turn}. So we look in the {choice}.",
+    for word in pair:
+        turn = "keeps it" if word == before else "trades it"
+        reasons[word] = (
+            f"At first {asked} had {before}. Then {asked} {turn}, so now it is {word}.",
+            f"{asked} starts with {before} and {turn}. That leaves {word}.",
         )
-        claims[choice] = f"it is in the {choice}"
-    key = f"{'|'.join(sorted(objects))}|{'|'.join(sorted(holders))}"
-    asides = ("It is easy to lose things.", f"{name} is tidy.")
-    return Puzzle(key, question, answer, (other,), reasons, claims, asides)
+        claims[word] = f"it is {word}"
+    asides = ("It is easy to lose things.", f"{a} and {b} are friends.", f"A {thing} costs little.")
+    return Puzzle(f"{thing}|{'|'.join(sorted((a, b)))}", question, pair, answer, reasons, claims, asides)
+
+
+def _other(pair, word: str) -> str:
+    return pair[1] if word == pair[0] else pair[0]
 
 
 KINDS: dict[str, Callable[[Random], Puzzle]] = {
@@ -271,5 +241,5 @@ KINDS: dict[str, Callable[[Random], Puzzle]] = {
 }
 """Kinds in train, dev and test."""
 
-UNSEEN_KINDS: dict[str, Callable[[Random], Puzzle]] = {"places": places}
+UNSEEN_KINDS: dict[str, Callable[[Random], Puzzle]] = {"trading": trading}
 """Kinds in `unseen` alone."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from random import Random
-
-from rationalize.answers import label
 
 
 @dataclass(frozen=True)
@@ -16,9 +14,9 @@ class Puzzle:
     key: str
     """What the question is about, whatever its wording, polarity and order: splits never share one."""
     question: str
+    choices: tuple[str, ...]
+    """In the order in which they are shown."""
     answer: str
-    others: tuple[str, ...]
-    """The wrong choices."""
     reasons: Mapping[str, tuple[str, ...]]
     """Per choice, complete reasonings that arrive there; sound for the answer, mistaken for the others."""
     claims: Mapping[str, str]
@@ -47,9 +45,7 @@ _DRAFTS = 10
 """Tries to say something new before another quality is drawn."""
 
 
-def teach(
-    puzzle: Puzzle, choices: Sequence[str], rng: Random, count: int
-) -> tuple[list[str], list[str], list[str]]:
+def teach(puzzle: Puzzle, rng: Random, count: int) -> tuple[list[str], list[str], list[str]]:
     """Rationales, the quality of each, and the answer that the teacher gave after each.
 
     No rationale comes twice.
@@ -59,8 +55,8 @@ def teach(
     answers: list[str] = []
     while len(rationales) < count:
         quality = rng.choices(list(QUALITIES), list(QUALITIES.values()))[0]
-        wrong = rng.choice(puzzle.others)
-        drafts = (_write(quality, puzzle, choices, wrong, rng) for _ in range(_DRAFTS))
+        wrong = rng.choice([c for c in puzzle.choices if c != puzzle.answer])
+        drafts = (_write(quality, puzzle, wrong, rng) for _ in range(_DRAFTS))
         text = next((draft for draft in drafts if draft not in rationales), None)
         if text is None:  # nothing further to say in this quality
             continue
@@ -75,27 +71,15 @@ def sentence(text: str) -> str:
     return text[0].upper() + text[1:].rstrip(".") + "."
 
 
-def _write(quality: str, puzzle: Puzzle, choices: Sequence[str], wrong: str, rng: Random) -> str:
+def _write(quality: str, puzzle: Puzzle, wrong: str, rng: Random) -> str:
     if quality == "beside_the_point":
         return " ".join(rng.sample(puzzle.asides, 2))
     target = wrong if quality in ("wrong", "contradicting") else puzzle.answer
     claim = puzzle.claims[target]
     if quality == "repetitive":
-        thought = sentence(rng.choice((", ", " and ", ", so ")).join([claim] * 3))
-    elif quality == "rambling":
+        return sentence(rng.choice((", ", " and ", ", so ")).join([claim] * 3))
+    if quality == "rambling":
         remark = rng.choice((rng.choice(_OPENERS), rng.choice(puzzle.asides)))
-        thought = f"{remark} {rng.choice(_LINKS)} {claim}."
-    else:
-        thought = rng.choice(puzzle.reasons[target])
-    return f"{thought} {_walk(choices, target)}"
+        return f"{remark} {rng.choice(_LINKS)} {claim}."
+    return rng.choice(puzzle.reasons[target])
 
-
-def _walk(choices: Sequence[str], target: str) -> str:
-    """The choices in turn, up to the one that fits.
-
-    A small model copies a choice after its letter with ease, and can hardly do the reverse: find the
-    letter before a choice. Ending on the letter is what lets a few hundred rows teach the answer.
-    """
-    stop = list(choices).index(target)
-    passed = [f"{label(i)} {choice}: no." for i, choice in enumerate(choices[:stop])]
-    return " ".join([*passed, f"{label(stop)} {target}: yes."])

@@ -1,0 +1,114 @@
+"""Sequences that are written together: the hidden state at the last token of each, and the cache
+behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache
+
+from rationalize.models.forward import padded, plain_model
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+
+class Query(NamedTuple):
+    """What one sequence starts from."""
+
+    prompt_ids: tuple[int, ...]
+    control_ids: tuple[int, ...]
+
+
+class Stream:
+    """Opened on queries, of which each is read once."""
+
+    hidden: Tensor
+    """(rows, d) at the last token."""
+    _cache: Any
+    _by_row: tuple[str, ...]
+    """Names of the tensors that have a row per sequence."""
+
+    def repeat(self, n: int) -> None:
+        """n copies of each sequence, side by side."""
+        self._cache.batch_repeat_interleave(n)
+        for name in self._by_row:
+            setattr(self, name, getattr(self, name).repeat_interleave(n, 0))
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these rows."""
+        rows = rows.to(self.hidden.device)
+        self._cache.batch_select_indices(rows)
+        for name in self._by_row:
+            setattr(self, name, getattr(self, name)[rows])
+
+    def step(self, tokens: Tensor) -> None:
+        """Append a token to each."""
+        raise NotImplementedError
+
+
+def open_stream(policy: Policy, queries: Sequence[Query]) -> Stream:
+    return (_EncoderDecoder if policy.is_encoder_decoder else _DecoderOnly)(policy, queries)
+
+
+class _DecoderOnly(Stream):
+    """Prompts are padded on the left, so that every row writes into the same column."""
+
+    _by_row = ("hidden", "_mask")
+
+    def __init__(self, policy: Policy, queries: Sequence[Query]) -> None:
+        model = plain_model(policy)
+        self._decoder = model.get_decoder()
+        self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        ids, mask = padded([(*q.prompt_ids, *q.control_ids)[::-1] for q in queries], policy)
+        self._mask = mask.flip(-1)
+        self._forward(ids.flip(-1), (self._mask.cumsum(-1) - 1).clamp(min=0))
+
+    def step(self, tokens: Tensor) -> None:
+        self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=-1)
+        self._forward(tokens.to(self._mask.device)[:, None], self._mask.sum(-1, keepdim=True) - 1)
+
+    def _forward(self, ids: Tensor, positions: Tensor) -> None:
+        out = self._decoder(
+            input_ids=ids,
+            attention_mask=self._mask,
+            position_ids=positions,
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self.hidden = out.last_hidden_state[:, -1]
+
+
+class _EncoderDecoder(Stream):
+    """A prompt is encoded once; control tokens open the decoder."""
+
+    _by_row = ("hidden", "_mask", "_encoded")
+
+    def __init__(self, policy: Policy, queries: Sequence[Query]) -> None:
+        model = plain_model(policy)
+        self._decoder = model.get_decoder()
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        ids, self._mask = padded([q.prompt_ids for q in queries], policy)
+        self._encoded = model.get_encoder()(
+            input_ids=ids, attention_mask=self._mask
+        ).last_hidden_state
+        lengths = {len(q.control_ids) for q in queries}
+        if len(lengths) > 1:
+            raise ValueError("all sequences of a batch need the same number of control tokens")
+        self._forward(
+            torch.tensor([[policy.start_id, *q.control_ids] for q in queries], device=ids.device)
+        )
+
+    def step(self, tokens: Tensor) -> None:
+        self._forward(tokens.to(self._mask.device)[:, None])
+
+    def _forward(self, ids: Tensor) -> None:
+        out = self._decoder(
+            input_ids=ids, encoder_hidden_states=self._encoded, encoder_attention_mask=self._mask,
+            past_key_values=self._cache, use_cache=True,
+        )  # fmt: skip
+        self.hidden = out.last_hidden_state[:, -1]

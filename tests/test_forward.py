@@ -1,0 +1,115 @@
+"""Forward passes over response positions, against the models' own logits."""
+
+import pytest
+import torch
+
+from rationalize.models import forward
+from rationalize.models.forward import (
+    Row,
+    collate,
+    find_head,
+    head,
+    hidden_at_response,
+    token_logprobs,
+)
+from tests.tiny import tiny_policy
+
+KINDS = ("decoder", "t5")
+TEXTS = (
+    ("Which falls faster?", "The stone."),
+    ("Ice or grass, which is smoother?", "Ice is, so it is (B)."),
+    ("x", "y"),
+)
+
+
+@pytest.fixture(params=KINDS)
+def policy(request):
+    made = tiny_policy(request.param)
+    made.add_controls({"correctness": 2, "diversity": 5})
+    return made
+
+
+def rows_of(policy, **controls):
+    ids = tuple(policy.controls.prefix(controls))
+    return [
+        Row(tuple(policy.encode_prompt(q)), tuple(policy.encode_response(r)), ids) for q, r in TEXTS
+    ]
+
+
+def own_logits(policy, row, control_ids):
+    """The model's own logits of one row by itself, at the positions that predict the response."""
+    before = [*control_ids, *row.response_ids[:-1]]
+    if policy.is_encoder_decoder:
+        prompt, written = torch.tensor([row.prompt_ids]), torch.tensor([[policy.start_id, *before]])
+        logits = policy.model(input_ids=prompt, decoder_input_ids=written).logits[0]
+    else:
+        logits = policy.model(input_ids=torch.tensor([[*row.prompt_ids, *before]])).logits[0]
+    return logits[-len(row.response_ids) :, : policy.n_vocab]
+
+
+@pytest.mark.parametrize("with_controls", [True, False])
+def test_logits_are_the_models_own(policy, with_controls):
+    """Each row of a padded batch, with control tokens and as the reference sees it."""
+    rows = rows_of(policy, correctness=0, diversity=3)
+    batch = collate(rows, policy)
+    with torch.no_grad():
+        logits = head(policy, hidden_at_response(policy, batch, with_controls=with_controls))
+        own = [own_logits(policy, r, r.control_ids if with_controls else ()) for r in rows]
+    assert logits.shape == (sum(len(r.response_ids) for r in rows), policy.n_vocab)
+    assert torch.allclose(logits, torch.cat(own), atol=1e-4)
+    assert batch.targets.tolist() == [t for r in rows for t in r.response_ids]
+    assert batch.row_of.tolist() == [i for i, r in enumerate(rows) for _ in r.response_ids]
+
+
+def test_a_row_does_not_depend_on_its_batch_mates(policy):
+    rows = rows_of(policy, diversity=0)
+    with torch.no_grad():
+        together = token_logprobs(policy, rows)
+        alone = [token_logprobs(policy, [row])[0] for row in rows]
+    for a, b in zip(together, alone, strict=True):
+        assert torch.allclose(a, b, atol=1e-5)
+
+
+def test_controls_change_what_is_predicted_and_carry_no_loss(policy):
+    best, worst = (token_logprobs(policy, rows_of(policy, diversity=b))[0] for b in (0, 4))
+    assert len(best) == len(policy.encode_response(TEXTS[0][1]))
+    assert (best - worst).abs().max() > 1e-3
+    best.sum().backward()
+    gradient = policy.model.get_input_embeddings().weight.grad
+    used = policy.controls.prefix({"diversity": 0})
+    assert gradient[used].abs().sum() > 0
+    others = [i for i in policy.controls.ids() if i not in used]
+    assert (
+        gradient[others].abs().sum() == 0
+    )  # nothing is learned about tokens that are not in the prefix
+
+
+def test_the_models_own_head_is_the_fallback(policy):
+    """Where the linear map is not all of it, logits come from the model's code, with the same
+    values and gradients.
+    """
+    rows = rows_of(policy, diversity=0)
+    hidden = hidden_at_response(policy, collate(rows, policy)).detach().requires_grad_()
+    linear = head(policy, hidden)
+    policy.linear_head = False
+    own = head(policy, hidden)
+    assert torch.allclose(linear, own, atol=1e-5)
+    seed = torch.randn_like(own)
+    gradients = [torch.autograd.grad((logits * seed).sum(), hidden)[0] for logits in (linear, own)]
+    assert torch.allclose(*gradients, atol=1e-4)
+
+
+def test_an_unusual_head_is_noticed(monkeypatch):
+    policy = tiny_policy("t5")
+    assert policy.linear_head
+    monkeypatch.setattr(forward, "_head_facts", lambda config: (1.0, None))  # T5's scale forgotten
+    find_head(policy)
+    assert not policy.linear_head
+    assert torch.isfinite(token_logprobs(policy, [Row((5, 6), (7,))])[0]).all()
+
+
+def test_rows_need_a_prompt_and_a_response(policy):
+    for row in (Row((), (1,)), Row((1,), ())):
+        with pytest.raises(ValueError, match="needs a prompt and a response"):
+            collate([row], policy)
+    assert Row((1, 2), (3, 4, 5), (300,)).length == 6

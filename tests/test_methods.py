@@ -1,0 +1,170 @@
+"""Each method end to end on a toy task: a number that was held out improves, and a killed run ends in the same bits."""
+
+import dataclasses
+import hashlib
+
+import pytest
+import torch
+from tiny import tiny_policy
+
+from rationalize.evaluation.obedience import obedience
+from rationalize.methods.common import restore_or
+from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
+from rationalize.methods.mario import MarioConfig, mario
+from rationalize.methods.sft import SftConfig, sft
+from rationalize.records import Question
+from rationalize.rewards import RewardSuite, load_rewards
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import write_attempts
+from rationalize.training.loop import FitConfig
+
+WORDS = ("ice", "sand", "wood", "stone", "grass", "glass", "clay", "mud", "wool", "silk")
+GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=40)
+FIT = FitConfig(learning_rate=3e-3, batch_size=16, precision="float32", checkpoint_every=0.0)
+SFT = SftConfig(epochs=100, evaluations=1, fit=FIT, evaluation_sampling=GREEDY)
+MARIO = MarioConfig(
+    rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, obedience="none", select_by="diversity",
+    fit=dataclasses.replace(FIT, control_factor=3.0), evaluation_sampling=GREEDY,
+    sampling=SamplingConfig(temperature=1.0, max_new_tokens=40),
+)  # fmt: skip
+FILTER = ExpertIterationConfig(
+    steps=60, sample_interval=30, fit=FIT, evaluation_sampling=GREEDY,
+    sampling=SamplingConfig(temperature=1.0, max_new_tokens=40),
+)  # fmt: skip
+
+
+def toy(words):
+    """Every question has one clean and one repetitive rationale, which is the fault that diversity sees."""
+    return [
+        Question(
+            id=w, question=f"{w}?", answer="yes", choices=("yes", "no"),
+            rationales=("a b c d e f.", "so so so so so so."),
+            extra={"teacher_answers": ("yes", "yes")},
+        )
+        for w in words
+    ]  # fmt: skip
+
+
+TRAIN, DEV = toy(WORDS[:8]), toy(WORDS[8:])
+
+
+def suite():
+    return RewardSuite(load_rewards(["correctness", "diversity"]))
+
+
+def weights(policy):
+    digest = hashlib.sha256()
+    for _, tensor in sorted(policy.model.state_dict().items()):
+        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+EPOCHS = {"decoder": 100, "t5": 200}
+
+
+def taught(kind, path):
+    run = Run.open(path, {"method": "sft"})
+    policy = tiny_policy(kind)
+    sft(policy, TRAIN, DEV, dataclasses.replace(SFT, epochs=EPOCHS[kind]), run, "sft")
+    return policy, run
+
+
+def mean_diversity(policy, control):
+    by_id = {q.id: q for q in DEV}
+    attempts = suite().score(
+        write_attempts(Sampler(policy), DEV, SamplingConfig(max_new_tokens=40, n=16), split="dev", seed=5, control=control),
+        by_id,
+    )
+    return sum(a.rewards["diversity"] for a in attempts) / len(attempts)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "t5"])
+def test_mario_raises_the_held_out_reward_and_obeys(kind, tmp_path):
+    policy, _ = taught(kind, tmp_path / "sft")
+    before = mean_diversity(policy, None)
+    assert 0.1 < before < 0.9  # SFT imitates both kinds of rationale
+    run = Run.open(tmp_path / "mario", {})
+    mario(policy, suite(), TRAIN, DEV, MARIO, run, "mario")
+    assert mean_diversity(policy, {"correctness": 0, "diversity": 0}) > before + 0.05
+    rows = obedience(
+        Sampler(policy), suite(), DEV, SamplingConfig(max_new_tokens=40, n=16), bins={"diversity": 2}, split="dev", seed=3
+    )
+    best, worst = rows
+    assert best["mean"] > worst["mean"] + 0.2
+    assert worst["gap"]["mean"] == pytest.approx(best["mean"] - worst["mean"])
+
+
+def test_filter_raises_held_out_accuracy(tmp_path):
+    policy, _ = taught("decoder", tmp_path / "sft")
+    by_id = {q.id: q for q in DEV}
+    sampling = SamplingConfig(max_new_tokens=40, n=16)
+
+    def reward(seed):
+        attempts = suite().score(write_attempts(Sampler(policy), DEV, sampling, split="dev", seed=seed), by_id)
+        return sum(a.rewards["diversity"] for a in attempts) / len(attempts)
+
+    before = reward(1)
+    config = dataclasses.replace(FILTER, filters={"diversity": 0.9}, select_by="diversity", teacher="none")
+    expert_iteration(policy, suite(), TRAIN, DEV, config, Run.open(tmp_path / "run", {}), "filt")
+    assert reward(1) > before + 0.05
+
+
+class Killed(Exception):
+    pass
+
+
+def killing(monkeypatch, module, at):
+    """Raise in the middle of optimiser step `at`, as a kill would stop it."""
+    import rationalize.training.loop as loop
+
+    real, seen = loop._optimise, {"n": 0}
+
+    def optimise(*args):
+        if seen["n"] == at:
+            raise Killed
+        seen["n"] += 1
+        return real(*args)
+
+    monkeypatch.setattr(loop, "_optimise", optimise)
+
+
+@pytest.mark.parametrize("kind", ["decoder", "t5"])
+@pytest.mark.parametrize("at", [0, 13, 30, 47])
+def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, tmp_path, monkeypatch):
+    start, _ = taught(kind, tmp_path / "sft")
+    start.save(tmp_path / "start")
+    config = dataclasses.replace(MARIO, beta=0.05, obedience="ends")
+
+    def learn(path):
+        policy = tiny_policy(kind)
+        policy.load_weights(tmp_path / "start")
+        run = Run.open(path, {})
+        restore_or(run, "mario", policy, lambda: mario(policy, suite(), TRAIN, DEV, config, run, "mario"))
+        return weights(policy), [{k: v for k, v in line.items()} for line in run.metrics("mario")]
+
+    whole = learn(tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        killing(patch, "mario", at)
+        with pytest.raises(Killed):
+            learn(tmp_path / "killed")
+    assert learn(tmp_path / "killed") == whole
+
+
+def test_lora_keeps_no_second_model_and_learns(tmp_path):
+    policy = tiny_policy("decoder", tuning="lora")
+    run = Run.open(tmp_path / "sft", {})
+    sft(policy, TRAIN, DEV, dataclasses.replace(SFT, epochs=20, fit=dataclasses.replace(FIT, learning_rate=1e-2)), run, "sft")
+    before = mean_diversity(policy, None)
+    parameters = sum(p.numel() for p in policy.model.parameters())
+    run = Run.open(tmp_path / "mario", {})
+    config = dataclasses.replace(MARIO, fit=dataclasses.replace(MARIO.fit, learning_rate=1e-2))
+    mario(policy, suite(), TRAIN, DEV, config, run, "mario")
+    assert sum(p.numel() for p in policy.model.parameters()) < 1.2 * parameters
+    assert mean_diversity(policy, {"correctness": 0, "diversity": 0}) > before
+
+
+def test_questions_without_right_rationales_are_refused(tmp_path):
+    wrong = [dataclasses.replace(q, extra={"teacher_answers": ("no", "no")}) for q in TRAIN]
+    with pytest.raises(ValueError, match="no training question has a teacher rationale"):
+        sft(tiny_policy("decoder"), wrong, DEV, SFT, Run.open(tmp_path, {}), "sft")
