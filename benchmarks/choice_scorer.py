@@ -4,8 +4,8 @@
 
 Both read the same (prompt, choice) pairs in batches of the same size, sorted by length, in the same
 precision, and apply the lm-head to response positions only: what differs is what is computed twice.
-The ceilings are ratios of token counts: with each prompt computed once for all its choices, and with
-every common prefix computed once.
+The ceilings are ratios of token counts: with each prompt computed once for all its choices, and
+with every common prefix computed once.
 """
 
 from __future__ import annotations
@@ -119,7 +119,8 @@ def _store(policy: Policy, batch: list[Row], found: list[list[float]]) -> None:
 def count_tokens(
     policy: Policy, prompts: list[str], choices: list[list[str]], tree_tokens: int
 ) -> dict[str, int]:
-    """Tokens that a forward pass reads: per choice, with prompts once, with common prefixes once."""
+    """Tokens that a forward pass reads: per choice, with prompts once, with common prefixes once.
+    """
     groups = [
         [
             Continuation(tuple(policy.encode_prompt(p)), tuple(policy.encode_response(c)))

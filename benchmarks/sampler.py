@@ -28,8 +28,9 @@ QUAREL = Path(__file__).parents[2] / "shared" / "data" / "quarel"
 
 def compare(prompts: int = 16, repeats: int = 3, model: str = "default") -> dict[str, float]:
     """Median tokens per second of both, and the median of their ratios."""
-    half = has_fast_bfloat16(load_policy(model).device)
-    policy = load_policy(model, dtype=torch.bfloat16 if half else torch.float32)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    half = has_fast_bfloat16(device)
+    policy = load_policy(model, dtype=torch.bfloat16 if half else torch.float32, device=device)
     config = SamplingConfig(top_p=0.9, max_new_tokens=48, n=8)
     texts = quarel_prompts(prompts)
     sampler = Sampler(policy)
@@ -53,7 +54,9 @@ def compare(prompts: int = 16, repeats: int = 3, model: str = "default") -> dict
 
 
 def quarel_prompts(count: int) -> list[str]:
-    """QuaRel's questions where the data is at hand, else built-in ones; by length, as both batch them."""
+    """QuaRel's questions where the data is at hand, else built-in ones; by length, as both batch
+    them.
+    """
     source = str(QUAREL) if QUAREL.exists() else f"builtin:train={count}"
     questions = load_questions(source, "train", limit=count)
     return sorted((prompt_text("rationale_answer", q) for q in questions), key=len, reverse=True)

@@ -1,4 +1,6 @@
-"""The built-in questions: sizes, splits, the teacher's quality mix, and no surface cue that tells the answer."""
+"""The built-in questions: sizes, splits, the teacher's quality mix, and no surface cue that tells
+the answer.
+"""
 
 from __future__ import annotations
 
@@ -166,7 +168,9 @@ def test_running_out_says_so(monkeypatch):
 
 
 def _cues(q: Question, choice: str) -> list[str]:
-    """What may be read off one choice: its place, words, length, rank, and where and how often the question names it."""
+    """What may be read off one choice: its place, words, length, rank, and where and how often the
+    question names it.
+    """
     assert q.choices is not None
     text = f" {re.sub(r'[^a-z0-9]+', ' ', q.question.lower())} "
     spots = {c: text.find(f" {c.lower()} ") for c in q.choices}
@@ -188,7 +192,9 @@ def _features(q: Question, choice: str) -> list[str]:
 
 
 def _linear_accuracy(train: list[Question], test: list[Question]) -> tuple[float, float, int]:
-    """Accuracy of a softmax regression over choices on words x cues, chance, and the number of test questions."""
+    """Accuracy of a softmax regression over choices on words x cues, chance, and the number of test
+    questions.
+    """
     seen = Counter(f for q in train for c in q.choices or () for f in _features(q, c))
     index = {f: i for i, f in enumerate(f for f, n in seen.items() if n >= 4)}
     width = max(len(q.choices or ()) for q in (*train, *test))

@@ -37,7 +37,7 @@ def test_unknown_controls_are_refused(chosen):
 
 @pytest.mark.parametrize("kind", ["decoder", "t5"])
 def test_rows_are_added_behind_the_words(kind):
-    """T5 has rows that no token uses: the first of them are taken and filled anew, none is removed."""
+    """T5 has rows that no token uses: the first are taken and filled anew, none is removed."""
     policy = tiny_policy(kind)
     before = policy.model.get_input_embeddings().weight.detach().clone()
     policy.add_controls({"correctness": 2})

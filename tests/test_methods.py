@@ -1,4 +1,4 @@
-"""Each method end to end on a toy task: a number that was held out improves, and a killed run ends in the same bits."""
+"""Each method on a toy task: a held-out number improves, and a killed run ends in the same bits."""
 
 import dataclasses
 import hashlib
@@ -24,9 +24,9 @@ GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=40)
 FIT = FitConfig(learning_rate=3e-3, batch_size=16, precision="float32", checkpoint_every=0.0)
 SFT = SftConfig(epochs=100, evaluations=1, fit=FIT, evaluation_sampling=GREEDY)
 MARIO = MarioConfig(
-    rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, obedience="none", select_by="diversity",
-    fit=dataclasses.replace(FIT, control_factor=3.0), evaluation_sampling=GREEDY,
-    sampling=SamplingConfig(temperature=1.0, max_new_tokens=40),
+    rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, obedience="none",
+    select_by="diversity", fit=dataclasses.replace(FIT, control_factor=3.0),
+    evaluation_sampling=GREEDY, sampling=SamplingConfig(temperature=1.0, max_new_tokens=40),
 )  # fmt: skip
 FILTER = ExpertIterationConfig(
     steps=60, sample_interval=30, fit=FIT, evaluation_sampling=GREEDY,
@@ -35,7 +35,7 @@ FILTER = ExpertIterationConfig(
 
 
 def toy(words):
-    """Every question has one clean and one repetitive rationale, which is the fault that diversity sees."""
+    """Every question has one clean and one repetitive rationale: the fault that diversity sees."""
     return [
         Question(
             id=w, question=f"{w}?", answer="yes", choices=("yes", "no"),
@@ -73,7 +73,14 @@ def taught(kind, path):
 def mean_diversity(policy, control):
     by_id = {q.id: q for q in DEV}
     attempts = suite().score(
-        write_attempts(Sampler(policy), DEV, SamplingConfig(max_new_tokens=40, n=16), split="dev", seed=5, control=control),
+        write_attempts(
+            Sampler(policy),
+            DEV,
+            SamplingConfig(max_new_tokens=40, n=16),
+            split="dev",
+            seed=5,
+            control=control,
+        ),
         by_id,
     )
     return sum(a.rewards["diversity"] for a in attempts) / len(attempts)
@@ -88,7 +95,13 @@ def test_mario_raises_the_held_out_reward_and_obeys(kind, tmp_path):
     mario(policy, suite(), TRAIN, DEV, MARIO, run, "mario")
     assert mean_diversity(policy, {"correctness": 0, "diversity": 0}) > before + 0.05
     rows = obedience(
-        Sampler(policy), suite(), DEV, SamplingConfig(max_new_tokens=40, n=16), bins={"diversity": 2}, split="dev", seed=3
+        Sampler(policy),
+        suite(),
+        DEV,
+        SamplingConfig(max_new_tokens=40, n=16),
+        bins={"diversity": 2},
+        split="dev",
+        seed=3,
     )
     best, worst = rows
     assert best["mean"] > worst["mean"] + 0.2
@@ -101,11 +114,15 @@ def test_filter_raises_held_out_accuracy(tmp_path):
     sampling = SamplingConfig(max_new_tokens=40, n=16)
 
     def reward(seed):
-        attempts = suite().score(write_attempts(Sampler(policy), DEV, sampling, split="dev", seed=seed), by_id)
+        attempts = suite().score(
+            write_attempts(Sampler(policy), DEV, sampling, split="dev", seed=seed), by_id
+        )
         return sum(a.rewards["diversity"] for a in attempts) / len(attempts)
 
     before = reward(1)
-    config = dataclasses.replace(FILTER, filters={"diversity": 0.9}, select_by="diversity", teacher="none")
+    config = dataclasses.replace(
+        FILTER, filters={"diversity": 0.9}, select_by="diversity", teacher="none"
+    )
     expert_iteration(policy, suite(), TRAIN, DEV, config, Run.open(tmp_path / "run", {}), "filt")
     assert reward(1) > before + 0.05
 
@@ -140,7 +157,9 @@ def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, tmp_path, monkeypatc
         policy = tiny_policy(kind)
         policy.load_weights(tmp_path / "start")
         run = Run.open(path, {})
-        restore_or(run, "mario", policy, lambda: mario(policy, suite(), TRAIN, DEV, config, run, "mario"))
+        restore_or(
+            run, "mario", policy, lambda: mario(policy, suite(), TRAIN, DEV, config, run, "mario")
+        )
         return weights(policy), [{k: v for k, v in line.items()} for line in run.metrics("mario")]
 
     whole = learn(tmp_path / "whole")
@@ -154,7 +173,14 @@ def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, tmp_path, monkeypatc
 def test_lora_keeps_no_second_model_and_learns(tmp_path):
     policy = tiny_policy("decoder", tuning="lora")
     run = Run.open(tmp_path / "sft", {})
-    sft(policy, TRAIN, DEV, dataclasses.replace(SFT, epochs=20, fit=dataclasses.replace(FIT, learning_rate=1e-2)), run, "sft")
+    sft(
+        policy,
+        TRAIN,
+        DEV,
+        dataclasses.replace(SFT, epochs=20, fit=dataclasses.replace(FIT, learning_rate=1e-2)),
+        run,
+        "sft",
+    )
     before = mean_diversity(policy, None)
     parameters = sum(p.numel() for p in policy.model.parameters())
     run = Run.open(tmp_path / "mario", {})

@@ -37,7 +37,8 @@ def test_import_costs_no_torch_and_no_numpy():
 
 def test_records_and_templates_cost_no_torch():
     code = (
-        "import sys; from rationalize import Question, prompt_text, parse_reply, load_questions, Run;"
+        "import sys; from rationalize import Question, prompt_text, parse_reply, load_questions, "
+        "Run;"
         "print('torch' in sys.modules)"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

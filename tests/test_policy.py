@@ -17,25 +17,33 @@ from tests.tiny import tiny_folder, tiny_policy
 KINDS = ("decoder", "t5")
 
 LLAMA = (
-    "<s>{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set messages = messages[1:] %}"
-    "{% else %}{% set system = '' %}{% endif %}{% if date_string is not defined %}{% set date_string = strftime_now('%d %b %Y') %}"
-    "{% endif %}<|head|>system\n\nToday: {{ date_string }}\n\n{{ system }}<|eot|>{% for m in messages %}<|head|>{{ m['role'] }}"
-    "\n\n{{ m['content'] }}<|eot|>{% endfor %}{% if add_generation_prompt %}<|head|>assistant\n\n{% endif %}"
+    "<s>{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}{% set "
+    "messages = messages[1:] %}"
+    "{% else %}{% set system = '' %}{% endif %}{% if date_string is not defined %}{% set "
+    "date_string = strftime_now('%d %b %Y') %}"
+    "{% endif %}<|head|>system\n\nToday: {{ date_string }}\n\n{{ system }}<|eot|>{% for m in "
+    "messages %}<|head|>{{ m['role'] }}"
+    "\n\n{{ m['content'] }}<|eot|>{% endfor %}{% if add_generation_prompt "
+    "%}<|head|>assistant\n\n{% endif %}"
 )
 MISTRAL = (
     "<s>{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate user/assistant') }}{% endif %}"
-    "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"
+    "{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]{% else %} {{ m['content'] "
+    "}}</s>{% endif %}{% endfor %}"
 )
 QWEN = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful "
+    "assistant.<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
-    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% "
+    "endif %}{% endif %}"
 )
 PHI = (
     "{% for m in messages %}{% if m['role'] == 'user' %}<|user|>\n{{ m['content'] }}<|end|>\n"
-    "{% elif m['role'] == 'assistant' %}<|assistant|>\n{{ m['content'] }}<|end|>\n{% endif %}{% endfor %}"
+    "{% elif m['role'] == 'assistant' %}<|assistant|>\n{{ m['content'] }}<|end|>\n{% endif %}{% "
+    "endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 RENDERED = {

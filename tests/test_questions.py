@@ -57,7 +57,8 @@ def shared():
 def test_a_row_becomes_a_question(tmp_path):
     row = {
         **ROW, "context": "It is winter.", "rationales": ["Ice is frozen.", " Tea is hot. "],
-        "rationale": "By hand.", "kind": "physics", "teacher": "gpt3", "rationales_wrong": [{"rationale": "x"}],
+        "rationale": "By hand.", "kind": "physics", "teacher": "gpt3",
+        "rationales_wrong": [{"rationale": "x"}],
     }  # fmt: skip
     assert load_questions(write(tmp_path / "q.jsonl", row, FREE)) == [
         Question(
@@ -177,8 +178,7 @@ def test_a_mapping_that_cannot_be_meant_is_refused(tmp_path):
 BAD = [
     (b'{"id": "\xff"}', "a byte that is not UTF-8 (0xff at byte 9)", "text in UTF-8"),
     ('{"id": "q1"', "broken JSON", "one JSON object a line"),
-    ("[1, 2]", "[1, 2]", "one JSON object a line"),
-    ("[" * 200_000, "", "JSON object"),
+    ("[1, 2]", "[1, 2]", "one JSON object a line"), ("[" * 200_000, "", "JSON object"),
     ('"text"', "'text'", "one JSON object a line"),
     ({**ROW, "question": None}, "no question", "'question'"),
     ({**ROW, "question": "  "}, "an empty question", "text"),

@@ -1,4 +1,7 @@
-"""The report page: what it says, and that nothing a model writes can break it. Opened in a real browser where there is one."""
+"""The report page: what it says, and that nothing a model writes can break it.
+
+Opened in a real browser where there is one.
+"""
 
 import html
 import json
@@ -20,7 +23,8 @@ from rationalize.report.text import json_for_script, visible
 
 HOSTILE = (
     "<script>document.title='pwned'</script></script><img src=x onerror=\"document.title='pwned'\">"
-    "</textarea><!-- &lt;b&gt; \x00\x07\x1b\x7f \ud800 \u202eevil\u2066 \u2028 \u2029 שלום {{ 7*7 }} end"
+    "</textarea><!-- &lt;b&gt; \x00\x07\x1b\x7f \ud800 \u202eevil\u2066 \u2028 \u2029 שלום {{ 7*7 "
+    "}} end"
 )
 
 
@@ -60,7 +64,8 @@ def question(i, split):
     choices = ("the steel ball", "the wooden ball")
     return Question(
         f"{split}-{i:04d}",
-        f"Ada drops a steel ball and a wooden ball into a pond. Which of the two sinks in case {i}?",
+        "Ada drops a steel ball and a wooden ball into a pond. Which of the two sinks in case "
+        f"{i}?",
         choices[i % 3 == 0],
         choices=choices,
         kind=kinds[i % 4],

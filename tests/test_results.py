@@ -180,7 +180,8 @@ def test_the_log_fills_the_sections():
     assert results["training"] == [{"stage": "sft", "step": 0, "loss": 2.0, "seed": 1}]
     [bins] = results["bins"]
     assert bins == {
-        "method": "mario", "step": 0, "round": 0, "reward": "diversity", "counts": [3, 0], "seed": 1,
+        "method": "mario", "step": 0, "round": 0, "reward": "diversity", "counts": [3, 0],
+        "seed": 1,
     }  # fmt: skip
     assert results["rounds"][0]["method"] == results["obedience"][0]["method"] == "mario"
 

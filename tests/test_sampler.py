@@ -57,7 +57,7 @@ def test_greedy_equals_generate_in_float32(kind):
     [(1.0, 0, 1.0), (0.7, 0, 0.9), (1.3, 5, 1.0), (1.0, 20, 0.8), (1.0, 0, 0.999)],
 )
 def test_first_token_has_the_exact_distribution(temperature, top_k, top_p):
-    """Chi-square of 4,000 first tokens against the probabilities that transformers' warpers leave."""
+    """Chi-square of 4,000 first tokens against the probabilities of transformers' warpers."""
     policy = tiny_policy("decoder", seed=1)
     config = SamplingConfig(
         temperature=temperature, top_k=top_k, top_p=top_p, max_new_tokens=1, n=4000

@@ -1,4 +1,4 @@
-"""The question comes first, every mode shares it, and what a target says is what the parser reads."""
+"""The question comes first, in every mode, and what a target says is what the parser reads."""
 
 import pytest
 from hypothesis import given

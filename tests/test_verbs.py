@@ -161,9 +161,9 @@ def test_a_run_without_a_model_says_so(tmp_path):
 
 def attempt(n: int) -> Attempt:
     return Attempt(
-        id=str(n), question_id="q", mode="rationale_answer", prompt="p", completion="c", rationale="r",
-        prediction=None, gold="g", parsed=False, finish="stop", writer="w", model="m", round=0, step=0,
-        split="train", seed=0, n_tokens=1,
+        id=str(n), question_id="q", mode="rationale_answer", prompt="p", completion="c",
+        rationale="r", prediction=None, gold="g", parsed=False, finish="stop", writer="w",
+        model="m", round=0, step=0, split="train", seed=0, n_tokens=1,
     )  # fmt: skip
 
 

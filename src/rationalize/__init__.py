@@ -1,4 +1,7 @@
-"""Teach small language models to write rationales. Names load on first use: importing this imports no torch."""
+"""Teach small language models to write rationales.
+
+Names load on first use: importing this imports no torch.
+"""
 
 from __future__ import annotations
 

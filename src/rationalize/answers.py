@@ -1,4 +1,7 @@
-"""What an answer is: choice labels, numbers, yes/no; reading one from text; matching. No torch here."""
+"""What an answer is: choice labels, numbers, yes/no; reading one from text; matching.
+
+No torch here.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +44,7 @@ def answer_label(answer: str, choices: Sequence[str] | None) -> str:
 
 
 def reply_text(rationale: str, answer: str, choices: Sequence[str] | None) -> str:
-    """`{rationale} So the answer is {label}.`; the rationale gets a final full stop if it lacks one."""
+    """`{rationale} So the answer is {label}.`; a rationale without a full stop gets one."""
     rationale = rationale.strip()
     if rationale and rationale[-1] not in ".!?":
         rationale += "."
@@ -64,7 +67,8 @@ def has_marker(text: str) -> bool:
 
 
 def read_answer(text: str, choices: Sequence[str] | None) -> str | None:
-    """Read a choice (by letter, then by text), or a free-form answer, from the text after the marker.
+    """Read a choice (by letter, then by text), or a free-form answer, from the text after the
+    marker.
 
     `(A)` is the first choice whatever follows it; a bare `A` only where no choice has that text.
     """

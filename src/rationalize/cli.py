@@ -25,7 +25,7 @@ class Command:
     function: str
     about: str
     folder: bool = False
-    """The function is called with `(config, out)`, and a second start with the same folder resumes."""
+    """The function is called with `(config, out)`; a second start with the same folder resumes."""
     preset_flag: str = "--preset"
     """Chooses one of the configuration's `PRESETS`."""
 

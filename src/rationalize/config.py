@@ -109,7 +109,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def dump_yaml(mapping: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:
-    """YAML that `load_yaml` reads back to the same mapping; `comments` by dotted key, put above it."""
+    """YAML that `load_yaml` reads back as it was; `comments` by dotted key, put above it."""
     return "".join(f"{line}\n" for line in _lines(mapping, "", comments or {}))
 
 
@@ -200,7 +200,8 @@ def _default(f: dataclasses.Field[Any]) -> Any:
 def _convert(value: Any, hint: Any, path: str, where: str, below: Any = None) -> Any:
     """One value to its annotated type; nothing is guessed (`"3"` is no number, `true` no 1).
 
-    `below` is the field's default: a nested configuration that is given in part keeps the rest of it.
+    `below` is the field's default: a nested configuration that is given in part keeps the rest of
+    it.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Annotated:

@@ -1,4 +1,7 @@
-"""Errors that a user can act on. Their message says what was found, what was expected and what to do."""
+"""Errors that a user can act on.
+
+Their message says what was found, what was expected and what to do.
+"""
 
 
 class UserError(Exception):

@@ -1,4 +1,7 @@
-"""Live progress of long work: done of total, tokens per second, time left. Plain lines where there is no terminal."""
+"""Live progress of long work: done of total, tokens per second, time left.
+
+Plain lines where there is no terminal.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ def _bar(description: str, unit: str) -> Iterator[Progress]:
 
         def report(done: int, total: int, tokens: int) -> None:
             rate = tokens / max(time.monotonic() - started, 1e-9)
-            bar.update(task, completed=done, total=total, rate=f"{rate:6.0f} tokens/s" if tokens else "")
+            bar.update(
+                task, completed=done, total=total, rate=f"{rate:6.0f} tokens/s" if tokens else ""
+            )
 
         yield report
 

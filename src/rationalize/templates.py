@@ -1,4 +1,7 @@
-"""Modes and few-shot prompts: question -> text. The question comes first, so that prefixes can be shared."""
+"""Modes and few-shot prompts: question -> text.
+
+The question comes first, so that prefixes can be shared.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,8 @@ def target_text(mode: str, question: Question, rationale: str | None = None) -> 
     if rationale is None and mode in ("rationale_answer", "rationale", "refine"):
         if not question.rationales:
             raise ValueError(
-                f"question {question.id!r} has no rationale, which mode {mode!r} needs as its target"
+                f"question {question.id!r} has no rationale, which mode {mode!r} needs as its "
+                "target"
             )
         rationale = question.rationales[0]
     if mode == "rationale_answer":

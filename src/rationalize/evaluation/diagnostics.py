@@ -203,13 +203,13 @@ def _bin_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         empty = [str(b) for b, count in enumerate(counts) if not count]
         if max(counts) > NARROW_SHARE * sum(counts):
             found.append(
-                f"{who}: {max(counts) / sum(counts):.0%} of the pool share one bin of {reward}; its "
-                f"scores are {TOO_NARROW}."
+                f"{who}: {max(counts) / sum(counts):.0%} of the pool share one bin of {reward}; "
+                f"its scores are {TOO_NARROW}."
             )
         elif empty:
             found.append(
-                f"{who}: ties in {reward} leave bin {', '.join(empty)} of its pool empty (0 is best); "
-                "what has no attempt is never trained."
+                f"{who}: ties in {reward} leave bin {', '.join(empty)} of its pool empty (0 is "
+                "best); what has no attempt is never trained."
             )
     return found
 

@@ -1,4 +1,7 @@
-"""Does the policy do what its control tokens say? The mean reward reached under each bin's token."""
+"""Does the policy do what its control tokens say?
+
+The mean reward reached under each bin's token.
+"""
 
 from __future__ import annotations
 
@@ -30,24 +33,30 @@ def obedience(
     step: int = 0,
     product_of: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-    """For each reward and each of its bins (`which="ends"`: best and worst only): all other rewards at their best token, this one
-    at that bin; the mean over questions of the reward reached, with its 95 % interval.
+    """For each reward and each of its bins (`which="ends"`: best and worst only): all other rewards
+    at their best token, this one at that bin; the mean over questions of the reward reached, with
+    its 95 % interval.
 
-    The row of a reward's worst bin also holds `gap`: best minus worst, paired by question, with interval and p-value.
+    The row of a reward's worst bin also holds `gap`: best minus worst, paired by question, with
+    interval and p-value.
     """
     by_id = {q.id: q for q in questions}
     best = dict.fromkeys(bins, 0)
-    written: dict[tuple[tuple[str, int], ...], list[Attempt]] = {}  # the all-best prefix serves every reward
+    written: dict[
+        tuple[tuple[str, int], ...], list[Attempt]
+    ] = {}  # the all-best prefix serves every reward
 
     def reached(control: Mapping[str, int], reward: str) -> list[float]:
         key = tuple(control.items())
         if key not in written:
             attempts = write_attempts(
-                sampler, questions, sampling, split=split, seed=seed, round=round, step=step, control=control,
-                label=f"obedience {reward}={control[reward]}",
+                sampler, questions, sampling, split=split, seed=seed, round=round, step=step,
+                control=control, label=f"obedience {reward}={control[reward]}",
             )  # fmt: skip
             written[key] = suite.score(attempts, by_id)
-        return list(per_question(written[key], by_id, metric_of(suite, reward, product_of)).values())
+        return list(
+            per_question(written[key], by_id, metric_of(suite, reward, product_of)).values()
+        )
 
     rows: list[dict[str, Any]] = []
     for reward, k in bins.items():
@@ -67,7 +76,9 @@ def obedience(
 
 
 def metric_of(suite: RewardSuite, reward: str, product_of: Sequence[str]) -> Metric:
-    """The metric behind a control token; `product` is the product of the rewards, each mapped to [0, 1] by its range."""
+    """The metric behind a control token; `product` is the product of the rewards, each mapped to
+    [0, 1] by its range.
+    """
     if reward != "product":
         return reward_metric(suite[reward])
     factors = [reward_metric(suite[name]) for name in product_of]

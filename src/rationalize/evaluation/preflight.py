@@ -1,4 +1,6 @@
-"""Before paying for a run: can these rewards be conditioned on, do replies parse, how many questions carry a signal?"""
+"""Before paying for a run: can these rewards be conditioned on, do replies parse, how many
+questions carry a signal?
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,9 @@ def preflight(
 ) -> dict[str, Any]:
     """Facts of a small sample of scored attempts, several per question.
 
-    Per reward: mean, the spread over `bins[reward]` bins with its verdict, and the share of questions whose own attempts differ in
-    that reward (a question whose attempts all score the same teaches nothing about it).
+    Per reward: mean, the spread over `bins[reward]` bins with its verdict, and the share of
+    questions whose own attempts differ in that reward (a question whose attempts all score the same
+    teaches nothing about it).
     """
     by_question: dict[str, list[Attempt]] = {}
     for attempt in attempts:
@@ -29,8 +32,8 @@ def preflight(
         differ = sum(len({a.rewards[name] for a in own}) > 1 for own in by_question.values())
         rewards[name] = {
             "mean": sum(reward.range[0] if s is None else s for s in scores) / len(scores),
-            "bins_filled": found.filled, "bins": k, "fullest": found.fullest, "ceiling": found.ceiling,
-            "signal": differ / len(by_question), "verdict": found.verdict,
+            "bins_filled": found.filled, "bins": k, "fullest": found.fullest,
+            "ceiling": found.ceiling, "signal": differ / len(by_question), "verdict": found.verdict,
         }  # fmt: skip
     return {
         "attempts": len(attempts), "questions": len(by_question),
@@ -45,16 +48,19 @@ def format_preflight(facts: Mapping[str, Any]) -> str:
     lines = [
         f"preflight on {facts['questions']} questions, {facts['attempts']} attempts: "
         f"{facts['parse_rate']:.0%} parsed, {facts['cut']:.0%} cut at the length limit",
-        f"  {'reward':<22}{'mean':>8}{'bins':>8}{'fullest':>9}{'best-worst':>12}{'signal':>8}  verdict",
+        f"  {'reward':<22}{'mean':>8}{'bins':>8}{'fullest':>9}{'best-worst':>12}{'signal':>8}  "
+        "verdict",
     ]
     for name, r in facts["rewards"].items():
         filled = f"{r['bins_filled']}/{r['bins']}"
         lines.append(
-            f"  {name:<22}{r['mean']:>8.3f}{filled:>8}{r['fullest']:>9.0%}{r['ceiling']:>12.3f}{r['signal']:>8.0%}  {r['verdict']}"
+            "  "
+            f"{name:<22}{r['mean']:>8.3f}{filled:>8}{r['fullest']:>9.0%}{r['ceiling']:>12.3f}{r['signal']:>8.0%}  {r['verdict']}"
         )
     if any(r["verdict"] == TOO_NARROW for r in facts["rewards"].values()):
         lines.append(
-            "  A token for a reward that hardly varies teaches nothing: sample at a higher temperature, add other writers, or drop it."
+            "  A token for a reward that hardly varies teaches nothing: sample at a higher "
+            "temperature, add other writers, or drop it."
         )
     if facts["parse_rate"] < 0.8:
         lines.append(

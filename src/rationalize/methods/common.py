@@ -1,4 +1,6 @@
-"""What every method does before and after its own algorithm: questions, run, rewards, the starting policy, the one test run."""
+"""What every method does before and after its own algorithm: questions, run, rewards, the starting
+policy, the one test run.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ class MethodConfig:
     model: str = "default"
     """Base model: `default` (SmolLM2-135M-Instruct), a folder, or a hub id."""
     questions: str = "builtin"
-    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set, or a hub id."""
+    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set or a hub id."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column mapping for questions of another shape: our field -> theirs."""
     train_limit: int = 0
@@ -45,15 +47,15 @@ class MethodConfig:
     tuning: Literal["auto", "full", "lora"] = "auto"
     """Which weights learn; `auto`: all up to 500M parameters, LoRA above."""
     init: Literal["sft", "model"] = "sft"
-    """Start from SFT on the teacher's rationales (done first, in this run), or from `model` as it is."""
+    """Start from SFT on the teacher's rationales (done first, in this run), or from `model` itself."""
     sft_epochs: float = 2.0
     """Passes over the teacher's rationales in that SFT."""
     sft_fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How that SFT learns."""
     answer_scorer: str | None = None
-    """Folder of a trained answer scorer; none: one is trained in this run when a reward needs it."""
+    """Folder of a trained answer scorer; none: one is trained in this run where a reward needs it."""
     verifier: str | None = None
-    """Folder of a trained verifier, or `vera`; none: one is trained in this run when a reward needs it."""
+    """Folder of a trained verifier, or `vera`; none: one is trained in this run where needed."""
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
     """How development and test rationales are written."""
     seed: int = 0
@@ -69,8 +71,10 @@ def rollouts(run: Run, shard: str, write: Callable[[], list[Attempt]]) -> list[A
     return run.read_shard(shard)
 
 
-def questions_for(train: Sequence[Question], rollouts: int, round: int, seed: int) -> list[Question]:
-    """`rollouts` questions in shuffled passes over all, so that no question is skipped twice before each had its turn."""
+def questions_for(
+    train: Sequence[Question], rollouts: int, round: int, seed: int
+) -> list[Question]:
+    """`rollouts` questions in shuffled passes over all, so that each has its turn."""
     if not rollouts:
         return list(train)
     return [train[i] for i in shuffled_passes(len(train), rollouts, round, [seed, 7])]
@@ -80,25 +84,29 @@ def evaluate_on_dev(
     run: Run, stage: str, sampler: Sampler, suite: RewardSuite, dev: Sequence[Question], config, *,
     round: int, step: int, control: Mapping[str, int] | None = None,
 ) -> float:  # fmt: skip
-    """Write and score development rationales, log every metric, and return the one that selects the checkpoint."""
+    """Write and score development rationales, log every metric, return the one that selects."""
     by_id = {q.id: q for q in dev}
 
     def write() -> list[Attempt]:
         attempts = write_attempts(
-            sampler, dev, config.evaluation_sampling, split="dev", seed=config.seed, writer=stage, round=round, step=step,
-            control=control, label=f"{stage} on dev, step {step}",
+            sampler, dev, config.evaluation_sampling, split="dev", seed=config.seed, writer=stage,
+            round=round, step=step, control=control, label=f"{stage} on dev, step {step}",
         )  # fmt: skip
         return suite.score(attempts, by_id)
 
     attempts = rollouts(run, f"{stage}-dev{step}", write)
     metrics = metrics_of(suite.trainable, suite.diagnostics)
-    rows = round_rows(attempts, by_id, settle_worst(metrics, attempts, by_id), round=round, split="dev")
+    rows = round_rows(
+        attempts, by_id, settle_worst(metrics, attempts, by_id), round=round, split="dev"
+    )
     run.rewind(f"{stage}/rounds", step)
     for row in rows:
         run.log(f"{stage}/rounds", step, **row)
     means = {row["reward"]: row["mean"] for row in rows}
     if config.select_by not in means:
-        raise UsageError(f"select_by={config.select_by!r} is no metric; expected one of {', '.join(means)}")
+        raise UsageError(
+            f"select_by={config.select_by!r} is no metric; expected one of {', '.join(means)}"
+        )
     return means[config.select_by]
 
 
@@ -120,6 +128,6 @@ def restore_or(run: Run, stage: str, policy: Policy, learn: Callable[[], None]) 
 
 
 def share(own: Own, common: MethodConfig, **further: Any) -> Own:
-    """A method's or scorer's configuration with the model, questions and seed of the run that it is part of."""
+    """A method's or scorer's configuration with the model, questions and seed of its run."""
     shared = {f.name: getattr(common, f.name) for f in dataclasses.fields(MethodConfig)}
     return dataclasses.replace(own, **{**shared, **further})

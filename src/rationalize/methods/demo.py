@@ -21,15 +21,16 @@ from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.common import MethodConfig, restore_or, share
 from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
 from rationalize.methods.mario import MarioConfig, best_prefix, control_bins, mario
-from rationalize.methods.setup import Setup, load_method_splits, make_suite, write_results
+from rationalize.methods.setup import Setup, load_method_splits, make_suite, print_tables, write_results
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.methods.verifier import VerifierConfig
 from rationalize.models.policy import Policy, load_policy
 from rationalize.records import Attempt, Question
 from rationalize.rewards.check import check_rewards, format_table
 from rationalize.runs import Run
-from rationalize.sampling.local import Sampler
+from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
+from rationalize.training.loop import FitConfig
 
 BASE, FEW_SHOT, DIRECT, SFT = "base, zero-shot", "base, few-shot", "direct fine-tune", "SFT"
 """Rows of every table; design: every results table carries the same floor."""
@@ -42,6 +43,8 @@ LEARNERS = {
     "product": "PRODUCT",
 }
 """Methods that start from SFT, with the name that tables give them."""
+
+ROLLOUTS = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,22 @@ class DemoConfig(MethodConfig):
     """One SFT model and one run of each learner per seed."""
     shots: int = 3
     """Demonstrations of the few-shot floor."""
-    sft: SftConfig = SftConfig()
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
+    """How development and test rationales are written."""
+    sft: SftConfig = SftConfig(fit=FitConfig(learning_rate=2e-4, batch_size=8))
     """SFT and the direct fine-tune. (Model, questions, seed and scorers of this and the next are the demo's own.)"""
-    filt_acc: ExpertIterationConfig = ExpertIterationConfig()
+    filt_acc: ExpertIterationConfig = ExpertIterationConfig(
+        steps=96,
+        sample_interval=32,
+        rollouts=200,
+        fit=FitConfig(learning_rate=1e-4),
+        sampling=ROLLOUTS,
+    )
     """FILT-ACC."""
-    mario: MarioConfig = MarioConfig()
+    mario: MarioConfig = MarioConfig(
+        bins=3, steps=96, sample_interval=32, rollouts=200, fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
+        sampling=ROLLOUTS,
+    )  # fmt: skip
     """MaRio and its variants."""
     scorer: AnswerScorerConfig = AnswerScorerConfig()
     """The answer scorer that consistency reads."""
@@ -81,24 +95,40 @@ def run_demo(config: DemoConfig, out: Path) -> None:
     """Write `results.json` and `report.html` in `out`, and print the table."""
     unknown = set(config.methods) - set(LEARNERS)
     if unknown:
-        raise UsageError(f"unknown methods {sorted(unknown)}; expected some of {', '.join(LEARNERS)}")
+        raise UsageError(
+            f"unknown methods {sorted(unknown)}; expected some of {', '.join(LEARNERS)}"
+        )
     started = time.monotonic()
     base = load_policy(config.model, tuning="full", trust_remote_code=config.trust_remote_code)
-    with Run.open(out, {"method": "demo", **dataclasses.asdict(config)}, base_hash=base.weights_hash) as run:
+    with Run.open(
+        out, {"method": "demo", **dataclasses.asdict(config)}, base_hash=base.weights_hash
+    ) as run:
         if run.done("demo") is not None:
-            print((run.path / "table.txt").read_text())
-            print(f"{out} is done: see {out / 'report.html'}, or choose another folder to run again")
+            print_tables(run.read_json("results.json"))
+            print(
+                f"{out} is done: see {out / 'report.html'}, or choose another folder to run again"
+            )
             return
         splits = load_method_splits(config)
         names = tuple(dict.fromkeys(("correctness", *config.mario.rewards)))
-        setup = Setup(config, run, splits, make_suite(names, config, run, base, splits["train"], config.scorer, config.statements), base)
-        _say(f"{', '.join(f'{len(q)} {s}' for s, q in splits.items())} questions; rewards {', '.join(config.mario.rewards)}")
+        setup = Setup(
+            config,
+            run,
+            splits,
+            make_suite(names, config, run, base, splits["train"], config.scorer, config.statements),
+            base,
+        )
+        _say(
+            f"{', '.join(f'{len(q)} {s}' for s, q in splits.items())} questions; rewards {', '.join(config.mario.rewards)}"
+        )
         _check_rewards(setup)
         methods = _floor(setup, base)
         for seed in config.seeds:
             _learn(setup, methods, seed)
         learners = [LEARNERS[m] for m in config.methods]
-        pairs = [(n, SFT) for n in learners] + [(n, learners[0]) for n in learners[1:]] + [(SFT, BASE)]
+        pairs = (
+            [(n, SFT) for n in learners] + [(n, learners[0]) for n in learners[1:]] + [(SFT, BASE)]
+        )
         seconds = (run.read_json("seconds.json") or 0.0) + time.monotonic() - started
         write_results(setup, methods, pairs, {"seconds": seconds, "seeds": list(config.seeds)})
         run.finish("demo", seconds=seconds)
@@ -117,7 +147,9 @@ def _floor(setup: Setup, base: Policy) -> Methods:
         direct, setup.train, setup.dev, share(setup.config.sft, setup.config), setup.run, "direct", mode="answer"
     ))  # fmt: skip
     for split in _final_splits(setup):
-        methods[FLOOR][split] = {0: majority_attempts(setup.train, setup.splits[split], split=split)}
+        methods[FLOOR][split] = {
+            0: majority_attempts(setup.train, setup.splits[split], split=split)
+        }
         methods[BASE][split] = {0: setup.evaluate(base, BASE, split)}
         methods[FEW_SHOT][split] = {0: setup.evaluate(base, FEW_SHOT, split, demos=demos)}
         methods[DIRECT][split] = {0: setup.evaluate(direct, DIRECT, split, mode="answer")}
@@ -129,16 +161,30 @@ def _learn(setup: Setup, methods: Methods, seed: int) -> None:
     run, config = setup.run, setup.config
     start = f"sft-{seed}"
     policy = setup.load_policy()
-    restore_or(run, start, policy, lambda: sft(policy, setup.train, setup.dev, share(config.sft, config, seed=seed), run, start))
+    restore_or(
+        run,
+        start,
+        policy,
+        lambda: sft(
+            policy, setup.train, setup.dev, share(config.sft, config, seed=seed), run, start
+        ),
+    )
     for split in _final_splits(setup):
-        methods.setdefault(SFT, {}).setdefault(split, {})[seed] = setup.evaluate(policy, SFT, split, seed=seed)
+        methods.setdefault(SFT, {}).setdefault(split, {})[seed] = setup.evaluate(
+            policy, SFT, split, seed=seed
+        )
     _preflight(setup, policy, seed)
     for method in config.methods:
         policy = setup.load_policy()
         policy.load_weights(run.folder("policies", start))
         stage, own = f"{method}-{seed}", _settings(setup, method, seed)
         learn = expert_iteration if isinstance(own, ExpertIterationConfig) else mario
-        restore_or(run, stage, policy, lambda: learn(policy, setup.suite, setup.train, setup.dev, own, run, stage))
+        restore_or(
+            run,
+            stage,
+            policy,
+            lambda: learn(policy, setup.suite, setup.train, setup.dev, own, run, stage),
+        )
         control = best_prefix(own) if isinstance(own, MarioConfig) else None
         guidance = own.guidance if isinstance(own, MarioConfig) else 0.0
         for split in _final_splits(setup):
@@ -168,7 +214,9 @@ def _demos(train: Sequence[Question], shots: int) -> list[Question]:
     by_kind: dict[str | None, list[Question]] = {}
     for q in solved:
         by_kind.setdefault(q.kind, []).append(q)
-    firsts = [questions[i] for i in range(shots) for questions in by_kind.values() if i < len(questions)]
+    firsts = [
+        questions[i] for i in range(shots) for questions in by_kind.values() if i < len(questions)
+    ]
     return firsts[:shots]
 
 
@@ -176,7 +224,9 @@ def _check_rewards(setup: Setup) -> None:
     """Self-tests of every reward on development questions, before any of them enters a headline."""
     run = setup.run
     if run.read_json("check_rewards.json") is None:
-        questions = [q for q in setup.dev if q.rationales][:40] or [q for q in setup.train if q.rationales][:40]
+        questions = [q for q in setup.dev if q.rationales][:40] or [
+            q for q in setup.train if q.rationales
+        ][:40]
         rows = check_rewards(setup.suite.rewards, questions, [q.rationales[0] for q in questions])
         run.write_json("check_rewards.json", rows)
         (run.path / "check_rewards.txt").write_text(format_table(rows))
@@ -191,10 +241,18 @@ def _preflight(setup: Setup, policy: Policy, seed: int) -> None:
         questions = setup.train[:32]
         sampling = dataclasses.replace(config.mario.sampling, n=4)
         attempts = write_attempts(
-            Sampler(policy), questions, sampling, split="train", seed=seed, writer="preflight", label="preflight"
+            Sampler(policy),
+            questions,
+            sampling,
+            split="train",
+            seed=seed,
+            writer="preflight",
+            label="preflight",
         )
         scored = setup.suite.score(attempts, {q.id: q for q in questions})
-        run.write_json(name, preflight(scored, setup.suite, control_bins(config.mario, setup.suite)))
+        run.write_json(
+            name, preflight(scored, setup.suite, control_bins(config.mario, setup.suite))
+        )
     _say(format_preflight(run.read_json(name)))
 
 

@@ -1,13 +1,16 @@
-"""Expert iteration: write, keep what is right, learn from it. FILT-ACC, STaR and RFT are settings of this one loop.
+"""Expert iteration: write, keep what is right, learn from it.
 
-FILT-ACC is the filter baseline of MaRio (mario.md 3.4): the pool of MaRio's Quark with the filter `correctness >= 1` and no tokens, so
-multi-step SFT on the policy's own correct rationales. The teacher's correct rationales are part of the pool from the start.
+FILT-ACC is the filter baseline of MaRio (mario.md 3.4): the pool of MaRio's Quark with the filter
+`correctness >= 1` and no tokens, so multi-step SFT on the policy's own correct rationales. The
+teacher's correct rationales are part of the pool from the start.
 
-    every `sample_interval` steps:  the policy writes; attempts whose every filtered reward reaches its threshold join the pool
+    every `sample_interval` steps:  the policy writes; attempts whose every filtered reward reaches
+    its threshold join the pool
     every step:                     NLL on rows drawn from the pool
 
-Deviations: exact repeats of one completion to one question are kept once; development questions select the checkpoint; no KL unless
-`beta` is set (the code's form keeps Quark's KL: `preset=released`).
+Deviations: exact repeats of one completion to one question are kept once; development questions
+select the checkpoint; no KL unless `beta` is set (the code's form keeps Quark's KL:
+`preset=released`).
 """
 
 from __future__ import annotations
@@ -89,7 +92,7 @@ def expert_iteration(
     by_id = {q.id: q for q in train}
     maker = RowMaker(policy)
     best = BestCheckpoint(run, stage)
-    reference = policy.become_reference() if config.beta else None
+    reference = policy.become_reference(half=config.fit.precision != "float32") if config.beta else None
     pool: list[Attempt] = []
     rounds = 0
 
@@ -100,19 +103,21 @@ def expert_iteration(
             kept = keep(attempts, config.filters, suite)
             pool[:] = unique([*pool, *kept])
             run.rewind(f"{stage}-pool", rounds)
-            run.log(f"{stage}-pool", rounds, written=len(attempts), kept=len(kept), attempts=len(pool))
+            run.log(
+                f"{stage}-pool", rounds, written=len(attempts), kept=len(kept), attempts=len(pool)
+            )
             rounds += 1
         if not pool:
             raise RuntimeError(
-                f"nothing to learn from: no attempt passed {dict(config.filters)}; write more per round (`rollouts`), "
-                "start from a better SFT model, or lower a threshold"
+                f"nothing to learn from: no attempt passed {dict(config.filters)}; write more per "
+                "round (`rollouts`), start from a better SFT model, or lower a threshold"
             )
 
     def write_round(round: int) -> list[Attempt]:
         attempts = write_attempts(
-            Sampler(policy), questions_for(train, config.rollouts, round, config.seed), config.sampling,
-            split="train", seed=config.seed, round=round, step=round * config.sample_interval,
-            label=f"{stage} explores, round {round}",
+            Sampler(policy), questions_for(train, config.rollouts, round, config.seed),
+            config.sampling, split="train", seed=config.seed, round=round,
+            step=round * config.sample_interval, label=f"{stage} explores, round {round}",
         )  # fmt: skip
         teacher = teacher_attempts(train, config.teacher) if round == 0 else []
         return suite.score(teacher + attempts, by_id)
@@ -126,7 +131,14 @@ def expert_iteration(
         done = step + 1
         if done % config.sample_interval == 0 or done == config.steps:
             score = evaluate_on_dev(
-                run, stage, Sampler(policy), suite, dev, config, round=-(-done // config.sample_interval), step=done
+                run,
+                stage,
+                Sampler(policy),
+                suite,
+                dev,
+                config,
+                round=-(-done // config.sample_interval),
+                step=done,
             )
             best.offer(done, score, policy)
 
@@ -138,12 +150,16 @@ def expert_iteration(
     finish_stage(run, stage, best, policy)
 
 
-def keep(attempts: Sequence[Attempt], filters: dict[str, float], suite: RewardSuite) -> list[Attempt]:
-    """Parsed attempts whose every filtered score reaches its threshold; an undefined score never does."""
+def keep(
+    attempts: Sequence[Attempt], filters: dict[str, float], suite: RewardSuite
+) -> list[Attempt]:
+    """Parsed attempts whose every filtered score reaches its threshold; undefined ones never do."""
     parsed = [a for a in attempts if a.parsed]
     if not parsed:
         return []
-    scores = {n: [-np.inf if a.rewards[n] is None else a.rewards[n] for a in parsed] for n in filters}
+    scores = {
+        n: [-np.inf if a.rewards[n] is None else a.rewards[n] for a in parsed] for n in filters
+    }
     return [a for a, ok in zip(parsed, keep_above(scores, filters), strict=True) if ok]
 
 

@@ -1,35 +1,44 @@
 """MaRio: several rewards at once through control tokens, on Quark.
 
-Ramnath et al., "Tailoring Self-Rationalizers with Multi-Reward Distillation" (ICLR 2024, arXiv 2311.02805) on Lu et al.,
-"Quark" (NeurIPS 2022, arXiv 2205.13636). Every rationale in a growing pool gets one control token per reward, which says in which
-quantile of the pool its reward lies. The policy learns to write a rationale *given* its tokens, and is then asked for the best
-token of every reward at once: no weighted sum, no trade-off fixed beforehand.
+Ramnath et al., "Tailoring Self-Rationalizers with Multi-Reward Distillation" (ICLR 2024, arXiv
+2311.02805) on Lu et al., "Quark" (NeurIPS 2022, arXiv 2205.13636). Every rationale in a growing
+pool gets one control token per reward, which says in which quantile of the pool its reward lies.
+The policy learns to write a rationale *given* its tokens, and is then asked for the best token of
+every reward at once: no weighted sum, no trade-off fixed beforehand.
 
-    1. explore   every `sample_interval` steps the policy writes under its best tokens; the pool grows, nothing leaves it
-    2. quantise  each reward by itself over the whole pool: K bins, or one token per value where the reward is discrete
-    3. learn     L = sum_t [ NLL_t + beta KL_t - alpha H_t ] / sum_t 1   over response tokens (Quark, section 2)
+    1. explore   every `sample_interval` steps the policy writes under its best tokens; the pool
+       grows, nothing leaves it
+    2. quantise  each reward by itself over the whole pool: K bins, or one token per value where the
+       reward is discrete
+    3. learn     L = sum_t [ NLL_t + beta KL_t - alpha H_t ] / sum_t 1   over response tokens
+       (Quark, section 2)
 
-Variants: CLASSIC (all tokens from the start), ADDITIVE (one reward more every `interval` steps), PRODUCT (one token for the product of
-the rewards), single reward (a list of one). `filters` drops pool attempts below a threshold, with a token or without.
+Variants: CLASSIC (all tokens from the start), ADDITIVE (one reward more every `interval` steps),
+PRODUCT (one token for the product of the rewards), single reward (a list of one). `filters` drops
+pool attempts below a threshold, with a token or without.
 
 Deviations from the released code (numbers in brackets: the list in its review, where one exists):
- 1. Ties stay in one bin; the code splits them by insertion order (`ties: released` restores that). [3]
- 2. Control tokens are masked in NLL, KL, entropy and decoding alike, over one vocabulary; the code masks the first 32,000 ids in the KL
-    only and may emit control tokens. [5]
- 3. The policy starts from the SFT model, as the paper says; the released command starts from the raw base model. [4]
+ 1. Ties stay in one bin; the code splits them by insertion order (`ties: released` restores that).
+    [3]
+ 2. Control tokens are masked in NLL, KL, entropy and decoding alike, over one vocabulary; the code
+    masks the first 32,000 ids in the KL only and may emit control tokens. [5]
+ 3. The policy starts from the SFT model, as the paper says; the released command starts from the
+    raw base model. [4]
  4. The best prefix at evaluation holds every reward's token, correctness included. [2]
  5. Development questions select the checkpoint; test questions are not read during training. [10]
  6. Every exploration covers its questions whole; the code drops the last partial batch. [11]
  7. An attempt cut at the length limit gets no EOS; the code appends one.
- 8. A row of each step is drawn by bin, then by attempt (`draw: balanced`), since ties and by-value tokens make bins unequal; the code draws
-    uniformly (`draw: uniform`).
- 9. Wrong teacher samples may enter the pool (`teacher: all`), so that the worst tokens have something to mean; the code has none.
-10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so that a negative consistency turns the
-    other rewards round (`product: raw` restores that). [13]
+ 8. A row of each step is drawn by bin, then by attempt (`draw: balanced`), since ties and by-value
+    tokens make bins unequal; the code draws uniformly (`draw: uniform`).
+ 9. Wrong teacher samples may enter the pool (`teacher: all`), so that the worst tokens have
+    something to mean; the code has none.
+10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so
+    that a negative consistency turns the other rewards round (`product: raw` restores that). [13]
 11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
-12. ADDITIVE samples with every token that was trained; after the last entry the code still drops one at exact multiples of the interval.
-13. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may be guided (`guidance`); 1 and 0 are
-    the paper's.
+12. ADDITIVE samples with every token that was trained; after the last entry the code still drops
+    one at exact multiples of the interval.
+13. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may
+    be guided (`guidance`); 1 and 0 are the paper's.
 The answer-label loss of the code is not kept: it is broken there and 0 in the released command. [1]
 """
 
@@ -43,7 +52,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from rationalize.evaluation.obedience import obedience
-from rationalize.methods.common import MethodConfig, evaluate_on_dev, finish_stage, questions_for, rollouts
+from rationalize.methods.common import (
+    MethodConfig,
+    evaluate_on_dev,
+    finish_stage,
+    questions_for,
+    rollouts,
+)
 from rationalize.methods.setup import open_method
 from rationalize.methods.sft import start_policy
 from rationalize.records import Attempt, Question
@@ -75,7 +90,9 @@ class MarioConfig(MethodConfig):
     bins_of: dict[str, int] = field(default_factory=dict)
     """Bins of single rewards, where they differ."""
     filters: dict[str, float] = field(default_factory=dict)
-    """Pool attempts below this score are not learned from. A reward named here and in `rewards` is the code's `filter_quark`."""
+    """Pool attempts below this score are not learned from. A reward named here and in `rewards` is
+    the code's `filter_quark`.
+    """
     variant: Literal["classic", "additive", "product"] = "classic"
     """When rewards enter: all at once, one by one, or multiplied into one."""
     side: Literal["right", "left"] = "right"
@@ -95,7 +112,7 @@ class MarioConfig(MethodConfig):
     alpha: float = 0.0
     """Weight of the entropy bonus."""
     kl: KLDirection = "reverse"
-    """KL(policy || reference) as in the code, or `forward`, KL(reference || policy), as in the Quark paper."""
+    """KL(policy || reference) as in the code; `forward`: KL(reference || policy) as in the paper."""
     steps: int = 600
     """Optimiser steps."""
     sample_interval: int = 200
@@ -107,13 +124,13 @@ class MarioConfig(MethodConfig):
     control_copies: int = 1
     """Tokens per control."""
     control_init: Literal["statistics", "words"] = "statistics"
-    """How control rows start: drawn from the old rows' mean and deviation (as released), or from describing words."""
+    """How control rows start: from all rows' mean and deviation (as released), or from words."""
     guidance: float = 0.0
-    """Decoding: add this times (log-probability under the best tokens minus under the worst); 0 is the paper."""
+    """Add this times (log-probability under the best tokens minus under the worst); 0: the paper's."""
     select_by: str = "nrg"
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
     obedience: Literal["ends", "all", "none"] = "ends"
-    """Which bins are tried on development questions after each round; after the last, `ends` becomes `all`."""
+    """Bins tried on development questions after each round; after the last, `ends` becomes `all`."""
     fit: FitConfig = FitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
     """How the policy learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
@@ -139,7 +156,7 @@ class MarioConfig(MethodConfig):
 
 
 def train_mario(config: MarioConfig, out: Path) -> None:
-    """SFT (unless `init` is the model itself), scorers where none are given, then MaRio; the policy lands in `out/model`."""
+    """SFT (unless `init: model`), scorers where none are given, MaRio; the policy is `out/model`."""
     with open_method(config, "mario", out, rewards=config.rewards) as setup:
         policy = start_policy(setup)
         mario(policy, setup.suite, setup.train, setup.dev, config, setup.run, "mario")
@@ -155,10 +172,12 @@ def mario(
     run: Run,
     stage: str,
 ) -> None:
-    """Algorithm 1 of Quark with MaRio's tokens: leaves the selected weights in `policy`, which starts as the reference."""
+    """Algorithm 1 of Quark with MaRio's tokens; leaves the selected weights in `policy`."""
     controls = control_bins(config, suite)
-    reference = policy.become_reference()
-    policy.add_controls(controls, copies=config.control_copies, init=config.control_init, seed=config.seed)
+    reference = policy.become_reference(half=config.fit.precision != "float32")
+    policy.add_controls(
+        controls, copies=config.control_copies, init=config.control_init, seed=config.seed
+    )
     pool = Pool(config, suite, controls)
     rows = RowMaker(policy)
     best = BestCheckpoint(run, stage)
@@ -172,8 +191,8 @@ def mario(
         step = round * config.sample_interval
         active = active_when_sampling(step, config)
         attempts = write_attempts(
-            Sampler(policy), questions_for(train, config.rollouts, round, config.seed), config.sampling,
-            split="train", seed=config.seed, round=round, step=step,
+            Sampler(policy), questions_for(train, config.rollouts, round, config.seed),
+            config.sampling, split="train", seed=config.seed, round=round, step=step,
             control=dict.fromkeys(active, 0), label=f"{stage} explores, round {round}",
         )  # fmt: skip
         if round == 0:
@@ -194,23 +213,39 @@ def mario(
         sampler = Sampler(policy, guidance=config.guidance)
         active = dict.fromkeys(active_when_sampling(done, config), 0)
         round = -(-done // config.sample_interval)
-        score = evaluate_on_dev(run, stage, sampler, suite, dev, config, round=round, step=done, control=active)
+        score = evaluate_on_dev(
+            run, stage, sampler, suite, dev, config, round=round, step=done, control=active
+        )
         best.offer(done, score, policy)
         if config.obedience != "none" and active:
             which = "all" if done == config.steps else config.obedience
-            _log_obedience(run, stage, sampler, suite, dev, config, {n: controls[n] for n in active}, which, round, done)
+            _log_obedience(
+                run,
+                stage,
+                sampler,
+                suite,
+                dev,
+                config,
+                {n: controls[n] for n in active},
+                which,
+                round,
+                done,
+            )
 
     fit(
-        policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl), batch_at, config.fit,
-        run=run, stage=stage, steps=config.steps, before_step=explore, after_step=after_step,
+        policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl),
+        batch_at, config.fit, run=run, stage=stage, steps=config.steps, before_step=explore,
+        after_step=after_step,
     )  # fmt: skip
     finish_stage(run, stage, best, policy)
 
 
 class Pool:
-    """Every attempt so far, and the bin of each under every reward: quantised anew, over all, after each round."""
+    """Every attempt so far, and its bin under every reward, quantised anew after each round."""
 
-    def __init__(self, config: MarioConfig, suite: RewardSuite, controls: Mapping[str, int]) -> None:
+    def __init__(
+        self, config: MarioConfig, suite: RewardSuite, controls: Mapping[str, int]
+    ) -> None:
         self._config, self._suite, self._controls = config, suite, controls
         self._round_attempts: list[list[Attempt]] = []
         self.attempts: list[Attempt] = []
@@ -221,30 +256,39 @@ class Pool:
         return len(self._round_attempts)
 
     def add(self, attempts: list[Attempt]) -> None:
-        """Append a round; unparsed attempts and those that `filters` rejects stay on disk but are not learned from."""
+        """Append a round; what is unparsed or rejected by `filters` stays on disk, unlearned."""
         self._round_attempts.append(attempts)
         everyone = [a for r in self._round_attempts for a in r if a.parsed]
         if self._config.filters:
             scores = {name: self._scores(everyone, name) for name in self._config.filters}
-            everyone = [a for a, keep in zip(everyone, keep_above(scores, self._config.filters), strict=True) if keep]
+            everyone = [
+                a
+                for a, keep in zip(everyone, keep_above(scores, self._config.filters), strict=True)
+                if keep
+            ]
         if not everyone:
             raise RuntimeError(
-                f"no attempt of {sum(map(len, self._round_attempts))} can be learned from: none parsed or passed the filters "
-                f"{dict(self._config.filters)}; lower the thresholds or start from a better SFT model"
+                f"no attempt of {sum(map(len, self._round_attempts))} can be learned from: none "
+                f"parsed or passed the filters {dict(self._config.filters)}; lower the thresholds "
+                "or start from a better SFT model"
             )
         self.attempts = everyone
         self.bins = {name: self._bins(name) for name in self._controls}
 
     def draw(self, step: int, active: Sequence[str]) -> list[tuple[Attempt, dict[str, int]]]:
-        """The rows of a step, with their bins; `balanced` draws spread over the bins of the active rewards."""
+        """The rows of a step, with their bins; `balanced` spreads over the active rewards' bins."""
         config = self._config
         seed = [config.seed, self.rounds]
         if config.draw == "balanced":
             shown = {name: self.bins[name] for name in active}
             indices = balanced_bins(shown, config.fit.batch_size, step, seed)
         else:
-            indices = shuffled_passes(len(self.attempts), config.fit.batch_size, step % config.sample_interval, seed)
-        return [(self.attempts[i], {name: int(b[i]) for name, b in self.bins.items()}) for i in indices]
+            indices = shuffled_passes(
+                len(self.attempts), config.fit.batch_size, step % config.sample_interval, seed
+            )
+        return [
+            (self.attempts[i], {name: int(b[i]) for name, b in self.bins.items()}) for i in indices
+        ]
 
     def counts(self) -> dict[str, list[int]]:
         """Bin occupancy per reward."""
@@ -253,12 +297,19 @@ class Pool:
     def _bins(self, name: str) -> np.ndarray:
         levels = None if name == "product" else self._suite[name].levels
         scores = self._product() if name == "product" else self._scores(self.attempts, name)
-        return value_bins(scores, levels) if levels else rank_bins(scores, self._controls[name], self._config.ties)
+        return (
+            value_bins(scores, levels)
+            if levels
+            else rank_bins(scores, self._controls[name], self._config.ties)
+        )
 
     def _scores(self, attempts: Sequence[Attempt], name: str) -> np.ndarray:
         """An undefined score counts as the worst of its range."""
         worst = self._suite[name].range[0]
-        return np.array([worst if a.rewards[name] is None else a.rewards[name] for a in attempts], dtype=np.float64)
+        return np.array(
+            [worst if a.rewards[name] is None else a.rewards[name] for a in attempts],
+            dtype=np.float64,
+        )
 
     def _product(self) -> np.ndarray:
         product = np.ones(len(self.attempts))
@@ -276,7 +327,9 @@ def control_bins(config: MarioConfig, suite: RewardSuite) -> dict[str, int]:
     if config.variant == "product":
         return {"product": config.bins}
     return {
-        name: len(suite[name].levels) if suite[name].levels else config.bins_of.get(name, config.bins)
+        name: len(suite[name].levels)
+        if suite[name].levels
+        else config.bins_of.get(name, config.bins)
         for name in config.rewards
     }
 
@@ -296,7 +349,7 @@ def active_when_training(step: int, config: MarioConfig) -> tuple[str, ...]:
 
 
 def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
-    """Rewards whose token is in the prefix when the policy writes at `step`: never one that was not trained yet.
+    """Rewards in the prefix when the policy writes at `step`: those that were trained by then.
 
     At step 0 the policy is the reference and writes without tokens.
     """
@@ -308,10 +361,13 @@ def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
 
 
 def _entered(step: int, config: MarioConfig) -> int:
-    """How many rewards have entered by training step `step` (mario.md 3.3: min(R, floor(s / I) + 1), or whole groups)."""
+    """How many rewards have entered by `step`: min(R, floor(s / I) + 1), or whole groups (3.3).
+    """
     groups = config.groups or (1,) * len(config.rewards)
     if sum(groups) != len(config.rewards):
-        raise ValueError(f"groups {groups} must sum to the number of rewards, {len(config.rewards)}")
+        raise ValueError(
+            f"groups {groups} must sum to the number of rewards, {len(config.rewards)}"
+        )
     interval = config.interval or -(-config.steps // len(groups))
     return sum(groups[: step // interval + 1])
 
@@ -325,15 +381,22 @@ def _cut(config: MarioConfig, count: int) -> tuple[str, ...]:
 def _log_bins(run: Run, stage: str, round: int, pool: Pool) -> None:
     run.rewind(f"{stage}/bins", round)
     for name, counts in pool.counts().items():
-        run.log(f"{stage}/bins", round, round=round, reward=name, counts=counts, attempts=len(pool.attempts))
+        run.log(
+            f"{stage}/bins",
+            round,
+            round=round,
+            reward=name,
+            counts=counts,
+            attempts=len(pool.attempts),
+        )
 
 
 def _log_obedience(run, stage, sampler, suite, dev, config, bins, which, round, step) -> None:
     name = f"obedience/{stage}-{step}.json"
     if not (run.path / name).exists():
         rows = obedience(
-            sampler, suite, dev, config.evaluation_sampling, bins=bins, which=which, split="dev", seed=config.seed,
-            round=round, step=step, product_of=config.rewards,
+            sampler, suite, dev, config.evaluation_sampling, bins=bins, which=which, split="dev",
+            seed=config.seed, round=round, step=step, product_of=config.rewards,
         )  # fmt: skip
         run.write_json(name, rows)
     run.rewind(f"{stage}/obedience", step)

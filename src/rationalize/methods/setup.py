@@ -1,4 +1,6 @@
-"""A run from the outside: questions in, scorers made or loaded, the starting policy, one evaluation on test, a report out."""
+"""A run from the outside: questions in, scorers made or loaded, the starting policy, one evaluation
+on test, a report out.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ class Setup:
     def load_policy(self) -> Policy:
         """The base model, fresh, with the weights that shall learn."""
         return load_policy(
-            self.config.model, tuning=self.config.tuning, trust_remote_code=self.config.trust_remote_code
+            self.config.model,
+            tuning=self.config.tuning,
+            trust_remote_code=self.config.trust_remote_code,
         )
 
     def evaluate(
@@ -70,7 +74,7 @@ class Setup:
         seed: int = 0,
         shard: str | None = None,
     ) -> list[Attempt]:
-        """Attempts on a split, written greedily and scored by every reward; stored in the run, so never written twice."""
+        """Attempts on a split, scored by every reward; stored in the run, so never written twice."""
         questions = self.splits[split]
 
         def write() -> list[Attempt]:
@@ -78,25 +82,31 @@ class Setup:
             if mode == "answer":
                 sampling = SamplingConfig(temperature=0.0, max_new_tokens=8)
             attempts = write_attempts(
-                Sampler(policy, guidance=guidance), questions, sampling, split=split, seed=seed, writer=name, mode=mode,
-                control=control, demos=demos, label=f"{name} on {split}",
+                Sampler(policy, guidance=guidance), questions, sampling, split=split, seed=seed,
+                writer=name, mode=mode, control=control, demos=demos, label=f"{name} on {split}",
             )  # fmt: skip
             return self.suite.score(attempts, {q.id: q for q in questions})
 
         return rollouts(self.run, shard or f"final-{_slug(name)}-{split}-{seed}", write)
 
     def conclude(
-        self, policy: Policy, name: str, *, control: Mapping[str, int] | None = None, guidance: float = 0.0,
-        mode: str = "rationale_answer",
+        self, policy: Policy, name: str, *, control: Mapping[str, int] | None = None,
+        guidance: float = 0.0, mode: str = "rationale_answer",
     ) -> None:  # fmt: skip
-        """Score the evaluation splits once, write `results.json`, `report.html` and the exported `model/`."""
+        """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
         splits = [s for s in self.splits if s not in ("train", "dev") and self.splits[s]] or ["dev"]
         methods = {
             FLOOR: {s: {0: majority_attempts(self.train, self.splits[s], split=s)} for s in splits},
             name: {
                 s: {
                     self.config.seed: self.evaluate(
-                        policy, name, s, control=control, guidance=guidance, mode=mode, seed=self.config.seed
+                        policy,
+                        name,
+                        s,
+                        control=control,
+                        guidance=guidance,
+                        mode=mode,
+                        seed=self.config.seed,
                     )
                 }
                 for s in splits
@@ -121,32 +131,50 @@ def write_results(setup: Setup, methods, pairs, meta: Mapping | None = None) -> 
         setup.run.append(seeds[0], f"final-majority-{split}")
     merge_log(results, setup.run.metrics())
     setup.run.write_json("results.json", results)
-    shown = {q: questions[q] for s in methods.values() for seeds in s.values() for a in seeds.values() for q in {x.question_id for x in a}}
+    shown = {
+        q: questions[q]
+        for s in methods.values()
+        for seeds in s.values()
+        for a in seeds.values()
+        for q in {x.question_id for x in a}
+    }
     save_questions(setup.run, shown.values())
     write_report(
         results,
         {name: [a for seeds in splits.values() for attempts in seeds.values() for a in attempts] for name, splits in methods.items()},
-        shown,
-        setup.run.path / "report.html",
+        shown, setup.run.path / "report.html",
     )  # fmt: skip
-    for split in splits_of(results):
-        print(format_table(results, split), end="\n\n")
+    print_tables(results)
     return results
 
 
+def print_tables(results: Mapping) -> None:
+    """Every split's means and differences."""
+    for split in splits_of(results):
+        print(format_table(results, split), end="\n\n")
+
+
 @contextmanager
-def open_method(config: MethodConfig, method: str, out: Path, rewards: Sequence[str] = ()) -> Iterator[Setup]:
+def open_method(
+    config: MethodConfig, method: str, out: Path, rewards: Sequence[str] = ()
+) -> Iterator[Setup]:
     """Everything a method needs, in one run directory."""
     splits = load_method_splits(config)
     base = load_policy(config.model, tuning="full", trust_remote_code=config.trust_remote_code)
-    with Run.open(out, {"method": method, **dataclasses.asdict(config)}, base_hash=base.weights_hash) as run:
+    with Run.open(
+        out, {"method": method, **dataclasses.asdict(config)}, base_hash=base.weights_hash
+    ) as run:
         names = tuple(dict.fromkeys(("correctness", "diversity", *rewards)))
-        yield Setup(config, run, splits, make_suite(names, config, run, base, splits["train"]), base)
+        yield Setup(
+            config, run, splits, make_suite(names, config, run, base, splits["train"]), base
+        )
 
 
 def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
     """Questions by split, limited, checked for overlap."""
-    splits = load_splits(config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows)
+    splits = load_splits(
+        config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows
+    )
     limits = {"train": config.train_limit, "dev": config.dev_limit, "test": config.test_limit}
     splits = {s: q[: limits.get(s) or None] for s, q in splits.items()}
     check_overlap(splits)
@@ -162,7 +190,7 @@ def make_suite(
     scorer: AnswerScorerConfig | None = None,
     statements: VerifierConfig | None = None,
 ) -> RewardSuite:
-    """Rewards and diagnostics; a scorer that is not given is trained inside the run, cross-fitted on its training questions."""
+    """Rewards and diagnostics; a scorer that is not given is trained inside the run, cross-fitted."""
     answer_scorer = verifier = None
     if set(names) & set(READS_ANSWERS):
         folder = Path(config.answer_scorer or run.path / "scorers" / "answer")
@@ -174,7 +202,9 @@ def make_suite(
         if not config.verifier:
             train_verifier(share(statements or VerifierConfig(), config), Path(place), train)
         verifier = load_verifier(place)
-    rewards = load_rewards([*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier, base=base)
+    rewards = load_rewards(
+        [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier, base=base
+    )
     return RewardSuite(rewards, cache=str(run.path / "scores"))
 
 
@@ -186,7 +216,11 @@ def command() -> str:
 def hardware() -> str:
     """Processor or accelerator, cores used and precision."""
     facts = environment()
-    where = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{facts['platform']}, {facts['threads']} threads"
+    where = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{facts['platform']}, {facts['threads']} threads"
+    )
     fast = has_fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return f"{where}, {'bfloat16' if fast else 'float32'}, torch {torch.__version__}"
 

@@ -1,7 +1,8 @@
-"""Supervised fine-tuning on the teacher's rationales: `question -> rationale So the answer is (X).` (mario.md 5.1).
+"""SFT on the teacher's rationales: `question -> rationale So the answer is (X).` (mario.md 5.1)
 
-Also the direct fine-tune of the floor: `question -> (X)`, no rationale. Loss: NLL of the response tokens, averaged over the batch's
-tokens. Deviations from the released script: development accuracy selects the checkpoint (the script states no rule).
+Also the direct fine-tune of the floor: `question -> (X)`, no rationale. Loss: NLL of the response
+tokens, averaged over the batch's tokens. Deviations from the released script: development accuracy
+selects the checkpoint (the script states no rule).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class SftConfig(MethodConfig):
     epochs: float = 2.0
     """Passes over the rows."""
     evaluations: int = 2
-    """How often development accuracy is measured, evenly over the steps; the best checkpoint is kept."""
+    """How often development accuracy is measured, evenly over the steps; the best step is kept."""
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How the policy learns."""
 
@@ -58,11 +59,16 @@ def train_direct(config: SftConfig, out: Path) -> None:
 
 
 def start_policy(setup: Setup, stage: str = "sft") -> Policy:
-    """Where a method starts: after SFT on the teacher's rationales, or (`init: model`) the model itself."""
+    """Where a method starts: after SFT on the teacher's rationales, or (`init: model`) the model."""
     policy, own = setup.load_policy(), setup.config
     if own.init == "sft":
         config = share(SftConfig(epochs=own.sft_epochs, fit=own.sft_fit), own)
-        restore_or(setup.run, stage, policy, lambda: sft(policy, setup.train, setup.dev, config, setup.run, stage))
+        restore_or(
+            setup.run,
+            stage,
+            policy,
+            lambda: sft(policy, setup.train, setup.dev, config, setup.run, stage),
+        )
     return policy
 
 
@@ -83,8 +89,8 @@ def sft(
         rows = [maker.text(prompt_text("answer", q), target_text("answer", q)) for q in train]
     if not rows:
         raise ValueError(
-            "no training question has a teacher rationale that led to its answer; give questions with "
-            "`rationales`, or write some with `rationalize sample --keep-correct`"
+            "no training question has a teacher rationale that led to its answer; give questions "
+            "with `rationales`, or write some with `rationalize sample --keep-correct`"
         )
     steps = max(1, math.ceil(config.epochs * len(rows) / config.fit.batch_size))
     checks = {round(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
@@ -92,25 +98,38 @@ def sft(
 
     def after_step(step: int) -> None:
         if step + 1 in checks:
-            best.offer(step + 1, dev_accuracy(policy, dev, config, run, stage, step + 1, mode), policy)
+            best.offer(
+                step + 1, dev_accuracy(policy, dev, config, run, stage, step + 1, mode), policy
+            )
 
     fit(
-        policy, nll, lambda s: [rows[i] for i in shuffled_passes(len(rows), config.fit.batch_size, s, config.seed)],
+        policy, nll,
+        lambda s: [rows[i] for i in shuffled_passes(len(rows), config.fit.batch_size, s, config.seed)],
         config.fit, run=run, stage=stage, steps=steps, after_step=after_step,
     )  # fmt: skip
     finish_stage(run, stage, best, policy)
 
 
 def dev_accuracy(
-    policy: Policy, dev: Sequence[Question], config: MethodConfig, run: Run, stage: str, step: int, mode: str
+    policy: Policy,
+    dev: Sequence[Question],
+    config: MethodConfig,
+    run: Run,
+    stage: str,
+    step: int,
+    mode: str,
 ) -> float:
     """Greedy accuracy on development questions, in [0, 1]."""
-    sampling = config.evaluation_sampling if mode != "answer" else SamplingConfig(temperature=0.0, max_new_tokens=8)
+    sampling = (
+        config.evaluation_sampling
+        if mode != "answer"
+        else SamplingConfig(temperature=0.0, max_new_tokens=8)
+    )
 
     def write() -> list[Attempt]:
         return write_attempts(
-            Sampler(policy), dev, sampling, split="dev", seed=config.seed, writer=stage, mode=mode, step=step,
-            label=f"{stage} on dev, step {step}",
+            Sampler(policy), dev, sampling, split="dev", seed=config.seed, writer=stage, mode=mode,
+            step=step, label=f"{stage} on dev, step {step}",
         )  # fmt: skip
 
     by_id = {q.id: q for q in dev}

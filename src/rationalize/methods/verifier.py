@@ -229,8 +229,8 @@ def _prepare(
     ) + choice_groups(questions, config.negatives, config.choice_statements, config.seed)
     if not groups:
         raise UserError(
-            "no statements to learn from: no training question has choices, or a rationale that led "
-            "to its answer"
+            "no statements to learn from: no training question has choices, or a rationale that "
+            "led to its answer"
         )
     yes, _ = label_ids(policy)
     rows = [

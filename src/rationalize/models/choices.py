@@ -306,7 +306,7 @@ def _logprobs(
 
 
 def _batches(ordered, size, limit: int) -> Iterator[list]:
-    """Neighbours together, at most `limit` padded tokens in a batch; `ordered` is by rising size."""
+    """Neighbours together, at most `limit` padded tokens a batch; `ordered` is by rising size."""
     batch: list = []
     for one in ordered:
         if batch and size(one) * (len(batch) + 1) > limit:

@@ -51,7 +51,8 @@ class ControlTokens:
                 raise UserError(
                     f"no control token for {reward}={b}; this model has {known} (0 is best)"
                 )
-        ids, start = [], self.first_id
+        ids: list[int] = []
+        start = self.first_id
         for reward, k in self.bins.items():
             if reward in chosen:
                 at = start + chosen[reward] * self.copies

@@ -34,7 +34,7 @@ def cache_folder() -> Path:
 
 
 def _wheel_file() -> Path | None:
-    """The GGUF file inside the wheel; the package itself is not imported, it would need llama.cpp."""
+    """The GGUF file inside the wheel, whose package is not imported: it would need llama.cpp."""
     try:
         files = importlib.metadata.files(WHEEL) or []
     except importlib.metadata.PackageNotFoundError:

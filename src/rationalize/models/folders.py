@@ -83,11 +83,13 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
     controls, tokenizer = policy.controls, policy.tokenizer
     template = tokenizer.chat_template
     facts: dict[str, Any] = {
-        "n_vocab": policy.n_vocab, "style": policy.style, "system": policy.system, "chat_template": template,
+        "n_vocab": policy.n_vocab, "style": policy.style, "system": policy.system,
+        "chat_template": template,
     }  # fmt: skip
     if bake and not controls:
         raise UserError(
-            f"{policy.name} has no control tokens, so {dict(bake)} cannot be put into its chat template"
+            f"{policy.name} has no control tokens, so {dict(bake)} cannot be put into its chat "
+            "template"
         )
     if controls:
         facts["controls"] = {

@@ -160,8 +160,9 @@ def find_head(policy: Policy) -> None:
             ):
                 return
     raise UserError(
-        f"{policy.name}: the logits of {policy.model.config.model_type!r} could not be computed from its last hidden states; "
-        "expected an architecture like Llama, Qwen, Mistral, Phi, Gemma or T5"
+        f"{policy.name}: the logits of {policy.model.config.model_type!r} could not be computed "
+        "from its last hidden states; expected an architecture like Llama, Qwen, Mistral, Phi, "
+        "Gemma or T5"
     )
 
 

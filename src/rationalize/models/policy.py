@@ -128,8 +128,8 @@ class Policy:
             if (dict(self.controls.bins), self.controls.copies) == (dict(bins), copies):
                 return
             raise UserError(
-                f"{self.name} has control tokens for {dict(self.controls.bins)}, expected none or {dict(bins)}: "
-                "start from a model without them, or name the same rewards and bins"
+                f"{self.name} has control tokens for {dict(self.controls.bins)}, expected none or "
+                f"{dict(bins)}: start from a model without them, or name the same rewards and bins"
             )
         self._unwrap()
         self.controls = ControlTokens(dict(bins), copies, first_id=len(self.tokenizer))
@@ -189,7 +189,7 @@ class Policy:
         self.export(folder)
 
     def export(self, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
-        """Write a merged model for anybody; `bake` names the bins that its chat template asks for."""
+        """Write a merged model for anybody; its chat template asks for the bins in `bake`."""
         self._unwrap()
         save_policy(self, folder, bake=bake)
         self._wrap()
@@ -197,8 +197,9 @@ class Policy:
     def load_weights(self, folder: Path) -> None:
         """Take over weights, tokenizer and control tokens from a folder that `save` wrote."""
         saved = load_policy(
-            folder, tuning=self.tuning, style=self.style, system=self.system, lora_rank=self.lora_rank,
-            dtype=self.dtype, device=self.device, trust_remote_code=self.trust_remote_code,
+            folder, tuning=self.tuning, style=self.style, system=self.system,
+            lora_rank=self.lora_rank, dtype=self.dtype, device=self.device,
+            trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
@@ -275,9 +276,11 @@ def load_policy(
     cannot be computed from its hidden states.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
 
     from rationalize.models.forward import find_head
 
+    disable_progress_bar()  # of reading shards; downloads still show theirs
     source = _source(model)
     options = {"trust_remote_code": trust_remote_code}
     try:
@@ -292,8 +295,7 @@ def load_policy(
     facts = read_facts(source)
     if "chat_template" in facts:
         tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
-    if style == "auto":
-        style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
+    own_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
     size = sum(p.numel() for p in loaded.parameters())
     if tuning == "auto":
         tuning = "full" if size <= FULL_TUNING_LIMIT else "lora"
@@ -303,7 +305,7 @@ def load_policy(
         name="SmolLM2-135M-Instruct" if str(model) == "default" else Path(model).name,
         weights_hash=weights_hash(source, loaded),
         is_encoder_decoder=bool(config.is_encoder_decoder),
-        style=style,
+        style=own_style if style == "auto" else style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
         n_vocab=facts.get("n_vocab")
         or min(len(tokenizer), loaded.get_input_embeddings().weight.shape[0]),

@@ -247,7 +247,7 @@ class Verifier:
 
 
 def load_verifier(place: Path | str) -> Verifier | Vera:
-    """A trained verifier's folder, or `vera` for the published one (11B parameters, from the hub)."""
+    """A trained verifier, or with `vera` the published one (11B parameters, from the hub)."""
     return Vera.load() if str(place) == "vera" else Verifier.load(place)
 
 
@@ -262,8 +262,8 @@ def label_ids(policy: Policy) -> tuple[int, int]:
         if len(yes) == len(no) == 1 and yes != no:
             return yes[0], no[0]
     raise UserError(
-        f"{policy.name}: none of {', '.join('/'.join(p) for p in LABELS)} is a pair of single tokens; "
-        "a verifier needs a model whose vocabulary has one"
+        f"{policy.name}: none of {', '.join('/'.join(p) for p in LABELS)} is a pair of single "
+        "tokens; a verifier needs a model whose vocabulary has one"
     )
 
 
@@ -276,7 +276,7 @@ def mean_of_folds(
     folds: int,
     judged: Callable[[int, Sequence[int]], list[list[float]]],
 ) -> list[list[float]]:
-    """Per row the mean over the folds that judge it; `judged(fold, rows)` gives a fold's verdicts."""
+    """Per row the mean over the folds that judge it; `judged(fold, rows)` are a fold's verdicts."""
     panel = [judges(i, seen, folds) for i in question_ids]
     verdicts: list[list[list[float]]] = [[] for _ in question_ids]
     for fold in range(folds):

@@ -19,7 +19,7 @@ _WEIGHT_ROW, _BIAS_ROW, _TEMPERATURE_ROW = 32099, 32098, 32097
 
 
 class Vera:
-    """P(a statement is true): `sigmoid((w . h + b) / T)`, with h the encoder's state at the last token."""
+    """P(a statement is true): `sigmoid((w . h + b) / T)`, h the encoder's state at the last token."""
 
     def __init__(
         self, encoder: Any, tokenizer: Any, weights_hash: str, *, batch_size: int = 32
@@ -41,7 +41,7 @@ class Vera:
     def probabilities(
         self, statements: Sequence[str], question_ids: Sequence[str | None] | None = None
     ) -> list[float]:
-        """One probability per statement, stripped and cut at 128 tokens; trained elsewhere, it has no folds."""
+        """One probability per statement, stripped and cut at 128 tokens; there are no folds."""
         texts = [s.strip() for s in statements]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found = [0.0] * len(texts)

@@ -1,12 +1,13 @@
-"""The built-in questions: everyday reasoning drawn by a seeded generator, with a teacher's rationales.
+"""The built-in questions: everyday reasoning from a seeded generator, with a teacher's rationales.
 
     >>> questions = builtin_questions(train=200, dev=50, test=120, unseen=80)
     >>> questions["train"][0].id
     'builtin-train-00000'
 
-Splits share no puzzle: what a question is about (kind, topic, entities; not its wording, polarity or order) is hashed
-to one of them. The hash ignores the seed, so that the test questions of one seed are never trained on under another. Each
-split draws from its own streams, so that its size changes no other split, and a larger split begins with the smaller.
+Splits share no puzzle: what a question is about (kind, topic, entities; not its wording, polarity
+or order) is hashed to one of them. The hash ignores the seed, so that the test questions of one
+seed are never trained on under another. Each split draws from its own streams, so that its size
+changes no other split, and a larger split begins with the smaller.
 """
 
 from __future__ import annotations
@@ -48,9 +49,10 @@ def builtin_questions(
 ) -> dict[str, list[Question]]:
     """Questions per split, kinds in turn; `unseen` holds kinds that no other split has.
 
-    Each question carries `rationales` teacher rationales. Two entries of `extra` are aligned with them and are for
-    analysis only: `rationale_quality` (see `QUALITIES`) and `teacher_answers`, the choice that the teacher then gave.
-    Raises `UserError` where a split asks for more questions than there are.
+    Each question carries `rationales` teacher rationales. Two entries of `extra` are aligned with
+    them and are for analysis only: `rationale_quality` (see `QUALITIES`) and `teacher_answers`, the
+    choice that the teacher then gave. Raises `UserError` where a split asks for more questions than
+    there are.
     """
     sizes = {"train": train, "dev": dev, "test": test, "unseen": unseen}
     return {split: _split(split, size, rationales, seed) for split, size in sizes.items()}
@@ -65,9 +67,7 @@ def _split(split: str, size: int, rationales: int, seed: int) -> list[Question]:
     while len(questions) < size:
         kind = next(turns)
         puzzle = _new_puzzle(kind, kinds, split, streams[kind], seen)
-        questions.append(
-            _question(puzzle, kind, split, len(questions), rationales, seed)
-        )
+        questions.append(_question(puzzle, kind, split, len(questions), rationales, seed))
     return questions
 
 
@@ -79,15 +79,17 @@ def _new_puzzle(kind: str, kinds: Mapping, split: str, stream: Random, seen: set
             seen.add(text)
             return puzzle
     raise UserError(
-        f"the built-in {split} questions ran out after {len(seen)}: the kind {kind!r} has no further one; "
-        f"ask for fewer with {split}={len(seen)}, or load questions from a file"
+        f"the built-in {split} questions ran out after {len(seen)}: the kind {kind!r} has no "
+        f"further one; ask for fewer with {split}={len(seen)}, or load questions from a file"
     )
 
 
 def _question(
     puzzle: Puzzle, kind: str, split: str, number: int, rationales: int, seed: int
 ) -> Question:
-    texts, qualities, answers = teach(puzzle, Random(f"{seed}/{split}/{number}/teacher"), rationales)
+    texts, qualities, answers = teach(
+        puzzle, Random(f"{seed}/{split}/{number}/teacher"), rationales
+    )
     return Question(
         id=f"builtin-{split}-{number:05d}",
         question=puzzle.question,

@@ -1,9 +1,10 @@
 """The kinds of everyday reasoning behind the built-in questions: each draws a `Puzzle`.
 
-A puzzle crosses things that are drawn apart (an XOR: which entity is which, and which of them is asked for), so that no single word,
-position or choice tells the answer, yet one or two steps that restate the facts do. The choices of a puzzle are a pair of opposites in a
-fixed order: a small model finds the right word long before it can find the letter of a freely shuffled option, and only the former is
-reasoning.
+A puzzle crosses things that are drawn apart (an XOR: which entity is which, and which of them is
+asked for), so that no single word, position or choice tells the answer, yet one or two steps that
+restate the facts do. The choices of a puzzle are a pair of opposites in a fixed order: a small
+model finds the right word long before it can find the letter of a freely shuffled option, and only
+the former is reasoning.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ NAMES = (
 _SURFACES = ("ice", "sand", "wood", "stone", "grass", "gravel", "carpet", "tile", "clay", "rubber", "glass", "asphalt")
 _ROOMS = ("hall", "shed", "tent", "cellar", "attic", "kitchen", "garage", "barn", "cabin", "studio", "tower", "office")
 _EFFECTS = (
-    # what happens, its two ways, the pair of opposites, whether the first way means the first of the pair, and where
+    # what happens, its two ways, the pair of opposites, whether the first way means the first of
+    # the pair, and where
     ("ball rolls", ("farther", "less far"), ("smoother", "rougher"), True, _SURFACES),
     ("sled slides", ("faster", "slower"), ("smoother", "rougher"), True, _SURFACES),
     ("shoe wears", ("sooner", "later"), ("smoother", "rougher"), False, _SURFACES),
@@ -66,7 +68,9 @@ def physics(rng: Random) -> Puzzle:
     asked = rng.choice((x, y))
     where = "on" if places is _SURFACES else "in the"
     fact = f"the {effect} {ways[way]} {where} {x}"
-    question = f"{sentence(f'{fact} than {where} {y}')[:-1]}. Is the {asked} {pair[0]} or {pair[1]}?"
+    question = (
+        f"{sentence(f'{fact} than {where} {y}')[:-1]}. Is the {asked} {pair[0]} or {pair[1]}?"
+    )
     of_x = pair[0] if (way == 0) == first else pair[1]
     answer = of_x if asked == x else _other(pair, of_x)
     reasons, claims = {}, {}
@@ -79,7 +83,12 @@ def physics(rng: Random) -> Puzzle:
         )
         claims[word] = f"the {asked} is {word}"
     key = f"{effect}|{'|'.join(sorted((x, y)))}"
-    asides = ("It is a nice day.", "Somebody took notes.", f"The {effect.split()[0]} is new.", "Many people try this.")
+    asides = (
+        "It is a nice day.",
+        "Somebody took notes.",
+        f"The {effect.split()[0]} is new.",
+        "Many people try this.",
+    )
     return Puzzle(key, question, pair, answer, reasons, claims, asides)
 
 
@@ -89,7 +98,11 @@ def ordering(rng: Random) -> Puzzle:
     word = rng.choice(pair)
     a, b, c = rng.sample(NAMES, 3)
     chain = rng.random() < 0.3
-    facts, last = (f"{a} is {word} than {b}, who is {word} than {c}.", c) if chain else (f"{a} is {word} than {b}.", b)
+    facts, last = (
+        (f"{a} is {word} than {b}, who is {word} than {c}.", c)
+        if chain
+        else (f"{a} is {word} than {b}.", b)
+    )
     asked, against = rng.sample((a, last), 2)
     forms = (
         f"Is {asked} {pair[0]} or {pair[1]} than {against}?",
@@ -105,7 +118,12 @@ def ordering(rng: Random) -> Puzzle:
         )
         claims[target] = f"{asked} is {target}"
     key = f"{pair[0]}|{'|'.join(sorted((a, last)))}"
-    asides = ("They are good friends.", "They meet every week.", "People are all different.", "It is a nice group.")
+    asides = (
+        "They are good friends.",
+        "They meet every week.",
+        "People are all different.",
+        "It is a nice group.",
+    )
     return Puzzle(key, f"{facts} {rng.choice(forms)}", pair, answer, reasons, claims, asides)
 
 
@@ -123,17 +141,25 @@ def _amounts(rng: Random) -> Puzzle:
     for word in pair:
         reasons[word] = (
             f"For {name} we get {sign} = {now}. Next to {against} that is {word}.",
-            f"{name} has {now} now, since {sign} = {now}. With {against} for {other}, we say {word}.",
+            f"{name} has {now} now, since {sign} = {now}. With {against} for {other}, we say "
+            f"{word}.",
         )
         claims[word] = f"{name} has {word}"
     key = f"amounts|{goods}|{'|'.join(sorted((name, other)))}"
     asides = (f"Many people like {goods}.", "Sharing is kind.", f"{name} and {other} are friends.")
-    return Puzzle(key, question, pair, "more" if now > against else "fewer", reasons, claims, asides)
+    return Puzzle(
+        key, question, pair, "more" if now > against else "fewer", reasons, claims, asides
+    )
 
 
 def _days(rng: Random) -> Puzzle:
-    """A day or two from a weekday, chosen so that neither the day nor the direction tells the answer."""
-    (start, steps), name, event, pair = rng.choice(_DATES), rng.choice(NAMES), rng.choice(_EVENTS), ("weekday", "weekend")
+    """A day or two from a weekday; neither the day nor the direction tells the answer."""
+    (start, steps), name, event, pair = (
+        rng.choice(_DATES),
+        rng.choice(NAMES),
+        rng.choice(_EVENTS),
+        ("weekday", "weekend"),
+    )
     after = rng.random() < 0.5
     day = _DAYS[(_DAYS.index(start) + (steps if after else -steps)) % 7]
     span = f"{'one day' if steps == 1 else 'two days'} {'after' if after else 'before'} {start}"
@@ -167,7 +193,10 @@ def _switches(rng: Random) -> Puzzle:
     when, then = rng.choice(states), rng.choice(pair)
     now = rng.choice(states)
     rule = f"When the {control} is {when}, the {device} is {then}, else it is {_other(pair, then)}."
-    forms = (f"{name} puts the {control} {now}. How is the {device}?", f"{name} sees the {control} {now}. How is the {device} then?")
+    forms = (
+        f"{name} puts the {control} {now}. How is the {device}?",
+        f"{name} sees the {control} {now}. How is the {device} then?",
+    )
     answer = then if now == when else _other(pair, then)
     reasons, claims = {}, {}
     for word in pair:
@@ -177,12 +206,17 @@ def _switches(rng: Random) -> Puzzle:
         )
         claims[word] = f"the {device} is {word}"
     key = f"switches|{control}|{device}|{name}"
-    asides = ("Machines can break.", "It is a quiet day.", "Somebody wrote a note.", "The house is old.")
+    asides = (
+        "Machines can break.",
+        "It is a quiet day.",
+        "Somebody wrote a note.",
+        "The house is old.",
+    )
     return Puzzle(key, f"{rule} {rng.choice(forms)}", tuple(pair), answer, reasons, claims, asides)
 
 
 def _levels(rng: Random) -> Puzzle:
-    """A rule says which way an effect goes when there is more of its cause, and when there is less."""
+    """A rule says which way an effect goes with more of its cause, and which way with less."""
     cause, thing, *pair = rng.choice(_LEVELS)
     name, (a, b), (x, y) = rng.choice(NAMES), rng.sample(("more", "less"), 2), rng.sample(pair, 2)
     now = rng.choice((a, b))
@@ -213,7 +247,9 @@ def trading(rng: Random) -> Puzzle:
     (a, b), thing, pair = rng.sample(NAMES, 2), rng.choice(_THINGS), rng.choice(_CUPS)
     x, y = rng.sample(pair, 2)
     traded, asked = rng.random() < 0.5, rng.choice((a, b))
-    move = rng.choice(("They trade.", "Then they swap.") if traded else ("Each keeps it.", "Nobody trades."))
+    move = rng.choice(
+        ("They trade.", "Then they swap.") if traded else ("Each keeps it.", "Nobody trades.")
+    )
     question = f"{a} has a {x} {thing}, {b} a {y} one. {move} Is the one of {asked} now {pair[0]} or {pair[1]}?"
     before = x if asked == a else y
     answer = _other(pair, before) if traded else before
@@ -226,7 +262,9 @@ def trading(rng: Random) -> Puzzle:
         )
         claims[word] = f"it is {word}"
     asides = ("It is easy to lose things.", f"{a} and {b} are friends.", f"A {thing} costs little.")
-    return Puzzle(f"{thing}|{'|'.join(sorted((a, b)))}", question, pair, answer, reasons, claims, asides)
+    return Puzzle(
+        f"{thing}|{'|'.join(sorted((a, b)))}", question, pair, answer, reasons, claims, asides
+    )
 
 
 def _other(pair, word: str) -> str:

@@ -12,13 +12,13 @@ class Puzzle:
     """A question with everything a teacher could say about it."""
 
     key: str
-    """What the question is about, whatever its wording, polarity and order: splits never share one."""
+    """What the question is about, whatever its wording, polarity, order: splits never share one."""
     question: str
     choices: tuple[str, ...]
     """In the order in which they are shown."""
     answer: str
     reasons: Mapping[str, tuple[str, ...]]
-    """Per choice, complete reasonings that arrive there; sound for the answer, mistaken for the others."""
+    """Per choice, whole reasonings that arrive there; sound for the answer, mistaken for others."""
     claims: Mapping[str, str]
     """Per choice, the bare conclusion as a clause."""
     asides: tuple[str, ...]
@@ -82,4 +82,3 @@ def _write(quality: str, puzzle: Puzzle, wrong: str, rng: Random) -> str:
         remark = rng.choice((rng.choice(_OPENERS), rng.choice(puzzle.asides)))
         return f"{remark} {rng.choice(_LINKS)} {claim}."
     return rng.choice(puzzle.reasons[target])
-

@@ -28,7 +28,8 @@ def browser_data(
 ) -> dict[str, Any]:
     """Of several attempts by a method at a question, the first of the lowest seed is shown.
 
-    A score is a number, null (undefined, sorted as the worst value) or "" (the method has no such metric).
+    A score is a number, null (undefined, sorted as the worst value) or "" (the method has no such
+    metric).
     """
     metrics = [m for m in metrics if m.name not in ("parse_rate", "truncated")]
     own = {method: {m.name for m in applicable(metrics, a)} for method, a in attempts.items()}

@@ -32,8 +32,9 @@ def write_report(
 ) -> Path:
     """Write the page for `results` (the structure of results.json) and return its path.
 
-    `attempts` are those behind the results, by method; `questions` are those they answer, by id. Sections
-    for which results hold nothing (rounds, obedience, bins, training) are left out with a line that says so.
+    `attempts` are those behind the results, by method; `questions` are those they answer, by id.
+    Sections for which results hold nothing (rounds, obedience, bins, training) are left out with a
+    line that says so.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ def render(
 
 
 def _pair(results: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]]) -> list[str]:
-    """The two methods shown against each other at first: those of the first comparison, or the last two."""
+    """The two methods shown side by side at first: of the first comparison, or the last two."""
     with_rationales = [m for m in attempts if any(a.mode != "answer" for a in attempts[m])]
     for row in results["comparisons"]:
         if {row["a"], row["b"]} <= set(with_rationales):

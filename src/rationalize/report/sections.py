@@ -54,7 +54,7 @@ def headline(results: Mapping[str, Any], split: str) -> dict[str, Any]:
 
 
 def _table(results: Mapping[str, Any], split: str, names: Sequence[str]) -> dict[str, Any]:
-    """Methods by metrics, then the paired differences; rows without any of the metrics are left out."""
+    """Methods by metrics, then the paired differences; rows without any metric are left out."""
     facts = results["metrics"]
     methods = [
         {
@@ -129,7 +129,7 @@ def obedience(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def occupancy(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A chart per method and reward: how many attempts of the pool each bin holds, a bar per round."""
+    """A chart per method and reward: how many of the pool's attempts each bin holds, by round."""
     if not rows:
         return None
     charts = []

@@ -1,4 +1,6 @@
-"""Text written by models, made safe to show: nothing vanishes, nothing breaks the page, nothing runs."""
+"""Text written by models, made safe to show: nothing vanishes, nothing breaks the page, nothing
+runs.
+"""
 
 from __future__ import annotations
 

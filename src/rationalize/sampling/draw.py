@@ -46,17 +46,16 @@ def draw(logits_RV: Tensor, config: SamplingConfig, uniform_R: Tensor) -> Tensor
     total = logits.logsumexp(-1, keepdim=True)
     left = torch.arange(len(logits), device=logits.device)
     for count in (*(c for c in _CANDIDATES if c < vocabulary), vocabulary):
-        top = (
-            logits[left].topk(count, dim=-1)
-            if count < vocabulary
-            else logits[left].sort(-1, descending=True)
-        )
-        p = (top.values - total[left]).exp()
+        if count < vocabulary:
+            values, ids = logits[left].topk(count, dim=-1)
+        else:
+            values, ids = logits[left].sort(dim=-1, descending=True)
+        p = (values - total[left]).exp()
         found = p.sum(-1) >= config.top_p  # else the nucleus reaches beyond the candidates
         if count == vocabulary:
             found[:] = True
         tokens[left[found]] = _from_nucleus(
-            p[found], top.indices[found], config.top_p, uniform_R.to(logits.device)[left[found]]
+            p[found], ids[found], config.top_p, uniform_R.to(logits.device)[left[found]]
         )
         left = left[~found]
         if not len(left):

@@ -29,7 +29,7 @@ _CROWDED = 0.9  # rows leave when fewer are still writing than this share: it co
 
 
 class Sampler:
-    """Writes completions with a policy's weights as they were when it was made, or last refreshed."""
+    """Writes completions with a policy's weights as of when it was made, or last refreshed."""
 
     def __init__(
         self,

@@ -1,4 +1,6 @@
-"""Questions in, attempts out: prompts rendered, completions sampled and parsed, every attempt with its provenance."""
+"""Questions in, attempts out: prompts rendered, completions sampled and parsed, every attempt with
+its provenance.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,8 @@ def write_attempts(
 ) -> list[Attempt]:
     """`sampling.n` attempts per question, in the order of the questions.
 
-    `control` names the bins to write under (0 is best). Draws depend on `(seed, round, repeat, question id, sample)` alone.
+    `control` names the bins to write under (0 is best). Draws depend on `(seed, round, repeat,
+    question id, sample)` alone.
     """
     prompts = [prompt_text(mode, q, demos=demos) for q in questions]
     seeds = [question_seed(seed, round, repeat, q.id) for q in questions]
@@ -58,7 +61,9 @@ def write_attempts(
 
 
 def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") -> list[Attempt]:
-    """The teacher's rationales as attempts; `correct` keeps those that led the teacher to the gold answer (mario.md 1.4)."""
+    """The teacher's rationales as attempts; `correct` keeps those that led the teacher to the gold
+    answer (mario.md 1.4).
+    """
     attempts = []
     for question in questions:
         for j, (rationale, answer) in enumerate(_teacher_samples(question)):
@@ -99,7 +104,9 @@ def _right(question: Question, answer: str) -> bool:
     return is_correct(answer, question.answer, question.choices)
 
 
-def _attempt(question: Question, prompt: str, completion: Completion, *, mode: str, **where) -> Attempt:
+def _attempt(
+    question: Question, prompt: str, completion: Completion, *, mode: str, **where
+) -> Attempt:
     if mode in ("answer", "answer_from_rationale"):
         prediction = read_answer(completion.text, question.choices)
         rationale = ""
@@ -108,6 +115,7 @@ def _attempt(question: Question, prompt: str, completion: Completion, *, mode: s
         rationale, prediction = reply.rationale, reply.prediction
     return Attempt(
         question_id=question.id, mode=mode, prompt=prompt, completion=completion.text,
-        rationale=rationale, prediction=prediction, gold=question.answer, parsed=prediction is not None,
-        finish=completion.finish, n_tokens=completion.n_tokens, **where,
+        rationale=rationale, prediction=prediction, gold=question.answer,
+        parsed=prediction is not None, finish=completion.finish, n_tokens=completion.n_tokens,
+        **where,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Quantisation of rewards into control bins; bin 0 is best.
 
-Quark (arXiv 2205.13636) sorts the whole pool by score and cuts it into K equal parts; MaRio (arXiv 2311.02805) does so for
-each reward by itself.
+Quark (arXiv 2205.13636) sorts the whole pool by score and cuts it into K equal parts; MaRio (arXiv
+2311.02805) does so for each reward by itself.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ Ties = Literal["together", "released"]
 def rank_bins(scores_N: Sequence[float], k: int, ties: Ties = "together") -> np.ndarray:
     """Bin of each score by its rank over all N, descending.
 
-    `together`: equal scores share the bin `floor(k * rank of the first of them / N)`; bins may stay empty.
-    `released`: stable order, `N // k` scores a bin, the remainder in the worst bin; ties are split by position and with
-    `N < k` every score gets the worst bin, as in the released Quark and MaRio code.
+    `together`: equal scores share the bin `floor(k * rank of the first of them / N)`; bins may stay
+    empty.
+    `released`: stable order, `N // k` scores a bin, the remainder in the worst bin; ties are split
+    by position and with `N < k` every score gets the worst bin, as in the released Quark and MaRio
+    code.
     """
     scores = np.asarray(scores_N, dtype=np.float64)
     if scores.ndim != 1:
@@ -27,7 +29,9 @@ def rank_bins(scores_N: Sequence[float], k: int, ties: Ties = "together") -> np.
     if k < 1:
         raise ValueError(f"the number of bins must be at least 1, found {k}")
     if np.isnan(scores).any():
-        raise ValueError("scores hold NaN; replace an undefined score by the worst value of its range")
+        raise ValueError(
+            "scores hold NaN; replace an undefined score by the worst value of its range"
+        )
     n = len(scores)
     if n == 0:
         return np.zeros(0, dtype=np.int64)
@@ -54,5 +58,5 @@ def value_bins(scores_N: Sequence[float], levels: Sequence[float]) -> np.ndarray
 
 
 def bin_counts(bins_N: np.ndarray, k: int) -> list[int]:
-    """How many attempts each bin holds; an empty bin can't be learned, and asking for it should warn."""
+    """How many attempts each bin holds; an empty bin cannot be learned, nor asked for."""
     return np.bincount(bins_N, minlength=k).tolist()

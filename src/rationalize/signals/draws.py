@@ -1,4 +1,4 @@
-"""Which pool rows a step learns from: pure functions of (seed, step), so that a resumed run draws the same."""
+"""Which rows a step learns from: pure functions of (seed, step), the same on resume."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def shuffled_passes(n: int, batch_size: int, step: int, seed: int | Sequence[int]) -> list[int]:
-    """Indices of batch `step` in endless shuffled passes over `n` rows; a batch may span two passes."""
+    """Indices of batch `step` in endless shuffled passes over `n` rows; a batch may span two."""
     if n < 1:
         raise ValueError("nothing to draw from: the pool is empty")
     batch = []
@@ -25,10 +25,11 @@ def shuffled_passes(n: int, batch_size: int, step: int, seed: int | Sequence[int
 def balanced_bins(
     bins: Mapping[str, np.ndarray], batch_size: int, step: int, seed: int | Sequence[int]
 ) -> list[int]:
-    """Indices of batch `step`: for each row a reward, then one of its filled bins, then a row of that bin, uniformly.
+    """Indices of batch `step`: for each row a reward, then one of its filled bins, then a row of
+    that bin, uniformly.
 
-    Rank bins hold equal shares, but ties and by-value rewards do not: a bin with 3 % of the pool is hardly ever learned
-    by uniform draws.
+    Rank bins hold equal shares, but ties and by-value rewards do not: a bin with 3 % of the pool is
+    hardly ever learned by uniform draws.
     """
     rng = np.random.default_rng([*_seeds(seed), step])
     names = sorted(bins)

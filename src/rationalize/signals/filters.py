@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 
-def keep_above(scores: Mapping[str, Sequence[float]], thresholds: Mapping[str, float]) -> np.ndarray:
-    """Mask of the attempts whose every filtered score reaches its threshold (`score >= threshold`)."""
+def keep_above(
+    scores: Mapping[str, Sequence[float]], thresholds: Mapping[str, float]
+) -> np.ndarray:
+    """Mask of the attempts whose every filtered score reaches its threshold (`>=`)."""
     n = len(next(iter(scores.values())))
     keep = np.ones(n, dtype=bool)
     for name, threshold in thresholds.items():

@@ -1,8 +1,9 @@
-"""The one training loop: devices, precision, accumulation and clipping through accelerate, exact resume.
+"""The one training loop: devices, precision, accumulation, clipping, and exact resume.
 
-A run that is killed at any moment continues from its last checkpoint to the same weights, bit for bit on CPU: `batch_at` is a
-pure function of the step, nothing in the loop draws random numbers (dropout is off, as in the released MaRio code), and a
-checkpoint holds weights, optimiser moments and the step.
+A run that is killed at any moment continues from its last checkpoint to the same weights, bit for
+bit on CPU: `batch_at` is a pure function of the step, nothing in the loop draws random numbers
+(dropout is off, as in the released MaRio code), and a checkpoint holds weights, optimiser moments
+and the step.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rationalize.models.forward import Row
+from rationalize.models.precision import has_fast_bfloat16
 from rationalize.progress import progress_bar
 from rationalize.runs import Run
 
@@ -52,9 +54,9 @@ class FitConfig:
     epsilon: float = 1e-8
     """AdamW's epsilon."""
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Autocast precision; `auto` takes bfloat16 where the processor or accelerator computes in it."""
+    """Autocast precision; `auto`: bfloat16 where the processor or accelerator computes in it."""
     micro_tokens: int = 2048
-    """Padded tokens in one forward pass; a batch is accumulated over as many passes as that takes."""
+    """Padded tokens in one forward pass; a batch is accumulated over as many as that takes."""
     checkpoint_every: float = 120.0
     """Seconds between checkpoints."""
 
@@ -66,22 +68,13 @@ class LossOutput:
     total: Tensor
     """Sum over the rows' tokens (or statements), with gradient."""
     weight: int
-    """How many tokens (or statements) that sums: the batch's loss is the sum of totals over the sum of weights."""
+    """How many tokens (or groups) that sums; a batch's loss is all totals over all weights."""
     metrics: dict[str, float]
     """Further sums, reported per unit of weight."""
 
 
 Loss = Callable[["Policy", Sequence[Row]], LossOutput]
 BatchAt = Callable[[int], Sequence[Row]]
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed in hardware there, not emulated."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    if device.type == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "AVX512" in torch.backends.cpu.get_cpu_capability()
-    return False
 
 
 def fit(
@@ -96,17 +89,19 @@ def fit(
     after_step: Callable[[int], None] | None = None,
     before_step: Callable[[int], None] | None = None,
 ) -> None:
-    """Train `policy` in place for `steps` optimiser steps; resumes `stage` of `run` where it was left.
+    """Train `policy` in place for `steps` optimiser steps; resumes `stage` of `run`.
 
-    `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must be repeatable: after a kill,
-    they are called again for the steps since the last checkpoint.
+    `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must
+    be repeatable: after a kill, they are called again for the steps since the last checkpoint.
     """
-    accelerator = Accelerator(mixed_precision=_precision(config, policy.device), cpu=policy.device.type == "cpu")
+    accelerator = Accelerator(
+        mixed_precision=_precision(config, policy.device), cpu=policy.device.type == "cpu"
+    )
     policy.model.eval()  # dropout off; gradients flow all the same
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, betas=(config.beta1, config.beta2), eps=config.epsilon,
-        weight_decay=0.0, fused=True,
+        parameters.values(), lr=config.learning_rate, betas=(config.beta1, config.beta2),
+        eps=config.epsilon, weight_decay=0.0, fused=True,
     )  # fmt: skip
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_at(s, steps, config))
     folder = run.path / "checkpoints" / stage
@@ -154,9 +149,13 @@ def rate_at(step: int, steps: int, config: FitConfig) -> float:
 
 
 def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
-    """Rows cut, by length, into passes of at most `max_tokens` padded tokens (a longer row passes alone)."""
+    """Rows cut, by length, into passes of at most `max_tokens` padded tokens (a longer row passes
+    alone).
+    """
     passes: list[list[Row]] = []
-    for row in sorted(rows, key=lambda r: r.length, reverse=True):  # the first of a pass is its longest
+    for row in sorted(
+        rows, key=lambda r: r.length, reverse=True
+    ):  # the first of a pass is its longest
         if passes and passes[-1][0].length * (len(passes[-1]) + 1) <= max_tokens:
             passes[-1].append(row)
         else:
@@ -177,13 +176,17 @@ def _optimise(policy, loss, rows, config, accelerator, parameters, optimizer) ->
         for name, value in out.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + value
     gradients = [p.grad for p in parameters.values() if p.grad is not None]
-    if accelerator.num_processes > 1:  # every process has summed its share: add up, then divide by all tokens
+    if (
+        accelerator.num_processes > 1
+    ):  # every process has summed its share: add up, then divide by all tokens
         sums = accelerator.reduce(sums, "sum")
         for gradient in gradients:
             gradient.copy_(accelerator.reduce(gradient, "sum"))
     total, weight = sums.tolist()
     if not torch.isfinite(sums).all():
-        raise FloatingPointError(f"the loss became {total}; lower the learning rate or use precision=float32")
+        raise FloatingPointError(
+            f"the loss became {total}; lower the learning rate or use precision=float32"
+        )
     torch._foreach_div_(gradients, max(weight, 1.0))
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
     before = policy.control_rows() if config.control_factor != 1.0 and policy.controls else None
@@ -192,7 +195,12 @@ def _optimise(policy, loss, rows, config, accelerator, parameters, optimizer) ->
     if before is not None:
         policy.extrapolate_control_rows(before, config.control_factor)
     per_unit = {name: value / max(weight, 1.0) for name, value in metrics.items()}
-    return {"loss": total / max(weight, 1.0), "grad_norm": norm.item(), "weight": weight, **per_unit}
+    return {
+        "loss": total / max(weight, 1.0),
+        "grad_norm": norm.item(),
+        "weight": weight,
+        **per_unit,
+    }
 
 
 def _precision(config: FitConfig, device: torch.device) -> str:
@@ -201,7 +209,9 @@ def _precision(config: FitConfig, device: torch.device) -> str:
     return "bf16" if config.precision == "bfloat16" else "no"
 
 
-def _save(folder: Path, step: int, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+def _save(
+    folder: Path, step: int, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> None:
     """Write beside, then rename: a kill leaves either the old checkpoint or the new one."""
     fresh = folder.with_name(folder.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)

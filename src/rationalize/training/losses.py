@@ -1,4 +1,7 @@
-"""Losses as pure functions of tensors. `V` is the vocabulary without control tokens, `N` the response tokens of a batch."""
+"""Losses as pure functions of tensors.
+
+`V` is the vocabulary without control tokens, `N` the response tokens of a batch.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +21,11 @@ def token_nll(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 
 
 class _QuarkTokens(torch.autograd.Function):
-    """Per-token NLL, KL and entropy with the gradient of their weighted sum, in one pass over the logits.
+    """Per-token NLL, KL, entropy and the gradient of their weighted sum, in one pass.
 
     With `p` the policy, `q` the reference and `z` the policy's logits, the gradients by `z` are
-    `p - onehot` (NLL), `p (log p - log q - KL)` (KL(p||q)), `p - q` (KL(q||p)) and `-p (log p + H)` (entropy H).
+    `p - onehot` (NLL), `p (log p - log q - KL)` (KL(p||q)), `p - q` (KL(q||p)) and `-p (log p + H)`
+    (entropy H).
     """
 
     @staticmethod
@@ -75,16 +79,18 @@ def quark_loss(
     alpha: float = 0.0,
     direction: KLDirection = "reverse",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Quark's loss, summed over response tokens (mario.md 2.3): `sum_t NLL_t + beta KL_t - alpha H_t`.
+    """`sum_t NLL_t + beta KL_t - alpha H_t` over response tokens: Quark's loss (mario.md 2.3).
 
-    `reverse` is KL(policy || reference), as the released code computes it; `forward` is KL(reference || policy), as the
-    Quark paper writes it. Returns `(total, nll_N, kl_N, entropy_N)`; only `total` carries a gradient, and a term whose
-    coefficient is 0 is not computed and reads 0. Raises ValueError when `beta` needs a reference and none is given.
+    `reverse` is KL(policy || reference), as the released code computes it; `forward` is
+    KL(reference || policy), as the Quark paper writes it. Returns `(total, nll_N, kl_N,
+    entropy_N)`; only `total` carries a gradient, and a term whose coefficient is 0 is not computed
+    and reads 0. Raises ValueError when `beta` needs a reference and none is given.
     """
     if beta and reference_NV is None:
         raise ValueError("beta > 0 needs the reference's logits")
     if reference_NV is not None and reference_NV.shape != logits_NV.shape:
         raise ValueError(
-            f"policy logits {tuple(logits_NV.shape)} and reference logits {tuple(reference_NV.shape)} differ in shape"
+            f"policy logits {tuple(logits_NV.shape)} and reference logits "
+            f"{tuple(reference_NV.shape)} differ in shape"
         )
     return _QuarkTokens.apply(logits_NV, reference_NV, targets_N, beta, alpha, direction)

@@ -26,14 +26,18 @@ def nll(policy: Policy, rows: Sequence[Row]) -> LossOutput:
 def quark(
     reference: Callable[[], Any], *, beta: float, alpha: float, direction: KLDirection
 ) -> Callable[[Policy, Sequence[Row]], LossOutput]:
-    """Quark's loss; `reference()` is a context manager that yields the reference policy, which never sees control tokens."""
+    """Quark's loss; `reference()` is a context manager that yields the reference policy, which
+    never sees control tokens.
+    """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
         batch = collate(rows, policy)
         reference_logits = None
         if beta:
             with torch.no_grad(), reference() as frozen:
-                reference_logits = head(frozen, hidden_at_response(frozen, batch, with_controls=False))
+                reference_logits = head(
+                    frozen, hidden_at_response(frozen, batch, with_controls=False)
+                )
         logits = head(policy, hidden_at_response(policy, batch))
         total, nll_N, kl_N, entropy_N = quark_loss(
             logits, reference_logits, batch.targets, beta=beta, alpha=alpha, direction=direction

@@ -20,7 +20,9 @@ class RowMaker:
         self._prompts: dict[str, tuple[int, ...]] = {}
         self._responses: dict[tuple[str, bool], tuple[int, ...]] = {}
 
-    def text(self, prompt: str, response: str, *, eos: bool = True, control_ids=(), tag=None) -> Row:
+    def text(
+        self, prompt: str, response: str, *, eos: bool = True, control_ids=(), tag=None
+    ) -> Row:
         if prompt not in self._prompts:
             self._prompts[prompt] = tuple(self.policy.encode_prompt(prompt))
         key = (response, eos)
@@ -29,6 +31,8 @@ class RowMaker:
         return Row(self._prompts[prompt], self._responses[key], tuple(control_ids), tag)
 
     def attempt(self, attempt: Attempt, control: Mapping[str, int] | None = None) -> Row:
-        """An attempt that was cut at the length limit gets no EOS: it would teach stopping there."""
+        """An attempt cut at the length limit gets no EOS: it would teach stopping there."""
         ids = self.policy.controls.prefix(control) if control and self.policy.controls else ()
-        return self.text(attempt.prompt, attempt.completion, eos=attempt.finish == "stop", control_ids=ids)
+        return self.text(
+            attempt.prompt, attempt.completion, eos=attempt.finish == "stop", control_ids=ids
+        )

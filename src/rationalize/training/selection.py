@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class BestCheckpoint:
-    """The trainable weights of the best step so far, on disk; ties keep the earlier step. Offers may be repeated (resume)."""
+    """The trainable weights of the best step so far, on disk; ties keep the earlier step.
+
+    Offers may be repeated (resume).
+    """
 
     def __init__(self, run: Run, stage: str) -> None:
         self._run = run
@@ -49,7 +52,9 @@ class BestCheckpoint:
 
     def load_into(self, policy: Policy) -> None:
         if self.step is None:
-            raise RuntimeError("no checkpoint was offered: nothing was evaluated on development questions")
+            raise RuntimeError(
+                "no checkpoint was offered: nothing was evaluated on development questions"
+            )
         tensors = load_file(self._weights)
         for name, parameter in policy.model.named_parameters():
             if name in tensors:
@@ -62,5 +67,7 @@ class BestCheckpoint:
 
 def _trainable(policy: Policy) -> dict:
     return {
-        n: p.detach().cpu().contiguous() for n, p in policy.model.named_parameters() if p.requires_grad
+        n: p.detach().cpu().contiguous()
+        for n, p in policy.model.named_parameters()
+        if p.requires_grad
     }

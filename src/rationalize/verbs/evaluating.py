@@ -26,13 +26,15 @@ class EvaluateConfig:
     model: str
     """`default`, a folder, a run, or a hub id."""
     questions: str
-    """A file, a folder with train/dev/test files, a named set, a hub id, or `builtin[:train=200,..]`."""
+    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set or a hub id."""
     out: Path = Path("runs/evaluate")
     """Folder for results.json, report.html and the attempts; a second start resumes it."""
     split: str = "test"
     """Split of `questions`."""
     train: str | None = None
-    """Questions whose train split gives the majority answer and is checked for overlap; none: `questions`, if it has one."""
+    """Questions whose train split gives the majority answer and is checked for overlap; none:
+    `questions`, if it has one.
+    """
     name: str | None = None
     """What tables call this model; none: its own name."""
     rewards: tuple[str, ...] = (
@@ -89,7 +91,7 @@ class CompareConfig:
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Write, score and summarise; the numbers land in `out/results.json`, the page in `out/report.html`."""
+    """Write, score and summarise: `out/results.json`, `out/report.html`."""
     from rationalize.runs import Run
 
     questions, train = _questions(config)
@@ -166,9 +168,9 @@ def _written(
     from rationalize.sampling.writing import write_attempts
 
     return write_attempts(
-        Sampler(policy, guidance=config.guidance), questions, sampling_of(config), split=config.split,
-        seed=config.seed, writer=name, mode=config.mode, control=bins_of(config.control, policy),
-        label=f"{name} on {config.split}",
+        Sampler(policy, guidance=config.guidance), questions, sampling_of(config),
+        split=config.split, seed=config.seed, writer=name, mode=config.mode,
+        control=bins_of(config.control, policy), label=f"{name} on {config.split}",
     )  # fmt: skip
 
 
@@ -178,7 +180,8 @@ def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
 
     columns = config.columns or None
     questions = load_questions(
-        config.questions, config.split, columns=columns, limit=config.limit, skip_bad_rows=config.skip_bad_rows
+        config.questions, config.split, columns=columns, limit=config.limit,
+        skip_bad_rows=config.skip_bad_rows
     )  # fmt: skip
     train = _train_questions(config)
     if config.split != "train":
@@ -187,7 +190,7 @@ def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
 
 
 def _train_questions(config: EvaluateConfig) -> list[Question]:
-    """`train` where it is given, else what the run was trained on, else the train split beside the questions."""
+    """`train` if given, else what the run was trained on, else the train split beside the questions."""
     from rationalize.questions import load_questions, load_splits
     from rationalize.questions.files import has_split
     from rationalize.runs import read_config

@@ -1,4 +1,4 @@
-"""Work that ends in one file, saved on the way: a second start goes on where the first was stopped."""
+"""Work that ends in one file, saved on the way, so that a second start resumes."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Partial:
             write_text(stored, wanted)
         elif stored.read_text(encoding="utf-8") != wanted:
             raise UserError(
-                f"{self._folder} holds attempts of an unfinished call with other settings; start that one again "
-                "to finish it, delete the folder, or name another --out"
+                f"{self._folder} holds attempts of an unfinished call with other settings; start "
+                "that one again to finish it, delete the folder, or name another --out"
             )
         self.blocks: list[list[Attempt]] = []
         while self._file(len(self.blocks)).exists():

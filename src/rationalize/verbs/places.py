@@ -1,4 +1,6 @@
-"""Where models and scorers are: names on the command line to objects. torch is imported when one is loaded."""
+"""Where models and scorers are: names on the command line to objects. torch is imported when one is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,8 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
     run = Path(model)
     if (run / "config.yaml").is_file() and not (run / "model").is_dir():
         raise UserError(
-            f"{model}: this run has no model/ yet; expected a finished run. Start it again to resume it, "
-            "or name a model"
+            f"{model}: this run has no model/ yet; expected a finished run. Start it again to "
+            "resume it, or name a model"
         )
     from rationalize.models.policy import load_policy
 
@@ -38,7 +40,9 @@ def rewards_of(
     base: Policy | None = None,
     trust_remote_code: bool = False,
 ) -> list[Reward]:
-    """Rewards by name, with the scorers they read with; `model` is what `fluency` asks, where no `base` is at hand."""
+    """Rewards by name, with the scorers they read with; `model` is what `fluency` asks, where no
+    `base` is at hand.
+    """
     from rationalize.rewards import load_rewards
 
     names = [name for listed in names for name in listed.split(",") if name]
@@ -58,12 +62,13 @@ def rewards_of(
 
 
 def bins_of(asked: Mapping[str, str], policy: Policy) -> dict[str, int] | None:
-    """`{"diversity": "worst"}` to bins of the policy's control tokens; rewards not named are at their best."""
+    """`{"diversity": "worst"}` to bins of the policy's tokens; rewards not named are at their best."""
     known = dict(policy.controls.bins) if policy.controls else {}
     for name, value in asked.items():
         if not known:
             raise UsageError(
-                f"--control {name}={value}: {policy.name} has no control tokens; name a model that MaRio taught"
+                f"--control {name}={value}: {policy.name} has no control tokens; name a model that "
+                "MaRio taught"
             )
         if name not in known:
             raise UsageError(
@@ -76,7 +81,8 @@ def _bin(name: str, value: str, bins: int) -> int:
     numbers = {"best": 0, "worst": bins - 1, **{str(b): b for b in range(bins)}}
     if value not in numbers:
         raise UsageError(
-            f"--control {name}={value}: expected best, worst, or a number from 0 (best) to {bins - 1}"
+            f"--control {name}={value}: expected best, worst, or a number from 0 (best) to "
+            f"{bins - 1}"
         )
     return numbers[value]
 

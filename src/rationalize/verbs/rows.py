@@ -38,7 +38,7 @@ class Rationale:
 
 
 class RationaleFile:
-    """Rows of a file, with a column mapping, and with questions of another file where rows only name them."""
+    """Rows of a file under a column mapping; their questions may stand in another file."""
 
     def __init__(
         self,
@@ -145,10 +145,11 @@ def _attempt(value: Mapping[str, Any], question: Question, where: str) -> Attemp
             reply_text(rationale, prediction, question.choices) if prediction else rationale
         )
     return Attempt(
-        id=where, question_id=question.id, mode="rationale_answer", prompt=prompt_text("rationale_answer", question),
-        completion=completion, rationale=rationale, prediction=prediction, gold=question.answer,
-        parsed=prediction is not None, finish="stop", writer="file", model="unknown", round=0, step=0, split="file",
-        seed=0, n_tokens=0,
+        id=where, question_id=question.id, mode="rationale_answer",
+        prompt=prompt_text("rationale_answer", question), completion=completion,
+        rationale=rationale, prediction=prediction, gold=question.answer,
+        parsed=prediction is not None, finish="stop", writer="file", model="unknown", round=0,
+        step=0, split="file", seed=0, n_tokens=0,
     )  # fmt: skip
 
 

@@ -1,4 +1,7 @@
-"""`score` and `check-rewards`: rewards on anybody's rationales, and rewards put to the test. Neither trains anything."""
+"""`score` and `check-rewards`: rewards on anybody's rationales, and rewards put to the test.
+
+Neither trains anything.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +30,15 @@ class ScoreConfig:
     """Score anybody's rationales."""
 
     file: Annotated[Path, Positional]
-    """JSONL, JSONL.gz or parquet: a `completion`, or a `rationale` and a `prediction`, a row; and `question`,
-    `choices`, `answer`, unless `questions` has them."""
+    """JSONL, JSONL.gz or parquet: a `completion`, or a `rationale` and a `prediction`, a row; and
+    `question`, `choices`, `answer`, unless `questions` has them.
+    """
     out: Path = Path("scored.jsonl")
     """Where the rows go, each with its `rewards` added."""
     rewards: tuple[str, ...] = ("correctness", "diversity")
     """Rewards by name, or `module:function`."""
     questions: str | None = None
-    """Where the questions are, if not in the file: rows then name theirs by `question_id` (or `id`)."""
+    """Where the questions are, if not in the file; rows then name theirs by `question_id` or `id`."""
     split: str = "test"
     """Split of `questions`."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -56,7 +60,9 @@ class CheckRewardsConfig:
     """Adversarial tests of rewards."""
 
     rewards: Annotated[tuple[str, ...], Positional] = ()
-    """Rewards by name, or `module:function`; none: every one that needs no scorer, or whose scorer is given."""
+    """Rewards by name, or `module:function`; none: every one that needs no scorer, or whose scorer
+    is given.
+    """
     questions: str = "builtin"
     """Questions with rationales, which are spoiled in plain ways."""
     split: str = "dev"
@@ -116,8 +122,9 @@ def check_rewards(config: CheckRewardsConfig) -> None:
     pairs = [(q, r) for q in questions if (r := _good_rationale(q)) is not None][: config.limit]
     if len(pairs) < 2:
         raise UserError(
-            f"{config.questions}: found {len(pairs)} {config.split} questions with a rationale that led to the right "
-            "answer; expected at least two (30 say more). Name other questions or another split"
+            f"{config.questions}: found {len(pairs)} {config.split} questions with a rationale "
+            "that led to the right answer; expected at least two (30 say more). Name other "
+            "questions or another split"
         )
     rewards = rewards_of(
         config.rewards or _testable(config),
@@ -146,7 +153,9 @@ def _questions_by_id(config: ScoreConfig) -> dict[str, Question] | None:
 
 
 def _good_rationale(question: Question) -> str | None:
-    """The first rationale that led its teacher to the right answer; of built-in questions, the first plainly good one."""
+    """The first rationale that led its teacher to the right answer; of built-in questions, the
+    first plainly good one.
+    """
     quality = question.extra.get("rationale_quality") or ["good"] * len(question.rationales)
     answers = question.extra.get("teacher_answers") or [question.answer] * len(question.rationales)
     for rationale, how, answer in zip(question.rationales, quality, answers):

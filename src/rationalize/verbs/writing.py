@@ -27,13 +27,15 @@ class SampleConfig:
     model: str
     """`default`, a folder, a run, or a hub id."""
     questions: str
-    """A file, a folder with train/dev/test files, a named set, a hub id, or `builtin[:train=200,..]`."""
+    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set or a hub id."""
     split: str = "train"
     """Split of `questions`."""
     out: Path = Path("attempts.jsonl")
     """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
     write: Literal["attempts", "questions"] = "attempts"
-    """Attempts with their provenance; or the questions, the new rationales as their `rationales`: what `train sft` reads."""
+    """Attempts with their provenance; or the questions, the new rationales as their `rationales`:
+    what `train sft` reads.
+    """
     n: int = 1
     """Samples per question."""
     temperature: float = 1.0
@@ -97,7 +99,7 @@ class AskConfig:
 
 
 def sample(config: SampleConfig) -> None:
-    """Write attempts block by block; a second start with the same file goes on where the first was stopped."""
+    """Write attempts block by block; a second start with the same file resumes."""
     from rationalize.attempt_files import save_attempts
     from rationalize.questions import load_questions
     from rationalize.sampling.local import Sampler
@@ -153,8 +155,8 @@ def ask(config: AskConfig) -> None:
         context=config.context,
     )
     attempts = write_attempts(
-        Sampler(policy, guidance=config.guidance), [question], sampling_of(config), split="asked", seed=config.seed,
-        control=control, label="reply",
+        Sampler(policy, guidance=config.guidance), [question], sampling_of(config), split="asked",
+        seed=config.seed, control=control, label="reply",
     )  # fmt: skip
     if control:
         print("under " + ", ".join(f"{name} {bin}" for name, bin in control.items()))
@@ -172,8 +174,8 @@ def _demos(config: SampleConfig) -> Sequence[Question]:
     solved = [q for q in train if q.rationales or config.mode == "answer"][: config.shots]
     if len(solved) < config.shots:
         raise UserError(
-            f"{config.questions}: found {len(solved)} train questions with a rationale, expected {config.shots} "
-            "(--shots); show fewer"
+            f"{config.questions}: found {len(solved)} train questions with a rationale, expected "
+            f"{config.shots} (--shots); show fewer"
         )
     return solved
 
@@ -187,7 +189,9 @@ def _correct(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
 def _save_questions(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], out: Path
 ) -> None:
-    """The questions that have an attempt: right ones are its `rationales`, others its `rationales_wrong`."""
+    """The questions that have an attempt: right ones are its `rationales`, others its
+    `rationales_wrong`.
+    """
     from rationalize.files import write_text
 
     right: dict[str, list[str]] = {}

@@ -1,0 +1,117 @@
+"""What makes a small model obey soonest? One SFT model and one pool, many settings of how MaRio teaches its tokens.
+
+    python experiments/obedience.py RUN --out runs/obedience        # RUN: a finished `rationalize demo`
+
+Every setting starts from the demo's SFT model and its first pool (the teacher's samples and one exploration), learns for `--steps` steps without
+exploring again, and is asked on development questions for the best and for the worst bin of each reward. Test questions are not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+from rationalize.config import from_dict
+from rationalize.evaluation.obedience import obedience
+from rationalize.methods.common import share
+from rationalize.methods.demo import DemoConfig
+from rationalize.methods.mario import control_bins, mario
+from rationalize.methods.setup import load_method_splits, make_suite
+from rationalize.models.policy import load_policy
+from rationalize.runs import Run, read_config
+from rationalize.sampling.local import Sampler
+
+SETTINGS = {
+    "as in the demo": {},
+    "control rows x1": {"fit": {"control_factor": 1.0}},
+    "control rows x100": {"fit": {"control_factor": 100.0}},
+    "three tokens a control": {"control_copies": 3},
+    "rows from words": {"control_init": "words"},
+    "uniform draws": {"draw": "uniform"},
+    "five bins": {"bins": 5},
+    "no KL": {"beta": 0.0},
+    "guidance 1 at decoding": {"guidance": 1.0},
+    "guidance 2 at decoding": {"guidance": 2.0},
+    "twice the rows": {"steps": 2},
+}
+"""Changes to the demo's MaRio, one at a time; `steps` is a multiple."""
+
+TRAINED_ALIKE = {
+    "guidance 1 at decoding": "as in the demo",
+    "guidance 2 at decoding": "as in the demo",
+}
+"""Settings of decoding alone: they ask another setting's model."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+    args = parser.parse_args()
+
+    stored = read_config(args.run / "config.yaml")
+    stored.pop("method")
+    config: DemoConfig = from_dict(DemoConfig, stored)
+    demo = Run.read(args.run)
+    splits = load_method_splits(config)
+    base = load_policy(config.model)
+    config = dataclasses.replace(
+        config,
+        answer_scorer=str(args.run / "scorers/answer"),
+        verifier=str(args.run / "scorers/verifier"),
+    )
+    rows = []
+    for name in args.settings:
+        changes = {k: v for k, v in SETTINGS[name].items() if k not in ("fit", "steps")}
+        steps = args.steps * SETTINGS[name].get("steps", 1)
+        own = share(
+            config.mario, config, **changes, steps=steps, sample_interval=steps, obedience="none", select_by="diversity",
+            fit=dataclasses.replace(config.mario.fit, **SETTINGS[name].get("fit", {})),
+        )  # fmt: skip
+        trained_as = TRAINED_ALIKE.get(name, name)
+        with Run.open(
+            args.out / trained_as.replace(" ", "-"), {"setting": trained_as, "steps": steps}
+        ) as run:
+            suite = make_suite(own.rewards, config, run, base, splits["train"])
+            run.append(demo.read_shard("mario-0-round0"), "mario-round0")
+            policy = load_policy(args.run / "policies" / "sft-0")
+            if run.done("mario") is None:
+                training = dataclasses.replace(own, guidance=0.0)
+                mario(policy, suite, splits["train"], splits["dev"], training, run, "mario")
+            else:
+                policy.load_weights(run.folder("policies", "mario"))
+            found = obedience(
+                Sampler(policy, guidance=own.guidance), suite, splits["dev"], config.evaluation_sampling,
+                bins=control_bins(own, suite), which="ends", split="dev", seed=0,
+            )  # fmt: skip
+        rows += [
+            {"setting": name, "steps": steps, "rows": steps * own.fit.batch_size, **row}
+            for row in found
+        ]
+        (args.out / "obedience.json").write_text(json.dumps(rows, indent=1))
+        print(table(rows), flush=True)
+
+
+def table(rows: list[dict]) -> str:
+    """Per setting and reward: reached under the best token, under the worst, and the paired gap with its interval."""
+    lines = [
+        "| setting | rows | reward | best | worst | gap (95 %) | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for best, worst in zip(rows[::2], rows[1::2], strict=True):
+        gap = worst["gap"]
+        lines.append(
+            f"| {best['setting']} | {best['rows']} | {best['reward']} | {best['mean']:.3f} | {worst['mean']:.3f} | "
+            f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] | {gap['p']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The whole pipeline with a tiny model: every stage, a report, and a second start that finds nothing left to do."""
+
+import dataclasses
+import json
+
+from tiny import tiny_folder
+
+from rationalize.evaluation.floor import FLOOR
+from rationalize.methods.answer_scorer import AnswerScorerConfig
+from rationalize.methods.demo import BASE, DIRECT, FEW_SHOT, SFT, DemoConfig, run_demo
+from rationalize.methods.expert_iteration import ExpertIterationConfig
+from rationalize.methods.mario import MarioConfig
+from rationalize.methods.sft import SftConfig
+from rationalize.methods.verifier import VerifierConfig
+from rationalize.runs import Run
+from rationalize.sampling.local import SamplingConfig
+from rationalize.training.loop import FitConfig
+
+FIT = FitConfig(learning_rate=1e-3, batch_size=4, precision="float32")
+SHORT = SamplingConfig(max_new_tokens=8)
+
+
+def config(model):
+    return DemoConfig(
+        model=str(model), questions="builtin:train=24,dev=6,test=6,unseen=4", methods=("filt-acc", "mario", "product"),
+        seeds=(0, 1), shots=1, evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
+        sft=SftConfig(epochs=0.5, evaluations=1, fit=FIT),
+        filt_acc=ExpertIterationConfig(steps=2, sample_interval=1, rollouts=4, fit=FIT, sampling=SHORT),
+        mario=MarioConfig(steps=2, sample_interval=1, rollouts=4, bins=2, fit=FIT, sampling=SHORT),
+        scorer=AnswerScorerConfig(epochs=0.5, fit=FIT), statements=VerifierConfig(epochs=0.5, fit=FIT),
+    )  # fmt: skip
+
+
+def test_the_demo_end_to_end(tmp_path, capsys):
+    settings = config(tiny_folder("decoder", tmp_path / "tiny", chat=True))
+    out = tmp_path / "run"
+    run_demo(settings, out)
+    results = json.loads((out / "results.json").read_text())
+    assert set(results["methods"]) == {
+        FLOOR,
+        BASE,
+        FEW_SHOT,
+        DIRECT,
+        SFT,
+        "FILT-ACC",
+        "MaRio",
+        "PRODUCT",
+    }
+    cell = results["methods"]["MaRio"]["splits"]["test"]
+    assert cell["seeds"] == [0, 1]
+    for metric in ("accuracy", "nrg", "consistency", "plausibility", "diversity"):
+        row = cell["metrics"][metric]
+        assert row["low"] <= row["mean"] <= row["high"] and row["n"] == 6 and len(row["seeds"]) == 2
+    pairs = {(c["a"], c["b"]) for c in results["comparisons"]}
+    assert {("MaRio", SFT), ("FILT-ACC", SFT), ("MaRio", "FILT-ACC")} <= pairs
+    assert {r["reward"] for r in results["obedience"]} >= {
+        "consistency",
+        "correctness",
+        "plausibility",
+        "diversity",
+        "product",
+    }
+    assert "<html" in (out / "report.html").read_text()
+    assert (out / "model" / "config.json").exists()
+
+    run = Run.read(out)
+    held_out = {a.question_id for a in run.attempts() if a.split in ("test", "unseen")}
+    learned = {a.question_id for a in run.attempts(split="train")}
+    assert held_out and learned and not held_out & learned
+
+    shown = capsys.readouterr().out
+    assert "accuracy" in shown
+    run_demo(settings, out)
+    assert "is done" in capsys.readouterr().out
+
+
+def test_another_configuration_is_refused(tmp_path):
+    import pytest
+
+    from rationalize.errors import UserError
+
+    settings = config(tiny_folder("decoder", tmp_path / "tiny", chat=True))
+    Run.open(tmp_path / "run", {"method": "demo", **dataclasses.asdict(settings), "seed": 7})
+    with pytest.raises(UserError, match="seed"):
+        run_demo(settings, tmp_path / "run")
