@@ -119,8 +119,7 @@ def _store(policy: Policy, batch: list[Row], found: list[list[float]]) -> None:
 def count_tokens(
     policy: Policy, prompts: list[str], choices: list[list[str]], tree_tokens: int
 ) -> dict[str, int]:
-    """Tokens that a forward pass reads: per choice, with prompts once, with common prefixes once.
-    """
+    """Tokens that a forward pass reads: per choice, prompts once, common prefixes once."""
     groups = [
         [
             Continuation(tuple(policy.encode_prompt(p)), tuple(policy.encode_response(c)))

@@ -1,9 +1,10 @@
-"""What makes a small model obey soonest? One SFT model and one pool, many settings of how MaRio teaches its tokens.
+"""What makes a small model obey soonest? One SFT model, one pool, many settings of MaRio.
 
-    python experiments/obedience.py RUN --out runs/obedience        # RUN: a finished `rationalize demo`
+    python experiments/obedience.py RUN --out runs/obedience     # RUN: a finished `rationalize demo`
 
-Every setting starts from the demo's SFT model and its first pool (the teacher's samples and one exploration), learns for `--steps` steps without
-exploring again, and is asked on development questions for the best and for the worst bin of each reward. Test questions are not read.
+Every setting starts from the demo's SFT model and its first pool (the teacher's samples and one
+exploration), learns for `--steps` steps without exploring again, and is asked on development
+questions for the best and for the worst bin of each reward. Test questions are not read.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pathlib import Path
 
 from rationalize.config import from_dict
 from rationalize.evaluation.obedience import obedience
-from rationalize.methods.common import share
+from rationalize.methods.common import load_method_splits, share
 from rationalize.methods.demo import DemoConfig
 from rationalize.methods.mario import control_bins, mario
-from rationalize.methods.setup import load_method_splits, make_suite
+from rationalize.methods.setup import make_suite
 from rationalize.models.policy import load_policy
 from rationalize.runs import Run, read_config
 from rationalize.sampling.local import Sampler
@@ -71,7 +72,8 @@ def main() -> None:
         changes = {k: v for k, v in SETTINGS[name].items() if k not in ("fit", "steps")}
         steps = args.steps * SETTINGS[name].get("steps", 1)
         own = share(
-            config.mario, config, **changes, steps=steps, sample_interval=steps, obedience="none", select_by="diversity",
+            config.mario, config, **changes, steps=steps, sample_interval=steps, obedience="none",
+            select_by="diversity",
             fit=dataclasses.replace(config.mario.fit, **SETTINGS[name].get("fit", {})),
         )  # fmt: skip
         trained_as = TRAINED_ALIKE.get(name, name)
@@ -87,8 +89,9 @@ def main() -> None:
             else:
                 policy.load_weights(run.folder("policies", "mario"))
             found = obedience(
-                Sampler(policy, guidance=own.guidance), suite, splits["dev"], config.evaluation_sampling,
-                bins=control_bins(own, suite), which="ends", split="dev", seed=0,
+                Sampler(policy, guidance=own.guidance), suite, splits["dev"],
+                config.evaluation_sampling, bins=control_bins(own, suite), which="ends",
+                split="dev", seed=0,
             )  # fmt: skip
         rows += [
             {"setting": name, "steps": steps, "rows": steps * own.fit.batch_size, **row}
@@ -99,7 +102,7 @@ def main() -> None:
 
 
 def table(rows: list[dict]) -> str:
-    """Per setting and reward: reached under the best token, under the worst, and the paired gap with its interval."""
+    """Per setting and reward: reached under the best token, under the worst, and the paired gap."""
     lines = [
         "| setting | rows | reward | best | worst | gap (95 %) | p |",
         "|---|---|---|---|---|---|---|",
@@ -107,7 +110,8 @@ def table(rows: list[dict]) -> str:
     for best, worst in zip(rows[::2], rows[1::2], strict=True):
         gap = worst["gap"]
         lines.append(
-            f"| {best['setting']} | {best['rows']} | {best['reward']} | {best['mean']:.3f} | {worst['mean']:.3f} | "
+            f"| {best['setting']} | {best['rows']} | {best['reward']} | {best['mean']:.3f} "
+            f"| {worst['mean']:.3f} | "
             f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] | {gap['p']:.3f} |"
         )
     return "\n".join(lines)

@@ -19,14 +19,13 @@ from rationalize.evaluation.tables import (
 def main() -> None:
     results = json.loads((Path(sys.argv[1]) / "results.json").read_text())
     meta = results["meta"]
-    print(
-        f"seeds {meta.get('seeds')}, {meta.get('hardware')}, {meta.get('seconds', 0) / 60:.0f} minutes\n"
-    )
+    minutes = meta.get("seconds", 0) / 60
+    print(f"seeds {meta.get('seeds')}, {meta.get('hardware')}, {minutes:.0f} minutes\n")
     for split in splits_of(results):
         print(f"### {split}\n")
         print(markdown(table(results, split)), end="\n\n")
         print(
-            "Paired differences, 95 % interval, p (* interval without 0 and p < .05; uncorrected):\n"
+            "Paired differences, 95 % interval, p (* interval without 0, p < .05, uncorrected):\n"
         )
         print(markdown(difference_table(results, split)), end="\n\n")
     print(per_seed(results))

@@ -160,7 +160,7 @@ def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, tmp_path, monkeypatc
         restore_or(
             run, "mario", policy, lambda: mario(policy, suite(), TRAIN, DEV, config, run, "mario")
         )
-        return weights(policy), [{k: v for k, v in line.items()} for line in run.metrics("mario")]
+        return weights(policy), run.metrics("mario")
 
     whole = learn(tmp_path / "whole")
     with monkeypatch.context() as patch:

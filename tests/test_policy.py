@@ -47,10 +47,11 @@ PHI = (
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
 RENDERED = {
-    "llama": f"<s><|head|>system\n\nToday: 26 Jul 2024\n\n{DEFAULT_SYSTEM}<|eot|><|head|>user\n\nHi<|eot|><|head|>assistant\n\n",
+    "llama": f"<s><|head|>system\n\nToday: 26 Jul 2024\n\n{DEFAULT_SYSTEM}<|eot|>"
+    "<|head|>user\n\nHi<|eot|><|head|>assistant\n\n",
     "mistral": f"<s>[INST] {DEFAULT_SYSTEM}\n\nHi [/INST]",
-    "qwen": f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    "<think>\n\n</think>\n\n",
+    "qwen": f"<|im_start|>system\n{DEFAULT_SYSTEM}<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+    "<|im_start|>assistant\n<think>\n\n</think>\n\n",
     "phi": f"<|user|>\n{DEFAULT_SYSTEM}\n\nHi<|end|>\n<|assistant|>\n",
 }
 TEMPLATES = {"llama": LLAMA, "mistral": MISTRAL, "qwen": QWEN, "phi": PHI}

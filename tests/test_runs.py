@@ -122,12 +122,20 @@ def test_dataclasses_paths_and_numpy_are_stored_plainly(tmp_path):
 @pytest.mark.parametrize(
     ("config", "base_hash", "named"),
     [
-        ({**CONFIG, "fit": {"learning_rate": 2e-5, "steps": 8}}, "abc", "fit.learning_rate: 1e-05 in the run, 2e-05"),
+        (
+            {**CONFIG, "fit": {"learning_rate": 2e-5, "steps": 8}},
+            "abc",
+            "fit.learning_rate: 1e-05 in the run, 2e-05",
+        ),
         ({**CONFIG, "new": 1}, "abc", "new: nothing in the run, 1 asked for"),
-        ({"method": "sft", "rewards": ("a", "b")}, "abc", "fit.steps: 8 in the run, nothing asked for"),
+        (
+            {"method": "sft", "rewards": ("a", "b")},
+            "abc",
+            "fit.steps: 8 in the run, nothing asked for",
+        ),
         (CONFIG, "abd", "base_hash: 'abc' in the run, 'abd' asked for"),
     ],
-)  # fmt: skip
+)
 def test_another_configuration_or_base_is_refused_by_name(tmp_path, config, base_hash, named):
     run = Run.open(tmp_path / "run", CONFIG, base_hash="abc")
     before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}

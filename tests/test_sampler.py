@@ -244,3 +244,18 @@ def test_shadow_follows_the_weights_on_refresh():
     sampler.refresh()
     assert sampler.sample(PROMPTS, config, seeds=range(4)) != before
     assert policy.dtype == torch.float32
+
+
+def test_a_common_opening_is_read_once_and_changes_nothing():
+    from rationalize.sampling.streams import common_length
+
+    assert common_length([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3, 9)]) == 2
+    assert common_length([(1, 2), (1, 2)]) == 1
+    policy = tiny_policy("decoder")
+    opening = "Ice is smoother than grass, so the sled slides farther there. " * 3
+    prompts = [opening + t for t in ("Tom has four apples.", "Explain, then answer.", "Is it so?")]
+    config = SamplingConfig(temperature=0.0, max_new_tokens=12)
+    sampler = Sampler(policy, shadow=False)
+    together = sampler.sample(prompts, config, seeds=[0, 1, 2])
+    alone = [sampler.sample([p], config, seeds=[0])[0] for p in prompts]  # none to share with
+    assert together == alone

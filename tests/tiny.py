@@ -108,8 +108,9 @@ def _decoder(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 def _t5(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
     config = T5Config(
         vocab_size=len(tokenizer) + 4,  # rows that no token uses, as in T5
-        d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, tie_word_embeddings=True, initializer_factor=1.0,
-        decoder_start_token_id=tokenizer.pad_token_id, pad_token_id=tokenizer.pad_token_id,
+        d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, tie_word_embeddings=True,
+        initializer_factor=1.0, decoder_start_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     return T5ForConditionalGeneration(config)

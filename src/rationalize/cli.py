@@ -32,10 +32,12 @@ class Command:
 
 METHODS: Mapping[str, Command] = {
     "sft": Command(
-        "rationalize.methods.sft", "SftConfig", "train_sft", "imitate the teacher's rationales", True
+        "rationalize.methods.sft", "SftConfig", "train_sft",
+        "imitate the teacher's rationales", True,
     ),
     "direct": Command(
-        "rationalize.methods.sft", "SftConfig", "train_direct", "question to answer, no rationale", True
+        "rationalize.methods.sft", "SftConfig", "train_direct",
+        "question to answer, no rationale", True,
     ),
     "filt-acc": Command(
         "rationalize.methods.expert_iteration", "ExpertIterationConfig", "train_expert_iteration",
@@ -61,16 +63,25 @@ VERBS: Mapping[str, Command] = {
         "teach the embedded model on built-in questions, to a report", True, "--size",
     ),
     "sample": Command("rationalize.verbs.writing", "SampleConfig", "sample", "write attempts"),
-    "ask": Command("rationalize.verbs.writing", "AskConfig", "ask", "one question, answered on the terminal"),
-    "score": Command("rationalize.verbs.scoring", "ScoreConfig", "score", "score anybody's rationales"),
+    "ask": Command(
+        "rationalize.verbs.writing", "AskConfig", "ask",
+        "one question, answered on the terminal",
+    ),
+    "score": Command(
+        "rationalize.verbs.scoring", "ScoreConfig", "score",
+        "score anybody's rationales",
+    ),
     "check-rewards": Command(
-        "rationalize.verbs.scoring", "CheckRewardsConfig", "check_rewards", "adversarial tests of rewards"
+        "rationalize.verbs.scoring", "CheckRewardsConfig", "check_rewards",
+        "adversarial tests of rewards",
     ),
     "evaluate": Command(
-        "rationalize.verbs.evaluating", "EvaluateConfig", "evaluate", "accuracy and every reward, with intervals"
+        "rationalize.verbs.evaluating", "EvaluateConfig", "evaluate",
+        "accuracy and every reward, with intervals",
     ),
     "compare": Command(
-        "rationalize.verbs.evaluating", "CompareConfig", "compare", "runs side by side, with paired tests"
+        "rationalize.verbs.evaluating", "CompareConfig", "compare",
+        "runs side by side, with paired tests",
     ),
 }  # fmt: skip
 
@@ -101,7 +112,7 @@ methods:
 {methods}
 
 Every verb takes --help, --dry-run (print the resolved configuration and the plan, touch nothing),
---config FILE.yaml (defaults < file < flags), and a flag per field: --seed 1 --fit.learning-rate 1e-4.
+--config FILE.yaml (defaults < file < flags), and a flag per field (--fit.learning-rate 1e-4).
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
 

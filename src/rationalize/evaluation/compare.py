@@ -14,13 +14,10 @@ from rationalize.evaluation.results import (
     Results,
     merge_log,
     read_questions,
-    save_questions,
     summarise_metrics,
 )
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
-
-__all__ = ["EvaluatedRun", "compare_runs", "flat", "read_questions", "read_run", "save_questions"]
 
 Methods = dict[str, dict[str, dict[int, list[Attempt]]]]
 """Method -> split -> seed -> attempts."""

@@ -54,8 +54,8 @@ def format_preflight(facts: Mapping[str, Any]) -> str:
     for name, r in facts["rewards"].items():
         filled = f"{r['bins_filled']}/{r['bins']}"
         lines.append(
-            "  "
-            f"{name:<22}{r['mean']:>8.3f}{filled:>8}{r['fullest']:>9.0%}{r['ceiling']:>12.3f}{r['signal']:>8.0%}  {r['verdict']}"
+            f"  {name:<22}{r['mean']:>8.3f}{filled:>8}{r['fullest']:>9.0%}{r['ceiling']:>12.3f}"
+            f"{r['signal']:>8.0%}  {r['verdict']}"
         )
     if any(r["verdict"] == TOO_NARROW for r in facts["rewards"].values()):
         lines.append(

@@ -13,6 +13,7 @@ from rationalize.errors import UsageError
 from rationalize.evaluation.metrics import metrics_of, settle_worst
 from rationalize.evaluation.results import round_rows
 from rationalize.models.policy import Policy
+from rationalize.questions import check_overlap, load_splits
 from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
@@ -21,7 +22,6 @@ from rationalize.sampling.writing import write_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.training.loop import FitConfig, forget_checkpoint
 from rationalize.training.selection import BestCheckpoint
-
 
 Own = TypeVar("Own", bound="MethodConfig")
 
@@ -33,7 +33,7 @@ class MethodConfig:
     model: str = "default"
     """Base model: `default` (SmolLM2-135M-Instruct), a folder, or a hub id."""
     questions: str = "builtin"
-    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set or a hub id."""
+    """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column mapping for questions of another shape: our field -> theirs."""
     train_limit: int = 0
@@ -47,13 +47,13 @@ class MethodConfig:
     tuning: Literal["auto", "full", "lora"] = "auto"
     """Which weights learn; `auto`: all up to 500M parameters, LoRA above."""
     init: Literal["sft", "model"] = "sft"
-    """Start from SFT on the teacher's rationales (done first, in this run), or from `model` itself."""
+    """Start from SFT on the teacher's rationales (done first, in this run), or from `model`."""
     sft_epochs: float = 2.0
     """Passes over the teacher's rationales in that SFT."""
     sft_fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How that SFT learns."""
     answer_scorer: str | None = None
-    """Folder of a trained answer scorer; none: one is trained in this run where a reward needs it."""
+    """Folder of a trained answer scorer; none: one is trained in this run where needed."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`; none: one is trained in this run where needed."""
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
@@ -62,6 +62,17 @@ class MethodConfig:
     """Seed of every random draw."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
+
+
+def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
+    """Questions by split, limited, checked for overlap."""
+    splits = load_splits(
+        config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows
+    )
+    limits = {"train": config.train_limit, "dev": config.dev_limit, "test": config.test_limit}
+    splits = {s: q[: limits.get(s) or None] for s, q in splits.items()}
+    check_overlap(splits)
+    return splits
 
 
 def rollouts(run: Run, shard: str, write: Callable[[], list[Attempt]]) -> list[Attempt]:

@@ -1,7 +1,8 @@
-"""The main job, from questions to a report: the floor, SFT and the methods that learn from it, compared on questions kept aside.
+"""The main job, from questions to a report: the floor, SFT, and the methods that learn from it.
 
-Every stage is stored in the run when it ends; a second start goes on where the first was stopped, and says so when nothing is left.
-The larger experiments are this file with other sizes, seeds and methods.
+They are compared on questions kept aside. Every stage is stored in the run when it ends; a second
+start goes on where the first was stopped, and says so when nothing is left. The larger experiments
+are this file with other sizes, seeds and methods.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
+from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR, majority_attempts
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.methods.answer_scorer import AnswerScorerConfig
-from rationalize.methods.common import MethodConfig, restore_or, share
+from rationalize.methods.common import MethodConfig, load_method_splits, restore_or, share
 from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
 from rationalize.methods.mario import MarioConfig, best_prefix, control_bins, mario
-from rationalize.methods.setup import Setup, load_method_splits, make_suite, print_tables, write_results
+from rationalize.methods.setup import Setup, make_suite, print_tables, write_results
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.methods.verifier import VerifierConfig
 from rationalize.models.policy import Policy, load_policy
-from rationalize.records import Attempt, Question
+from rationalize.records import Question
 from rationalize.rewards.check import check_rewards, format_table
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -52,29 +54,37 @@ class DemoConfig(MethodConfig):
     """The demo: floor, SFT, MaRio, and a report."""
 
     questions: str = "builtin:train=200,dev=50,test=120,unseen=80"
-    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set, or a hub id."""
+    """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     methods: tuple[str, ...] = ("mario",)
     """Learners beside SFT: filt-acc, mario, mario-additive, mario-additive-left, product."""
     seeds: tuple[int, ...] = (0,)
     """One SFT model and one run of each learner per seed."""
-    shots: int = 3
+    shots: int = 2
     """Demonstrations of the few-shot floor."""
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
     """How development and test rationales are written."""
-    sft: SftConfig = SftConfig(fit=FitConfig(learning_rate=2e-4, batch_size=8))
-    """SFT and the direct fine-tune. (Model, questions, seed and scorers of this and the next are the demo's own.)"""
+    sft: SftConfig = SftConfig(epochs=2.25, fit=FitConfig(learning_rate=3e-4, batch_size=8))
+    """SFT and the direct fine-tune.
+
+    Model, questions, seed and scorers of this and of the next are the demo's own.
+    """
     filt_acc: ExpertIterationConfig = ExpertIterationConfig(
-        steps=96,
-        sample_interval=32,
+        steps=66,
+        sample_interval=22,
         rollouts=200,
         fit=FitConfig(learning_rate=1e-4),
         sampling=ROLLOUTS,
     )
     """FILT-ACC."""
     mario: MarioConfig = MarioConfig(
-        bins=3, steps=96, sample_interval=32, rollouts=200, fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
+        bins=3,
+        steps=66,
+        sample_interval=22,
+        rollouts=200,
+        obedience_questions=30,
+        fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
         sampling=ROLLOUTS,
-    )  # fmt: skip
+    )
     """MaRio and its variants."""
     scorer: AnswerScorerConfig = AnswerScorerConfig()
     """The answer scorer that consistency reads."""
@@ -87,6 +97,8 @@ class DemoConfig(MethodConfig):
             "questions": "builtin:train=1000,dev=150,test=400,unseen=200",
             "methods": ["filt-acc", "mario"],
             "seeds": [0, 1, 2],
+            "filt_acc": {"steps": 600, "sample_interval": 200, "rollouts": 0},
+            "mario": {"bins": 5, "steps": 600, "sample_interval": 200, "rollouts": 0, "obedience_questions": 0},
         },
     }
 
@@ -111,16 +123,12 @@ def run_demo(config: DemoConfig, out: Path) -> None:
             return
         splits = load_method_splits(config)
         names = tuple(dict.fromkeys(("correctness", *config.mario.rewards)))
-        setup = Setup(
-            config,
-            run,
-            splits,
-            make_suite(names, config, run, base, splits["train"], config.scorer, config.statements),
-            base,
+        suite = make_suite(
+            names, config, run, base, splits["train"], config.scorer, config.statements
         )
-        _say(
-            f"{', '.join(f'{len(q)} {s}' for s, q in splits.items())} questions; rewards {', '.join(config.mario.rewards)}"
-        )
+        setup = Setup(config, run, splits, suite, base)
+        sizes = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
+        _say(f"{sizes} questions; rewards {', '.join(config.mario.rewards)}")
         _check_rewards(setup)
         methods = _floor(setup, base)
         for seed in config.seeds:
@@ -135,77 +143,80 @@ def run_demo(config: DemoConfig, out: Path) -> None:
         _say(f"report: {out / 'report.html'}")
 
 
-Methods = dict[str, dict[str, dict[int, list[Attempt]]]]
-
-
-def _floor(setup: Setup, base: Policy) -> Methods:
+def _floor(setup: Setup[DemoConfig], base: Policy) -> Methods:
     """Majority answer, the untouched base model, and the direct fine-tune."""
     methods: Methods = {FLOOR: {}, BASE: {}, FEW_SHOT: {}, DIRECT: {}}
     demos = _demos(setup.train, setup.config.shots)
-    direct = setup.load_policy()
-    restore_or(setup.run, "direct", direct, lambda: sft(
-        direct, setup.train, setup.dev, share(setup.config.sft, setup.config), setup.run, "direct", mode="answer"
-    ))  # fmt: skip
-    for split in _final_splits(setup):
-        methods[FLOOR][split] = {
-            0: majority_attempts(setup.train, setup.splits[split], split=split)
-        }
+    direct, own = setup.load_policy(), share(setup.config.sft, setup.config)
+
+    def learn() -> None:
+        sft(direct, setup.train, setup.dev, own, setup.run, "direct", mode="answer")
+
+    restore_or(setup.run, "direct", direct, learn)
+    for split in setup.final_splits:
+        floor = majority_attempts(setup.train, setup.splits[split], split=split)
+        methods[FLOOR][split] = {0: floor}
         methods[BASE][split] = {0: setup.evaluate(base, BASE, split)}
         methods[FEW_SHOT][split] = {0: setup.evaluate(base, FEW_SHOT, split, demos=demos)}
         methods[DIRECT][split] = {0: setup.evaluate(direct, DIRECT, split, mode="answer")}
     return methods
 
 
-def _learn(setup: Setup, methods: Methods, seed: int) -> None:
+def _learn(setup: Setup[DemoConfig], methods: Methods, seed: int) -> None:
     """SFT with this seed, then every learner from it, each evaluated once."""
-    run, config = setup.run, setup.config
-    start = f"sft-{seed}"
-    policy = setup.load_policy()
-    restore_or(
-        run,
-        start,
-        policy,
-        lambda: sft(
-            policy, setup.train, setup.dev, share(config.sft, config, seed=seed), run, start
-        ),
-    )
-    for split in _final_splits(setup):
-        methods.setdefault(SFT, {}).setdefault(split, {})[seed] = setup.evaluate(
-            policy, SFT, split, seed=seed
-        )
+    config = setup.config
+    policy = _taught_by_sft(setup, seed)
+    for split in setup.final_splits:
+        own = setup.evaluate(policy, SFT, split, seed=seed)
+        methods.setdefault(SFT, {}).setdefault(split, {})[seed] = own
     _preflight(setup, policy, seed)
     for method in config.methods:
-        policy = setup.load_policy()
-        policy.load_weights(run.folder("policies", start))
-        stage, own = f"{method}-{seed}", _settings(setup, method, seed)
-        learn = expert_iteration if isinstance(own, ExpertIterationConfig) else mario
-        restore_or(
-            run,
-            stage,
-            policy,
-            lambda: learn(policy, setup.suite, setup.train, setup.dev, own, run, stage),
-        )
-        control = best_prefix(own) if isinstance(own, MarioConfig) else None
-        guidance = own.guidance if isinstance(own, MarioConfig) else 0.0
-        for split in _final_splits(setup):
-            methods.setdefault(LEARNERS[method], {}).setdefault(split, {})[seed] = setup.evaluate(
-                policy, LEARNERS[method], split, control=control, guidance=guidance, seed=seed
-            )
+        settings = _settings(config, method, seed)
+        policy = _taught(setup, method, settings, seed)
+        control = best_prefix(settings) if isinstance(settings, MarioConfig) else None
+        guidance = settings.guidance if isinstance(settings, MarioConfig) else 0.0
+        name = LEARNERS[method]
+        for split in setup.final_splits:
+            own = setup.evaluate(policy, name, split, control=control, guidance=guidance, seed=seed)
+            methods.setdefault(name, {}).setdefault(split, {})[seed] = own
         if method == config.methods[-1] and seed == config.seeds[-1]:
-            policy.export(run.folder("model"), bake=control)
+            policy.export(setup.run.folder("model"), bake=control)
 
 
-def _settings(setup: Setup, method: str, seed: int) -> ExpertIterationConfig | MarioConfig:
-    config = setup.config
+def _taught_by_sft(setup: Setup[DemoConfig], seed: int) -> Policy:
+    policy, stage = setup.load_policy(), f"sft-{seed}"
+    own = share(setup.config.sft, setup.config, seed=seed)
+
+    def learn() -> None:
+        sft(policy, setup.train, setup.dev, own, setup.run, stage)
+
+    restore_or(setup.run, stage, policy, learn)
+    return policy
+
+
+def _taught(
+    setup: Setup[DemoConfig], method: str, own: ExpertIterationConfig | MarioConfig, seed: int
+) -> Policy:
+    """What a method makes of the SFT model with this seed."""
+    policy, stage = setup.load_policy(), f"{method}-{seed}"
+    policy.load_weights(setup.run.folder("policies", f"sft-{seed}"))
+
+    def learn() -> None:
+        if isinstance(own, MarioConfig):
+            mario(policy, setup.suite, setup.train, setup.dev, own, setup.run, stage)
+        else:
+            expert_iteration(policy, setup.suite, setup.train, setup.dev, own, setup.run, stage)
+
+    restore_or(setup.run, stage, policy, learn)
+    return policy
+
+
+def _settings(config: DemoConfig, method: str, seed: int) -> ExpertIterationConfig | MarioConfig:
     if method == "filt-acc":
         return share(config.filt_acc, config, seed=seed)
     variant = {"mario": "classic", "product": "product"}.get(method, "additive")
     side = "left" if method.endswith("left") else config.mario.side
     return share(config.mario, config, seed=seed, variant=variant, side=side)
-
-
-def _final_splits(setup: Setup) -> list[str]:
-    return [s for s in setup.splits if s not in ("train", "dev") and setup.splits[s]]
 
 
 def _demos(train: Sequence[Question], shots: int) -> list[Question]:
@@ -214,26 +225,23 @@ def _demos(train: Sequence[Question], shots: int) -> list[Question]:
     by_kind: dict[str | None, list[Question]] = {}
     for q in solved:
         by_kind.setdefault(q.kind, []).append(q)
-    firsts = [
-        questions[i] for i in range(shots) for questions in by_kind.values() if i < len(questions)
-    ]
+    firsts = [own[i] for i in range(shots) for own in by_kind.values() if i < len(own)]
     return firsts[:shots]
 
 
-def _check_rewards(setup: Setup) -> None:
+def _check_rewards(setup: Setup[DemoConfig]) -> None:
     """Self-tests of every reward on development questions, before any of them enters a headline."""
     run = setup.run
     if run.read_json("check_rewards.json") is None:
-        questions = [q for q in setup.dev if q.rationales][:40] or [
-            q for q in setup.train if q.rationales
-        ][:40]
+        solved = [q for q in setup.dev if q.rationales] or [q for q in setup.train if q.rationales]
+        questions = solved[:40]
         rows = check_rewards(setup.suite.rewards, questions, [q.rationales[0] for q in questions])
         run.write_json("check_rewards.json", rows)
         (run.path / "check_rewards.txt").write_text(format_table(rows))
     print((run.path / "check_rewards.txt").read_text())
 
 
-def _preflight(setup: Setup, policy: Policy, seed: int) -> None:
+def _preflight(setup: Setup[DemoConfig], policy: Policy, seed: int) -> None:
     """Spread of each reward over four sampled attempts of 32 training questions."""
     run, config = setup.run, setup.config
     name = f"preflight-{seed}.json"
@@ -241,18 +249,12 @@ def _preflight(setup: Setup, policy: Policy, seed: int) -> None:
         questions = setup.train[:32]
         sampling = dataclasses.replace(config.mario.sampling, n=4)
         attempts = write_attempts(
-            Sampler(policy),
-            questions,
-            sampling,
-            split="train",
-            seed=seed,
-            writer="preflight",
+            Sampler(policy), questions, sampling, split="train", seed=seed, writer="preflight",
             label="preflight",
-        )
+        )  # fmt: skip
         scored = setup.suite.score(attempts, {q.id: q for q in questions})
-        run.write_json(
-            name, preflight(scored, setup.suite, control_bins(config.mario, setup.suite))
-        )
+        bins = control_bins(config.mario, setup.suite)
+        run.write_json(name, preflight(scored, setup.suite, bins))
     _say(format_preflight(run.read_json(name)))
 
 

@@ -1,11 +1,12 @@
 """Expert iteration: write, keep what is right, learn from it.
 
+FILT-ACC, STaR and RFT are settings of this one loop.
 FILT-ACC is the filter baseline of MaRio (mario.md 3.4): the pool of MaRio's Quark with the filter
 `correctness >= 1` and no tokens, so multi-step SFT on the policy's own correct rationales. The
 teacher's correct rationales are part of the pool from the start.
 
-    every `sample_interval` steps:  the policy writes; attempts whose every filtered reward reaches
-    its threshold join the pool
+    every `sample_interval` steps:  the policy writes; attempts whose every filtered reward
+                                    reaches its threshold join the pool
     every step:                     NLL on rows drawn from the pool
 
 Deviations: exact repeats of one completion to one question are kept once; development questions
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +33,7 @@ from rationalize.methods.common import (
 )
 from rationalize.methods.setup import open_method
 from rationalize.methods.sft import start_policy
+from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
@@ -92,14 +95,15 @@ def expert_iteration(
     by_id = {q.id: q for q in train}
     maker = RowMaker(policy)
     best = BestCheckpoint(run, stage)
-    reference = policy.become_reference(half=config.fit.precision != "float32") if config.beta else None
+    half = config.fit.precision != "float32"
+    reference = policy.become_reference(half=half) if config.beta else None
     pool: list[Attempt] = []
     rounds = 0
 
     def explore(step: int) -> None:
         nonlocal rounds
         while rounds <= step // config.sample_interval:
-            attempts = rollouts(run, f"{stage}-round{rounds}", lambda: write_round(rounds))
+            attempts = rollouts(run, f"{stage}-round{rounds}", partial(write_round, rounds))
             kept = keep(attempts, config.filters, suite)
             pool[:] = unique([*pool, *kept])
             run.rewind(f"{stage}-pool", rounds)
@@ -122,7 +126,7 @@ def expert_iteration(
         teacher = teacher_attempts(train, config.teacher) if round == 0 else []
         return suite.score(teacher + attempts, by_id)
 
-    def batch_at(step: int):
+    def batch_at(step: int) -> list[Row]:
         size, seed = config.fit.batch_size, [config.seed, rounds]
         picked = shuffled_passes(len(pool), size, step % config.sample_interval, seed)
         return [maker.attempt(pool[i]) for i in picked]
@@ -130,15 +134,9 @@ def expert_iteration(
     def after_step(step: int) -> None:
         done = step + 1
         if done % config.sample_interval == 0 or done == config.steps:
+            round = -(-done // config.sample_interval)
             score = evaluate_on_dev(
-                run,
-                stage,
-                Sampler(policy),
-                suite,
-                dev,
-                config,
-                round=-(-done // config.sample_interval),
-                step=done,
+                run, stage, Sampler(policy), suite, dev, config, round=round, step=done
             )
             best.offer(done, score, policy)
 
@@ -158,7 +156,8 @@ def keep(
     if not parsed:
         return []
     scores = {
-        n: [-np.inf if a.rewards[n] is None else a.rewards[n] for a in parsed] for n in filters
+        name: [-np.inf if (score := a.rewards[name]) is None else score for a in parsed]
+        for name in filters
     }
     return [a for a, ok in zip(parsed, keep_above(scores, filters), strict=True) if ok]
 

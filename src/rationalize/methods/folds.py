@@ -18,14 +18,20 @@ import torch
 
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.methods.common import MethodConfig
+from rationalize.methods.common import MethodConfig, load_method_splits
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.scorers import SCORER_FILE, fold_of
-from rationalize.questions import load_splits
 from rationalize.records import Question
 from rationalize.runs import Run
-from rationalize.training.loop import BatchAt, FitConfig, Loss, fit, forget_checkpoint
+from rationalize.training.loop import (
+    BatchAt,
+    FitConfig,
+    GroupOf,
+    Loss,
+    fit,
+    forget_checkpoint,
+)
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,7 @@ def cross_fit(
     `scorer.json`. Questions come from `config.questions` unless `train` gives them.
     """
     if train is None:
-        splits = load_splits(
-            config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows
-        )
-        train = splits["train"][: config.train_limit or None]
+        train = load_method_splits(config)["train"]
     base = load_policy(config.model, trust_remote_code=config.trust_remote_code).weights_hash
     with Run.open(out, {"method": kind, **dataclasses.asdict(config)}, base_hash=base) as run:
         if run.done(kind) is not None:
@@ -88,10 +91,11 @@ def train_model(
     name: str,
     config: ScorerConfig,
     prepare: Callable[[Policy], tuple[Loss, BatchAt, int]],
+    group_of: GroupOf | None = None,
 ) -> None:
     """Train one model from the base and save it in the run under `name`, in bfloat16.
 
-    `prepare(policy)` gives the loss, the batches and the number of steps.
+    `prepare(policy)` gives the loss, the batches and the number of steps; `group_of` as in `fit`.
     """
     if run.done(name) is not None:
         return
@@ -103,7 +107,7 @@ def train_model(
     )
     freeze_lower(policy, config.frozen_layers, halve=config.fit.precision != "float32")
     loss, batch_at, steps = prepare(policy)
-    fit(policy, loss, batch_at, config.fit, run=run, stage=name, steps=steps)
+    fit(policy, loss, batch_at, config.fit, run=run, stage=name, steps=steps, group_of=group_of)
     policy.merge()
     policy.model.to(torch.bfloat16)
     policy.save(run.folder(name))

@@ -46,6 +46,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -61,6 +62,7 @@ from rationalize.methods.common import (
 )
 from rationalize.methods.setup import open_method
 from rationalize.methods.sft import start_policy
+from rationalize.models.forward import Row
 from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -112,7 +114,7 @@ class MarioConfig(MethodConfig):
     alpha: float = 0.0
     """Weight of the entropy bonus."""
     kl: KLDirection = "reverse"
-    """KL(policy || reference) as in the code; `forward`: KL(reference || policy) as in the paper."""
+    """KL(policy || reference) as in the code; `forward`: KL(reference || policy), the paper's."""
     steps: int = 600
     """Optimiser steps."""
     sample_interval: int = 200
@@ -126,11 +128,13 @@ class MarioConfig(MethodConfig):
     control_init: Literal["statistics", "words"] = "statistics"
     """How control rows start: from all rows' mean and deviation (as released), or from words."""
     guidance: float = 0.0
-    """Add this times (log-probability under the best tokens minus under the worst); 0: the paper's."""
+    """Add this times (log-probability under the best tokens minus under the worst); 0: paper's."""
     select_by: str = "nrg"
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
     obedience: Literal["ends", "all", "none"] = "ends"
-    """Bins tried on development questions after each round; after the last, `ends` becomes `all`."""
+    """Bins tried on development questions after each round; after the last `ends` becomes `all`."""
+    obedience_questions: int = 0
+    """How many development questions obedience is measured on; 0: all."""
     fit: FitConfig = FitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
     """How the policy learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
@@ -147,8 +151,8 @@ class MarioConfig(MethodConfig):
             "beta": 0.1,
             "alpha": 0.0,
             "fit": {
-                "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02, "max_grad_norm": 1.0,
-                "precision": "float32",
+                "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
+                "max_grad_norm": 1.0, "precision": "float32",
             },
             "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
         },
@@ -156,7 +160,7 @@ class MarioConfig(MethodConfig):
 
 
 def train_mario(config: MarioConfig, out: Path) -> None:
-    """SFT (unless `init: model`), scorers where none are given, MaRio; the policy is `out/model`."""
+    """SFT (unless `init: model`), scorers where none are given, MaRio; leaves `out/model`."""
     with open_method(config, "mario", out, rewards=config.rewards) as setup:
         policy = start_policy(setup)
         mario(policy, setup.suite, setup.train, setup.dev, config, setup.run, "mario")
@@ -184,7 +188,7 @@ def mario(
 
     def explore(step: int) -> None:
         for round in range(pool.rounds, step // config.sample_interval + 1):
-            pool.add(rollouts(run, f"{stage}-round{round}", lambda r=round: write_round(r)))
+            pool.add(rollouts(run, f"{stage}-round{round}", partial(write_round, round)))
             _log_bins(run, stage, round, pool)
 
     def write_round(round: int) -> list[Attempt]:
@@ -199,7 +203,7 @@ def mario(
             attempts = teacher_attempts(train, config.teacher) + attempts
         return suite.score(attempts, {q.id: q for q in train})
 
-    def batch_at(step: int):
+    def batch_at(step: int) -> list[Row]:
         active = active_when_training(step, config)
         return [
             rows.attempt(attempt, {name: bins[name] for name in active})
@@ -218,19 +222,8 @@ def mario(
         )
         best.offer(done, score, policy)
         if config.obedience != "none" and active:
-            which = "all" if done == config.steps else config.obedience
-            _log_obedience(
-                run,
-                stage,
-                sampler,
-                suite,
-                dev,
-                config,
-                {n: controls[n] for n in active},
-                which,
-                round,
-                done,
-            )
+            bins = {name: controls[name] for name in active}
+            _log_obedience(run, stage, sampler, suite, dev, config, bins, round, done)
 
     fit(
         policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl),
@@ -261,11 +254,8 @@ class Pool:
         everyone = [a for r in self._round_attempts for a in r if a.parsed]
         if self._config.filters:
             scores = {name: self._scores(everyone, name) for name in self._config.filters}
-            everyone = [
-                a
-                for a, keep in zip(everyone, keep_above(scores, self._config.filters), strict=True)
-                if keep
-            ]
+            kept = keep_above(scores, self._config.filters)
+            everyone = [a for a, keep in zip(everyone, kept, strict=True) if keep]
         if not everyone:
             raise RuntimeError(
                 f"no attempt of {sum(map(len, self._round_attempts))} can be learned from: none "
@@ -297,19 +287,15 @@ class Pool:
     def _bins(self, name: str) -> np.ndarray:
         levels = None if name == "product" else self._suite[name].levels
         scores = self._product() if name == "product" else self._scores(self.attempts, name)
-        return (
-            value_bins(scores, levels)
-            if levels
-            else rank_bins(scores, self._controls[name], self._config.ties)
-        )
+        if levels:
+            return value_bins(scores, levels)
+        return rank_bins(scores, self._controls[name], self._config.ties)
 
     def _scores(self, attempts: Sequence[Attempt], name: str) -> np.ndarray:
         """An undefined score counts as the worst of its range."""
         worst = self._suite[name].range[0]
-        return np.array(
-            [worst if a.rewards[name] is None else a.rewards[name] for a in attempts],
-            dtype=np.float64,
-        )
+        scores = [worst if (score := a.rewards[name]) is None else score for a in attempts]
+        return np.array(scores, dtype=np.float64)
 
     def _product(self) -> np.ndarray:
         product = np.ones(len(self.attempts))
@@ -327,8 +313,8 @@ def control_bins(config: MarioConfig, suite: RewardSuite) -> dict[str, int]:
     if config.variant == "product":
         return {"product": config.bins}
     return {
-        name: len(suite[name].levels)
-        if suite[name].levels
+        name: len(levels)
+        if (levels := suite[name].levels)
         else config.bins_of.get(name, config.bins)
         for name in config.rewards
     }
@@ -361,8 +347,7 @@ def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
 
 
 def _entered(step: int, config: MarioConfig) -> int:
-    """How many rewards have entered by `step`: min(R, floor(s / I) + 1), or whole groups (3.3).
-    """
+    """How many rewards have entered by `step`: min(R, floor(s / I) + 1), or whole groups (3.3)."""
     groups = config.groups or (1,) * len(config.rewards)
     if sum(groups) != len(config.rewards):
         raise ValueError(
@@ -391,11 +376,15 @@ def _log_bins(run: Run, stage: str, round: int, pool: Pool) -> None:
         )
 
 
-def _log_obedience(run, stage, sampler, suite, dev, config, bins, which, round, step) -> None:
+def _log_obedience(
+    run: Run, stage: str, sampler: Sampler, suite: RewardSuite, dev: Sequence[Question],
+    config: MarioConfig, bins: Mapping[str, int], round: int, step: int,
+) -> None:  # fmt: skip
+    which = "all" if step == config.steps else config.obedience
     name = f"obedience/{stage}-{step}.json"
     if not (run.path / name).exists():
         rows = obedience(
-            sampler, suite, dev, config.evaluation_sampling, bins=bins, which=which, split="dev",
+            sampler, suite, dev[: config.obedience_questions or None], config.evaluation_sampling, bins=bins, which=which, split="dev",
             seed=config.seed, round=round, step=step, product_of=config.rewards,
         )  # fmt: skip
         run.write_json(name, rows)

@@ -1,6 +1,4 @@
-"""A run from the outside: questions in, scorers made or loaded, the starting policy, one evaluation
-on test, a report out.
-"""
+"""A run from the outside: questions in, scorers made or loaded, one evaluation, a report out."""
 
 from __future__ import annotations
 
@@ -10,20 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic
 
 import torch
 
 from rationalize.environment import environment
+from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.floor import FLOOR, majority_attempts
-from rationalize.evaluation.results import merge_log, save_questions, summarise
+from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
 from rationalize.evaluation.tables import format_table, splits_of
 from rationalize.methods.answer_scorer import AnswerScorerConfig, train_answer_scorer
-from rationalize.methods.common import MethodConfig, rollouts, share
+from rationalize.methods.common import MethodConfig, Own, load_method_splits, rollouts, share
 from rationalize.methods.verifier import VerifierConfig, train_verifier
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.models.scorers import AnswerScorer, load_verifier
-from rationalize.questions import check_overlap, load_splits
 from rationalize.records import Attempt, Question
 from rationalize.report import write_report
 from rationalize.rewards import DIAGNOSTICS, RewardSuite, load_rewards
@@ -36,10 +35,10 @@ READS_STATEMENTS = ("plausibility",)
 
 
 @dataclass
-class Setup:
+class Setup(Generic[Own]):
     """What a method starts from."""
 
-    config: MethodConfig
+    config: Own
     run: Run
     splits: dict[str, list[Question]]
     suite: RewardSuite
@@ -52,6 +51,13 @@ class Setup:
     @property
     def dev(self) -> list[Question]:
         return self.splits["dev"]
+
+    @property
+    def final_splits(self) -> list[str]:
+        """What is evaluated once, at the end."""
+        return [
+            s for s, questions in self.splits.items() if s not in ("train", "dev") and questions
+        ]
 
     def load_policy(self) -> Policy:
         """The base model, fresh, with the weights that shall learn."""
@@ -74,7 +80,7 @@ class Setup:
         seed: int = 0,
         shard: str | None = None,
     ) -> list[Attempt]:
-        """Attempts on a split, scored by every reward; stored in the run, so never written twice."""
+        """Attempts on a split, scored by every reward; stored, so that none is written twice."""
         questions = self.splits[split]
 
         def write() -> list[Attempt]:
@@ -94,30 +100,25 @@ class Setup:
         guidance: float = 0.0, mode: str = "rationale_answer",
     ) -> None:  # fmt: skip
         """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
-        splits = [s for s in self.splits if s not in ("train", "dev") and self.splits[s]] or ["dev"]
-        methods = {
-            FLOOR: {s: {0: majority_attempts(self.train, self.splits[s], split=s)} for s in splits},
-            name: {
-                s: {
-                    self.config.seed: self.evaluate(
-                        policy,
-                        name,
-                        s,
-                        control=control,
-                        guidance=guidance,
-                        mode=mode,
-                        seed=self.config.seed,
-                    )
-                }
-                for s in splits
-            },
-        }
+        seed = self.config.seed
+        methods: Methods = {FLOOR: {}, name: {}}
+        for split in self.final_splits or ["dev"]:
+            floor = majority_attempts(self.train, self.splits[split], split=split)
+            own = self.evaluate(
+                policy, name, split, control=control, guidance=guidance, mode=mode, seed=seed
+            )
+            methods[FLOOR][split], methods[name][split] = {0: floor}, {seed: own}
         write_results(self, methods, [(name, FLOOR)])
         policy.export(self.run.folder("model"), bake=control)
         print(f"model: {self.run.path / 'model'}\nreport: {self.run.path / 'report.html'}")
 
 
-def write_results(setup: Setup, methods, pairs, meta: Mapping | None = None) -> dict:
+def write_results(
+    setup: Setup,
+    methods: Methods,
+    pairs: Sequence[tuple[str, str]],
+    meta: Mapping[str, Any] | None = None,
+) -> Results:
     """Summarise, store, print and draw."""
     questions = {q.id: q for split in setup.splits.values() for q in split}
     results = summarise(
@@ -131,24 +132,15 @@ def write_results(setup: Setup, methods, pairs, meta: Mapping | None = None) -> 
         setup.run.append(seeds[0], f"final-majority-{split}")
     merge_log(results, setup.run.metrics())
     setup.run.write_json("results.json", results)
-    shown = {
-        q: questions[q]
-        for s in methods.values()
-        for seeds in s.values()
-        for a in seeds.values()
-        for q in {x.question_id for x in a}
-    }
+    attempts = flat(methods)
+    shown = {a.question_id: questions[a.question_id] for own in attempts.values() for a in own}
     save_questions(setup.run, shown.values())
-    write_report(
-        results,
-        {name: [a for seeds in splits.values() for attempts in seeds.values() for a in attempts] for name, splits in methods.items()},
-        shown, setup.run.path / "report.html",
-    )  # fmt: skip
+    write_report(results, attempts, shown, setup.run.path / "report.html")
     print_tables(results)
     return results
 
 
-def print_tables(results: Mapping) -> None:
+def print_tables(results: Mapping[str, Any]) -> None:
     """Every split's means and differences."""
     for split in splits_of(results):
         print(format_table(results, split), end="\n\n")
@@ -156,8 +148,8 @@ def print_tables(results: Mapping) -> None:
 
 @contextmanager
 def open_method(
-    config: MethodConfig, method: str, out: Path, rewards: Sequence[str] = ()
-) -> Iterator[Setup]:
+    config: Own, method: str, out: Path, rewards: Sequence[str] = ()
+) -> Iterator[Setup[Own]]:
     """Everything a method needs, in one run directory."""
     splits = load_method_splits(config)
     base = load_policy(config.model, tuning="full", trust_remote_code=config.trust_remote_code)
@@ -165,20 +157,8 @@ def open_method(
         out, {"method": method, **dataclasses.asdict(config)}, base_hash=base.weights_hash
     ) as run:
         names = tuple(dict.fromkeys(("correctness", "diversity", *rewards)))
-        yield Setup(
-            config, run, splits, make_suite(names, config, run, base, splits["train"]), base
-        )
-
-
-def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
-    """Questions by split, limited, checked for overlap."""
-    splits = load_splits(
-        config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows
-    )
-    limits = {"train": config.train_limit, "dev": config.dev_limit, "test": config.test_limit}
-    splits = {s: q[: limits.get(s) or None] for s, q in splits.items()}
-    check_overlap(splits)
-    return splits
+        suite = make_suite(names, config, run, base, splits["train"])
+        yield Setup(config, run, splits, suite, base)
 
 
 def make_suite(
@@ -190,7 +170,7 @@ def make_suite(
     scorer: AnswerScorerConfig | None = None,
     statements: VerifierConfig | None = None,
 ) -> RewardSuite:
-    """Rewards and diagnostics; a scorer that is not given is trained inside the run, cross-fitted."""
+    """Rewards and diagnostics; a scorer that is not given is trained in the run, cross-fitted."""
     answer_scorer = verifier = None
     if set(names) & set(READS_ANSWERS):
         folder = Path(config.answer_scorer or run.path / "scorers" / "answer")

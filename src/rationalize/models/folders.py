@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,27 @@ TEMPLATE_VALUES = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 """What some chat templates ask for: no thinking block, and a date that does not change from day to
 day.
 """
+
+
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Without transformers' bars over a local folder's shards, which would break our own apart.
+
+    Its switch is the hub's too, so it goes back: downloads show their bars.
+    """
+    from transformers.utils.logging import (
+        disable_progress_bar,
+        enable_progress_bar,
+        is_progress_bar_enabled,
+    )
+
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def read_facts(source: str | Path) -> dict[str, Any]:
@@ -105,7 +127,8 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
     elif prefix or policy.chat:
         tokenizer.chat_template = _exported_template(policy, prefix)
     try:
-        policy.model.save_pretrained(folder)
+        with no_bars():
+            policy.model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     finally:
         tokenizer.chat_template = template
@@ -132,5 +155,6 @@ def _exported_template(policy: Policy, prefix: list[int]) -> str:
         if policy.folds_system:
             folded = f"{system} + '\\n\\n' + messages[0]['content']"
             opening = f"[{{'role': 'user', 'content': {folded}}}] + messages[1:]"
-        head += f"{{% if messages[0]['role'] != 'system' %}}{{% set messages = {opening} %}}{{% endif %}}"
+        absent = "messages[0]['role'] != 'system'"
+        head += f"{{% if {absent} %}}{{% set messages = {opening} %}}{{% endif %}}"
     return head + own + response

@@ -14,7 +14,13 @@ from torch import Tensor
 from rationalize.errors import UserError
 from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
 from rationalize.models.default import HUB_ID, WHEEL, default_model
-from rationalize.models.folders import TEMPLATE_VALUES, read_facts, save_policy, weights_hash
+from rationalize.models.folders import (
+    TEMPLATE_VALUES,
+    no_bars,
+    read_facts,
+    save_policy,
+    weights_hash,
+)
 from rationalize.models.precision import autocast, frozen_copy, has_fast_bfloat16
 
 DEFAULT_SYSTEM = "You are a careful reasoner."
@@ -276,17 +282,16 @@ def load_policy(
     cannot be computed from its hidden states.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-    from transformers.utils.logging import disable_progress_bar
 
     from rationalize.models.forward import find_head
 
-    disable_progress_bar()  # of reading shards; downloads still show theirs
     source = _source(model)
     options = {"trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(source, **options)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        loaded = kind.from_pretrained(source, dtype=dtype, **options)
+        with no_bars() if Path(source).is_dir() else nullcontext():
+            loaded = kind.from_pretrained(source, dtype=dtype, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise UserError(

@@ -19,7 +19,7 @@ _WEIGHT_ROW, _BIAS_ROW, _TEMPERATURE_ROW = 32099, 32098, 32097
 
 
 class Vera:
-    """P(a statement is true): `sigmoid((w . h + b) / T)`, h the encoder's state at the last token."""
+    """P(a statement is true) = sigmoid((w . h + b) / T), h being the encoder's last state."""
 
     def __init__(
         self, encoder: Any, tokenizer: Any, weights_hash: str, *, batch_size: int = 32

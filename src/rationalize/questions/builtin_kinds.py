@@ -16,43 +16,60 @@ from rationalize.questions.builtin_teacher import Puzzle, sentence
 
 # fmt: off
 NAMES = (
-    "Adam", "Alice", "Amy", "Anna", "Ben", "Carl", "Clara", "David", "Emma", "Eric", "Fred", "Grace", "Henry", "Ivan", "Jack",
-    "Jane", "John", "Julia", "Karen", "Kate", "Laura", "Leo", "Linda", "Lucy", "Maria", "Mark", "Martin", "Mary", "Max", "Nancy",
-    "Nick", "Oscar", "Paul", "Peter", "Rachel", "Robert", "Rosa", "Sam", "Sara", "Simon", "Susan", "Tim", "Tom", "Victor",
+    "Adam", "Alice", "Amy", "Anna", "Ben", "Carl", "Clara", "David", "Emma", "Eric", "Fred",
+    "Grace", "Henry", "Ivan", "Jack", "Jane", "John", "Julia", "Karen", "Kate", "Laura", "Leo",
+    "Linda", "Lucy", "Maria", "Mark", "Martin", "Mary", "Max", "Nancy", "Nick", "Oscar", "Paul",
+    "Peter", "Rachel", "Robert", "Rosa", "Sam", "Sara", "Simon", "Susan", "Tim", "Tom", "Victor",
 )
-_SURFACES = ("ice", "sand", "wood", "stone", "grass", "gravel", "carpet", "tile", "clay", "rubber", "glass", "asphalt")
-_ROOMS = ("hall", "shed", "tent", "cellar", "attic", "kitchen", "garage", "barn", "cabin", "studio", "tower", "office")
+_SURFACES = (
+    "ice", "sand", "wood", "stone", "grass", "gravel", "carpet", "tile", "clay", "rubber", "glass",
+    "asphalt",
+)
+_ROOMS = (
+    "hall", "shed", "tent", "cellar", "attic", "kitchen", "garage", "barn", "cabin", "studio",
+    "tower", "office",
+)
 _EFFECTS = (
-    # what happens, its two ways, the pair of opposites, whether the first way means the first of
-    # the pair, and where
-    ("ball rolls", ("farther", "less far"), ("smoother", "rougher"), True, _SURFACES),
-    ("sled slides", ("faster", "slower"), ("smoother", "rougher"), True, _SURFACES),
-    ("shoe wears", ("sooner", "later"), ("smoother", "rougher"), False, _SURFACES),
-    ("soup cools", ("sooner", "later"), ("warmer", "colder"), False, _ROOMS),
-    ("snow melts", ("sooner", "later"), ("warmer", "colder"), True, _ROOMS),
-    ("butter gets soft", ("sooner", "later"), ("warmer", "colder"), True, _ROOMS),
-    ("fern grows", ("better", "worse"), ("brighter", "darker"), True, _ROOMS),
-    ("photo turns out", ("better", "worse"), ("brighter", "darker"), True, _ROOMS),
-    ("towel dries", ("sooner", "later"), ("drier", "damper"), True, _ROOMS),
-    ("bread gets mouldy", ("sooner", "later"), ("drier", "damper"), False, _ROOMS),
+    # what happens, its two ways, what the first and the second way say about the place, and where
+    ("ball rolls", ("farther", "less far"), ("smoother", "rougher"), _SURFACES),
+    ("sled slides", ("faster", "slower"), ("smoother", "rougher"), _SURFACES),
+    ("box slides", ("more easily", "less easily"), ("smoother", "rougher"), _SURFACES),
+    ("snow melts", ("sooner", "later"), ("warmer", "colder"), _ROOMS),
+    ("butter gets soft", ("sooner", "later"), ("warmer", "colder"), _ROOMS),
+    ("fern grows", ("better", "worse"), ("brighter", "darker"), _ROOMS),
+    ("photo turns out", ("better", "worse"), ("brighter", "darker"), _ROOMS),
+    ("towel dries", ("sooner", "later"), ("drier", "damper"), _ROOMS),
 )
 _SCALES = (
-    ("taller", "shorter"), ("older", "younger"), ("faster", "slower"), ("stronger", "weaker"), ("richer", "poorer"),
-    ("louder", "quieter"),
+    ("taller", "shorter"), ("older", "younger"), ("faster", "slower"), ("stronger", "weaker"),
+    ("richer", "poorer"), ("louder", "quieter"),
 )
-_GOODS = ("pens", "books", "coins", "shells", "cards", "stamps", "apples", "keys", "toys", "hats", "plums", "eggs")
-_EVENTS = ("party", "test", "trip", "game", "lesson", "concert", "meeting", "fair", "race", "show", "sale", "visit")
+_GOODS = (
+    "pens", "books", "coins", "shells", "cards", "stamps", "apples", "keys", "toys", "hats",
+    "plums", "eggs",
+)
+_EVENTS = (
+    "party", "test", "trip", "game", "lesson", "concert", "meeting", "fair", "race", "show", "sale",
+    "visit",
+)
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_DATES = (("Friday", 1), ("Thursday", 2), ("Monday", 1), ("Tuesday", 2), ("Saturday", 1), ("Sunday", 1))
-_CONTROLS = (("lever", "up", "down"), ("switch", "left", "right"), ("dial", "high", "low"), ("valve", "open", "shut"), ("key", "in", "out"))
+_DATES = (
+    ("Friday", 1), ("Thursday", 2), ("Monday", 1), ("Tuesday", 2), ("Saturday", 1), ("Sunday", 1),
+)
+_CONTROLS = (
+    ("lever", "up", "down"), ("switch", "left", "right"), ("dial", "high", "low"),
+    ("valve", "open", "shut"), ("key", "in", "out"),
+)
 _DEVICES = (
-    ("lamp", "red", "green"), ("fan", "fast", "slow"), ("room", "warm", "cold"), ("bell", "loud", "quiet"),
-    ("screen", "bright", "dark"), ("belt", "fast", "slow"), ("radio", "loud", "quiet"), ("stove", "warm", "cold"),
-    ("sign", "red", "green"), ("hall", "bright", "dark"),
+    ("lamp", "red", "green"), ("fan", "fast", "slow"), ("room", "warm", "cold"),
+    ("bell", "loud", "quiet"), ("screen", "bright", "dark"), ("belt", "fast", "slow"),
+    ("radio", "loud", "quiet"), ("stove", "warm", "cold"), ("sign", "red", "green"),
+    ("hall", "bright", "dark"),
 )
 _LEVELS = (
-    ("oil", "engine", "louder", "quieter"), ("light", "fish", "faster", "slower"), ("sand", "wheel", "faster", "slower"),
-    ("food", "bird", "louder", "quieter"), ("wind", "mill", "faster", "slower"), ("steam", "pump", "louder", "quieter"),
+    ("oil", "engine", "louder", "quieter"), ("light", "fish", "faster", "slower"),
+    ("sand", "wheel", "faster", "slower"), ("food", "bird", "louder", "quieter"),
+    ("wind", "mill", "faster", "slower"), ("steam", "pump", "louder", "quieter"),
     ("wax", "floor", "smoother", "rougher"), ("paint", "wall", "brighter", "darker"),
 )
 _CUPS = (("red", "green"), ("warm", "cold"), ("bright", "dark"), ("loud", "quiet"))
@@ -62,7 +79,7 @@ _THINGS = ("cup", "box", "lamp", "toy", "radio", "stone", "clock", "bag")
 
 def physics(rng: Random) -> Puzzle:
     """An effect differs between two places: what does that say about one of them?"""
-    effect, ways, pair, first, places = rng.choice(_EFFECTS)
+    effect, ways, pair, places = rng.choice(_EFFECTS)
     x, y = rng.sample(places, 2)
     way = rng.randrange(2)
     asked = rng.choice((x, y))
@@ -71,15 +88,15 @@ def physics(rng: Random) -> Puzzle:
     question = (
         f"{sentence(f'{fact} than {where} {y}')[:-1]}. Is the {asked} {pair[0]} or {pair[1]}?"
     )
-    of_x = pair[0] if (way == 0) == first else pair[1]
+    of_x = pair[way]
     answer = of_x if asked == x else _other(pair, of_x)
     reasons, claims = {}, {}
     for word in pair:
         x_word = word if asked == x else _other(pair, word)
         y_word = _other(pair, x_word)
         reasons[word] = (
-            f"That makes {x} {x_word} and {y} {y_word}. So we call the {asked} {word}.",
-            f"It does so {where} {x} because {x} must be {x_word}. For {asked} this means {word}.",
+            f"We get {x}: {x_word}, {y}: {y_word}, so {asked}: {word}.",
+            f"First {x}: {x_word}; then {y}: {y_word}; we want {asked}: {word}.",
         )
         claims[word] = f"the {asked} is {word}"
     key = f"{effect}|{'|'.join(sorted((x, y)))}"
@@ -112,9 +129,10 @@ def ordering(rng: Random) -> Puzzle:
     reasons, claims = {}, {}
     for target in pair:
         of_a = target if asked == a else _other(pair, target)
+        other = _other(pair, of_a)
         reasons[target] = (
-            f"Here {a} is {of_a} and {last} {_other(pair, of_a)}. So we call {asked} {target}.",
-            f"The {of_a} one must be {a}, not {last}. For {asked} this means {target}.",
+            f"We get {a}: {of_a}, {last}: {other}, so {asked}: {target}.",
+            f"First {a}: {of_a}; then {last}: {other}; we want {asked}: {target}.",
         )
         claims[target] = f"{asked} is {target}"
     key = f"{pair[0]}|{'|'.join(sorted((a, last)))}"
@@ -135,7 +153,10 @@ def _amounts(rng: Random) -> Puzzle:
     now = had + change if gets else had - change
     against = now + rng.choice((-2, -1, 1, 2))
     move = rng.choice(("gets", "finds") if gets else ("loses", "sells"))
-    question = f"{name} has {had} {goods} and {move} {change}. {other} has {against}. Has {name} now more or fewer than {other}?"
+    question = (
+        f"{name} has {had} {goods} and {move} {change}. {other} has {against}. "
+        f"Has {name} now more or fewer than {other}?"
+    )
     sign = f"{had} {'+' if gets else '-'} {change}"
     reasons, claims = {}, {}
     for word in pair:
@@ -190,19 +211,19 @@ def _switches(rng: Random) -> Puzzle:
     """A rule ties the two states of a control to the two states of a device."""
     (control, *states), (device, *pair) = rng.choice(_CONTROLS), rng.choice(_DEVICES)
     name = rng.choice(NAMES)
-    when, then = rng.choice(states), rng.choice(pair)
-    now = rng.choice(states)
-    rule = f"When the {control} is {when}, the {device} is {then}, else it is {_other(pair, then)}."
+    (up, down), (x, y) = rng.sample(states, 2), rng.sample(pair, 2)
+    now = rng.choice((up, down))
+    rule = f"{control.title()} {up}: {device} {x}. {control.title()} {down}: {device} {y}."
     forms = (
         f"{name} puts the {control} {now}. How is the {device}?",
         f"{name} sees the {control} {now}. How is the {device} then?",
     )
-    answer = then if now == when else _other(pair, then)
+    answer = x if now == up else y
     reasons, claims = {}, {}
     for word in pair:
         reasons[word] = (
-            f"{name} has the {control} {now}. By the rule this makes it {word}.",
-            f"With the {control} {now} the {device} has to be {word}.",
+            f"We read {control} {now}: {device} {word}, so {word}.",
+            f"{name} has {control} {now}: {device} {word}, which means {word}.",
         )
         claims[word] = f"the {device} is {word}"
     key = f"switches|{control}|{device}|{name}"
@@ -221,15 +242,15 @@ def _levels(rng: Random) -> Puzzle:
     name, (a, b), (x, y) = rng.choice(NAMES), rng.sample(("more", "less"), 2), rng.sample(pair, 2)
     now = rng.choice((a, b))
     forms = (
-        f"With {a} {cause} the {thing} gets {x}, with {b} {y}.",
-        f"{a.title()} {cause} makes the {thing} {x}, {b} makes it {y}.",
+        f"{a.title()} {cause}: {thing} {x}. {b.title()} {cause}: {thing} {y}.",
+        f"With {a} {cause}: {thing} {x}, with {b} {cause}: {thing} {y}.",
     )
     answer = x if now == a else y
     reasons, claims = {}, {}
     for word in pair:
         reasons[word] = (
-            f"{name} uses {now}, and {now} {cause} makes it {word}.",
-            f"The rule for {now} {cause} says that the {thing} gets {word}.",
+            f"We read {now} {cause}: {thing} {word}, so {word}.",
+            f"{name} has {now} {cause}: {thing} {word}, which means {word}.",
         )
         claims[word] = f"the {thing} gets {word}"
     question = f"{rng.choice(forms)} {name} uses {now} {cause}. How does the {thing} get?"
@@ -250,15 +271,18 @@ def trading(rng: Random) -> Puzzle:
     move = rng.choice(
         ("They trade.", "Then they swap.") if traded else ("Each keeps it.", "Nobody trades.")
     )
-    question = f"{a} has a {x} {thing}, {b} a {y} one. {move} Is the one of {asked} now {pair[0]} or {pair[1]}?"
+    question = (
+        f"{a} has a {x} {thing}, {b} a {y} one. {move} "
+        f"Is the one of {asked} now {pair[0]} or {pair[1]}?"
+    )
     before = x if asked == a else y
     answer = _other(pair, before) if traded else before
     reasons, claims = {}, {}
     for word in pair:
-        turn = "keeps it" if word == before else "trades it"
+        turn = "keeps it" if word == before else "trades"
         reasons[word] = (
-            f"At first {asked} had {before}. Then {asked} {turn}, so now it is {word}.",
-            f"{asked} starts with {before} and {turn}. That leaves {word}.",
+            f"At first {asked}: {before}. Then {asked} {turn}, so now: {word}.",
+            f"{asked} starts with {before} and {turn}, so it becomes {word}.",
         )
         claims[word] = f"it is {word}"
     asides = ("It is easy to lose things.", f"{a} and {b} are friends.", f"A {thing} costs little.")

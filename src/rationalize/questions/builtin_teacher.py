@@ -26,12 +26,12 @@ class Puzzle:
 
 
 QUALITIES = {
-    "good": 0.50,
+    "good": 0.56,
     "rambling": 0.08,
     "repetitive": 0.12,
-    "beside_the_point": 0.05,
+    "beside_the_point": 0.04,
     "contradicting": 0.05,
-    "wrong": 0.20,
+    "wrong": 0.15,
 }
 """Share of each quality among the rationales.
 

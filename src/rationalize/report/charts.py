@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 from rationalize.report.text import visible
 
 COLOURS = (
-    "#0062a8", "#c8500a", "#00835f", "#a8479a", "#b07d00", "#3d96c9", "#5b4a9c", "#666666", "#8c2f39", "#3f6b1f",
+    "#0062a8", "#c8500a", "#00835f", "#a8479a", "#b07d00", "#3d96c9", "#5b4a9c", "#666666",
+    "#8c2f39", "#3f6b1f",
 )  # fmt: skip
 """Told apart by most colour-blind readers, and dark enough for white paper."""
 
@@ -85,7 +86,8 @@ def line_chart(
         path = " ".join(f"{frame.x(p.x)},{frame.y(p.y)}" for p in s.points)
         strength = ' stroke-opacity="0.55"' if s.faint else ""
         parts.append(
-            f'<polyline points="{path}" fill="none" stroke="{s.colour}" stroke-width="1.8"{strength}/>'
+            f'<polyline points="{path}" fill="none" stroke="{s.colour}" '
+            f'stroke-width="1.8"{strength}/>'
         )
         if len(s.points) <= 12:
             parts.append(_dots(frame, s.points, s.colour, 5.5, 0.6 if s.faint else 1.0))

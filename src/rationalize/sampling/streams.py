@@ -55,8 +55,15 @@ def open_stream(policy: Policy, queries: Sequence[Query]) -> Stream:
     return (_EncoderDecoder if policy.is_encoder_decoder else _DecoderOnly)(policy, queries)
 
 
+_SHARED = 24
+"""A common opening shorter than this is not worth a forward pass of its own."""
+
+
 class _DecoderOnly(Stream):
-    """Prompts are padded on the left, so that every row writes into the same column."""
+    """Prompts are padded on the left, so that every row writes into the same column.
+
+    What all prompts open with (a system line, demonstrations) is read once.
+    """
 
     _by_row = ("hidden", "_mask")
 
@@ -64,9 +71,18 @@ class _DecoderOnly(Stream):
         model = plain_model(policy)
         self._decoder = model.get_decoder()
         self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
-        ids, mask = padded([(*q.prompt_ids, *q.control_ids)[::-1] for q in queries], policy)
-        self._mask = mask.flip(-1)
-        self._forward(ids.flip(-1), (self._mask.cumsum(-1) - 1).clamp(min=0))
+        sequences = [(*q.prompt_ids, *q.control_ids) for q in queries]
+        shared = common_length(sequences) if len(sequences) > 1 else 0
+        if shared >= _SHARED:
+            opening = torch.tensor([sequences[0][:shared]], device=policy.device)
+            self._mask = torch.ones_like(opening)
+            self._forward(opening, torch.arange(shared, device=policy.device)[None])
+            self._cache.batch_repeat_interleave(len(sequences))
+        else:
+            shared = 0
+        ids, mask = padded([s[shared:][::-1] for s in sequences], policy)
+        self._mask = torch.cat([mask.new_ones(len(sequences), shared), mask.flip(-1)], dim=-1)
+        self._forward(ids.flip(-1), (self._mask.cumsum(-1) - 1).clamp(min=0)[:, shared:])
 
     def step(self, tokens: Tensor) -> None:
         self._mask = torch.cat([self._mask, torch.ones_like(self._mask[:, :1])], dim=-1)
@@ -81,6 +97,13 @@ class _DecoderOnly(Stream):
             use_cache=True,
         )
         self.hidden = out.last_hidden_state[:, -1]
+
+
+def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
+    """How many ids all sequences open with; each keeps one of its own at least."""
+    first, last = min(sequences), max(sequences)
+    limit = min(map(len, sequences)) - 1
+    return next((i for i in range(limit) if first[i] != last[i]), limit)
 
 
 class _EncoderDecoder(Stream):

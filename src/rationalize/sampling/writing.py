@@ -52,9 +52,10 @@ def write_attempts(
         for j, completion in enumerate(completions_G):
             attempts.append(
                 _attempt(
-                    question, prompt, completion, mode=mode, writer=writer, model=sampler.policy.name,
-                    id=f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}", round=round, step=step, split=split,
-                    seed=seed, control=dict(control) if control else None, sampling=sampling.as_dict(),
+                    question, prompt, completion, mode=mode, writer=writer,
+                    id=f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}",
+                    model=sampler.policy.name, round=round, step=step, split=split, seed=seed,
+                    control=dict(control) if control else None, sampling=sampling.as_dict(),
                 )
             )  # fmt: skip
     return attempts
@@ -76,9 +77,9 @@ def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") 
             completion = Completion(text, "stop", 0)
             attempts.append(
                 _attempt(
-                    question, prompt, completion, mode="rationale_answer", writer="teacher", model="teacher",
-                    id=f"train/teacher/0/{question.id}/{j}", round=0, step=0, split="train", seed=0,
-                    control=None, sampling={},
+                    question, prompt, completion, mode="rationale_answer", writer="teacher",
+                    id=f"train/teacher/0/{question.id}/{j}", model="teacher", round=0, step=0,
+                    split="train", seed=0, control=None, sampling={},
                 )
             )  # fmt: skip
     return attempts

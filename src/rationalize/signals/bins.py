@@ -14,11 +14,12 @@ import numpy as np
 Ties = Literal["together", "released"]
 
 
-def rank_bins(scores_N: Sequence[float], k: int, ties: Ties = "together") -> np.ndarray:
+def rank_bins(
+    scores_N: Sequence[float] | np.ndarray, k: int, ties: Ties = "together"
+) -> np.ndarray:
     """Bin of each score by its rank over all N, descending.
 
-    `together`: equal scores share the bin `floor(k * rank of the first of them / N)`; bins may stay
-    empty.
+    `together`: equal scores share the bin `floor(k * rank of their first / N)`; some stay empty.
     `released`: stable order, `N // k` scores a bin, the remainder in the worst bin; ties are split
     by position and with `N < k` every score gets the worst bin, as in the released Quark and MaRio
     code.
@@ -47,7 +48,7 @@ def rank_bins(scores_N: Sequence[float], k: int, ties: Ties = "together") -> np.
     return bins
 
 
-def value_bins(scores_N: Sequence[float], levels: Sequence[float]) -> np.ndarray:
+def value_bins(scores_N: Sequence[float] | np.ndarray, levels: Sequence[float]) -> np.ndarray:
     """Bin of each score by its value; `levels` lists the discrete values, best first."""
     scores = np.asarray(scores_N, dtype=np.float64)
     match = scores[:, None] == np.asarray(levels, dtype=np.float64)[None, :]

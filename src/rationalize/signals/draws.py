@@ -11,7 +11,7 @@ def shuffled_passes(n: int, batch_size: int, step: int, seed: int | Sequence[int
     """Indices of batch `step` in endless shuffled passes over `n` rows; a batch may span two."""
     if n < 1:
         raise ValueError("nothing to draw from: the pool is empty")
-    batch = []
+    batch: list[int] = []
     position = step * batch_size
     while len(batch) < batch_size:
         epoch, offset = divmod(position, n)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
 
 def keep_above(
-    scores: Mapping[str, Sequence[float]], thresholds: Mapping[str, float]
+    scores: Mapping[str, Sequence[float] | np.ndarray], thresholds: Mapping[str, float]
 ) -> np.ndarray:
     """Mask of the attempts whose every filtered score reaches its threshold (`>=`)."""
     n = len(next(iter(scores.values())))
@@ -18,7 +18,9 @@ def keep_above(
     return keep
 
 
-def first_of_each(keys: Sequence[object]) -> np.ndarray:
+def first_of_each(keys: Sequence[Hashable]) -> np.ndarray:
     """Mask that keeps the first attempt of every key (say `(question_id, completion)`)."""
-    seen: set[object] = set()
-    return np.array([not (key in seen or seen.add(key)) for key in keys], dtype=bool)
+    first: dict[Hashable, int] = {}
+    for i, key in enumerate(keys):
+        first.setdefault(key, i)
+    return np.array([first[key] == i for i, key in enumerate(keys)], dtype=bool)

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,6 +76,8 @@ class LossOutput:
 
 Loss = Callable[["Policy", Sequence[Row]], LossOutput]
 BatchAt = Callable[[int], Sequence[Row]]
+GroupOf = Callable[[Row], Hashable]
+"""Rows of equal value stay together: in one process and in one forward pass."""
 
 
 def fit(
@@ -88,15 +91,16 @@ def fit(
     steps: int,
     after_step: Callable[[int], None] | None = None,
     before_step: Callable[[int], None] | None = None,
+    group_of: GroupOf | None = None,
 ) -> None:
     """Train `policy` in place for `steps` optimiser steps; resumes `stage` of `run`.
 
     `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must
-    be repeatable: after a kill, they are called again for the steps since the last checkpoint.
+    be repeatable: after a kill, they are called again for the steps since the last checkpoint. A
+    loss that needs certain rows together names them by `group_of`; else each row is its own group.
     """
-    accelerator = Accelerator(
-        mixed_precision=_precision(config, policy.device), cpu=policy.device.type == "cpu"
-    )
+    # autocast is ours: accelerate's precision is fixed for the life of a process
+    accelerator = Accelerator(mixed_precision="no", cpu=policy.device.type == "cpu")
     policy.model.eval()  # dropout off; gradients flow all the same
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
@@ -117,8 +121,10 @@ def fit(
             if before_step:
                 before_step(step)
             rows = list(batch_at(step))
-            metrics = _optimise(policy, loss, rows, config, accelerator, parameters, optimizer)
-            metrics["learning_rate"] = scheduler.get_last_lr()[0]
+            metrics = _optimise(
+                policy, loss, rows, config, accelerator, parameters, optimizer, group_of
+            )
+            metrics["learning_rate"] = float(scheduler.get_last_lr()[0])
             scheduler.step()
             tokens += sum(r.length for r in rows)
             run.log(stage, step, **metrics)
@@ -148,28 +154,48 @@ def rate_at(step: int, steps: int, config: FitConfig) -> float:
     return 0.5 * (1 + torch.cos(torch.tensor((1 - left) * torch.pi)).item())
 
 
-def micro_batches(rows: Sequence[Row], max_tokens: int) -> list[list[Row]]:
-    """Rows cut, by length, into passes of at most `max_tokens` padded tokens (a longer row passes
-    alone).
+def groups(rows: Sequence[Row], group_of: GroupOf | None) -> list[list[Row]]:
+    """Rows that stay together, in the order of each group's first row."""
+    if group_of is None:
+        return [[row] for row in rows]
+    found: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        found.setdefault(group_of(row), []).append(row)
+    return list(found.values())
+
+
+def micro_batches(
+    rows: Sequence[Row], max_tokens: int, group_of: GroupOf | None = None
+) -> list[list[Row]]:
+    """Groups of rows cut, by length, into passes of at most `max_tokens` padded tokens.
+
+    A group that is larger passes alone.
     """
+
+    def width(group: Sequence[Row]) -> int:
+        return max(row.length for row in group)
+
     passes: list[list[Row]] = []
-    for row in sorted(
-        rows, key=lambda r: r.length, reverse=True
-    ):  # the first of a pass is its longest
-        if passes and passes[-1][0].length * (len(passes[-1]) + 1) <= max_tokens:
-            passes[-1].append(row)
+    widest = 0  # row of the current pass
+    for group in sorted(groups(rows, group_of), key=width, reverse=True):
+        if passes and widest * (len(passes[-1]) + len(group)) <= max_tokens:
+            passes[-1].extend(group)
         else:
-            passes.append([row])
+            passes.append(group)
+            widest = width(group)
     return passes
 
 
-def _optimise(policy, loss, rows, config, accelerator, parameters, optimizer) -> dict[str, float]:
+def _optimise(
+    policy, loss, rows, config, accelerator, parameters, optimizer, group_of
+) -> dict[str, float]:
     """One optimiser step; returns the metrics to log."""
-    own = rows[accelerator.process_index :: accelerator.num_processes]
+    share = groups(rows, group_of)[accelerator.process_index :: accelerator.num_processes]
+    own = [row for group in share for row in group]
     sums = torch.zeros(2, device=accelerator.device)
     metrics: dict[str, float] = {}
-    for passed in micro_batches(own, config.micro_tokens):
-        with accelerator.autocast():
+    for passed in micro_batches(own, config.micro_tokens, group_of):
+        with _autocast(config, accelerator.device):
             out = loss(policy, passed)
         accelerator.backward(out.total)
         sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
@@ -203,10 +229,10 @@ def _optimise(policy, loss, rows, config, accelerator, parameters, optimizer) ->
     }
 
 
-def _precision(config: FitConfig, device: torch.device) -> str:
-    if config.precision == "auto":
-        return "bf16" if has_fast_bfloat16(device) else "no"
-    return "bf16" if config.precision == "bfloat16" else "no"
+def _autocast(config: FitConfig, device: torch.device) -> AbstractContextManager:
+    fast = config.precision == "auto" and has_fast_bfloat16(device)
+    half = fast or config.precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
 def _save(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 KLDirection = Literal["reverse", "forward"]
 
-_CHUNK = 64  # positions at a time: a (64, V) block stays near the cache, and no (N, V) probabilities are kept
+_CHUNK = 64  # positions at a time: a (64, V) block stays near the cache; (N, V) is never kept
 
 
 def token_nll(logits_NV: Tensor, targets_N: Tensor) -> Tensor:

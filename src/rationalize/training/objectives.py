@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 
 from rationalize.models.forward import Row, collate, head, hidden_at_response
-from rationalize.training.loop import LossOutput
+from rationalize.training.loop import Loss, LossOutput
 from rationalize.training.losses import KLDirection, quark_loss, token_nll
 
 if TYPE_CHECKING:
@@ -24,16 +25,21 @@ def nll(policy: Policy, rows: Sequence[Row]) -> LossOutput:
 
 
 def quark(
-    reference: Callable[[], Any], *, beta: float, alpha: float, direction: KLDirection
-) -> Callable[[Policy, Sequence[Row]], LossOutput]:
-    """Quark's loss; `reference()` is a context manager that yields the reference policy, which
-    never sees control tokens.
+    reference: Callable[[], AbstractContextManager[Policy]] | None,
+    *,
+    beta: float,
+    alpha: float,
+    direction: KLDirection,
+) -> Loss:
+    """Quark's loss; `reference()` yields the reference policy, which never sees control tokens.
+
+    It may be None where `beta` is 0.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
         batch = collate(rows, policy)
         reference_logits = None
-        if beta:
+        if beta and reference:
             with torch.no_grad(), reference() as frozen:
                 reference_logits = head(
                     frozen, hidden_at_response(frozen, batch, with_controls=False)

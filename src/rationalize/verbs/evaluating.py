@@ -26,7 +26,7 @@ class EvaluateConfig:
     model: str
     """`default`, a folder, a run, or a hub id."""
     questions: str
-    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set or a hub id."""
+    """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     out: Path = Path("runs/evaluate")
     """Folder for results.json, report.html and the attempts; a second start resumes it."""
     split: str = "test"
@@ -126,9 +126,8 @@ def _evaluate(
     questions: Sequence[Question],
     train: Sequence[Question],
 ) -> None:
-    from rationalize.evaluation.compare import save_questions
     from rationalize.evaluation.floor import FLOOR, majority_attempts
-    from rationalize.evaluation.results import summarise
+    from rationalize.evaluation.results import merge_log, save_questions, summarise
     from rationalize.evaluation.tables import format_table
     from rationalize.report import write_report
     from rationalize.rewards import RewardSuite
@@ -137,7 +136,8 @@ def _evaluate(
     by_id = {q.id: q for q in questions}
     suite = RewardSuite(
         rewards_of(
-            config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier, model=config.fluency_model
+            config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier,
+            model=config.fluency_model,
         ),
         cache=run.folder("scores"),
     )  # fmt: skip
@@ -152,8 +152,13 @@ def _evaluate(
     results = summarise(
         {method: {config.split: {a[0].seed: a}} for method, a in attempts.items()}, by_id,
         suite.trainable, suite.diagnostics,
-        meta={"config": run.config, "model": config.model, "seeds": [config.seed], "environment": run.read_json("env.json")},
+        meta={
+            "config": run.config, "model": config.model, "seeds": [config.seed],
+            "environment": run.read_json("env.json"),
+        },
     )  # fmt: skip
+    if trained := _trained_run(config):
+        merge_log(results, trained.metrics())
     run.write_json("results.json", results)
     save_questions(run, questions)
     write_report(results, attempts, by_id, run.path / "report.html")
@@ -181,7 +186,7 @@ def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
     columns = config.columns or None
     questions = load_questions(
         config.questions, config.split, columns=columns, limit=config.limit,
-        skip_bad_rows=config.skip_bad_rows
+        skip_bad_rows=config.skip_bad_rows,
     )  # fmt: skip
     train = _train_questions(config)
     if config.split != "train":
@@ -190,15 +195,13 @@ def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
 
 
 def _train_questions(config: EvaluateConfig) -> list[Question]:
-    """`train` if given, else what the run was trained on, else the train split beside the questions."""
+    """`train` if given, else what the run was trained on, else the split beside the questions."""
     from rationalize.questions import load_questions, load_splits
     from rationalize.questions.files import has_split
-    from rationalize.runs import read_config
 
     if config.train:
         return load_questions(config.train, columns=config.columns or None)
-    trained = Path(config.model) / "config.yaml"
-    if trained.is_file() and "questions" in (its := read_config(trained)):
+    if (trained := _trained_run(config)) and "questions" in (its := trained.config):
         skip = its.get("skip_bad_rows")
         return load_splits(
             its["questions"], columns=its.get("columns") or None, skip_bad_rows=skip
@@ -209,6 +212,13 @@ def _train_questions(config: EvaluateConfig) -> list[Question]:
     return load_questions(
         config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows
     )
+
+
+def _trained_run(config: EvaluateConfig) -> Run | None:
+    """The run that the model is from, where it names one."""
+    from rationalize.runs import Run
+
+    return Run.read(config.model) if (Path(config.model) / "config.yaml").is_file() else None
 
 
 def _pair(text: str) -> tuple[str, str]:

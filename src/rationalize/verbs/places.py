@@ -62,7 +62,7 @@ def rewards_of(
 
 
 def bins_of(asked: Mapping[str, str], policy: Policy) -> dict[str, int] | None:
-    """`{"diversity": "worst"}` to bins of the policy's tokens; rewards not named are at their best."""
+    """`{"diversity": "worst"}` to bins of the policy's tokens; rewards not named get their best."""
     known = dict(policy.controls.bins) if policy.controls else {}
     for name, value in asked.items():
         if not known:

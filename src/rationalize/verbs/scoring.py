@@ -38,7 +38,7 @@ class ScoreConfig:
     rewards: tuple[str, ...] = ("correctness", "diversity")
     """Rewards by name, or `module:function`."""
     questions: str | None = None
-    """Where the questions are, if not in the file; rows then name theirs by `question_id` or `id`."""
+    """Where the questions are, if not in the file; rows name theirs by `question_id` or `id`."""
     split: str = "test"
     """Split of `questions`."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -93,7 +93,8 @@ def score(config: ScoreConfig) -> None:
     settle(rationales.bad_rows(), config.skip_bad_rows)  # before any model is loaded
     suite = RewardSuite(
         rewards_of(
-            config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier, model=config.model
+            config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier,
+            model=config.model,
         ),
         cache=config.cache,
     )  # fmt: skip

@@ -27,7 +27,7 @@ class SampleConfig:
     model: str
     """`default`, a folder, a run, or a hub id."""
     questions: str
-    """`builtin[:train=200,..]`, a folder with train/dev/test files, a file, a named set or a hub id."""
+    """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     split: str = "train"
     """Split of `questions`."""
     out: Path = Path("attempts.jsonl")
@@ -120,8 +120,9 @@ def sample(config: SampleConfig) -> None:
         block = questions[start : start + _BLOCK]
         partial.add(
             write_attempts(
-                sampler, block, sampling_of(config), split=config.split, seed=config.seed, mode=config.mode,
-                control=control, demos=demos, label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
+                sampler, block, sampling_of(config), split=config.split, seed=config.seed,
+                mode=config.mode, control=control, demos=demos,
+                label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
             )
         )  # fmt: skip
     by_id = {q.id: q for q in questions}
@@ -207,7 +208,8 @@ def _save_questions(
     for id, own in right.items():
         q = questions[id]
         rows.append(
-            {"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer, "context": q.context,
-             "kind": q.kind, "rationales": own, "rationales_wrong": wrong.get(id, [])}
+            {"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer,
+             "context": q.context, "kind": q.kind, "rationales": own,
+             "rationales_wrong": wrong.get(id, [])}
         )  # fmt: skip
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
