@@ -1,6 +1,6 @@
 """What makes a small model obey soonest? One SFT model, one pool, many settings of MaRio.
 
-    python experiments/obedience.py RUN --out runs/obedience     # RUN: a finished `rationalize demo`
+    python experiments/obedience.py RUN --out runs/obedience    # RUN: a finished `rationalize demo`
 
 Every setting starts from the demo's SFT model and its first pool (the teacher's samples and one
 exploration), learns for `--steps` steps without exploring again, and is asked on development
@@ -90,7 +90,7 @@ def main() -> None:
                 policy.load_weights(run.folder("policies", "mario"))
             found = obedience(
                 Sampler(policy, guidance=own.guidance), suite, splits["dev"],
-                config.evaluation_sampling, bins=control_bins(own, suite), which="ends",
+                config.evaluation_sampling, bins={n: range(k) for n, k in control_bins(own, suite).items()}, which="ends",
                 split="dev", seed=0,
             )  # fmt: skip
         rows += [

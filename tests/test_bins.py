@@ -78,7 +78,8 @@ def test_balanced_draws_reach_a_rare_bin():
 
 def test_filters():
     keep = keep_above(
-        {"correctness": [1, 0, 1], "length": [3, 9, 1]}, {"correctness": 1, "length": 2}
+        {"correctness": [1, 0, 1], "length": [3, 9, 1]}, {"correctness": 1, "length": 2}, 3
     )
+    assert keep_above({}, {}, 2).tolist() == [True, True]
     assert keep.tolist() == [True, False, False]
     assert first_of_each([("q", "a"), ("q", "a"), ("q", "b")]).tolist() == [True, False, True]

@@ -1,7 +1,5 @@
 import dataclasses
 
-import pytest
-
 from rationalize.methods.mario import MarioConfig, active_when_sampling, active_when_training
 
 FOUR = ("a", "b", "c", "d")
@@ -33,8 +31,8 @@ def test_sides():
 def test_groups_enter_together():
     config = dataclasses.replace(RIGHT, groups=(2, 1, 1))
     assert [len(active_when_training(s, config)) for s in (0, 10, 20, 40)] == [2, 3, 4, 4]
-    with pytest.raises(ValueError, match="sum"):
-        active_when_training(0, dataclasses.replace(RIGHT, groups=(2, 1)))
+    left = dataclasses.replace(config, side="left")  # groups are taken from the end of the list
+    assert [active_when_training(s, left) for s in (0, 10, 20)] == [("d",), ("c", "d"), FOUR]
 
 
 def test_classic_and_product():

@@ -63,11 +63,28 @@ def weights(policy):
 EPOCHS = {"decoder": 100, "t5": 200}
 
 
-def taught(kind, path):
-    run = Run.open(path, {"method": "sft"})
+@pytest.fixture(scope="module")
+def sft_folder(tmp_path_factory):
+    """An SFT model of each kind, trained once."""
+    made = {}
+
+    def folder(kind):
+        if kind not in made:
+            path = tmp_path_factory.mktemp(kind)
+            policy = tiny_policy(kind)
+            config = dataclasses.replace(SFT, epochs=EPOCHS[kind])
+            sft(policy, TRAIN, DEV, config, Run.open(path / "run", {}), "sft")
+            policy.save(path / "model")
+            made[kind] = path / "model"
+        return made[kind]
+
+    return folder
+
+
+def taught(kind, sft_folder):
     policy = tiny_policy(kind)
-    sft(policy, TRAIN, DEV, dataclasses.replace(SFT, epochs=EPOCHS[kind]), run, "sft")
-    return policy, run
+    policy.load_weights(sft_folder(kind))
+    return policy
 
 
 def mean_diversity(policy, control):
@@ -87,8 +104,8 @@ def mean_diversity(policy, control):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "t5"])
-def test_mario_raises_the_held_out_reward_and_obeys(kind, tmp_path):
-    policy, _ = taught(kind, tmp_path / "sft")
+def test_mario_raises_the_held_out_reward_and_obeys(kind, sft_folder, tmp_path):
+    policy = taught(kind, sft_folder)
     before = mean_diversity(policy, None)
     assert 0.1 < before < 0.9  # SFT imitates both kinds of rationale
     run = Run.open(tmp_path / "mario", {})
@@ -99,17 +116,17 @@ def test_mario_raises_the_held_out_reward_and_obeys(kind, tmp_path):
         suite(),
         DEV,
         SamplingConfig(max_new_tokens=40, n=16),
-        bins={"diversity": 2},
+        bins={"diversity": [0, 1], "correctness": [0]},
         split="dev",
         seed=3,
     )
-    best, worst = rows
+    best, worst, _ = rows
     assert best["mean"] > worst["mean"] + 0.2
     assert worst["gap"]["mean"] == pytest.approx(best["mean"] - worst["mean"])
 
 
-def test_filter_raises_held_out_accuracy(tmp_path):
-    policy, _ = taught("decoder", tmp_path / "sft")
+def test_filter_raises_held_out_accuracy(sft_folder, tmp_path):
+    policy = taught("decoder", sft_folder)
     by_id = {q.id: q for q in DEV}
     sampling = SamplingConfig(max_new_tokens=40, n=16)
 
@@ -127,11 +144,82 @@ def test_filter_raises_held_out_accuracy(tmp_path):
     assert reward(1) > before + 0.05
 
 
+def test_a_question_asked_twice_gets_two_draws(tmp_path):
+    policy = tiny_policy("decoder")
+    sampling = SamplingConfig(max_new_tokens=20)
+    once, twice = write_attempts(Sampler(policy), [DEV[0], DEV[0]], sampling, split="dev", seed=0)
+    assert once.id != twice.id and once.completion != twice.completion
+
+
+def test_additive_selects_only_what_was_trained_under_every_token(sft_folder, tmp_path):
+    policy = taught("decoder", sft_folder)
+    run = Run.open(tmp_path / "mario", {})
+    config = dataclasses.replace(MARIO, variant="additive", steps=40, sample_interval=20)
+    mario(policy, suite(), TRAIN, DEV, config, run, "mario")
+    assert run.done("mario")["step"] == 40  # at 20 only one of the two tokens was trained
+
+
+def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, monkeypatch):
+    from rationalize.methods.mario import named_as_loaded
+
+    (tmp_path / "mine.py").write_text(
+        "def brief(completions, **_):\n    return [1.0 / (1 + len(c.split())) for c in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    policy = taught("decoder", sft_folder)
+    rewards = RewardSuite(load_rewards(["correctness", "diversity", "mine:brief"]))
+    config = dataclasses.replace(
+        MARIO, rewards=("correctness", "mine:brief"), filters={"diversity": 0.05}, steps=4, sample_interval=4,
+        select_by="accuracy",
+    )  # fmt: skip
+    own = named_as_loaded(config, rewards)
+    assert own.rewards == ("correctness", "brief")
+    run = Run.open(tmp_path / "mario", {})
+    mario(policy, rewards, TRAIN, DEV, own, run, "mario")
+    assert {r["reward"] for r in run.metrics("mario/bins")} == {"correctness", "brief"}
+    assert run.metrics("mario/pool")[0]["written"] == 24
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"select_by": "repetition"},
+        {"groups": (1,)},
+        {"bins_of": {"brief": 3}},
+        {"variant": "additive", "interval": 60},
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_paid_for(wrong):
+    from rationalize.errors import UsageError
+
+    with pytest.raises(UsageError, match="mario"):
+        dataclasses.replace(MARIO, **wrong)
+
+
+def test_a_kill_while_the_end_is_written_loses_nothing(tmp_path, monkeypatch):
+    from tiny import tiny_folder
+
+    from rationalize.methods.mario import train_mario
+    from rationalize.methods.setup import Setup
+
+    config = dataclasses.replace(
+        MARIO, model=str(tiny_folder("decoder", tmp_path / "tiny")), rewards=("correctness", "diversity"), steps=4,
+        sample_interval=2, questions="builtin:train=12,dev=4,test=4,unseen=4", sft_epochs=0.5, sft_fit=FIT,
+        sampling=SamplingConfig(max_new_tokens=8), evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
+    )  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr(Setup, "conclude", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            train_mario(config, tmp_path / "run")
+    train_mario(config, tmp_path / "run")
+    assert (tmp_path / "run" / "results.json").exists()
+
+
 class Killed(Exception):
     pass
 
 
-def killing(monkeypatch, module, at):
+def killing(monkeypatch, at):
     """Raise in the middle of optimiser step `at`, as a kill would stop it."""
     import rationalize.training.loop as loop
 
@@ -146,16 +234,16 @@ def killing(monkeypatch, module, at):
     monkeypatch.setattr(loop, "_optimise", optimise)
 
 
-@pytest.mark.parametrize("kind", ["decoder", "t5"])
-@pytest.mark.parametrize("at", [0, 13, 30, 47])
-def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, tmp_path, monkeypatch):
-    start, _ = taught(kind, tmp_path / "sft")
-    start.save(tmp_path / "start")
-    config = dataclasses.replace(MARIO, beta=0.05, obedience="ends")
+@pytest.mark.parametrize(
+    ("kind", "at"), [("decoder", 0), ("decoder", 13), ("decoder", 20), ("t5", 31)]
+)
+def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, sft_folder, tmp_path, monkeypatch):
+    config = dataclasses.replace(
+        MARIO, beta=0.05, obedience="ends", steps=36, sample_interval=18, obedience_questions=1
+    )
 
     def learn(path):
-        policy = tiny_policy(kind)
-        policy.load_weights(tmp_path / "start")
+        policy = taught(kind, sft_folder)
         run = Run.open(path, {})
         restore_or(
             run, "mario", policy, lambda: mario(policy, suite(), TRAIN, DEV, config, run, "mario")
@@ -164,7 +252,7 @@ def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, tmp_path, monkeypatc
 
     whole = learn(tmp_path / "whole")
     with monkeypatch.context() as patch:
-        killing(patch, "mario", at)
+        killing(patch, at)
         with pytest.raises(Killed):
             learn(tmp_path / "killed")
     assert learn(tmp_path / "killed") == whole

@@ -12,6 +12,7 @@ from rationalize.errors import UsageError, UserError
 from rationalize.models.control import ControlTokens
 from rationalize.questions import builtin_questions, load_questions
 from rationalize.records import Attempt
+from rationalize.runs import Run
 from rationalize.verbs import writing
 from rationalize.verbs.partial import Partial
 from rationalize.verbs.places import bins_of, load
@@ -252,6 +253,19 @@ def test_evaluate_then_compare(tiny, tmp_path, capsys):
     assert "majority answer" in page.read_text()
     assert main(["compare", str(tmp_path), "--out", str(page)]) == 1
     assert main(["compare", *runs, "--pairs", "drawn", "--out", str(page)]) == 2
+
+
+def test_evaluating_a_run_takes_over_its_log(tmp_path):
+    from tests.tiny import tiny_folder
+
+    with Run.open(tmp_path / "run", {"method": "sft", "questions": "builtin:train=8"}) as run:
+        run.log("sft", 0, loss=2.0)
+    tiny_folder("decoder", tmp_path / "run" / "model")
+    out = tmp_path / "evaluated"
+    model = str(tmp_path / "run")
+    assert main(["evaluate", "--model", model, *QUICK, "--limit", "2", "--out", str(out)]) == 0
+    results = json.loads((out / "results.json").read_text())
+    assert results["training"] == [{"stage": "sft", "step": 0, "loss": 2.0}]
 
 
 def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys):

@@ -25,15 +25,16 @@ def obedience(
     questions: Sequence[Question],
     sampling: SamplingConfig,
     *,
-    bins: Mapping[str, int],
+    bins: Mapping[str, Sequence[int]],
     which: str = "all",
     split: str,
     seed: int,
     round: int = 0,
     step: int = 0,
     product_of: Sequence[str] = (),
+    raw_product: bool = False,
 ) -> list[dict[str, Any]]:
-    """For each reward and each of its bins (`which="ends"`: best and worst only): all other rewards
+    """For each reward and each of the given `bins` (those that were trained, best first) (`which="ends"`: best and worst only): all other rewards
     at their best token, this one at that bin; the mean over questions of the reward reached, with
     its 95 % interval.
 
@@ -55,35 +56,40 @@ def obedience(
             )  # fmt: skip
             written[key] = suite.score(attempts, by_id)
         return list(
-            per_question(written[key], by_id, metric_of(suite, reward, product_of)).values()
+            per_question(
+                written[key], by_id, metric_of(suite, reward, product_of, raw_product)
+            ).values()
         )
 
     rows: list[dict[str, Any]] = []
-    for reward, k in bins.items():
+    for reward, filled in bins.items():
         at_best = reached(best, reward)
-        for b in range(k) if which == "all" else sorted({0, k - 1}):
+        for b in filled if which == "all" else sorted({filled[0], filled[-1]}):
             values = at_best if b == 0 else reached({**best, reward: b}, reward)
             interval = bootstrap_mean(values)
             row = {
-                "reward": reward, "bin": b, "bins": k, "split": split, "round": round, "step": step,
+                "reward": reward, "bin": b, "bins": len(filled), "split": split, "round": round, "step": step,
                 "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n,
             }  # fmt: skip
-            if b == k - 1 and k > 1:
+            if b == filled[-1] and b:
                 gap = paired_difference(at_best, values)
                 row["gap"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
             rows.append(row)
     return rows
 
 
-def metric_of(suite: RewardSuite, reward: str, product_of: Sequence[str]) -> Metric:
-    """The metric behind a control token; `product` is the product of the rewards, each mapped to
-    [0, 1] by its range.
+def metric_of(
+    suite: RewardSuite, reward: str, product_of: Sequence[str], raw: bool = False
+) -> Metric:
+    """The metric behind a control token; `product` is that of the rewards, each mapped to [0, 1] by
+    its range, or `raw` as they are.
     """
     if reward != "product":
         return reward_metric(suite[reward])
     factors = [reward_metric(suite[name]) for name in product_of]
 
     def product(attempt: Attempt, question: Question) -> float:
-        return math.prod(m.unit(m.value(attempt, question)) for m in factors)
+        values = [m.value(attempt, question) for m in factors]
+        return math.prod(v if raw else m.unit(v) for m, v in zip(factors, values, strict=True))
 
-    return Metric("product", 0.0, 1.0, "reward", product, 0.0)
+    return Metric("product", -1.0 if raw else 0.0, 1.0, "reward", product, 0.0)

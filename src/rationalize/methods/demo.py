@@ -22,7 +22,7 @@ from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.common import MethodConfig, load_method_splits, restore_or, share
 from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
-from rationalize.methods.mario import MarioConfig, best_prefix, control_bins, mario
+from rationalize.methods.mario import MarioConfig, best_prefix, control_bins, mario, named_as_loaded
 from rationalize.methods.setup import Setup, make_suite, print_tables, write_results
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.methods.verifier import VerifierConfig
@@ -98,7 +98,13 @@ class DemoConfig(MethodConfig):
             "methods": ["filt-acc", "mario"],
             "seeds": [0, 1, 2],
             "filt_acc": {"steps": 600, "sample_interval": 200, "rollouts": 0},
-            "mario": {"bins": 5, "steps": 600, "sample_interval": 200, "rollouts": 0, "obedience_questions": 0},
+            "mario": {
+                "bins": 5,
+                "steps": 600,
+                "sample_interval": 200,
+                "rollouts": 0,
+                "obedience_questions": 0,
+            },
         },
     }
 
@@ -171,7 +177,7 @@ def _learn(setup: Setup[DemoConfig], methods: Methods, seed: int) -> None:
         methods.setdefault(SFT, {}).setdefault(split, {})[seed] = own
     _preflight(setup, policy, seed)
     for method in config.methods:
-        settings = _settings(config, method, seed)
+        settings = _settings(setup, method, seed)
         policy = _taught(setup, method, settings, seed)
         control = best_prefix(settings) if isinstance(settings, MarioConfig) else None
         guidance = settings.guidance if isinstance(settings, MarioConfig) else 0.0
@@ -211,12 +217,16 @@ def _taught(
     return policy
 
 
-def _settings(config: DemoConfig, method: str, seed: int) -> ExpertIterationConfig | MarioConfig:
+def _settings(
+    setup: Setup[DemoConfig], method: str, seed: int
+) -> ExpertIterationConfig | MarioConfig:
+    config = setup.config
     if method == "filt-acc":
         return share(config.filt_acc, config, seed=seed)
     variant = {"mario": "classic", "product": "product"}.get(method, "additive")
     side = "left" if method.endswith("left") else config.mario.side
-    return share(config.mario, config, seed=seed, variant=variant, side=side)
+    own = share(config.mario, config, seed=seed, variant=variant, side=side)
+    return named_as_loaded(own, setup.suite)
 
 
 def _demos(train: Sequence[Question], shots: int) -> list[Question]:

@@ -17,7 +17,7 @@ select the checkpoint; no KL unless `beta` is set (the code's form keeps Quark's
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,6 +29,7 @@ from rationalize.methods.common import (
     evaluate_on_dev,
     finish_stage,
     questions_for,
+    restore_or,
     rollouts,
 )
 from rationalize.methods.setup import open_method
@@ -75,10 +76,14 @@ class ExpertIterationConfig(MethodConfig):
 
 
 def train_expert_iteration(config: ExpertIterationConfig, out: Path) -> None:
-    """SFT (unless `init` is the model itself), then FILT-ACC; the policy lands in `out/model`."""
+    """SFT (unless `init: model`), then FILT-ACC; the policy lands in `out/model`."""
     with open_method(config, "filt-acc", out, rewards=tuple(config.filters)) as setup:
-        policy = start_policy(setup)
-        expert_iteration(policy, setup.suite, setup.train, setup.dev, config, setup.run, "filt-acc")
+        policy, run = start_policy(setup), setup.run
+        own = replace(config, filters={setup.suite[n].name: t for n, t in config.filters.items()})
+        restore_or(
+            run, "filt-acc", policy,
+            lambda: expert_iteration(policy, setup.suite, setup.train, setup.dev, own, run, "filt-acc"),
+        )  # fmt: skip
         setup.conclude(policy, "FILT-ACC")
 
 
@@ -159,7 +164,7 @@ def keep(
         name: [-np.inf if (score := a.rewards[name]) is None else score for a in parsed]
         for name in filters
     }
-    return [a for a, ok in zip(parsed, keep_above(scores, filters), strict=True) if ok]
+    return [a for a, ok in zip(parsed, keep_above(scores, filters, len(parsed)), strict=True) if ok]
 
 
 def unique(attempts: Sequence[Attempt]) -> list[Attempt]:

@@ -35,9 +35,7 @@ Deviations from the released code (numbers in brackets: the list in its review, 
 10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so
     that a negative consistency turns the other rewards round (`product: raw` restores that). [13]
 11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
-12. ADDITIVE samples with every token that was trained; after the last entry the code still drops
-    one at exact multiples of the interval.
-13. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may
+12. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may
     be guided (`guidance`); 1 and 0 are the paper's.
 The answer-label loss of the code is not kept: it is broken there and 0 in the released command. [1]
 """
@@ -45,21 +43,22 @@ The answer-label loss of the code is not kept: it is broken there and 0 in the r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-
+from rationalize.errors import UsageError
 from rationalize.evaluation.obedience import obedience
 from rationalize.methods.common import (
     MethodConfig,
     evaluate_on_dev,
     finish_stage,
     questions_for,
+    restore_or,
     rollouts,
 )
+from rationalize.methods.pool import Pool
 from rationalize.methods.setup import open_method
 from rationalize.methods.sft import start_policy
 from rationalize.models.forward import Row
@@ -67,9 +66,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
-from rationalize.signals.bins import Ties, bin_counts, rank_bins, value_bins
-from rationalize.signals.draws import balanced_bins, shuffled_passes
-from rationalize.signals.filters import keep_above
+from rationalize.signals.bins import Ties
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.losses import KLDirection
 from rationalize.training.objectives import quark
@@ -155,16 +152,55 @@ class MarioConfig(MethodConfig):
                 "max_grad_norm": 1.0, "precision": "float32",
             },
             "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
+            "evaluation_sampling": {"temperature": 0.0, "max_new_tokens": 256},
+            "sft_epochs": 25.0,
+            "sft_fit": {
+                "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "precision": "float32",
+            },
         },
     }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
+        metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
+        groups = self.groups or (1,) * len(self.rewards)
+        last_entry = self.interval * (len(groups) - 1) if self.variant == "additive" else 0
+        for ok, message in (
+            (len(self.rewards) > 0, "rewards is empty; name at least one"),
+            (
+                self.select_by in metrics,
+                f"select_by is {self.select_by!r}; expected one of {', '.join(sorted(metrics))}",
+            ),
+            (
+                set(self.bins_of) <= set(self.rewards),
+                f"bins_of names {sorted(set(self.bins_of) - set(self.rewards))}, which are not "
+                f"among the rewards {list(self.rewards)}",
+            ),
+            (
+                sum(groups) == len(self.rewards),
+                f"groups {self.groups} sum to {sum(groups)}; expected {len(self.rewards)}, one "
+                "place per reward",
+            ),
+            (
+                last_entry < self.steps,
+                f"the last reward would enter at step {last_entry} of {self.steps}; lower interval",
+            ),
+        ):
+            if not ok:
+                raise UsageError(f"mario: {message}")
 
 
 def train_mario(config: MarioConfig, out: Path) -> None:
     """SFT (unless `init: model`), scorers where none are given, MaRio; leaves `out/model`."""
-    with open_method(config, "mario", out, rewards=config.rewards) as setup:
-        policy = start_policy(setup)
-        mario(policy, setup.suite, setup.train, setup.dev, config, setup.run, "mario")
-        setup.conclude(policy, "MaRio", control=best_prefix(config), guidance=config.guidance)
+    names = (*config.rewards, *config.filters)
+    with open_method(config, "mario", out, rewards=names) as setup:
+        policy, run = start_policy(setup), setup.run
+        own = named_as_loaded(config, setup.suite)
+        restore_or(
+            run, "mario", policy,
+            lambda: mario(policy, setup.suite, setup.train, setup.dev, own, run, "mario"),
+        )  # fmt: skip
+        setup.conclude(policy, "MaRio", control=best_prefix(own), guidance=config.guidance)
 
 
 def mario(
@@ -188,8 +224,10 @@ def mario(
 
     def explore(step: int) -> None:
         for round in range(pool.rounds, step // config.sample_interval + 1):
-            pool.add(rollouts(run, f"{stage}-round{round}", partial(write_round, round)))
-            _log_bins(run, stage, round, pool)
+            attempts = rollouts(run, f"{stage}-round{round}", partial(write_round, round))
+            pool.add(attempts, active_when_training(round * config.sample_interval, config))
+            policy.controls = replace(policy.controls, lowest=pool.lowest())
+            pool.log(run, stage)
 
     def write_round(round: int) -> list[Attempt]:
         step = round * config.sample_interval
@@ -220,9 +258,10 @@ def mario(
         score = evaluate_on_dev(
             run, stage, sampler, suite, dev, config, round=round, step=done, control=active
         )
-        best.offer(done, score, policy)
+        if len(active) == len(controls):  # a policy is only ever used under all its tokens
+            best.offer(done, score, policy)
         if config.obedience != "none" and active:
-            bins = {name: controls[name] for name in active}
+            bins = {name: pool.filled()[name] for name in active}
             _log_obedience(run, stage, sampler, suite, dev, config, bins, round, done)
 
     fit(
@@ -231,81 +270,6 @@ def mario(
         after_step=after_step,
     )  # fmt: skip
     finish_stage(run, stage, best, policy)
-
-
-class Pool:
-    """Every attempt so far, and its bin under every reward, quantised anew after each round."""
-
-    def __init__(
-        self, config: MarioConfig, suite: RewardSuite, controls: Mapping[str, int]
-    ) -> None:
-        self._config, self._suite, self._controls = config, suite, controls
-        self._round_attempts: list[list[Attempt]] = []
-        self.attempts: list[Attempt] = []
-        self.bins: dict[str, np.ndarray] = {}
-
-    @property
-    def rounds(self) -> int:
-        return len(self._round_attempts)
-
-    def add(self, attempts: list[Attempt]) -> None:
-        """Append a round; what is unparsed or rejected by `filters` stays on disk, unlearned."""
-        self._round_attempts.append(attempts)
-        everyone = [a for r in self._round_attempts for a in r if a.parsed]
-        if self._config.filters:
-            scores = {name: self._scores(everyone, name) for name in self._config.filters}
-            kept = keep_above(scores, self._config.filters)
-            everyone = [a for a, keep in zip(everyone, kept, strict=True) if keep]
-        if not everyone:
-            raise RuntimeError(
-                f"no attempt of {sum(map(len, self._round_attempts))} can be learned from: none "
-                f"parsed or passed the filters {dict(self._config.filters)}; lower the thresholds "
-                "or start from a better SFT model"
-            )
-        self.attempts = everyone
-        self.bins = {name: self._bins(name) for name in self._controls}
-
-    def draw(self, step: int, active: Sequence[str]) -> list[tuple[Attempt, dict[str, int]]]:
-        """The rows of a step, with their bins; `balanced` spreads over the active rewards' bins."""
-        config = self._config
-        seed = [config.seed, self.rounds]
-        if config.draw == "balanced":
-            shown = {name: self.bins[name] for name in active}
-            indices = balanced_bins(shown, config.fit.batch_size, step, seed)
-        else:
-            indices = shuffled_passes(
-                len(self.attempts), config.fit.batch_size, step % config.sample_interval, seed
-            )
-        return [
-            (self.attempts[i], {name: int(b[i]) for name, b in self.bins.items()}) for i in indices
-        ]
-
-    def counts(self) -> dict[str, list[int]]:
-        """Bin occupancy per reward."""
-        return {name: bin_counts(b, self._controls[name]) for name, b in self.bins.items()}
-
-    def _bins(self, name: str) -> np.ndarray:
-        levels = None if name == "product" else self._suite[name].levels
-        scores = self._product() if name == "product" else self._scores(self.attempts, name)
-        if levels:
-            return value_bins(scores, levels)
-        return rank_bins(scores, self._controls[name], self._config.ties)
-
-    def _scores(self, attempts: Sequence[Attempt], name: str) -> np.ndarray:
-        """An undefined score counts as the worst of its range."""
-        worst = self._suite[name].range[0]
-        scores = [worst if (score := a.rewards[name]) is None else score for a in attempts]
-        return np.array(scores, dtype=np.float64)
-
-    def _product(self) -> np.ndarray:
-        product = np.ones(len(self.attempts))
-        for name in self._config.rewards:
-            scores = self._scores(self.attempts, name)
-            if self._config.product == "normalised":
-                low, high = self._suite[name].range
-                scores = (scores - low) / (high - low)
-            product *= scores
-        return product
 
 
 def control_bins(config: MarioConfig, suite: RewardSuite) -> dict[str, int]:
@@ -318,6 +282,18 @@ def control_bins(config: MarioConfig, suite: RewardSuite) -> dict[str, int]:
         else config.bins_of.get(name, config.bins)
         for name in config.rewards
     }
+
+
+def named_as_loaded(config: MarioConfig, suite: RewardSuite) -> MarioConfig:
+    """The configuration with rewards under their own names: `my_rewards:brevity` is `brevity`."""
+    by_name = {n: suite[n].name for n in (*config.rewards, *config.filters)}
+    return replace(
+        config,
+        rewards=tuple(by_name[n] for n in config.rewards),
+        filters={by_name[n]: t for n, t in config.filters.items()},
+        bins_of={by_name[n]: k for n, k in config.bins_of.items()},
+        select_by=by_name.get(config.select_by, config.select_by),
+    )
 
 
 def best_prefix(config: MarioConfig) -> dict[str, int]:
@@ -349,10 +325,8 @@ def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
 def _entered(step: int, config: MarioConfig) -> int:
     """How many rewards have entered by `step`: min(R, floor(s / I) + 1), or whole groups (3.3)."""
     groups = config.groups or (1,) * len(config.rewards)
-    if sum(groups) != len(config.rewards):
-        raise ValueError(
-            f"groups {groups} must sum to the number of rewards, {len(config.rewards)}"
-        )
+    if config.side == "left":
+        groups = groups[::-1]  # taken from the end of the list, as released
     interval = config.interval or -(-config.steps // len(groups))
     return sum(groups[: step // interval + 1])
 
@@ -363,29 +337,17 @@ def _cut(config: MarioConfig, count: int) -> tuple[str, ...]:
     return config.rewards[len(config.rewards) - count :]
 
 
-def _log_bins(run: Run, stage: str, round: int, pool: Pool) -> None:
-    run.rewind(f"{stage}/bins", round)
-    for name, counts in pool.counts().items():
-        run.log(
-            f"{stage}/bins",
-            round,
-            round=round,
-            reward=name,
-            counts=counts,
-            attempts=len(pool.attempts),
-        )
-
-
 def _log_obedience(
     run: Run, stage: str, sampler: Sampler, suite: RewardSuite, dev: Sequence[Question],
-    config: MarioConfig, bins: Mapping[str, int], round: int, step: int,
+    config: MarioConfig, bins: Mapping[str, Sequence[int]], round: int, step: int,
 ) -> None:  # fmt: skip
     which = "all" if step == config.steps else config.obedience
     name = f"obedience/{stage}-{step}.json"
     if not (run.path / name).exists():
         rows = obedience(
-            sampler, suite, dev[: config.obedience_questions or None], config.evaluation_sampling, bins=bins, which=which, split="dev",
-            seed=config.seed, round=round, step=step, product_of=config.rewards,
+            sampler, suite, dev[: config.obedience_questions or None],
+            config.evaluation_sampling, bins=bins, which=which, split="dev", seed=config.seed,
+            round=round, step=step, product_of=config.rewards, raw_product=config.product == "raw",
         )  # fmt: skip
         run.write_json(name, rows)
     run.rewind(f"{stage}/obedience", step)

@@ -47,7 +47,10 @@ def train_sft(config: SftConfig, out: Path) -> None:
     """SFT alone; the policy lands in `out/model`."""
     with open_method(config, "sft", out) as setup:
         policy = setup.load_policy()
-        sft(policy, setup.train, setup.dev, config, setup.run, "sft")
+        restore_or(
+            setup.run, "sft", policy,
+            lambda: sft(policy, setup.train, setup.dev, config, setup.run, "sft"),
+        )  # fmt: skip
         setup.conclude(policy, "SFT")
 
 
@@ -55,7 +58,10 @@ def train_direct(config: SftConfig, out: Path) -> None:
     """The direct fine-tune (question -> answer); the policy lands in `out/model`."""
     with open_method(config, "direct", out) as setup:
         policy = setup.load_policy()
-        sft(policy, setup.train, setup.dev, config, setup.run, "direct", mode="answer")
+        restore_or(
+            setup.run, "direct", policy,
+            lambda: sft(policy, setup.train, setup.dev, config, setup.run, "direct", mode="answer"),
+        )  # fmt: skip
         setup.conclude(policy, "direct fine-tune", mode="answer")
 
 

@@ -5,7 +5,7 @@ distribution holds them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -27,6 +27,8 @@ class ControlTokens:
     copies: int = 1
     """Tokens per control: a longer prefix is harder to overlook."""
     first_id: int = 0
+    lowest: Mapping[str, int] = field(default_factory=dict)
+    """The worst bin that was trained, of each reward where that is known; else it is the last."""
 
     def names(self) -> list[str]:
         """Token texts in the order of their ids."""
@@ -61,8 +63,8 @@ class ControlTokens:
         return ids
 
     def worst(self, chosen: Mapping[str, int]) -> dict[str, int]:
-        """The same rewards at their worst bins."""
-        return {reward: self.bins[reward] - 1 for reward in chosen}
+        """The same rewards at their worst trained bins."""
+        return {reward: self.lowest.get(reward, self.bins[reward] - 1) for reward in chosen}
 
 
 def add_control_rows(

@@ -118,6 +118,7 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
             "bins": dict(controls.bins),
             "copies": controls.copies,
             "first_id": controls.first_id,
+            "lowest": dict(controls.lowest),
         }
         facts["baked"] = dict(bake or {})
         policy.model.generation_config.suppress_tokens = controls.ids()

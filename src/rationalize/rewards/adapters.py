@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,14 @@ def user_reward(place: str) -> Reward:
         raise UsageError(f"module {module_name!r} has no {name!r} for the reward {place!r}")
     found = getattr(module, name)
     if isinstance(found, Reward):
-        return found
+        return replace(found, source=place)
     if not callable(found):
         raise UsageError(
             f"{place!r} is {type(found).__name__}; expected a Reward, or a function "
             "`f(prompts, completions, **columns) -> list of scores`"
         )
-    return Reward(getattr(found, "__name__", name), found, cacheable=False, needs_gold=True)
+    own = getattr(found, "__name__", name)
+    return Reward(own, found, cacheable=False, needs_gold=True, source=place)
 
 
 def to_trl(reward: Reward) -> Callable[..., Scores]:

@@ -64,6 +64,9 @@ class Reward:
     should_rise: frozenset[str] = frozenset()
     """Attacks under which it must rise (faults that a diagnostic counts)."""
 
+    source: str = ""
+    """`module:function` of a reward that is not built in."""
+
     def __post_init__(self) -> None:
         unknown = (self.should_drop | self.should_rise) - set(ATTACKS)
         if unknown:

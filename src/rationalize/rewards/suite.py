@@ -47,7 +47,12 @@ class RewardSuite:
         self.cache = ScoreCache(cache) if isinstance(cache, (str, Path)) else cache
 
     def __getitem__(self, name: str) -> Reward:
-        return next(r for r in self.rewards if r.name == name)
+        """By its own name, or as `module:function`; raises `UserError` naming those there are."""
+        for reward in self.rewards:
+            if name in (reward.name, reward.source):
+                return reward
+        known = ", ".join(r.name for r in self.rewards)
+        raise UserError(f"the reward {name!r} is not among those loaded: {known}")
 
     @property
     def trainable(self) -> list[Reward]:

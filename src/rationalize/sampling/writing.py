@@ -5,6 +5,7 @@ its provenance.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -32,7 +33,6 @@ def write_attempts(
     step: int = 0,
     control: Mapping[str, int] | None = None,
     demos: Sequence[Question] = (),
-    repeat: int = 0,
     label: str | None = None,
 ) -> list[Attempt]:
     """`sampling.n` attempts per question, in the order of the questions.
@@ -41,14 +41,17 @@ def write_attempts(
     question id, sample)` alone.
     """
     prompts = [prompt_text(mode, q, demos=demos) for q in questions]
-    seeds = [question_seed(seed, round, repeat, q.id) for q in questions]
+    repeats = _occurrences([q.id for q in questions])
+    seeds = [question_seed(seed, round, k, q.id) for k, q in zip(repeats, questions, strict=True)]
     controls = [control] * len(prompts) if control else None
     with progress_bar(label or f"{writer} writes {split}", "replies") as progress:
         completions_PG = sampler.sample(
             prompts, sampling, seeds=seeds, controls=controls, progress=progress
         )
     attempts = []
-    for question, prompt, completions_G in zip(questions, prompts, completions_PG, strict=True):
+    for question, prompt, repeat, completions_G in zip(
+        questions, prompts, repeats, completions_PG, strict=True
+    ):
         for j, completion in enumerate(completions_G):
             attempts.append(
                 _attempt(
@@ -89,6 +92,16 @@ def question_seed(*parts: int | str) -> int:
     """A stable 63-bit seed from its parts; Python's own `hash` changes between processes."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def _occurrences(ids: Sequence[str]) -> list[int]:
+    """How often each id came before: a question that is asked twice gets another draw."""
+    seen: Counter[str] = Counter()
+    counts = []
+    for id in ids:
+        counts.append(seen[id])
+        seen[id] += 1
+    return counts
 
 
 def _teacher_samples(question: Question) -> list[tuple[str, str]]:

@@ -8,10 +8,9 @@ import numpy as np
 
 
 def keep_above(
-    scores: Mapping[str, Sequence[float] | np.ndarray], thresholds: Mapping[str, float]
+    scores: Mapping[str, Sequence[float] | np.ndarray], thresholds: Mapping[str, float], n: int
 ) -> np.ndarray:
-    """Mask of the attempts whose every filtered score reaches its threshold (`>=`)."""
-    n = len(next(iter(scores.values())))
+    """Mask of the `n` attempts whose every filtered score reaches its threshold (`>=`)."""
     keep = np.ones(n, dtype=bool)
     for name, threshold in thresholds.items():
         keep &= np.asarray(scores[name], dtype=np.float64) >= threshold

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rationalize.errors import UserError
 from rationalize.models.forward import Row
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.progress import progress_bar
@@ -41,7 +42,7 @@ class FitConfig:
     control_factor: float = 1.0
     """The control tokens' embedding rows move this many times as far per step as AdamW says."""
     batch_size: int = 8
-    """Rows per optimiser step, over all processes."""
+    """Rows per optimiser step."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up."""
     warmup: float = 0.05
@@ -77,7 +78,7 @@ class LossOutput:
 Loss = Callable[["Policy", Sequence[Row]], LossOutput]
 BatchAt = Callable[[int], Sequence[Row]]
 GroupOf = Callable[[Row], Hashable]
-"""Rows of equal value stay together: in one process and in one forward pass."""
+"""Rows of equal value stay together, in one forward pass."""
 
 
 def fit(
@@ -101,6 +102,11 @@ def fit(
     """
     # autocast is ours: accelerate's precision is fixed for the life of a process
     accelerator = Accelerator(mixed_precision="no", cpu=policy.device.type == "cpu")
+    if accelerator.num_processes > 1:
+        raise UserError(
+            f"{accelerator.num_processes} processes were launched; training runs in one process so "
+            "far. Start it without `accelerate launch`"
+        )
     policy.model.eval()  # dropout off; gradients flow all the same
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
@@ -190,11 +196,9 @@ def _optimise(
     policy, loss, rows, config, accelerator, parameters, optimizer, group_of
 ) -> dict[str, float]:
     """One optimiser step; returns the metrics to log."""
-    share = groups(rows, group_of)[accelerator.process_index :: accelerator.num_processes]
-    own = [row for group in share for row in group]
     sums = torch.zeros(2, device=accelerator.device)
     metrics: dict[str, float] = {}
-    for passed in micro_batches(own, config.micro_tokens, group_of):
+    for passed in micro_batches(rows, config.micro_tokens, group_of):
         with _autocast(config, accelerator.device):
             out = loss(policy, passed)
         accelerator.backward(out.total)
@@ -202,12 +206,6 @@ def _optimise(
         for name, value in out.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + value
     gradients = [p.grad for p in parameters.values() if p.grad is not None]
-    if (
-        accelerator.num_processes > 1
-    ):  # every process has summed its share: add up, then divide by all tokens
-        sums = accelerator.reduce(sums, "sum")
-        for gradient in gradients:
-            gradient.copy_(accelerator.reduce(gradient, "sum"))
     total, weight = sums.tolist()
     if not torch.isfinite(sums).all():
         raise FloatingPointError(

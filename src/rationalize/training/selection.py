@@ -61,7 +61,8 @@ class BestCheckpoint:
                 parameter.data.copy_(tensors[name])
 
     def forget(self) -> None:
-        """Drop the weights (the record of scores stays)."""
+        """Drop weights and record, once the stage has stored both elsewhere."""
+        (self._run.path / self._name).unlink(missing_ok=True)
         self._weights.unlink(missing_ok=True)
 
 

@@ -1,0 +1,144 @@
+"""MaRio's pool: every attempt so far, and its bin under every reward, quantised anew each round."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rationalize.errors import UserError
+from rationalize.records import Attempt
+from rationalize.rewards.suite import RewardSuite
+from rationalize.runs import Run
+from rationalize.signals.bins import bin_counts, rank_bins, value_bins
+from rationalize.signals.draws import balanced_bins, shuffled_passes
+from rationalize.signals.filters import keep_above
+
+if TYPE_CHECKING:
+    from rationalize.methods.mario import MarioConfig
+
+logger = logging.getLogger(__name__)
+
+
+class Pool:
+    """Nothing ever leaves it; what cannot be learned from is counted."""
+
+    def __init__(
+        self, config: MarioConfig, suite: RewardSuite, controls: Mapping[str, int]
+    ) -> None:
+        self._config, self._suite, self._controls = config, suite, controls
+        self._rounds: list[list[Attempt]] = []
+        self.attempts: list[Attempt] = []
+        """What is learned from: parsed, and passed by the filters."""
+        self.bins: dict[str, np.ndarray] = {}
+
+    @property
+    def rounds(self) -> int:
+        return len(self._rounds)
+
+    def add(self, attempts: list[Attempt], active: Sequence[str]) -> None:
+        """Append a round and quantise. A reward with a token filters once it is active (3.3)."""
+        self._rounds.append(attempts)
+        parsed = [a for r in self._rounds for a in r if a.parsed]
+        filters = {
+            name: threshold
+            for name, threshold in self._config.filters.items()
+            if name in active or name not in self._controls
+        }
+        kept = keep_above(
+            {name: self._scores(parsed, name) for name in filters}, filters, len(parsed)
+        )
+        self.attempts = [a for a, keep in zip(parsed, kept, strict=True) if keep]
+        if not self.attempts:
+            raise UserError(
+                f"no attempt of {sum(map(len, self._rounds))} can be learned from: {len(parsed)} "
+                f"parsed, none passed the filters {filters}; lower the thresholds or start from a "
+                "better SFT model"
+            )
+        self.bins = {name: self._bins(name) for name in self._controls}
+
+    def draw(self, step: int, active: Sequence[str]) -> list[tuple[Attempt, dict[str, int]]]:
+        """The rows of a step, with their bins; `balanced` spreads over the active rewards' bins."""
+        config = self._config
+        size, seed = config.fit.batch_size, [config.seed, self.rounds]
+        if config.draw == "balanced":
+            shown = {name: self.bins[name] for name in active}
+            indices = balanced_bins(shown, size, step, seed)
+        else:
+            within = step % config.sample_interval
+            indices = shuffled_passes(len(self.attempts), size, within, seed)
+        return [
+            (self.attempts[i], {name: int(b[i]) for name, b in self.bins.items()}) for i in indices
+        ]
+
+    def filled(self) -> dict[str, list[int]]:
+        """Bins of each reward that hold an attempt: the others' tokens were never trained."""
+        return {name: np.unique(b).tolist() for name, b in self.bins.items()}
+
+    def lowest(self) -> dict[str, int]:
+        """The worst filled bin of each reward."""
+        return {name: bins[-1] for name, bins in self.filled().items()}
+
+    def log(self, run: Run, stage: str) -> None:
+        """Counts of the newest round and occupancy of every bin; an empty bin warns."""
+        round, attempts = self.rounds - 1, self._rounds[-1]
+        run.rewind(f"{stage}/pool", round)
+        undefined = {n: sum(a.rewards[n] is None for a in attempts) for n in attempts[0].rewards}
+        run.log(
+            f"{stage}/pool", round, written=len(attempts), learned_from=len(self.attempts),
+            unparsed=sum(not a.parsed for a in attempts),
+            cut=sum(a.finish == "length" for a in attempts),
+            undefined={n: count for n, count in undefined.items() if count},
+        )  # fmt: skip
+        run.rewind(f"{stage}/bins", round)
+        for name, bins in self.bins.items():
+            counts = bin_counts(bins, self._controls[name])
+            run.log(f"{stage}/bins", round, round=round, reward=name, counts=counts)
+            if not counts[0]:
+                raise UserError(
+                    f"no attempt has the best value of {name!r} (bins, best first: {counts}), so its "
+                    "best token cannot be learned; start from a better SFT model or drop this reward"
+                )
+            if 0 in counts:
+                logger.warning(
+                    "%s: bins %s of %s are empty; their tokens are not trained (counts, best first: %s)",
+                    stage, [b for b, count in enumerate(counts) if not count], name, counts,
+                )  # fmt: skip
+        share = sum(a.parsed for a in attempts) / len(attempts)
+        if share < 0.8:
+            logger.warning(
+                "%s: only %.0f %% of round %d could be parsed", stage, 100 * share, round
+            )
+
+    def _bins(self, name: str) -> np.ndarray:
+        if name == "product":
+            return rank_bins(self._product(), self._controls[name], self._config.ties)
+        scores, levels = self._scores(self.attempts, name), self._suite[name].levels
+        if levels:
+            return value_bins(scores, levels)
+        return rank_bins(scores, self._controls[name], self._config.ties)
+
+    def _scores(self, attempts: Sequence[Attempt], name: str) -> np.ndarray:
+        """An undefined score counts as the worst of its range, or found where that is infinite."""
+        given = [a.rewards[name] for a in attempts]
+        worst = self._suite[name].range[0]
+        if not np.isfinite(worst):
+            worst = min((s for s in given if s is not None), default=0.0)
+        return np.array([worst if s is None else s for s in given], dtype=np.float64)
+
+    def _product(self) -> np.ndarray:
+        product = np.ones(len(self.attempts))
+        for name in self._config.rewards:
+            scores = self._scores(self.attempts, name)
+            if self._config.product == "normalised":
+                low, high = self._suite[name].range
+                if not np.isfinite(high - low):
+                    raise UserError(
+                        f"PRODUCT needs rewards of a finite range, and {name!r} has [{low}, {high}]; "
+                        "declare its range, or use product=raw"
+                    )
+                scores = (scores - low) / (high - low)
+            product *= scores
+        return product

@@ -1,0 +1,205 @@
+"""The training loop: schedule, passes and groups, checkpoints that survive a kill at any point."""
+
+import os
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rationalize.models.forward import Row, token_logprobs
+from rationalize.runs import Run
+from rationalize.training import loop
+from rationalize.training.loop import (
+    FitConfig,
+    LossOutput,
+    fit,
+    forget_checkpoint,
+    micro_batches,
+    rate_at,
+)
+from rationalize.training.objectives import nll
+from tests.tiny import tiny_policy
+
+CONFIG = FitConfig(learning_rate=1e-3, precision="float32", checkpoint_every=0.0)
+STEPS = 5
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "rates"),
+    [
+        ("linear", 0.0, [1.0, 0.8, 0.6, 0.4, 0.2]),
+        ("linear", 0.4, [0.5, 1.0, 1.0, 2 / 3, 1 / 3]),
+        ("constant", 0.2, [1.0, 1.0, 1.0, 1.0, 1.0]),
+        ("constant", 0.6, [1 / 3, 2 / 3, 1.0, 1.0, 1.0]),
+        ("cosine", 0.2, [1.0, 1.0, 0.5 + 0.5 * 2**-0.5, 0.5, 0.5 - 0.5 * 2**-0.5]),
+    ],
+)
+def test_learning_rates(schedule, warmup, rates):
+    config = FitConfig(schedule=schedule, warmup=warmup)
+    assert [rate_at(s, 5, config) for s in range(5)] == pytest.approx(rates)
+
+
+def test_a_warm_up_takes_a_step_at_least():
+    assert rate_at(0, 3, FitConfig(warmup=0.05)) == 1.0
+    assert rate_at(0, 100, FitConfig(warmup=0.05)) == pytest.approx(0.2)
+
+
+def row(length, tag=None):
+    return Row((1,) * (length - 1), (2,), tag=tag)
+
+
+def test_passes_by_hand():
+    lengths = [[r.length for r in p] for p in micro_batches([row(n) for n in (3, 9, 4, 5)], 10)]
+    assert lengths == [[9], [5, 4], [3]]
+    grouped = micro_batches([row(5, "a"), row(2, "b"), row(3, "b"), row(3, "a")], 10, tag_of)
+    assert [[r.tag for r in p] for p in grouped] == [["a", "a"], ["b", "b"]]
+    assert len(micro_batches([row(5, "a"), row(5, "a")], 1, tag_of)) == 1  # larger, but whole
+
+
+def tag_of(one):
+    return one.tag
+
+
+@given(st.lists(st.tuples(st.integers(2, 40), st.integers(0, 5)), max_size=30), st.integers(1, 200))
+def test_passes_hold_every_row_once_and_no_group_is_cut(shapes, limit):
+    rows = [row(*shape) for shape in shapes]
+    for group_of in (None, tag_of):
+        passes = micro_batches(rows, limit, group_of)
+        assert Counter(r for p in passes for r in p) == Counter(rows)
+        for one in passes:
+            alone = len(one) == 1 if group_of is None else len({r.tag for r in one}) == 1
+            assert alone or max(r.length for r in one) * len(one) <= limit
+        if group_of:
+            assert sum(len({r.tag for r in p}) for p in passes) == len({r.tag for r in rows})
+
+
+def choice(policy, rows):
+    """-log softmax of the group's first row among its rows: wrong where a group is cut."""
+    found = {}
+    for one, logprobs in zip(rows, token_logprobs(policy, rows), strict=True):
+        found.setdefault(one.tag[0], []).append((one.tag[1], logprobs.sum()))
+    totals = []
+    for group in found.values():
+        scores = torch.stack([score for _, score in sorted(group, key=lambda pair: pair[0])])
+        totals.append(scores.logsumexp(0) - scores[0])
+    return LossOutput(torch.stack(totals).sum(), len(totals), {})
+
+
+def test_a_step_over_groups_is_the_same_in_one_pass_or_many(tmp_path):
+    policy = tiny_policy()
+    rows = [
+        Row(tuple(policy.encode_prompt(text)), (5 + i,), tag=(g, i))
+        for i in range(3)  # rows of a group are not neighbours
+        for g, text in enumerate(("Ice?", "Is the stone heavier?", "Sand or ice, which is it?"))
+    ]
+    logged = []
+    for micro_tokens in (1, 1 << 20):
+        run = Run.open(tmp_path / str(micro_tokens), {})
+        config = FitConfig(precision="float32", micro_tokens=micro_tokens)
+        fit(
+            tiny_policy(), choice, lambda _: rows, config, run=run, stage="s", steps=1,
+            group_of=lambda one: one.tag[0],
+        )  # fmt: skip
+        logged += run.metrics("s")
+    assert logged[0]["weight"] == logged[1]["weight"] == 3
+    assert logged[0]["loss"] == pytest.approx(logged[1]["loss"], rel=1e-5)
+    assert logged[0]["grad_norm"] == pytest.approx(logged[1]["grad_norm"], rel=1e-4)
+    assert logged[0]["loss"] > 0.1
+
+
+def batch_at(step):
+    return [Row((3, 4, 5 + step), (6 + step, 7, 8)), Row((9,), (10 + step,))]
+
+
+def taught(path, config=CONFIG):
+    """A policy's weights after training, and what was logged."""
+    policy = tiny_policy()
+    run = Run.open(path, {})
+    fit(policy, nll, batch_at, config, run=run, stage="s", steps=STEPS)
+    return [p.detach().clone() for p in policy.model.parameters()], run.metrics("s")
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_when(monkeypatch, happens, time):
+    """Die in a checkpoint's writing: while the file is written, or before one of its renames."""
+    seen = {"n": 0}
+
+    def dies(real, here):
+        def call(*args, **options):
+            if here(*args):
+                seen["n"] += 1
+                if seen["n"] == time:
+                    raise Killed
+            return real(*args, **options)
+
+        return call
+
+    moves = {
+        "before the old one goes": lambda source, _: str(source).endswith("checkpoints/s"),
+        "before the new one comes": lambda source, _: str(source).endswith("checkpoints/s.new"),
+    }
+    if happens in moves:
+        monkeypatch.setattr(os, "replace", dies(os.replace, moves[happens]))
+    else:
+        monkeypatch.setattr(loop, "save_file", dies(loop.save_file, lambda *_: True))
+
+
+@pytest.mark.parametrize(
+    ("happens", "time", "left"),
+    [
+        ("while it is written", 1, 0),
+        ("while it is written", 3, 2),
+        ("before the old one goes", 1, 1),
+        ("before the new one comes", 1, 0),
+        ("before the new one comes", 3, 2),  # between the two renames: only the old one is there
+    ],
+)
+def test_a_kill_in_a_checkpoint_leaves_a_whole_one(happens, time, left, tmp_path, monkeypatch):
+    weights, lines = taught(tmp_path / "whole")
+    assert [line["step"] for line in lines] == list(range(STEPS))
+    with monkeypatch.context() as patch:
+        killed_when(patch, happens, time)
+        with pytest.raises(Killed):
+            taught(tmp_path / "killed")
+    starts = []
+    monkeypatch.setattr(loop, "_restore", remembering(loop._restore, starts))
+    again, logged = taught(tmp_path / "killed")
+    assert starts == [left]
+    assert logged == lines
+    assert all(torch.equal(a, b) for a, b in zip(again, weights, strict=True))
+
+
+def remembering(real, found):
+    def call(*args):
+        found.append(real(*args))
+        return found[-1]
+
+    return call
+
+
+def test_a_forgotten_checkpoint_is_gone(tmp_path):
+    taught(tmp_path)
+    run = Run.open(tmp_path, {})
+    assert (tmp_path / "checkpoints" / "s").exists()
+    forget_checkpoint(run, "s")
+    forget_checkpoint(run, "s")
+    assert not (tmp_path / "checkpoints" / "s").exists()
+
+
+def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
+    def broken(policy, rows):
+        out = nll(policy, rows)
+        return LossOutput(out.total * float("nan"), out.weight, {})
+
+    policy = tiny_policy()
+    before = [p.detach().clone() for p in policy.model.parameters()]
+    with pytest.raises(FloatingPointError, match="loss became nan; lower the learning rate or use"):
+        fit(
+            policy, broken, batch_at, CONFIG, run=Run.open(tmp_path, {}), stage="s", steps=1
+        )  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
