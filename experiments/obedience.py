@@ -33,6 +33,8 @@ SETTINGS = {
     "uniform draws": {"draw": "uniform"},
     "five bins": {"bins": 5},
     "no KL": {"beta": 0.0},
+    "right teacher samples only": {"teacher": "correct"},
+    "learning rate x0.3": {"fit": {"learning_rate": 3e-5}},
     "guidance 1 at decoding": {"guidance": 1.0},
     "guidance 2 at decoding": {"guidance": 2.0},
     "twice the rows": {"steps": 2},
@@ -90,7 +92,8 @@ def main() -> None:
                 policy.load_weights(run.folder("policies", "mario"))
             found = obedience(
                 Sampler(policy, guidance=own.guidance), suite, splits["dev"],
-                config.evaluation_sampling, bins={n: range(k) for n, k in control_bins(own, suite).items()}, which="ends",
+                config.evaluation_sampling, which="ends",
+                bins={n: range(k) for n, k in control_bins(own, suite).items()},
                 split="dev", seed=0,
             )  # fmt: skip
         rows += [

@@ -148,7 +148,8 @@ def test_a_question_asked_twice_gets_two_draws(tmp_path):
     policy = tiny_policy("decoder")
     sampling = SamplingConfig(max_new_tokens=20)
     once, twice = write_attempts(Sampler(policy), [DEV[0], DEV[0]], sampling, split="dev", seed=0)
-    assert once.id != twice.id and once.completion != twice.completion
+    assert once.id != twice.id
+    assert once.completion != twice.completion
 
 
 def test_additive_selects_only_what_was_trained_under_every_token(sft_folder, tmp_path):
@@ -163,13 +164,14 @@ def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, mon
     from rationalize.methods.mario import named_as_loaded
 
     (tmp_path / "mine.py").write_text(
-        "def brief(completions, **_):\n    return [1.0 / (1 + len(c.split())) for c in completions]\n"
+        "def brief(completions, **_):\n    return [1 / (1 + len(c.split())) for c in completions]\n"
     )
     monkeypatch.chdir(tmp_path)
     policy = taught("decoder", sft_folder)
     rewards = RewardSuite(load_rewards(["correctness", "diversity", "mine:brief"]))
     config = dataclasses.replace(
-        MARIO, rewards=("correctness", "mine:brief"), filters={"diversity": 0.05}, steps=4, sample_interval=4,
+        MARIO, rewards=("correctness", "mine:brief"), filters={"diversity": 0.05}, steps=4,
+        sample_interval=4,
         select_by="accuracy",
     )  # fmt: skip
     own = named_as_loaded(config, rewards)
@@ -203,9 +205,11 @@ def test_a_kill_while_the_end_is_written_loses_nothing(tmp_path, monkeypatch):
     from rationalize.methods.setup import Setup
 
     config = dataclasses.replace(
-        MARIO, model=str(tiny_folder("decoder", tmp_path / "tiny")), rewards=("correctness", "diversity"), steps=4,
-        sample_interval=2, questions="builtin:train=12,dev=4,test=4,unseen=4", sft_epochs=0.5, sft_fit=FIT,
-        sampling=SamplingConfig(max_new_tokens=8), evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
+        MARIO, model=str(tiny_folder("decoder", tmp_path / "tiny")),
+        rewards=("correctness", "diversity"), steps=4, sample_interval=2,
+        questions="builtin:train=12,dev=4,test=4,unseen=4", sft_epochs=0.5, sft_fit=FIT,
+        sampling=SamplingConfig(max_new_tokens=8),
+        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
     )  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr(Setup, "conclude", lambda *_, **__: (_ for _ in ()).throw(Killed))

@@ -34,12 +34,11 @@ def obedience(
     product_of: Sequence[str] = (),
     raw_product: bool = False,
 ) -> list[dict[str, Any]]:
-    """For each reward and each of the given `bins` (those that were trained, best first) (`which="ends"`: best and worst only): all other rewards
-    at their best token, this one at that bin; the mean over questions of the reward reached, with
-    its 95 % interval.
+    """The mean reward reached under each bin, all other rewards at their best token.
 
-    The row of a reward's worst bin also holds `gap`: best minus worst, paired by question, with
-    interval and p-value.
+    `bins` lists the trained bins of each reward, best first; `which="ends"` tries the first and the
+    last only. Each mean is over questions, with its 95 % interval. The row of a reward's last bin
+    also holds `gap`: best minus last, paired by question, with interval and p-value.
     """
     by_id = {q.id: q for q in questions}
     best = dict.fromkeys(bins, 0)
@@ -68,7 +67,8 @@ def obedience(
             values = at_best if b == 0 else reached({**best, reward: b}, reward)
             interval = bootstrap_mean(values)
             row = {
-                "reward": reward, "bin": b, "bins": len(filled), "split": split, "round": round, "step": step,
+                "reward": reward, "bin": b, "bins": len(filled), "split": split, "round": round,
+                "step": step,
                 "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n,
             }  # fmt: skip
             if b == filled[-1] and b:

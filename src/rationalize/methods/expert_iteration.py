@@ -82,7 +82,9 @@ def train_expert_iteration(config: ExpertIterationConfig, out: Path) -> None:
         own = replace(config, filters={setup.suite[n].name: t for n, t in config.filters.items()})
         restore_or(
             run, "filt-acc", policy,
-            lambda: expert_iteration(policy, setup.suite, setup.train, setup.dev, own, run, "filt-acc"),
+            lambda: expert_iteration(
+                policy, setup.suite, setup.train, setup.dev, own, run, "filt-acc"
+            ),
         )  # fmt: skip
         setup.conclude(policy, "FILT-ACC")
 

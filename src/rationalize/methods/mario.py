@@ -155,7 +155,8 @@ class MarioConfig(MethodConfig):
             "evaluation_sampling": {"temperature": 0.0, "max_new_tokens": 256},
             "sft_epochs": 25.0,
             "sft_fit": {
-                "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "precision": "float32",
+                "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5,
+                "precision": "float32",
             },
         },
     }  # fmt: skip

@@ -98,12 +98,13 @@ class Pool:
             run.log(f"{stage}/bins", round, round=round, reward=name, counts=counts)
             if not counts[0]:
                 raise UserError(
-                    f"no attempt has the best value of {name!r} (bins, best first: {counts}), so its "
-                    "best token cannot be learned; start from a better SFT model or drop this reward"
+                    f"no attempt has the best value of {name!r} (counts, best first: {counts}), so "
+                    "its best token cannot be learned; start from a better SFT model, or "
+                    "drop this reward"
                 )
             if 0 in counts:
                 logger.warning(
-                    "%s: bins %s of %s are empty; their tokens are not trained (counts, best first: %s)",
+                    "%s: bins %s of %s are empty, their tokens not trained (counts: %s)",
                     stage, [b for b, count in enumerate(counts) if not count], name, counts,
                 )  # fmt: skip
         share = sum(a.parsed for a in attempts) / len(attempts)
@@ -136,7 +137,7 @@ class Pool:
                 low, high = self._suite[name].range
                 if not np.isfinite(high - low):
                     raise UserError(
-                        f"PRODUCT needs rewards of a finite range, and {name!r} has [{low}, {high}]; "
+                        f"PRODUCT needs finite ranges, and {name!r} has [{low}, {high}]; "
                         "declare its range, or use product=raw"
                     )
                 scores = (scores - low) / (high - low)

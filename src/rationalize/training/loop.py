@@ -113,12 +113,9 @@ def fit(
         parameters.values(), lr=config.learning_rate, betas=(config.beta1, config.beta2),
         eps=config.epsilon, weight_decay=0.0, fused=True,
     )  # fmt: skip
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda s: rate_at(s, steps, config))
     folder = run.path / "checkpoints" / stage
     start = _restore(folder, parameters, optimizer)
     run.rewind(stage, start)
-    for _ in range(start):
-        scheduler.step()
     saved_at = time.monotonic()
     tokens = 0
     with progress_bar(stage, "steps") as progress:
@@ -127,11 +124,12 @@ def fit(
             if before_step:
                 before_step(step)
             rows = list(batch_at(step))
+            rate = config.learning_rate * rate_at(step, steps, config)
+            optimizer.param_groups[0]["lr"] = rate
             metrics = _optimise(
                 policy, loss, rows, config, accelerator, parameters, optimizer, group_of
             )
-            metrics["learning_rate"] = float(scheduler.get_last_lr()[0])
-            scheduler.step()
+            metrics["learning_rate"] = rate
             tokens += sum(r.length for r in rows)
             run.log(stage, step, **metrics)
             if after_step:
