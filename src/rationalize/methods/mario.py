@@ -227,7 +227,8 @@ def mario(
         for round in range(pool.rounds, step // config.sample_interval + 1):
             attempts = rollouts(run, f"{stage}-round{round}", partial(write_round, round))
             pool.add(attempts, active_when_training(round * config.sample_interval, config))
-            policy.controls = replace(policy.controls, lowest=pool.lowest())
+            if policy.controls:
+                policy.controls = replace(policy.controls, lowest=pool.lowest())
             pool.log(run, stage)
 
     def write_round(round: int) -> list[Attempt]:
