@@ -33,7 +33,6 @@ SETTINGS = {
     "uniform draws": {"draw": "uniform"},
     "five bins": {"bins": 5},
     "no KL": {"beta": 0.0},
-    "right teacher samples only": {"teacher": "correct"},
     "learning rate x0.3": {"fit": {"learning_rate": 3e-5}},
     "guidance 1 at decoding": {"guidance": 1.0},
     "guidance 2 at decoding": {"guidance": 2.0},

@@ -86,7 +86,9 @@ class DemoConfig(MethodConfig):
         sampling=ROLLOUTS,
     )
     """MaRio and its variants."""
-    scorer: AnswerScorerConfig = AnswerScorerConfig()
+    scorer: AnswerScorerConfig = AnswerScorerConfig(
+        epochs=3.0, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=16)
+    )
     """The answer scorer that consistency reads."""
     statements: VerifierConfig = VerifierConfig()
     """The verifier that plausibility reads."""

@@ -1,0 +1,100 @@
+"""The examples run, with a tiny model, and show what they say."""
+
+import dataclasses
+import importlib
+import json
+import math
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from rationalize import EvaluateConfig, FitConfig, Run, SamplingConfig, evaluate, train_mario
+from tests.tiny import tiny_folder, tiny_policy
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+@pytest.fixture(autouse=True)
+def beside_the_examples(monkeypatch):
+    """As `python examples/x.py` finds its neighbours."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+
+def example(name):
+    return importlib.import_module(name)
+
+
+def test_they_are_short():
+    for file in EXAMPLES.glob("*.py"):
+        assert len(file.read_text().splitlines()) < 60
+
+
+def test_score_rationales(tmp_path, capsys):
+    module = example("score_rationales")
+    file = tmp_path / "rationales.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in module.ROWS))
+    dense, repeated, wrong = module.main(file)
+    assert [s["correctness"] for s in (dense, repeated, wrong)] == [1.0, 1.0, 0.0]
+    assert repeated["diversity"] < dense["diversity"] == 1.0
+    assert (dense["brevity"], wrong["brevity"]) == (1.0, 0.5)
+    assert "A brick is denser than water." in capsys.readouterr().out
+
+
+def test_score_rationales_as_a_script(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["score_rationales.py"])
+    runpy.run_path(str(EXAMPLES / "score_rationales.py"), run_name="__main__")
+    assert capsys.readouterr().out.count("correctness") == 3
+
+
+def test_mario_with_a_reward_of_ones_own(tmp_path):
+    quick = FitConfig(learning_rate=1e-3, batch_size=4, precision="float32")
+    config = dataclasses.replace(
+        example("mario_with_my_reward").CONFIG,
+        model=str(tiny_folder("decoder", tmp_path / "tiny", chat=True)),
+        questions="builtin:train=8,dev=4,test=4",
+        sft_epochs=4.0,
+        sft_fit=quick,
+        fit=quick,
+        steps=2,
+        sample_interval=1,
+        sampling=SamplingConfig(max_new_tokens=24),
+        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
+    )
+    train_mario(config, tmp_path / "run")
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"brevity", "correctness"} == {row["reward"] for row in results["obedience"]}
+    assert "brevity" in results["methods"]["MaRio"]["splits"]["test"]["metrics"]
+    attempts = Run.read(tmp_path / "run").attempts(split="train", round=1)
+    assert {tuple(a.control) for a in attempts} == {("correctness", "brevity")}
+
+
+def test_ask_under_bins(capsys):
+    policy = tiny_policy("decoder", chat=True)
+    policy.add_controls({"correctness": 2, "brevity": 3})
+    replies = example("ask_under_bins").main(policy)
+    assert list(replies) == [
+        "correctness=0, brevity=0",
+        "correctness=1, brevity=0",
+        "correctness=0, brevity=2",
+    ]
+    assert "->" in capsys.readouterr().out
+
+
+def test_compare_two_runs(tmp_path, capsys):
+    model = str(tiny_folder("decoder", tmp_path / "tiny", chat=True))
+    for name, temperature in (("greedy", 0.0), ("drawn", 1.0)):
+        evaluate(
+            EvaluateConfig(
+                model=model, questions="builtin:train=8,dev=4,test=6", out=tmp_path / name,
+                name=name, temperature=temperature, max_new_tokens=4,
+            )
+        )  # fmt: skip
+    page = tmp_path / "page.html"
+    results = example("compare_two_runs").main(tmp_path / "greedy", tmp_path / "drawn", page)
+    pairs = {(row["a"], row["b"]) for row in results["comparisons"]}
+    assert ("drawn", "greedy") in pairs
+    assert all(math.isfinite(row["mean"]) for row in results["comparisons"])
+    assert "drawn - greedy" in capsys.readouterr().out
+    assert "majority answer" in page.read_text()
