@@ -222,7 +222,7 @@ def test_suite_refuses_twins_and_strangers():
 
 
 def test_user_rewards_by_place(tmp_path, monkeypatch):
-    (tmp_path / "my_rewards.py").write_text(
+    (tmp_path / "shouting_rewards.py").write_text(
         "from rationalize.rewards import Reward\n"
         "def shouts(prompts, completions, **kwargs):\n"
         "    return [float('!' in c) for c in completions]\n"
@@ -230,16 +230,16 @@ def test_user_rewards_by_place(tmp_path, monkeypatch):
         "number = 3\n"
     )
     monkeypatch.chdir(tmp_path)
-    shouts, calm = load_rewards(["my_rewards:shouts", "my_rewards:calm"])
+    shouts, calm = load_rewards(["shouting_rewards:shouts", "shouting_rewards:calm"])
     assert (shouts.name, shouts.cacheable, calm.cacheable) == ("shouts", False, True)
     assert scores(shouts, attempt("Steel!"), attempt("Steel.")) == [1.0, 0.0]
     assert scores(calm, attempt("Steel!")) == [1.0]
-    with pytest.raises(UsageError, match="no module 'my_reward'"):
-        load_rewards(["my_reward:shouts"])
+    with pytest.raises(UsageError, match="no module 'shouting_reward'"):
+        load_rewards(["shouting_reward:shouts"])
     with pytest.raises(UsageError, match="has no 'shout'"):
-        load_rewards(["my_rewards:shout"])
+        load_rewards(["shouting_rewards:shout"])
     with pytest.raises(UsageError, match="is int; expected a Reward"):
-        load_rewards(["my_rewards:number"])
+        load_rewards(["shouting_rewards:number"])
 
 
 def test_our_rewards_in_trl():

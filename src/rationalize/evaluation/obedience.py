@@ -42,9 +42,9 @@ def obedience(
     """
     by_id = {q.id: q for q in questions}
     best = dict.fromkeys(bins, 0)
-    written: dict[
-        tuple[tuple[str, int], ...], list[Attempt]
-    ] = {}  # the all-best prefix serves every reward
+    metrics = {reward: metric_of(suite, reward, product_of, raw_product) for reward in bins}
+    # by prefix: the one of all best tokens serves every reward
+    written: dict[tuple[tuple[str, int], ...], list[Attempt]] = {}
 
     def reached(control: Mapping[str, int], reward: str) -> list[float]:
         key = tuple(control.items())
@@ -54,11 +54,7 @@ def obedience(
                 control=control, label=f"obedience {reward}={control[reward]}",
             )  # fmt: skip
             written[key] = suite.score(attempts, by_id)
-        return list(
-            per_question(
-                written[key], by_id, metric_of(suite, reward, product_of, raw_product)
-            ).values()
-        )
+        return list(per_question(written[key], by_id, metrics[reward]).values())
 
     rows: list[dict[str, Any]] = []
     for reward, filled in bins.items():
