@@ -4,6 +4,7 @@ behind it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -24,7 +25,7 @@ class Query(NamedTuple):
     control_ids: tuple[int, ...]
 
 
-class Stream:
+class Stream(ABC):
     """Opened on queries, of which each is read once."""
 
     hidden: Tensor
@@ -46,9 +47,9 @@ class Stream:
         for name in self._by_row:
             setattr(self, name, getattr(self, name)[rows])
 
+    @abstractmethod
     def step(self, tokens: Tensor) -> None:
         """Append a token to each."""
-        raise NotImplementedError
 
 
 def open_stream(policy: Policy, queries: Sequence[Query]) -> Stream:
