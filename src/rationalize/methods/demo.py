@@ -63,24 +63,26 @@ class DemoConfig(MethodConfig):
     """Demonstrations of the few-shot floor."""
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
     """How development and test rationales are written."""
-    sft: SftConfig = SftConfig(epochs=2.25, fit=FitConfig(learning_rate=3e-4, batch_size=8))
+    sft: SftConfig = SftConfig(epochs=2.0, fit=FitConfig(learning_rate=3e-4, batch_size=8))
     """SFT and the direct fine-tune.
 
     Model, questions, seed and scorers of this and of the next are the demo's own.
     """
+    direct_epochs: float = 1.0
+    """Passes of the direct fine-tune over the questions."""
     filt_acc: ExpertIterationConfig = ExpertIterationConfig(
-        steps=66,
-        sample_interval=22,
-        rollouts=200,
+        steps=54,
+        sample_interval=18,
+        rollouts=120,
         fit=FitConfig(learning_rate=1e-4),
         sampling=ROLLOUTS,
     )
     """FILT-ACC."""
     mario: MarioConfig = MarioConfig(
         bins=3,
-        steps=66,
-        sample_interval=22,
-        rollouts=200,
+        steps=54,
+        sample_interval=18,
+        rollouts=120,
         obedience_questions=30,
         fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
         sampling=ROLLOUTS,
@@ -155,7 +157,8 @@ def _floor(setup: Setup[DemoConfig], base: Policy) -> Methods:
     """Majority answer, the untouched base model, and the direct fine-tune."""
     methods: Methods = {FLOOR: {}, BASE: {}, FEW_SHOT: {}, DIRECT: {}}
     demos = _demos(setup.train, setup.config.shots)
-    direct, own = setup.load_policy(), share(setup.config.sft, setup.config)
+    direct = setup.load_policy()
+    own = share(setup.config.sft, setup.config, epochs=setup.config.direct_epochs, evaluations=1)
 
     def learn() -> None:
         sft(direct, setup.train, setup.dev, own, setup.run, "direct", mode="answer")
@@ -246,7 +249,7 @@ def _check_rewards(setup: Setup[DemoConfig]) -> None:
     run = setup.run
     if run.read_json("check_rewards.json") is None:
         solved = [q for q in setup.dev if q.rationales] or [q for q in setup.train if q.rationales]
-        questions = solved[:40]
+        questions = solved[:20]
         rows = check_rewards(setup.suite.rewards, questions, [q.rationales[0] for q in questions])
         run.write_json("check_rewards.json", rows)
         (run.path / "check_rewards.txt").write_text(format_table(rows))
