@@ -50,7 +50,7 @@ def main() -> None:
     attempts = attempts_of(texts, scores)
     for _ in range(args.repeats):
         pool = empty_pool()
-        pooled.append(timed(lambda pool=pool: pool.add(attempts)))
+        pooled.append(timed(lambda pool=pool: pool.add(attempts, (*RANKED, "correctness"))))
     result = {
         "attempts": args.attempts,
         "rewards": len(scores),
