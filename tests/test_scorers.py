@@ -180,17 +180,17 @@ def test_folds_judge_what_they_have_not_seen():
     assert mean_of_folds(ids, frozenset(ids), 1, judged)[0] == [0.0]  # one model judges all
 
 
-def test_answer_scorer_is_a_softmax_of_means_averaged_over_folds():
+@pytest.mark.parametrize(
+    ("texts", "written"), [("choices", ("wood", "steel")), ("modes", ("(A)", "(B)"))]
+)
+def test_answer_scorer_is_a_softmax_of_means_averaged_over_folds(texts, written):
     policies = [tiny_policy("decoder", seed=s) for s in (0, 1)]
     folds = [AnswerFold(ChoiceScorer(p), ChoiceScorer(p)) for p in policies]
-    scorer = AnswerScorer(folds)
+    scorer = AnswerScorer(folds, texts=texts)
     expected = np.mean(
         [
             softmax(
-                [
-                    naive(p, answer_prompt("modes", CHOICES, "dense"), c).mean_with_eos
-                    for c in ("(A)", "(B)")
-                ]
+                [naive(p, answer_prompt(texts, CHOICES, "dense"), c).mean_with_eos for c in written]
             )
             for p in policies
         ],
@@ -203,9 +203,11 @@ def test_answer_scorer_is_a_softmax_of_means_averaged_over_folds():
     assert sum(without) == pytest.approx(1.0)
     means = [naive(p, answer_prompt("modes", FREE, None), "4").utility for p in policies]
     assert utility == pytest.approx([np.mean(means)], abs=1e-4)
-    [alone] = AnswerScorer(folds, seen=frozenset({"q1"})).probabilities([CHOICES], ["dense"])
+    [alone] = AnswerScorer(folds, texts=texts, seen=frozenset({"q1"})).probabilities(
+        [CHOICES], ["dense"]
+    )
     assert alone == pytest.approx(
-        folds[1 - fold_of("q1")].probabilities([CHOICES], ["dense"], "modes")[0]
+        folds[1 - fold_of("q1")].probabilities([CHOICES], ["dense"], texts)[0]
     )
 
 

@@ -106,6 +106,8 @@ def test_corruptions():
     assert "Steel is not dense." in made
     assert "wood is dense." in made
     assert "Wood is." in made
+    assert "It could be wood, or steel." in made
+    assert any(text in made for text in (" ".join(["Steel is dense."] * n) for n in (2, 3)))
     assert "Steel is dense." not in made
 
 
@@ -142,7 +144,7 @@ def test_a_verifier_learns_and_judges_across_folds(base, tmp_path):
 
 @pytest.mark.parametrize("separate", [False, True])
 def test_an_answer_scorer_is_trained_saved_and_loaded(base, tmp_path, separate):
-    texts = "released" if separate else "modes"
+    texts = "released" if separate else "choices"
     config = AnswerScorerConfig(
         model=base, epochs=1, separate=separate, texts=texts, frozen_layers=0.5, fit=FIT
     )
@@ -172,5 +174,6 @@ def test_no_rationales_is_said_plainly(base, tmp_path):
 
 def test_gold_text_in_both_formats():
     assert gold_text("modes", QUESTION) == "(B)"
+    assert gold_text("choices", QUESTION) == "steel"
     assert gold_text("released", Question("q", "?", "No", ("Yes", "No"))) == "no"
     assert gold_text("modes", Question("q", "2 + 2?", "4")) == "4"

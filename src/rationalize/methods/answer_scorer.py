@@ -10,13 +10,13 @@ texts=released` goes back on 1 to 3):
 1. Two folds. The released models score rollouts on the questions they were trained on, where
    p(gold | I) is near 1 and nothing is left to gain.
 2. One multi-mode model instead of two: half the memory, and both probabilities share their errors.
-3. Our templates with lettered choices. In the released format the option replacement of
-   `rq_score.py`, which touches any occurrence in the question, and its fixed ten labels are not
-   kept.
+3. Our templates, answered in the words of the choice: a 135M model learns from a few hundred
+   rationales to copy the answer that they end with, not to bind it to a letter. In the released
+   format the option replacement of `rq_score.py`, which touches any occurrence in the question, and
+   its fixed ten labels are not kept.
 4. A temperature per fold and mode, fitted on held-out questions. It makes folds comparable, and
-undoes
-   the flattening by the mean over the answer's tokens, all but one of which the choices share.
-   It is fitted on all teacher samples, wrong ones included: those are like what will be scored.
+   undoes the flattening by the mean over the answer's tokens. It is fitted on all teacher samples,
+   wrong ones included: those are like what will be scored.
 5. No checkpoint is picked by accuracy with the rationale "dummy."; the steps are fixed.
 6. The lower layers stay as they are, which costs a third less.
 """
@@ -56,8 +56,9 @@ class AnswerScorerConfig(ScorerConfig):
     """Share of each batch that answers without a rationale."""
     separate: bool = False
     """Train MaRio's two models, I->O and IR->O, instead of one for both modes."""
-    texts: Texts = "modes"
-    """`modes`: our templates; `released`: MaRio's `explain ..` and `.. explanation: ..`."""
+    texts: Texts = "choices"
+    """`choices`: our templates, answered in words; `modes`: answered with the letter; `released`:
+    MaRio's `explain ..` and `.. explanation: ..`."""
 
 
 def train_answer_scorer(

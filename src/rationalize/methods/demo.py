@@ -89,7 +89,7 @@ class DemoConfig(MethodConfig):
     )
     """MaRio and its variants."""
     scorer: AnswerScorerConfig = AnswerScorerConfig(
-        epochs=3.0, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=16)
+        epochs=2.0, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=8)
     )
     """The answer scorer that consistency reads."""
     statements: VerifierConfig = VerifierConfig()

@@ -10,19 +10,18 @@ statement:
 Deviations:
 
 1. What it will score are rationales, which question-and-choice statements hardly resemble. So each
-of the
-   teacher's rationales that led to the gold answer heads a group too, against plain corruptions of
+   of the teacher's rationales that led to the gold answer heads a group too, against corruptions of
    it: the teacher's rationale for a wrong answer, its conclusion swapped to another choice,
-   negated, spliced with another question's rationale, words shuffled. (`choice_statements=1
-   rationale_statements=0` is Vera's own recipe.)
+   negated, spliced with another question's rationale, words shuffled, said again and again, all
+   choices listed. (`choice_statements=1 rationale_statements=0` is Vera's own recipe.)
 2. Question and choice are joined by a space, not rewritten into a declarative sentence by a larger
    model.
 3. No contrastive loss: it needs large batches, and Vera's ablation found it the least of the three.
 4. Cross-fitted in two folds, one temperature each, fitted on the rationales of held-out questions.
 5. The lower layers stay as they are, which costs a third less.
 
-The self-tests of `check_rewards` spoil rationales in some of the same ways: passing `shuffled` and
-`negation` is what it was taught, passing the others is not.
+The self-tests of `check_rewards` spoil rationales in some of the same ways: passing `shuffled`,
+`negation`, `repetition` and `options` is what it was taught, passing the others is not.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ from rationalize.models.scorers import (
     statement_prompt,
 )
 from rationalize.records import Question
-from rationalize.rewards.check import negated
+from rationalize.rewards.check import all_options, negated
 from rationalize.runs import Run
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.draws import shuffled_passes
@@ -196,6 +195,8 @@ def corruptions(
         lambda: " ".join(rng.sample(rationale.split(), len(rationale.split()))),
         lambda: swapped(rationale, question, rng),
         lambda: rng.choice(list(wrong)) if wrong else rationale,
+        lambda: " ".join([rationale] * rng.choice((2, 3))),
+        lambda: all_options(question, rationale),
     ]
     rng.shuffle(made)
     return [text for text in dict.fromkeys(make() for make in made) if text != rationale]

@@ -1,4 +1,9 @@
-"""What an answer scorer reads and writes: our templates, or MaRio's released formats."""
+"""What an answer scorer reads and writes: our templates, or MaRio's released formats.
+
+`choices` answers in the words of the choice, `modes` with its letter, as the templates do. Words
+are far easier for a small model: the answer that a rationale ends with can be copied, while a
+letter must first be bound to its choice.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +13,12 @@ from rationalize.answers import answer_label, label
 from rationalize.records import Question
 from rationalize.templates import prompt_text
 
-Texts = Literal["modes", "released"]
+Texts = Literal["modes", "choices", "released"]
 
 
 def answer_prompt(texts: Texts, question: Question, rationale: str | None) -> str:
     """What the scorer reads: our templates, or MaRio's released formats (mario.md 4.2)."""
-    if texts == "modes":
+    if texts != "released":
         if rationale is None:
             return prompt_text("answer", question)
         return prompt_text("answer_from_rationale", question, rationale)
@@ -31,6 +36,8 @@ def answer_texts(texts: Texts, question: Question) -> list[str]:
     """What the scorer may write, one text per choice; the gold text alone where there are none."""
     if not question.choices:
         return [question.answer]
+    if texts == "choices":
+        return list(question.choices)
     if texts == "released" and _is_yes_no(question):
         return [c.lower() for c in question.choices]
     return [answer_label(c, question.choices) for c in question.choices]

@@ -107,7 +107,7 @@ class AnswerScorer:
         self,
         folds: Sequence[AnswerFold],
         *,
-        texts: Texts = "modes",
+        texts: Texts = "choices",
         seen: frozenset[str] = frozenset(),
     ) -> None:
         self.folds = list(folds)

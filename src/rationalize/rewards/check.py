@@ -139,7 +139,7 @@ def _one_word(question: Question, rationale: str) -> str:
     return (rationale.split() or [""])[0]
 
 
-def _options(question: Question, rationale: str) -> str:
+def all_options(question: Question, rationale: str) -> str:
     """All choices listed; a free-form question has none to list, and its rationale stays."""
     if not question.choices:
         return rationale
@@ -150,7 +150,7 @@ _PLAIN: dict[str, Callable[[Question, str], str]] = {
     "empty": lambda question, rationale: "",
     "one_word": _one_word,
     "repetition": lambda question, rationale: " ".join([rationale] * 3),
-    "options": _options,
+    "options": all_options,
     "gold": lambda question, rationale: f"The answer is {question.answer}.",
     "negation": lambda question, rationale: negated(rationale),
 }
