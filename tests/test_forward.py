@@ -6,10 +6,12 @@ import torch
 from rationalize.models import forward
 from rationalize.models.forward import (
     Row,
+    _hidden_at_response,
     collate,
     find_head,
     head,
     hidden_at_response,
+    output_rows,
     token_logprobs,
 )
 from tests.tiny import tiny_policy
@@ -113,3 +115,21 @@ def test_rows_need_a_prompt_and_a_response(policy):
         with pytest.raises(ValueError, match="needs a prompt and a response"):
             collate([row], policy)
     assert Row((1, 2), (3, 4, 5), (300,)).length == 6
+
+
+def test_attention_for_short_rows_changes_no_number():
+    policy = tiny_policy("decoder")
+    rows = [Row((5, 6, 7), (8, 9)), Row((5,), (9, 9, 8, 7))]
+    short = hidden_at_response(policy, collate(rows, policy))
+    config = policy.model.config
+    assert config._attn_implementation == "sdpa"  # as it was
+    long = _hidden_at_response(policy, collate(rows, policy), with_controls=True)
+    assert torch.allclose(short, long, atol=1e-5)
+
+
+def test_all_rows_of_the_head_are_not_copied():
+    policy = tiny_policy("decoder")
+    weight = policy.model.get_output_embeddings().weight
+    assert output_rows(policy) is weight
+    policy.add_controls({"diversity": 2})
+    assert len(output_rows(policy)) == policy.n_vocab

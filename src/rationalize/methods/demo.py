@@ -53,7 +53,7 @@ ROLLOUTS = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
 class DemoConfig(MethodConfig):
     """The demo: floor, SFT, MaRio, and a report."""
 
-    questions: str = "builtin:train=200,dev=50,test=120,unseen=80"
+    questions: str = "builtin:train=200,dev=50,test=120,unseen=40"
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     methods: tuple[str, ...] = ("mario",)
     """Learners beside SFT: filt-acc, mario, mario-additive, mario-additive-left, product."""
@@ -63,7 +63,7 @@ class DemoConfig(MethodConfig):
     """Demonstrations of the few-shot floor."""
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
     """How development and test rationales are written."""
-    sft: SftConfig = SftConfig(epochs=2.0, fit=FitConfig(learning_rate=3e-4, batch_size=8))
+    sft: SftConfig = SftConfig(epochs=1.5, fit=FitConfig(learning_rate=3e-4, batch_size=8))
     """SFT and the direct fine-tune.
 
     Model, questions, seed and scorers of this and of the next are the demo's own.
@@ -71,28 +71,28 @@ class DemoConfig(MethodConfig):
     direct_epochs: float = 1.0
     """Passes of the direct fine-tune over the questions."""
     filt_acc: ExpertIterationConfig = ExpertIterationConfig(
-        steps=54,
-        sample_interval=18,
-        rollouts=120,
+        steps=45,
+        sample_interval=15,
+        rollouts=100,
         fit=FitConfig(learning_rate=1e-4),
         sampling=ROLLOUTS,
     )
     """FILT-ACC."""
     mario: MarioConfig = MarioConfig(
         bins=3,
-        steps=54,
-        sample_interval=18,
-        rollouts=120,
+        steps=45,
+        sample_interval=15,
+        rollouts=100,
         obedience_questions=30,
         fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
         sampling=ROLLOUTS,
     )
     """MaRio and its variants."""
     scorer: AnswerScorerConfig = AnswerScorerConfig(
-        epochs=2.0, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+        epochs=1.5, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=8)
     )
     """The answer scorer that consistency reads."""
-    statements: VerifierConfig = VerifierConfig()
+    statements: VerifierConfig = VerifierConfig(choice_statements=0.25)
     """The verifier that plausibility reads."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -249,7 +249,7 @@ def _check_rewards(setup: Setup[DemoConfig]) -> None:
     run = setup.run
     if run.read_json("check_rewards.json") is None:
         solved = [q for q in setup.dev if q.rationales] or [q for q in setup.train if q.rationales]
-        questions = solved[:20]
+        questions = solved[:12]
         rows = check_rewards(setup.suite.rewards, questions, [q.rationales[0] for q in questions])
         run.write_json("check_rewards.json", rows)
         (run.path / "check_rewards.txt").write_text(format_table(rows))

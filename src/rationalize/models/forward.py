@@ -8,7 +8,8 @@ gathered on each side by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from rationalize.errors import UserError
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
+
+_SHORT = 512  # tokens
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ def collate(rows: Sequence[Row], policy: Policy) -> Batch:
 
 def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = True) -> Tensor:
     """Last hidden states (N, d) at the positions that predict the response tokens."""
+    with _attention_for(policy, max(row.length for row in batch.rows)):
+        return _hidden_at_response(policy, batch, with_controls)
+
+
+def _hidden_at_response(policy: Policy, batch: Batch, with_controls: bool) -> Tensor:
     rows = batch.rows
     controls = [r.control_ids if with_controls else () for r in rows]
     model = plain_model(policy)
@@ -92,6 +100,23 @@ def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = Tr
     return hidden[batch.row_of, torch.tensor(positions, device=hidden.device)]
 
 
+@contextmanager
+def _attention_for(policy: Policy, length: int) -> Iterator[None]:
+    """On a processor, plain attention for short rows: the fused kernel's backward pass costs more
+    than the score matrices that it saves.
+    """
+    config = plain_model(policy).config
+    before = getattr(config, "_attn_implementation", None)
+    plain = policy.device.type == "cpu" and before == "sdpa" and length <= _SHORT
+    try:
+        if plain:
+            config._attn_implementation = "eager"
+        yield
+    finally:
+        if plain:
+            config._attn_implementation = before
+
+
 def head(policy: Policy, hidden: Tensor) -> Tensor:
     """Logits (N, n_vocab) of the words: control tokens have none."""
     if not policy.linear_head:
@@ -108,7 +133,9 @@ def head(policy: Policy, hidden: Tensor) -> Tensor:
 
 def output_rows(policy: Policy) -> Tensor:
     """The lm-head's rows of the words, (n_vocab, d)."""
-    return plain_model(policy).get_output_embeddings().weight[: policy.n_vocab]
+    rows = plain_model(policy).get_output_embeddings().weight
+    # a slice of everything would still cost its gradient another matrix of zeros
+    return rows if policy.n_vocab == rows.shape[0] else rows[: policy.n_vocab]
 
 
 def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
@@ -146,7 +173,7 @@ def find_head(policy: Policy) -> None:
         tuple(i % policy.n_vocab for i in (5, 6, 7)), tuple(i % policy.n_vocab for i in (8, 9))
     )
     with torch.no_grad():
-        hidden = hidden_at_response(policy, collate([row], policy))
+        hidden = _hidden_at_response(policy, collate([row], policy), with_controls=True)
         ids = torch.tensor([[*row.prompt_ids, row.response_ids[0]]], device=policy.device)
         if policy.is_encoder_decoder:
             written = torch.tensor([[policy.start_id, row.response_ids[0]]], device=policy.device)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rationalize.errors import UserError
+from rationalize.memory import keep_freed_memory
 from rationalize.models.forward import Row
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.progress import progress_bar
@@ -107,6 +108,8 @@ def fit(
             f"{accelerator.num_processes} processes were launched; training runs in one process so "
             "far. Start it without `accelerate launch`"
         )
+    if policy.device.type == "cpu":
+        keep_freed_memory()
     policy.model.eval()  # dropout off; gradients flow all the same
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
