@@ -11,6 +11,7 @@ from rationalize.errors import UserError
 from rationalize.methods.answer_scorer import AnswerScorerConfig, gold_text, train_answer_scorer
 from rationalize.methods.verifier import (
     VerifierConfig,
+    _prepare,
     choice_groups,
     corruptions,
     rationale_groups,
@@ -19,6 +20,7 @@ from rationalize.methods.verifier import (
     train_verifier,
     vera_loss,
 )
+from rationalize.models.policy import load_policy
 from rationalize.models.scorers import AnswerScorer, Verifier, fold_of, load_verifier
 from rationalize.questions.builtin import builtin_questions
 from rationalize.records import Question
@@ -162,6 +164,14 @@ def test_an_answer_scorer_is_trained_saved_and_loaded(base, tmp_path, separate):
         fold = tmp_path / "fold0"
         pair = AnswerScorer.load_pair(fold / "answer", fold / "answer_from_rationale")
         assert sum(pair.probabilities(dev[:1], ["It is."])[0]) == pytest.approx(1.0)
+
+
+def test_a_group_that_a_batch_holds_twice_counts_twice(base):
+    config = VerifierConfig(model=base, fit=FitConfig(batch_size=18), choice_statements=0.0)
+    policy = load_policy(base)
+    _, batch_at, _ = _prepare(policy, QUESTIONS["train"][:4], config)
+    sizes = {len({row.tag[0] for row in batch_at(step)}) for step in range(6)}
+    assert len(sizes) == 1  # groups a batch, though passes end within some
 
 
 def test_no_rationales_is_said_plainly(base, tmp_path):

@@ -30,7 +30,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -237,15 +237,21 @@ def _prepare(
     yes, _ = label_ids(policy)
     rows = [
         [
-            Row(tuple(policy.encode_prompt(statement_prompt(s.text))), (yes,), tag=(i, s.true))
+            Row(tuple(policy.encode_prompt(statement_prompt(s.text))), (yes,), tag=(0, s.true))
             for s in group
         ]
-        for i, group in enumerate(groups)
+        for group in groups
     ]
     size = max(1, config.fit.batch_size * len(groups) // sum(map(len, groups)))
 
     def batch_at(step: int) -> list[Row]:
-        return [row for i in shuffled_passes(len(rows), size, step, config.seed) for row in rows[i]]
+        picked = shuffled_passes(len(rows), size, step, config.seed)
+        # numbered by place: a batch that spans two passes may hold a group twice
+        return [
+            replace(row, tag=(place, row.tag[1]))
+            for place, i in enumerate(picked)
+            for row in rows[i]
+        ]
 
     steps = max(1, math.ceil(config.epochs * len(groups) / size))
     return statement_loss(policy, config.choice_weight), batch_at, steps
