@@ -53,7 +53,7 @@ ROLLOUTS = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
 class DemoConfig(MethodConfig):
     """The demo: floor, SFT, MaRio, and a report."""
 
-    questions: str = "builtin:train=200,dev=50,test=120,unseen=40"
+    questions: str = "builtin:train=200,dev=40,test=120,unseen=30"
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     methods: tuple[str, ...] = ("mario",)
     """Learners beside SFT: filt-acc, mario, mario-additive, mario-additive-left, product."""
@@ -63,7 +63,9 @@ class DemoConfig(MethodConfig):
     """Demonstrations of the few-shot floor."""
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
     """How development and test rationales are written."""
-    sft: SftConfig = SftConfig(epochs=1.5, fit=FitConfig(learning_rate=3e-4, batch_size=8))
+    sft: SftConfig = SftConfig(
+        epochs=1.5, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+    )
     """SFT and the direct fine-tune.
 
     Model, questions, seed and scorers of this and of the next are the demo's own.
@@ -71,19 +73,19 @@ class DemoConfig(MethodConfig):
     direct_epochs: float = 1.0
     """Passes of the direct fine-tune over the questions."""
     filt_acc: ExpertIterationConfig = ExpertIterationConfig(
-        steps=45,
-        sample_interval=15,
-        rollouts=100,
+        steps=36,
+        sample_interval=12,
+        rollouts=80,
         fit=FitConfig(learning_rate=1e-4),
         sampling=ROLLOUTS,
     )
     """FILT-ACC."""
     mario: MarioConfig = MarioConfig(
         bins=3,
-        steps=45,
-        sample_interval=15,
-        rollouts=100,
-        obedience_questions=30,
+        steps=36,
+        sample_interval=12,
+        rollouts=80,
+        obedience_questions=20,
         fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
         sampling=ROLLOUTS,
     )
@@ -92,7 +94,7 @@ class DemoConfig(MethodConfig):
         epochs=1.5, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=8)
     )
     """The answer scorer that consistency reads."""
-    statements: VerifierConfig = VerifierConfig(choice_statements=0.25)
+    statements: VerifierConfig = VerifierConfig(epochs=0.75, choice_statements=0.25)
     """The verifier that plausibility reads."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
