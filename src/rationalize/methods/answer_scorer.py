@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 from rationalize.errors import UserError
 from rationalize.methods.folds import ScorerConfig, cross_fit, train_model
-from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts
+from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.calibration import fit_temperature
 from rationalize.models.policy import Policy
 from rationalize.models.scorers import AnswerFold, load_choice_scorer
@@ -113,12 +113,6 @@ def _prepare(
 
 def _row(maker: RowMaker, texts: Texts, question: Question, rationale: str | None):
     return maker.text(answer_prompt(texts, question, rationale), gold_text(texts, question))
-
-
-def gold_text(texts: Texts, question: Question) -> str:
-    """What the scorer learns to write."""
-    at = question.choices.index(question.answer) if question.choices else 0
-    return answer_texts(texts, question)[at]
 
 
 def _calibrate(

@@ -43,5 +43,11 @@ def answer_texts(texts: Texts, question: Question) -> list[str]:
     return [answer_label(c, question.choices) for c in question.choices]
 
 
+def gold_text(texts: Texts, question: Question) -> str:
+    """What a scorer learns to write."""
+    at = question.choices.index(question.answer) if question.choices else 0
+    return answer_texts(texts, question)[at]
+
+
 def _is_yes_no(question: Question) -> bool:
     return {c.lower() for c in question.choices or ()} == {"yes", "no"}

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rationalize.errors import UserError
-from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts
+from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts, gold_text
 from rationalize.models.choices import ChoiceScore, ChoiceScorer, Continuation, halve
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.vera import Vera
@@ -71,15 +71,31 @@ class AnswerFold:
         """Per question the mean log-probability with EOS of each choice; without choices the mean
         without EOS of the gold text."""
         found: list[list[float]] = [[] for _ in questions]
-        for scorer, rows in (
-            (self.answer, [i for i, r in enumerate(rationales) if r is None]),
-            (self.answer_from_rationale, [i for i, r in enumerate(rationales) if r is not None]),
-        ):
+        for scorer, rows in self._by_mode(rationales):
             prompts = [answer_prompt(texts, questions[i], rationales[i]) for i in rows]
             choices = [answer_texts(texts, questions[i]) for i in rows]
             for i, scores in zip(rows, scorer.score(prompts, choices), strict=True):
                 chosen = bool(questions[i].choices)
                 found[i] = [s.mean_with_eos if chosen else s.mean for s in scores]
+        return found
+
+    def _by_mode(self, rationales: Sequence[str | None]) -> list[tuple[ChoiceScorer, list[int]]]:
+        return [
+            (self.answer, [i for i, r in enumerate(rationales) if r is None]),
+            (self.answer_from_rationale, [i for i, r in enumerate(rationales) if r is not None]),
+        ]
+
+    def utilities(
+        self, questions: Sequence[Question], rationales: Sequence[str | None], texts: Texts
+    ) -> list[float]:
+        """Per question the geometric mean of the gold answer's token probabilities, without EOS
+        (coalition.md 3.1)."""
+        found = [0.0] * len(questions)
+        for scorer, rows in self._by_mode(rationales):
+            prompts = [answer_prompt(texts, questions[i], rationales[i]) for i in rows]
+            gold = [[gold_text(texts, questions[i])] for i in rows]
+            for i, [own] in zip(rows, scorer.score(prompts, gold), strict=True):
+                found[i] = own.utility
         return found
 
     def probabilities(
@@ -173,6 +189,22 @@ class AnswerScorer:
             next(judged) if r is not None else self._without[_key(q)]
             for q, r in zip(questions, rationales, strict=True)
         ]
+
+    def utilities(
+        self, questions: Sequence[Question], rationales: Sequence[str | None]
+    ) -> list[float]:
+        """Likelihood per token of the gold answer, COALITION's utility: the arithmetic mean over
+        the models that judge a question. A rationale of None asks for the reference, U0.
+        """
+
+        def judged(fold: int, rows: Sequence[int]) -> list[list[float]]:
+            own = self.folds[fold].utilities(
+                [questions[i] for i in rows], [rationales[i] for i in rows], self.texts
+            )
+            return [[u] for u in own]
+
+        panel = [q.id for q in questions]
+        return [u for [u] in mean_of_folds(panel, self.seen, len(self.folds), judged)]
 
     def _judge(
         self, questions: Sequence[Question], rationales: Sequence[str | None]

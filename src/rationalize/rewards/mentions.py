@@ -39,3 +39,41 @@ def names_answer(text: str, answer: str, choices: Sequence[str] | None) -> bool:
 def sentences(text: str) -> list[str]:
     """A text cut after `.`, `!`, `?` or a line's end; decimal points do not cut."""
     return [s.strip() for s in re.split(r"(?<=[.!?])\s+|\n+", text) if s.strip()]
+
+
+_EMPTY_WORDS = frozenset(
+    words(
+        "a am an and answer are as be because believe best choice choose correct explanation final "
+        "go going guess hence here i is it it's its means must my obvious obviously of one option "
+        "or pick rationale reply right say select so sure that that's the there there's therefore "
+        "think this thus to we which will with would you your"
+    )
+)
+"""Words that say nothing beside an answer."""
+
+
+def masked(text: str, answers: Sequence[str], mask: str = "___") -> str:
+    """The text with every mention of an answer, by its words or its letter in brackets, masked.
+
+    >>> masked("Oil floats, so it is the oil: (B).", ["the water", "the oil"])
+    'Oil floats, so it is ___: ___.'
+    """
+    for answer in sorted(answers, key=len, reverse=True):
+        own = words(answer)
+        if own:
+            run = r"\W+".join(map(re.escape, own))
+            text = re.sub(rf"(?<!\w){run}(?!\w)", mask, text, flags=re.IGNORECASE)
+    letters = "".join(label(i)[1] for i in range(min(len(answers), 26)))
+    return re.sub(rf"\([{letters}]\)", mask, text, flags=re.IGNORECASE)
+
+
+def bare_answer(text: str, answers: Sequence[str]) -> bool:
+    """Whether a text does no more than name answers: no other word of it says anything.
+
+    >>> bare_answer("So the answer must be the oil.", ["the water", "the oil"])
+    True
+    >>> bare_answer("Oil is lighter, so it is the oil.", ["the water", "the oil"])
+    False
+    """
+    rest = words(masked(text, answers, mask=" "))
+    return all(word in _EMPTY_WORDS for word in rest)

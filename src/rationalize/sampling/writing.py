@@ -33,14 +33,20 @@ def write_attempts(
     step: int = 0,
     control: Mapping[str, int] | None = None,
     demos: Sequence[Question] = (),
+    given: Sequence[Attempt] | None = None,
     label: str | None = None,
 ) -> list[Attempt]:
     """`sampling.n` attempts per question, in the order of the questions.
 
-    `control` names the bins to write under (0 is best). Draws depend on `(seed, round, repeat,
-    question id, sample)` alone.
+    `control` names the bins to write under (0 is best); `given` are attempts, one per question,
+    whose rationales the modes `refine` and `answer_from_rationale` read. Draws depend on `(seed,
+    round, repeat, question id, sample)` alone.
     """
-    prompts = [prompt_text(mode, q, demos=demos) for q in questions]
+    read: list[Attempt | None] = list(given) if given is not None else [None] * len(questions)
+    prompts = [
+        prompt_text(mode, q, a.rationale if a else None, demos)
+        for q, a in zip(questions, read, strict=True)
+    ]
     repeats = _occurrences([q.id for q in questions])
     seeds = [question_seed(seed, round, k, q.id) for k, q in zip(repeats, questions, strict=True)]
     controls = [control] * len(prompts) if control else None
@@ -49,16 +55,18 @@ def write_attempts(
             prompts, sampling, seeds=seeds, controls=controls, progress=progress
         )
     attempts = []
-    for question, prompt, repeat, completions_G in zip(
-        questions, prompts, repeats, completions_PG, strict=True
+    for question, prompt, source, repeat, completions_G in zip(
+        questions, prompts, read, repeats, completions_PG, strict=True
     ):
         for j, completion in enumerate(completions_G):
             attempts.append(
                 _attempt(
                     question, prompt, completion, mode=mode, writer=writer,
-                    id=f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}",
+                    id=f"{f'{source.id}>' if source else ''}"
+                    f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}",
                     model=sampler.policy.name, round=round, step=step, split=split, seed=seed,
                     control=dict(control) if control else None, sampling=sampling.as_dict(),
+                    refines=source.id if source else None,
                 )
             )  # fmt: skip
     return attempts

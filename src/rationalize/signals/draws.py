@@ -42,5 +42,27 @@ def balanced_bins(
     return batch
 
 
+def apportion(shares: Mapping[str, float], size: int) -> dict[str, int]:
+    """`size` places by shares, by the largest remainder; every positive share gets at least one.
+
+    >>> apportion({"rationale": 0.5, "refine": 0.4, "answer": 0.1}, 4)
+    {'rationale': 2, 'refine': 1, 'answer': 1}
+    """
+    wanted = {name: share for name, share in shares.items() if share > 0}
+    if not wanted or size < len(wanted):
+        raise ValueError(f"{size} places for {len(wanted)} shares; expected one for each at least")
+    total = sum(wanted.values())
+    exact = {name: share / total * size for name, share in wanted.items()}
+    counts = {name: max(1, int(x)) for name, x in exact.items()}
+    while (left := size - sum(counts.values())) != 0:
+        step = 1 if left > 0 else -1
+        name = max(
+            (n for n in counts if counts[n] + step >= 1),
+            key=lambda n: step * (exact[n] - counts[n]),
+        )
+        counts[name] += step
+    return counts
+
+
 def _seeds(seed: int | Sequence[int]) -> list[int]:
     return [seed] if isinstance(seed, int) else list(seed)

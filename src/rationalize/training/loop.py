@@ -200,7 +200,7 @@ def _optimise(
     sums = torch.zeros(2, device=accelerator.device)
     metrics: dict[str, float] = {}
     for passed in micro_batches(rows, config.micro_tokens, group_of):
-        with _autocast(config, accelerator.device):
+        with precision(config, accelerator.device):
             out = loss(policy, passed)
         accelerator.backward(out.total)
         sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
@@ -228,7 +228,8 @@ def _optimise(
     }
 
 
-def _autocast(config: FitConfig, device: torch.device) -> AbstractContextManager:
+def precision(config: FitConfig, device: torch.device) -> AbstractContextManager:
+    """The autocast that a configuration asks for."""
     fast = config.precision == "auto" and has_fast_bfloat16(device)
     half = fast or config.precision == "bfloat16"
     return torch.autocast(device.type, torch.bfloat16, enabled=half)

@@ -96,3 +96,19 @@ def quark_loss(
             f"{tuple(reference_NV.shape)} differ in shape"
         )
     return _QuarkTokens.apply(logits_NV, reference_NV, targets_N, beta, alpha, direction)
+
+
+def dpo_loss(
+    chosen_P: Tensor,
+    rejected_P: Tensor,
+    reference_chosen_P: Tensor,
+    reference_rejected_P: Tensor,
+    beta: float,
+) -> tuple[Tensor, Tensor]:
+    """`-log sigmoid(margin)` per pair and the margin, `beta ((log pi - log pi_ref)(chosen) -
+    (log pi - log pi_ref)(rejected))`; both of shape (P,) (arXiv 2305.18290; coalition.md 4.2).
+
+    Inputs are log-probabilities of whole responses, summed over their tokens.
+    """
+    margin_P = beta * ((chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P))
+    return -torch.nn.functional.logsigmoid(margin_P), margin_P

@@ -1,0 +1,144 @@
+"""Several writers of one architecture over one base: adapters that share its weights, or full
+copies.
+
+    variants = Variants.of(base, folder, ["variant-1", "variant-2"])
+    with variants.active("variant-1") as policy:
+        ...                        # writes, scores or learns as the first
+    with variants.bare() as policy:
+        ...                        # the base itself
+
+An adapter changes nothing until it has learned. Switching costs no copy and no second model.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from rationalize.errors import UserError
+from rationalize.files import write_text
+from rationalize.models.folders import no_bars
+from rationalize.models.policy import Policy, load_policy
+
+FILE = "variants.json"
+
+
+@dataclass
+class Variants:
+    """Named writers over one base."""
+
+    base: Policy
+    """Under full tuning until the first adapter; its own weights never learn here."""
+    source: Path
+    """Folder that the base was loaded from."""
+    shared: list[str] = field(default_factory=list)
+    """Names of the adapters on the base."""
+    copies: dict[str, Policy] = field(default_factory=dict)
+    """Writers with weights of their own."""
+    rank: int = 16
+    """LoRA rank of new adapters."""
+    seed: int = 0
+    """Seed of their first weights, with their name."""
+
+    @classmethod
+    def of(
+        cls,
+        base: Policy,
+        source: Path,
+        names: Sequence[str],
+        *,
+        copies: bool = False,
+        seed: int = 0,
+    ) -> Variants:
+        """Writers that all begin as the base; `copies` gives each its own full weights."""
+        variants = cls(base, source, seed=seed)
+        for name in names:
+            if copies:
+                variants.copies[name] = replace(base, model=_copy(base))
+            else:
+                variants.add_adapter(name)
+        return variants
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.shared, *self.copies]
+
+    def add_adapter(self, name: str) -> None:
+        """One more adapter, which changes nothing yet; its first weights depend on its name."""
+        from peft import LoraConfig, get_peft_model
+
+        if name in self.names:
+            raise ValueError(f"there is a variant {name!r} already")
+        config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules="all-linear")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(zlib.crc32(f"{self.seed}/{name}".encode()))
+            if self.shared:
+                self.base.model.add_adapter(name, config)
+            else:
+                model = get_peft_model(self.base.model, config, adapter_name=name)
+                self.base = replace(self.base, model=model.eval(), tuning="lora")
+        self.shared.append(name)
+
+    @contextmanager
+    def active(self, name: str) -> Iterator[Policy]:
+        """The policy that writes, scores and learns as `name`; only its weights have gradients."""
+        if name in self.copies:
+            yield replace(self.copies[name], name=name)
+            return
+        if name not in self.shared:
+            raise UserError(
+                f"there is no variant {name!r}; expected one of {', '.join(self.names)}"
+            )
+        self.base.model.set_adapter(name)
+        yield replace(self.base, name=name)
+
+    @contextmanager
+    def bare(self) -> Iterator[Policy]:
+        """The base without any adapter."""
+        if not self.shared:
+            yield self.base
+            return
+        with self.base.model.disable_adapter():
+            yield self.base
+
+    def save(self, name: str, folder: Path) -> None:
+        """Write one variant's own weights (the adapter, or the full copy) for `load`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        if name in self.copies:
+            self.copies[name].save(folder)
+            return
+        with no_bars():
+            self.base.model.save_pretrained(folder, selected_adapters=[name])
+        write_text(folder / FILE, json.dumps({"adapter": name, "rank": self.rank}))
+
+    def load(self, name: str, folder: Path) -> None:
+        """Take over one variant's weights from a folder that `save` wrote; add it if it is new."""
+        facts = folder / FILE
+        if not facts.exists():
+            own = load_policy(folder, style=self.base.style, system=self.base.system,
+                              dtype=self.base.dtype, device=self.base.device,
+                              trust_remote_code=self.base.trust_remote_code)  # fmt: skip
+            self.copies[name] = own
+            return
+        from safetensors.torch import load_file
+
+        stored = json.loads(facts.read_text())
+        if name not in self.shared:
+            self.rank = stored["rank"]
+            self.add_adapter(name)
+        tensors = load_file(folder / stored["adapter"] / "adapter_model.safetensors")
+        from peft import set_peft_model_state_dict
+
+        set_peft_model_state_dict(self.base.model, tensors, adapter_name=name)
+
+
+def _copy(policy: Policy):
+    import copy
+
+    return copy.deepcopy(policy.model)

@@ -1,0 +1,64 @@
+"""Preference pairs from utilities (coalition.md 3.2), and the partition that keeps variants apart.
+
+A pair is the best candidate against the worst. With the filter on, the best must beat both the
+reference (no rationale, or the unrefined one) and the worst, strictly.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+Why = Literal["identical", "tie", "below the reference"]
+"""Why there is no pair."""
+
+
+class Preference(NamedTuple):
+    """Indices of two candidates."""
+
+    chosen: int
+    rejected: int
+
+
+def prefer(
+    utilities_N: Sequence[float], reference: float, texts_N: Sequence[str], *, filtered: bool = True
+) -> Preference | Why:
+    """The best candidate and the worst, or why there is no pair.
+
+    Of equals the first counts as the better and the last as the worse, so that without the filter a
+    tie of two goes to candidate 0, as in the released code. Identical strings never make a pair.
+
+    >>> prefer([0.72, 0.69], 0.70, ["a", "b"])
+    Preference(chosen=0, rejected=1)
+    >>> prefer([0.72, 0.69], 0.73, ["a", "b"])
+    'below the reference'
+    """
+    utilities = np.asarray(utilities_N, dtype=np.float64)
+    if len(utilities) != len(texts_N) or len(utilities) < 2:
+        raise ValueError(
+            f"{len(utilities)} utilities of {len(texts_N)} texts; expected as many, and at least 2"
+        )
+    if np.isnan(utilities).any() or np.isnan(reference):
+        raise ValueError("a utility is NaN; give every candidate a number")
+    chosen = int(utilities.argmax())
+    rejected = int(len(utilities) - 1 - utilities[::-1].argmin())
+    if texts_N[chosen] == texts_N[rejected]:
+        return "identical"
+    if filtered and utilities[chosen] == utilities[rejected]:
+        return "tie"
+    if filtered and not utilities[chosen] > reference:
+        return "below the reference"
+    return Preference(chosen, rejected)
+
+
+def partition(n: int, parts: int) -> list[range]:
+    """`n` items in `parts` consecutive parts of sizes that differ by one at most.
+
+    Part i ends before `floor(n * (i + 1) / parts)`: the release's quarters of GSM8K's 7,473
+    questions end at 1868, 3736, 5604, 7473.
+    """
+    ends = [n * i // parts for i in range(parts + 1)]
+    return [range(a, b) for a, b in itertools.pairwise(ends)]

@@ -1,0 +1,131 @@
+"""Preference pairs, their partition, the loss that learns from them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny import tiny_policy
+
+from rationalize.models.forward import Row
+from rationalize.rewards.mentions import bare_answer, masked
+from rationalize.signals.draws import apportion
+from rationalize.signals.pairs import Preference, partition, prefer
+from rationalize.training.loop import FitConfig
+from rationalize.training.losses import dpo_loss
+from rationalize.training.objectives import PairTag, dpo, response_logprobs
+
+
+def test_the_papers_vectors():
+    assert prefer([0.72, 0.69], 0.70, ["a", "b"]) == Preference(0, 1)
+    assert prefer([0.69, 0.72], 0.70, ["a", "b"]) == Preference(1, 0)
+    assert prefer([0.72, 0.69], 0.73, ["a", "b"]) == "below the reference"
+    assert prefer([0.72, 0.72], 0.70, ["a", "b"]) == "tie"
+    assert prefer([0.72, 0.72], 0.70, ["a", "b"], filtered=False) == Preference(0, 1)
+    assert prefer([0.5, 0.4], 0.9, ["a", "b"], filtered=False) == Preference(0, 1)
+    assert prefer([0.72, 0.69], 0.70, ["a", "a"]) == "identical"
+    assert prefer([0.70, 0.69], 0.70, ["a", "b"]) == "below the reference"  # strict
+
+
+def test_of_many_the_best_and_the_worst():
+    assert prefer([0.3, 0.9, 0.1, 0.5], 0.2, list("abcd")) == Preference(1, 2)
+    with pytest.raises(ValueError, match="at least 2"):
+        prefer([0.3], 0.2, ["a"])
+    with pytest.raises(ValueError, match="NaN"):
+        prefer([0.3, math.nan], 0.2, ["a", "b"])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.3]), st.sampled_from("xyz")), min_size=2),
+    st.sampled_from([0.0, 0.1, 0.25]),
+)
+def test_a_filtered_pair_is_what_it_says(candidates, reference):
+    utilities, texts = zip(*candidates, strict=True)
+    found = prefer(utilities, reference, texts)
+    if isinstance(found, Preference):
+        assert utilities[found.chosen] == max(utilities) > reference
+        assert utilities[found.rejected] == min(utilities) < utilities[found.chosen]
+        assert texts[found.chosen] != texts[found.rejected]
+
+
+def test_partition_of_gsm8k():
+    parts = partition(7473, 4)
+    assert [p.stop for p in parts] == [1868, 3736, 5604, 7473]
+    assert [len(p) for p in parts] == [1868, 1868, 1868, 1869]
+    assert [i for p in partition(10, 3) for i in p] == list(range(10))
+
+
+def test_apportion():
+    assert apportion({"a": 1.0, "b": 1.0}, 4) == {"a": 2, "b": 2}
+    assert apportion({"a": 0.98, "b": 0.01, "c": 0.01}, 5) == {"a": 3, "b": 1, "c": 1}
+    assert apportion({"a": 0.6, "b": 0.0}, 3) == {"a": 3}
+    with pytest.raises(ValueError, match="one for each"):
+        apportion({"a": 1, "b": 1}, 1)
+
+
+def test_dpo_vectors():
+    zero = torch.zeros(1)
+    loss, margin = dpo_loss(zero, zero, zero, zero, 0.1)
+    assert (loss.item(), margin.item()) == (pytest.approx(math.log(2)), 0.0)
+    loss, margin = dpo_loss(torch.tensor([-3.0]), torch.tensor([-6.0]), torch.tensor([-5.0]),
+                            torch.tensor([-5.0]), 0.1)  # fmt: skip
+    assert margin.item() == pytest.approx(0.3)
+    assert loss.item() == pytest.approx(0.554355, abs=1e-6)
+
+
+def rows_of(policy, *, reference=(0.0, 0.0, 0.0, 0.0)):
+    texts = [("Why?", "It is dense."), ("Why?", "No."), ("How?", "So."), ("How?", "Because it is.")]
+    return [
+        Row(
+            tuple(policy.encode_prompt(p)), tuple(policy.encode_response(r)),
+            tag=PairTag(i // 2, i % 2 == 0, own, "generation" if i < 2 else "refinement"),
+        )
+        for i, ((p, r), own) in enumerate(zip(texts, reference, strict=True))
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["decoder", "t5"])
+def test_at_the_reference_the_loss_is_ln_2(kind):
+    policy = tiny_policy(kind)
+    config = FitConfig(precision="float32", micro_tokens=16)
+    reference = response_logprobs(policy, rows_of(policy), config)
+    out = dpo(beta=0.3)(policy, rows_of(policy, reference=reference))
+    assert out.weight == 2
+    assert out.total.item() / 2 == pytest.approx(math.log(2), abs=1e-5)
+    assert out.metrics["logp_chosen"] == pytest.approx(reference[0] + reference[2], abs=1e-4)
+    assert out.metrics["pairs/generation"] == out.metrics["pairs/refinement"] == 1
+    out.total.backward()  # the chosen become likelier, the rejected less likely
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            if p.grad is not None:
+                p -= 1e-3 * p.grad
+    after = response_logprobs(policy, rows_of(policy), config)
+    assert after[0] - after[1] > reference[0] - reference[1]
+    assert after[2] - after[3] > reference[2] - reference[3]
+
+
+def test_nll_term_is_per_token_of_the_chosen():
+    policy = tiny_policy("decoder")
+    rows = rows_of(policy)
+    plain, with_nll = dpo(beta=0.1)(policy, rows), dpo(beta=0.1, nll_weight=0.5)(policy, rows)
+    config = FitConfig(precision="float32")
+    own = response_logprobs(policy, rows, config)
+    expected = -0.5 * sum(own[i] / len(rows[i].response_ids) for i in (0, 2))
+    assert (with_nll.total - plain.total).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_half_a_pair_is_refused():
+    policy = tiny_policy("decoder")
+    with pytest.raises(ValueError, match="one chosen and one rejected"):
+        dpo(beta=0.1)(policy, rows_of(policy)[:3])
+
+
+def test_masked_and_bare_answers():
+    choices = ("the heavy cart", "the light cart")
+    assert masked("It is (A), the heavy cart.", choices) == "It is ___, ___."
+    assert masked("Theheavy cart", choices) == "Theheavy cart"
+    assert bare_answer("", choices)
+    assert bare_answer("So the answer is (B).", choices)
+    assert bare_answer("It must be the light cart, the light cart.", choices)
+    assert not bare_answer("Less weight means less force, so it is the light cart.", choices)
