@@ -47,6 +47,14 @@ METHODS: Mapping[str, Command] = {
         "rationalize.methods.mario", "MarioConfig", "train_mario",
         "several rewards at once, one control token each", True,
     ),
+    "coalition": Command(
+        "rationalize.methods.coalition", "CoalitionConfig", "train_coalition",
+        "variants write, refine each other and learn by preference", True,
+    ),
+    "coalition-grid": Command(
+        "rationalize.methods.coalition_grid", "CoalitionGridConfig", "run_grid",
+        "the coalition and its ablations, from shared candidates", True,
+    ),
     "answer-scorer": Command(
         "rationalize.methods.answer_scorer", "AnswerScorerConfig", "train_answer_scorer",
         "how likely an answer is, given a rationale or none", True,
@@ -57,11 +65,19 @@ METHODS: Mapping[str, Command] = {
     ),
 }  # fmt: skip
 
-VERBS: Mapping[str, Command] = {
-    "demo": Command(
+DEMOS: Mapping[str, Command] = {
+    "mario": Command(
         "rationalize.methods.demo", "DemoConfig", "run_demo",
         "teach the embedded model on built-in questions, to a report", True, "--size",
     ),
+    "coalition": Command(
+        "rationalize.methods.coalition_demo", "CoalitionDemoConfig", "run_coalition_demo",
+        "variants of the embedded model on built-in questions, to a report", True, "--size",
+    ),
+}  # fmt: skip
+
+VERBS: Mapping[str, Command] = {
+    "demo": DEMOS["mario"],
     "sample": Command("rationalize.verbs.writing", "SampleConfig", "sample", "write attempts"),
     "ask": Command(
         "rationalize.verbs.writing", "AskConfig", "ask",
@@ -86,7 +102,7 @@ VERBS: Mapping[str, Command] = {
 }  # fmt: skip
 
 FORMS = {
-    "demo": "demo [--out DIR]",
+    "demo": "demo [--method mario|coalition] [--out DIR]",
     "train": "train METHOD [--out DIR]",
     "sample": "sample --model M --questions Q --out F",
     "ask": 'ask --model M "question" [--choices ..]',
@@ -132,6 +148,13 @@ def run(argv: Sequence[str]) -> None:
         method, rest = _method(rest, METHODS)
         if method:
             execute(f"train {method}", METHODS[method], rest, default_out=f"runs/{method}")
+    elif verb == "demo":
+        found, rest = take(rest, "--method")
+        method = found or "mario"
+        if method not in DEMOS:
+            raise UsageError(f"unknown --method {method!r}{nearest(method, DEMOS)}")
+        folder = "runs/demo" if method == "mario" else f"runs/demo-{method}"
+        execute("demo", DEMOS[method], rest, default_out=folder)
     elif verb in VERBS:
         execute(verb, VERBS[verb], rest, default_out=f"runs/{verb}")
     else:

@@ -142,7 +142,7 @@ def run_demo(config: DemoConfig, out: Path) -> None:
         sizes = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
         _say(f"{sizes} questions; rewards {', '.join(config.mario.rewards)}")
         _check_rewards(setup)
-        methods = _floor(setup, base)
+        methods = floor_of(setup, base)
         for seed in config.seeds:
             _learn(setup, methods, seed)
         learners = [LEARNERS[m] for m in config.methods]
@@ -155,7 +155,7 @@ def run_demo(config: DemoConfig, out: Path) -> None:
         _say(f"report: {out / 'report.html'}")
 
 
-def _floor(setup: Setup[DemoConfig], base: Policy) -> Methods:
+def floor_of(setup: Setup, base: Policy) -> Methods:
     """Majority answer, the untouched base model, and the direct fine-tune."""
     methods: Methods = {FLOOR: {}, BASE: {}, FEW_SHOT: {}, DIRECT: {}}
     demos = _demos(setup.train, setup.config.shots)
@@ -166,7 +166,7 @@ def _floor(setup: Setup[DemoConfig], base: Policy) -> Methods:
         sft(direct, setup.train, setup.dev, own, setup.run, "direct", mode="answer")
 
     restore_or(setup.run, "direct", direct, learn)
-    for split in setup.final_splits:
+    for split in setup.final_splits or ["dev"]:
         floor = majority_attempts(setup.train, setup.splits[split], split=split)
         methods[FLOOR][split] = {0: floor}
         methods[BASE][split] = {0: setup.evaluate(base, BASE, split)}
@@ -178,7 +178,7 @@ def _floor(setup: Setup[DemoConfig], base: Policy) -> Methods:
 def _learn(setup: Setup[DemoConfig], methods: Methods, seed: int) -> None:
     """SFT with this seed, then every learner from it, each evaluated once."""
     config = setup.config
-    policy = _taught_by_sft(setup, seed)
+    policy = taught_by_sft(setup, seed)
     for split in setup.final_splits:
         own = setup.evaluate(policy, SFT, split, seed=seed)
         methods.setdefault(SFT, {}).setdefault(split, {})[seed] = own
@@ -196,7 +196,8 @@ def _learn(setup: Setup[DemoConfig], methods: Methods, seed: int) -> None:
             policy.export(setup.run.folder("model"), bake=control)
 
 
-def _taught_by_sft(setup: Setup[DemoConfig], seed: int) -> Policy:
+def taught_by_sft(setup: Setup, seed: int) -> Policy:
+    """SFT with this seed; its config is `setup.config.sft`."""
     policy, stage = setup.load_policy(), f"sft-{seed}"
     own = share(setup.config.sft, setup.config, seed=seed)
 

@@ -50,7 +50,7 @@ class Setup(Generic[Own]):
 
     @property
     def dev(self) -> list[Question]:
-        return self.splits["dev"]
+        return self.splits.get("dev", [])
 
     @property
     def final_splits(self) -> list[str]:
@@ -118,8 +118,9 @@ def write_results(
     methods: Methods,
     pairs: Sequence[tuple[str, str]],
     meta: Mapping[str, Any] | None = None,
+    chains: Sequence[Mapping[str, Any]] = (),
 ) -> Results:
-    """Summarise, store, print and draw."""
+    """Summarise, store, print and draw; `chains` are a coalition's, for its section of the page."""
     questions = {q.id: q for split in setup.splits.values() for q in split}
     results = summarise(
         methods, questions, setup.suite.trainable, setup.suite.diagnostics, pairs=pairs,
@@ -131,6 +132,8 @@ def write_results(
     for split, seeds in methods.get(FLOOR, {}).items():
         setup.run.append(seeds[0], f"final-majority-{split}")
     merge_log(results, setup.run.metrics())
+    if chains:
+        results["chains"] = list(chains)
     setup.run.write_json("results.json", results)
     attempts = flat(methods)
     shown = {a.question_id: questions[a.question_id] for own in attempts.values() for a in own}

@@ -19,6 +19,7 @@ from rationalize.evaluation.tables import splits_of
 from rationalize.records import Attempt, Question
 from rationalize.report import sections
 from rationalize.report.browser import browser_data
+from rationalize.report.chains import chains
 from rationalize.report.text import finalize, json_for_script
 
 _HOME = Path(__file__).parent
@@ -76,6 +77,7 @@ def render(
         headlines=[sections.headline(results, split) for split in splits],
         rounds=sections.rounds(results["rounds"], facts),
         obedience=sections.obedience(results["obedience"], facts),
+        chains=chains(results.get("chains") or []),
         occupancy=sections.occupancy(results["bins"], facts),
         training=sections.training(results["training"]),
         correlations=sections.correlations(of_first, questions, metrics),

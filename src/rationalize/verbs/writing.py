@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from rationalize.config import to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
+from rationalize.verbs.chain import ask_coalition, coalition_folder
 from rationalize.verbs.partial import Partial
 from rationalize.verbs.places import bins_of, load, sampling_of
 
@@ -146,8 +147,6 @@ def ask(config: AskConfig) -> None:
     from rationalize.sampling.local import Sampler
     from rationalize.sampling.writing import write_attempts
 
-    policy = load(config.model, trust_remote_code=config.trust_remote_code)
-    control = bins_of(config.control, policy)
     question = Question(
         id="asked",
         question=config.question,
@@ -155,6 +154,17 @@ def ask(config: AskConfig) -> None:
         choices=config.choices or None,
         context=config.context,
     )
+    folder = coalition_folder(config.model)
+    if folder:
+        if config.control or config.guidance:
+            raise UsageError(f"{config.model} is a coalition, which has no control tokens")
+        ask_coalition(
+            folder, question, sampling_of(config), n=config.n, seed=config.seed,
+            trust_remote_code=config.trust_remote_code,
+        )  # fmt: skip
+        return
+    policy = load(config.model, trust_remote_code=config.trust_remote_code)
+    control = bins_of(config.control, policy)
     attempts = write_attempts(
         Sampler(policy, guidance=config.guidance), [question], sampling_of(config), split="asked",
         seed=config.seed, control=control, label="reply",

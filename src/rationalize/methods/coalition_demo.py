@@ -1,0 +1,74 @@
+"""`rationalize demo --method coalition`: the floor, SFT, and a coalition beside it, to a report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rationalize.methods.candidates import CandidateConfig
+from rationalize.methods.coalition import coalition
+from rationalize.methods.coalition_config import CoalitionConfig, Judge, Partition
+from rationalize.methods.coalition_results import conclude
+from rationalize.methods.controller import ControllerConfig
+from rationalize.methods.demo import BASE, SFT, floor_of, taught_by_sft
+from rationalize.methods.instruction import InstructionConfig
+from rationalize.methods.setup import open_method, print_tables
+from rationalize.methods.sft import SftConfig
+from rationalize.sampling.local import SamplingConfig
+from rationalize.training.loop import FitConfig
+
+
+@dataclass(frozen=True)
+class CoalitionDemoConfig(CoalitionConfig):
+    """COALITION's demo: floor, SFT, two variants, one round."""
+
+    questions: str = "builtin:train=120,dev=24,test=80,unseen=0"
+    """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
+    """How development and test rationales are written."""
+    shots: int = 2
+    """Demonstrations of the few-shot floor."""
+    sft: SftConfig = SftConfig(
+        epochs=1.5, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+    )
+    """SFT and the direct fine-tune."""
+    direct_epochs: float = 1.0
+    """Passes of the direct fine-tune over the questions."""
+    judge: Judge = "ift"
+    """Whose likelihood is the utility; the demo trains no scorer beside M_IFT."""
+    rounds: int = 1
+    """Rounds of candidates and DPO."""
+    partition: Partition = "halves"
+    """Questions of a variant's DPO."""
+    candidates: CandidateConfig = CandidateConfig(
+        sampling=SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48, n=2)
+    )
+    """How candidates are written, judged and paired."""
+    instruction: InstructionConfig = InstructionConfig(
+        epochs=1.5, fit=FitConfig(learning_rate=3e-4, batch_size=16)
+    )
+    """Multi-mode tuning of M_IFT and of the variants."""
+    controller: ControllerConfig = ControllerConfig(fit=FitConfig(learning_rate=5e-4))
+    """How the controller learns."""
+
+
+def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
+    """Write `results.json`, `report.html` and `coalition/` in `out`, and print the table."""
+    started = time.monotonic()
+    rewards = ("consistency",) if config.judge == "cross-fit" else ()
+    with open_method(config, "coalition-demo", out, rewards=rewards) as setup:
+        run = setup.run
+        if run.done("demo") is not None:
+            print_tables(run.read_json("results.json"))
+            print(f"{out} is done: see {out / 'report.html'}, or choose another folder")
+            return
+        methods = floor_of(setup, setup.base)
+        policy = taught_by_sft(setup, config.seed)
+        for split in setup.final_splits or ["dev"]:
+            own = setup.evaluate(policy, SFT, split, seed=config.seed)
+            methods.setdefault(SFT, {})[split] = {config.seed: own}
+        made = coalition(setup, config)
+        seconds = time.monotonic() - started  # of this start
+        conclude(setup, made, methods, [("COALITION", SFT), (SFT, BASE)], {"seconds": seconds})
+        run.finish("demo", seconds=seconds)

@@ -1,0 +1,144 @@
+"""How a coalition is measured: chains on held-out questions, how different its variants are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from rationalize.answers import is_correct
+from rationalize.evaluation.clones import clone_rows, format_clones
+from rationalize.evaluation.compare import Methods
+from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.methods.common import rollouts
+from rationalize.methods.setup import Setup, write_results
+from rationalize.models.answer_texts import Texts
+from rationalize.models.choices import ChoiceScorer
+from rationalize.models.scorers import AnswerFold
+from rationalize.models.variants import Variants
+from rationalize.records import Attempt, Question
+from rationalize.runs import Run
+from rationalize.sampling.coalition import Coalition, Who
+from rationalize.training.loop import FitConfig
+from rationalize.training.objectives import response_logprobs
+from rationalize.training.rows import RowMaker
+
+COMPARED: dict[str, Who] = {
+    "COALITION": "controller",
+    "random controller": "random",
+    "self-refinement": "self",
+    "M_IFT alone": "base",
+}
+"""Rows of a coalition's table: who works."""
+
+
+def conclude(
+    setup: Setup, made: Coalition, methods: Methods | None = None,
+    pairs: Sequence[tuple[str, str]] = (), meta: Mapping[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Score the evaluation splits once; write `results.json`, `report.html` and `coalition/`.
+
+    `methods` are rows that stand beside the coalition's, with their own comparisons.
+    """
+    methods = {FLOOR: {}} if methods is None else methods
+    for split in setup.final_splits or ["dev"]:
+        floor = majority_attempts(setup.train, setup.splits[split], split=split)
+        methods[FLOOR][split] = {0: floor}
+        for name in COMPARED:
+            own = evaluate_chains(setup, made, name, split)
+            methods.setdefault(name, {})[split] = {setup.config.seed: own}
+    own_pairs = [("COALITION", other) for other in (*list(COMPARED)[1:], FLOOR)]
+    chains = [
+        {"method": name, "split": split, **row}
+        for split in setup.final_splits or ["dev"]
+        for name in COMPARED
+        for row in setup.run.read_json(_chain_file(name, split))
+    ]
+    write_results(setup, methods, [*own_pairs, *pairs], meta, chains)
+    folder = setup.run.path / "coalition"
+    made.save(folder)
+    print(f"coalition: {folder}\nreport: {setup.run.path / 'report.html'}")
+
+
+def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> list[Attempt]:
+    """The chains of a split as scored attempts; both are stored, so that none is written twice."""
+    questions, config = setup.splits[split], setup.config
+
+    def write() -> list[Attempt]:
+        chains = made.chains(
+            questions, config.evaluation_sampling, split=split, seed=config.seed,
+            who=COMPARED[name],
+        )  # fmt: skip
+        setup.run.write_json(_chain_file(name, split), [c.as_row() for c in chains])
+        attempts = [c.as_attempt(name) for c in chains]
+        return setup.suite.score(attempts, {q.id: q for q in questions})
+
+    return rollouts(setup.run, f"final-{_slug(name)}-{split}-{config.seed}", write)
+
+
+def _chain_file(name: str, split: str) -> str:
+    return f"chains/{_slug(name)}-{split}.json"
+
+
+def _slug(name: str) -> str:
+    return name.lower().replace(" ", "-")
+
+
+def dev_accuracy(made: Coalition, dev: Sequence[Question], config, run: Run, name: str) -> float:
+    """Share of development questions that chains with random writers and refiners answer right."""
+    file = f"chains/dev-{name}.json"
+    if run.read_json(file) is None:
+        chains = replace(made, controller=False).chains(
+            dev, config.evaluation_sampling, split="dev", seed=config.seed
+        )
+        run.write_json(file, [chain.as_row() for chain in chains])
+    by_id = {q.id: q for q in dev}
+    right = [
+        is_correct(row["prediction"], by_id[row["question_id"]].answer,
+                   by_id[row["question_id"]].choices)
+        for row in run.read_json(file)
+    ]  # fmt: skip
+    return sum(right) / max(1, len(right))
+
+
+def log_clones(
+    variants: Variants, names: Sequence[str], attempts: Sequence[Attempt],
+    questions: Sequence[Question], texts: Texts, config: FitConfig, run: Run, when: str,
+) -> None:  # fmt: skip
+    """Store and print how different the variants' rationales are: before a round, or at the end."""
+    file = f"clones-{when}.json"
+    if len(names) < 2 or run.read_json(file) is not None:
+        return
+    by_id = {q.id: q for q in questions}
+    first: dict[str, dict[str, Attempt]] = {name: {} for name in names}
+    for attempt in attempts:
+        if not attempt.refines:
+            first[attempt.writer].setdefault(attempt.question_id, attempt)
+    answers: dict[str, dict[str, str | None]] = {}
+    with variants.bare() as policy:
+        reader = ChoiceScorer(policy)
+        for name, own in first.items():
+            asked = [by_id[i] for i in own if by_id[i].choices]
+            given = [own[q.id].rationale or None for q in asked]
+            found = AnswerFold(reader, reader).probabilities(asked, given, texts)
+            answers[name] = {
+                q.id: (q.choices or ())[int(np.argmax(p))]
+                for q, p in zip(asked, found, strict=True)
+            }
+    logprobs: dict[tuple[str, str], float] = {}
+    for reader_name in names:
+        with variants.active(reader_name) as policy:
+            maker = RowMaker(policy)
+            for name, own in first.items():
+                rows = [maker.attempt(a) for a in own.values() if a.completion]
+                tokens = sum(len(row.response_ids) for row in rows)
+                total = sum(response_logprobs(policy, rows, config))
+                logprobs[name, reader_name] = total / max(1, tokens)
+    divergences = {(a, b): logprobs[a, a] - logprobs[a, b] for a, b in permutations(names, 2)}
+    written = {n: {i: a.rationale for i, a in own.items()} for n, own in first.items()}
+    pairs = clone_rows(written, answers, divergences)
+    run.write_json(file, pairs)
+    print(format_clones(pairs))

@@ -1,0 +1,85 @@
+"""COALITION's first step: M_IFT, and the variants that go on from it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rationalize.methods.coalition_config import CoalitionConfig
+from rationalize.methods.instruction import (
+    InstructionConfig,
+    instruct,
+    mode_rows,
+    tune,
+    tuning_steps,
+    with_rationales,
+)
+from rationalize.methods.setup import Setup
+from rationalize.models.choices import halve
+from rationalize.models.policy import load_policy
+from rationalize.models.variants import Variants
+from rationalize.records import Attempt, Question
+from rationalize.runs import Run
+from rationalize.training.loop import forget_checkpoint
+
+
+def m_ift(
+    setup: Setup, questions: Sequence[Question], instruction: InstructionConfig,
+    config: CoalitionConfig,
+) -> tuple[Variants, list[Question], list[Attempt]]:  # fmt: skip
+    """M_IFT as the base of variants that change nothing yet; the questions with the rationales that
+    it learned; the imperfect ones that its warm-up wrote.
+    """
+    run, policy = setup.run, setup.load_policy()
+    taught = with_rationales(policy, questions, instruction, run, "ift")
+    imperfect = instruct(policy, taught, instruction, run, "ift")
+    source = run.folder("policies", "ift")
+    base = load_policy(
+        source, style=policy.style, system=policy.system,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+    precisions = {f.precision for f in (config.fit, config.variant_fit, config.controller.fit)}
+    if not config.copies and "float32" not in precisions:
+        base = halve(base)  # it never learns
+    variants = Variants.of(base, source, config.names, copies=config.copies, seed=config.seed)
+    return variants, taught, imperfect
+
+
+def parts_of(train: Sequence[Question], config: CoalitionConfig) -> list[list[Question]]:
+    """What each variant is tuned on: disjoint parts, each kind of question dealt out in turn."""
+    if config.parts == "same":
+        return [list(train)] * config.variants
+    order = random.Random(config.seed).sample(range(len(train)), len(train))
+    dealt = sorted(order, key=lambda i: train[i].kind or "")
+    return [[train[i] for i in sorted(dealt[k :: config.variants])] for k in range(config.variants)]
+
+
+def tune_variant(
+    variants: Variants, name: str, part: Sequence[Question], imperfect: Sequence[Attempt],
+    instruction: InstructionConfig, config: CoalitionConfig, run: Run,
+) -> None:  # fmt: skip
+    """A variant goes on from M_IFT on its own part, in all four modes."""
+    stage = f"{name}-tuned"
+    if run.done(stage) is None and config.variant_epochs:
+        ids = {q.id for q in part}
+        with variants.active(name) as policy:
+            rows = mode_rows(
+                policy, part, [a for a in imperfect if a.question_id in ids], instruction.texts
+            )
+            own = replace(instruction, fit=config.variant_fit)
+            steps = tuning_steps(rows, own, config.passes)
+            tune(policy, rows, own, run, stage, steps)
+    keep_variant(variants, name, run, stage, questions=len(part))
+
+
+def keep_variant(variants: Variants, name: str, run: Run, stage: str, **facts: Any) -> None:
+    """Store a variant's weights at the end of a stage, or take them over from there."""
+    folder = run.folder("variants", stage)
+    if run.done(stage) is not None:
+        variants.load(name, folder)
+        return
+    variants.save(name, folder)
+    run.finish(stage, **facts)
+    forget_checkpoint(run, stage)

@@ -1,0 +1,71 @@
+"""How a coalition answered, chain by chain: who wrote, who refined, what changed, what it gave."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+SHOWN = 100
+"""Chains on the page: those whose refinement moved p(gold) most, up and down."""
+
+
+def chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the section shows of `results["chains"]`; None without any."""
+    if not rows:
+        return None
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    return {
+        "summary": [_summary(m, [r for r in rows if r["method"] == m]) for m in methods],
+        "rows": [_shown(row) for row in sorted(rows, key=_moved, reverse=True)[:SHOWN]],
+        "left_out": max(0, len(rows) - SHOWN),
+    }
+
+
+def changes(before: str, after: str) -> list[tuple[str, str]]:
+    """(`same`, `gone` or `come`, words) in order, from the one text to the other.
+
+    >>> changes("Oil is heavy.", "Oil is light.")
+    [('same', 'Oil is'), ('gone', 'heavy.'), ('come', 'light.')]
+    """
+    old, new = before.split(), after.split()
+    found = []
+    for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind == "equal":
+            found.append(("same", " ".join(old[i:j])))
+            continue
+        if j > i:
+            found.append(("gone", " ".join(old[i:j])))
+        if m > k:
+            found.append(("come", " ".join(new[k:m])))
+    return found
+
+
+def _summary(method: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    picked = Counter((row["writer"], row["refiner"]) for row in rows)
+    known = [r for r in rows if r["after"] is not None and r["before"] is not None]
+    means = {key: f"{np.mean([r[key] for r in known]):.3f}" if known else "–" for key in _VIEWS}
+    return {
+        "method": method,
+        "n": len(rows),
+        "tokens": f"{np.mean([row['tokens'] for row in rows]):.0f}",
+        "picked": [(w, r, n) for (w, r), n in picked.most_common()],
+        **means,
+    }
+
+
+_VIEWS = ("alone", "before", "after")
+
+
+def _moved(row: Mapping[str, Any]) -> float:
+    if row["after"] is None or row["before"] is None:
+        return 0.0
+    return abs(row["after"] - row["before"])
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    views = {key: "–" if row[key] is None else f"{row[key]:.2f}" for key in _VIEWS}
+    return {**row, **views, "changes": changes(row["written"], row["refined"])}

@@ -1,0 +1,264 @@
+"""A coalition at work: controller -> write -> controller -> refine -> answer (coalition.md 5.3).
+
+    coalition = Coalition.load("runs/coalition/coalition")
+    [chain] = coalition.chains([question])
+    chain.writer, chain.rationale, chain.refiner, chain.refined, chain.prediction
+
+Questions are worked on in batches: an adapter is switched once per step, not once per question.
+The gold answer is never read.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from rationalize.answers import is_correct, reply_text
+from rationalize.errors import UserError
+from rationalize.files import write_text
+from rationalize.models.answer_texts import Texts, answer_prompt
+from rationalize.models.choices import ChoiceScorer, halve
+from rationalize.models.controller import KEEP, choose
+from rationalize.models.policy import Policy, load_policy
+from rationalize.models.scorers import AnswerFold
+from rationalize.models.variants import Variants
+from rationalize.records import Attempt, Question
+from rationalize.sampling.config import SamplingConfig
+from rationalize.sampling.local import Sampler
+from rationalize.sampling.writing import question_seed, write_attempts
+
+FILE = "coalition.json"
+CONTROLLER = "controller"
+
+BASE = "base"
+"""M_IFT as a writer."""
+
+Who = Literal["controller", "random", "self", "base"]
+"""Who works: the controller says; anybody; a random writer refines itself; the base, unrefined."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """How one question was answered."""
+
+    question: Question
+    writer: str
+    written: Attempt
+    refiner: str
+    """`keep` where the rationale stayed as it was."""
+    refined: Attempt
+    """The refinement, or what was written."""
+    prediction: str | None
+    alone: tuple[float, ...]
+    """Probability of each choice given the question alone; empty without choices."""
+    before: tuple[float, ...]
+    """The same given the rationale as it was written."""
+    after: tuple[float, ...]
+    """The same given the refined one."""
+
+    @property
+    def rationale(self) -> str:
+        return self.refined.rationale
+
+    def as_attempt(self, writer: str) -> Attempt:
+        """The chain as one attempt: its last rationale, its answer, all tokens it cost."""
+        answer = self.prediction
+        text = (
+            reply_text(self.rationale, answer, self.question.choices) if answer else self.rationale
+        )
+        cost = self.written.n_tokens + (self.refined.n_tokens if self.refiner != KEEP else 0)
+        return replace(
+            self.refined, id=f"{writer}/{self.question.id}", mode="rationale_answer",
+            completion=text, prediction=answer, parsed=answer is not None, n_tokens=cost,
+            writer=f"{self.writer} > {self.refiner}",
+        )  # fmt: skip
+
+    def as_row(self) -> dict[str, Any]:
+        """For files and the report."""
+        q = self.question
+        return {
+            "question_id": q.id,
+            "question": q.question,
+            "gold": q.answer,
+            "writer": self.writer,
+            "written": self.written.rationale,
+            "refiner": self.refiner,
+            "refined": self.rationale,
+            "prediction": self.prediction,
+            "right": is_correct(self.prediction, q.answer, q.choices),
+            "alone": self._gold(self.alone),
+            "before": self._gold(self.before),
+            "after": self._gold(self.after),
+            "tokens": self.as_attempt("").n_tokens,
+        }
+
+    def _gold(self, probabilities: tuple[float, ...]) -> float | None:
+        q = self.question
+        if not q.choices or q.answer not in q.choices:
+            return None
+        return probabilities[q.choices.index(q.answer)]
+
+
+@dataclass
+class Coalition:
+    """Variants, the controller that picks among them, and the base that answers."""
+
+    variants: Variants
+    names: Sequence[str]
+    refiners: str = "both"
+    texts: Texts = "choices"
+    controller: bool = True
+    """Whether a controller was trained; else `who` falls back to chance."""
+
+    def chains(
+        self, questions: Sequence[Question], sampling: SamplingConfig, *, split: str = "test",
+        seed: int = 0, who: Who = "controller",
+    ) -> list[Chain]:  # fmt: skip
+        """One chain per question, in order."""
+        if len({q.id for q in questions}) < len(questions):
+            raise ValueError("two questions share an id")
+        if not questions:
+            return []
+        who = who if self.controller or who != "controller" else "random"
+        writers = self._writers(questions, seed, who)
+        once = replace(sampling, n=1)
+        by_id = self._work(
+            questions, writers, lambda sampler, own, name: write_attempts(
+                sampler, own, once, split=split, seed=question_seed(seed, name), writer=name,
+                mode="rationale",
+                label=f"{name} writes {split}",
+            )
+        )  # fmt: skip
+        written = [by_id[q.id] for q in questions]
+        refiners = self._refiners(questions, written, seed, who)
+        refined = self._work(
+            questions, refiners, lambda sampler, own, name: write_attempts(
+                sampler, own, once, split=split, seed=question_seed(seed, name, "refine"),
+                writer=name, mode="refine", given=[by_id[q.id] for q in own],
+                label=f"{name} refines {split}",
+            )
+        )  # fmt: skip
+        # an empty refinement is no refinement
+        kept = {id: attempt for id, attempt in refined.items() if attempt.rationale}
+        last = [kept.get(q.id, by_id[q.id]) for q in questions]
+        probabilities, answers = self._answers(questions, written, last)
+        return [
+            Chain(
+                q, by_id[q.id].writer, by_id[q.id], kept[q.id].writer if q.id in kept else KEEP,
+                own, answers[q.id], *(tuple(p.get(q.id, ())) for p in probabilities),
+            )
+            for q, own in zip(questions, last, strict=True)
+        ]  # fmt: skip
+
+    def _writers(self, questions: Sequence[Question], seed: int, who: Who) -> list[str]:
+        if who == "controller" and len(self.names) > 1:
+            return self._chosen(questions, [None] * len(questions), list(self.names))
+        if who == "base":
+            return [BASE] * len(questions)
+        return [random.Random(f"{seed}/writes/{q.id}").choice(self.names) for q in questions]
+
+    def _refiners(
+        self, questions: Sequence[Question], written: Sequence[Attempt], seed: int, who: Who
+    ) -> list[str]:
+        if self.refiners == "none" or who == "base":
+            return [KEEP] * len(questions)
+        if who == "self" or self.refiners == "self":
+            own = [a.writer for a in written]
+        elif self.refiners == "both" and who == "controller":
+            own = self._chosen(questions, [a.rationale for a in written], [*self.names, KEEP])
+        else:
+            own = []
+            for question, attempt in zip(questions, written, strict=True):
+                allowed = [n for n in self.names if self.refiners == "both" or n != attempt.writer]
+                own.append(random.Random(f"{seed}/refines/{question.id}").choice(allowed))
+        return [n if a.rationale else KEEP for n, a in zip(own, written, strict=True)]
+
+    def _chosen(
+        self, questions: Sequence[Question], rationales: Sequence[str | None], names: list[str]
+    ) -> list[str]:
+        with self.variants.active(CONTROLLER) as policy:
+            probabilities = choose(policy, questions, rationales, len(names))
+        return [names[int(np.argmax(p))] for p in probabilities]
+
+    def _work(
+        self, questions: Sequence[Question], names: Sequence[str],
+        write: Callable[[Sampler, list[Question], str], list[Attempt]],
+    ) -> dict[str, Attempt]:  # fmt: skip
+        """Every variant does its questions at once; what was written, by question id."""
+        found: dict[str, Attempt] = {}
+        for name in (*self.names, BASE):
+            own = [q for q, n in zip(questions, names, strict=True) if n == name]
+            if own:
+                with self._writing_as(name) as policy:
+                    found |= {a.question_id: a for a in write(Sampler(policy), own, name)}
+        return found
+
+    def _writing_as(self, name: str) -> AbstractContextManager[Policy]:
+        return self.variants.bare() if name == BASE else self.variants.active(name)
+
+    def _answers(
+        self, questions: Sequence[Question], written: Sequence[Attempt], last: Sequence[Attempt]
+    ) -> tuple[list[dict[str, list[float]]], dict[str, str | None]]:
+        """By question id: probabilities of the choices given the question alone, what was written
+        and the last rationale, under the base; and the answers, the likeliest choice, or what the
+        base writes where there are none.
+        """
+        chosen = [q for q in questions if q.choices]
+        free = [q for q in questions if not q.choices]
+        drafts, finals = (
+            {q.id: a.rationale or None for q, a in zip(questions, own, strict=True)}
+            for own in (written, last)
+        )
+        views: list[dict[str, str | None]] = [{}, drafts, finals]
+        with self.variants.bare() as policy:
+            reader = ChoiceScorer(policy)
+            fold = AnswerFold(reader, reader)
+            asked = chosen * len(views)
+            given = [view.get(q.id) for view in views for q in chosen]
+            found = iter(fold.probabilities(asked, given, self.texts))
+            probabilities = [{q.id: next(found) for q in chosen} for _ in views]
+            prompts = [answer_prompt(self.texts, q, finals[q.id]) for q in free]
+            greedy = SamplingConfig(temperature=0.0, max_new_tokens=16)
+            texts = Sampler(policy).sample(prompts, greedy, seeds=[0] * len(free)) if free else []
+        answers: dict[str, str | None] = {
+            q.id: own[0].text.strip() or None for q, own in zip(free, texts, strict=True)
+        }
+        for q in chosen:
+            answers[q.id] = (q.choices or ())[int(np.argmax(probabilities[-1][q.id]))]
+        return probabilities, answers
+
+    def save(self, folder: Path) -> None:
+        """One folder that `load` reads: the base, the variants' weights, the controller's."""
+        shutil.copytree(self.variants.source, folder / "base", dirs_exist_ok=True)
+        names = [*self.names, *([CONTROLLER] if self.controller else [])]
+        for name in names:
+            self.variants.save(name, folder / name)
+        facts = {
+            "names": list(self.names), "refiners": self.refiners, "texts": self.texts,
+            "controller": self.controller,
+        }  # fmt: skip
+        write_text(folder / FILE, json.dumps(facts, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path | str, *, trust_remote_code: bool = False) -> Coalition:
+        """Raises `UserError` where there is no coalition."""
+        folder = Path(folder)
+        if not (folder / FILE).is_file():
+            raise UserError(
+                f"{folder}: no {FILE} there; expected the folder `coalition` of a run of "
+                "`rationalize train coalition`"
+            )
+        facts: Mapping = json.loads((folder / FILE).read_text())
+        base = load_policy(folder / "base", trust_remote_code=trust_remote_code)
+        variants = Variants(halve(base), folder / "base")
+        for name in [*facts["names"], *([CONTROLLER] if facts["controller"] else [])]:
+            variants.load(name, folder / name)
+        return cls(variants, facts["names"], facts["refiners"], facts["texts"], facts["controller"])

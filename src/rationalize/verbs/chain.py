@@ -1,0 +1,69 @@
+"""`ask` for a coalition: who wrote, who refined, what changed, how sure of the answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rationalize.records import Question
+from rationalize.report.chains import changes
+
+if TYPE_CHECKING:
+    from rationalize.sampling.coalition import Chain
+    from rationalize.sampling.config import SamplingConfig
+
+
+def coalition_folder(model: str) -> Path | None:
+    """The folder of a coalition: itself, or `coalition/` of a run; None for any other model."""
+    for folder in (Path(model), Path(model) / "coalition"):
+        if (folder / "coalition.json").is_file():
+            return folder
+    return None
+
+
+def ask_coalition(
+    folder: Path,
+    question: Question,
+    sampling: SamplingConfig,
+    *,
+    n: int,
+    seed: int,
+    trust_remote_code: bool = False,
+) -> None:
+    """Print `n` chains for one question."""
+    from rationalize.sampling.coalition import Coalition
+
+    coalition = Coalition.load(folder, trust_remote_code=trust_remote_code)
+    for i in range(n):
+        [chain] = coalition.chains([question], sampling, split="asked", seed=seed + i)
+        print(chain_text(chain, colour=sys.stdout.isatty()))
+
+
+def chain_text(chain: Chain, *, colour: bool = False) -> str:
+    """The chain in words; in `what changed`, [-words-] went and {+words+} came."""
+    written = chain.written.rationale or "(nothing)"
+    lines = [f"{chain.writer} writes:  {written}"]
+    if chain.refiner == "keep":
+        lines.append("kept as it is")
+    else:
+        changed = word_diff(chain.written.rationale, chain.rationale, colour=colour)
+        lines.append(f"{chain.refiner} refines: {chain.rationale}")
+        lines.append(f"what changed: {changed or '(nothing)'}")
+    lines.append(f"answer: {chain.prediction or '(none could be read)'}")
+    for choice, alone, before, after in zip(
+        chain.question.choices or (), chain.alone, chain.before, chain.after, strict=True
+    ):
+        lines.append(f"  {choice}: {alone:.2f} alone, {before:.2f} as written, {after:.2f} refined")
+    return "\n".join(lines)
+
+
+def word_diff(before: str, after: str, *, colour: bool = False) -> str:
+    """What changed, word by word.
+
+    >>> word_diff("Oil is heavier than water.", "Oil is lighter than water.")
+    'Oil is [-heavier-] {+lighter+} than water.'
+    """
+    gone, come = ("\x1b[31m{}\x1b[0m", "\x1b[32m{}\x1b[0m") if colour else ("[-{}-]", "{{+{}+}}")
+    forms = {"same": "{}", "gone": gone, "come": come}
+    return " ".join(forms[kind].format(words) for kind, words in changes(before, after))

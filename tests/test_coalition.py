@@ -1,0 +1,230 @@
+"""COALITION on tiny models: every stage, resume, one folder that loads, a utility that rises."""
+
+import dataclasses
+import json
+
+import pytest
+from tiny import tiny_folder
+
+from rationalize.errors import UserError
+from rationalize.methods.answer_scorer import AnswerScorerConfig
+from rationalize.methods.candidates import CandidateConfig
+from rationalize.methods.coalition import best_round, dpo_parts, hold_out, train_coalition
+from rationalize.methods.coalition_config import CoalitionConfig
+from rationalize.methods.coalition_tuning import parts_of
+from rationalize.methods.controller import ControllerConfig
+from rationalize.methods.instruction import InstructionConfig
+from rationalize.records import Question
+from rationalize.sampling.coalition import Coalition
+from rationalize.sampling.local import SamplingConfig
+from rationalize.training.loop import FitConfig
+
+FIT = FitConfig(learning_rate=1e-3, batch_size=8, precision="float32")
+SHORT = SamplingConfig(max_new_tokens=12)
+
+
+def config(model, **changes):
+    base = CoalitionConfig(
+        model=str(model), questions="builtin:train=24,dev=4,test=6,unseen=0", judge="ift",
+        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=12),
+        candidates=CandidateConfig(sampling=SHORT, filtered=False), rounds=1, epochs=1.0, fit=FIT,
+        instruction=InstructionConfig(epochs=1.0, imperfect=SHORT, fit=FIT), variant_fit=FIT,
+        partition="all", controller=ControllerConfig(epochs=1.0, fit=FIT),
+    )  # fmt: skip
+    return dataclasses.replace(base, **changes)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_folder("decoder", tmp_path_factory.mktemp("tiny"), chat=True)
+
+
+@pytest.fixture(scope="module")
+def finished(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("coalition") / "run"
+    train_coalition(config(model), out)
+    return out
+
+
+def test_every_stage_leaves_what_it_made(finished):
+    stages = json.loads((finished / "stages.json").read_text())
+    assert {"ift", "variant-1-tuned", "variant-2-tuned", "variant-1-round0"} <= set(stages)
+    assert set(stages["variant-1-round0"]["pairs"]) <= {"generation", "refinement"}
+    assert stages["controller"]["write"]["n"] >= 1
+    results = json.loads((finished / "results.json").read_text())
+    rows = {"COALITION", "random controller", "self-refinement", "M_IFT alone"}
+    assert rows <= set(results["methods"])
+    rounds = json.loads((finished / "rounds.json").read_text())
+    assert set(rounds["dev_accuracy"]) == {"tuned", "round0"}
+    chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
+    assert len(chains) == 6
+    assert {c["writer"] for c in chains} <= {"variant-1", "variant-2"}
+
+
+def test_one_folder_loads_and_answers_as_before(finished):
+    chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
+    from rationalize.questions import load_splits
+
+    questions = load_splits("builtin:train=24,dev=4,test=6,unseen=0")["test"]
+    loaded = Coalition.load(finished / "coalition")
+    again = loaded.chains(questions, SamplingConfig(temperature=0.0, max_new_tokens=12))
+    assert [c.as_row()["refined"] for c in again] == [c["refined"] for c in chains]
+    assert [c.prediction for c in again] == [c["prediction"] for c in chains]
+    with pytest.raises(UserError, match="train coalition"):
+        Coalition.load(finished)
+
+
+@pytest.mark.parametrize("changes", [
+    {"variants": 3},
+    {"variants": 1},
+    {"copies": True, "judge": "variants"},
+    {"candidates": CandidateConfig(sampling=SHORT, filtered=False, refiners="cross")},
+    {"candidates": CandidateConfig(sampling=SHORT, filtered=False, refiners="none", leak="mask")},
+])  # fmt: skip
+def test_other_shapes(model, tmp_path, changes):
+    train_coalition(config(model, **changes), tmp_path / "run")
+    assert (tmp_path / "run" / "coalition" / "coalition.json").exists()
+
+
+def test_t5(tmp_path):
+    train_coalition(config(tiny_folder("t5", tmp_path / "t5")), tmp_path / "run")
+
+
+def test_no_pair_left_is_said_with_counts(model, tmp_path):
+    high = CandidateConfig(sampling=SamplingConfig(temperature=0.0, max_new_tokens=1))
+    with pytest.raises(UserError, match=r"no pair left to learn from \("):
+        train_coalition(config(model, candidates=high, variant_epochs=0.0), tmp_path / "run")
+
+
+def test_parts_are_disjoint_and_stratified():
+    train = [Question(f"q{i}", "?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(40)]
+    first, second = parts_of(train, CoalitionConfig())
+    assert not {q.id for q in first} & {q.id for q in second}
+    assert len(first) == len(second) == 20
+    assert sum(q.kind == "x" for q in first) == 10
+    learned, held = hold_out(train, 0.25, 0)
+    assert len(held) == 10
+    assert not {q.id for q in learned} & {q.id for q in held}
+    quarters = dpo_parts(learned, CoalitionConfig())
+    ids = [q.id for own in quarters for part in own for q in part]
+    assert sorted(ids) == sorted(q.id for q in learned)
+    assert CoalitionConfig(candidates=CandidateConfig()).names == ["variant-1", "variant-2"]
+
+
+def test_the_best_round_is_kept():
+    scores = {"tuned": 0.5, "round0": 0.7, "round1": 0.7, "round2": 0.6}
+    assert best_round(scores, CoalitionConfig()) == "round1"
+    assert best_round(scores, CoalitionConfig(select=False)) == "round2"
+    assert best_round({"tuned": 0.5}, CoalitionConfig()) == "tuned"
+
+
+def test_bad_settings():
+    with pytest.raises(ValueError, match="at least 1"):
+        CoalitionConfig(variants=0)
+    with pytest.raises(ValueError, match="at least 2 variants"):
+        CoalitionConfig(variants=1, candidates=CandidateConfig(refiners="cross"))
+    assert AnswerScorerConfig().texts == "choices"
+
+
+def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
+    from rationalize.methods.coalition_grid import CoalitionGridConfig, run_grid
+
+    base = config(model, rounds=1)
+    fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    grid = CoalitionGridConfig(**fields, arms=("random-labels", "one-variant", "no-sro"))
+    out = tmp_path / "grid"
+    run_grid(grid, out)
+    results = json.loads((out / "results.json").read_text())
+    rows = {"COALITION", "A5: random pair labels", "A1: one variant", "A8: no preference learning"}
+    assert rows <= set(results["methods"])
+    assert {c["a"] for c in results["comparisons"]} == {"COALITION"}
+    arms = {name: out / "stages" / f"arm-{name}" for name in ("full", "random-labels", "no-sro")}
+    shards = [(p / "attempts" / "round0-utilities.parquet").read_bytes()
+              for n, p in arms.items() if n != "no-sro"]  # fmt: skip
+    assert shards[0] == shards[1]
+    file = "variants/variant-1-tuned/variant-1/adapter_model.safetensors"
+    assert len({(p / file).read_bytes() for p in arms.values()}) == 1
+    logged = json.loads((arms["random-labels"] / "stages.json").read_text())
+    assert "variant-1-round0" in logged
+    assert not (arms["random-labels"] / "metrics.jsonl").read_text().count('"ift"')
+
+
+class Liking:
+    """A judge that likes one kind of rationale."""
+
+    def utilities(self, questions, rationales):
+        return [0.5 if r is None else 0.9 if "a b c" in r else 0.1 for r in rationales]
+
+
+def toy_file(path):
+    words = ("ice", "sand", "wood", "stone", "grass", "glass", "clay", "mud", "wool", "silk")
+    for split, own in (("train", words[:8]), ("dev", words[8:]), ("test", words[8:])):
+        rows = [
+            {
+                "id": f"{split}-{w}", "question": f"{w}, {split}?", "choices": ["yes", "no"],
+                "answer": "yes", "rationales": ["a b c d e f.", "so so so so so so."],
+            }
+            for w in own
+        ]  # fmt: skip
+        (path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_held_out_utility_rises(model, tmp_path, monkeypatch, copies):
+    """Two kinds of rationale are imitated; preference by utility leaves the useful one."""
+    from rationalize.methods import coalition as method
+
+    monkeypatch.setattr(method, "judge_of", lambda *_: Liking())
+    folder = tmp_path / "toy"
+    folder.mkdir()
+    toy_file(folder)
+    fast = dataclasses.replace(FIT, learning_rate=3e-3)
+    sampling = SamplingConfig(max_new_tokens=24, n=4)
+    taught = config(
+        model, questions=str(folder), copies=copies, controller_share=0.25, epochs=6.0,
+        candidates=CandidateConfig(sampling=sampling), nll_weight=0.2, variant_fit=fast,
+        instruction=InstructionConfig(epochs=60.0, imperfect=sampling, fit=fast), select=False,
+    )  # fmt: skip
+    mean = {}
+    for rounds in (0, 1):
+        out = tmp_path / f"run{rounds}"
+        train_coalition(dataclasses.replace(taught, rounds=rounds), out)
+        loaded = Coalition.load(out / "coalition")
+        questions = [Question(f"q{i}", "silk, test?", "yes", ("yes", "no")) for i in range(40)]
+        chains = loaded.chains(questions, SamplingConfig(max_new_tokens=24), who="random")
+        mean[rounds] = sum(Liking().utilities([], [c.rationale for c in chains])) / len(chains)
+    assert mean[0] < 0.8
+    assert mean[1] > mean[0] + 0.05
+
+
+def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
+    """Killed between and within stages: the coalition has the same bits."""
+    from rationalize.training import loop
+
+    whole = config(model, fit=dataclasses.replace(FIT, checkpoint_every=0.0))
+    train_coalition(whole, tmp_path / "whole")
+
+    class Killed(Exception):
+        pass
+
+    real, calls = loop._save, {"n": 0}
+
+    def save(*args):
+        real(*args)
+        calls["n"] += 1
+        if calls["n"] % 7 == 0:
+            raise Killed
+
+    monkeypatch.setattr(loop, "_save", save)
+    for _ in range(40):
+        try:
+            train_coalition(whole, tmp_path / "killed")
+            break
+        except Killed:
+            loaded_again = tmp_path / "killed"
+            assert (loaded_again / "config.yaml").exists()
+    assert calls["n"] > 7
+    for name in ("variant-1", "variant-2", "controller"):
+        file = f"coalition/{name}/{name}/adapter_model.safetensors"
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

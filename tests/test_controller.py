@@ -1,0 +1,137 @@
+"""The controller: labels, weights, what it is measured against; how different variants are."""
+
+import numpy as np
+import pytest
+from tiny import tiny_policy
+
+from rationalize.evaluation.clones import bleu, clone_rows, format_clones
+from rationalize.methods.candidates import (
+    CandidateConfig,
+    by_source,
+    controller_examples,
+    refines,
+    utility_text,
+)
+from rationalize.methods.controller import (
+    ControllerConfig,
+    Example,
+    measure,
+    split_by_question,
+    train_controller,
+)
+from rationalize.models.controller import choose, letter_ids
+from rationalize.records import Attempt, Question
+from rationalize.runs import Run
+from rationalize.training.loop import FitConfig
+from rationalize.verbs.chain import word_diff
+
+QUESTIONS = [
+    Question(f"q{i}", f"{'ice' if i % 2 else 'sand'} number {i}?", "yes", ("yes", "no"))
+    for i in range(40)
+]
+
+
+def attempt(id, writer, utility, refines=None, rationale="r"):
+    return Attempt(
+        id=id, question_id="q0", mode="rationale", prompt="p", completion=rationale,
+        rationale=rationale, prediction=None, gold="yes", parsed=False, finish="stop",
+        writer=writer, model="m", round=0, step=0, split="train", seed=0, n_tokens=1,
+        rewards={"utility": utility}, refines=refines,
+    )  # fmt: skip
+
+
+def test_it_learns_who_is_better_at_what():
+    """Variant A is better at even questions, B at odd ones: held-out choices follow."""
+    policy = tiny_policy("decoder")
+    examples = [Example(q, None, (0.2, 0.8) if i % 2 else (0.9, 0.1))
+                for i, q in enumerate(QUESTIONS)]  # fmt: skip
+    config = ControllerConfig(
+        epochs=30.0, fit=FitConfig(learning_rate=3e-3, batch_size=8, precision="float32")
+    )
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        facts = train_controller(policy, examples, config, Run.open(folder, {}), "controller", 0)
+    own = facts["write"]
+    assert own["n"] == 8
+    assert own["controller_accuracy"] > 0.9
+    assert own["oracle_accuracy"] == 1.0
+    assert own["majority_accuracy"] < 0.9
+    assert own["controller_utility"] == pytest.approx(own["oracle_utility"], abs=0.1)
+
+
+def test_examples_hold_every_option_and_keeping():
+    written = [attempt("a", "v1", 0.6), attempt("b", "v2", 0.4)]
+    refined = [
+        attempt("a>1", "v1", 0.5, refines="a"), attempt("a>2", "v2", 0.9, refines="a"),
+        attempt("b>1", "v1", 0.3, refines="b"),  # v2 did not refine b: no example
+    ]  # fmt: skip
+    candidates = by_source({"q0": 0.5}, [*written, *refined])
+    write, refine = controller_examples(candidates, QUESTIONS[:1], ["v1", "v2"])
+    assert (write.rationale, write.utilities, write.label) == (None, (0.6, 0.4), 0)
+    assert (refine.utilities, refine.label) == ((0.5, 0.9, 0.6), 1)
+    assert refine.gain == pytest.approx(0.3)
+
+
+def test_no_question_is_learned_from_and_measured_on():
+    examples = [Example(q, r, (0.1, 0.2)) for q in QUESTIONS for r in (None, "x")]
+    learn, held = split_by_question(examples, 0.2, 0)
+    assert len(held) == 16
+    assert not {e.question.id for e in learn} & {e.question.id for e in held}
+
+
+def test_choices_are_probabilities_whatever_the_batch():
+    policy = tiny_policy("t5")
+    rationales = [None, "short", "a longer rationale than that"]
+    found = choose(policy, QUESTIONS[:3], rationales, 3)
+    alone = [choose(policy, [q], [r], 3)[0] for q, r in zip(QUESTIONS, rationales, strict=False)]
+    assert np.allclose(found, alone, atol=1e-3)
+    assert np.allclose(np.sum(found, axis=1), 1.0)
+    assert len(set(letter_ids(policy, 5))) == 5
+
+
+def test_measures_without_anything_learned():
+    facts = measure(tiny_policy("decoder"), [Example(QUESTIONS[0], None, (0.5, 0.5))], [], 0)
+    assert facts["controller_accuracy"] == facts["random_accuracy"] == 1.0  # a tie: all are right
+
+
+def test_who_refines():
+    assert [refines("a", w, who) for who in ("both", "self", "cross", "none") for w in "ab"] == [
+        True, True, True, False, False, True, False, False,
+    ]  # fmt: skip
+    assert CandidateConfig().refiners == "both"
+
+
+def test_a_bare_answer_is_worth_no_more_than_none():
+    question = Question("q", "Which floats?", "oil", ("oil", "iron"))
+    assert utility_text("So it is the oil.", question, "penalty") is None
+    assert utility_text("So it is the oil.", question, "none") == "So it is the oil."
+    assert utility_text("Oil is light, so oil.", question, "mask") == "___ is light, so ___."
+    assert utility_text("Oil is light.", question, "penalty") == "Oil is light."
+
+
+def test_bleu():
+    assert bleu(["a b c d e"], ["a b c d e"]) == pytest.approx(100)
+    # 4 of 5 words, 3 of 4 pairs, 2 of 3, 1 of 2; lengths equal
+    assert bleu(["a b c d x"], ["a b c d e"]) == pytest.approx(
+        100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25
+    )
+    assert bleu(["a b"], ["a b c d"]) == pytest.approx(100 * np.exp(-1))
+    assert bleu([""], ["a"]) == 0.0
+    # no match at all: half a match of each order
+    assert bleu(["x y z w"], ["a b c d"]) == pytest.approx(100 * (0.5**4 / 24) ** 0.25)
+
+
+def test_clones_are_seen():
+    same = {"v1": {"q": "ice is cold"}, "v2": {"q": "ice is cold"}}
+    answers = {"v1": {"q": "yes"}, "v2": {"q": "no"}}
+    [row] = clone_rows(same, answers, {("v1", "v2"): 0.25})
+    assert (row["identical"], row["disagreement"], row["kl"]) == (1.0, 1.0, [0.25, None])
+    assert row["bleu"] == pytest.approx(100)
+    assert "v1 and v2" in format_clones([row])
+
+
+def test_word_diff():
+    assert word_diff("a b c", "a b c") == "a b c"
+    assert word_diff("a b", "a x y") == "a [-b-] {+x y+}"
+    assert word_diff("", "new") == "{+new+}"

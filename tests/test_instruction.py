@@ -1,0 +1,107 @@
+"""Multi-mode tuning: the rows of each mode, their shares, what stands in for missing rationales."""
+
+import dataclasses
+
+import pytest
+from tiny import tiny_policy
+
+from rationalize.errors import UserError
+from rationalize.methods.instruction import (
+    InstructionConfig,
+    instruct,
+    mixed_batch,
+    mode_rows,
+    with_rationales,
+)
+from rationalize.models.forward import Row
+from rationalize.records import Question
+from rationalize.runs import Run
+from rationalize.sampling.local import SamplingConfig
+from rationalize.sampling.writing import teacher_attempts, write_attempts
+from rationalize.signals.draws import apportion
+from rationalize.training.loop import FitConfig
+
+QUESTIONS = [
+    Question(
+        f"q{i}", f"{word}?", "yes", ("yes", "no"), rationales=("It is.", "It is not."),
+        extra={"teacher_answers": ("yes", "no")},
+    )
+    for i, word in enumerate(("ice", "sand", "wood", "clay"))
+]  # fmt: skip
+CONFIG = InstructionConfig(
+    epochs=4.0, imperfect=SamplingConfig(max_new_tokens=8),
+    fit=FitConfig(learning_rate=1e-3, batch_size=8, precision="float32"),
+)  # fmt: skip
+
+
+def text(policy, row: Row) -> tuple[str, str]:
+    ids = [i for i in row.response_ids if i != policy.eos_id]
+    return policy.tokenizer.decode(row.prompt_ids), policy.tokenizer.decode(ids)
+
+
+def test_rows_of_each_mode_read_what_they_should():
+    policy = tiny_policy("decoder")
+    imperfect = [
+        dataclasses.replace(a, rationale=own)
+        for a, own in zip(teacher_attempts(QUESTIONS[:3]), ("Maybe.", "", "Or not."), strict=True)
+    ]
+    rows = mode_rows(policy, QUESTIONS, imperfect, "choices")
+    assert {mode: len(own) for mode, own in rows.items()} == {
+        "rationale": 4, "refine": 2, "answer_from_rationale": 4, "answer": 4,
+    }  # fmt: skip
+    prompt, written = text(policy, rows["refine"][0])
+    assert "Maybe." in prompt
+    assert "Correct and complete" in prompt
+    assert written == "It is."  # the right rationale; the wrong one is nobody's target
+    prompt, written = text(policy, rows["answer_from_rationale"][1])
+    assert "Explanation: It is." in prompt
+    assert written == "yes"
+    assert "Explanation" not in text(policy, rows["answer"][0])[0]
+    assert all(r.response_ids[-1] == policy.eos_id for own in rows.values() for r in own)
+
+
+def test_batches_hold_the_shares():
+    rows = {m: [Row((1,), (i,), tag=m) for i in range(5)] for m in ("rationale", "refine")}
+    counts = apportion({"rationale": 0.75, "refine": 0.25}, 8)
+    batch = mixed_batch(rows, counts, 3, 0)
+    assert [r.tag for r in batch].count("rationale") == 6
+    assert batch == mixed_batch(rows, counts, 3, 0)
+    seen = {r for step in range(5) for r in mixed_batch(rows, counts, step, 0)}
+    assert len(seen) == 10
+
+
+def test_it_learns_every_mode(tmp_path):
+    policy = tiny_policy("decoder")
+    run = Run.open(tmp_path, {})
+    imperfect = instruct(policy, QUESTIONS, dataclasses.replace(CONFIG, epochs=60.0), run, "ift")
+    assert {a.writer for a in imperfect} == {"warm-up"}
+    done = run.done("ift")
+    assert done["rows"]["refine"] > 0
+    losses = [line["loss"] for line in run.metrics("ift")]
+    assert losses[-1] < 0.5 * run.metrics("ift-warm")[0]["loss"]
+    again = tiny_policy("decoder")
+    instruct(again, QUESTIONS, dataclasses.replace(CONFIG, epochs=60.0), run, "ift")
+    for a, b in zip(policy.model.parameters(), again.model.parameters(), strict=True):
+        assert a.equal(b)
+
+
+def test_without_rationales_the_models_own_right_ones_are_taken(tmp_path, monkeypatch, capsys):
+    bare = [dataclasses.replace(q, rationales=(), extra={}) for q in QUESTIONS]
+    policy = tiny_policy("decoder")
+
+    def right_on_two(sampler, questions, *args, **options):
+        found = write_attempts(sampler, questions, *args, **options)
+        return [
+            dataclasses.replace(a, rationale="Own.", prediction="yes" if i < 2 else "no")
+            for i, a in enumerate(found)
+        ]
+
+    from rationalize.methods import instruction
+
+    monkeypatch.setattr(instruction, "write_attempts", right_on_two)
+    found = with_rationales(policy, bare, CONFIG, Run.open(tmp_path / "a", {}), "ift")
+    assert [q.rationales for q in found] == [("Own.",), ("Own.",), (), ()]
+    assert "2 of 4 few-shot attempts" in capsys.readouterr().err
+    monkeypatch.setattr(instruction, "write_attempts", lambda *_, **__: [])
+    with pytest.raises(UserError, match="no rationale to learn from"):
+        with_rationales(policy, bare, CONFIG, Run.open(tmp_path / "b", {}), "ift")
