@@ -14,6 +14,8 @@ from rationalize.errors import UserError
 from rationalize.models.forward import Row, collate, head, hidden_at_response, padded
 from rationalize.sampling.draw import _CANDIDATES, draw, uniforms
 from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.training.loop import FitConfig
+from rationalize.training.objectives import response_logprobs
 from tests.tiny import tiny_policy
 
 PROMPTS = [
@@ -259,3 +261,44 @@ def test_a_common_opening_is_read_once_and_changes_nothing():
     together = sampler.sample(prompts, config, seeds=[0, 1, 2])
     alone = [sampler.sample([p], config, seeds=[0])[0] for p in prompts]  # none to share with
     assert together == alone
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beams_are_likelier_than_greedy_whatever_the_batch(kind):
+    policy = tiny_policy(kind, seed=3)
+    sampler = Sampler(policy, shadow=False)
+    greedy = sampled(sampler, PROMPTS, SamplingConfig(temperature=0.0, max_new_tokens=8))
+    searched = SamplingConfig(beams=4, n=2, max_new_tokens=8)
+    best = sampler.sample_ids(PROMPTS, searched, seeds=[0] * len(PROMPTS))
+    assert [len(own) for own in best] == [2] * len(PROMPTS)
+    assert all(first != second for first, second in best)
+    config = FitConfig(precision="float32")
+    gains = []
+    for prompt, one, [first, second] in zip(PROMPTS, greedy, best, strict=True):
+        alone = sampler.sample_ids([prompt], searched, seeds=[7])
+        assert alone == [[first, second]]
+        rows = [Row(tuple(policy.encode_prompt(prompt)), tuple(i)) for i in (one, first, second)]
+        logprobs = response_logprobs(policy, rows, config)
+        means = [p / len(r.response_ids) for p, r in zip(logprobs, rows, strict=True)]
+        assert means[1] >= means[2] - 1e-4  # transformers ranks by the mean over tokens
+        gains.append(means[1] - means[0])
+    assert sum(gains) > 0  # a single search may lose the greedy reply
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_beams_read_control_tokens_and_never_write_one(kind):
+    policy = tiny_policy(kind)
+    policy.add_controls({"diversity": 2})
+    with torch.no_grad():  # control tokens as likely as they can be
+        policy.model.get_output_embeddings().weight[policy.n_vocab :] *= 50
+    sampler = Sampler(policy, shadow=False)
+    searched = SamplingConfig(beams=3, max_new_tokens=6)
+    controls = [{"diversity": 0}, {"diversity": 1}]
+    [[best], [worst]] = sampler.sample_ids(
+        [PROMPTS[0]] * 2, searched, seeds=[0, 0], controls=controls
+    )
+    assert max(best + worst) < policy.n_vocab
+    with pytest.raises(ValueError, match="not guided"):
+        Sampler(policy, guidance=1.0).sample(["x"], searched, seeds=[0])
+    with pytest.raises(UserError, match="at most `beams`"):
+        SamplingConfig(beams=2, n=3)

@@ -23,6 +23,8 @@ class SamplingConfig:
     """Length limit, in tokens."""
     n: int = 1
     """Completions per prompt."""
+    beams: int = 1
+    """Above 1: beam search with so many beams, of which the best `n` are returned; no sampling."""
 
     def __post_init__(self) -> None:
         for name, good, expected in (
@@ -31,6 +33,8 @@ class SamplingConfig:
             ("top_k", self.top_k >= 0, "at least 0"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),
             ("n", self.n >= 1, "at least 1"),
+            ("beams", self.beams >= 1, "at least 1"),
+            ("n", self.beams == 1 or self.n <= self.beams, f"at most `beams`, {self.beams}"),
         ):
             if not good:
                 raise UsageError(f"sampling.{name} is {getattr(self, name)}; expected {expected}")

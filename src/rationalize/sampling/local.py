@@ -19,6 +19,7 @@ from rationalize.models.policy import Policy
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
 from rationalize.progress import Progress
 from rationalize.records import Completion
+from rationalize.sampling.beams import beam_search
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.draw import draw, uniforms
 from rationalize.sampling.streams import Query, open_stream
@@ -89,13 +90,25 @@ class Sampler:
         """The same as token ids, EOS included where it was written."""
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, but {len(seeds)} seeds")
-        n = 1 if config.greedy else config.n
+        searched = config.beams > 1
+        if searched and self.guidance:
+            raise ValueError("beam search is not guided; give guidance=0, or beams=1")
+        n = config.n if searched or not config.greedy else 1
         queries = [
             self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
         ]
         results: list[list[list[int]]] = [[] for _ in prompts]
         done = tokens = 0
-        for batch in self._batches(queries, n, config.max_new_tokens):
+        for batch in self._batches(queries, max(n, config.beams), config.max_new_tokens):
+            if searched:
+                found = beam_search(self._writer, [queries[i][0] for i in batch], config)
+                for i, best in zip(batch, found, strict=True):
+                    results[i] = best
+                done += len(batch)
+                tokens += sum(len(ids) for best in found for ids in best)
+                if progress:
+                    progress(done, len(prompts), tokens)
+                continue
             uniform = uniforms(
                 [(seeds[i], j) for i in batch for j in range(n)], config.max_new_tokens
             )
@@ -107,7 +120,7 @@ class Sampler:
                 results[i] = written[at * n : (at + 1) * n]
             done += len(batch)
             tokens += sum(map(len, written))
-        return [ids_G * config.n if config.greedy else ids_G for ids_G in results]
+        return [ids_G * (config.n // n) for ids_G in results]
 
     def _queries(self, prompt: str, control: Mapping[str, int] | None) -> tuple[Query, ...]:
         """One view of the prompt; when guided, a second one under the worst tokens."""

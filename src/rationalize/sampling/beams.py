@@ -1,0 +1,52 @@
+"""Beam search, by transformers: COALITION's paper decodes with three beams."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from rationalize.sampling.config import SamplingConfig
+from rationalize.sampling.streams import Query
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+
+@torch.no_grad()
+def beam_search(
+    policy: Policy, queries: Sequence[Query], config: SamplingConfig
+) -> list[list[list[int]]]:
+    """Per query the `config.n` best of `config.beams` beams as token ids, best first, EOS included
+    where it was written. A search ends when all its beams have ended. Nothing is drawn.
+    """
+    prompts = [q.prompt_ids for q in queries]
+    controls = [q.control_ids for q in queries]
+    words = policy.model.get_output_embeddings().weight.shape[0]
+    never = list(range(policy.n_vocab, words)) or None  # control tokens, rows of no token
+    inputs: dict[str, torch.Tensor] = {}
+    if policy.is_encoder_decoder:
+        written = [(policy.start_id, *c) for c in controls]  # equally many controls in a batch
+        inputs["decoder_input_ids"] = torch.tensor(written, device=policy.device)
+        skipped = len(written[0])
+    else:
+        prompts = [(*p, *c) for p, c in zip(prompts, controls, strict=True)]
+        skipped = max(map(len, prompts))
+    width = max(map(len, prompts))
+    ids = [[policy.pad_id] * (width - len(p)) + list(p) for p in prompts]  # on the left
+    mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
+    found = policy.model.generate(
+        input_ids=torch.tensor(ids, device=policy.device),
+        attention_mask=torch.tensor(mask, device=policy.device), **inputs,
+        num_beams=config.beams, num_return_sequences=config.n, early_stopping=True,
+        do_sample=False, max_new_tokens=config.max_new_tokens, suppress_tokens=never,
+        pad_token_id=policy.pad_id, eos_token_id=policy.eos_id, use_cache=True,
+    )  # fmt: skip
+    texts = [_until_end(row[skipped:], policy.eos_id) for row in found.tolist()]
+    return [texts[i * config.n : (i + 1) * config.n] for i in range(len(queries))]
+
+
+def _until_end(ids: list[int], eos_id: int) -> list[int]:
+    """Without the padding behind the end; pad and end are one token in some models."""
+    return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids
