@@ -31,7 +31,8 @@ Deviations from the released code (numbers in brackets: the list in its review, 
  8. A row of each step is drawn by bin, then by attempt (`draw: balanced`), since ties and by-value
     tokens make bins unequal; the code draws uniformly (`draw: uniform`).
  9. Wrong teacher samples may enter the pool (`teacher: all`), so that the worst tokens have
-    something to mean; the code has none.
+    something to mean; where the correctness token is not obeyed, they seem to cost accuracy. The
+    default is the code's, correct samples only.
 10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so
     that a negative consistency turns the other rewards round (`product: raw` restores that). [13]
 11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
@@ -118,7 +119,7 @@ class MarioConfig(MethodConfig):
     """Steps between two explorations; one happens at step 0."""
     rollouts: int = 0
     """Attempts written per exploration; 0: one per training question."""
-    teacher: Teacher = "all"
+    teacher: Teacher = "correct"
     """Teacher samples in the pool at step 0: the correct ones (as released), all, or none."""
     control_copies: int = 1
     """Tokens per control."""
@@ -141,7 +142,6 @@ class MarioConfig(MethodConfig):
         "released": {
             "ties": "released",
             "draw": "uniform",
-            "teacher": "correct",
             "product": "raw",
             "steps": 50_000,
             "sample_interval": 4_000,
