@@ -81,8 +81,7 @@ def write_candidates(
             return write_attempts(
                 Sampler(policy), [by_id[a.question_id] for a in given], once, split="train",
                 seed=question_seed(seed, name, "refine"), writer=name, mode="refine", round=round,
-                given=given,
-                label=f"{name} refines, round {round}",
+                given=given, label=f"{name} refines, round {round}",
             )  # fmt: skip
 
     written = [

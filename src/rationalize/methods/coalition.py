@@ -141,7 +141,7 @@ def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> Answe
 def hold_out(
     train: Sequence[Question], share: float, seed: int
 ) -> tuple[list[Question], list[Question]]:
-    """Questions for DPO, shuffled, and questions for the controller alone."""
+    """Questions for tuning and DPO, shuffled, and questions for the controller alone."""
     order = random.Random(f"{seed}/controller").sample(range(len(train)), len(train))
     held = round(share * len(train))
     return [train[i] for i in order[held:]], [train[i] for i in order[:held]]
