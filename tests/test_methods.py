@@ -286,3 +286,25 @@ def test_questions_without_right_rationales_are_refused(tmp_path):
     wrong = [dataclasses.replace(q, extra={"teacher_answers": ("no", "no")}) for q in TRAIN]
     with pytest.raises(ValueError, match="no training question has a teacher rationale"):
         sft(tiny_policy("decoder"), wrong, DEV, SFT, Run.open(tmp_path, {}), "sft")
+
+
+def test_of_many_teacher_rationales_the_first_are_taken(tmp_path):
+    import json
+
+    from rationalize.methods.common import load_method_splits
+    from rationalize.sampling.writing import teacher_attempts
+
+    row = {
+        "id": "q", "question": "Why?", "choices": ["yes", "no"], "answer": "yes",
+        "rationales": ["a", "b", "c"],
+        "rationales_wrong": [{"rationale": w, "predicted": "no"} for w in "xyz"],
+    }  # fmt: skip
+    for split in ("train", "dev", "test"):
+        own = {**row, "id": split, "question": f"{split}?"}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(own) + "\n")
+    for limit, right, every in ((0, "abc", "abcxyz"), (2, "ab", "abxy")):
+        config = SftConfig(questions=str(tmp_path), teacher_limit=limit)
+        train = load_method_splits(config)["train"]
+        for which, expected in (("correct", right), ("all", every)):
+            found = [a.rationale.rstrip(".") for a in teacher_attempts(train, which)]
+            assert "".join(found) == expected

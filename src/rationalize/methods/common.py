@@ -42,6 +42,8 @@ class MethodConfig:
     """Use the first so many development questions; 0: all."""
     test_limit: int = 0
     """Use the first so many test questions; 0: all."""
+    teacher_limit: int = 0
+    """Use the first so many teacher rationales of a question, right and wrong each; 0: all."""
     skip_bad_rows: str | None = None
     """Go on without rows that cannot be read, and write them to this file."""
     tuning: Literal["auto", "full", "lora"] = "auto"
@@ -71,8 +73,19 @@ def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
     )
     limits = {"train": config.train_limit, "dev": config.dev_limit, "test": config.test_limit}
     splits = {s: q[: limits.get(s) or None] for s, q in splits.items()}
+    if config.teacher_limit:
+        splits["train"] = [_with_first(q, config.teacher_limit) for q in splits["train"]]
     check_overlap(splits)
     return splits
+
+
+def _with_first(question: Question, count: int) -> Question:
+    """The question with its first `count` teacher rationales, and as many that went wrong."""
+    extra = dict(question.extra)
+    for key in ("teacher_answers", "rationales_wrong"):
+        if extra.get(key):
+            extra[key] = extra[key][:count]
+    return dataclasses.replace(question, rationales=question.rationales[:count], extra=extra)
 
 
 def rollouts(run: Run, shard: str, write: Callable[[], list[Attempt]]) -> list[Attempt]:
