@@ -9,7 +9,6 @@ from rationalize.errors import UserError
 from rationalize.methods.instruction import (
     InstructionConfig,
     instruct,
-    mixed_batch,
     mode_rows,
     with_rationales,
 )
@@ -20,6 +19,7 @@ from rationalize.sampling.local import SamplingConfig
 from rationalize.sampling.writing import teacher_attempts, write_attempts
 from rationalize.signals.draws import apportion
 from rationalize.training.loop import FitConfig
+from rationalize.training.rows import mixed_batch
 
 QUESTIONS = [
     Question(

@@ -34,15 +34,15 @@ from rationalize.errors import UserError
 from rationalize.methods.folds import ScorerConfig, cross_fit, train_model
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.calibration import fit_temperature
+from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.scorers import AnswerFold, load_choice_scorer
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.writing import teacher_attempts
-from rationalize.signals.draws import shuffled_passes
 from rationalize.training.loop import BatchAt, Loss
 from rationalize.training.objectives import nll
-from rationalize.training.rows import RowMaker
+from rationalize.training.rows import RowMaker, mixed_batch
 
 Mode = Literal["answer", "answer_from_rationale"]
 MODES: tuple[Mode, ...] = ("answer", "answer_from_rationale")
@@ -97,15 +97,10 @@ def _prepare(
     n_alone = n_alone if alone else 0
     n_given = size - n_alone
 
-    def batch_at(step: int):
-        batch = (
-            [alone[i] for i in shuffled_passes(len(alone), n_alone, step, [seed, 0])]
-            if n_alone
-            else []
-        )
-        if n_given:
-            batch += [given[i] for i in shuffled_passes(len(given), n_given, step, [seed, 1])]
-        return batch
+    own, counts = {"alone": alone, "given": given}, {"alone": n_alone, "given": n_given}
+
+    def batch_at(step: int) -> list[Row]:
+        return mixed_batch(own, counts, step, seed)
 
     rows, share = (given, n_given) if given else (alone, n_alone)
     return nll, batch_at, max(1, math.ceil(config.epochs * len(rows) / share))

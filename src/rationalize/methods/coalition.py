@@ -64,11 +64,10 @@ from rationalize.models.variants import Variants
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import CONTROLLER, Coalition
-from rationalize.signals.draws import shuffled_passes
 from rationalize.signals.pairs import partition
 from rationalize.training.loop import fit
 from rationalize.training.objectives import PairTag, dpo, response_logprobs
-from rationalize.training.rows import RowMaker
+from rationalize.training.rows import RowMaker, grouped_batch
 
 
 def train_coalition(config: CoalitionConfig, out: Path) -> None:
@@ -177,16 +176,12 @@ def learn_from_pairs(
                 replace(row, tag=PairTag(0, a is p.chosen, reference, p.kind))
                 for row, (p, a), reference in zip(rows, texts, references, strict=True)
             ]
+            halves = [tagged[i : i + 2] for i in range(0, len(tagged), 2)]
             size = max(1, config.fit.batch_size // 2)
             steps = max(1, math.ceil(config.epochs * len(pairs) / size))
 
             def batch_at(step: int) -> list[Row]:
-                picked = shuffled_passes(len(pairs), size, step, [config.seed, round])
-                return [
-                    replace(row, tag=row.tag._replace(pair=slot))
-                    for slot, i in enumerate(picked)
-                    for row in tagged[2 * i : 2 * i + 2]
-                ]
+                return grouped_batch(halves, size, step, [config.seed, round])
 
             fit(
                 policy, dpo(beta=config.beta, nll_weight=config.nll_weight), batch_at, config.fit,

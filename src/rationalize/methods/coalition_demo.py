@@ -65,7 +65,7 @@ def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
             return
         methods = floor_of(setup, setup.base)
         policy = taught_by_sft(setup, config.seed)
-        for split in setup.final_splits or ["dev"]:
+        for split in setup.final_splits:
             own = setup.evaluate(policy, SFT, split, seed=config.seed)
             methods.setdefault(SFT, {})[split] = {config.seed: own}
         made = coalition(setup, config)

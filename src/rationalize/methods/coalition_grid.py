@@ -72,9 +72,8 @@ def run_grid(config: CoalitionGridConfig, out: Path) -> None:
             arms = {name: ARMS[name][1](full) for name in config.arms}
         except ValueError as error:
             raise UsageError(f"an arm cannot be made from these settings: {error}") from error
-        judged = setup.final_splits or ["dev"]
         methods: Methods = {FLOOR: {}}
-        for split in judged:
+        for split in setup.final_splits:
             floor = majority_attempts(setup.train, setup.splits[split], split=split)
             methods[FLOOR][split] = {0: floor}
         source = _arm(setup, methods, "full", FULL, full, None, tuple(COMPARED))
@@ -104,7 +103,7 @@ def _arm(
     scorer = config.answer_scorer or str(setup.run.path / "scorers" / "answer")
     own.config = replace(config, answer_scorer=scorer)
     made = coalition(own, own.config)
-    for split in setup.final_splits or ["dev"]:
+    for split in setup.final_splits:
         for who in evaluated:
             attempts = evaluate_chains(own, made, who, split)
             label = row if who == FULL else who

@@ -44,7 +44,7 @@ def conclude(
     `methods` are rows that stand beside the coalition's, with their own comparisons.
     """
     methods = {FLOOR: {}} if methods is None else methods
-    for split in setup.final_splits or ["dev"]:
+    for split in setup.final_splits:
         floor = majority_attempts(setup.train, setup.splits[split], split=split)
         methods[FLOOR][split] = {0: floor}
         for name in COMPARED:
@@ -53,7 +53,7 @@ def conclude(
     own_pairs = [("COALITION", other) for other in (*list(COMPARED)[1:], FLOOR)]
     chains = [
         {"method": name, "split": split, **row}
-        for split in setup.final_splits or ["dev"]
+        for split in setup.final_splits
         for name in COMPARED
         for row in setup.run.read_json(_chain_file(name, split))
     ]

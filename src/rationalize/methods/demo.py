@@ -166,7 +166,7 @@ def floor_of(setup: Setup, base: Policy) -> Methods:
         sft(direct, setup.train, setup.dev, own, setup.run, "direct", mode="answer")
 
     restore_or(setup.run, "direct", direct, learn)
-    for split in setup.final_splits or ["dev"]:
+    for split in setup.final_splits:
         floor = majority_attempts(setup.train, setup.splits[split], split=split)
         methods[FLOOR][split] = {0: floor}
         methods[BASE][split] = {0: setup.evaluate(base, BASE, split)}

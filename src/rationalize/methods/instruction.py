@@ -38,11 +38,11 @@ from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import question_seed, teacher_attempts, write_attempts
-from rationalize.signals.draws import apportion, shuffled_passes
+from rationalize.signals.draws import apportion
 from rationalize.templates import prompt_text
 from rationalize.training.loop import FitConfig, fit, forget_checkpoint
 from rationalize.training.objectives import nll
-from rationalize.training.rows import RowMaker
+from rationalize.training.rows import RowMaker, mixed_batch
 
 SHARES = {"rationale": 0.35, "refine": 0.35, "answer_from_rationale": 0.2, "answer": 0.1}
 
@@ -199,18 +199,6 @@ def mode_rows(
             prompt = prompt_text("refine", question, attempt.rationale)
             rows["refine"] += [maker.text(prompt, t) for t in targets.get(question.id, ())]
     return rows
-
-
-def mixed_batch(
-    rows: Mapping[str, Sequence[Row]], counts: Mapping[str, int], step: int, seed: int
-) -> list[Row]:
-    """Batch `step`: of each mode its count, in shuffled passes over that mode's rows."""
-    return [
-        rows[mode][i]
-        for k, (mode, count) in enumerate(counts.items())
-        if rows[mode] and count
-        for i in shuffled_passes(len(rows[mode]), count, step, [seed, k])
-    ]
 
 
 def _counts(config: InstructionConfig, rows: Mapping[str, Sequence[Row]]) -> dict[str, int]:

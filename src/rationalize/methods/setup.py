@@ -54,10 +54,9 @@ class Setup(Generic[Own]):
 
     @property
     def final_splits(self) -> list[str]:
-        """What is evaluated once, at the end."""
-        return [
-            s for s, questions in self.splits.items() if s not in ("train", "dev") and questions
-        ]
+        """What is evaluated once, at the end: development questions where there is nothing else."""
+        kept = [s for s, own in self.splits.items() if s not in ("train", "dev") and own]
+        return kept or ["dev"]
 
     def load_policy(self) -> Policy:
         """The base model, fresh, with the weights that shall learn."""
@@ -102,7 +101,7 @@ class Setup(Generic[Own]):
         """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
         seed = self.config.seed
         methods: Methods = {FLOOR: {}, name: {}}
-        for split in self.final_splits or ["dev"]:
+        for split in self.final_splits:
             floor = majority_attempts(self.train, self.splits[split], split=split)
             own = self.evaluate(
                 policy, name, split, control=control, guidance=guidance, mode=mode, seed=seed

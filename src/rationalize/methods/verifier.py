@@ -30,10 +30,10 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,8 +53,8 @@ from rationalize.records import Question
 from rationalize.rewards.check import all_options, negated
 from rationalize.runs import Run
 from rationalize.sampling.writing import teacher_attempts
-from rationalize.signals.draws import shuffled_passes
 from rationalize.training.loop import BatchAt, FitConfig, Loss, LossOutput
+from rationalize.training.rows import grouped_batch
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,13 @@ class Statement:
     true: bool
 
 
+class StatementTag(NamedTuple):
+    """Which group a row is of, and whether its statement is true."""
+
+    group: int
+    true: bool
+
+
 Group = list[Statement]
 """Statements of one question, exactly one of them true."""
 
@@ -96,7 +103,7 @@ def train_verifier(
         run: Run, name: str, questions: Sequence[Question], held_out: Sequence[Question]
     ) -> dict[str, Any]:
         prepare = partial(_prepare, questions=questions, config=config)
-        train_model(run, name, config, prepare, group_of=lambda row: row.tag[0])
+        train_model(run, name, config, prepare, group_of=lambda row: row.tag.group)
         groups = rationale_groups(held_out, config.negatives, config.seed)
         return {"model": name, **_calibrate(run.path / name, groups)}
 
@@ -126,14 +133,14 @@ def vera_loss(
 
 
 def statement_loss(policy: Policy, choice_weight: float) -> Loss:
-    """`vera_loss` over rows whose tag is (group, true) and whose response is the label yes."""
+    """`vera_loss` over rows tagged with `StatementTag` whose response is the label yes."""
     yes, no = label_ids(policy)
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
         logits = head(policy, hidden_at_response(policy, collate(rows, policy)))  # (N, V)
         z_N = logits[:, yes] - logits[:, no]
-        group_N = torch.tensor([row.tag[0] for row in rows], device=z_N.device)
-        true_N = torch.tensor([row.tag[1] for row in rows], device=z_N.device)
+        group_N = torch.tensor([row.tag.group for row in rows], device=z_N.device)
+        true_N = torch.tensor([row.tag.true for row in rows], device=z_N.device)
         total, binary, choice = vera_loss(z_N, group_N, true_N, choice_weight)
         right = ((z_N > 0) == true_N).float().mean().item()
         n_groups = len(group_N.unique())
@@ -237,7 +244,11 @@ def _prepare(
     yes, _ = label_ids(policy)
     rows = [
         [
-            Row(tuple(policy.encode_prompt(statement_prompt(s.text))), (yes,), tag=(0, s.true))
+            Row(
+                tuple(policy.encode_prompt(statement_prompt(s.text))),
+                (yes,),
+                tag=StatementTag(0, s.true),
+            )
             for s in group
         ]
         for group in groups
@@ -245,13 +256,7 @@ def _prepare(
     size = max(1, config.fit.batch_size * len(groups) // sum(map(len, groups)))
 
     def batch_at(step: int) -> list[Row]:
-        picked = shuffled_passes(len(rows), size, step, config.seed)
-        # numbered by place: a batch that spans two passes may hold a group twice
-        return [
-            replace(row, tag=(place, row.tag[1]))
-            for place, i in enumerate(picked)
-            for row in rows[i]
-        ]
+        return grouped_batch(rows, size, step, config.seed)
 
     steps = max(1, math.ceil(config.epochs * len(groups) / size))
     return statement_loss(policy, config.choice_weight), batch_at, steps

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rationalize.models.forward import Row
 from rationalize.records import Attempt
+from rationalize.signals.draws import shuffled_passes
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -36,3 +38,28 @@ class RowMaker:
         return self.text(
             attempt.prompt, attempt.completion, eos=attempt.finish == "stop", control_ids=ids
         )
+
+
+def mixed_batch(
+    rows: Mapping[str, Sequence[Row]], counts: Mapping[str, int], step: int, seed: int
+) -> list[Row]:
+    """Batch `step`: of each mode its count, in shuffled passes over that mode's rows."""
+    return [
+        rows[mode][i]
+        for k, (mode, count) in enumerate(counts.items())
+        if rows[mode] and count
+        for i in shuffled_passes(len(rows[mode]), count, step, [seed, k])
+    ]
+
+
+def grouped_batch(
+    groups: Sequence[Sequence[Row]], size: int, step: int, seed: int | Sequence[int]
+) -> list[Row]:
+    """Batch `step` of `size` groups, in shuffled passes. The first field of each row's tag (a named
+    tuple) becomes its group's place: a batch that spans two passes may hold a group twice.
+    """
+    return [
+        replace(row, tag=row.tag._make((place, *row.tag[1:])))
+        for place, i in enumerate(shuffled_passes(len(groups), size, step, seed))
+        for row in groups[i]
+    ]
