@@ -43,6 +43,22 @@ METHODS: Mapping[str, Command] = {
         "rationalize.methods.expert_iteration", "ExpertIterationConfig", "train_expert_iteration",
         "imitate one's own rationales that led to the right answer", True,
     ),
+    "star": Command(
+        "rationalize.methods.expert_iteration", "StarConfig", "train_star",
+        "the same in rounds that restart from the base model, with hints", True,
+    ),
+    "rft": Command(
+        "rationalize.methods.expert_iteration", "RftConfig", "train_rft",
+        "imitate many sampled attempts that were right, equal ones once", True,
+    ),
+    "dpo": Command(
+        "rationalize.methods.iterative_dpo", "IterativeDpoConfig", "train_iterative_dpo",
+        "right over wrong attempts by DPO and NLL, in rounds", True,
+    ),
+    "self-motivated": Command(
+        "rationalize.methods.self_motivated", "SelfMotivatedConfig", "train_self_motivated",
+        "correctness ranks own attempts, the rank trains a reward model, PPO learns from it", True,
+    ),
     "mario": Command(
         "rationalize.methods.mario", "MarioConfig", "train_mario",
         "several rewards at once, one control token each", True,
@@ -58,6 +74,10 @@ METHODS: Mapping[str, Command] = {
     "answer-scorer": Command(
         "rationalize.methods.answer_scorer", "AnswerScorerConfig", "train_answer_scorer",
         "how likely an answer is, given a rationale or none", True,
+    ),
+    "reward-model": Command(
+        "rationalize.methods.reward_model", "RewardModelConfig", "train_reward_model",
+        "how good a reply is, from the rank that correctness gives attempts", True,
     ),
     "verifier": Command(
         "rationalize.methods.verifier", "VerifierConfig", "train_verifier",

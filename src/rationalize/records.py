@@ -75,6 +75,8 @@ class Completion:
     """`stop` or `length`."""
     n_tokens: int
     """Tokens written, EOS included when it was written."""
+    ids: tuple[int, ...] = ()
+    """These tokens, where the sampler knows them."""
 
 
 @dataclass(frozen=True)

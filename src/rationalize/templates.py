@@ -15,13 +15,14 @@ MODES = ("rationale_answer", "rationale", "refine", "answer", "answer_from_ratio
 TEMPLATE_VERSION = "1"
 """Part of every cache key: raise it when a template changes."""
 
-_INSTRUCTION = {
+INSTRUCTION = {
     "rationale_answer": "Explain, then answer.",
     "rationale": "Explain how to find the answer.",
     "refine": "Correct and complete this explanation.",
     "answer": "Answer.",
     "answer_from_rationale": "Answer.",
 }
+"""Mode -> the last line of its prompt."""
 
 
 def question_text(question: Question) -> str:
@@ -33,27 +34,38 @@ def question_text(question: Question) -> str:
     return "\n".join(parts)
 
 
+BLOCK_END = "\n\n"
+"""Separates demonstrations; a base model goes on with a question of its own after it."""
+
+
 def prompt_text(
-    mode: str, question: Question, rationale: str | None = None, demos: Sequence[Question] = ()
-) -> str:
-    """The prompt of a mode; `demos` are solved questions put before it (few-shot)."""
+    mode: str, question: Question, rationale: str | None = None, demos: Sequence[Question] = (),
+    *, hinted: bool = False,
+) -> str:  # fmt: skip
+    """The prompt of a mode; `demos` are solved questions put before it (few-shot), `hinted` tells
+    the gold answer beforehand (STaR's rationalisation; demonstrations are told theirs too).
+    """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}")
     if (mode in ("refine", "answer_from_rationale")) != (rationale is not None):
         raise ValueError(
             f"mode {mode!r} {'takes no' if rationale is not None else 'needs a'} rationale"
         )
-    blocks = [f"{_block(mode, d)}\n{target_text(mode, d)}" for d in demos]
-    return "\n\n".join([*blocks, _block(mode, question, rationale)])
+    blocks = [f"{_block(mode, d, hinted=hinted)}\n{target_text(mode, d)}" for d in demos]
+    return BLOCK_END.join([*blocks, _block(mode, question, rationale, hinted=hinted)])
 
 
-def _block(mode: str, question: Question, rationale: str | None = None) -> str:
+def _block(
+    mode: str, question: Question, rationale: str | None = None, *, hinted: bool = False
+) -> str:
     if rationale is None and mode in ("refine", "answer_from_rationale"):
         rationale = target_text("rationale", question)  # a demonstration shows its own
     lines = [question_text(question)]
     if rationale is not None:
         lines.append(f"Explanation: {rationale}")
-    lines.append(_INSTRUCTION[mode])
+    if hinted:
+        lines.append(f"Hint: the answer is {answer_label(question.answer, question.choices)}.")
+    lines.append(INSTRUCTION[mode])
     return "\n".join(lines)
 
 

@@ -35,11 +35,9 @@ refined, refinements are compared with the rationale that they refine, the answe
 
 from __future__ import annotations
 
-import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,16 +56,13 @@ from rationalize.methods.common import share
 from rationalize.methods.controller import train_controller
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.choices import ChoiceScorer
-from rationalize.models.forward import Row
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import CONTROLLER, Coalition
 from rationalize.signals.pairs import partition
-from rationalize.training.loop import fit
-from rationalize.training.objectives import PairTag, dpo, response_logprobs
-from rationalize.training.rows import RowMaker, grouped_batch
+from rationalize.training.preference import PairTexts, learn_pairs
 
 
 def train_coalition(config: CoalitionConfig, out: Path) -> None:
@@ -167,25 +162,17 @@ def learn_from_pairs(
     """DPO; the reference is the variant as it is now, its log-probabilities computed once."""
     stage = f"{name}-round{round}"
     if pairs and run.done(stage) is None:
+        texts = [
+            PairTexts(
+                p.prompt, p.chosen.rationale, p.rejected.rationale, p.kind,
+                p.chosen.finish == "stop", p.rejected.finish == "stop",
+            )
+            for p in pairs
+        ]  # fmt: skip
         with variants.active(name) as policy:
-            maker = RowMaker(policy)
-            texts = [(p, a) for p in pairs for a in (p.chosen, p.rejected)]
-            rows = [maker.text(p.prompt, a.rationale, eos=a.finish == "stop") for p, a in texts]
-            references = response_logprobs(policy, rows, config.fit)
-            tagged = [
-                replace(row, tag=PairTag(0, a is p.chosen, reference, p.kind))
-                for row, (p, a), reference in zip(rows, texts, references, strict=True)
-            ]
-            halves = [tagged[i : i + 2] for i in range(0, len(tagged), 2)]
-            size = max(1, config.fit.batch_size // 2)
-            steps = max(1, math.ceil(config.epochs * len(pairs) / size))
-
-            def batch_at(step: int) -> list[Row]:
-                return grouped_batch(halves, size, step, [config.seed, round])
-
-            fit(
-                policy, dpo(beta=config.beta, nll_weight=config.nll_weight), batch_at, config.fit,
-                run=run, stage=stage, steps=steps, group_of=lambda row: row.tag.pair,
+            learn_pairs(
+                policy, texts, config.fit, beta=config.beta, nll_weight=config.nll_weight,
+                epochs=config.epochs, run=run, stage=stage, seed=[config.seed, round],
             )  # fmt: skip
     kinds = Counter(p.kind for p in pairs)
     foreign = sum(p.chosen.writer != name for p in pairs)

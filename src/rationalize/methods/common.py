@@ -58,6 +58,8 @@ class MethodConfig:
     """Folder of a trained answer scorer; none: one is trained in this run where needed."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`; none: one is trained in this run where needed."""
+    reward_model: str | None = None
+    """Folder of a trained reward model, for the reward of that name."""
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
     """How development and test rationales are written."""
     seed: int = 0

@@ -1,6 +1,5 @@
 """Expert iteration: write, keep what is right, learn from it.
 
-FILT-ACC, STaR and RFT are settings of this one loop.
 FILT-ACC is the filter baseline of MaRio (mario.md 3.4): the pool of MaRio's Quark with the filter
 `correctness >= 1` and no tokens, so multi-step SFT on the policy's own correct rationales. The
 teacher's correct rationales are part of the pool from the start.
@@ -9,21 +8,33 @@ teacher's correct rationales are part of the pool from the start.
                                     reaches its threshold join the pool
     every step:                     NLL on rows drawn from the pool
 
-Deviations: exact repeats of one completion to one question are kept once; development questions
-select the checkpoint; no KL unless `beta` is set (the code's form keeps Quark's KL:
-`preset=released`).
+STaR (arXiv 2203.14465) and RFT (arXiv 2308.01825) need no teacher, and restart from the base model:
+
+    every round:  the last round's model writes (the base model few-shot, at first);
+                  STaR: one near-greedy attempt, and for failures one with the answer as a hint
+                  RFT:  k samples, of which equal ones are kept once
+                  the base model, fresh, learns the right ones without demonstrations and hints,
+                  for `growth` times as many steps as in the round before
+
+Deviations of FILT-ACC: exact repeats of one completion to one question are kept once; development
+questions select the checkpoint; no KL unless `beta` is set (the code's form keeps Quark's KL:
+`preset=released`). Of STaR and RFT: development questions select the round and, within it, the
+checkpoint; a tuned model writes without demonstrations; the writer may be taught `warm_up` of the
+teacher's rationales first, where the base model cannot follow demonstrations (0 is the papers').
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from rationalize.errors import UserError
 from rationalize.methods.common import (
     MethodConfig,
     evaluate_on_dev,
@@ -31,9 +42,18 @@ from rationalize.methods.common import (
     questions_for,
     restore_or,
     rollouts,
+    share,
 )
-from rationalize.methods.setup import open_method
-from rationalize.methods.sft import start_policy
+from rationalize.methods.own_attempts import (
+    SelectConfig,
+    WriteConfig,
+    learned_text,
+    own_attempts,
+    report_coverage,
+    sort_attempts,
+)
+from rationalize.methods.setup import Setup, open_method
+from rationalize.methods.sft import SftConfig, imitate, start_policy
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
@@ -73,6 +93,83 @@ class ExpertIterationConfig(MethodConfig):
     """How rollouts are written."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"released": {"beta": 0.1}}
+
+
+@dataclass(frozen=True)
+class RestartConfig(MethodConfig):
+    """Rounds that each restart from the base model."""
+
+    rounds: int = 1
+    """How often the model writes and learns."""
+    write: WriteConfig = WriteConfig()
+    """How attempts are written."""
+    select: SelectConfig = SelectConfig()
+    """Which of them are learned from."""
+    accumulate: bool = False
+    """Learn from all rounds' attempts, not from the newest alone."""
+    warm_up: int = 0
+    """Teacher rationales (one a question) that the writer is taught first; they stay in the
+    training rows. 0: the base model writes, few-shot.
+    """
+    warm_up_epochs: float = 3.0
+    """Passes over them."""
+    first_steps: int = 0
+    """Optimiser steps of the first round; 0: as many as `epochs` takes."""
+    epochs: float = 3.0
+    """Passes over the kept attempts in the first round."""
+    growth: float = 1.0
+    """Each round learns so many times as long as the one before."""
+    evaluations: int = 2
+    """How often development accuracy is measured in a round; the best step is kept."""
+    fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
+    """How the policy learns."""
+
+
+@dataclass(frozen=True)
+class StarConfig(RestartConfig):
+    """STaR."""
+
+    rounds: int = 4
+    """How often the model writes and learns."""
+    write: WriteConfig = WriteConfig(
+        hints="failed", sampling=SamplingConfig(temperature=0.0, max_new_tokens=96)
+    )
+    """How attempts are written: one greedy attempt, and a hinted one for failures."""
+    select: SelectConfig = SelectConfig(dedupe="none", positives=0)
+    """Which of them are learned from."""
+    first_steps: int = 40
+    """Optimiser steps of the first round; 0: as many as `epochs` takes."""
+    growth: float = 1.2
+    """Each round learns so many times as long as the one before."""
+    evaluations: int = 1
+    """How often development accuracy is measured in a round; the best step is kept."""
+
+
+@dataclass(frozen=True)
+class RftConfig(RestartConfig):
+    """RFT: rejection-sampling fine-tuning."""
+
+    write: WriteConfig = WriteConfig(
+        sampling=SamplingConfig(temperature=0.7, max_new_tokens=256, n=16)
+    )
+    """How attempts are written."""
+    select: SelectConfig = SelectConfig(true_equations=True, positives=0)
+    """Which of them are learned from."""
+
+
+def train_star(config: StarConfig, out: Path) -> None:
+    """STaR; the policy lands in `out/model`."""
+    _train_restarting(config, out, "star", "STaR")
+
+
+def train_rft(config: RftConfig, out: Path) -> None:
+    """RFT; the policy lands in `out/model`."""
+    _train_restarting(config, out, "rft", "RFT")
+
+
+def _train_restarting(config: RestartConfig, out: Path, stage: str, name: str) -> None:
+    with open_method(config, stage, out) as setup:
+        setup.conclude(restarting(setup, config, stage).policy, name)
 
 
 def train_expert_iteration(config: ExpertIterationConfig, out: Path) -> None:
@@ -153,6 +250,101 @@ def expert_iteration(
         before_step=explore, after_step=after_step,
     )  # fmt: skip
     finish_stage(run, stage, best, policy)
+
+
+class Imitated(NamedTuple):
+    """What rounds of expert iteration leave behind."""
+
+    policy: Policy
+    """The model of the best round."""
+    folder: Path
+    """Its weights."""
+    attempts: list[Attempt]
+    """All that were written."""
+
+
+def restarting(
+    setup: Setup, config: RestartConfig, stage: str, writer: Policy | None = None
+) -> Imitated:
+    """STaR or RFT, as configured.
+
+    `writer` writes in the first round, without demonstrations; by default the base model does, with
+    them, or the warm-up's.
+    """
+    run, by_id = setup.run, {q.id: q for q in setup.train}
+    few_shot = writer is None and not config.warm_up
+    writer = writer or warmed_up(setup, config)
+    store: list[Attempt] = []
+    scores: dict[str, float] = {}
+    for round in range(config.rounds):
+        own = f"{stage}-round{round}"
+        attempts = own_attempts(
+            Sampler(writer), setup.train, config.write, run, f"{own}-writes", round=round,
+            seed=config.seed, few_shot=few_shot and not round, train=setup.train,
+        )  # fmt: skip
+        store += attempts
+        kept = sort_attempts(store if config.accumulate else attempts, by_id, config.select)
+        report_coverage(attempts, setup.train, kept, run, own)
+        texts = [learned_text(a, by_id[a.question_id]) for a in (*kept.positives, *kept.hinted)]
+        texts += [(a.prompt, a.completion) for a in seeds_of(setup, config)]
+        steps = steps_in(round, len(texts), config)
+        policy = setup.load_policy()
+        sft_config = share(SftConfig(evaluations=config.evaluations, fit=config.fit), config)
+
+        def learn(policy=policy, texts=texts, steps=steps, own=own, config=sft_config) -> None:
+            imitate(policy, texts, setup.dev, config, run, own, steps=steps)
+
+        restore_or(run, own, policy, learn)
+        scores[own] = max((run.done(own) or {})["scores"].values())
+        writer = policy
+    best = max(reversed(list(scores)), key=scores.__getitem__)
+    run.write_json(f"{stage}-rounds.json", {"dev_accuracy": scores, "kept": best})
+    folder = run.folder("policies", best)
+    if best != own:
+        policy.load_weights(folder)
+    return Imitated(policy, folder, store)
+
+
+def steps_in(round: int, rows: int, config: RestartConfig) -> int:
+    """Optimiser steps of a round: `first_steps * growth^round`, or `epochs * growth^round`.
+
+    >>> [steps_in(r, 999, StarConfig()) for r in range(8)]  # STaR's schedule
+    [40, 48, 57, 69, 82, 99, 119, 143]
+    """
+    if config.first_steps:
+        return int(config.first_steps * config.growth**round)
+    return max(1, math.ceil(config.epochs * config.growth**round * rows / config.fit.batch_size))
+
+
+def warmed_up(setup: Setup, config: RestartConfig) -> Policy:
+    """Who writes first: the base model, or after SFT on `warm_up` of the teacher's rationales."""
+    policy, seeds = setup.load_policy(), seeds_of(setup, config)
+    if not seeds:
+        return policy
+    own = share(SftConfig(evaluations=1, fit=config.fit), config)
+    steps = max(1, math.ceil(config.warm_up_epochs * len(seeds) / config.fit.batch_size))
+    texts, stage = [(a.prompt, a.completion) for a in seeds], f"warm-up-{config.seed}"
+
+    def learn() -> None:
+        imitate(policy, texts, setup.dev, own, setup.run, stage, steps=steps)
+
+    restore_or(setup.run, stage, policy, learn)
+    return policy
+
+
+def seeds_of(setup: Setup, config: RestartConfig) -> list[Attempt]:
+    """The first right rationale of each of the first `warm_up` questions that have one."""
+    if not config.warm_up:
+        return []
+    taught = teacher_attempts(setup.train, "correct")
+    first = first_of_each([a.question_id for a in taught])
+    seeds = [a for a, ok in zip(taught, first, strict=True) if ok][: config.warm_up]
+    if len(seeds) < config.warm_up:
+        raise UserError(
+            f"warm_up asks for {config.warm_up} seed rationales, but only {len(seeds)} training "
+            "questions have a teacher rationale that led to the right answer; lower warm_up"
+        )
+    return seeds
 
 
 def keep(

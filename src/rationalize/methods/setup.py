@@ -22,6 +22,7 @@ from rationalize.methods.common import MethodConfig, Own, load_method_splits, ro
 from rationalize.methods.verifier import VerifierConfig, train_verifier
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import has_fast_bfloat16
+from rationalize.models.reward_model import RewardModel
 from rationalize.models.scorers import AnswerScorer, load_verifier
 from rationalize.records import Attempt, Question
 from rationalize.report import write_report
@@ -173,7 +174,7 @@ def make_suite(
     statements: VerifierConfig | None = None,
 ) -> RewardSuite:
     """Rewards and diagnostics; a scorer that is not given is trained in the run, cross-fitted."""
-    answer_scorer = verifier = None
+    answer_scorer = verifier = reward_model = None
     if set(names) & set(READS_ANSWERS):
         folder = Path(config.answer_scorer or run.path / "scorers" / "answer")
         if not config.answer_scorer:
@@ -184,9 +185,12 @@ def make_suite(
         if not config.verifier:
             train_verifier(share(statements or VerifierConfig(), config), Path(place), train)
         verifier = load_verifier(place)
+    if "reward_model" in names and config.reward_model:
+        reward_model = RewardModel.load(config.reward_model)
     rewards = load_rewards(
-        [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier, base=base
-    )
+        [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
+        reward_model=reward_model, base=base,
+    )  # fmt: skip
     return RewardSuite(rewards, cache=str(run.path / "scores"))
 
 

@@ -88,18 +88,36 @@ def sft(
     stage: str,
     mode: Literal["rationale_answer", "answer"] = "rationale_answer",
 ) -> None:
-    """Train in place and leave the weights of the best development accuracy in `policy`."""
-    maker = RowMaker(policy)
+    """Imitate the teacher's rationales, or in mode `answer` the gold answers."""
     if mode == "rationale_answer":
-        rows = [maker.attempt(a) for a in teacher_attempts(train, "correct")]
+        texts = [(a.prompt, a.completion) for a in teacher_attempts(train, "correct")]
     else:
-        rows = [maker.text(prompt_text("answer", q), target_text("answer", q)) for q in train]
-    if not rows:
+        texts = [(prompt_text("answer", q), target_text("answer", q)) for q in train]
+    if not texts:
         raise ValueError(
             "no training question has a teacher rationale that led to its answer; give questions "
             "with `rationales`, or write some with `rationalize sample --keep-correct`"
         )
-    steps = max(1, math.ceil(config.epochs * len(rows) / config.fit.batch_size))
+    steps = max(1, math.ceil(config.epochs * len(texts) / config.fit.batch_size))
+    imitate(policy, texts, dev, config, run, stage, steps=steps, mode=mode)
+
+
+def imitate(
+    policy: Policy,
+    texts: Sequence[tuple[str, str]],
+    dev: Sequence[Question],
+    config: SftConfig,
+    run: Run,
+    stage: str,
+    *,
+    steps: int,
+    mode: Literal["rationale_answer", "answer"] = "rationale_answer",
+) -> None:
+    """Learn prompts and their responses in place, and leave the weights of the best development
+    accuracy in `policy`.
+    """
+    maker = RowMaker(policy)
+    rows = [maker.text(prompt, response) for prompt, response in texts]
     checks = {round(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
     best = BestCheckpoint(run, stage)
 

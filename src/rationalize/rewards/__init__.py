@@ -24,6 +24,7 @@ from rationalize.rewards.length import length
 from rationalize.rewards.option_copying import option_copying
 from rationalize.rewards.plausibility import StatementProbabilities, plausibility
 from rationalize.rewards.repetition import repetition
+from rationalize.rewards.reward_model import ReplyScores, reward_model
 from rationalize.rewards.suite import RewardSuite
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Scorers:
 
     answer_scorer: AnswerProbabilities | None = None
     verifier: StatementProbabilities | None = None
+    reward_model: ReplyScores | None = None
     base: Policy | None = None
 
 
@@ -59,6 +61,7 @@ REWARDS: dict[str, Callable[[Scorers], Reward]] = {
         _needed(s.answer_scorer, "consistency_discrete", "answer_scorer")
     ),
     "plausibility": lambda s: plausibility(_needed(s.verifier, "plausibility", "verifier")),
+    "reward_model": lambda s: reward_model(_needed(s.reward_model, "reward_model", "reward_model")),
     "length": lambda s: length(),
     "option_copying": lambda s: option_copying(),
     "answer_leak": lambda s: answer_leak(),
@@ -73,6 +76,7 @@ DIAGNOSTICS = ("length", "option_copying", "answer_leak", "repetition", "fluency
 _SOURCES = {
     "answer_scorer": "an answer scorer: train one with `rationalize train answer-scorer`",
     "verifier": "a verifier: train one with `rationalize train verifier`, or load Vera",
+    "reward_model": "a reward model: train one with `rationalize train reward-model`",
     "base": "the untouched base model",
 }
 
@@ -82,6 +86,7 @@ def load_rewards(
     *,
     answer_scorer: AnswerProbabilities | None = None,
     verifier: StatementProbabilities | None = None,
+    reward_model: ReplyScores | None = None,
     base: Policy | None = None,
 ) -> list[Reward]:
     """Rewards by name, or `module:function` for your own; a `UsageError` names the nearest name.
@@ -89,7 +94,7 @@ def load_rewards(
     >>> [r.name for r in load_rewards(["diversity", "length"])]
     ['diversity', 'length']
     """
-    scorers = Scorers(answer_scorer, verifier, base)
+    scorers = Scorers(answer_scorer, verifier, reward_model, base)
     return [_load(name, scorers) for name in names]
 
 

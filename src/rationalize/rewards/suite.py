@@ -64,6 +64,15 @@ class RewardSuite:
         """What is shown beside it and never trained on."""
         return [r for r in self.rewards if not r.trainable]
 
+    def only(self, *names: str) -> RewardSuite:
+        """A suite of these rewards, with the same cache."""
+        return RewardSuite([self[name] for name in names], self.cache)
+
+    def with_reward(self, reward: Reward) -> RewardSuite:
+        """A suite with this reward, in the place of one of its name, and with the same cache."""
+        others = [r for r in self.trainable if r.name != reward.name]
+        return RewardSuite([*others, reward, *self.diagnostics], self.cache)
+
     def score(
         self, attempts: Sequence[Attempt], questions: Mapping[str, Question]
     ) -> list[Attempt]:

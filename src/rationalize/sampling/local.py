@@ -69,13 +69,16 @@ class Sampler:
         *,
         seeds: Sequence[int],
         controls: Sequence[Mapping[str, int] | None] | None = None,
+        stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """`config.n` completions per prompt, in order. `controls` names the bins (0 is best) that
-        each is written under.
+        each is written under; a completion ends before the text `stop`.
         """
-        ids_PG = self.sample_ids(prompts, config, seeds=seeds, controls=controls, progress=progress)
-        return [[self._completion(ids) for ids in ids_G] for ids_G in ids_PG]
+        ids_PG = self.sample_ids(
+            prompts, config, seeds=seeds, controls=controls, stop=stop, progress=progress
+        )
+        return [[self._completion(ids, stop) for ids in ids_G] for ids_G in ids_PG]
 
     @torch.inference_mode()
     def sample_ids(
@@ -85,9 +88,10 @@ class Sampler:
         *,
         seeds: Sequence[int],
         controls: Sequence[Mapping[str, int] | None] | None = None,
+        stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[list[int]]]:
-        """The same as token ids, EOS included where it was written."""
+        """The same as token ids, EOS (or `stop`) included where it was written."""
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, but {len(seeds)} seeds")
         searched = config.beams > 1
@@ -113,7 +117,9 @@ class Sampler:
                 [(seeds[i], j) for i in batch for j in range(n)], config.max_new_tokens
             )
             written: list[list[int]] = []
-            for written, finished in self._write([queries[i] for i in batch], config, n, uniform):
+            for written, finished in self._write(
+                [queries[i] for i in batch], config, n, uniform, stop
+            ):
                 if progress:
                     progress(done + finished // n, len(prompts), tokens + sum(map(len, written)))
             for at, i in enumerate(batch):
@@ -159,8 +165,9 @@ class Sampler:
             yield batch
 
     def _write(
-        self, queries: Sequence[tuple[Query, ...]], config: SamplingConfig, n: int, uniform: Tensor
-    ) -> Iterator[tuple[list[list[int]], int]]:
+        self, queries: Sequence[tuple[Query, ...]], config: SamplingConfig, n: int,
+        uniform: Tensor, stop: str | None,
+    ) -> Iterator[tuple[list[list[int]], int]]:  # fmt: skip
         """After every step: the token ids per query and sample (EOS included where it was written),
         and how many are done.
         """
@@ -180,6 +187,9 @@ class Sampler:
                 if writes:
                     written[row].append(token)
             going &= tokens != self.policy.eos_id
+            if stop:
+                said = [stop not in self._tail(written[row]) for row in row_of.tolist()]
+                going &= torch.tensor(said)
             left = int(going.sum()) if step + 1 < config.max_new_tokens else 0
             yield written, len(written) - left
             if not left:
@@ -196,6 +206,12 @@ class Sampler:
         best, worst = torch.log_softmax(logits.float(), -1).chunk(2)
         return best + self.guidance * (best - worst)
 
-    def _completion(self, ids: Sequence[int]) -> Completion:
-        finish = "stop" if ids[-1] == self.policy.eos_id else "length"
-        return Completion(self.policy.decode(ids), finish, len(ids))
+    def _tail(self, ids: Sequence[int]) -> str:
+        """The text of the last few tokens, as it is."""
+        return self.policy.tokenizer.decode(ids[-8:])
+
+    def _completion(self, ids: Sequence[int], stop: str | None) -> Completion:
+        text, ended = self.policy.decode(ids), ids[-1] == self.policy.eos_id
+        if stop and stop in self._tail(ids):
+            text, ended = text.partition(stop)[0].rstrip(), True
+        return Completion(text, "stop" if ended else "length", len(ids), tuple(ids))

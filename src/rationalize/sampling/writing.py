@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 from rationalize.answers import is_correct, parse_reply, read_answer, reply_text
 from rationalize.progress import progress_bar
 from rationalize.records import Attempt, Completion, Question
-from rationalize.templates import prompt_text
+from rationalize.templates import BLOCK_END, prompt_text
 
 if TYPE_CHECKING:
     from rationalize.sampling.local import Sampler, SamplingConfig
@@ -34,17 +34,43 @@ def write_attempts(
     control: Mapping[str, int] | None = None,
     demos: Sequence[Question] = (),
     given: Sequence[Attempt] | None = None,
+    hinted: bool = False,
     label: str | None = None,
 ) -> list[Attempt]:
     """`sampling.n` attempts per question, in the order of the questions.
 
     `control` names the bins to write under (0 is best); `given` are attempts, one per question,
-    whose rationales the modes `refine` and `answer_from_rationale` read. Draws depend on `(seed,
-    round, repeat, question id, sample)` alone.
+    whose rationales the modes `refine` and `answer_from_rationale` read; `hinted` shows the gold
+    answer. Draws depend on `(seed, round, repeat, question id, sample)` alone.
     """
+    written = write_with_ids(
+        sampler, questions, sampling, split=split, seed=seed, writer=writer, mode=mode, round=round,
+        step=step, control=control, demos=demos, given=given, hinted=hinted, label=label,
+    )  # fmt: skip
+    return [attempt for attempt, _ in written]
+
+
+def write_with_ids(
+    sampler: Sampler,
+    questions: Sequence[Question],
+    sampling: SamplingConfig,
+    *,
+    split: str,
+    seed: int,
+    writer: str = "policy",
+    mode: str = "rationale_answer",
+    round: int = 0,
+    step: int = 0,
+    control: Mapping[str, int] | None = None,
+    demos: Sequence[Question] = (),
+    given: Sequence[Attempt] | None = None,
+    hinted: bool = False,
+    label: str | None = None,
+) -> list[tuple[Attempt, tuple[int, ...]]]:
+    """The same attempts, each with the token ids that were drawn: text does not say which."""
     read: list[Attempt | None] = list(given) if given is not None else [None] * len(questions)
     prompts = [
-        prompt_text(mode, q, a.rationale if a else None, demos)
+        prompt_text(mode, q, a.rationale if a else None, demos, hinted=hinted)
         for q, a in zip(questions, read, strict=True)
     ]
     repeats = _occurrences([q.id for q in questions])
@@ -52,23 +78,23 @@ def write_attempts(
     controls = [control] * len(prompts) if control else None
     with progress_bar(label or f"{writer} writes {split}", "replies") as progress:
         completions_PG = sampler.sample(
-            prompts, sampling, seeds=seeds, controls=controls, progress=progress
-        )
+            prompts, sampling, seeds=seeds, controls=controls, progress=progress,
+            stop=None if sampler.policy.chat or not demos else BLOCK_END,
+        )  # fmt: skip
     attempts = []
     for question, prompt, source, repeat, completions_G in zip(
         questions, prompts, read, repeats, completions_PG, strict=True
     ):
         for j, completion in enumerate(completions_G):
-            attempts.append(
-                _attempt(
-                    question, prompt, completion, mode=mode, writer=writer,
-                    id=f"{f'{source.id}>' if source else ''}"
-                    f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}",
-                    model=sampler.policy.name, round=round, step=step, split=split, seed=seed,
-                    control=dict(control) if control else None, sampling=sampling.as_dict(),
-                    refines=source.id if source else None,
-                )
+            attempt = _attempt(
+                question, prompt, completion, mode=mode, writer=writer,
+                id=f"{f'{source.id}>' if source else ''}"
+                f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}",
+                model=sampler.policy.name, round=round, step=step, split=split, seed=seed,
+                control=dict(control) if control else None, sampling=sampling.as_dict(),
+                refines=source.id if source else None, hinted=hinted,
             )  # fmt: skip
+            attempts.append((attempt, completion.ids))
     return attempts
 
 

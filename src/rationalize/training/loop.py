@@ -98,7 +98,8 @@ def fit(
     """Train `policy` in place for `steps` optimiser steps; resumes `stage` of `run`.
 
     `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must
-    be repeatable: after a kill, they are called again for the steps since the last checkpoint. A
+    be repeatable: after a kill, they are called again for the steps since the last checkpoint. At a
+    step without rows nothing is learned. A
     loss that needs certain rows together names them by `group_of`; else each row is its own group.
     """
     # autocast is ours: accelerate's precision is fixed for the life of a process
@@ -129,9 +130,11 @@ def fit(
             rows = list(batch_at(step))
             rate = config.learning_rate * rate_at(step, steps, config)
             optimizer.param_groups[0]["lr"] = rate
-            metrics = _optimise(
-                policy, loss, rows, config, accelerator, parameters, optimizer, group_of
-            )
+            metrics: dict[str, float] = {"weight": 0.0}
+            if rows:
+                metrics = _optimise(
+                    policy, loss, rows, config, accelerator, parameters, optimizer, group_of
+                )
             metrics["learning_rate"] = rate
             tokens += sum(r.length for r in rows)
             run.log(stage, step, **metrics)

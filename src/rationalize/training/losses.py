@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -112,3 +113,59 @@ def dpo_loss(
     """
     margin_P = beta * ((chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P))
     return -torch.nn.functional.logsigmoid(margin_P), margin_P
+
+
+def bradley_terry(
+    scores_N: Tensor, pairs: Sequence[tuple[int, int]], *, centre: float = 0.0
+) -> Tensor:
+    """One question's `mean over pairs of -log sigmoid(R_i - R_j)`, `i` the better of each pair
+    (self_motivated.md 2.D); `centre` adds that times the mean of `(R_i + R_j)^2`.
+    """
+    better, worse = _sides(pairs, scores_N)
+    loss_P = -torch.nn.functional.logsigmoid(scores_N[better] - scores_N[worse])
+    if centre:
+        loss_P = loss_P + centre * (scores_N[better] + scores_N[worse]) ** 2
+    return loss_P.mean()
+
+
+def listwise(scores_N: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+    """One question's `mean over the better ones of -log(e^R_i / (e^R_i + sum_j e^R_j))`, `j` the
+    worse ones that `i` is paired with (self_motivated.md 2.D).
+    """
+    losses = []
+    for i in sorted({i for i, _ in pairs}):
+        rivals = [j for better, j in pairs if better == i]
+        losses.append(torch.logsumexp(scores_N[[i, *rivals]], 0) - scores_N[i])
+    return torch.stack(losses).mean()
+
+
+def pointwise(scores_N: Tensor, correct_N: Sequence[bool]) -> Tensor:
+    """One question's mean binary cross-entropy of `sigmoid(R)` on correctness: an outcome verifier
+    (self_motivated.md 2.D).
+    """
+    gold = torch.tensor(correct_N, dtype=scores_N.dtype, device=scores_N.device)
+    return torch.nn.functional.binary_cross_entropy_with_logits(scores_N, gold)
+
+
+def ppo_policy_loss(
+    logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """`max(-q A, -clip(q, 1 - eps, 1 + eps) A)` per token with `q = pi / pi_old`, and `q`; both of
+    shape (N,) (arXiv 1707.06347, equation 7).
+    """
+    ratio_N = (logprob_N - old_N).exp()
+    clipped_N = ratio_N.clamp(1 - clip, 1 + clip)
+    return torch.maximum(-ratio_N * advantage_N, -clipped_N * advantage_N), ratio_N
+
+
+def ppo_value_loss(value_N: Tensor, old_N: Tensor, return_N: Tensor, clip: float) -> Tensor:
+    """`0.5 max((V - G)^2, (V_clip - G)^2)` per token, `V_clip` within `clip` of the old value."""
+    clipped_N = old_N + (value_N - old_N).clamp(-clip, clip)
+    return 0.5 * torch.maximum((value_N - return_N) ** 2, (clipped_N - return_N) ** 2)
+
+
+def _sides(pairs: Sequence[tuple[int, int]], scores_N: Tensor) -> tuple[Tensor, Tensor]:
+    if not pairs:
+        raise ValueError("a question without pairs has no loss; leave it out")
+    both = torch.tensor(list(pairs), device=scores_N.device)
+    return both[:, 0], both[:, 1]

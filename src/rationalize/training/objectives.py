@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
+from torch import Tensor
+from torch.nn import Linear
 
 from rationalize.models.forward import (
     Row,
@@ -16,8 +18,19 @@ from rationalize.models.forward import (
     hidden_at_response,
     token_logprobs,
 )
+from rationalize.models.heads import head_values, reply_scores
 from rationalize.training.loop import FitConfig, Loss, LossOutput, micro_batches, precision
-from rationalize.training.losses import KLDirection, dpo_loss, quark_loss, token_nll
+from rationalize.training.losses import (
+    KLDirection,
+    bradley_terry,
+    dpo_loss,
+    listwise,
+    pointwise,
+    ppo_policy_loss,
+    ppo_value_loss,
+    quark_loss,
+    token_nll,
+)
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -112,6 +125,98 @@ def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
             metrics[f"pairs/{kind}"] = metrics.get(f"pairs/{kind}", 0.0) + 1.0
             metrics[f"right/{kind}"] = metrics.get(f"right/{kind}", 0.0) + float(margin > 0)
         return LossOutput(total, len(pairs), metrics)
+
+    return loss
+
+
+RankLoss = Literal["pairwise", "listwise", "pointwise"]
+
+
+class RankTag(NamedTuple):
+    """An attempt's place among the attempts at its question."""
+
+    question: int
+    place: int
+    """Among the question's rows, from 0."""
+    worse: tuple[int, ...]
+    """Places of the attempts that it is paired with as the better one."""
+    correct: bool
+    weight: float = 1.0
+    """Of the question, the same in all its rows."""
+
+
+def rank(unit: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0) -> Loss:
+    """A reward model's loss over rows tagged with `RankTag`, averaged per question; a question's
+    rows are in one pass, each encoded once, whatever the number of its pairs.
+    """
+
+    def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+        scores_N = reply_scores(policy, unit, rows)
+        members: dict[int, list[int]] = {}
+        for i, row in enumerate(rows):
+            members.setdefault(row.tag.question, []).append(i)
+        losses, right, margin = [], 0.0, 0.0
+        for own in members.values():
+            own = sorted(own, key=lambda i: rows[i].tag.place)
+            tags, own_N = [rows[i].tag for i in own], scores_N[own]
+            pairs = [(tag.place, worse) for tag in tags for worse in tag.worse]
+            if kind == "pairwise":
+                one = bradley_terry(own_N, pairs, centre=centre)
+            elif kind == "listwise":
+                one = listwise(own_N, pairs)
+            else:
+                one = pointwise(own_N, [tag.correct for tag in tags])
+            losses.append(tags[0].weight * one)
+            gaps = [(own_N[i] - own_N[j]).item() for i, j in pairs]
+            right += sum(gap > 0 for gap in gaps) / len(gaps)
+            margin += sum(gaps) / len(gaps)
+        metrics = {"pair_accuracy": right, "margin": margin}
+        return LossOutput(torch.stack(losses).sum(), len(losses), metrics)
+
+    return loss
+
+
+class RolloutTag(NamedTuple):
+    """What PPO knows of each token of a rollout, all of shape (T,)."""
+
+    old_logprob: Tensor
+    old_value: Tensor
+    advantage: Tensor
+    returns: Tensor
+
+
+def ppo(
+    unit: Linear, *, clip: float, value_clip: float, value_weight: float, detach_value: bool
+) -> Loss:
+    """PPO's loss over rows tagged with `RolloutTag`, averaged over tokens; `unit` is the value
+    head. `detach_value` keeps the value's gradient out of the policy's weights.
+    """
+
+    def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+        batch = collate(rows, policy)
+        hidden_Nd = hidden_at_response(policy, batch)
+        log_p_NV = torch.log_softmax(head(policy, hidden_Nd).float(), -1)
+        logprob_N = log_p_NV.gather(1, batch.targets[:, None])[:, 0]
+        values_N = head_values(unit, hidden_Nd.detach() if detach_value else hidden_Nd)
+        old_N, old_value_N, advantage_N, return_N = (
+            torch.cat(column).to(policy.device)
+            for column in zip(*(row.tag for row in rows), strict=True)
+        )
+        policy_N, ratio_N = ppo_policy_loss(logprob_N, old_N, advantage_N, clip)
+        value_N = ppo_value_loss(values_N, old_value_N, return_N, value_clip)
+        total = policy_N.sum() + value_weight * value_N.sum()
+        with torch.no_grad():
+            entropy_N = -(log_p_NV.exp() * log_p_NV).sum(-1)
+            gap_N = logprob_N - old_N
+            metrics = {
+                "policy_loss": policy_N.sum().item(),
+                "value_loss": value_N.sum().item(),
+                "approx_kl": (ratio_N - 1 - gap_N).sum().item(),
+                "clipfrac": ((ratio_N - 1).abs() > clip).sum().item(),
+                "entropy": entropy_N.sum().item(),
+                "ratio": ratio_N.sum().item(),
+            }
+        return LossOutput(total, len(logprob_N), metrics)
 
     return loss
 

@@ -25,12 +25,19 @@ class RowMaker:
     def text(
         self, prompt: str, response: str, *, eos: bool = True, control_ids=(), tag=None
     ) -> Row:
-        if prompt not in self._prompts:
-            self._prompts[prompt] = tuple(self.policy.encode_prompt(prompt))
         key = (response, eos)
         if key not in self._responses:
             self._responses[key] = tuple(self.policy.encode_response(response, eos=eos))
-        return Row(self._prompts[prompt], self._responses[key], tuple(control_ids), tag)
+        return Row(self._prompt(prompt), self._responses[key], tuple(control_ids), tag)
+
+    def drawn(self, prompt: str, ids: Sequence[int]) -> Row:
+        """A response by the token ids that were drawn: its text might be cut into others."""
+        return Row(self._prompt(prompt), tuple(ids))
+
+    def _prompt(self, text: str) -> tuple[int, ...]:
+        if text not in self._prompts:
+            self._prompts[text] = tuple(self.policy.encode_prompt(text))
+        return self._prompts[text]
 
     def attempt(self, attempt: Attempt, control: Mapping[str, int] | None = None) -> Row:
         """An attempt cut at the length limit gets no EOS: it would teach stopping there."""

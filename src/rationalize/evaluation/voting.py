@@ -1,0 +1,174 @@
+"""What several attempts at a question are worth: any of them, the majority's, or the best-scored.
+
+Estimates for k of N attempts, drawn without replacement (self_motivated.md N2):
+
+    pass@k       1 - C(N - c, k) / C(N, k), with c of N right
+    best-of-k    sum_i c_i C(N - i - 1, k - 1) / C(N, k), attempts sorted by score, best first
+    maj@k        mean over drawn subsets of size k
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import asdict
+from math import comb
+from typing import Any
+
+import numpy as np
+
+from rationalize.answers import is_correct, normalise
+from rationalize.evaluation.intervals import bootstrap_mean
+from rationalize.records import Attempt, Question
+
+Ranked = Sequence[Attempt]
+
+
+def pass_at_k(correct_N: Sequence[bool], k: int) -> float:
+    """Chance that one of `k` attempts is right."""
+    n, c = len(correct_N), sum(correct_N)
+    _check(n, k)
+    return 1 - comb(n - c, k) / comb(n, k)
+
+
+def best_of_k(ranked_correct_N: Sequence[float], k: int) -> float:
+    """Chance that the best-scored of `k` attempts is right; `ranked_correct_N` is best first.
+
+    >>> [round(best_of_k([0, 1, 1, 0, 0, 1, 0, 0], k), 6) for k in (1, 2, 4, 8)]
+    [0.375, 0.464286, 0.428571, 0.0]
+    """
+    n = len(ranked_correct_N)
+    _check(n, k)
+    hits = (c * comb(n - i - 1, k - 1) for i, c in enumerate(ranked_correct_N[: n - k + 1]))
+    return sum(hits) / comb(n, k)
+
+
+def best_by_score(correct_N: Sequence[bool], scores_N: Sequence[float], k: int) -> float:
+    """`best_of_k` by these scores; among equal scores, every order is as likely."""
+    scores, correct = np.asarray(scores_N, dtype=float), np.asarray(correct_N, dtype=float)
+    ranked = np.empty(len(scores))
+    order = np.argsort(-scores, kind="stable")
+    for value in np.unique(scores):
+        tied = scores[order] == value
+        ranked[tied] = correct[order][tied].mean()
+    return best_of_k(ranked.tolist(), k)
+
+
+def leaders(
+    answers_N: Sequence[Hashable | None], weights_N: Sequence[float] | None = None
+) -> list[Any]:
+    """The answers with the most weight (each 1 by default), in the order they were given; attempts
+    without an answer do not vote.
+    """
+    weights = weights_N if weights_N is not None else [1.0] * len(answers_N)
+    totals: dict[Hashable, float] = defaultdict(float)
+    for answer, weight in zip(answers_N, weights, strict=True):
+        if answer is not None:
+            totals[answer] += weight
+    return [answer for answer, total in totals.items() if total == max(totals.values())]
+
+
+def majority_at_k(
+    answers_N: Sequence[Hashable | None], right: Callable[[Any], bool], k: int, *,
+    draws: int = 200, seed: int = 0,
+) -> float:  # fmt: skip
+    """Chance that the majority of `k` attempts is right, over drawn subsets; at k = N over all.
+    Among equals, each is as likely.
+    """
+    n = len(answers_N)
+    _check(n, k)
+    rng = np.random.default_rng([seed, n, k])
+    chances = []
+    for _ in range(1 if k == n else draws):
+        first = leaders([answers_N[i] for i in rng.choice(n, k, replace=False)])
+        chances.append(sum(map(right, first)) / len(first) if first else 0.0)
+    return float(np.mean(chances))
+
+
+def softmax_weights(scores_N: Sequence[float]) -> list[float]:
+    """Weights of a vote by a reward model: the softmax of its scores."""
+    shifted = np.exp(np.asarray(scores_N, dtype=float) - max(scores_N))
+    return (shifted / shifted.sum()).tolist()
+
+
+def scaling_curve(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], *, score: str | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows `{rule, k, mean, low, high, n}` for k = 1, 2, 4, .. N; `score` names the reward that
+    best-of-k goes by. Intervals resample questions.
+    """
+    own: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in attempts:
+        own[attempt.question_id].append(attempt)
+    counts = Counter(len(group) for group in own.values())
+    if len(counts) != 1:
+        raise ValueError(f"questions have different numbers of attempts: {dict(counts)}")
+    n = next(iter(counts))
+    rules: dict[str, Callable[[list[Attempt], int], float]] = {
+        "any (pass@k)": lambda group, k: pass_at_k(_right(group, questions), k),
+        "majority (maj@k)": lambda group, k: majority_at_k(
+            _answers(group), lambda a: _is_right(a, group, questions), k, seed=seed
+        ),
+    }
+    if score is not None:
+        rules["best by reward model"] = lambda group, k: best_by_score(
+            _right(group, questions), _scores(group, score), k
+        )
+    rows = []
+    for rule, worth in rules.items():
+        k = 1
+        while k <= n:
+            values = [worth(group, k) for group in own.values()]
+            rows.append({"rule": rule, "k": k, **asdict(bootstrap_mean(values, seed=seed))})
+            k *= 2
+    return rows
+
+
+def chosen_attempt(
+    group: Sequence[Attempt], question: Question, *, score: str | None = None,
+    weighted: bool = False,
+) -> Attempt:  # fmt: skip
+    """The attempt that stands for several at a question: of the majority's answer the first, or the
+    best by `score`, or (`weighted`) of the answer with the most weight under `score` the best.
+    """
+    if score and not weighted:
+        return max(group, key=lambda a: _score(a, score))
+    weights = softmax_weights(_scores(group, score)) if score else None
+    answers = leaders(_answers(group), weights)
+    fitting = [a for a in group if answers and _answer(a) == answers[0]] or list(group)
+    return max(fitting, key=lambda a: _score(a, score)) if score else fitting[0]
+
+
+def _check(n: int, k: int) -> None:
+    if not 1 <= k <= n:
+        raise ValueError(f"k is {k}; expected 1 to the number of attempts, {n}")
+
+
+def _answer(attempt: Attempt) -> str | None:
+    return None if attempt.prediction is None else normalise(attempt.prediction)
+
+
+def _answers(group: Sequence[Attempt]) -> list[str | None]:
+    return [_answer(a) for a in group]
+
+
+def _right(group: Sequence[Attempt], questions: Mapping[str, Question]) -> list[bool]:
+    return [_is_right(_answer(a), group, questions) for a in group]
+
+
+def _is_right(
+    answer: str | None, group: Sequence[Attempt], questions: Mapping[str, Question]
+) -> bool:
+    question = questions[group[0].question_id]
+    choices = [normalise(c) for c in question.choices] if question.choices else None
+    return is_correct(answer, normalise(question.answer), choices)
+
+
+def _score(attempt: Attempt, name: str) -> float:
+    value = attempt.rewards.get(name)
+    return float("-inf") if value is None else float(value)
+
+
+def _scores(group: Sequence[Attempt], name: str) -> list[float]:
+    return [_score(a, name) for a in group]

@@ -1,0 +1,256 @@
+"""Self-motivated Learning: the model's own attempts, ranked by correctness, teach a reward model,
+and PPO learns from it.
+
+Feng et al., "Improving Language Model Reasoning with Self-motivated Learning" (LREC-COLING 2024,
+arXiv 2404.07017). Of the paper, the abstract alone could be read: the model writes its own
+rationales, correctness ranks them, the rank trains a reward model, reinforcement learning learns
+from it. Every figure and formula below that is our default, and docs/methods/self-motivated.md
+says which.
+
+    A  write    the base model attempts every question, few-shot                 own_attempts.py
+    B  sort     right, wrong, unreadable; equals once; caps; coverage            own_attempts.py
+    C  imitate  M_sft <- the base model, fresh, on the right attempts (= RFT)    expert_iteration.py
+    C' redraw   M_sft attempts every question
+    D  rank     R <- M_sft with a scalar head, on right over wrong (B and C')    reward_model.py
+       gate     R must order held-out pairs, also without the answer sentence
+    E  improve  M_rl <- PPO(M_sft; R, correctness, or both; KL to M_sft)         ppo.py
+    F  repeat   `rounds`: M_rl writes in the place of the base model
+
+Under LoRA one backbone serves all roles: M_sft is the reference with every adapter off, policy and
+reward model are an adapter each, the value head reads the policy's hidden states.
+
+Deviations: none known from what could be read. Modes `z` and `rm+z` use the gold answer in PPO,
+which the abstract does not mention; `rm` is its literal reading.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rationalize.errors import UsageError
+from rationalize.methods.common import MethodConfig, restore_or, share
+from rationalize.methods.expert_iteration import RftConfig, restarting
+from rationalize.methods.own_attempts import WriteConfig, own_attempts
+from rationalize.methods.ppo import Mode, PpoConfig, ppo
+from rationalize.methods.reward_model import (
+    NoRank,
+    RewardModelConfig,
+    describe,
+    gate_reason,
+    learn_rank,
+)
+from rationalize.methods.setup import Setup, open_method
+from rationalize.models.heads import load_head
+from rationalize.models.policy import Policy, load_policy
+from rationalize.models.reward_model import RewardModel, read_facts, scaling
+from rationalize.models.variants import Variants
+from rationalize.records import Attempt
+from rationalize.rewards.reward_model import reward_model as reward_of
+from rationalize.sampling.local import Sampler, SamplingConfig
+
+REWARD = "reward"
+"""Name of the reward model's adapter."""
+
+
+@dataclass(frozen=True)
+class SelfMotivatedConfig(MethodConfig):
+    """Self-motivated Learning."""
+
+    kept: RftConfig = RftConfig(
+        write=WriteConfig(sampling=SamplingConfig(temperature=0.7, max_new_tokens=256, n=16))
+    )
+    """Stages A to C: how attempts are written, sorted and imitated. Its model, questions and seed
+    are this method's own.
+    """
+    redraw: WriteConfig = WriteConfig(
+        shots=0, sampling=SamplingConfig(temperature=1.0, max_new_tokens=256, n=8)
+    )
+    """Stage C': how M_sft attempts every question again."""
+    rm: RewardModelConfig = RewardModelConfig()
+    """Stage D: the reward model and its gate."""
+    ppo: PpoConfig = PpoConfig()
+    """Stage E; its `mode` is one of `modes`."""
+    modes: tuple[Mode, ...] = ("rm+z",)
+    """PPO runs, each from M_sft: `rm`, `z`, `rm+z`. The best on development questions is kept."""
+    rounds: int = 1
+    """Passes A to E; ends early when development accuracy rises by less than a standard error."""
+
+    def __post_init__(self) -> None:
+        if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
+            raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
+
+
+@dataclass
+class Learned:
+    """What a pass of A to E leaves behind."""
+
+    sft: Path
+    """M_sft's weights; a role loads them when its turn comes."""
+    attempts: list[Attempt]
+    """Of stages A and C'."""
+    redrawn: list[Attempt]
+    """Of stage C' alone: M_sft's own."""
+    reward_model: Path | None
+    """Folder, unless no mode reads one."""
+    closed: str | None
+    """Why the gate is closed, if it is."""
+
+
+def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
+    """All stages in `out`; the policy lands in `out/model`."""
+    with open_method(config, "self-motivated", out) as setup:
+        policy, before, name = None, -math.inf, "Self-motivated Learning"
+        for round in range(config.rounds):
+            learned = attempts_to_rewards(setup, config, f"round{round}", policy)
+            if learned.reward_model:
+                model = RewardModel.load(learned.reward_model)
+                setup.suite = setup.suite.with_reward(reward_of(model))
+            arms = {}
+            for mode in open_modes(config.modes, learned.closed):
+                stage = f"{stage_of(mode)}-round{round}"
+                arms[stage] = improve(setup, learned, replace(config.ppo, mode=mode), stage)
+            scores = {stage: best_score(setup, stage) for stage in arms}
+            if not arms:
+                policy, name = again(setup, learned.sft), "RFT"
+                break
+            stage = max(scores, key=scores.__getitem__)
+            policy = arms[stage]
+            error = math.sqrt(max(scores[stage] * (1 - scores[stage]), 1e-9) / len(setup.dev))
+            if scores[stage] - before < error and round:
+                break
+            before = scores[stage]
+        setup.conclude(policy or setup.base, name)
+
+
+def attempts_to_rewards(
+    setup: Setup, config: SelfMotivatedConfig, prefix: str, writer: Policy | None = None
+) -> Learned:
+    """Stages A to D; the reward model is trained where a mode reads it."""
+    run = setup.run
+    sft = restarting(setup, share(config.kept, config), f"{prefix}-sft", writer)
+    redrawn = own_attempts(
+        Sampler(sft.policy), setup.train, config.redraw, run, f"{prefix}-redraws", round=0,
+        seed=config.seed, few_shot=False,
+    )  # fmt: skip
+    learned = Learned(sft.folder, [*sft.attempts, *redrawn], redrawn, None, None)
+    if any(mode != "z" for mode in config.modes):
+        own = share(config.rm, config)
+        learned.reward_model = run.folder("scorers", f"{prefix}-reward-model")
+        facts: dict[str, Any] = {}
+        try:
+            facts = reward_model(setup, own, learned, f"{prefix}-reward-model")
+            learned.closed = gate_reason(facts, own)
+            _say(describe(facts))
+        except NoRank as error:
+            learned.closed, learned.reward_model = str(error), None
+        gate = {"open": learned.closed is None, "reason": learned.closed, **facts}
+        run.write_json(f"{prefix}-gate.json", gate)
+    return learned
+
+
+def reward_model(
+    setup: Setup, config: RewardModelConfig, learned: Learned, stage: str
+) -> dict[str, Any]:
+    """Stage D, from M_sft's weights: in full, or as an adapter on them."""
+    folder, run = learned.reward_model or Path(), setup.run
+    if run.done(stage) is not None:
+        return read_facts(folder)
+    policy = again(setup, learned.sft)
+    if policy.tuning == "full":
+        return learn_rank(
+            policy, learned.attempts, setup.train, config, run, stage, folder, policy.save,
+            scale_on=learned.redrawn,
+        )  # fmt: skip
+    variants = adapters(setup, learned.sft, [REWARD])
+    with variants.active(REWARD) as policy:
+        return learn_rank(
+            policy, learned.attempts, setup.train, config, run, stage, folder,
+            lambda place: variants.save(REWARD, place), scale_on=learned.redrawn,
+            adapter_on=os.path.relpath(variants.source, folder),
+        )  # fmt: skip
+
+
+def open_modes(modes: Sequence[Mode], closed: str | None) -> list[Mode]:
+    """The modes that may run: all, or behind a closed gate those that need no reward model."""
+    if closed is None:
+        return list(modes)
+    stopped = [mode for mode in modes if mode != "z"]
+    _say(f"PPO with {', '.join(stopped)} is left out: {closed}")
+    return [mode for mode in modes if mode == "z"]
+
+
+def improve(setup: Setup, learned: Learned, config: PpoConfig, stage: str) -> Policy:
+    """Stage E from M_sft; restored where it is finished."""
+    own, run = share(config, setup.config, mode=config.mode), setup.run
+    policy = again(setup, learned.sft)
+    needs_model = own.mode != "z"
+
+    def learn() -> None:
+        nonlocal policy
+        if policy.tuning == "full":
+            reference = policy.become_reference(half=own.fit.precision != "float32")
+            ppo(policy, reference, setup.suite, setup.train, setup.dev, own, run, stage)
+            return
+        variants = adapters(setup, learned.sft, [stage])
+        suite = setup.suite
+        if needs_model and learned.reward_model:
+            suite = suite.with_reward(
+                reward_of(shared_model(variants, learned.reward_model, stage))
+            )
+        with variants.active(stage) as policy:
+            ppo(policy, variants.bare, suite, setup.train, setup.dev, own, run, stage)
+
+    restore_or(run, stage, policy, learn)
+    return policy
+
+
+def shared_model(variants: Variants, folder: Path, policy: str) -> RewardModel:
+    """The reward model as one more adapter; after it has scored, `policy` is active again."""
+    variants.load(REWARD, folder)
+    with variants.active(REWARD) as scorer:
+        unit = load_head(scorer, folder).requires_grad_(False)
+
+    @contextmanager
+    def opened() -> Iterator[Policy]:
+        with variants.active(REWARD) as scorer:
+            try:
+                yield scorer
+            finally:
+                variants.base.model.set_adapter(policy)
+
+    opening: Any = opened
+    return RewardModel(opening, unit, **scaling(read_facts(folder)))
+
+
+def adapters(setup: Setup, sft: Path, names: Sequence[str]) -> Variants:
+    """M_sft's weights, which never learn, with an adapter per name."""
+    base = load_policy(sft, tuning="full", trust_remote_code=setup.config.trust_remote_code)
+    return Variants.of(base, sft, names, seed=setup.config.seed)
+
+
+def stage_of(mode: Mode) -> str:
+    """A name that may be a file's."""
+    return f"ppo-{mode.replace('+', '-')}"
+
+
+def again(setup: Setup, folder: Path) -> Policy:
+    """A stage's weights, loaded to learn."""
+    policy = setup.load_policy()
+    policy.load_weights(folder)
+    return policy
+
+
+def best_score(setup: Setup, stage: str) -> float:
+    """Development score of a finished stage's selected weights."""
+    return max((setup.run.done(stage) or {})["scores"].values())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

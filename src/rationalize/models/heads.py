@@ -1,0 +1,78 @@
+"""A scalar head on a language model: one linear unit on its last hidden states.
+
+The reward model is a policy with such a head at its last token; PPO's value estimate is one at
+every token. While it learns it is a submodule of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import Linear
+
+from rationalize.errors import UserError
+from rationalize.models.forward import Row, collate, hidden_at_response, plain_model
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+HEAD_FILE = "scalar_head.safetensors"
+
+_NAME = "scalar_head"
+
+
+def new_head(policy: Policy, *, zero: bool = False, seed: int = 0) -> Linear:
+    """A head `d -> 1` without bias, drawn from N(0, 1/(d+1)), or `zero`."""
+    d = plain_model(policy).get_output_embeddings().weight.shape[1]
+    unit = Linear(d, 1, bias=False, device=policy.device)
+    with torch.no_grad():
+        drawn = torch.randn(1, d, generator=torch.Generator().manual_seed(seed))
+        unit.weight.copy_(torch.zeros(1, d) if zero else drawn * (d + 1) ** -0.5)
+    return unit
+
+
+@contextmanager
+def attached(policy: Policy, unit: Linear) -> Iterator[None]:
+    """Make the head a part of the model for the time being: it learns, and is in checkpoints."""
+    setattr(policy.model, _NAME, unit)
+    try:
+        yield
+    finally:
+        delattr(policy.model, _NAME)  # a model is saved without it
+
+
+def head_values(unit: Linear, hidden_Nd: Tensor) -> Tensor:
+    """The head's output (N,) on hidden states, in float32."""
+    with torch.autocast(hidden_Nd.device.type, enabled=False):
+        return torch.nn.functional.linear(hidden_Nd.float(), unit.weight.float())[:, 0]
+
+
+def reply_scores(policy: Policy, unit: Linear, rows: Sequence[Row]) -> Tensor:
+    """The head's output (B,) after each row's last token."""
+    # one more token, which is not read: its position holds the state after the last one
+    longer = [replace(row, response_ids=(*row.response_ids, policy.eos_id)) for row in rows]
+    ends = torch.tensor([len(row.response_ids) for row in longer]).cumsum(0) - 1
+    hidden_Nd = hidden_at_response(policy, collate(longer, policy))
+    return head_values(unit, hidden_Nd[ends.to(policy.device)])
+
+
+def save_head(unit: Linear, folder: Path) -> None:
+    save_file({"weight": unit.weight.detach().float().cpu().contiguous()}, folder / HEAD_FILE)
+
+
+def load_head(policy: Policy, folder: Path) -> Linear:
+    """The head that `save_head` wrote. Raises `UserError` where there is none."""
+    file = folder / HEAD_FILE
+    if not file.is_file():
+        raise UserError(f"{folder}: no {HEAD_FILE} there; expected the folder of a reward model")
+    unit = new_head(policy, zero=True)
+    with torch.no_grad():
+        unit.weight.copy_(load_file(file)["weight"])
+    return unit

@@ -1,0 +1,169 @@
+"""The reward model: how good is this reply to this question? Inference only;
+`methods/reward_model.py` trains it.
+
+It reads what the policy reads and writes: the prompt without demonstrations, the reply with its
+answer sentence, the end. Its scores have mean 0 and deviation 1 over the SFT model's attempts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch.nn import Linear
+
+from rationalize.answers import reply_text
+from rationalize.errors import UserError
+from rationalize.files import write_text
+from rationalize.models.choices import halve
+from rationalize.models.forward import Row
+from rationalize.models.heads import load_head, reply_scores
+from rationalize.models.policy import Policy, load_policy
+from rationalize.models.precision import autocast
+from rationalize.records import Question
+from rationalize.templates import prompt_text
+
+FILE = "reward_model.json"
+
+Reads = Literal["reply", "rationale"]
+"""Whether the answer sentence is read."""
+
+
+class RewardModel:
+    """Scaled scores of replies.
+
+    >>> RewardModel.load("runs/reward-model").scores([question], ["Steel is denser."], ["steel"])
+    [0.71]
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[], AbstractContextManager[Policy]],
+        unit: Linear,
+        *,
+        mean: float = 0.0,
+        std: float = 1.0,
+        reads: Reads = "reply",
+        weights_hash: str = "",
+        batch_tokens: int = 4096,
+    ) -> None:
+        """`opened()` yields the policy whose weights score, `unit` is the head on it."""
+        self._opened, self._unit = opened, unit
+        self.mean, self.std, self.reads = mean, std, reads
+        self.weights_hash = weights_hash
+        self._batch_tokens = batch_tokens
+
+    @classmethod
+    def load(cls, folder: Path | str) -> RewardModel:
+        """A reward model that `save_facts` completed; adapters bring their base model along."""
+        facts = read_facts(folder)
+        policy, unit = load_parts(Path(folder), facts)
+        return cls(lambda: nullcontext(policy), unit, **scaling(facts))
+
+    def utilities(
+        self, questions: Sequence[Question], rationales: Sequence[str | None]
+    ) -> list[float]:
+        """The scores of rationales without an answer; None is the empty one. (For COALITION, in
+        the place of the answer's likelihood.)
+        """
+        return self.scores(questions, [r or "" for r in rationales], [None] * len(rationales))
+
+    def scores(
+        self,
+        questions: Sequence[Question],
+        rationales: Sequence[str],
+        predictions: Sequence[str | None],
+        *,
+        reads: Reads | None = None,
+    ) -> list[float]:
+        """One scaled score per reply; `reads` overrides what the model was trained to read."""
+        texts = [
+            reply(q, r, p, reads or self.reads)
+            for q, r, p in zip(questions, rationales, predictions, strict=True)
+        ]
+        return [(score - self.mean) / self.std for score in self.raw(questions, texts)]
+
+    @torch.no_grad()
+    def raw(self, questions: Sequence[Question], texts: Sequence[str]) -> list[float]:
+        """The head's own output for each text."""
+        found = [0.0] * len(texts)
+        with self._opened() as policy:
+            rows = [reward_row(policy, q, t) for q, t in zip(questions, texts, strict=True)]
+            for part in _passes(rows, self._batch_tokens):
+                with autocast(policy.device):
+                    scores = reply_scores(policy, self._unit, [rows[i] for i in part])
+                for i, score in zip(part, scores.tolist(), strict=True):
+                    found[i] = score
+        return found
+
+
+def reply(question: Question, rationale: str, prediction: str | None, reads: Reads) -> str:
+    """The text that is read: the rationale, with the answer sentence if there is an answer."""
+    fits = prediction is not None and (not question.choices or prediction in question.choices)
+    if reads == "rationale" or not fits:
+        return rationale
+    return reply_text(rationale, prediction or "", question.choices)
+
+
+def reward_row(policy: Policy, question: Question, text: str, tag: Any = None) -> Row:
+    """The question without demonstrations, and the text with its end."""
+    prompt = policy.encode_prompt(prompt_text("rationale_answer", question))
+    return Row(tuple(prompt), tuple(policy.encode_response(text)), tag=tag)
+
+
+def save_facts(folder: Path, **facts: Any) -> None:
+    """Complete a folder that holds backbone and head; `mean`, `std` and `reads` are needed."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.safetensors")):
+        digest.update(file.read_bytes())
+    facts["weights_hash"] = digest.hexdigest()
+    write_text(folder / FILE, json.dumps(facts, indent=1) + "\n")
+
+
+def read_facts(folder: Path | str) -> dict[str, Any]:
+    """What was measured when it was trained. Raises `UserError` where there is no reward model."""
+    file = Path(folder) / FILE
+    if not file.is_file():
+        raise UserError(
+            f"{folder}: no {FILE} there; expected the folder of a reward model, made by "
+            "`rationalize train reward-model` or `train self-motivated`"
+        )
+    return json.loads(file.read_text())
+
+
+def scaling(facts: dict[str, Any]) -> dict[str, Any]:
+    return {k: facts[k] for k in ("mean", "std", "reads", "weights_hash")}
+
+
+def load_parts(folder: Path, facts: dict[str, Any]) -> tuple[Policy, Linear]:
+    """Backbone and head, frozen; an adapter is put on the base that it was trained on."""
+    if not facts.get("adapter_on"):
+        policy = halve(load_policy(folder, tuning="full"))
+    else:
+        from rationalize.models.variants import Variants
+
+        source = (folder / facts["adapter_on"]).resolve()
+        variants = Variants.of(load_policy(source, tuning="full"), source, [])
+        variants.load("reward", folder)
+        with variants.active("reward") as policy:
+            pass
+    unit = load_head(policy, folder)
+    policy.model.requires_grad_(False)
+    return policy, unit.requires_grad_(False)
+
+
+def _passes(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
+    """Indices of rows of like length, at most `tokens` padded tokens in a pass."""
+    part: list[int] = []
+    for i in sorted(range(len(rows)), key=lambda i: rows[i].length, reverse=True):
+        if part and rows[part[0]].length * (len(part) + 1) > tokens:
+            yield part
+            part = []
+        part.append(i)
+    if part:
+        yield part

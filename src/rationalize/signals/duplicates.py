@@ -1,0 +1,121 @@
+"""Rationales that say the same thing: by their equations, else by their words.
+
+Rejection-sampling fine-tuning (arXiv 2308.01825) keeps one rationale per distinct list of
+equations, and none whose equations are false; text without equations is compared by its set of
+words.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+Dedupe = Literal["auto", "equations", "words", "exact", "none"]
+"""How equals are told: `auto` by equations where a rationale has some, else by words."""
+
+TOLERANCE = 1e-3
+"""Both sides of a true equation differ by less (the rule of 2308.01825)."""
+
+_LEFT = frozenset("0123456789.,+-*/x×÷()%$€£ ")
+_LONGEST = 120  # characters of a left side
+_BREAK = re.compile(r"[,.]\s|(?<=\d)\s+(?=[\d$€£(])")
+_TERM = re.compile(r"\d.*[-+*/x×÷].*\d")
+_RIGHT = re.compile(r"\s*(-?\s?[$€£]?\d[\d,]*(?:\.\d+)?%?)")
+_SIGNS = str.maketrans({"x": "*", "×": "*", "÷": "/", ",": "", "$": "", "€": "", "£": "", " ": ""})
+_OPERATORS = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}  # fmt: skip
+
+
+def equations(text: str) -> tuple[str, ...]:
+    """The equations of a text in their order, without spaces, currency and thousands separators.
+
+    >>> equations("He pays 3 x $1,200 = $3,600, and 3600 / 2 = 1800 is left.")
+    ('3*1200=3600', '3600/2=1800')
+    """
+    found = []
+    for sign in re.finditer("=", text):
+        right = _RIGHT.match(text, sign.end())
+        start = sign.start()
+        while start > max(0, sign.start() - _LONGEST) and text[start - 1] in _LEFT:
+            start -= 1
+        left = _BREAK.split(text[start : sign.start()].strip())[-1].lstrip(".,x×÷*/+) ")
+        if right and _TERM.search(left):
+            found.append(f"{left.translate(_SIGNS)}={right[1].translate(_SIGNS)}")
+    return tuple(found)
+
+
+def equations_hold(text: str) -> bool:
+    """Whether every equation of a text is true to `TOLERANCE`; one that cannot be computed is not
+    counted against it.
+    """
+    for equation in equations(text):
+        left, _, right = equation.partition("=")
+        try:
+            if abs(_value(_percent(left)) - _value(_percent(right))) >= TOLERANCE:
+                return False
+        except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, OverflowError):
+            continue
+    return True
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text, in lower case, without punctuation."""
+    return frozenset(re.findall(r"\w+", text.lower()))
+
+
+def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
+    """Shared words over all words; 1 for two empty sets."""
+    return len(a & b) / len(a | b) if a or b else 1.0
+
+
+def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9) -> np.ndarray:
+    """Mask (N,) that keeps the first text of each group of equals.
+
+    Two texts with equations are equal when these are; two without, when their words' Jaccard
+    similarity exceeds `above`.
+    """
+    keep = np.ones(len(texts_N), dtype=bool)
+    kept_lists: set[tuple[str, ...]] = set()
+    kept_words: list[frozenset[str]] = []
+    for i, text in enumerate(texts_N):
+        if how == "none":
+            continue
+        found = equations(text) if how in ("auto", "equations") else ()
+        if how == "exact" or found or how == "equations":
+            key = (text,) if how == "exact" else found
+            keep[i] = key not in kept_lists
+            kept_lists.add(key)
+            continue
+        own = words(text)
+        keep[i] = all(jaccard(own, other) <= above for other in kept_words)
+        if keep[i]:
+            kept_words.append(own)
+    return keep
+
+
+def _percent(text: str) -> str:
+    return re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", text)
+
+
+def _value(expression: str) -> float:
+    """The value of `+ - * /` and parentheses over numbers; nothing else is computed."""
+    if len(expression) > 200:
+        raise ValueError("an expression this long is no sum of a rationale")
+
+    def value(node: ast.expr) -> float:
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -value(node.operand)
+        if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
+            return float(node.value)
+        raise ValueError(f"{ast.dump(node)[:60]} is no arithmetic")
+
+    return value(ast.parse(re.sub(r"(?<![\d.])0+(?=\d)", "", expression), mode="eval").body)

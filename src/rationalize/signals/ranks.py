@@ -1,0 +1,71 @@
+"""Ranks among the attempts at one question, induced by correctness (self_motivated.md 2.D).
+
+    level 1 = correct, level 0 = wrong but parsed
+
+With three levels: 2 = correct, 1 = wrong but parsed, 0 = unparsed. There is no order within a
+level, so pairs exist across levels only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def rank_levels(
+    correct_N: Sequence[bool], parsed_N: Sequence[bool], levels: int = 2
+) -> list[int | None]:
+    """The level of each attempt; with two levels an unparsed attempt has none.
+
+    >>> rank_levels([True, False, False], [True, True, False], levels=3)
+    [2, 1, 0]
+    """
+    if levels not in (2, 3):
+        raise ValueError(f"{levels} levels; expected 2 or 3")
+    ranks: list[int | None] = []
+    for correct, parsed in zip(correct_N, parsed_N, strict=True):
+        level = (2 if correct else 1) if parsed else 0
+        ranks.append(level if levels == 3 else (level - 1 if parsed else None))
+    return ranks
+
+
+def pairs_across(
+    levels_N: Sequence[int | None], cap: int = 0, seed: int | Sequence[int] = 0
+) -> list[tuple[int, int]]:
+    """`(better, worse)` for every two attempts of different levels; at most `cap` of them, drawn
+    uniformly (0: all). All on one level gives none.
+
+    >>> pairs_across([1, 0, None, 0])
+    [(0, 1), (0, 3)]
+    """
+    pairs = [
+        (i, j)
+        for i, a in enumerate(levels_N)
+        for j, b in enumerate(levels_N)
+        if a is not None and b is not None and a > b
+    ]
+    if not cap or len(pairs) <= cap:
+        return pairs
+    chosen = np.random.default_rng(seed).choice(len(pairs), cap, replace=False)
+    return [pairs[i] for i in sorted(chosen)]
+
+
+def usable_share(pass_rate: float, n: int) -> float:
+    """Share of questions with signal among those whose attempts are right at `pass_rate`: neither
+    all of `n` attempts right nor all wrong, `1 - p^n - (1 - p)^n`.
+
+    >>> round(usable_share(0.1, 8), 3)
+    0.57
+    """
+    return 1 - pass_rate**n - (1 - pass_rate) ** n
+
+
+def chance_weight(pass_rate: float, n_choices: int | None) -> float:
+    """How far a question's pass rate is above guessing, `(p - 1/k) / (1 - 1/k)`, at least 0; the
+    pass rate itself without choices. A right answer to a question of two choices is half luck.
+    """
+    if not n_choices or n_choices < 2:
+        return pass_rate
+    chance = 1 / n_choices
+    return max(0.0, (pass_rate - chance) / (1 - chance))

@@ -1,0 +1,63 @@
+"""Learning from preference pairs: DPO, with an NLL term on the chosen reply where asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from rationalize.models.forward import Row
+from rationalize.runs import Run
+from rationalize.training.loop import FitConfig, fit
+from rationalize.training.objectives import PairTag, dpo, response_logprobs
+from rationalize.training.rows import RowMaker, grouped_batch
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+
+class PairTexts(NamedTuple):
+    """A preference between two replies to a prompt."""
+
+    prompt: str
+    chosen: str
+    rejected: str
+    kind: str = "pair"
+    """Metrics are logged for each kind."""
+    chosen_ends: bool = True
+    """Whether the reply ended by itself: one that was cut gets no EOS."""
+    rejected_ends: bool = True
+
+
+def learn_pairs(
+    policy: Policy, pairs: Sequence[PairTexts], config: FitConfig, *, beta: float,
+    nll_weight: float, epochs: float, run: Run, stage: str, seed: int | Sequence[int],
+) -> None:  # fmt: skip
+    """DPO in place; the reference is the policy as it is now, and its log-probabilities are
+    computed once. A batch of `config.batch_size` rows is half as many pairs.
+    """
+    maker = RowMaker(policy)
+    rows = [
+        maker.text(pair.prompt, text, eos=ends)
+        for pair in pairs
+        for text, ends in (
+            (pair.chosen, pair.chosen_ends),
+            (pair.rejected, pair.rejected_ends),
+        )
+    ]
+    references = response_logprobs(policy, rows, config)
+    tagged = [
+        replace(row, tag=PairTag(0, not i % 2, reference, pairs[i // 2].kind))
+        for i, (row, reference) in enumerate(zip(rows, references, strict=True))
+    ]
+    halves = [tagged[i : i + 2] for i in range(0, len(tagged), 2)]
+    size = max(1, config.batch_size // 2)
+
+    def batch_at(step: int) -> list[Row]:
+        return grouped_batch(halves, size, step, seed)
+
+    fit(
+        policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, run=run, stage=stage,
+        steps=max(1, math.ceil(epochs * len(pairs) / size)), group_of=lambda row: row.tag.pair,
+    )  # fmt: skip

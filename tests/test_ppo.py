@@ -1,0 +1,228 @@
+"""PPO on tasks whose optimum is known, and what must hold of it."""
+
+import dataclasses
+import hashlib
+
+import pytest
+import torch
+from tiny import tiny_policy
+
+from rationalize.errors import UsageError
+from rationalize.methods.common import restore_or
+from rationalize.methods.ppo import PpoConfig, minibatch, ppo, score
+from rationalize.models.heads import attached, new_head
+from rationalize.records import Question
+from rationalize.rewards import Reward, RewardSuite
+from rationalize.rewards.correctness import correctness
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import write_attempts
+from rationalize.training.loop import FitConfig
+from rationalize.training.rollouts import load_rollouts
+
+QUESTIONS = [Question(id=w, question=f"{w}?", answer="yes", choices=("yes", "no")) for w in "uvw"]
+FIT = FitConfig(
+    learning_rate=5e-3, batch_size=24, schedule="constant", max_grad_norm=0.5,
+    precision="float32", checkpoint_every=0.0, micro_tokens=200,
+)  # fmt: skip
+PPO = PpoConfig(
+    mode="rm", unparsed_penalty=0.0, updates=12, prompts=3, epochs=2, beta=0.0, stop_kl=1e9,
+    epoch_kl=1e9, evaluate_every=100, select_by="reward_model", fit=FIT,
+    sampling=SamplingConfig(n=16, max_new_tokens=1),
+    evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=2),
+)  # fmt: skip
+
+
+def first_letter(completions, **_):
+    """A bandit: one arm pays."""
+    return [float(c.startswith("T")) for c in completions]
+
+
+def two_letters(completions, **_):
+    """Only the first token and then the second one pay, half each."""
+    return [0.5 * c.startswith("T") + 0.5 * c.startswith("ThTh") for c in completions]
+
+
+def suite(reward):
+    return RewardSuite([correctness(), Reward("reward_model", reward)])
+
+
+def learn(tmp_path, reward, config=PPO, kind="decoder", name="run", tuning="full"):
+    policy = tiny_policy(kind, tuning=tuning)
+    run = Run.open(tmp_path / name, {})
+    reference = policy.become_reference(half=False)
+    restore_or(
+        run, "ppo", policy,
+        lambda: ppo(policy, reference, suite(reward), QUESTIONS, QUESTIONS, config, run, "ppo"),
+    )  # fmt: skip
+    return policy, run
+
+
+def mean_reward(policy, reward, tokens=1):
+    sampling = SamplingConfig(n=64, max_new_tokens=tokens)
+    attempts = write_attempts(Sampler(policy), QUESTIONS, sampling, split="dev", seed=9)
+    return sum(reward([a.completion for a in attempts])) / len(attempts)
+
+
+@pytest.mark.parametrize(("kind", "tuning"), [("decoder", "full"), ("t5", "full")])
+def test_a_bandits_best_arm_is_found(kind, tuning, tmp_path):
+    before = mean_reward(tiny_policy(kind), first_letter)
+    policy, run = learn(tmp_path, first_letter, dataclasses.replace(PPO, updates=25), kind=kind)
+    assert before < 0.2
+    assert mean_reward(policy, first_letter) > 0.9
+    scores = [line["score"] for line in run.metrics("ppo/rollouts")]
+    assert scores[-1] > scores[0] + 0.5
+
+
+def test_a_task_of_two_tokens_is_solved(tmp_path):
+    config = dataclasses.replace(PPO, updates=40, sampling=SamplingConfig(n=16, max_new_tokens=2))
+    policy, _ = learn(tmp_path, two_letters, config)
+    assert mean_reward(policy, two_letters, tokens=2) > 0.9
+
+
+def test_the_first_minibatch_has_ratio_one(tmp_path):
+    config = dataclasses.replace(
+        PPO, updates=1, sampling=SamplingConfig(n=16, max_new_tokens=5), beta=0.05
+    )
+    _, run = learn(tmp_path, two_letters, config)
+    first, second, *_ = run.metrics("ppo")
+    assert first["ratio"] == 1.0
+    assert first["approx_kl"] == 0.0
+    assert first["clipfrac"] == 0.0
+    assert second["approx_kl"] > 0.0  # the first has moved the policy
+    [line] = run.metrics("ppo/rollouts")
+    assert line["kl"] == pytest.approx(0.0, abs=1e-6)
+    for rollout in load_rollouts(run.path / "rollouts/ppo-update0.safetensors"):
+        torch.testing.assert_close(rollout.logprob_T, rollout.reference_T)
+        assert len(rollout.row.response_ids) == len(rollout.value_T)
+
+
+def test_a_large_beta_leaves_the_policy(tmp_path):
+    moved = {}
+    for beta in (0.0, 30.0):
+        slow = dataclasses.replace(FIT, learning_rate=1e-3)
+        config = dataclasses.replace(PPO, beta=beta, updates=10, fit=slow)
+        _, run = learn(tmp_path, first_letter, config, name=str(beta))
+        moved[beta] = run.metrics("ppo/rollouts")[-1]["kl"]
+    assert moved[0.0] > 0.5
+    assert moved[30.0] < 0.1 * moved[0.0]
+
+
+def test_it_stops_when_it_is_too_far_from_the_reference(tmp_path):
+    config = dataclasses.replace(PPO, stop_kl=0.3, evaluate_every=1)
+    _, run = learn(tmp_path, first_letter, config)
+    ended = run.read_json("ppo-ended.json")
+    assert "nats a reply" in ended["reason"]
+    assert len(run.metrics("ppo/rollouts")) == ended["before_update"] < config.updates
+    learned = [line for line in run.metrics("ppo") if line["weight"]]
+    assert len(learned) == ended["before_update"] * config.minibatches * config.epochs
+
+
+def test_further_epochs_are_dropped_when_one_moved_too_far(tmp_path):
+    config = dataclasses.replace(PPO, updates=3, epochs=4, epoch_kl=1e-4)
+    _, run = learn(tmp_path, first_letter, config)
+    learned = [line["step"] for line in run.metrics("ppo") if line["weight"]]
+    assert 0 in learned
+    assert len(learned) < 3 * config.minibatches * 4
+
+
+def test_the_kl_weight_follows_its_target(tmp_path):
+    config = dataclasses.replace(PPO, beta=0.2, kl_target=1e-3, updates=4)
+    _, run = learn(tmp_path, first_letter, config)
+    betas = [line["beta"] for line in run.metrics("ppo/rollouts")]
+    assert betas[0] == 0.2
+    assert betas[1] == pytest.approx(0.2 * (1 - 0.1 * 0.2))  # at first there is no KL
+    assert betas[-1] > betas[-2]
+
+
+def test_the_start_is_kept_where_nothing_is_better(tmp_path):
+    policy, run = learn(tmp_path, lambda completions, **_: [0.0] * len(completions))
+    assert run.done("ppo")["step"] == 0
+    assert weights(policy) == weights(tiny_policy())
+
+
+def weights(policy):
+    digest = hashlib.sha256()
+    for _, tensor in sorted(policy.model.state_dict().items()):
+        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [0, 3, 6, 10])
+def test_a_killed_run_ends_in_the_same_bits(at, tmp_path, monkeypatch):
+    from rationalize.training import loop
+
+    config = dataclasses.replace(PPO, updates=4, evaluate_every=2, kl_target=0.5, beta=0.1)
+    whole, run = learn(tmp_path, first_letter, config, name="whole")
+    real, seen = loop._optimise, {"n": 0}
+
+    def optimise(*args):
+        seen["n"] += 1
+        if seen["n"] > at:
+            raise Killed
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_optimise", optimise)
+        with pytest.raises(Killed):
+            learn(tmp_path, first_letter, config, name="killed")
+    again, other = learn(tmp_path, first_letter, config, name="killed")
+    assert weights(again) == weights(whole)
+    for stage in ("ppo", "ppo/rollouts", "ppo/rounds"):
+        assert other.metrics(stage) == run.metrics(stage)
+
+
+def test_the_value_head_moves_the_policy_only_if_it_may():
+    from rationalize.training.objectives import RolloutTag
+    from rationalize.training.objectives import ppo as objective
+
+    policy = tiny_policy()
+    unit = new_head(policy, seed=1)
+    from rationalize.models.forward import Row
+
+    zeros, ones = torch.zeros(3), torch.ones(3)
+    row = Row((5, 6), (7, 8, 9), tag=RolloutTag(zeros, zeros, zeros, ones))  # no advantage
+    for detached in (True, False):
+        with attached(policy, unit):
+            out = objective(
+                unit, clip=0.2, value_clip=9.0, value_weight=1.0, detach_value=detached
+            )(policy, [row])
+            policy.model.zero_grad()
+            out.total.backward()
+            assert unit.weight.grad.abs().sum() > 0
+            grads = [p.grad for n, p in policy.model.named_parameters() if "scalar" not in n]
+            moved = sum(g.abs().sum().item() for g in grads if g is not None)
+        assert (moved == 0) is detached
+
+
+def test_minibatches_cover_every_reply_once_an_epoch():
+    config = dataclasses.replace(PPO, fit=dataclasses.replace(FIT, batch_size=10))
+    n = config.prompts * config.sampling.n
+    for epoch in range(2):
+        parts = [minibatch(n, epoch, k, 0, config) for k in range(config.minibatches)]
+        assert sorted(i for part in parts for i in part) == list(range(n))
+        assert max(map(len, parts)) <= 10
+    assert minibatch(n, 0, 0, 0, config) != minibatch(n, 1, 0, 0, config)
+
+
+@pytest.mark.parametrize(
+    ("mode", "parsed", "worth"), [("rm", True, 0.8), ("z", True, 1.0), ("rm+z", True, 1.8),
+                                  ("rm", False, -0.2), ("z", False, -1.0), ("rm+z", False, -0.2)]
+)  # fmt: skip
+def test_the_score_of_each_mode(mode, parsed, worth):
+    [attempt] = write_attempts(
+        Sampler(tiny_policy()), QUESTIONS[:1], SamplingConfig(max_new_tokens=1), split="dev", seed=0
+    )
+    rewards = {"correctness": float(parsed), "reward_model": 0.8}
+    attempt = dataclasses.replace(attempt, parsed=parsed, rewards=rewards)
+    config = PpoConfig(mode=mode)
+    assert score(attempt, config) == pytest.approx(worth)
+
+
+def test_sampling_that_biases_the_ratio_is_refused():
+    with pytest.raises(UsageError, match="temperature 1"):
+        PpoConfig(sampling=SamplingConfig(temperature=0.7))

@@ -1,0 +1,109 @@
+"""Several attempts at a question: self_motivated.md N2, and slow counterparts."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rationalize.evaluation.voting import (
+    best_by_score,
+    best_of_k,
+    chosen_attempt,
+    leaders,
+    majority_at_k,
+    pass_at_k,
+    scaling_curve,
+    softmax_weights,
+)
+from rationalize.records import Attempt, Question
+
+
+def test_the_estimators_vector():
+    ranked = [0, 1, 1, 0, 0, 1, 0, 0]
+    assert [round(best_of_k(ranked, k), 6) for k in (1, 2, 4, 8)] == [0.375, 0.464286, 0.428571, 0]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=7), st.data())
+def test_estimates_equal_all_subsets(correct, data):
+    k = data.draw(st.integers(1, len(correct)))
+    subsets = list(itertools.combinations(range(len(correct)), k))
+    best = np.mean([correct[min(s)] for s in subsets])  # index 0 has the best score
+    assert best_of_k(correct, k) == pytest.approx(best)
+    assert pass_at_k(correct, k) == pytest.approx(
+        np.mean([any(correct[i] for i in s) for s in subsets])
+    )
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 1.0, 2.0])), min_size=1, max_size=6))
+def test_ties_are_broken_evenly(pairs):
+    correct, scores = zip(*pairs, strict=True)
+    for k in range(1, len(pairs) + 1):
+        worth = []
+        for subset in itertools.combinations(range(len(pairs)), k):
+            top = max(scores[i] for i in subset)
+            worth.append(np.mean([correct[i] for i in subset if scores[i] == top]))
+        assert best_by_score(correct, scores, k) == pytest.approx(np.mean(worth))
+
+
+def test_k_beyond_the_attempts_is_refused():
+    with pytest.raises(ValueError, match="1 to the number of attempts"):
+        pass_at_k([True], 2)
+
+
+def test_leaders():
+    assert leaders(["a", "b", "b", None, None, None]) == ["b"]
+    assert leaders(["b", "a"]) == ["b", "a"]
+    assert leaders(["a", "b", "b"], [0.9, 0.3, 0.3]) == ["a"]
+    assert leaders([None]) == []
+    assert softmax_weights([0.0, 0.0]) == [0.5, 0.5]
+
+
+def test_majority_at_k_is_near_the_exact_one():
+    answers = ["a", "a", "b", "b", "b", "c"]
+    exact = []
+    for subset in itertools.combinations(range(6), 3):
+        first = leaders([answers[i] for i in subset])
+        exact.append(first.count("b") / len(first))
+    found = majority_at_k(answers, lambda a: a == "b", 3, draws=4000)
+    assert found == pytest.approx(np.mean(exact), abs=0.03)
+    assert majority_at_k(answers, lambda a: a == "b", 6) == 1.0
+    assert majority_at_k(["a", "b"], lambda a: a == "b", 2) == 0.5
+    assert majority_at_k([None], lambda a: True, 1) == 0.0
+
+
+def attempt(i, prediction, score):
+    return Attempt(
+        id=str(i), question_id="q", mode="rationale_answer", prompt="", completion="",
+        rationale="", prediction=prediction, gold="7", parsed=prediction is not None,
+        finish="stop", writer="w", model="m", round=0, step=0, split="dev", seed=0, n_tokens=1,
+        rewards={"reward_model": score},
+    )  # fmt: skip
+
+
+def test_the_chosen_attempt_and_the_curve():
+    question = Question(id="q", question="How many?", answer="7")
+    group = [
+        attempt(0, "7", 0.1),
+        attempt(1, "8", 2.0),
+        attempt(2, "7.", 0.2),
+        attempt(3, None, None),
+    ]
+    assert chosen_attempt(group, question).id == "0"
+    assert chosen_attempt(group, question, score="reward_model").id == "1"
+    assert chosen_attempt(group, question, score="reward_model", weighted=True).id == "1"
+    rows = scaling_curve(group, {"q": question}, score="reward_model")
+    assert {(r["rule"], r["k"]) for r in rows} == {
+        (rule, k)
+        for rule in ("any (pass@k)", "majority (maj@k)", "best by reward model")
+        for k in (1, 2, 4)
+    }
+    at = {(r["rule"], r["k"]): r["mean"] for r in rows}
+    assert at["any (pass@k)", 1] == at["best by reward model", 1] == 0.5
+    assert at["majority (maj@k)", 4] == 1.0
+    assert at["best by reward model", 4] == 0.0
+    uneven = [*group, replace(group[0], question_id="other")]
+    with pytest.raises(ValueError, match="different numbers"):
+        scaling_curve(uneven, {"q": question, "other": replace(question, id="other")})
