@@ -50,6 +50,11 @@ class Sampler:
         self.shadow = shadow
         self.refresh()
 
+    @property
+    def name(self) -> str:
+        """The policy's."""
+        return self.policy.name
+
     def refresh(self) -> None:
         """Take over the policy's weights as they are now."""
         self._writer = self.policy
