@@ -1,11 +1,11 @@
 """Let a model behind an OpenAI-style server be the teacher: keep what led it to the right answer.
 
     RATIONALIZE_API_KEY=... python examples/teacher_behind_a_server.py \\
-        https://host/v1 big-model builtin:train=200 sft.jsonl
+        https://host/v1 big-model builtin sft.jsonl
 
-Every answer is kept on disk as it arrives: a second start pays for nothing again. The result has
-TRL's columns; `rationalize sample --server .. --keep-correct --write questions` does the same for
-`rationalize train`.
+Eight questions, four samples each. Every answer is kept on disk as it arrives: a second start pays
+for nothing again. The result has TRL's columns; `rationalize sample --server .. --keep-correct
+--write questions` does the same for `rationalize train`.
 """
 
 import sys

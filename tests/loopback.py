@@ -140,10 +140,11 @@ def silence(handler: Handler) -> None:
 
 
 def drip(handler: Handler) -> None:
-    """A byte now and then, for ever."""
+    """A byte now and then, for three seconds."""
     handler.send_response(200)
-    handler.send_header("Content-Length", "100000")
+    handler.send_header("Content-Length", "300")
     handler.end_headers()
-    while not handler.server.released.wait(0.01):
+    for _ in range(300):
+        handler.server.released.wait(0.01)
         handler.wfile.write(b" ")
         handler.wfile.flush()
