@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rationalize import EvaluateConfig, FitConfig, Run, SamplingConfig, evaluate, train_mario
+from tests.loopback import replies, serving
 from tests.tiny import tiny_folder, tiny_policy
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -80,6 +81,18 @@ def test_ask_under_bins(capsys):
         "correctness=0, brevity=2",
     ]
     assert "->" in capsys.readouterr().out
+
+
+def test_teacher_behind_a_server(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RATIONALIZE_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "sft.jsonl"
+    with serving(answer=replies("It is so. So the answer is (A).")) as server:
+        kept = example("teacher_behind_a_server").main(server.url, "big", "builtin", file)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [row["completion"] for row in rows] == [a.completion for a in kept]
+    assert {a.prediction == a.gold for a in kept} == {True}
+    assert 0 < len(kept) < 8 * 4
+    assert "8 answers, 56 prompt and 160 completion tokens" in capsys.readouterr().out
 
 
 def test_compare_two_runs(tmp_path, capsys):

@@ -29,6 +29,8 @@ _HOMES = {
     "Policy": "rationalize.models.policy",
     "load_policy": "rationalize.models.policy",
     "Sampler": "rationalize.sampling.local",
+    "ServerSampler": "rationalize.sampling.server",
+    "HttpConfig": "rationalize.sampling.config",
     "SamplingConfig": "rationalize.sampling.config",
     "write_attempts": "rationalize.sampling.writing",
     "RewardSuite": "rationalize.rewards",

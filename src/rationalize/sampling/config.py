@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from rationalize.errors import UsageError
+from rationalize.templates import DEFAULT_SYSTEM
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,37 @@ class SamplingConfig:
     def as_dict(self) -> dict[str, Any]:
         """For an attempt's provenance."""
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class HttpConfig:
+    """How an OpenAI-style server is asked."""
+
+    endpoint: Literal["chat", "completions"] = "chat"
+    """`chat`, or `completions`: plain text, for base models."""
+    system: str = DEFAULT_SYSTEM
+    """System message of a chat; empty: none."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """Further fields of a request, as JSON: `min_p=0.1`; `seed=null` leaves one out."""
+    concurrency: int = 8
+    """Requests under way at once."""
+    timeout: float = 600.0
+    """Seconds until an answer must be whole."""
+    key_variable: str = "RATIONALIZE_API_KEY"
+    """Environment variable that holds the server's API key, if it wants one."""
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or not 0 < self.timeout < float("inf"):
+            raise UsageError(
+                f"http: found concurrency {self.concurrency} and timeout {self.timeout:g}; "
+                "expected at least 1 and a number of seconds above 0"
+            )
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
+            raise UsageError(  # what was found may be a key, and is not shown
+                "http.key_variable: expected the name of an environment variable, not a key itself"
+            )
+
+    @property
+    def lasting(self) -> dict[str, Any]:
+        """What makes a reply another one; the rest may change between a start and the next."""
+        return {"endpoint": self.endpoint, "system": self.system, "fields": self.fields}

@@ -50,6 +50,11 @@ class Sampler:
         self.shadow = shadow
         self.refresh()
 
+    @property
+    def name(self) -> str:
+        """The policy's."""
+        return self.policy.name
+
     def refresh(self) -> None:
         """Take over the policy's weights as they are now."""
         self._writer = self.policy
@@ -73,8 +78,9 @@ class Sampler:
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """`config.n` completions per prompt, in order. `controls` names the bins (0 is best) that
-        each is written under; a completion ends before the text `stop`.
+        each is written under; a policy without a chat's turns ends before the text `stop`.
         """
+        stop = None if self.policy.chat else stop
         ids_PG = self.sample_ids(
             prompts, config, seeds=seeds, controls=controls, stop=stop, progress=progress
         )

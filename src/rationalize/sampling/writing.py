@@ -7,21 +7,43 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
 from rationalize.answers import is_correct, parse_reply, read_answer, reply_text
-from rationalize.progress import progress_bar
+from rationalize.progress import Progress, progress_bar
 from rationalize.records import Attempt, Completion, Question
+from rationalize.sampling.config import SamplingConfig
 from rationalize.templates import BLOCK_END, prompt_text
-
-if TYPE_CHECKING:
-    from rationalize.sampling.local import Sampler, SamplingConfig
 
 Teacher = Literal["correct", "all", "none"]
 
 
+class AnySampler(Protocol):
+    """Prompts in, completions out: `local.Sampler` in this process, `server.ServerSampler` beyond
+    it.
+    """
+
+    @property
+    def name(self) -> str:
+        """The model's, for an attempt's provenance."""
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        config: SamplingConfig,
+        *,
+        seeds: Sequence[int],
+        controls: Sequence[Mapping[str, int] | None] | None = None,
+        stop: str | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """`config.n` completions per prompt, in order. A model without a chat's turns ends before
+        `stop`.
+        """
+
+
 def write_attempts(
-    sampler: Sampler,
+    sampler: AnySampler,
     questions: Sequence[Question],
     sampling: SamplingConfig,
     *,
@@ -51,7 +73,7 @@ def write_attempts(
 
 
 def write_with_ids(
-    sampler: Sampler,
+    sampler: AnySampler,
     questions: Sequence[Question],
     sampling: SamplingConfig,
     *,
@@ -79,7 +101,7 @@ def write_with_ids(
     with progress_bar(label or f"{writer} writes {split}", "replies") as progress:
         completions_PG = sampler.sample(
             prompts, sampling, seeds=seeds, controls=controls, progress=progress,
-            stop=None if sampler.policy.chat or not demos else BLOCK_END,
+            stop=BLOCK_END if demos else None,
         )  # fmt: skip
     attempts = []
     for question, prompt, source, repeat, completions_G in zip(
@@ -90,7 +112,7 @@ def write_with_ids(
                 question, prompt, completion, mode=mode, writer=writer,
                 id=f"{f'{source.id}>' if source else ''}"
                 f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}",
-                model=sampler.policy.name, round=round, step=step, split=split, seed=seed,
+                model=sampler.name, round=round, step=step, split=split, seed=seed,
                 control=dict(control) if control else None, sampling=sampling.as_dict(),
                 refines=source.id if source else None, hinted=hinted,
             )  # fmt: skip

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
-from rationalize.config import to_dict
 from rationalize.errors import UsageError
 from rationalize.records import Attempt, Question
-from rationalize.verbs.places import bins_of, load, rewards_of, sampling_of
+from rationalize.sampling.config import HttpConfig
+from rationalize.verbs.places import Writer, open_writer, rewards_of, sampling_of, settings_of
 
 if TYPE_CHECKING:
-    from rationalize.models.policy import Policy
     from rationalize.runs import Run
 
 
@@ -24,7 +23,7 @@ class EvaluateConfig:
     """Accuracy and every reward, with intervals."""
 
     model: str
-    """`default`, a folder, a run, or a hub id."""
+    """`default`, a folder, a run, or a hub id; with `server`, the name of a model there."""
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     out: Path = Path("runs/evaluate")
@@ -76,6 +75,10 @@ class EvaluateConfig:
     """Go on without rows that cannot be read, and write them to this file."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
+    server: str | None = None
+    """Address of an OpenAI-style server, up to `/v1`, that has the model."""
+    http: HttpConfig = HttpConfig()
+    """How the server is asked."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,12 @@ def evaluate(config: EvaluateConfig) -> None:
     from rationalize.runs import Run
 
     questions, train = _questions(config)
-    policy = load(config.model, trust_remote_code=config.trust_remote_code)
-    bins_of(config.control, policy)  # a wrong name ends here, before anything is written
-    settings = {"method": "evaluate", **to_dict(config)}
-    with Run.open(config.out, settings, base_hash=policy.weights_hash) as run:
-        _evaluate(config, run, policy, questions, train)
+    settings = {"method": "evaluate", **settings_of(config)}
+    with (
+        open_writer(config) as writer,
+        Run.open(config.out, settings, base_hash=writer.weights_hash) as run,
+    ):
+        _evaluate(config, run, writer, questions, train)
 
 
 def compare(config: CompareConfig) -> None:
@@ -122,7 +126,7 @@ def compare(config: CompareConfig) -> None:
 def _evaluate(
     config: EvaluateConfig,
     run: Run,
-    policy: Policy,
+    writer: Writer,
     questions: Sequence[Question],
     train: Sequence[Question],
 ) -> None:
@@ -132,7 +136,7 @@ def _evaluate(
     from rationalize.report import write_report
     from rationalize.rewards import RewardSuite
 
-    name = config.name or policy.name
+    name = config.name or writer.sampler.name
     by_id = {q.id: q for q in questions}
     suite = RewardSuite(
         rewards_of(
@@ -143,7 +147,7 @@ def _evaluate(
     )  # fmt: skip
     shard = f"final-{config.split}-{config.seed}"
     if not run.has_shard(shard):
-        run.append(suite.score(_written(config, policy, name, questions), by_id), shard)
+        run.append(suite.score(_written(config, writer, name, questions), by_id), shard)
     attempts = {name: run.read_shard(shard)}
     if train:
         floor = majority_attempts(train, questions, split=config.split)
@@ -167,15 +171,14 @@ def _evaluate(
 
 
 def _written(
-    config: EvaluateConfig, policy: Policy, name: str, questions: Sequence[Question]
+    config: EvaluateConfig, writer: Writer, name: str, questions: Sequence[Question]
 ) -> list[Attempt]:
-    from rationalize.sampling.local import Sampler
     from rationalize.sampling.writing import write_attempts
 
     return write_attempts(
-        Sampler(policy, guidance=config.guidance), questions, sampling_of(config),
+        writer.sampler, questions, sampling_of(config),
         split=config.split, seed=config.seed, writer=name, mode=config.mode,
-        control=bins_of(config.control, policy), label=f"{name} on {config.split}",
+        control=writer.control, label=f"{name} on {config.split}",
     )  # fmt: skip
 
 
@@ -218,6 +221,8 @@ def _trained_run(config: EvaluateConfig) -> Run | None:
     """The run that the model is from, where it names one."""
     from rationalize.runs import Run
 
+    if config.server is not None:  # `model` is a name of the server's
+        return None
     return Run.read(config.model) if (Path(config.model) / "config.yaml").is_file() else None
 
 

@@ -5,17 +5,68 @@ loaded.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rationalize.config import nearest
+from rationalize.config import nearest, to_dict
 from rationalize.errors import UsageError, UserError
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
     from rationalize.rewards.base import Reward
     from rationalize.sampling.config import SamplingConfig
+    from rationalize.sampling.writing import AnySampler
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Who writes for a verb."""
+
+    sampler: AnySampler
+    control: dict[str, int] | None
+    """Bin per reward to write under, where the model has control tokens."""
+    weights_hash: str | None
+    """None: the weights are behind a server."""
+
+
+@contextmanager
+def open_writer(config: Any) -> Iterator[Writer]:
+    """The model that a verb's own fields name, in this process or behind `server`, whose bill is
+    shown at the end, however that comes.
+    """
+    if config.server is None:
+        policy = load(config.model, trust_remote_code=config.trust_remote_code)
+        control = bins_of(config.control, policy)
+        from rationalize.sampling.local import Sampler
+
+        yield Writer(Sampler(policy, guidance=config.guidance), control, policy.weights_hash)
+        return
+    if config.control or config.guidance:
+        raise UsageError(
+            "--control and --guidance need control tokens, and a model behind a server has none; "
+            "leave them out, or name a model that MaRio taught without --server"
+        )
+    from rationalize.sampling.server import ServerSampler
+
+    sampler = ServerSampler(config.server, config.model, config.http)
+    try:
+        yield Writer(sampler, None, None)
+    finally:
+        if sampler.bill.asked:
+            print(f"{config.server}: {sampler.bill}", file=sys.stderr)
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """What a second start must repeat: of how a server is asked, only what makes another reply."""
+    settings = to_dict(config)
+    server = {"server": settings.pop("server"), "http": settings.pop("http")}
+    if config.server is not None:
+        settings |= {**server, "http": config.http.lasting}
+    return settings
 
 
 def load(model: str, *, trust_remote_code: bool = False) -> Policy:

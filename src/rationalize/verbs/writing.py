@@ -10,12 +10,12 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
-from rationalize.config import to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
+from rationalize.sampling.config import HttpConfig
 from rationalize.verbs.chain import ask_coalition, coalition_folder
 from rationalize.verbs.partial import Partial
-from rationalize.verbs.places import bins_of, load, sampling_of
+from rationalize.verbs.places import bins_of, load, open_writer, sampling_of, settings_of
 
 _BLOCK = 64
 """Questions written between two saves."""
@@ -26,7 +26,7 @@ class SampleConfig:
     """Write attempts."""
 
     model: str
-    """`default`, a folder, a run, or a hub id."""
+    """`default`, a folder, a run, or a hub id; with `server`, the name of a model there."""
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     split: str = "train"
@@ -67,6 +67,10 @@ class SampleConfig:
     """Go on without rows that cannot be read, and write them to this file."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
+    server: str | None = None
+    """Address of an OpenAI-style server, up to `/v1`, that has the model."""
+    http: HttpConfig = HttpConfig()
+    """How the server is asked."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,6 @@ def sample(config: SampleConfig) -> None:
     """Write attempts block by block; a second start with the same file resumes."""
     from rationalize.attempt_files import save_attempts
     from rationalize.questions import load_questions
-    from rationalize.sampling.local import Sampler
     from rationalize.sampling.writing import write_attempts
 
     if config.write == "questions" and config.mode == "answer":
@@ -113,19 +116,19 @@ def sample(config: SampleConfig) -> None:
         skip_bad_rows=config.skip_bad_rows,
     )  # fmt: skip
     demos = _demos(config)
-    policy = load(config.model, trust_remote_code=config.trust_remote_code)
-    control = bins_of(config.control, policy)
-    partial = Partial(config.out, {**to_dict(config), "weights": policy.weights_hash})
-    sampler = Sampler(policy, guidance=config.guidance)
-    for start in range(len(partial.blocks) * _BLOCK, len(questions), _BLOCK):
-        block = questions[start : start + _BLOCK]
-        partial.add(
-            write_attempts(
-                sampler, block, sampling_of(config), split=config.split, seed=config.seed,
-                mode=config.mode, control=control, demos=demos,
-                label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
-            )
-        )  # fmt: skip
+    # a server's replies are kept one by one, and a block would end with most of its lines idle
+    size = _BLOCK if config.server is None else max(1, len(questions))
+    with open_writer(config) as writer:
+        partial = Partial(config.out, {**settings_of(config), "weights": writer.weights_hash})
+        for start in range(len(partial.blocks) * size, len(questions), size):
+            block = questions[start : start + size]
+            partial.add(
+                write_attempts(
+                    writer.sampler, block, sampling_of(config), split=config.split,
+                    seed=config.seed, mode=config.mode, control=writer.control, demos=demos,
+                    label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
+                )
+            )  # fmt: skip
     by_id = {q.id: q for q in questions}
     attempts = [a for block in partial.blocks for a in block]
     right = [a for a in attempts if _correct(a, by_id)]

@@ -1,0 +1,77 @@
+"""A server's replies on disk, found by what was asked: none is paid for twice. No torch here."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rationalize.errors import UserError
+from rationalize.records import Completion
+
+_TABLE = """CREATE TABLE IF NOT EXISTS replies (
+    key BLOB, sample INTEGER, text TEXT, finish TEXT, n_tokens INTEGER, oddities TEXT,
+    PRIMARY KEY (key, sample)
+) WITHOUT ROWID"""
+_PATIENCE = 60.0  # seconds to wait for another thread's or process's write
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One choice of a server's answer."""
+
+    completion: Completion
+    oddities: tuple[str, ...] = ()
+    """What was wrong with it, in few words, for the count."""
+
+
+class ReplyCache:
+    """A folder with one SQLite file: (key, sample) -> reply.
+
+    Each call opens the file anew, so that threads and processes may share it; a reply is on disk
+    when `put` returns.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "replies.sqlite"
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            with closing(self._connect()) as connection:
+                connection.execute(_TABLE)
+
+    def get(self, key: bytes) -> list[Reply]:
+        """The samples that are known, in order."""
+        query = "SELECT text, finish, n_tokens, oddities FROM replies WHERE key = ? ORDER BY sample"
+        with self._told(), closing(self._connect()) as connection:
+            rows = connection.execute(query, (key,)).fetchall()
+        return [
+            Reply(Completion(text, finish, n_tokens), tuple(json.loads(oddities)))
+            for text, finish, n_tokens, oddities in rows
+        ]
+
+    def put(self, key: bytes, first: int, replies: Sequence[Reply]) -> None:
+        """Store the samples from `first` on; one that is there already stays."""
+        rows = [
+            (key, first + j, r.completion.text, r.completion.finish, r.completion.n_tokens,
+             json.dumps(r.oddities))
+            for j, r in enumerate(replies)
+        ]  # fmt: skip
+        with self._told(), closing(self._connect()) as connection, connection:
+            connection.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=_PATIENCE)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """A disk that fails is for the user to mend."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise UserError(
+                f"{self._path}: the cache of replies cannot be used ({error}); free or mend the "
+                "disk, or name another folder in the environment variable RATIONALIZE_CACHE"
+            ) from error

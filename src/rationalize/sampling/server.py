@@ -1,0 +1,310 @@
+"""Sample from any OpenAI-style HTTP server: `/chat/completions`, or `/completions` for base models.
+
+Every answer is on disk as soon as it arrives, found by what was asked: a second start, after a kill
+or with more samples, pays for what is missing only. No torch here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from rationalize.errors import UsageError, UserError
+from rationalize.files import cache_folder, utf8_text
+from rationalize.progress import Progress
+from rationalize.questions.bad_rows import clip
+from rationalize.records import Completion
+from rationalize.sampling.config import HttpConfig, SamplingConfig
+from rationalize.sampling.http import Door, Refused, Transient, patiently
+from rationalize.sampling.replies import Reply, ReplyCache
+from rationalize.sampling.writing import question_seed
+from rationalize.templates import BLOCK_END
+
+log = logging.getLogger(__name__)
+
+_PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+
+
+@dataclass
+class Bill:
+    """What was asked of a server, paid, and odd about the answers."""
+
+    answers: int = 0
+    """Requests that were answered, and so are paid for."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    uncounted: int = 0
+    """Answers that did not say how many tokens they cost."""
+    cached: int = 0
+    """Replies that were on disk."""
+    again: Counter[str] = field(default_factory=Counter)
+    """Requests that were sent again, by reason."""
+    oddities: Counter[str] = field(default_factory=Counter)
+    """Replies that are not what was asked for, by what is odd about them."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self.answers or self.cached or self.again)
+
+    def __str__(self) -> str:
+        parts = [
+            f"{self.answers:,} answers, {self.prompt_tokens:,} prompt and "
+            f"{self.completion_tokens:,} completion tokens"
+        ]
+        if self.uncounted:
+            parts.append(f"{self.uncounted:,} answers did not count their tokens")
+        if self.cached:
+            parts.append(f"{self.cached:,} replies were on disk")
+        parts += [f"asked again {n:,} times after {why}" for why, n in sorted(self.again.items())]
+        parts += [f"{n:,} replies {what}" for what, n in sorted(self.oddities.items())]
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One prompt and its draw; prompts that ask for the same share one."""
+
+    key: bytes
+    prompt: str
+    seed: int
+
+
+class _Stopped(Exception):
+    """No further request: another failed, or the user has enough."""
+
+
+class ServerSampler:
+    """Writes completions with a model behind a server.
+
+    Sample j of a prompt is the j-th reply that was ever paid for under this server, model, prompt,
+    sampling and seed.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        model: str,
+        http: HttpConfig | None = None,
+        *,
+        cache: Path | None = None,
+        sleep: Callable[[float], object] | None = None,
+    ) -> None:
+        """`server` is the address up to `/v1`, which is added where there is no path; `cache` a
+        folder (none: `replies` in the user's cache); `sleep` waits between two requests.
+        """
+        self.name = model
+        self.http = http or HttpConfig()
+        self.bill = Bill()
+        base = server.rstrip("/")
+        if "/" not in base.partition("://")[2]:
+            base += "/v1"
+        self._door = Door(
+            base + _PATHS[self.http.endpoint], self.http.timeout, self.http.key_variable
+        )
+        self._fields = {name: _json_or_text(text) for name, text in self.http.fields.items()}
+        self._cache = ReplyCache(cache or cache_folder() / "replies")
+        self._stop = threading.Event()
+        self._sleep = sleep or self._stop.wait
+        self._lock = threading.Lock()  # of the bill
+
+    def sample(
+        self,
+        prompts: Sequence[str],
+        config: SamplingConfig,
+        *,
+        seeds: Sequence[int],
+        controls: Sequence[Mapping[str, int] | None] | None = None,
+        stop: str | None = None,
+        progress: Progress | None = None,
+    ) -> list[list[Completion]]:
+        """`config.n` completions per prompt, in order; `/completions` ends at an empty line,
+        whatever `stop` says. A reply without text is an empty completion,
+        counted in the bill; `n_tokens` is a reply's share of its answer's, 0 where none was given.
+
+        Raises `UsageError` where control tokens or beams are asked for, which no server has, and
+        `UserError` where the server refuses a request or fails eight times at it.
+        """
+        if controls and any(controls):
+            raise UsageError(
+                f"{self.name} is behind a server, which has no control tokens; leave --control "
+                "out, or name a model that MaRio taught"
+            )
+        if config.beams > 1:
+            raise UsageError(f"sampling.beams is {config.beams}; expected 1: servers have no beams")
+        n = 1 if config.greedy else config.n
+        asked = [
+            self._job(prompt, config, 0 if config.greedy else seed)
+            for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        jobs = list(dict.fromkeys(asked))
+        replies = self._all(jobs, config, n, progress)
+        written = [[r.completion for r in replies[job.key]] for job in asked]
+        return [replies_G * (config.n // n) for replies_G in written]
+
+    def _all(
+        self, jobs: Sequence[_Job], config: SamplingConfig, n: int, progress: Progress | None
+    ) -> dict[bytes, list[Reply]]:
+        self._stop.clear()
+        found: dict[bytes, list[Reply]] = {}
+        tokens = 0
+        with ThreadPoolExecutor(self.http.concurrency) as pool:
+            futures = {pool.submit(self._or_stop, job, config, n): job for job in jobs}
+            try:
+                for future in as_completed(futures):
+                    if isinstance(future.exception(), _Stopped):
+                        continue  # the reason is another future's
+                    replies = found[futures[future].key] = future.result()
+                    tokens += sum(r.completion.n_tokens for r in replies)
+                    if progress:
+                        progress(len(found) * n, len(jobs) * n, tokens)
+            except BaseException as error:
+                self._stop.set()
+                if isinstance(error, KeyboardInterrupt):
+                    log.warning("stopping when the answers under way, which are paid, are here")
+                pool.shutdown(cancel_futures=True)
+                raise
+        with self._lock:
+            self.bill.oddities.update(o for rs in found.values() for r in rs for o in r.oddities)
+        return found
+
+    def _or_stop(self, job: _Job, config: SamplingConfig, n: int) -> list[Reply]:
+        """One failure ends all, before another request is paid for."""
+        try:
+            return self._complete(job, config, n)
+        except Exception:
+            self._stop.set()
+            raise
+
+    def _complete(self, job: _Job, config: SamplingConfig, n: int) -> list[Reply]:
+        """The first n samples; a server that gives fewer than asked for is asked for the rest."""
+        replies = self._cache.get(job.key)
+        with self._lock:
+            self.bill.cached += min(n, len(replies))
+        while len(replies) < n:
+            have = len(replies)
+            body = self._body(job.prompt, config, n - have, question_seed(job.seed, have) >> 32)
+            try:
+                new = patiently(partial(self._answer, body), self._sleep, self._again)
+            except Refused as refusal:
+                end = clip(job.prompt[-100:], 110)
+                raise UserError(f"{refusal}. The prompt ends in {end}") from None
+            self._cache.put(job.key, have, new)
+            replies = self._cache.get(job.key)
+        return replies[:n]
+
+    def _answer(self, body: Mapping[str, Any]) -> list[Reply]:
+        """The replies of one request. Raises `Transient`, `UserError`."""
+        if self._stop.is_set():
+            raise _Stopped
+        answer = self._door.post(body)
+        choices = answer.get("choices") if isinstance(answer, dict) else None
+        if not isinstance(choices, list) or not choices:
+            raise Transient(
+                "an answer without choices", f"{self._door.url}: answered {_shown(answer)}"
+            )
+        usage = answer.get("usage")
+        counts = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
+        with self._lock:
+            self.bill.answers += 1
+            self.bill.uncounted += None in counts
+            self.bill.prompt_tokens += counts[0] or 0
+            self.bill.completion_tokens += counts[1] or 0
+        texts = [self._text(choice) for choice in choices]
+        return [
+            _reply(choice, text, share)
+            for choice, text, share in zip(choices, texts, _shares(counts[1] or 0, texts))
+        ]
+
+    def _text(self, choice: Any) -> str | None:
+        """What a choice holds where its text is due; a message may have none."""
+        chat = self.http.endpoint == "chat"
+        holder = choice.get("message") if chat and isinstance(choice, dict) else choice
+        found: Any = ...
+        if isinstance(holder, dict):
+            found = holder.get("content") if chat else holder.get("text", ...)
+        if found is None or isinstance(found, str):
+            return found
+        place = "message.content" if chat else "text"
+        raise UserError(
+            f"{self._door.url}: found the choice {_shown(choice)}; expected text or null in "
+            f"its {place}, as an OpenAI-style server writes it for --http.endpoint "
+            f"{self.http.endpoint}"
+        )
+
+    def _job(self, prompt: str, config: SamplingConfig, seed: int) -> _Job:
+        what = [self._door.url, self._body(prompt, config, 1, None), seed]
+        digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=20)
+        return _Job(digest.digest(), prompt, seed)
+
+    def _body(self, prompt: str, config: SamplingConfig, n: int, seed: int | None) -> dict:
+        body: dict[str, Any] = {
+            "model": self.name,
+            "max_tokens": config.max_new_tokens,
+            "temperature": config.temperature,
+            "top_p": config.top_p if config.top_p < 1 and not config.greedy else None,
+            "top_k": config.top_k or None,
+            "n": n if n > 1 else None,
+            "seed": seed,
+        }
+        if self.http.endpoint == "chat":
+            system = [{"role": "system", "content": self.http.system}] if self.http.system else []
+            body["messages"] = [*system, {"role": "user", "content": prompt}]
+        else:
+            body |= {"prompt": prompt + "\n", "stop": [BLOCK_END]}
+        return {name: v for name, v in (body | self._fields).items() if v is not None}
+
+    def _again(self, reason: str) -> bool:
+        with self._lock:
+            self.bill.again[reason] += 1
+            return self.bill.again[reason] == 1
+
+
+def _reply(choice: Mapping[str, Any], text: str | None, n_tokens: int) -> Reply:
+    clean = utf8_text(text or "").strip()
+    reason = choice.get("finish_reason")
+    odd = {
+        "without text": not clean,
+        "with unpaired surrogates, which were replaced": text is not None and clean != text.strip(),
+        "cut by the server's filter": reason == "content_filter",
+    }
+    finish = "length" if reason in ("length", "max_tokens", "content_filter") else "stop"
+    return Reply(
+        Completion(clean, finish, n_tokens), tuple(name for name, is_ in odd.items() if is_)
+    )
+
+
+def _shares(total: int, texts: Sequence[str | None]) -> list[int]:
+    """A count of tokens apportioned by length of text; the shares add up to it."""
+    lengths = [len(text or "") + 1 for text in texts]
+    ends = [round(total * end / sum(lengths)) for end in accumulate(lengths)]
+    return [end - start for start, end in pairwise([0, *ends])]
+
+
+def _count(usage: Any, name: str) -> int | None:
+    value = usage.get(name) if isinstance(usage, dict) else None
+    return value if type(value) is int and 0 <= value < 2**40 else None
+
+
+def _shown(value: Any) -> str:
+    try:
+        return clip(json.dumps(value), 200)
+    except RecursionError:
+        return "a value of many levels"
+
+
+def _json_or_text(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
