@@ -94,6 +94,11 @@ DEMOS: Mapping[str, Command] = {
         "rationalize.methods.coalition_demo", "CoalitionDemoConfig", "run_coalition_demo",
         "variants of the embedded model on built-in questions, to a report", True, "--size",
     ),
+    "self-motivated": Command(
+        "rationalize.methods.self_motivated_demo", "SelfMotivatedDemoConfig",
+        "run_self_motivated_demo",
+        "the embedded model learns from its own attempts, to a report", True, "--size",
+    ),
 }  # fmt: skip
 
 VERBS: Mapping[str, Command] = {
@@ -122,7 +127,7 @@ VERBS: Mapping[str, Command] = {
 }  # fmt: skip
 
 FORMS = {
-    "demo": "demo [--method mario|coalition] [--out DIR]",
+    "demo": "demo [--method METHOD] [--out DIR]",
     "train": "train METHOD [--out DIR]",
     "sample": "sample --model M --questions Q --out F",
     "ask": 'ask --model M "question" [--choices ..]',

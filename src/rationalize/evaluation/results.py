@@ -88,6 +88,8 @@ def summarise_metrics(
         "bins": [],
         "training": [],
         "rounds": [],
+        "rollouts": [],
+        "coverage": [],
         "meta": dict(meta or {}),
     }
     values: dict[tuple[str, str], dict[str, PerSeed]] = {}
@@ -217,16 +219,20 @@ def round_rows(
     return rows
 
 
+BY_STAGE = ("obedience", "bins", "rounds", "rollouts", "coverage")
+"""Sections that a run's log fills."""
+
+
 def merge_log(results: Results, lines: Iterable[Mapping[str, Any]], **labels: Any) -> Results:
     """Add the lines of a run's metrics.jsonl, with `labels` (say `seed=1`) on every row.
 
-    Stages named `STAGE/obedience`, `STAGE/bins` and `STAGE/rounds` go to those sections with STAGE
-    as their method; any other line with a loss is an optimiser step and goes to `training`.
+    Stages named `STAGE/SECTION` go to that section (`BY_STAGE`) with STAGE as their method; any
+    other line with a loss is an optimiser step and goes to `training`.
     """
     for line in lines:
         method, _, section = line["stage"].rpartition("/")
         row = {k: v for k, v in line.items() if v is not None} | labels
-        if section in ("obedience", "bins", "rounds"):
+        if section in BY_STAGE:
             del row["stage"]
             results[section].append({"method": method, **row})
         elif "loss" in row:

@@ -57,7 +57,7 @@ def conclude(
         for name in COMPARED
         for row in setup.run.read_json(_chain_file(name, split))
     ]
-    write_results(setup, methods, [*own_pairs, *pairs], meta, chains)
+    write_results(setup, methods, [*own_pairs, *pairs], meta, chains=chains)
     folder = setup.run.path / "coalition"
     made.save(folder)
     print(f"coalition: {folder}\nreport: {setup.run.path / 'report.html'}")

@@ -118,9 +118,11 @@ def write_results(
     methods: Methods,
     pairs: Sequence[tuple[str, str]],
     meta: Mapping[str, Any] | None = None,
-    chains: Sequence[Mapping[str, Any]] = (),
+    **sections: Sequence[Mapping[str, Any]],
 ) -> Results:
-    """Summarise, store, print and draw; `chains` are a coalition's, for its section of the page."""
+    """Summarise, store, print and draw; `sections` are rows for further sections of the page
+    (`chains` of a coalition, `votes` among several attempts).
+    """
     questions = {q.id: q for split in setup.splits.values() for q in split}
     results = summarise(
         methods, questions, setup.suite.trainable, setup.suite.diagnostics, pairs=pairs,
@@ -132,8 +134,7 @@ def write_results(
     for split, seeds in methods.get(FLOOR, {}).items():
         setup.run.append(seeds[0], f"final-majority-{split}")
     merge_log(results, setup.run.metrics())
-    if chains:
-        results["chains"] = list(chains)
+    results |= {name: list(rows) for name, rows in sections.items() if rows}
     setup.run.write_json("results.json", results)
     attempts = flat(methods)
     shown = {a.question_id: questions[a.question_id] for own in attempts.values() for a in own}

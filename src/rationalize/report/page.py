@@ -17,6 +17,7 @@ from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.metrics import metrics_from_facts, settle_worst
 from rationalize.evaluation.tables import splits_of
 from rationalize.records import Attempt, Question
+from rationalize.report import attempts as attempts_page
 from rationalize.report import sections
 from rationalize.report.browser import browser_data
 from rationalize.report.chains import chains
@@ -80,6 +81,9 @@ def render(
         chains=chains(results.get("chains") or []),
         occupancy=sections.occupancy(results["bins"], facts),
         training=sections.training(results["training"]),
+        coverage=attempts_page.coverage(results.get("coverage") or []),
+        rollouts=attempts_page.rollouts(results.get("rollouts") or []),
+        votes=attempts_page.votes(results.get("votes") or []),
         correlations=sections.correlations(of_first, questions, metrics),
         scatter=sections.against_length(of_first, questions, metrics, browser["pair"]),
         browser=browser,

@@ -37,7 +37,10 @@ from rationalize.report.charts import (
 )
 
 Rows = Sequence[Mapping[str, Any]]
-TRAINING_KEYS = ("loss", "nll", "kl", "entropy", "grad_norm", "learning_rate")
+TRAINING_KEYS = (
+    "loss", "nll", "kl", "entropy", "margin", "pair_accuracy", "policy_loss", "value_loss",
+    "approx_kl", "clipfrac", "grad_norm", "learning_rate",
+)  # fmt: skip
 SCATTER_POINTS = 150
 
 

@@ -1,0 +1,234 @@
+"""`rationalize demo --method self-motivated`: the floor, and every method that learns from one
+store of attempts, to a report.
+
+All methods restart from the same base model, or go on from the same M_sft; STaR alone writes its
+own attempts. Where the base model cannot follow demonstrations, the writer is taught `kept.warm_up`
+of the teacher's rationales first: the table's row for it says how many.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rationalize.errors import UsageError
+from rationalize.evaluation.compare import Methods
+from rationalize.evaluation.voting import chosen_attempt, scaling_curve
+from rationalize.methods.common import rollouts, share
+from rationalize.methods.demo import BASE, floor_of
+from rationalize.methods.expert_iteration import RftConfig, StarConfig, restarting, warmed_up
+from rationalize.methods.iterative_dpo import IterativeDpoConfig, iterative_dpo
+from rationalize.methods.own_attempts import SelectConfig, WriteConfig
+from rationalize.methods.ppo import Mode, PpoConfig
+from rationalize.methods.reward_model import RewardModelConfig
+from rationalize.methods.self_motivated import (
+    Learned,
+    SelfMotivatedConfig,
+    again,
+    attempts_to_rewards,
+    improve,
+    open_modes,
+    stage_of,
+)
+from rationalize.methods.setup import Setup, open_method, print_tables, write_results
+from rationalize.methods.sft import SftConfig
+from rationalize.models.policy import Policy
+from rationalize.models.reward_model import RewardModel
+from rationalize.records import Attempt
+from rationalize.rewards.reward_model import reward_model as reward_of
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import write_attempts
+from rationalize.training.loop import FitConfig
+
+RFT, STAR, DPO = "RFT (M_sft)", "STaR", "iterative DPO"
+PPO_ROWS: Mapping[Mode, str] = {"z": "PPO, z", "rm": "PPO, rm", "rm+z": "PPO, rm+z"}
+METHODS = ("star", "dpo", "ppo-z", "ppo-rm", "ppo-rm+z")
+
+_SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=48, n=4)
+
+
+@dataclass(frozen=True)
+class SelfMotivatedDemoConfig(SelfMotivatedConfig):
+    """The demo of Self-motivated Learning."""
+
+    questions: str = "builtin:train=120,dev=24,test=80,unseen=0"
+    """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
+    methods: tuple[str, ...] = ("ppo-z", "ppo-rm+z")
+    """Beside RFT: star, dpo, ppo-z, ppo-rm, ppo-rm+z."""
+    seeds: tuple[int, ...] = (0,)
+    """One run of every method per seed."""
+    votes: int = 4
+    """Attempts per test question of M_sft, for the majority and the reward model's choice; 0: none.
+    """
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
+    """How development and test rationales are written."""
+    shots: int = 2
+    """Demonstrations of the few-shot floor."""
+    sft: SftConfig = SftConfig(
+        epochs=1.5, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+    )
+    """The direct fine-tune."""
+    direct_epochs: float = 1.0
+    """Passes of the direct fine-tune over the questions."""
+    kept: RftConfig = RftConfig(
+        warm_up=40, warm_up_epochs=3.0, epochs=1.0, evaluations=1,
+        write=WriteConfig(sampling=_SAMPLING), select=SelectConfig(positives=2),
+        fit=FitConfig(learning_rate=3e-4, batch_size=8),
+    )  # fmt: skip
+    """Stages A to C: how attempts are written, sorted and imitated."""
+    redraw: WriteConfig = WriteConfig(shots=0, sampling=_SAMPLING)
+    """Stage C': how M_sft attempts every question again."""
+    rm: RewardModelConfig = RewardModelConfig(
+        pairs=8, held_out=0.2, fit=FitConfig(learning_rate=1e-4, batch_size=8)
+    )
+    """Stage D: the reward model and its gate."""
+    ppo: PpoConfig = PpoConfig(
+        updates=5, prompts=12, epochs=1, evaluate_every=5, sampling=_SAMPLING,
+        fit=FitConfig(learning_rate=1e-5, batch_size=16, schedule="constant", max_grad_norm=0.5),
+    )  # fmt: skip
+    """Stage E; its `mode` is one of `modes`."""
+    star: StarConfig = StarConfig(
+        rounds=2, warm_up=40, warm_up_epochs=3.0, first_steps=20,
+        write=WriteConfig(
+            hints="failed", sampling=SamplingConfig(temperature=0.0, max_new_tokens=48)
+        ),
+        fit=FitConfig(learning_rate=3e-4, batch_size=8),
+    )  # fmt: skip
+    """STaR."""
+    dpo: IterativeDpoConfig = IterativeDpoConfig(
+        rounds=1, pairs=4, write=WriteConfig(shots=0, sampling=_SAMPLING),
+        fit=FitConfig(learning_rate=1e-5, batch_size=16),
+    )  # fmt: skip
+    """Iterative DPO, from M_sft and its redrawn attempts."""
+
+
+def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
+    """Write `results.json` and `report.html` in `out`, and print the table."""
+    unknown = sorted(set(config.methods) - set(METHODS))
+    if unknown:
+        raise UsageError(f"unknown methods {unknown}; expected some of {', '.join(METHODS)}")
+    started = time.monotonic()
+    with open_method(config, "self-motivated-demo", out) as setup:
+        run = setup.run
+        if run.done("demo") is not None:
+            print_tables(run.read_json("results.json"))
+            print(f"{out} is done: see {out / 'report.html'}, or choose another folder")
+            return
+        methods = floor_of(setup, setup.base)
+        curves: list[dict[str, Any]] = []
+        models: dict[int, Path] = {}
+        for seed in config.seeds:
+            own = replace(setup, config=replace(config, seed=seed, modes=modes_of(config)))
+            learned = _learn(own, methods, curves, seed)
+            if learned.reward_model:
+                models[seed] = learned.reward_model
+        if models:
+            _score_by_reward_model(setup, methods, models)
+        rows = [name for name in methods if name.startswith(("PPO", "iter", "STaR", "RFT,"))]
+        pairs = [*((name, RFT) for name in rows), (RFT, BASE)]
+        if {"PPO, rm+z", "PPO, z"} <= set(methods):
+            pairs.append(("PPO, rm+z", "PPO, z"))
+        seconds = time.monotonic() - started  # of this start
+        meta = {"seconds": seconds, "seeds": list(config.seeds), "tokens_written": bill(setup)}
+        write_results(setup, methods, pairs, meta, votes=curves)
+        run.finish("demo", seconds=seconds)
+
+
+def modes_of(config: SelfMotivatedDemoConfig) -> tuple[Mode, ...]:
+    """The PPO modes among the methods, or `z`, which trains no reward model."""
+    return tuple(m for m in PPO_ROWS if f"ppo-{m}" in config.methods) or ("z",)
+
+
+def _learn(
+    setup: Setup[SelfMotivatedDemoConfig], methods: Methods, curves: list[dict[str, Any]], seed: int
+) -> Learned:
+    config, run = setup.config, setup.run
+
+    def measure(policy: Policy, name: str) -> None:
+        for split in setup.final_splits:
+            own = setup.evaluate(policy, name, split, seed=seed)
+            methods.setdefault(name, {}).setdefault(split, {})[seed] = own
+
+    if k := config.kept.warm_up:
+        measure(warmed_up(setup, share(config.kept, config)), f"SFT on {k} seed rationales")
+    learned = attempts_to_rewards(setup, config, f"seed{seed}")
+    measure(again(setup, learned.sft), RFT)
+    if learned.reward_model:
+        model = RewardModel.load(learned.reward_model)
+        setup.suite = setup.suite.with_reward(reward_of(model))
+    if config.votes:
+        _vote(setup, methods, curves, learned, seed)
+    if "star" in config.methods:
+        measure(restarting(setup, share(config.star, config), f"star-{seed}").policy, STAR)
+    if "dpo" in config.methods:
+        policy = again(setup, learned.sft)
+        own = share(config.dpo, config)
+        measure(iterative_dpo(setup, policy, own, f"dpo-{seed}", learned.redrawn), DPO)
+    for mode in open_modes(config.modes, learned.closed):
+        if f"ppo-{mode}" in config.methods:
+            ppo = replace(config.ppo, mode=mode)
+            policy = improve(setup, learned, ppo, f"{stage_of(mode)}-seed{seed}")
+            measure(policy, PPO_ROWS[mode])
+            if seed == config.seeds[-1]:
+                policy.export(run.folder("model"))
+    return learned
+
+
+def _vote(
+    setup: Setup[SelfMotivatedDemoConfig], methods: Methods, curves: list[dict[str, Any]],
+    learned: Learned, seed: int,
+) -> None:  # fmt: skip
+    """Several attempts of M_sft at each test question: the majority's, the reward model's choice,
+    and what k of them are worth.
+    """
+    config = setup.config
+    score = "reward_model" if learned.reward_model and not learned.closed else None
+    for split in setup.final_splits:
+        questions = {q.id: q for q in setup.splits[split]}
+
+        def write(split: str = split, questions=questions) -> list[Attempt]:
+            sampling = replace(config.redraw.sampling, n=config.votes)
+            attempts = write_attempts(
+                Sampler(again(setup, learned.sft)), list(questions.values()), sampling, split=split,
+                seed=seed, writer=f"{RFT} votes", label=f"M_sft votes on {split}",
+            )  # fmt: skip
+            return setup.suite.score(attempts, questions)
+
+        attempts = rollouts(setup.run, f"votes-{split}-{seed}", write)
+        groups = {id: [a for a in attempts if a.question_id == id] for id in questions}
+        rules: dict[str, str | None] = {f"RFT, majority of {config.votes}": None}
+        if score:
+            rules[f"RFT, best of {config.votes} by reward model"] = score
+        for name, by in rules.items():
+            chosen = [chosen_attempt(own, questions[id], score=by) for id, own in groups.items()]
+            methods.setdefault(name, {}).setdefault(split, {})[seed] = chosen
+        curves += [
+            {"method": f"{RFT} on {split}, seed {seed}", **row}
+            for row in scaling_curve(attempts, questions, score=score)
+        ]
+
+
+def _score_by_reward_model(setup: Setup, methods: Methods, models: Mapping[int, Path]) -> None:
+    """Give every attempt the score of its seed's reward model; the floor gets the first one's."""
+    questions = {q.id: q for split in setup.splits.values() for q in split}
+    for seed, folder in models.items():
+        suite = setup.suite.with_reward(reward_of(RewardModel.load(folder)))
+        alone = suite.only("reward_model")
+        for splits in methods.values():
+            for seeds in splits.values():
+                for own, attempts in seeds.items():
+                    if own == seed or (own not in models and seed == min(models)):
+                        seeds[own] = alone.score(attempts, questions)
+    setup.suite = suite
+
+
+def bill(setup: Setup) -> dict[str, int]:
+    """Tokens written on training questions, by who wrote them."""
+    tokens: Counter[str] = Counter()
+    for attempt in setup.run.attempts(split="train"):
+        tokens[attempt.writer.replace("-hinted", "")] += attempt.n_tokens
+    return dict(tokens)

@@ -1,0 +1,86 @@
+"""Sections on many attempts at a question: how far they reach, what PPO's are worth update by
+update, and what choosing among several is worth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rationalize.report.charts import Point, Series, colours_of, line_chart, thinned
+
+ROLLOUT_KEYS = {
+    "score": "score S",
+    "correctness": "share right",
+    "reward_model": "reward model",
+    "kl": "KL to the reference, nats a reply",
+    "explained_variance": "explained variance of the value head",
+    "length": "tokens a reply",
+}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def rollouts(rows: Rows) -> dict[str, Any] | None:
+    """A chart per quantity of PPO's replies, a line per run."""
+    if not rows:
+        return None
+    runs = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}
+    colours = colours_of(runs)
+    charts = []
+    for key, title in ROLLOUT_KEYS.items():
+        series = [
+            Series(
+                name, thinned([Point(r["step"], r[key]) for r in own if key in r]), colours[name]
+            )
+            for name, own in runs.items()
+        ]
+        drawn = [s for s in series if s.points]
+        if drawn:
+            svg = line_chart(drawn, label=f"{title} by update", x_label="update", y_label=title)
+            charts.append({"title": title, "svg": svg})
+    return {"charts": charts, "legend": colours}
+
+
+def coverage(rows: Rows) -> list[dict[str, str]]:
+    """A row per time that the model attempted all training questions."""
+    return [
+        {
+            "method": str(row["method"]),
+            "questions": str(row["questions"]),
+            "attempts": str(row["attempts"]),
+            "right": f"{row['pass_rate']:.1%}",
+            "solved": f"{row['solved']:.1%}",
+            "signal": f"{row['with_signal']:.1%} ({row['expected_signal']:.1%} expected)",
+            "unparsed": f"{row['unparsed']:.1%}",
+            "kept": f"{row['kept']} + {row['hinted']} hinted",
+            "rejected": ", ".join(f"{n} {why}" for why, n in row["rejected"].items()) or "none",
+        }
+        for row in rows
+    ]
+
+
+def votes(rows: Rows) -> dict[str, Any] | None:
+    """A chart per method: accuracy by the number of attempts, a line per way to choose."""
+    if not rows:
+        return None
+    colours = colours_of(row["rule"] for row in rows)
+    charts = []
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        series = [
+            Series(
+                rule,
+                [Point(float(r["k"]), r["mean"], r["low"], r["high"]) for r in own
+                 if r["rule"] == rule],
+                colours[rule], band=True,
+            )
+            for rule in dict.fromkeys(r["rule"] for r in own)
+        ]  # fmt: skip
+        ticks = {float(r["k"]): str(r["k"]) for r in own}
+        svg = line_chart(
+            series, label=f"accuracy of {method} by attempts", x_label="attempts k",
+            y_label="accuracy", x_ticks=ticks,
+        )  # fmt: skip
+        charts.append({"title": method, "svg": svg})
+    return {"charts": charts, "legend": colours}

@@ -1,0 +1,66 @@
+"""The demo of Self-motivated Learning on a tiny model: every row, and a page that shows it."""
+
+import dataclasses
+import json
+
+import pytest
+
+from rationalize.errors import UsageError
+from rationalize.methods.own_attempts import WriteConfig
+from rationalize.methods.self_motivated_demo import (
+    METHODS,
+    SelfMotivatedDemoConfig,
+    run_self_motivated_demo,
+)
+from rationalize.sampling.local import SamplingConfig
+from rationalize.training.loop import FitConfig
+
+FIT = FitConfig(learning_rate=3e-3, batch_size=8, precision="float32")
+
+
+def small(config, **changes):
+    return dataclasses.replace(config, **changes)
+
+
+def test_every_row_is_on_the_page(half_right, tmp_path):
+    model, questions = half_right
+    d = SelfMotivatedDemoConfig()
+    sampling = SamplingConfig(n=4, max_new_tokens=24)
+    writing = WriteConfig(shots=0, sampling=sampling)
+    slow = small(FIT, learning_rate=1e-4)
+    config = small(
+        d, model=model, questions=questions, methods=METHODS, shots=1,
+        sft=small(d.sft, epochs=1, fit=FIT), redraw=writing,
+        kept=small(d.kept, warm_up=2, warm_up_epochs=1, epochs=1, fit=slow, write=writing),
+        rm=small(d.rm, gate=0.0, gate_masked=0.0, fit=FIT),
+        ppo=small(d.ppo, updates=1, prompts=4, fit=FIT,
+                  sampling=SamplingConfig(n=2, max_new_tokens=8)),
+        star=small(d.star, rounds=1, warm_up=2, warm_up_epochs=1, first_steps=8, fit=slow,
+                   write=small(d.star.write, sampling=sampling)),
+        dpo=small(d.dpo, fit=FIT, levels=3),
+        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=24),
+    )  # fmt: skip
+    run_self_motivated_demo(config, tmp_path / "run")
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert {
+        "SFT on 2 seed rationales", "RFT (M_sft)", "RFT, majority of 4",
+        "RFT, best of 4 by reward model", "STaR", "iterative DPO", "PPO, z", "PPO, rm",
+        "PPO, rm+z",
+    } <= set(results["methods"])  # fmt: skip
+    for name, row in results["methods"].items():
+        measured = row["splits"]["test"]["metrics"]
+        writes = name not in ("majority answer", "direct fine-tune")
+        assert ("reward_model" in measured) is writes, name
+    assert {row["k"] for row in results["votes"]} == {1, 2, 4}
+    assert results["rollouts"]
+    assert results["coverage"]
+    assert all(n > 0 for n in results["meta"]["tokens_written"].values())
+    page = (tmp_path / "run/report.html").read_text()
+    for title in ("PPO, update by update", "Choosing among attempts", "Own attempts"):
+        assert title in page
+    run_self_motivated_demo(config, tmp_path / "run")  # says that it is done
+
+
+def test_an_unknown_method_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="expected some of star"):
+        run_self_motivated_demo(SelfMotivatedDemoConfig(methods=("ppo",)), tmp_path / "run")
