@@ -51,3 +51,46 @@ def test_our_dpo_is_trls(tmp_path):
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(PAIRS))])
     theirs = trainer.compute_loss(trainer.model, batch).item()
     assert out.total.item() / out.weight == pytest.approx(theirs, abs=1e-4)
+
+
+def test_our_reward_model_loss_is_trls(tmp_path):
+    """One pair a question: TRL's reward trainer knows no more."""
+    datasets = pytest.importorskip("datasets")
+    import torch
+    from transformers import AutoTokenizer, LlamaForSequenceClassification
+
+    from rationalize.models.heads import new_head
+    from rationalize.training.objectives import RankTag, rank
+
+    policy = tiny_policy("decoder", seed=0)
+    unit = new_head(policy, seed=3)
+    ours = [
+        Row(
+            tuple(policy.encode_prompt(prompt)), tuple(policy.encode_response(response)),
+            tag=RankTag(i, place, (1,) if place == 0 else (), place == 0),
+        )
+        for i, (prompt, *both) in enumerate(PAIRS)
+        for place, response in enumerate(both)
+    ]  # fmt: skip
+    out = rank(unit)(policy, ours)
+
+    folder = tiny_folder("decoder", tmp_path / "model", 0)
+    theirs = LlamaForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
+    # its model looks for the last token that is not the pad, so that the end must be another one
+    tokenizer = AutoTokenizer.from_pretrained(folder, pad_token="<|start|>")
+    theirs.config.pad_token_id = tokenizer.pad_token_id
+    with torch.no_grad():
+        theirs.score.weight.copy_(unit.weight)
+    trainer = trl.RewardTrainer(
+        theirs, processing_class=tokenizer,
+        args=trl.RewardConfig(
+            output_dir=str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to=[],
+            per_device_train_batch_size=len(PAIRS), disable_dropout=True,
+        ),
+        train_dataset=datasets.Dataset.from_list(
+            [{"prompt": f"{p}\n", "chosen": c, "rejected": r} for p, c, r in PAIRS]
+        ),
+    )  # fmt: skip
+    batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(PAIRS))])
+    loss = trainer.compute_loss(trainer.model, batch).item()
+    assert out.total.item() / out.weight == pytest.approx(loss, abs=1e-4)

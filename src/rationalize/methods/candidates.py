@@ -10,14 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
 from rationalize.errors import UserError
 from rationalize.methods.common import rollouts
 from rationalize.methods.controller import Example
-from rationalize.models.scorers import AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.records import Attempt, Question
 from rationalize.rewards.mentions import bare_answer, masked
@@ -29,6 +28,15 @@ from rationalize.signals.pairs import prefer
 Refiners = Literal["both", "self", "cross", "none"]
 Kind = Literal["generation", "refinement"]
 Leak = Literal["none", "mask", "penalty"]
+
+
+class UtilityJudge(Protocol):
+    """What is asked of whoever judges rationales."""
+
+    def utilities(
+        self, questions: Sequence[Question], rationales: Sequence[str | None]
+    ) -> list[float]:
+        """What each rationale is worth; None asks for the reference, no rationale."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ def refines(refiner: str, writer: str, who: Refiners) -> bool:
 
 
 def utilities_of(
-    attempts: Sequence[Attempt], questions: Sequence[Question], judge: AnswerScorer, leak: Leak
+    attempts: Sequence[Attempt], questions: Sequence[Question], judge: UtilityJudge, leak: Leak
 ) -> list[Attempt]:
     """The attempts with their utility (coalition.md 3.1) among their rewards."""
     by_id = {q.id: q for q in questions}
@@ -120,7 +128,7 @@ def utilities_of(
 
 def scored_once(
     run: Run, shard: str, attempts: Sequence[Attempt], questions: Sequence[Question],
-    judge: AnswerScorer, leak: Leak,
+    judge: UtilityJudge, leak: Leak,
 ) -> Candidates:  # fmt: skip
     """Utilities, stored with the attempts; read back on a second start."""
     stored = rollouts(run, shard, lambda: utilities_of(attempts, questions, judge, leak))

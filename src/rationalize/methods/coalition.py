@@ -41,8 +41,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rationalize.errors import UsageError
 from rationalize.methods.candidates import (
     CandidatePair,
+    UtilityJudge,
     check_pairs,
     controller_examples,
     pairs_of,
@@ -56,6 +58,7 @@ from rationalize.methods.common import share
 from rationalize.methods.controller import train_controller
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.choices import ChoiceScorer
+from rationalize.models.reward_model import RewardModel
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.records import Question
@@ -115,8 +118,12 @@ def best_round(scores: Mapping[str, float], config: CoalitionConfig) -> str:
     return max(reversed(list(scores)), key=scores.__getitem__)
 
 
-def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> AnswerScorer:
+def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> UtilityJudge:
     """The frozen scorer of utilities, the same in all rounds."""
+    if config.judge == "reward-model":
+        if not config.reward_model:
+            raise UsageError("judge reward-model needs the folder of one: --reward-model DIR")
+        return RewardModel.load(config.reward_model)
     if config.judge == "cross-fit":
         folder = config.answer_scorer or setup.run.path / "scorers" / "answer"
         return AnswerScorer.load(folder)
@@ -183,7 +190,7 @@ def learn_from_pairs(
 
 
 def learn_who_works(
-    variants: Variants, held: Sequence[Question], judge: AnswerScorer, config: CoalitionConfig,
+    variants: Variants, held: Sequence[Question], judge: UtilityJudge, config: CoalitionConfig,
     run: Run,
 ) -> bool:  # fmt: skip
     """Train the controller on candidates for questions that nobody has learned from; False where

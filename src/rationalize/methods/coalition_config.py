@@ -11,7 +11,7 @@ from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.instruction import InstructionConfig
 from rationalize.training.loop import FitConfig
 
-Judge = Literal["cross-fit", "ift", "variants"]
+Judge = Literal["cross-fit", "ift", "variants", "reward-model"]
 Partition = Literal["quarters", "halves", "all"]
 
 
@@ -28,7 +28,9 @@ class CoalitionConfig(MethodConfig):
     candidates: CandidateConfig = field(default_factory=CandidateConfig)
     """How candidates are written, judged and paired."""
     judge: Judge = "cross-fit"
-    """Whose likelihood is the utility: a cross-fitted scorer's, M_IFT's, or the variants' mean."""
+    """Whose likelihood is the utility: a cross-fitted scorer's, M_IFT's, or the variants' mean. Or
+    the score of a trained `reward_model` in its place.
+    """
     partition: Partition = "quarters"
     """Questions of a variant's DPO: its own for each kind of pair, its own for both, or all."""
     rounds: int = 2
