@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from rationalize.errors import UserError
 from rationalize.files import number_or_text, replacing
 from rationalize.records import Attempt, attempt_from_row, attempt_row
+from rationalize.text import whole_characters
 
 _JSON_COLUMNS = ("rewards", "control", "sampling")
 _TEXT_COLUMNS = (
@@ -84,16 +85,8 @@ def _table(attempts: Sequence[Attempt]) -> pa.Table:
             for v in columns[name]
         ]
     for name in _TEXT_COLUMNS:  # parquet holds UTF-8, which has no unpaired surrogates
-        columns[name] = [None if t is None else _utf8(t) for t in columns[name]]
+        columns[name] = [None if t is None else whole_characters(t) for t in columns[name]]
     return pa.table(columns, schema=_SCHEMA)
-
-
-def _utf8(text: str) -> str:
-    return (
-        text
-        if text.isascii()
-        else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    )
 
 
 def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:

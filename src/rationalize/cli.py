@@ -14,6 +14,7 @@ from rationalize import __version__
 from rationalize.config import load_yaml, nearest, to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.flags import explain, merge, take
+from rationalize.text import printable
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
-        print(f"rationalize: {error}", file=sys.stderr)
+        print(f"rationalize: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("\ninterrupted; run again with the same directory to resume", file=sys.stderr)

@@ -27,10 +27,15 @@ def replacing(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield fresh
-        _sync(fresh)
-        os.replace(fresh, path)
+        put_in_place(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Move a finished file to its place, in one step that a power cut leaves done or undone."""
+    _sync(fresh)
+    os.replace(fresh, path)
     if os.name == "posix":  # elsewhere a folder cannot be opened
         _sync(path.parent)
 

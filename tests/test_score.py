@@ -1,0 +1,426 @@
+"""`score` as a stream: any input, whatever text is in it, through a kill, in constant memory."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import gzip
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rationalize.cli import main
+from rationalize.errors import UserError
+from rationalize.models import scorers
+from rationalize.models.scorers import AnswerFold, AnswerScorer
+from rationalize.questions.bad_rows import BadRow, BadRows, settle
+from rationalize.records import Question
+from rationalize.rewards import load_rewards
+from rationalize.rewards.base import LONGEST
+from rationalize.runs import lock, unlock
+from rationalize.text import escaped_json, one_line, printable
+from rationalize.verbs import scoring
+from rationalize.verbs.partial import work_folder
+from tests.test_rewards import FakeAnswerScorer, FakeVerifier, attempt, scores
+
+HOSTILE = (
+    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\"> \x00\x07"
+    "\x1b[2J\x1b]0;owned\x07\r\x7f\x85\x9b31m \ud800 \udc00\ud800 \u202eevil\u2066 \u2028\u2029"
+    "\ufeff שלום 日本 \U0001f600 end"
+)
+
+
+def rows(n: int, text: str = "Two and two.") -> list[dict]:
+    return [
+        {"id": i, "question": f"{i} + 2?", "answer": str(i + 2), "note": {"b": [i], "a": None},
+         "rationale": f"{text} {i}", "prediction": str(i + 2 + i % 2)}
+        for i in range(n)
+    ]  # fmt: skip
+
+
+def write(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def read(path: Path) -> list[dict]:
+    content = path.read_bytes()
+    lines = gzip.decompress(content) if path.suffix == ".gz" else content
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def score(file, out, *flags) -> int:
+    return main(["score", str(file), "--out", str(out), *map(str, flags)])
+
+
+def without_rewards(rows: list[dict]) -> list[list]:
+    """Fields in their order, the scores left out."""
+    return [[(k, v) for k, v in row.items() if k != "rewards"] for row in rows]
+
+
+def standard_input(monkeypatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("form", ["jsonl", "jsonl.gz", "parquet"])
+@pytest.mark.parametrize("piped", [False, True])
+def test_every_form_keeps_every_field_and_the_order(tmp_path, monkeypatch, form, piped):
+    given = rows(600)  # more than two batches
+    file = tmp_path / f"in.{form}"
+    write(tmp_path / "in.jsonl", given)
+    if form == "jsonl.gz":
+        file.write_bytes(gzip.compress((tmp_path / "in.jsonl").read_bytes()))
+    elif form == "parquet":
+        pq.write_table(pa.Table.from_pylist(given), file, row_group_size=250)
+    if piped:
+        standard_input(monkeypatch, file.read_bytes())
+    out = tmp_path / "out.jsonl"
+    assert score("-" if piped else file, out) == 0
+    assert without_rewards(read(out)) == without_rewards(given)
+    assert [r["rewards"]["correctness"] for r in read(out)] == [1.0, 0.0] * 300
+    assert not list(tmp_path.glob("out*.partial"))
+
+
+def test_what_is_wrong_on_standard_input_is_said_of_it(tmp_path, monkeypatch, capsys):
+    standard_input(monkeypatch, b'{"rationale": "x"}\n{\n')
+    assert score("-", tmp_path / "out.jsonl") == 1
+    message = capsys.readouterr().err
+    assert "standard input, line 1: found no 'question'" in message
+    assert "standard input, line 2: found broken JSON" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipe_is_read_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    write(tmp_path / "in.jsonl", rows(3))
+    writer = subprocess.Popen(["cp", tmp_path / "in.jsonl", tmp_path / "pipe"])
+    assert score(tmp_path / "pipe", tmp_path / "out.jsonl") == 0
+    assert writer.wait(30) == 0
+    assert len(read(tmp_path / "out.jsonl")) == 3
+
+
+def test_zipped_output_is_the_same_rows(tmp_path):
+    file = write(tmp_path / "in.jsonl", rows(5))
+    assert score(file, tmp_path / "out.jsonl") == score(file, tmp_path / "out.jsonl.gz") == 0
+    assert read(tmp_path / "out.jsonl") == read(tmp_path / "out.jsonl.gz")
+    before = (tmp_path / "out.jsonl.gz").read_bytes()
+    assert score(file, tmp_path / "out.jsonl.gz") == 0
+    assert (tmp_path / "out.jsonl.gz").read_bytes() == before
+
+
+def test_parquets_own_types_become_json(tmp_path):
+    row = {
+        **rows(1)[0],
+        "when": datetime.datetime(2024, 5, 1, 12),
+        "price": decimal.Decimal("1.10"),
+        "text": b"plain",
+        "bytes": b"\xff\x00",
+    }
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "in.parquet")
+    assert score(tmp_path / "in.parquet", tmp_path / "out.jsonl") == 0
+    [found] = read(tmp_path / "out.jsonl")
+    values = [found[name] for name in ("when", "price", "text", "bytes")]
+    assert values == ["2024-05-01T12:00:00", "1.10", "plain", "/wA="]
+
+
+def test_a_mapped_column_of_scores_takes_the_new_ones(tmp_path):
+    file = write(tmp_path / "in.jsonl", [{**r, "rewards": 3, "scores": None} for r in rows(2)])
+    out = tmp_path / "out.jsonl"
+    assert score(file, out) == 1  # three is no scores by name
+    assert score(file, out, "--columns", "rewards=scores") == 0
+    assert [r["rewards"] for r in read(out)] == [3, 3]
+    assert [r["scores"]["correctness"] for r in read(out)] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"rewards": "{"}, "rewards = '{'"),
+        ({"choices": [str(i) for i in range(27)]}, "choices = ["),
+        ({"choices": ["a", " "]}, "choices = ['a', ' ']"),
+    ],
+)
+def test_what_cannot_be_scored_is_a_bad_row(tmp_path, capsys, change, found):
+    file = write(tmp_path / "in.jsonl", [{**rows(1)[0], **change}])
+    assert score(file, tmp_path / "out.jsonl") == 1
+    assert f"{file}, line 1: found {found}" in capsys.readouterr().err
+
+
+def test_a_column_that_no_row_has_is_refused(tmp_path, capsys):
+    file = write(tmp_path / "in.jsonl", rows(2))
+    assert score(file, tmp_path / "out.jsonl", "--columns", "prediction=said") == 1
+    assert "no row has 'said', the column given for 'prediction'" in capsys.readouterr().err
+
+
+def test_rows_that_disagree_on_the_answer_are_other_questions(tmp_path):
+    """Without an id of their own, only equal rows are one question."""
+    given = [{**rows(1)[0], "answer": "4"}, {**rows(1)[0], "answer": "2"}]
+    file = write(tmp_path / "in.jsonl", given)
+    assert score(file, tmp_path / "out.jsonl") == 0
+    assert [r["rewards"]["correctness"] for r in read(tmp_path / "out.jsonl")] == [0.0, 1.0]
+
+
+# Resuming
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """A reward that counts what it is asked, and ends its process where a file says so."""
+    (tmp_path / "counted.py").write_text(
+        "import os, signal\n"
+        "asked = []\n"
+        "def words(completions, **columns):\n"
+        "    asked.extend(completions)\n"
+        "    if len(asked) > int(os.environ.get('KILL_AFTER', 10**9)):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return [len(c) / 7 for c in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scoring, "_BATCH", 4)
+    monkeypatch.delitem(sys.modules, "counted", raising=False)
+    yield "counted:words"
+    sys.path.remove(str(tmp_path))
+
+
+def test_a_killed_call_goes_on_and_ends_in_the_same_bytes(tmp_path, counted, capsys):
+    file = write(tmp_path / "in.jsonl", rows(30, HOSTILE))
+    flags = ["--rewards", f"correctness,{counted}"]
+    assert score(file, tmp_path / "whole.jsonl", *flags) == 0
+    table = capsys.readouterr().out.replace("whole", "killed")
+    code = (
+        "import sys; from rationalize import cli; from rationalize.verbs import scoring; "
+        "scoring._BATCH = 4; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    argv = ["score", str(file), "--out", str(tmp_path / "killed.jsonl"), *flags]
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        env={**os.environ, "KILL_AFTER": "12"},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed.jsonl").exists()
+
+    asked = sys.modules["counted"].asked
+    asked.clear()
+    assert main(argv) == 0
+    assert len(asked) == 30 - 12  # the three batches that were written are not scored again
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert capsys.readouterr().out == table
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def stopped(tmp_path, monkeypatch, file, out, *flags) -> Path:
+    """The folder of a call that was interrupted after two batches."""
+    add, added = scoring.ScoredRows.add, []
+
+    def add_and_stop(self, rows):
+        add(self, rows)
+        added.append(rows)
+        if len(added) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.ScoredRows, "add", add_and_stop)
+        assert score(file, out, *flags) == 130
+    return tmp_path / f"{out.name}.partial"
+
+
+def test_rows_cut_anywhere_are_written_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_BATCH", 2)
+    file = write(tmp_path / "in.jsonl", rows(6))
+    assert score(file, tmp_path / "whole.jsonl") == 0
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    out = tmp_path / "out.jsonl"
+    folder = stopped(tmp_path, monkeypatch, file, out)
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept)
+    written = (kept / "rows.jsonl").read_bytes()
+    line = written.index(b"\n") + 1
+    tails = [written[:cut] for cut in (0, 1, line - 1, line, line + 1, len(written) - 1)]
+    for left in [*tails, written, written + b"\0" * 50, written + b'{"rewards": {}', b"\0" * 99]:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(kept, folder)
+        (folder / "rows.jsonl").write_bytes(left)
+        out.unlink(missing_ok=True)
+        assert score(file, out) == 0
+        assert out.read_bytes() == whole
+
+
+def test_other_settings_or_rows_do_not_go_on(tmp_path, monkeypatch, capsys, counted):
+    file = write(tmp_path / "in.jsonl", rows(9))
+    out = tmp_path / "out.jsonl"
+    stopped(tmp_path, monkeypatch, file, out, "--rewards", counted)
+    assert score(file, out, "--rewards", "length") == 1
+    assert "other settings (rewards); start that one again" in capsys.readouterr().err
+    write(file, rows(10))
+    assert score(file, out, "--rewards", counted) == 1
+    assert "other settings (rows)" in capsys.readouterr().err
+    write(file, rows(9))
+    (tmp_path / "counted.py").write_text("def words(completions, **_): return [0] * 4")
+    assert score(file, out, "--rewards", counted) == 1  # the first rows are the old function's
+    assert "other settings (rewards)" in capsys.readouterr().err
+
+
+def test_a_piped_call_goes_on_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_BATCH", 2)
+    content = write(tmp_path / "in.jsonl", rows(9)).read_bytes()
+    out = tmp_path / "out.jsonl"
+    standard_input(monkeypatch, content)
+    folder = stopped(tmp_path, monkeypatch, "-", out)
+    assert len((folder / "rows.jsonl").read_bytes().splitlines()) == 4
+    standard_input(monkeypatch, content)
+    assert score("-", out) == 0
+    assert without_rewards(read(out)) == without_rewards(rows(9))
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    out = tmp_path / "out.jsonl"
+    with work_folder(out) as folder:
+        code = "import sys, pathlib, rationalize.runs as r; r.lock(pathlib.Path(sys.argv[1]))"
+        argv = [sys.executable, "-c", code, str(folder)]
+        other = subprocess.run(argv, capture_output=True, check=False)
+    assert b"is being written by another process" in other.stderr
+    lock(tmp_path)
+    unlock(tmp_path)
+
+
+# Memory
+
+
+def peak(call) -> int:
+    """Bytes of Python objects at the worst moment of a call."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    """Nothing may be kept per row: one float would be 24 bytes, its place in a list 8."""
+
+    def one(n: int) -> int:
+        with open(tmp_path / "in.jsonl", "w") as file:
+            for i in range(10_000, 10_000 + n):
+                row = {"question_id": i, "question": f"{i}?", "answer": str(i), "completion": "So."}
+                file.write(json.dumps(row) + "\n")
+        flags = ["--rewards", "correctness,length", "--cache", tmp_path / f"cache{n}"]
+        return peak(lambda: score(tmp_path / "in.jsonl", tmp_path / "out.jsonl", *flags))
+
+    one(600)  # what is loaded once is loaded
+    small, large = one(1_000), one(20_000)
+    assert large - small < 6 * 19_000
+
+
+def test_memory_does_not_grow_with_the_bad_rows(tmp_path):
+    def bad(n: int):
+        return (BadRow("f", f"line {i}", "x" * 100, "y", "z" * 200) for i in range(n))
+
+    def refused(n: int) -> None:
+        with pytest.raises(BadRows, match=rf"{n} bad rows \(the first 10 follow\)"):
+            settle(bad(n), None)
+
+    def left_out(n: int) -> None:
+        settle(bad(n), tmp_path / f"bad{n}")
+
+    for call in (refused, left_out):
+        call(2_000)
+        small, large = (peak(partial(call, n)) for n in (2_000, 20_000))
+        assert large - small < 6 * 18_000
+    assert len(read(tmp_path / "bad20000")) == 20_000
+
+
+def test_an_answer_scorer_forgets_the_oldest_questions(monkeypatch):
+    monkeypatch.setattr(scorers, "REMEMBERED", 3)
+    asked = []
+
+    def probabilities(self, questions, rationales, texts):
+        asked.append([q.id for q in questions])
+        return [[float(q.id)] for q in questions]
+
+    monkeypatch.setattr(AnswerFold, "probabilities", probabilities)
+    policy = SimpleNamespace(policy=SimpleNamespace(weights_hash="w"))
+    scorer = AnswerScorer([AnswerFold(policy, policy)])
+    questions = [Question(str(i), f"{i}?", "a", ("a", "b")) for i in range(5)]
+    assert scorer.probabilities(questions, [None] * 5) == [[0.0], [1.0], [2.0], [3.0], [4.0]]
+    assert scorer.probabilities(questions[2:], [None] * 3) == [[2.0], [3.0], [4.0]]
+    assert scorer.probabilities([questions[4], questions[0]], [None] * 2) == [[4.0], [0.0]]
+    assert asked == [["0", "1", "2", "3", "4"], ["0"]]
+
+
+# Hostile text
+
+
+def test_hostile_text_comes_back_as_it_was_and_the_terminal_obeys_none_of_it(tmp_path, capfd):
+    row = {
+        "question": HOSTILE, "choices": ["brick", HOSTILE], "answer": HOSTILE, "context": HOSTILE,
+        "rationale": HOSTILE, "prediction": HOSTILE, HOSTILE: {HOSTILE: HOSTILE},
+    }  # fmt: skip
+    long = {**rows(1)[0], "rationale": "So it is four. " * 70_000}  # a megabyte
+    file = write(tmp_path / "in.jsonl", [row, long, {**row, "completion": HOSTILE}])
+    out = tmp_path / "out.jsonl"
+    cheap = "correctness,diversity,length,repetition,answer_leak,option_copying"
+    assert score(file, out, "--rewards", cheap) == 0
+    assert without_rewards(read(out)) == without_rewards(read(file))
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 3  # no line end but ours
+
+    bad = write(tmp_path / "bad.jsonl", [{**row, "answer": HOSTILE[1:]}, {HOSTILE: 1}])
+    (tmp_path / "entries.json").write_text(json.dumps({HOSTILE: {}, "b": {}}))
+    for path in (bad, tmp_path / "entries.json", tmp_path / "no\x1b[2J\u202efile"):
+        assert score(path, tmp_path / "none.jsonl") == 1
+    shown = "".join(capfd.readouterr())
+    assert "owned" in shown
+    assert shown == escaped_json(shown)
+    assert all(c == "\n" or c.isprintable() for c in shown)
+
+
+@pytest.mark.parametrize(
+    "text", [HOSTILE, *map(chr, [*range(32), *range(127, 160), 0x202E, 0xFEFF])]
+)
+def test_what_a_terminal_is_given_is_printable(text):
+    assert all(c.isprintable() or c in "\n\t" for c in printable(text))
+    assert one_line(text).isprintable()
+    assert one_line("a ש\tb\n") == "a ש␉b␊"
+
+
+def test_scorer_models_are_not_asked_about_endless_texts():
+    consistency, plausibility = load_rewards(
+        ["consistency", "plausibility"],
+        answer_scorer=FakeAnswerScorer({"good": [0.1, 0.9]}),
+        verifier=FakeVerifier(),
+    )
+    long = "x" * (LONGEST + 1)
+    assert scores(consistency, attempt(long), attempt("good")) == pytest.approx([None, 0.3])
+    assert scores(plausibility, attempt(long), attempt("true"), attempt("")) == [None, 0.9, 0.0]
+
+
+def test_half_a_character_can_be_tokenised():
+    from tests.tiny import tiny_policy
+
+    policy = tiny_policy("decoder")
+    for encode in (policy.encode_prompt, policy.encode_response):
+        assert encode("a \ud800 b") == encode("a \ufffd b")
+
+
+def test_unfinished_work_is_refused_by_name(tmp_path):
+    from rationalize.verbs.partial import begin
+
+    begin(tmp_path, {"a": 1, "b": [2]})
+    begin(tmp_path, {"a": 1, "b": (2,)})
+    with pytest.raises(UserError, match=r"other settings \(a, c\)"):
+        begin(tmp_path, {"a": 2, "b": [2], "c": 3})
