@@ -99,6 +99,7 @@ def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:
     _need(path, None, table.column_names)
     for name, value in equal.items():
         column = table.column(name)
+        value = whole_characters(value) if isinstance(value, str) else value  # as it was stored
         table = table.filter(
             pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value, column.type))
         )

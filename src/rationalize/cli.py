@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -196,7 +198,19 @@ def show_config(argv: list[str]) -> None:
 
 
 def entry() -> None:
+    """The program: warnings and output that no terminal can trip over, then the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or a terminal without Unicode
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter())
+    logging.basicConfig(handlers=[handler])
     sys.exit(main(sys.argv[1:]))
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -45,6 +45,14 @@ def one_line(text: str) -> str:
     return text.translate(_IN_A_LINE)
 
 
+def clipped(text: str, length: int = 10_000) -> str:
+    """Text for a page, which a megabyte in every cell would choke: its beginning, and what is left
+    out.
+    """
+    left = len(text) - length
+    return text if left <= 0 else f"{text[:length]} [{left} more characters are in the run]"
+
+
 def whole_characters(text: str) -> str:
     """The text with U+FFFD for unpaired surrogates, which UTF-8 and tokenizers refuse."""
     if text.isascii():
