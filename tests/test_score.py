@@ -30,9 +30,10 @@ from rationalize.records import Question
 from rationalize.rewards import load_rewards
 from rationalize.rewards.base import LONGEST
 from rationalize.runs import lock, unlock
-from rationalize.text import escaped_json, one_line, printable
+from rationalize.text import escaped_json, one_line, printable, whole_characters
 from rationalize.verbs import scoring
-from rationalize.verbs.partial import work_folder
+from rationalize.verbs.partial import begin, work_folder
+from rationalize.verbs.rows import RationaleFile
 from tests.test_rewards import FakeAnswerScorer, FakeVerifier, attempt, scores
 
 HOSTILE = (
@@ -186,6 +187,8 @@ def counted(tmp_path, monkeypatch):
         "    if len(asked) > int(os.environ.get('KILL_AFTER', 10**9)):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return [len(c) / 7 for c in completions]\n"
+        "def together(completions, **columns):\n"
+        "    return [len(completions)] * len(completions)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(scoring, "_BATCH", 4)
@@ -238,13 +241,15 @@ def stopped(tmp_path, monkeypatch, file, out, *flags) -> Path:
     return tmp_path / f"{out.name}.partial"
 
 
-def test_rows_cut_anywhere_are_written_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "_BATCH", 2)
-    file = write(tmp_path / "in.jsonl", rows(6))
-    assert score(file, tmp_path / "whole.jsonl") == 0
+def test_rows_cut_anywhere_are_written_again(tmp_path, monkeypatch, counted):
+    """Batches stay what they were: scores of a model may depend on them in their last digits."""
+    file = write(tmp_path / "in.jsonl", rows(11))
+    flags = ["--rewards", "counted:together"]
+    assert score(file, tmp_path / "whole.jsonl", *flags) == 0
+    assert [r["rewards"]["together"] for r in read(tmp_path / "whole.jsonl")] == [4] * 8 + [3] * 3
     whole = (tmp_path / "whole.jsonl").read_bytes()
     out = tmp_path / "out.jsonl"
-    folder = stopped(tmp_path, monkeypatch, file, out)
+    folder = stopped(tmp_path, monkeypatch, file, out, *flags)
     kept = tmp_path / "kept"
     shutil.copytree(folder, kept)
     written = (kept / "rows.jsonl").read_bytes()
@@ -255,8 +260,17 @@ def test_rows_cut_anywhere_are_written_again(tmp_path, monkeypatch):
         shutil.copytree(kept, folder)
         (folder / "rows.jsonl").write_bytes(left)
         out.unlink(missing_ok=True)
-        assert score(file, out) == 0
+        assert score(file, out, *flags) == 0
         assert out.read_bytes() == whole
+
+
+def test_a_batch_of_long_rows_is_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_CHARACTERS", 100)
+    texts = ["x" * 60, "", "x" * 60, "x" * 200, "", ""]
+    given = [{**row, "rationale": text} for row, text in zip(rows(6), texts)]
+    file = RationaleFile(write(tmp_path / "in.jsonl", given), {})
+    found = [[r.row["id"] for r in batch] for batch in scoring.batches(file)]
+    assert found == [[0, 1, 2], [3], [4, 5]]
 
 
 def test_other_settings_or_rows_do_not_go_on(tmp_path, monkeypatch, capsys, counted):
@@ -409,17 +423,22 @@ def test_scorer_models_are_not_asked_about_endless_texts():
     assert scores(plausibility, attempt(long), attempt("true"), attempt("")) == [None, 0.9, 0.0]
 
 
-def test_half_a_character_can_be_tokenised():
+@pytest.mark.parametrize("kind", ["decoder", "t5"])
+def test_half_a_character_can_be_tokenised_and_judged(kind):
     from tests.tiny import tiny_policy
 
-    policy = tiny_policy("decoder")
+    policy = tiny_policy(kind)
+    [fluency] = load_rewards(["fluency"], base=policy)
+    own, same, long = scores(
+        fluency, attempt(HOSTILE), attempt(whole_characters(HOSTILE)), attempt("x" * LONGEST)
+    )
+    assert own == same < 0
+    assert long is None  # with its question it is over the limit
     for encode in (policy.encode_prompt, policy.encode_response):
         assert encode("a \ud800 b") == encode("a \ufffd b")
 
 
 def test_unfinished_work_is_refused_by_name(tmp_path):
-    from rationalize.verbs.partial import begin
-
     begin(tmp_path, {"a": 1, "b": [2]})
     begin(tmp_path, {"a": 1, "b": (2,)})
     with pytest.raises(UserError, match=r"other settings \(a, c\)"):

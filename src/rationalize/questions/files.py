@@ -187,7 +187,7 @@ def _parsed(file: str, place: str, line: bytes) -> RawRow | BadRow:
 
 def _parquet_rows(path: Path) -> Iterator[RawRow | BadRow]:
     number = 0
-    with pq.ParquetFile(path, buffer_size=_BUFFER) as file:
+    with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=_BATCH):
             for values in _batch_rows(batch):
                 number += 1

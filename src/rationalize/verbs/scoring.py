@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
@@ -21,7 +20,7 @@ from rationalize.records import Question
 from rationalize.text import one_line
 from rationalize.verbs.partial import begin, end, work_folder
 from rationalize.verbs.places import rewards_of
-from rationalize.verbs.rows import RationaleFile
+from rationalize.verbs.rows import Rationale, RationaleFile
 from rationalize.verbs.scored import (
     ScoredRows,
     copied,
@@ -31,10 +30,13 @@ from rationalize.verbs.scored import (
     source_digest,
 )
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from rationalize.rewards import RewardSuite
 
 _BATCH = 256
 """Rows scored together: enough to fill a forward pass, few enough that any file streams."""
+_CHARACTERS = 1 << 22
+"""A batch ends where its texts are this long: a row may be a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -139,16 +141,15 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
     )
     names = [r.name for r in suite.rewards]
     scored = ScoredRows(folder, names, rationales.rewards_column)
+    seen = 0
     with progress_bar("score", "rows") as progress:
-        for batch in batches(islice(rationales, scored.count, None), _BATCH):
-            asked = {r.question.id: r.question for r in batch}
-            attempts = suite.score([r.attempt for r in batch], asked)
-            scored.add(
-                [
-                    _with_scores(r.row, rationales.rewards_column, {n: a.rewards[n] for n in names})
-                    for r, a in zip(batch, attempts, strict=True)
-                ]
-            )
+        for batch in batches(rationales):
+            there = max(0, scored.count - seen)
+            seen += len(batch)
+            if there >= len(batch):
+                continue
+            rows = _scored(suite, batch, rationales.rewards_column)
+            scored.add(rows[there:])  # a batch is scored whole, as it was before a kill
             progress(scored.count, total, 0)
     scored.become(config.out)
     end(folder)
@@ -156,10 +157,14 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
     print(one_line(f"{config.out}: {scored.count} rows"))
 
 
-def _with_scores(
-    row: Mapping[str, Any], column: str, scores: Mapping[str, float | None]
-) -> dict[str, Any]:
-    return {**row, column: {**row[column], **scores}}
+def _scored(suite: RewardSuite, batch: Sequence[Rationale], column: str) -> list[dict[str, Any]]:
+    """The rows of a batch, the suite's scores among those under `column`."""
+    questions = {r.question.id: r.question for r in batch}
+    attempts = suite.score([r.attempt for r in batch], questions)
+    return [
+        {**r.row, column: {**r.row[column], **a.rewards}}
+        for r, a in zip(batch, attempts, strict=True)
+    ]
 
 
 def check_rewards(config: CheckRewardsConfig) -> None:
@@ -225,7 +230,15 @@ def _testable(config: CheckRewardsConfig) -> list[str]:
     return [name for name in REWARDS if needs.get(name, True)]
 
 
-def batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(values)
-    while batch := list(islice(remaining, size)):
+def batches(rationales: Iterable[Rationale]) -> Iterator[list[Rationale]]:
+    """Rows to score together, in order; the same for the same file."""
+    batch: list[Rationale] = []
+    characters = 0
+    for rationale in rationales:
+        batch.append(rationale)
+        characters += sum(len(v) for v in rationale.row.values() if isinstance(v, str))
+        if len(batch) == _BATCH or characters > _CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
