@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rationalize.errors import UserError
 from rationalize.files import replacing
@@ -78,14 +80,16 @@ def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:
     _refuse_other(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     files, count = set(), 0
-    with replacing(path) as fresh, open(fresh, "w", encoding="utf-8", newline="\n") as file:
+    with TemporaryFile("w+", encoding="utf-8", newline="\n") as rows:
         for row in chain([first], remaining):
-            file.write(json.dumps(asdict(row)) + "\n")
+            rows.write(json.dumps(asdict(row)) + "\n")
             files.add(row.file)
             count += 1
-        for line in _lines(path):  # bad rows of other files, which an earlier call wrote
-            if json.loads(line)["file"] not in files:
-                file.write(line)
+        rows.seek(0)
+        with replacing(path) as fresh, open(fresh, "w", encoding="utf-8", newline="\n") as file:
+            # bad rows of other files, which an earlier call wrote, stay
+            file.writelines(line for line in _lines(path) if json.loads(line)["file"] not in files)
+            shutil.copyfileobj(rows, file)
     log.warning("left out %d bad rows of %s, listed in %s", count, ", ".join(sorted(files)), path)
 
 
