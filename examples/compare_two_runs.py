@@ -20,7 +20,8 @@ def main(first: Path, second: Path, page: Path) -> dict:
     for row in results["comparisons"]:
         if row["metric"] == "accuracy":
             interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
-            print(f"{row['a']} - {row['b']}: {row['mean']:+.3f} {interval}, p = {row['p']:.3f}")
+            tested = f"p = {row['p']:.3f}, corrected {row['p_holm']:.3f}"
+            print(f"{row['a']} - {row['b']}: {row['mean']:+.3f} {interval}, {tested}")
     return results
 
 

@@ -9,7 +9,9 @@ import json
 import sys
 from pathlib import Path
 
+from rationalize.evaluation.results import correct
 from rationalize.evaluation.tables import (
+    LEGEND,
     difference_table,
     splits_of,
     table,
@@ -17,16 +19,14 @@ from rationalize.evaluation.tables import (
 
 
 def main() -> None:
-    results = json.loads((Path(sys.argv[1]) / "results.json").read_text())
+    results = correct(json.loads((Path(sys.argv[1]) / "results.json").read_text()))
     meta = results["meta"]
     minutes = meta.get("seconds", 0) / 60
     print(f"seeds {meta.get('seeds')}, {meta.get('hardware')}, {minutes:.0f} minutes\n")
     for split in splits_of(results):
         print(f"### {split}\n")
         print(markdown(table(results, split)), end="\n\n")
-        print(
-            "Paired differences, 95 % interval, p (* interval without 0, p < .05, uncorrected):\n"
-        )
+        print(f"Paired differences: {LEGEND}\n")
         print(markdown(difference_table(results, split)), end="\n\n")
     print(per_seed(results))
     print(obedience(results))

@@ -19,7 +19,8 @@ from rationalize.evaluation.results import merge_log, summarise
 from rationalize.records import Attempt, Question
 from rationalize.report import write_report
 from rationalize.report.charts import ticks
-from rationalize.report.text import json_for_script, visible
+from rationalize.report.text import json_for_script
+from rationalize.text import visible
 
 HOSTILE = (
     "<script>document.title='pwned'</script></script><img src=x onerror=\"document.title='pwned'\">"

@@ -11,6 +11,7 @@ from rationalize.evaluation.floor import FLOOR, majority_attempts, majority_rule
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import (
+    is_significant,
     merge_log,
     read_questions,
     round_rows,
@@ -103,13 +104,44 @@ def test_comparisons_are_paired_and_default_to_the_last_method():
     expected = paired_difference([0] + [1] * 11, [0, 0, 0.5, 0.5] + [1] * 8)
     assert by_metric["accuracy"] == {
         "a": "MaRio", "b": "SFT", "split": "test", "metric": "accuracy", "mean": expected.mean,
-        "low": expected.low, "high": expected.high, "p": expected.p, "n": 12,
+        "low": expected.low, "high": expected.high, "p": expected.p, "n": 12, "test": "sign-flip",
+        "p_holm": 2 * expected.p, "tests": 4,  # smaller: NRG's and consistency's; diversity's is 1
     }  # fmt: skip
     assert by_metric["consistency"]["mean"] == pytest.approx(0.2)
     back = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS, pairs=[("SFT", "MaRio")])
     assert back["comparisons"][0]["mean"] == -expected.mean
     with pytest.raises(ValueError, match="cannot compare 'MARIO'"):
         summarise({"SFT": SFT}, QUESTIONS, pairs=[("MARIO", "SFT")])
+
+
+def test_accuracy_of_one_reply_each_is_mcnemars_test():
+    one = {"test": {0: SFT["test"][0]}}
+    results = summarise({"SFT": one, "MaRio": MARIO}, QUESTIONS, REWARDS)
+    row = results["comparisons"][0]
+    assert (row["metric"], row["test"]) == ("accuracy", "mcnemar")
+    assert (row["only_a"], row["only_b"], row["p"]) == (3, 0, 0.25)  # 2 * 1/8
+    assert {c["test"] for c in results["comparisons"][1:]} == {"sign-flip"}
+
+
+def test_p_is_corrected_over_all_pairs_of_a_split_and_diagnostics_apart():
+    methods = {name: {"test": {0: write(name, range(n))}} for name, n in zip("ABC", (9, 3, 0))}
+    methods |= {"C": {**methods["C"], "dev": {0: write("C", split="dev")}}}
+    methods["A"]["dev"] = {0: write("A", (0,), split="dev")}
+    results = summarise(methods, QUESTIONS, REWARDS, pairs=[("C", "A"), ("C", "B"), ("B", "A")])
+    found = {(c["a"], c["b"], c["split"], c["metric"]): c for c in results["comparisons"]}
+    accuracy = [found[a, b, "test", "accuracy"] for a, b in ("CA", "CB", "BA")]
+    assert [row["p"] for row in accuracy] == [2 / 2**9, 2 / 2**3, 2 / 2**6]
+    # twelve tests count: three pairs by accuracy, NRG (the same p), consistency, diversity (p = 1)
+    assert [row["tests"] for row in accuracy] == [12, 12, 12]
+    assert accuracy[0]["p_holm"] == 12 * 2 / 2**9
+    assert accuracy[2]["p_holm"] == pytest.approx(10 * 2 / 2**6)
+    assert [is_significant(row) for row in accuracy] == [True, False, False]
+    assert found["C", "A", "test", "parse_rate"]["tests"] == 9
+    assert found["C", "A", "dev", "accuracy"]["tests"] == 4
+    text = format_table(results, "test")
+    assert "p/Holm's p (* interval without 0 and Holm's p < .05)" in text
+    assert "+75.0 [+50.0, +100.0] .004/.047*" in text
+    assert ".031/.312" in text
 
 
 def test_accuracy_by_kind():
@@ -204,7 +236,7 @@ def test_the_terminal_table():
     text = format_table(results, "test", width=90)
     assert max(map(len, text.splitlines())) <= 90
     assert "MaRio − SFT" in text
-    assert "+0.200 [+0.200, +0.200] <.001*" in text
+    assert "+0.200 [+0.200, +0.200] <.001/.002*" in text
     assert splits_of(results) == ["test"]
 
 

@@ -10,7 +10,7 @@ import pytest
 from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.models.control import ControlTokens
-from rationalize.questions import builtin_questions, load_questions
+from rationalize.questions import BadRows, builtin_questions, load_questions
 from rationalize.records import Attempt
 from rationalize.runs import Run
 from rationalize.verbs import writing
@@ -102,8 +102,8 @@ def test_one_id_is_one_question(tmp_path):
         {**BRICK, "question_id": "1", "question": "Which swims?"},
     ]
     write(tmp_path / "in.jsonl", rows)
-    (found,) = RationaleFile(tmp_path / "in.jsonl", {}).bad_rows()
-    assert "question '1' with another text" in found.found
+    with pytest.raises(BadRows, match=r"line 2: found question '1' with another text than before"):
+        RationaleFile(tmp_path / "in.jsonl", {}).check(None)
 
 
 @pytest.mark.parametrize(

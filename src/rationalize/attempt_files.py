@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rationalize.errors import UserError
-from rationalize.files import number_or_text, replacing, utf8_text
+from rationalize.files import number_or_text, replacing
 from rationalize.records import Attempt, attempt_from_row, attempt_row
+from rationalize.text import whole_characters
 
 _JSON_COLUMNS = ("rewards", "control", "sampling")
 _TEXT_COLUMNS = (
@@ -84,7 +85,7 @@ def _table(attempts: Sequence[Attempt]) -> pa.Table:
             for v in columns[name]
         ]
     for name in _TEXT_COLUMNS:  # parquet holds UTF-8, which has no unpaired surrogates
-        columns[name] = [None if t is None else utf8_text(t) for t in columns[name]]
+        columns[name] = [None if t is None else whole_characters(t) for t in columns[name]]
     return pa.table(columns, schema=_SCHEMA)
 
 
@@ -98,6 +99,7 @@ def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:
     _need(path, None, table.column_names)
     for name, value in equal.items():
         column = table.column(name)
+        value = whole_characters(value) if isinstance(value, str) else value  # as it was stored
         table = table.filter(
             pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value, column.type))
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import io
+import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +16,7 @@ from rationalize import __version__
 from rationalize.config import load_yaml, nearest, to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.flags import explain, merge, take
+from rationalize.text import printable
 
 
 @dataclass(frozen=True)
@@ -220,7 +223,19 @@ def show_config(argv: list[str]) -> None:
 
 
 def entry() -> None:
+    """The program: warnings and output that no terminal can trip over, then the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or a terminal without Unicode
+            stream.reconfigure(errors="backslashreplace")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PrintableFormatter())
+    logging.basicConfig(handlers=[handler])
     sys.exit(main(sys.argv[1:]))
+
+
+class _PrintableFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
 
 
 def main(argv: Sequence[str]) -> int:
@@ -231,7 +246,7 @@ def main(argv: Sequence[str]) -> int:
     except BrokenPipeError:  # `| head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
-        print(f"rationalize: {error}", file=sys.stderr)
+        print(f"rationalize: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("\ninterrupted; run again with the same directory to resume", file=sys.stderr)

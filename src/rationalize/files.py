@@ -27,10 +27,15 @@ def replacing(path: Path) -> Iterator[Path]:
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield fresh
-        _sync(fresh)
-        os.replace(fresh, path)
+        put_in_place(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def put_in_place(fresh: Path, path: Path) -> None:
+    """Move a finished file to its place, in one step that a power cut leaves done or undone."""
+    _sync(fresh)
+    os.replace(fresh, path)
     if os.name == "posix":  # elsewhere a folder cannot be opened
         _sync(path.parent)
 
@@ -44,13 +49,6 @@ def write_text(path: Path, text: str) -> None:
 def cache_folder() -> Path:
     """Where things are kept between runs: `RATIONALIZE_CACHE`, or `~/.cache/rationalize`."""
     return Path(os.environ.get("RATIONALIZE_CACHE") or Path.home() / ".cache" / "rationalize")
-
-
-def utf8_text(text: str) -> str:
-    """The text as UTF-8 can hold it: an unpaired surrogate becomes the replacement mark."""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def plain(value: Any, *, finite: bool = True) -> Any:

@@ -67,7 +67,7 @@ class Run:
         if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` the first process writes
             return cls(path, wanted, "follow")
         (path / "attempts").mkdir(parents=True, exist_ok=True)
-        _lock(path)
+        lock(path)
         check_resumable(path, wanted, base_hash=base_hash)  # another process may have been first
         run = cls(path, wanted)
         if not (path / "config.yaml").exists():
@@ -87,9 +87,7 @@ class Run:
 
     def close(self) -> None:
         """Let another process write this run; the end of this process does the same."""
-        held = _locks.pop(self.path.resolve(), None)
-        if held is not None:
-            os.close(held)
+        unlock(self.path)
 
     def __enter__(self) -> Run:
         return self
@@ -285,8 +283,8 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _lock(path: Path) -> None:
-    """Take the run for this process; taking it twice is fine."""
+def lock(path: Path) -> None:
+    """Take a folder for this process; taking it twice is fine. Another's raises `UserError`."""
     key = path.resolve()
     if key in _locks:
         return
@@ -312,6 +310,13 @@ def _lock(path: Path) -> None:
     os.ftruncate(descriptor, 0)
     os.write(descriptor, f"{os.getpid()}\n".encode())
     _locks[key] = descriptor
+
+
+def unlock(path: Path) -> None:
+    """Let another process take the folder."""
+    held = _locks.pop(path.resolve(), None)
+    if held is not None:
+        os.close(held)
 
 
 class _Loader(yaml.SafeLoader):

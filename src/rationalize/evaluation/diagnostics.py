@@ -148,12 +148,6 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
             found += [f"{method} on {split}: {text}" for text in _cell_warnings(cell)]
     found += _bin_warnings(results["bins"])
     found += _obedience_warnings(results["obedience"])
-    tests = len(results["comparisons"])
-    if tests >= 20:
-        found.append(
-            f"{tests} paired differences are tested without correction: about {tests / 20:.0f} "
-            "of them would be marked by chance alone if no method differed."
-        )
     return found
 
 

@@ -46,11 +46,6 @@ class Difference:
     n: int
     """Questions."""
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero and p < .05; no correction for several comparisons."""
-        return (self.low > 0 or self.high < 0) and self.p < 0.05
-
 
 def bootstrap_mean(
     values_Q: Values, *, samples: int = 10_000, seed: int = 0, level: float = 0.95

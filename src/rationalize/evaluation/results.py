@@ -24,6 +24,7 @@ from rationalize.evaluation.intervals import (
     same_questions,
 )
 from rationalize.evaluation.metrics import (
+    ACCURACY,
     Metric,
     RewardSpec,
     applicable,
@@ -33,6 +34,7 @@ from rationalize.evaluation.metrics import (
     score_column,
     settle_worst,
 )
+from rationalize.evaluation.significance import holm, mcnemar
 from rationalize.records import Attempt, Question
 
 if TYPE_CHECKING:
@@ -104,7 +106,7 @@ def summarise_metrics(
     names = list(methods)
     for a, b in pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]:
         results["comparisons"] += _compare(a, b, values)
-    return results
+    return correct(results)
 
 
 def _known(attempts: Iterable[Attempt], questions: Mapping[str, Question]) -> None:
@@ -185,9 +187,32 @@ def _compare(
         of_b = values.get((b, split), {})
         for name in of_a if method == a else ():
             if name in of_b:
-                d = paired_difference(average_seeds(of_a[name]), average_seeds(of_b[name]))
-                rows.append({"a": a, "b": b, "split": split, "metric": name, **difference_row(d)})
+                row = {"a": a, "b": b, "split": split, "metric": name}
+                rows.append(row | _tested(name, *map(average_seeds, (of_a[name], of_b[name]))))
     return rows
+
+
+def _tested(name: str, a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any]:
+    """The paired difference; p by McNemar's test for accuracy where it applies, else by sign flips
+    (of which McNemar's is the exact form for right and wrong).
+    """
+    row = {**difference_row(paired_difference(a, b)), "test": "sign-flip"}
+    found = mcnemar(a, b) if name == ACCURACY.name else None
+    return row | {"test": "mcnemar", **dataclasses.asdict(found)} if found else row
+
+
+def correct(results: Results) -> Results:
+    """Give every comparison `p_holm`, corrected over the `tests` of its family: all differences of
+    its split, diagnostics (which are shown, not won) apart from the other metrics.
+    """
+    families: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for row in results["comparisons"]:
+        diagnostic = results["metrics"][row["metric"]]["role"] == "diagnostic"
+        families.setdefault((row["split"], diagnostic), []).append(row)
+    for rows in families.values():
+        for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row |= {"p_holm": p, "tests": len(rows)}
+    return results
 
 
 def interval_row(interval: Interval) -> dict[str, Any]:
@@ -199,8 +224,10 @@ def difference_row(d: Difference) -> dict[str, Any]:
 
 
 def is_significant(row: Mapping[str, Any]) -> bool:
-    """Whether a comparison of results.json is marked."""
-    return Difference(row["mean"], row["low"], row["high"], row["p"], row["n"]).significant
+    """Whether a comparison of results.json is marked: its interval excludes zero, and its p is
+    below .05 after Holm's correction.
+    """
+    return (row["low"] > 0 or row["high"] < 0) and row["p_holm"] < 0.05
 
 
 def round_rows(

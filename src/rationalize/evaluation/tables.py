@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rationalize.evaluation.results import is_significant
+from rationalize.text import one_line
 
 NONE = "–"
+LEGEND = "95 % interval, p/Holm's p (* interval without 0 and Holm's p < .05)"
+"""How a cell of `difference_table` is read."""
 
 
 def splits_of(results: Mapping[str, Any]) -> list[str]:
@@ -58,7 +61,7 @@ def show_p(p: float) -> str:
 
 
 def heading(name: str, fact: Mapping[str, Any]) -> str:
-    words = "NRG" if name == "nrg" else name.replace("_", " ")
+    words = "NRG" if name == "nrg" else one_line(name).replace("_", " ")
     return f"{words} %" if fact.get("percent") else words
 
 
@@ -70,18 +73,18 @@ def table(results: Mapping[str, Any], split: str) -> list[list[str]]:
     for method, cell in cells_of(results, split).items():
         of = cell["metrics"]
         numbers = [show_interval(of[m], facts[m]) if m in of else NONE for m in names]
-        rows.append([method, str(of["accuracy"]["n"]), *numbers])
+        rows.append([one_line(method), str(of["accuracy"]["n"]), *numbers])
     return rows
 
 
 def difference_table(results: Mapping[str, Any], split: str) -> list[list[str]]:
-    """Comparisons as rows, metrics as columns; a cell is `mean [low, high] p`, `*` marks it."""
+    """Comparisons as rows, metrics as columns; a cell is read as `LEGEND` says."""
     names = metrics_of_split(results, split)
     facts = results["metrics"]
     rows = [["", *(heading(m, facts[m]) for m in names)]]
     for (a, b), found in differences(results, split).items():
         cells = [_difference(found[m], facts[m]) if m in found else NONE for m in names]
-        rows.append([f"{a} − {b}", *cells])
+        rows.append([one_line(f"{a} − {b}"), *cells])
     return rows if len(rows) > 1 else []
 
 
@@ -96,20 +99,18 @@ def differences(results: Mapping[str, Any], split: str) -> dict[tuple[str, str],
 
 def format_table(results: Mapping[str, Any], split: str, width: int = 160) -> str:
     """Both tables as plain text; columns that don't fit into `width` go to a further block."""
-    title = f"{split}: mean and 95 % interval over questions"
+    title = f"{one_line(split)}: mean and 95 % interval over questions"
     parts = [title, _aligned(table(results, split), 2, width)]
     paired = difference_table(results, split)
     if paired:
-        note = (
-            "paired differences, 95 % interval, p (* interval without 0 and p < .05; uncorrected)"
-        )
-        parts += ["", note, _aligned(paired, 1, width)]
+        parts += ["", f"paired differences: {LEGEND}", _aligned(paired, 1, width)]
     return "\n".join(parts)
 
 
 def _difference(row: Mapping[str, Any], fact: Mapping[str, Any]) -> str:
     star = "*" if is_significant(row) else ""
-    return f"{show_interval(row, fact, sign=True)} {show_p(row['p'])}{star}"
+    tested = f"{show_p(row['p'])}/{show_p(row['p_holm'])}"
+    return f"{show_interval(row, fact, sign=True)} {tested}{star}"
 
 
 def cells_of(results: Mapping[str, Any], split: str) -> dict[str, Mapping[str, Any]]:

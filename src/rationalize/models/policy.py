@@ -23,6 +23,7 @@ from rationalize.models.folders import (
 )
 from rationalize.models.precision import autocast, frozen_copy, has_fast_bfloat16
 from rationalize.templates import DEFAULT_SYSTEM
+from rationalize.text import whole_characters
 
 FULL_TUNING_LIMIT = 500_000_000
 """With `tuning="auto"`, all weights learn up to this many parameters; LoRA above."""
@@ -90,13 +91,14 @@ class Policy:
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of the prompt, up to where the response (or its control tokens) begins."""
+        text = whole_characters(text)
         if self.style == "chat":
             return self.tokenizer(self.render(text), add_special_tokens=False)["input_ids"]
         return self.tokenizer(text if self.is_encoder_decoder else text + "\n")["input_ids"]
 
     def encode_response(self, text: str, *, eos: bool = True) -> list[int]:
         """Ids of a response, without what a tokenizer puts around a text."""
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(whole_characters(text), add_special_tokens=False)["input_ids"]
         return [*ids, self.eos_id] if eos else ids
 
     def decode(self, ids: Sequence[int]) -> str:

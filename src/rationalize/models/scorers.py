@@ -37,6 +37,9 @@ __all__ = [
 
 SCORER_FILE = "scorer.json"
 
+REMEMBERED = 20_000
+"""Questions whose p(answer | question) an answer scorer keeps."""
+
 LABELS = (("yes", "no"), ("Yes", "No"), ("true", "false"), ("1", "0"))
 """Label words of a verifier, in order of preference; both must be one token."""
 
@@ -172,23 +175,29 @@ class AnswerScorer:
     ) -> list[list[float]]:
         """Per question the probability of each choice; without choices the utility of its answer.
 
-        A rationale of None asks for p(answer | question), which is computed once per question.
+        A rationale of None asks for p(answer | question), which is remembered for the latest
+        `REMEMBERED` questions.
         """
         if len(questions) != len(rationales):
             raise ValueError(f"{len(questions)} questions, but {len(rationales)} rationales")
-        new = {
-            _key(q): q
-            for q, r in zip(questions, rationales, strict=True)
-            if r is None and _key(q) not in self._without
-        }
-        fresh = self._judge(list(new.values()), [None] * len(new))
-        self._without.update(zip(new, fresh, strict=True))
+        asked = {_key(q): q for q, r in zip(questions, rationales, strict=True) if r is None}
+        new = {key: q for key, q in asked.items() if key not in self._without}
+        without = {key: self._without[key] for key in asked if key not in new}
+        fresh = dict(zip(new, self._judge(list(new.values()), [None] * len(new)), strict=True))
+        without.update(fresh)
+        self._remember(fresh)
         given = [i for i, r in enumerate(rationales) if r is not None]
         judged = iter(self._judge([questions[i] for i in given], [rationales[i] for i in given]))
         return [
-            next(judged) if r is not None else self._without[_key(q)]
+            next(judged) if r is not None else without[_key(q)]
             for q, r in zip(questions, rationales, strict=True)
         ]
+
+    def _remember(self, fresh: Mapping[Hashable, list[float]]) -> None:
+        """Keep the latest: as many rows as there are may ask different questions."""
+        self._without.update(fresh)
+        for key in list(self._without)[: max(0, len(self._without) - REMEMBERED)]:
+            del self._without[key]
 
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, T5EncoderModel
 
 from rationalize.models.precision import autocast
+from rationalize.text import whole_characters
 
 MODEL = "liujch1998/vera"
 
@@ -42,7 +43,7 @@ class Vera:
         self, statements: Sequence[str], question_ids: Sequence[str | None] | None = None
     ) -> list[float]:
         """One probability per statement, stripped and cut at 128 tokens; there are no folds."""
-        texts = [s.strip() for s in statements]
+        texts = [whole_characters(s.strip()) for s in statements]
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         found = [0.0] * len(texts)
         for start in range(0, len(order), self.batch_size):

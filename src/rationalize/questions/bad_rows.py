@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, islice
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rationalize.errors import UserError
-from rationalize.files import write_text
+from rationalize.files import replacing
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +49,15 @@ class RowError(ValueError):
 class BadRows(UserError):
     """Rows that cannot be used; the message lists the first ten and says what to do."""
 
-    def __init__(self, rows: Sequence[BadRow]) -> None:
-        self.rows = list(rows)
-        self.count = len(rows)
+    def __init__(self, rows: Iterable[BadRow]) -> None:
+        remaining = iter(rows)
+        self.rows = list(islice(remaining, _SHOWN))
+        """The first ten."""
+        self.count = len(self.rows) + sum(1 for _ in remaining)
         what = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
         if self.count > _SHOWN:
             what += f" (the first {_SHOWN} follow)"
-        lines = [f"{what}:", *(f"  {row}" for row in self.rows[:_SHOWN])]
+        lines = [f"{what}:", *(f"  {row}" for row in self.rows)]
         lines.append(
             "mend them, or leave them out with --skip-bad-rows FILE (skip_bad_rows=... in Python), "
             "which writes them to FILE"
@@ -60,21 +65,32 @@ class BadRows(UserError):
         super().__init__("\n".join(lines))
 
 
-def settle(bad: Sequence[BadRow], skip_bad_rows: Path | str | None) -> None:
-    """Raise `BadRows` if there are any, or write them to the file and say how many they are."""
-    if not bad:
+def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:
+    """Raise `BadRows` if there are any, or write them to the file and say how many they are.
+
+    The rows are taken one by one: there may be as many as a file holds.
+    """
+    remaining = iter(bad)
+    first = next(remaining, None)
+    if first is None:
         return
     if skip_bad_rows is None:
-        raise BadRows(bad)
+        raise BadRows(chain([first], remaining))
     path = Path(skip_bad_rows)
-    files = {row.file for row in bad}
-    lines = [line for line in _already_there(path) if json.loads(line)["file"] not in files]
-    lines += [json.dumps(asdict(row)) for row in bad]
+    _refuse_other(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(line + "\n" for line in lines))
-    log.warning(
-        "left out %d bad rows of %s, listed in %s", len(bad), ", ".join(sorted(files)), path
-    )
+    files, count = set(), 0
+    with TemporaryFile("w+", encoding="utf-8", newline="\n") as rows:
+        for row in chain([first], remaining):
+            rows.write(json.dumps(asdict(row)) + "\n")
+            files.add(row.file)
+            count += 1
+        rows.seek(0)
+        with replacing(path) as fresh, open(fresh, "w", encoding="utf-8", newline="\n") as file:
+            # bad rows of other files, which an earlier call wrote, stay
+            file.writelines(line for line in _lines(path) if json.loads(line)["file"] not in files)
+            shutil.copyfileobj(rows, file)
+    log.warning("left out %d bad rows of %s, listed in %s", count, ", ".join(sorted(files)), path)
 
 
 def clip(value: object, length: int = 60) -> str:
@@ -85,14 +101,17 @@ def clip(value: object, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 2] + ".."
 
 
-def _already_there(path: Path) -> list[str]:
-    """Bad rows of other files that an earlier call wrote; refuses to overwrite anything else."""
-    if not path.exists():
-        return []
+def _refuse_other(path: Path) -> None:
+    """A file that is there must be a list of bad rows; nothing else is overwritten."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        if all(json.loads(line).keys() == _KEYS for line in lines):
-            return lines
+        if all(json.loads(line).keys() == _KEYS for line in _lines(path)):
+            return
     except (ValueError, AttributeError, OSError):
         pass
     raise UserError(f"{path} is there and is no list of bad rows; choose another file for them")
+
+
+def _lines(path: Path) -> Iterator[str]:
+    if path.exists():
+        with open(path, encoding="utf-8") as file:
+            yield from file

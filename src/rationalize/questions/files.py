@@ -20,7 +20,9 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 _ALIASES = {"dev": ("dev", "validation", "valid", "val"), "train": ("train",), "test": ("test",)}
 _GZIP = b"\x1f\x8b"
+_PARQUET = b"PAR1"
 _BATCH = 1000  # parquet rows held at a time
+_BUFFER = 1 << 20  # bytes read ahead in each parquet column, where it would else be read whole
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,8 @@ class RawRow:
 def read_rows(path: Path) -> Iterator[RawRow | BadRow]:
     """The rows of a file in order; what is no row comes as a `BadRow`, not as an exception."""
     empty = True
-    rows = _parquet_rows(path) if path.name.endswith(".parquet") else _json_rows(path)
     try:
-        for row in rows:
+        for row in _parquet_rows(path) if _is_parquet(path) else _json_rows(path):
             empty = False
             yield row
     except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
@@ -91,6 +92,14 @@ def _stem(name: str) -> str:
     """`train-00000-of-00002` is a shard of `train`."""
     head, of, _ = name.rpartition("-of-")
     return head.rpartition("-")[0] if of else name
+
+
+def _is_parquet(path: Path) -> bool:
+    """By its name, or by how it begins where it has none."""
+    if path.name.endswith(".parquet"):
+        return True
+    with open(path, "rb") as file:
+        return file.read(len(_PARQUET)) == _PARQUET
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -178,7 +187,7 @@ def _parsed(file: str, place: str, line: bytes) -> RawRow | BadRow:
 
 def _parquet_rows(path: Path) -> Iterator[RawRow | BadRow]:
     number = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
         for batch in file.iter_batches(batch_size=_BATCH):
             for values in _batch_rows(batch):
                 number += 1

@@ -11,6 +11,7 @@ from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.metrics import ACCURACY, Metric, applicable
 from rationalize.evaluation.tables import decimals, heading
 from rationalize.records import Attempt, Question
+from rationalize.text import clipped
 
 LIMIT = 1000
 """Questions shown: a page of a few megabytes still opens at once."""
@@ -73,13 +74,15 @@ def _metric(m: Metric) -> dict[str, Any]:
 
 def _question(q: Question, split: str) -> dict[str, Any]:
     return {
-        "id": q.id,
+        "id": clipped(q.id),
         "split": split,
         "kind": q.kind or "",
-        "context": q.context or "",
-        "question": q.question,
-        "choices": [[f"{label(i)} {c}", c == q.answer] for i, c in enumerate(q.choices or ())],
-        "gold": q.answer,
+        "context": clipped(q.context or ""),
+        "question": clipped(q.question),
+        "choices": [
+            [clipped(f"{label(i)} {c}"), c == q.answer] for i, c in enumerate(q.choices or ())
+        ],
+        "gold": clipped(q.answer),
     }
 
 
@@ -87,8 +90,8 @@ def _attempt(
     attempt: Attempt, question: Question, metrics: Sequence[Metric], own: set[str]
 ) -> dict[str, Any]:
     return {
-        "rationale": attempt.rationale,
-        "answer": attempt.prediction,
+        "rationale": clipped(attempt.rationale),
+        "answer": None if attempt.prediction is None else clipped(attempt.prediction),
         "right": ACCURACY.value(attempt, question) == 1.0,
         "cut": attempt.finish == "length",
         "scores": [_score(m, attempt, question) if m.name in own else "" for m in metrics],

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rationalize.text import clipped
+
 SHOWN = 100
 """Chains on the page: those whose refinement moved p(gold) most, up and down."""
 
@@ -68,4 +70,6 @@ def _moved(row: Mapping[str, Any]) -> float:
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     views = {key: "–" if row[key] is None else f"{row[key]:.2f}" for key in _VIEWS}
-    return {**row, **views, "changes": changes(row["written"], row["refined"])}
+    texts = {key: clipped(row[key]) for key in ("question", "gold")}
+    changed = changes(clipped(row["written"]), clipped(row["refined"]))
+    return {**row, **views, **texts, "changes": changed}

@@ -88,7 +88,7 @@ def summary(results: Mapping[str, Any], split: str) -> list[str]:
                 verdict = "significant" if is_significant(row) else "not significant"
                 sentences.append(
                     f"{a} − {b} on {row['n']} {split} questions, {heading(metric, fact)}: "
-                    f"{show_interval(row, fact, sign=True)}, p {show_p(row['p'])} ({verdict})."
+                    f"{show_interval(row, fact, sign=True)}, {_p_text(row)} ({verdict})."
                 )
     return sentences
 
@@ -279,9 +279,24 @@ def _difference_cell(
     return {
         "mean": show(row["mean"], fact, sign=True),
         "interval": f"[{low}, {high}]",
-        "p": show_p(row["p"]),
+        "p": _p_text(row),
+        "about": _about(row),
         "marked": marked,
     }
+
+
+def _p_text(row: Mapping[str, Any]) -> str:
+    """`p .012, corrected .036`"""
+    return f"p {show_p(row['p'])}, corrected {show_p(row['p_holm'])}"
+
+
+def _about(row: Mapping[str, Any]) -> str:
+    """Which test it was, and over how many it was corrected."""
+    corrected = f"corrected over {row['tests']} differences"
+    if row["test"] == "mcnemar":
+        counts = f"only {row['a']} right on {row['only_a']}, only {row['b']} on {row['only_b']}"
+        return f"McNemar's test: {counts}; {corrected}"
+    return f"sign-flip test; {corrected}"
 
 
 def _kinds(results: Mapping[str, Any], split: str) -> dict[str, Any] | None:

@@ -25,6 +25,9 @@ ATTACKS = (
 )
 """The ways in which `check_rewards` spoils a good rationale."""
 
+LONGEST = 16_384
+"""Characters that a scorer model is asked to read: attention's memory grows with their square."""
+
 _SLACK = 1e-6  # rounding may carry a score this far beyond its range
 
 
@@ -95,6 +98,12 @@ def column_questions(
         Question(id=i, question=q, answer=g or "", choices=tuple(c) if c else None, context=x)
         for q, c, g, x, i in zip(question, choices, gold, context, question_id, strict=True)
     ]
+
+
+def readable(question: Question, text: str) -> bool:
+    """Whether a scorer model is asked about this text; a longer one's score is undefined."""
+    parts = (question.question, question.context or "", *(question.choices or ()), text)
+    return sum(map(len, parts)) <= LONGEST
 
 
 def _checked(reward: Reward, scores: Any, expected: int) -> Scores:

@@ -2,7 +2,7 @@
 
 `p(gold | question, rationale) - p(gold | question)` under the answer scorer. For questions without
 choices `p` is the scorer's utility of the gold text (coalition.md 3.1). An empty rationale leaves
-the reader with the question alone: its consistency is 0.
+the reader with the question alone: its consistency is 0. What is too long to read has none.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from rationalize.records import Question
-from rationalize.rewards.base import Reward, Scores, column_questions
+from rationalize.rewards.base import Reward, Scores, column_questions, readable
 
 HELPLESS = frozenset({"empty", "one_word", "options", "other_question", "negation"})
 """Attacks that leave nothing which leads to the gold answer."""
@@ -42,7 +42,7 @@ def score(
     **_,
 ) -> Scores:
     questions = column_questions(question, choices, gold, context, question_id)
-    defined = [i for i, q in enumerate(questions) if _is_defined(q, discrete)]
+    defined = [i for i, q in enumerate(questions) if _is_defined(q, discrete, rationale[i])]
     asked = [questions[i] for i in defined]
     texts = [rationale[i].strip() or None for i in defined]
     without = scorer.probabilities(asked, [None] * len(asked))
@@ -54,7 +54,9 @@ def score(
     return scores
 
 
-def _is_defined(question: Question, discrete: bool) -> bool:
+def _is_defined(question: Question, discrete: bool, rationale: str) -> bool:
+    if not readable(question, rationale):
+        return False
     if question.choices:
         return question.answer in question.choices
     return bool(question.answer) and not discrete

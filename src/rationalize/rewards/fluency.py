@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING
 
-from rationalize.rewards.base import Reward, Scores, column_questions
+from rationalize.rewards.base import Reward, Scores, column_questions, readable
 from rationalize.templates import prompt_text
 
 if TYPE_CHECKING:
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 def score(
     scorer: ChoiceScorer, *, rationale, question, choices, gold, context, question_id, **_
 ) -> Scores:
-    """Mean log-probability of the rationale's tokens; None for an empty one."""
+    """Mean log-probability of the rationale's tokens; None for an empty one, or one too
+    long to read.
+    """
     questions = column_questions(question, choices, gold, context, question_id)
     texts = [r.strip() for r in rationale]
-    said = [i for i, text in enumerate(texts) if text]
+    said = [i for i, text in enumerate(texts) if text and readable(questions[i], text)]
     prompts = [prompt_text("rationale", questions[i]) for i in said]
     scores: Scores = [None] * len(texts)
     for i, [own] in zip(said, scorer.score(prompts, [[texts[i]] for i in said]), strict=True):

@@ -2,7 +2,7 @@
 
 The rationale alone is scored, stripped, as one statement: no question, no answer, not sentence by
 sentence. An empty rationale states nothing: its plausibility is 0, where the released code lets the
-verifier guess.
+verifier guess. One that is too long to read has none.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
 
-from rationalize.rewards.base import Reward, Scores
+from rationalize.rewards.base import LONGEST, Reward, Scores
 
 
 class StatementProbabilities(Protocol):
@@ -27,8 +27,8 @@ class StatementProbabilities(Protocol):
 
 def score(verifier: StatementProbabilities, *, rationale, question_id, **_) -> Scores:
     texts = [r.strip() for r in rationale]
-    said = [i for i, text in enumerate(texts) if text]
-    scores: Scores = [0.0] * len(texts)
+    said = [i for i, text in enumerate(texts) if 0 < len(text) <= LONGEST]
+    scores: Scores = [None if text else 0.0 for text in texts]
     probabilities = verifier.probabilities([texts[i] for i in said], [question_id[i] for i in said])
     for i, p in zip(said, probabilities, strict=True):
         scores[i] = p

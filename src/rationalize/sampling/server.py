@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UsageError, UserError
-from rationalize.files import cache_folder, utf8_text
+from rationalize.files import cache_folder
 from rationalize.progress import Progress
 from rationalize.questions.bad_rows import clip
 from rationalize.records import Completion
@@ -29,6 +29,7 @@ from rationalize.sampling.http import Door, Refused, Transient, patiently
 from rationalize.sampling.replies import Reply, ReplyCache
 from rationalize.sampling.writing import question_seed
 from rationalize.templates import BLOCK_END
+from rationalize.text import whole_characters
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +272,7 @@ class ServerSampler:
 
 
 def _reply(choice: Mapping[str, Any], text: str | None, n_tokens: int) -> Reply:
-    clean = utf8_text(text or "").strip()
+    clean = whole_characters(text or "").strip()
     reason = choice.get("finish_reason")
     odd = {
         "without text": not clean,

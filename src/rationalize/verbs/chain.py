@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rationalize.records import Question
 from rationalize.report.chains import changes
+from rationalize.text import printable
 
 if TYPE_CHECKING:
     from rationalize.sampling.coalition import Chain
@@ -42,19 +43,20 @@ def ask_coalition(
 
 def chain_text(chain: Chain, *, colour: bool = False) -> str:
     """The chain in words; in `what changed`, [-words-] went and {+words+} came."""
-    written = chain.written.rationale or "(nothing)"
-    lines = [f"{chain.writer} writes:  {written}"]
+    written, refined = printable(chain.written.rationale), printable(chain.rationale)
+    lines = [f"{chain.writer} writes:  {written or '(nothing)'}"]
     if chain.refiner == "keep":
         lines.append("kept as it is")
     else:
-        changed = word_diff(chain.written.rationale, chain.rationale, colour=colour)
-        lines.append(f"{chain.refiner} refines: {chain.rationale}")
+        changed = word_diff(written, refined, colour=colour)
+        lines.append(f"{chain.refiner} refines: {refined}")
         lines.append(f"what changed: {changed or '(nothing)'}")
-    lines.append(f"answer: {chain.prediction or '(none could be read)'}")
+    lines.append(f"answer: {printable(chain.prediction or '(none could be read)')}")
     for choice, alone, before, after in zip(
         chain.question.choices or (), chain.alone, chain.before, chain.after, strict=True
     ):
-        lines.append(f"  {choice}: {alone:.2f} alone, {before:.2f} as written, {after:.2f} refined")
+        views = f"{alone:.2f} alone, {before:.2f} as written, {after:.2f} refined"
+        lines.append(f"  {printable(choice)}: {views}")
     return "\n".join(lines)
 
 

@@ -49,6 +49,8 @@ class EvaluateConfig:
     """Folder of a trained answer scorer, for `consistency`."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
+    reward_model: str | None = None
+    """Folder of a trained reward model, for `reward_model`."""
     fluency_model: str = "default"
     """Model that `fluency` asks."""
     mode: Literal["rationale_answer", "answer"] = "rationale_answer"
@@ -141,7 +143,7 @@ def _evaluate(
     suite = RewardSuite(
         rewards_of(
             config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier,
-            model=config.fluency_model,
+            reward_model=config.reward_model, model=config.fluency_model,
         ),
         cache=run.folder("scores"),
     )  # fmt: skip

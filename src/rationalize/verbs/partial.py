@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +13,58 @@ from rationalize.attempt_files import load_attempts, save_attempts
 from rationalize.errors import UserError
 from rationalize.files import plain, write_text
 from rationalize.records import Attempt
+from rationalize.runs import lock, unlock
+
+_SETTINGS = "settings.json"
+
+
+def partial_folder(out: Path) -> Path:
+    """Where work on `out` is kept until it is whole."""
+    return out.with_name(out.name + ".partial")
+
+
+@contextmanager
+def work_folder(out: Path) -> Iterator[Path]:
+    """`partial_folder(out)`, for this process alone; it goes where no unfinished work is in it."""
+    folder = partial_folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock(folder)
+    try:
+        yield folder
+    finally:
+        unlock(folder)
+        if not (folder / _SETTINGS).exists():
+            shutil.rmtree(folder)
+
+
+def begin(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Store what the work depends on; unfinished work of other settings raises `UserError`."""
+    wanted = plain(settings)
+    file = folder / _SETTINGS
+    if not file.exists():
+        write_text(file, json.dumps(wanted, indent=1))
+        return
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    if stored != wanted:
+        other = [k for k in {**wanted, **stored} if stored.get(k) != wanted.get(k)]
+        raise UserError(
+            f"{folder} holds an unfinished call with other settings ({', '.join(other)}); start "
+            "that one again to finish it, delete the folder, or name another --out"
+        )
+
+
+def end(folder: Path) -> None:
+    """Nothing in the folder is needed any more."""
+    (folder / _SETTINGS).unlink()
 
 
 class Partial:
     """Finished blocks of attempts, beside the file that they will become."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self._folder = out.with_name(out.name + ".partial")
-        wanted = json.dumps(plain(settings), indent=1)
+        self._folder = partial_folder(out)
         self._folder.mkdir(parents=True, exist_ok=True)
-        stored = self._folder / "settings.json"
-        if not stored.exists():
-            write_text(stored, wanted)
-        elif stored.read_text(encoding="utf-8") != wanted:
-            raise UserError(
-                f"{self._folder} holds attempts of an unfinished call with other settings; start "
-                "that one again to finish it, delete the folder, or name another --out"
-            )
+        begin(self._folder, settings)
         self.blocks: list[list[Attempt]] = []
         while self._file(len(self.blocks)).exists():
             self.blocks.append(load_attempts(self._file(len(self.blocks))))

@@ -87,6 +87,7 @@ def rewards_of(
     *,
     answer_scorer: str | None,
     verifier: str | None,
+    reward_model: str | None = None,
     model: str = "default",
     base: Policy | None = None,
     trust_remote_code: bool = False,
@@ -109,7 +110,14 @@ def rewards_of(
         statements = load_verifier(verifier)
     if "fluency" in names and base is None:
         base = load(model, trust_remote_code=trust_remote_code)
-    return load_rewards(names, answer_scorer=scorer, verifier=statements, base=base)
+    learned = None
+    if reward_model:
+        from rationalize.models.reward_model import RewardModel
+
+        learned = RewardModel.load(reward_model)
+    return load_rewards(
+        names, answer_scorer=scorer, verifier=statements, reward_model=learned, base=base
+    )
 
 
 def bins_of(asked: Mapping[str, str], policy: Policy) -> dict[str, int] | None:

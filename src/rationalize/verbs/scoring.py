@@ -6,23 +6,37 @@ Neither trains anything.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
+from rationalize.progress import progress_bar
 from rationalize.records import Question
+from rationalize.text import one_line
+from rationalize.verbs.partial import begin, end, work_folder
 from rationalize.verbs.places import rewards_of
-from rationalize.verbs.rows import RationaleFile
+from rationalize.verbs.rows import Rationale, RationaleFile
+from rationalize.verbs.scored import (
+    ScoredRows,
+    copied,
+    file_digest,
+    means_table,
+    questions_digest,
+    source_digest,
+)
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from rationalize.rewards import RewardSuite
 
 _BATCH = 256
 """Rows scored together: enough to fill a forward pass, few enough that any file streams."""
+_CHARACTERS = 1 << 22
+"""A batch ends where its texts are this long: a row may be a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +44,13 @@ class ScoreConfig:
     """Score anybody's rationales."""
 
     file: Annotated[Path, Positional]
-    """JSONL, JSONL.gz or parquet: a `completion`, or a `rationale` and a `prediction`, a row; and
-    `question`, `choices`, `answer`, unless `questions` has them.
+    """JSONL, JSONL.gz or parquet, or `-` for standard input: a `completion`, or a `rationale` and a
+    `prediction`, a row; and `question`, `choices`, `answer`, unless `questions` has them.
     """
     out: Path = Path("scored.jsonl")
-    """Where the rows go, each with its `rewards` added."""
+    """Where the rows go, each with its `rewards` added: .jsonl or .jsonl.gz. A second start of a
+    call that was stopped goes on where it was.
+    """
     rewards: tuple[str, ...] = ("correctness", "diversity")
     """Rewards by name, or `module:function`."""
     questions: str | None = None
@@ -47,6 +63,8 @@ class ScoreConfig:
     """Folder of a trained answer scorer, for `consistency`."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
+    reward_model: str | None = None
+    """Folder of a trained reward model, for `reward_model`."""
     model: str = "default"
     """Model that `fluency` asks."""
     cache: Path | None = None
@@ -75,6 +93,8 @@ class CheckRewardsConfig:
     """Folder of a trained answer scorer, for `consistency`."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
+    reward_model: str | None = None
+    """Folder of a trained reward model, for `reward_model`."""
     model: str | None = None
     """Model that `fluency` asks; none: `fluency` is tested only when it is named."""
     seed: int = 0
@@ -85,33 +105,70 @@ class CheckRewardsConfig:
 
 def score(config: ScoreConfig) -> None:
     """Rows in, the same rows out with their scores; a table of means at the end."""
-    from rationalize.files import replacing
-    from rationalize.questions.bad_rows import settle
+    if config.out.suffix == ".parquet" or config.out.is_dir():
+        raise UsageError(
+            f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .gz"
+        )
+    with work_folder(config.out) as folder:
+        if config.file == Path("-"):
+            _score(config, folder, copied(sys.stdin.buffer, folder / "input"), "standard input")
+        elif config.file.is_fifo() or config.file.is_char_device():  # can be read once only
+            with open(config.file, "rb") as source:
+                _score(config, folder, copied(source, folder / "input"), str(config.file))
+        else:
+            _score(config, folder, config.file, str(config.file))
+
+
+def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
     from rationalize.rewards import RewardSuite
 
-    rationales = RationaleFile(config.file, config.columns, _questions_by_id(config))
-    settle(rationales.bad_rows(), config.skip_bad_rows)  # before any model is loaded
+    questions = _questions_by_id(config)
+    rationales = RationaleFile(file, config.columns, questions, name)
+    total = rationales.check(config.skip_bad_rows)  # before any model is loaded
     suite = RewardSuite(
         rewards_of(
             config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier,
-            model=config.model,
+            reward_model=config.reward_model, model=config.model,
         ),
         cache=config.cache,
     )  # fmt: skip
-    values: dict[str, list[float | None]] = {r.name: [] for r in suite.rewards}
-    config.out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(config.out) as fresh, open(fresh, "w", encoding="utf-8") as file:
-        for batch in batches(rationales, _BATCH):
-            questions = {r.question.id: r.question for r in batch}
-            scored = suite.score([r.attempt for r in batch], questions)
-            for rationale, attempt in zip(batch, scored, strict=True):
-                own = {name: attempt.rewards[name] for name in values}
-                row = {**rationale.row, "rewards": {**rationale.row["rewards"], **own}}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                for name, value in own.items():
-                    values[name].append(value)
-    print(_means(values))
-    print(f"{config.out}: {len(next(iter(values.values())))} rows")
+    begin(
+        folder,
+        {
+            "rows": file_digest(file),
+            "questions": questions and [questions_digest(questions.values()), config.split],
+            "columns": config.columns,
+            "rewards": [
+                [r.name, r.version, r.scorer_hash, source_digest(r)] for r in suite.rewards
+            ],
+        },
+    )
+    names = [r.name for r in suite.rewards]
+    scored = ScoredRows(folder, names, rationales.rewards_column)
+    seen = 0
+    with progress_bar("score", "rows") as progress:
+        for batch in batches(rationales):
+            there = max(0, scored.count - seen)
+            seen += len(batch)
+            if there >= len(batch):
+                continue
+            rows = _scored(suite, batch, rationales.rewards_column)
+            scored.add(rows[there:])  # a batch is scored whole, as it was before a kill
+            progress(scored.count, total, 0)
+    scored.become(config.out)
+    end(folder)
+    print(means_table(scored.means))
+    print(one_line(f"{config.out}: {scored.count} rows"))
+
+
+def _scored(suite: RewardSuite, batch: Sequence[Rationale], column: str) -> list[dict[str, Any]]:
+    """The rows of a batch, the suite's scores among those under `column`."""
+    questions = {r.question.id: r.question for r in batch}
+    attempts = suite.score([r.attempt for r in batch], questions)
+    return [
+        {**r.row, column: {**r.row[column], **a.rewards}}
+        for r, a in zip(batch, attempts, strict=True)
+    ]
 
 
 def check_rewards(config: CheckRewardsConfig) -> None:
@@ -131,6 +188,7 @@ def check_rewards(config: CheckRewardsConfig) -> None:
         config.rewards or _testable(config),
         answer_scorer=config.answer_scorer,
         verifier=config.verifier,
+        reward_model=config.reward_model,
         model=config.model or "default",
     )
     rows = check.check_rewards(
@@ -172,21 +230,21 @@ def _testable(config: CheckRewardsConfig) -> list[str]:
         "consistency": config.answer_scorer,
         "consistency_discrete": config.answer_scorer,
         "plausibility": config.verifier,
+        "reward_model": config.reward_model,
         "fluency": config.model,
     }
     return [name for name in REWARDS if needs.get(name, True)]
 
 
-def batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(values)
-    while batch := list(islice(remaining, size)):
+def batches(rationales: Iterable[Rationale]) -> Iterator[list[Rationale]]:
+    """Rows to score together, in order; the same for the same file."""
+    batch: list[Rationale] = []
+    characters = 0
+    for rationale in rationales:
+        batch.append(rationale)
+        characters += sum(len(v) for v in rationale.row.values() if isinstance(v, str))
+        if len(batch) == _BATCH or characters > _CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
         yield batch
-
-
-def _means(values: dict[str, list[float | None]]) -> str:
-    lines = [f"{'reward':<24}{'mean':>10}{'undefined':>12}"]
-    for name, scores in values.items():
-        defined = [s for s in scores if s is not None]
-        mean = f"{sum(defined) / len(defined):.4f}" if defined else "-"
-        lines.append(f"{name:<24}{mean:>10}{len(scores) - len(defined):>12}")
-    return "\n".join(lines)

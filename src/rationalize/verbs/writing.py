@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
+from rationalize.text import printable
 from rationalize.verbs.chain import ask_coalition, coalition_folder
 from rationalize.verbs.partial import Partial
 from rationalize.verbs.places import bins_of, load, open_writer, sampling_of, settings_of
@@ -175,8 +176,8 @@ def ask(config: AskConfig) -> None:
     if control:
         print("under " + ", ".join(f"{name} {bin}" for name, bin in control.items()))
     for attempt in attempts:
-        print(attempt.rationale or "(no rationale)")
-        print(f"answer: {attempt.prediction or '(none could be read)'}")
+        print(printable(attempt.rationale) or "(no rationale)")
+        print(f"answer: {printable(attempt.prediction or '(none could be read)')}")
 
 
 def _demos(config: SampleConfig) -> Sequence[Question]:

@@ -1,0 +1,166 @@
+"""Scored rows on their way into one file. The rows written are the state: a call that was killed at
+any moment left whole lines, and at most one that is cut, which is written again.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+from uuid import UUID
+
+from rationalize.errors import UserError
+from rationalize.files import number_or_text, put_in_place, replacing
+from rationalize.records import Question
+from rationalize.text import escaped_json, one_line
+
+if TYPE_CHECKING:
+    from rationalize.rewards.base import Reward
+
+
+@dataclass
+class Mean:
+    """A running mean of scores."""
+
+    total: float = 0.0
+    defined: int = 0
+    undefined: int = 0
+
+    def add(self, score: float | None) -> None:
+        if score is None:
+            self.undefined += 1
+        else:
+            self.total += score
+            self.defined += 1
+
+
+class ScoredRows:
+    """Rows with their scores under `column`, appended to a file in `folder`.
+
+    `count` and `means` are those of all rows there, whichever call wrote them.
+    """
+
+    def __init__(self, folder: Path, names: Sequence[str], column: str) -> None:
+        self._path = folder / "rows.jsonl"
+        self._column = column
+        self.count = 0
+        self.means = {name: Mean() for name in names}
+        self._path.touch()
+        whole = 0
+        with open(self._path, "rb") as file:
+            for line in file:
+                row = _row(line)
+                if row is None:
+                    break
+                self._count(row)
+                whole += len(line)
+        with open(self._path, "r+b") as file:
+            file.truncate(whole)
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append a batch of rows."""
+        with open(self._path, "ab") as file:
+            file.writelines(map(json_line, rows))
+        for row in rows:
+            self._count(row)
+
+    def become(self, out: Path) -> None:
+        """Put the rows in their place, zipped where its name ends in .gz."""
+        if not out.name.endswith(".gz"):
+            put_in_place(self._path, out)
+            return
+        with (
+            replacing(out) as fresh,
+            open(self._path, "rb") as file,
+            open(fresh, "wb") as raw,
+            gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as zipped,  # equal rows, equal files
+        ):
+            shutil.copyfileobj(file, zipped)
+        self._path.unlink()
+
+    def _count(self, row: Mapping[str, Any]) -> None:
+        self.count += 1
+        for name, mean in self.means.items():
+            mean.add(row[self._column][name])
+
+
+def json_line(row: Mapping[str, Any]) -> bytes:
+    """A row as a line of JSON: every text as it was, in readable UTF-8, what is risky escaped."""
+    return escaped_json(json.dumps(row, ensure_ascii=False, default=_json_value)).encode() + b"\n"
+
+
+def means_table(means: Mapping[str, Mean]) -> str:
+    lines = [f"{'reward':<24}{'mean':>10}{'undefined':>12}"]
+    for name, own in means.items():
+        mean = f"{own.total / own.defined:.4f}" if own.defined else "-"
+        lines.append(f"{one_line(name):<24}{mean:>10}{own.undefined:>12}")
+    return "\n".join(lines)
+
+
+def copied(source: BinaryIO, file: Path) -> Path:
+    """What can be read once only, as a file: rows are checked before any is scored."""
+    with open(file, "wb") as copy:
+        shutil.copyfileobj(source, copy)
+    return file
+
+
+def file_digest(file: Path) -> str:
+    """Hash of a file's bytes."""
+    try:
+        with open(file, "rb") as rows:
+            return hashlib.file_digest(rows, "blake2b").hexdigest()[:32]
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror or error}") from error
+
+
+def questions_digest(questions: Iterable[Question]) -> str:
+    """Hash of what rewards read of questions."""
+    hash = hashlib.blake2b(digest_size=16)
+    for q in questions:
+        hash.update(json.dumps([q.id, q.question, q.choices, q.context, q.answer]).encode())
+    return hash.hexdigest()
+
+
+def source_digest(reward: Reward) -> str | None:
+    """Hash of the module that a user's own reward is from: half of a file is not to be scored by
+    another version of it.
+    """
+    if not reward.source:
+        return None
+    module = sys.modules[reward.source.partition(":")[0]]
+    return file_digest(Path(module.__file__)) if module.__file__ else None
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    """The row of a whole line; None for one that a kill or a power cut left behind."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None
+
+
+def _json_value(value: Any) -> Any:
+    """What parquet holds beyond JSON's types: dates in ISO form, decimals and ids as text, bytes as
+    the text they are or else in base64.
+    """
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Decimal | UUID | timedelta):
+        return str(value)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return base64.b64encode(value).decode()
+    return number_or_text(value)

@@ -1,0 +1,238 @@
+"""`score` through a kill at any moment, and in constant memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tracemalloc
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from rationalize.cli import main
+from rationalize.errors import UserError
+from rationalize.models import scorers
+from rationalize.models.scorers import AnswerFold, AnswerScorer
+from rationalize.questions.bad_rows import BadRow, BadRows, settle
+from rationalize.records import Question
+from rationalize.verbs import scoring
+from rationalize.verbs.partial import begin, work_folder
+from rationalize.verbs.rows import RationaleFile
+from tests.test_score import HOSTILE, read, rows, score, standard_input, without_rewards, write
+
+# Resuming
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """A reward that counts what it is asked, and ends its process where a file says so."""
+    (tmp_path / "counted.py").write_text(
+        "import os, signal\n"
+        "asked = []\n"
+        "def words(completions, **columns):\n"
+        "    asked.extend(completions)\n"
+        "    if len(asked) > int(os.environ.get('KILL_AFTER', 10**9)):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return [len(c) / 7 for c in completions]\n"
+        "def together(completions, **columns):\n"
+        "    return [len(completions)] * len(completions)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(scoring, "_BATCH", 4)
+    monkeypatch.delitem(sys.modules, "counted", raising=False)
+    yield "counted:words"
+    sys.path.remove(str(tmp_path))
+
+
+def test_a_killed_call_goes_on_and_ends_in_the_same_bytes(tmp_path, counted, capsys):
+    file = write(tmp_path / "in.jsonl", rows(30, HOSTILE))
+    flags = ["--rewards", f"correctness,{counted}"]
+    assert score(file, tmp_path / "whole.jsonl", *flags) == 0
+    table = capsys.readouterr().out.replace("whole", "killed")
+    code = (
+        "import sys; from rationalize import cli; from rationalize.verbs import scoring; "
+        "scoring._BATCH = 4; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    argv = ["score", str(file), "--out", str(tmp_path / "killed.jsonl"), *flags]
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        env={**os.environ, "KILL_AFTER": "12"},
+        capture_output=True,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "killed.jsonl").exists()
+
+    asked = sys.modules["counted"].asked
+    asked.clear()
+    assert main(argv) == 0
+    assert len(asked) == 30 - 12  # the three batches that were written are not scored again
+    assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+    assert capsys.readouterr().out == table
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def stopped(tmp_path, monkeypatch, file, out, *flags) -> Path:
+    """The folder of a call that was interrupted after two batches."""
+    add, added = scoring.ScoredRows.add, []
+
+    def add_and_stop(self, rows):
+        add(self, rows)
+        added.append(rows)
+        if len(added) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring.ScoredRows, "add", add_and_stop)
+        assert score(file, out, *flags) == 130
+    return tmp_path / f"{out.name}.partial"
+
+
+def test_rows_cut_anywhere_are_written_again(tmp_path, monkeypatch, counted):
+    """Batches stay what they were: scores of a model may depend on them in their last digits."""
+    file = write(tmp_path / "in.jsonl", rows(11))
+    flags = ["--rewards", "counted:together"]
+    assert score(file, tmp_path / "whole.jsonl", *flags) == 0
+    assert [r["rewards"]["together"] for r in read(tmp_path / "whole.jsonl")] == [4] * 8 + [3] * 3
+    whole = (tmp_path / "whole.jsonl").read_bytes()
+    out = tmp_path / "out.jsonl"
+    folder = stopped(tmp_path, monkeypatch, file, out, *flags)
+    kept = tmp_path / "kept"
+    shutil.copytree(folder, kept)
+    written = (kept / "rows.jsonl").read_bytes()
+    line = written.index(b"\n") + 1
+    tails = [written[:cut] for cut in (0, 1, line - 1, line, line + 1, len(written) - 1)]
+    for left in [*tails, written, written + b"\0" * 50, written + b'{"rewards": {}', b"\0" * 99]:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(kept, folder)
+        (folder / "rows.jsonl").write_bytes(left)
+        out.unlink(missing_ok=True)
+        assert score(file, out, *flags) == 0
+        assert out.read_bytes() == whole
+
+
+def test_a_batch_of_long_rows_is_short(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_CHARACTERS", 100)
+    texts = ["x" * 60, "", "x" * 60, "x" * 200, "", ""]
+    given = [{**row, "rationale": text} for row, text in zip(rows(6), texts)]
+    file = RationaleFile(write(tmp_path / "in.jsonl", given), {})
+    found = [[r.row["id"] for r in batch] for batch in scoring.batches(file)]
+    assert found == [[0, 1, 2], [3], [4, 5]]
+
+
+def test_other_settings_or_rows_do_not_go_on(tmp_path, monkeypatch, capsys, counted):
+    file = write(tmp_path / "in.jsonl", rows(9))
+    out = tmp_path / "out.jsonl"
+    stopped(tmp_path, monkeypatch, file, out, "--rewards", counted)
+    assert score(file, out, "--rewards", "length") == 1
+    assert "other settings (rewards); start that one again" in capsys.readouterr().err
+    write(file, rows(10))
+    assert score(file, out, "--rewards", counted) == 1
+    assert "other settings (rows)" in capsys.readouterr().err
+    write(file, rows(9))
+    (tmp_path / "counted.py").write_text("def words(completions, **_): return [0] * 4")
+    assert score(file, out, "--rewards", counted) == 1  # the first rows are the old function's
+    assert "other settings (rewards)" in capsys.readouterr().err
+
+
+def test_a_piped_call_goes_on_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "_BATCH", 2)
+    content = write(tmp_path / "in.jsonl", rows(9)).read_bytes()
+    out = tmp_path / "out.jsonl"
+    standard_input(monkeypatch, content)
+    folder = stopped(tmp_path, monkeypatch, "-", out)
+    assert len((folder / "rows.jsonl").read_bytes().splitlines()) == 4
+    standard_input(monkeypatch, content)
+    assert score("-", out) == 0
+    assert without_rewards(read(out)) == without_rewards(rows(9))
+
+
+def test_two_processes_do_not_write_one_file(tmp_path):
+    out = tmp_path / "out.jsonl"
+    with work_folder(out) as folder:
+        code = "import sys, pathlib, rationalize.runs as r; r.lock(pathlib.Path(sys.argv[1]))"
+        argv = [sys.executable, "-c", code, str(folder)]
+        other = subprocess.run(argv, capture_output=True, check=False)
+    assert b"is being written by another process" in other.stderr
+    with work_folder(out):  # it was let go
+        pass
+    assert list(tmp_path.iterdir()) == []  # and nothing was left to finish
+
+
+# Memory
+
+
+def peak(call) -> int:
+    """Bytes of Python objects at the worst moment of a call."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows(tmp_path):
+    """Nothing may be kept per row: one float would be 24 bytes, its place in a list 8."""
+
+    def one(n: int) -> int:
+        with open(tmp_path / "in.jsonl", "w") as file:
+            for i in range(10_000, 10_000 + n):
+                row = {"question_id": i, "question": f"{i}?", "answer": str(i), "completion": "So."}
+                file.write(json.dumps(row) + "\n")
+        flags = ["--rewards", "correctness,length", "--cache", tmp_path / f"cache{n}"]
+        return peak(lambda: score(tmp_path / "in.jsonl", tmp_path / "out.jsonl", *flags))
+
+    one(600)  # what is loaded once is loaded
+    small, large = one(1_000), one(20_000)
+    assert large - small < 6 * 19_000
+
+
+def test_memory_does_not_grow_with_the_bad_rows(tmp_path):
+    def bad(n: int):
+        return (BadRow("f", f"line {i}", "x" * 100, "y", "z" * 200) for i in range(n))
+
+    def refused(n: int) -> None:
+        with pytest.raises(BadRows, match=rf"{n} bad rows \(the first 10 follow\)"):
+            settle(bad(n), None)
+
+    def left_out(n: int) -> None:
+        settle(bad(n), tmp_path / f"bad{n}")
+
+    for call in (refused, left_out):
+        call(2_000)
+        small, large = (peak(partial(call, n)) for n in (2_000, 20_000))
+        assert large - small < 6 * 18_000
+    assert len(read(tmp_path / "bad20000")) == 20_000
+
+
+def test_an_answer_scorer_forgets_the_oldest_questions(monkeypatch):
+    monkeypatch.setattr(scorers, "REMEMBERED", 3)
+    asked = []
+
+    def probabilities(self, questions, rationales, texts):
+        asked.append([q.id for q in questions])
+        return [[float(q.id)] for q in questions]
+
+    monkeypatch.setattr(AnswerFold, "probabilities", probabilities)
+    policy = SimpleNamespace(policy=SimpleNamespace(weights_hash="w"))
+    scorer = AnswerScorer([AnswerFold(policy, policy)])
+    questions = [Question(str(i), f"{i}?", "a", ("a", "b")) for i in range(5)]
+    assert scorer.probabilities(questions, [None] * 5) == [[0.0], [1.0], [2.0], [3.0], [4.0]]
+    assert scorer.probabilities(questions[2:], [None] * 3) == [[2.0], [3.0], [4.0]]
+    assert scorer.probabilities([questions[4], questions[0]], [None] * 2) == [[4.0], [0.0]]
+    assert asked == [["0", "1", "2", "3", "4"], ["0"]]
+
+
+def test_unfinished_work_is_refused_by_name(tmp_path):
+    begin(tmp_path, {"a": 1, "b": [2]})
+    begin(tmp_path, {"a": 1, "b": (2,)})
+    with pytest.raises(UserError, match=r"other settings \(a, c\)"):
+        begin(tmp_path, {"a": 2, "b": [2], "c": 3})
