@@ -53,7 +53,7 @@ ROLLOUTS = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
 class DemoConfig(MethodConfig):
     """The demo: floor, SFT, MaRio, and a report."""
 
-    questions: str = "builtin:train=200,dev=40,test=120,unseen=30"
+    questions: str = "builtin:train=200,dev=32,test=120,unseen=24"
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     methods: tuple[str, ...] = ("mario",)
     """Learners beside SFT: filt-acc, mario, mario-additive, mario-additive-left, product."""
@@ -75,7 +75,7 @@ class DemoConfig(MethodConfig):
     filt_acc: ExpertIterationConfig = ExpertIterationConfig(
         steps=36,
         sample_interval=12,
-        rollouts=80,
+        rollouts=64,
         fit=FitConfig(learning_rate=1e-4),
         sampling=ROLLOUTS,
     )
@@ -84,8 +84,8 @@ class DemoConfig(MethodConfig):
         bins=3,
         steps=36,
         sample_interval=12,
-        rollouts=80,
-        obedience_questions=20,
+        rollouts=64,
+        obedience_questions=12,
         fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
         sampling=ROLLOUTS,
     )
