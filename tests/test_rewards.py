@@ -155,10 +155,19 @@ def test_leaks_by_sentence():
     assert not names_answer("the heavy old cart", "the heavy cart", None)
 
 
+class FakeRewardModel:
+    weights_hash = "fake"
+
+    def scores(self, questions, rationales, predictions):
+        return [float(len(r)) for r in rationales]
+
+
 def test_every_reward_of_the_list_can_be_made():
     scorer, verifier = FakeAnswerScorer({}), FakeVerifier()
     names = [n for n in REWARDS if n != "fluency"]  # fluency needs a model: see test_scorers.py
-    rewards = load_rewards(names, answer_scorer=scorer, verifier=verifier)
+    rewards = load_rewards(
+        names, answer_scorer=scorer, verifier=verifier, reward_model=FakeRewardModel()
+    )
     assert [r.name for r in rewards] == names
     assert {r.name for r in rewards if not r.trainable} == set(DIAGNOSTICS) - {"fluency"}
 
