@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from rationalize import EvaluateConfig, FitConfig, Run, SamplingConfig, evaluate, train_mario
+from rationalize import (
+    EvaluateConfig,
+    FitConfig,
+    Run,
+    SamplingConfig,
+    evaluate,
+    train_mario,
+    train_self_motivated,
+)
 from tests.loopback import replies, serving
 from tests.tiny import tiny_folder, tiny_policy
 
@@ -111,3 +119,21 @@ def test_compare_two_runs(tmp_path, capsys):
     assert all(math.isfinite(row["mean"]) for row in results["comparisons"])
     assert "drawn - greedy" in capsys.readouterr().out
     assert "majority answer" in page.read_text()
+
+
+def test_learn_from_own_attempts(half_right, tmp_path, capsys):
+    module = example("learn_from_own_attempts")
+    model, questions = half_right
+    quick = FitConfig(learning_rate=1e-3, batch_size=8, precision="float32")
+    sampling = SamplingConfig(n=8, max_new_tokens=24)
+    writing = dataclasses.replace(module.ATTEMPTS, shots=0, sampling=sampling)
+    config = dataclasses.replace(
+        module.CONFIG, model=model, questions=questions, redraw=writing, modes=("rm+z",),
+        kept=dataclasses.replace(module.CONFIG.kept, warm_up=0, write=writing, fit=quick),
+        rm=dataclasses.replace(module.CONFIG.rm, gate=0.0, gate_masked=0.0, fit=quick),
+        ppo=dataclasses.replace(module.CONFIG.ppo, updates=1, fit=quick),
+        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=24),
+    )  # fmt: skip
+    train_self_motivated(config, tmp_path / "run")
+    module.compare_two_rationales(tmp_path / "run", questions)
+    assert "'right': " in capsys.readouterr().out

@@ -1,0 +1,51 @@
+"""Self-motivated Learning from Python: own attempts, a reward model, PPO.
+
+    python examples/learn_from_own_attempts.py [runs/self]
+
+Teaches the embedded model on built-in questions. A second start with the same folder resumes.
+"""
+
+import sys
+from pathlib import Path
+
+from rationalize import (
+    FitConfig,
+    PpoConfig,
+    RewardModel,
+    RewardModelConfig,
+    RftConfig,
+    SamplingConfig,
+    SelfMotivatedConfig,
+    WriteConfig,
+    load_questions,
+    train_self_motivated,
+)
+
+ATTEMPTS = WriteConfig(sampling=SamplingConfig(temperature=1.0, max_new_tokens=48, n=4))
+CONFIG = SelfMotivatedConfig(
+    questions="builtin:train=120,dev=24,test=80,unseen=0",
+    kept=RftConfig(warm_up=40, write=ATTEMPTS),  # the embedded model needs some seed rationales
+    redraw=ATTEMPTS,
+    rm=RewardModelConfig(fit=FitConfig(learning_rate=1e-4, batch_size=8)),
+    ppo=PpoConfig(updates=5, prompts=12, fit=FitConfig(learning_rate=1e-5, batch_size=16),
+                  sampling=ATTEMPTS.sampling),
+    modes=("z", "rm+z"),
+)  # fmt: skip
+
+
+def compare_two_rationales(run: Path, questions: str) -> None:
+    """What the run's reward model makes of a right and of a wrong reply."""
+    question = load_questions(questions, "test")[0]
+    other = next(c for c in question.choices if c != question.answer)
+    model = RewardModel.load(run / "scorers/round0-reward-model")
+    scores = model.scores(
+        [question] * 2, ["It follows from the question."] * 2, [question.answer, other]
+    )
+    print(question.question, dict(zip(("right", "wrong"), scores, strict=True)))
+
+
+if __name__ == "__main__":
+    out = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/self")
+    train_self_motivated(CONFIG, out)
+    if (out / "scorers/round0-reward-model/reward_model.json").exists():
+        compare_two_rationales(out, CONFIG.questions)
