@@ -13,6 +13,7 @@ from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import (
     is_significant,
     merge_log,
+    one_choice,
     read_questions,
     round_rows,
     save_questions,
@@ -340,3 +341,11 @@ def test_a_floor_without_attempts_is_left_out(tmp_path):
         run.write_json("results.json", summarise(methods, QUESTIONS, REWARDS))
     results, _, _ = compare_runs([path])
     assert list(results["methods"]) == ["SFT", "MaRio"]
+
+
+def test_the_choice_that_is_always_answered():
+    right = write("m")
+    share = sum(q.answer == "x" for q in QUESTIONS.values()) / 12
+    always = [replace(a, prediction="y") for a in right]
+    assert one_choice(always, QUESTIONS) == {"label": "(B)", "share": 1.0, "right": 1 - share}
+    assert one_choice([replace(a, prediction=None) for a in right], QUESTIONS) is None

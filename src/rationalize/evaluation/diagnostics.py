@@ -155,7 +155,13 @@ def _cell_warnings(cell: Mapping[str, Any]) -> list[str]:
     means = {name: row["mean"] for name, row in cell["metrics"].items()}
     n = cell["metrics"]["accuracy"]["n"]
     repeated = cell.get("distinct_rationales")
+    one = cell.get("one_choice") or {"label": "", "share": 0.0, "right": 0.0}
     checks = [
+        (
+            one["share"] > 0.9 > one["right"],
+            f"{one['share']:.0%} of the replies answer {one['label']}, which is right "
+            f"{one['right']:.0%} of the time: the answer does not follow the rationale.",
+        ),
         (n < 50, f"{n} questions only; intervals from so few are too narrow."),
         (
             means.get("parse_rate", 1.0) < 0.9,

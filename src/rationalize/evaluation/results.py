@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rationalize.answers import label
 from rationalize.errors import UserError
 from rationalize.evaluation.intervals import (
     Difference,
@@ -161,7 +163,31 @@ def _cell(
         "out_of_range": {name: share for name, share in outside.items() if share},
         "distinct_2": distinct_n(texts),
         "distinct_rationales": len(set(texts)) / len(texts) if texts else None,
+        "one_choice": one_choice([a for a in attempts if a.mode != "answer"], questions),
     }
+
+
+def one_choice(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question]
+) -> dict[str, Any] | None:
+    """The position that is answered most often, its share, and how often it is right; None without
+    choices.
+    """
+    answered: Counter[int] = Counter()
+    right: Counter[int] = Counter()
+    for attempt in attempts:
+        choices = questions[attempt.question_id].choices
+        if choices and attempt.prediction in choices:
+            answered[choices.index(attempt.prediction)] += 1
+        if choices and attempt.gold in choices:
+            right[choices.index(attempt.gold)] += 1
+    if not answered:
+        return None
+    [(position, count)] = answered.most_common(1)
+    return {
+        "label": label(position), "share": count / len(attempts),
+        "right": right[position] / len(attempts),
+    }  # fmt: skip
 
 
 def _row(per_seed: PerSeed) -> dict[str, Any]:
