@@ -345,7 +345,7 @@ def test_a_floor_without_attempts_is_left_out(tmp_path):
 
 def test_the_choice_that_is_always_answered():
     right = write("m")
-    share = sum(q.answer == "x" for q in QUESTIONS.values()) / 12
+    share = sum(q.answer == "y" for q in QUESTIONS.values()) / 12
     always = [replace(a, prediction="y") for a in right]
-    assert one_choice(always, QUESTIONS) == {"label": "(B)", "share": 1.0, "right": 1 - share}
+    assert one_choice(always, QUESTIONS) == {"label": "(B)", "share": 1.0, "right": share}
     assert one_choice([replace(a, prediction=None) for a in right], QUESTIONS) is None
