@@ -1,0 +1,182 @@
+"""Own attempts: how they are written, sorted and learned from."""
+
+import pytest
+from tiny import tiny_policy
+from toys import GOOD, Q, attempt, question
+
+from rationalize.errors import UserError
+from rationalize.methods.own_attempts import (
+    SelectConfig,
+    WriteConfig,
+    coverage,
+    fault,
+    learned_text,
+    own_attempts,
+    report_coverage,
+    sort_attempts,
+)
+from rationalize.questions.demonstrations import BUILT_IN, demonstrations, form_of
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.training.loop import FitConfig
+
+FIT = FitConfig(learning_rate=3e-3, batch_size=8, precision="float32", checkpoint_every=0.0)
+
+
+# Sorting
+
+
+def test_attempts_go_into_their_buckets():
+    attempts = [
+        attempt(Q, GOOD, "yes"),
+        attempt(Q, GOOD + " .", "yes"),  # says the same
+        attempt(Q, "quite another way to put the same", "yes"),
+        attempt(Q, GOOD, "no"),
+        attempt(Q, GOOD, None),
+        attempt(Q, "short", "yes"),
+        attempt(Q, GOOD, "yes", finish="length"),
+        attempt(Q, GOOD, "yes", hinted=True),
+        attempt(Q, GOOD, "no", hinted=True),
+    ]
+    found = sort_attempts(attempts, {Q.id: Q}, SelectConfig())
+    assert [a.rationale for a in found.positives] == [GOOD, "quite another way to put the same"]
+    assert [a.prediction for a in found.negatives] == ["no"]
+    assert len(found.unparsed) == 1
+    assert not found.hinted  # the question was solved without
+    assert found.rejected == {
+        "says the same": 1, "too short": 1, "cut at the length limit": 1,
+        "solved without the hint": 1, "wrong despite the hint": 1,
+    }  # fmt: skip
+    kept = len(found.positives) + len(found.negatives) + len(found.unparsed) + len(found.hinted)
+    assert kept + sum(found.rejected.values()) == len(attempts)
+
+
+def test_a_hinted_attempt_is_kept_where_no_other_was_right():
+    other = question(1)
+    attempts = [attempt(other, GOOD, "no"), attempt(other, GOOD, "yes", hinted=True)]
+    found = sort_attempts(attempts, {other.id: other}, SelectConfig())
+    assert [a.hinted for a in found.hinted] == [True]
+    assert not found.positives
+    assert coverage(attempts, [other]).solved == 0.0  # a hint solves nothing
+
+
+def test_the_cap_is_per_question():
+    attempts = [
+        attempt(Q, f"{w} so it is what they say", "yes") for w in ("a b c", "d e f", "g h i")
+    ]
+    found = sort_attempts(attempts, {Q.id: Q}, SelectConfig(positives=2))
+    assert len(found.positives) == 2
+    assert found.rejected["over the cap"] == 1
+
+
+@pytest.mark.parametrize(
+    ("rationale", "why"),
+    [("Is 0 it?", "too short"), ("three plus four makes 3 + 4 = 8", "a false equation")],
+)
+def test_faults(rationale, why):
+    assert fault(attempt(Q, rationale, "yes"), Q, SelectConfig(true_equations=True)) == why
+
+
+def test_repeating_the_question_is_a_fault():
+    long = question(2, question="Is this the one that they all meant?")
+    assert (
+        fault(attempt(long, long.question, "yes"), long, SelectConfig()) == "repeats the question"
+    )
+    going_on = attempt(long, GOOD + " Explain, then answer. " + GOOD, "yes")
+    assert fault(going_on, long, SelectConfig()) == "goes on with another question"
+
+
+def test_coverage():
+    questions = [question(i) for i in range(3)]
+    attempts = [
+        *(attempt(questions[0], GOOD, p, i) for i, p in enumerate(["yes", "yes"])),
+        *(attempt(questions[1], GOOD, p, i) for i, p in enumerate(["yes", "no"])),
+        *(attempt(questions[2], GOOD, p, i) for i, p in enumerate([None, "no"])),
+    ]
+    found = coverage(attempts, questions)
+    assert (found.questions, found.attempts) == (3, 6)
+    assert found.pass_rate == pytest.approx(0.5)
+    assert found.solved == pytest.approx(2 / 3)
+    assert found.with_signal == pytest.approx(1 / 3)
+    assert found.expected_signal == pytest.approx(0.5)
+    assert found.unparsed == pytest.approx(1 / 6)
+
+
+def test_an_empty_positive_set_ends_with_figures_and_advice(tmp_path):
+    attempts = [attempt(Q, GOOD, "no")]
+    found = sort_attempts(attempts, {Q.id: Q}, SelectConfig())
+    with pytest.raises(UserError, match=r"1 attempts at 1 questions: 0\.0% right(.|\n)*warm_up"):
+        report_coverage(attempts, [Q], found, Run.open(tmp_path / "run", {}), "rft")
+
+
+def test_what_is_learned_has_neither_demonstrations_nor_hint():
+    given = attempt(Q, GOOD, "yes", prompt="Hint: the answer is (A).", hinted=True)
+    prompt, text = learned_text(given, Q)
+    assert "Hint" not in prompt
+    assert prompt.endswith("Explain, then answer.")
+    assert text == f"{GOOD}. So the answer is (A)."
+
+
+# Writing
+
+
+def test_few_shot_prompts_hints_and_provenance(tmp_path):
+    questions = [question(0), question(1, answer="12", choices=None)]
+    run = Run.open(tmp_path / "run", {})
+    config = WriteConfig(
+        shots=2, hints="failed", sampling=SamplingConfig(n=2, max_new_tokens=6, temperature=0.7)
+    )
+    attempts = own_attempts(
+        Sampler(tiny_policy()), questions, config, run, "a", round=0, seed=0, few_shot=True
+    )
+    free = [a for a in attempts if not a.hinted]
+    assert [a.question_id for a in free] == ["q0", "q0", "q1", "q1"]
+    assert "whale" in free[0].prompt  # a demonstration of its form
+    assert "plums" in free[2].prompt
+    assert "Hint" not in free[0].prompt
+    hinted = [a for a in attempts if a.hinted]
+    assert len(hinted) == 4  # a tiny random model solves nothing
+    assert hinted[0].prompt.endswith("Hint: the answer is (A).\nExplain, then answer.")
+    assert hinted[0].prompt.count("Hint:") == 3  # demonstrations are told theirs too
+    assert all(a.rewards["correctness"] == 0.0 for a in attempts)
+    assert len({a.id for a in attempts}) == len(attempts)
+    assert (
+        own_attempts(None, questions, config, run, "a", round=0, seed=0, few_shot=True) == attempts
+    )
+
+
+def test_demonstrations():
+    assert {form_of(q) for q in BUILT_IN} == {"number", "choice", "yes/no"}
+    assert all(q.answer in (q.choices or (q.answer,)) for q in BUILT_IN)
+    train = [question(i, rationales=(GOOD,)) for i in range(3)]
+    shown = demonstrations("train", train, 2, train)
+    assert [q.id for q in shown["yes/no"]] == ["q0", "q1"]
+    with pytest.raises(UserError, match="no demonstration"):
+        demonstrations("builtin", [question(0, answer="because", choices=None)], 2, [])
+    with pytest.raises(UserError, match="no such file"):
+        demonstrations("none.jsonl", train, 2, [])
+
+
+def test_a_question_that_is_shown_solved_is_not_asked(tmp_path):
+    train = [question(i, rationales=(GOOD,)) for i in range(3)]
+    config = WriteConfig(shots=2, demos="train", sampling=SamplingConfig(max_new_tokens=2))
+    attempts = own_attempts(
+        Sampler(tiny_policy()), train, config, Run.open(tmp_path / "r", {}), "a", round=0, seed=0,
+        few_shot=True, train=train,
+    )  # fmt: skip
+    assert [a.question_id for a in attempts] == ["q2"]
+
+
+def test_a_base_model_stops_before_a_question_of_its_own():
+    from rationalize.models.policy import Policy
+
+    policy = tiny_policy()
+    sampler = Sampler(policy)
+    free = sampler.sample(["Why?"], SamplingConfig(max_new_tokens=12), seeds=[0])[0][0]
+    letter = next(c for c in free.text[2:] if not c.isspace() and free.text.count(c) >= 1)
+    cut = sampler.sample(["Why?"], SamplingConfig(max_new_tokens=12), seeds=[0], stop=letter)[0][0]
+    assert isinstance(policy, Policy)
+    assert cut.finish == "stop"
+    assert cut.text == free.text.partition(letter)[0].rstrip()
+    assert cut.n_tokens < free.n_tokens
+    assert cut.ids == free.ids[: cut.n_tokens]

@@ -1,0 +1,147 @@
+"""The reward model: its rank, its split, its gate, and that it survives."""
+
+import dataclasses
+
+import pytest
+import torch
+from tiny import tiny_policy
+from toys import GOOD, attempt, question, told_apart
+
+from rationalize.errors import UserError
+from rationalize.methods.reward_model import (
+    RewardModelConfig,
+    gate_reason,
+    learn_rank,
+    pair_accuracy,
+    rank_attempts,
+    split_questions,
+)
+from rationalize.models.reward_model import RewardModel, read_facts
+from rationalize.rewards import load_rewards
+from rationalize.runs import Run
+from rationalize.training.loop import FitConfig
+
+FIT = FitConfig(learning_rate=3e-3, batch_size=8, precision="float32", checkpoint_every=0.0)
+
+
+# The reward model
+
+
+RM = RewardModelConfig(epochs=12, held_out=0.25, fit=dataclasses.replace(FIT, batch_size=8))
+
+
+def learned_rm(tmp_path, config=RM, attempts=None, kind="decoder", name="rm"):
+    questions, own = told_apart()
+    policy = tiny_policy(kind)
+    run = Run.open(tmp_path / name, {})
+    facts = learn_rank(
+        policy, attempts or own, questions, config, run, "rm", run.path / "model", policy.save
+    )
+    return facts, run.path / "model"
+
+
+@pytest.mark.parametrize("kind", ["decoder", "t5"])
+@pytest.mark.parametrize("loss", ["pairwise", "listwise", "pointwise"])
+def test_a_rank_is_learned_on_held_out_questions(kind, loss, tmp_path):
+    facts, _ = learned_rm(tmp_path, dataclasses.replace(RM, loss=loss), kind=kind)
+    assert facts["pair_accuracy"] > 0.9
+    assert facts["pair_accuracy_masked"] > 0.9
+    assert facts["questions"] + facts["held_out_questions"] == 40
+    assert gate_reason(facts, RM) is None
+
+
+def test_swapped_labels_swap_the_accuracy(tmp_path):
+    questions, attempts = told_apart()
+    other = {"yes": "no", "no": "yes"}
+    swapped = [
+        attempt(next(q for q in questions if q.id == a.question_id), a.rationale,
+                other[a.prediction], k)
+        for k, a in enumerate(attempts)
+    ]  # fmt: skip
+    config = dataclasses.replace(RM, reads="rationale")
+    _, folder = learned_rm(tmp_path, config, swapped)
+    ranked = rank_attempts(attempts, {q.id: q for q in questions}, config)
+    assert pair_accuracy(RewardModel.load(folder), ranked, "rationale") < 0.1
+
+
+def test_an_answer_memoriser_is_found_out(tmp_path):
+    """The rationale says nothing, so that only the answer sentence tells."""
+    _, attempts = told_apart()
+    alike = [
+        dataclasses.replace(a, rationale=f"words number {k} here of it")
+        for k, a in enumerate(attempts)
+    ]
+    facts, _ = learned_rm(tmp_path, RM, alike)
+    assert facts["pair_accuracy"] > 0.9
+    assert facts["pair_accuracy_masked"] < 0.75
+    assert "without the answer sentence" in gate_reason({**facts, "pair_accuracy_masked": 0.5}, RM)
+
+
+def test_it_survives_save_and_load_and_is_a_reward(tmp_path):
+    questions, attempts = told_apart()
+    _, folder = learned_rm(tmp_path)
+    model = RewardModel.load(folder)
+    own = [q for q in questions for _ in range(3)]
+    scores = model.scores(own, [a.rationale for a in attempts], [a.prediction for a in attempts])
+    assert torch.tensor(scores).mean().item() == pytest.approx(0, abs=0.05)
+    assert torch.tensor(scores).std(correction=0).item() == pytest.approx(1, abs=0.05)
+    [reward] = load_rewards(["reward_model"], reward_model=model)
+    columns = {
+        "rationale": [a.rationale for a in attempts],
+        "prediction": [a.prediction for a in attempts],
+        "question": [q.question for q in own], "choices": [q.choices for q in own],
+        "gold": [None] * len(own), "context": [None] * len(own),
+        "question_id": [q.id for q in own],
+    }  # fmt: skip
+    assert reward(["?"] * len(own), ["!"] * len(own), **columns) == pytest.approx(scores)
+    assert reward.scorer_hash == read_facts(folder)["weights_hash"] != ""
+    with pytest.raises(UserError, match="expected the folder of a reward model"):
+        RewardModel.load(tmp_path)
+
+
+def test_the_order_of_attempts_changes_nothing(tmp_path):
+    questions, attempts = told_apart(8)
+    by_id = {q.id: q for q in questions}
+    one, other = (rank_attempts(own, by_id, RM) for own in (attempts, attempts[::-1]))
+
+    def pairs(ranked):
+        return {
+            (r.question.id, r.attempts[i].id, r.attempts[j].id) for r in ranked for i, j in r.pairs
+        }
+
+    assert pairs(one) == pairs(other)
+
+
+def test_the_split_is_by_question():
+    questions, attempts = told_apart(20)
+    ranked = rank_attempts(attempts, {q.id: q for q in questions}, RM)
+    learned, held = split_questions(ranked, 0.1, 0)
+    assert (len(held), len(learned)) == (2, 18)
+    assert not {r.question.id for r in learned} & {r.question.id for r in held}
+
+
+def test_hinted_attempts_and_questions_on_one_level_are_never_ranked():
+    questions = [question(0), question(1)]
+    attempts = [
+        attempt(questions[0], GOOD, "yes", hinted=True), attempt(questions[0], GOOD, "no"),
+        attempt(questions[1], GOOD, "yes"), attempt(questions[1], GOOD + " !", "yes"),
+    ]  # fmt: skip
+    assert rank_attempts(attempts, {q.id: q for q in questions}, RM) == []
+
+
+def test_luck_is_weighed_out():
+    q = question(0)
+    attempts = [attempt(q, f"{GOOD} {i}", p) for i, p in enumerate(["yes", "yes", "yes", "no"])]
+    config = dataclasses.replace(RM, chance_correction=True)
+    [one] = rank_attempts(attempts, {q.id: q}, config)
+    assert one.weight == pytest.approx(0.5)
+    assert rank_attempts(attempts[1:2] + attempts[3:], {q.id: q}, config) == []
+
+
+def test_too_few_questions_with_signal_are_refused(tmp_path):
+    q = question(0)
+    with pytest.raises(UserError, match="teach no rank"):
+        learn_rank(
+            tiny_policy(), [attempt(q, GOOD, "yes"), attempt(q, GOOD, "no")], [q], RM,
+            Run.open(tmp_path / "run", {}), "rm", tmp_path / "m", lambda _: None,
+        )  # fmt: skip

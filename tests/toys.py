@@ -1,0 +1,39 @@
+"""Questions and attempts made by hand, for tests that need no model to write them."""
+
+from __future__ import annotations
+
+from rationalize.answers import reply_text
+from rationalize.records import Attempt, Question
+
+
+def question(i, **changes):
+    facts = {"id": f"q{i}", "question": f"Is {i} it?", "answer": "yes", "choices": ("yes", "no")}
+    return Question(**{**facts, **changes})
+
+
+def attempt(q, rationale, prediction, i=0, **changes):
+    completion = reply_text(rationale, prediction, q.choices) if prediction else rationale
+    facts = {
+        "id": f"{q.id}/{i}/{rationale}/{prediction}", "question_id": q.id, "prompt": "few-shot",
+        "mode": "rationale_answer", "completion": completion, "rationale": rationale,
+        "prediction": prediction, "gold": q.answer, "parsed": prediction is not None,
+        "finish": "stop", "writer": "w", "model": "m", "round": 0, "step": 0, "split": "train",
+        "seed": 0, "n_tokens": 3,
+    }  # fmt: skip
+    return Attempt(**{**facts, **changes})
+
+
+Q = question(0)
+GOOD = "it is just as they say here"
+
+
+def told_apart(n=40):
+    """Right attempts say one thing, wrong ones another: a rank that can be learned."""
+    questions = [question(i) for i in range(n)]
+    attempts = []
+    for i, q in enumerate(questions):
+        for j, (words, right) in enumerate(
+            [("a clear stone", True), ("no clue at all", False), ("an ice stone", True)]
+        ):
+            attempts.append(attempt(q, f"{words} of {i}", "yes" if right else "no", j))
+    return questions, attempts
