@@ -28,8 +28,8 @@ def half_right(tmp_path_factory):
     folder = tmp_path_factory.mktemp("half-right")
     policy = tiny_policy()
     names = ("ab", "ta", "dr", "se", "ev", "es")
-    taught = [q for n in names for q in rows(n, 14, lambda i: "yes" if i % 2 else "no")]
-    config = SftConfig(epochs=30, evaluations=1, fit=FIT)
+    taught = [q for n in names for a in ("yes", "no") for q in rows(n, 14, lambda i, a=a: a)]
+    config = SftConfig(epochs=15, evaluations=1, fit=FIT)
     sft(policy, taught, taught[:1], config, Run.open(folder / "run", {}), "sft")
     policy.save(folder / "model")
     (folder / "questions").mkdir()

@@ -6,13 +6,15 @@ from toys import GOOD, Q, attempt, question
 
 from rationalize.errors import UserError
 from rationalize.methods.own_attempts import (
+    NothingRight,
     SelectConfig,
     WriteConfig,
     coverage,
     fault,
     learned_text,
+    log_coverage,
     own_attempts,
-    report_coverage,
+    rankable,
     sort_attempts,
 )
 from rationalize.questions.demonstrations import BUILT_IN, demonstrations, form_of
@@ -105,8 +107,20 @@ def test_coverage():
 def test_an_empty_positive_set_ends_with_figures_and_advice(tmp_path):
     attempts = [attempt(Q, GOOD, "no")]
     found = sort_attempts(attempts, {Q.id: Q}, SelectConfig())
+    figures = log_coverage(attempts, [Q], found, Run.open(tmp_path / "run", {}), "rft")
     with pytest.raises(UserError, match=r"1 attempts at 1 questions: 0\.0% right(.|\n)*warm_up"):
-        report_coverage(attempts, [Q], found, Run.open(tmp_path / "run", {}), "rft")
+        raise NothingRight(figures)
+
+
+def test_what_is_ranked_has_no_fault_and_no_double():
+    attempts = [
+        attempt(Q, GOOD, "yes"), attempt(Q, GOOD + " .", "yes", 1), attempt(Q, GOOD, "no"),
+        attempt(Q, "short", "yes"), attempt(Q, GOOD + " again", "no", finish="length"),
+        attempt(Q, GOOD, None), attempt(Q, "another good way to say it", "yes", hinted=True),
+    ]  # fmt: skip
+    kept = rankable(attempts, {Q.id: Q}, SelectConfig())
+    assert [a.rationale for a in kept] == [GOOD] * 3
+    assert [a.prediction for a in kept] == ["yes", "no", None]
 
 
 def test_what_is_learned_has_neither_demonstrations_nor_hint():

@@ -9,7 +9,8 @@ from tiny import tiny_policy
 
 from rationalize.errors import UsageError
 from rationalize.methods.common import restore_or
-from rationalize.methods.ppo import PpoConfig, minibatch, ppo, score
+from rationalize.methods.ppo import PpoConfig, end_reason, minibatch, ppo, score
+from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
 from rationalize.records import Question
 from rationalize.rewards import Reward, RewardSuite
@@ -18,7 +19,7 @@ from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
 from rationalize.training.loop import FitConfig
-from rationalize.training.rollouts import load_rollouts
+from rationalize.training.rollouts import Rollout, load_rollouts, to_learn
 
 QUESTIONS = [Question(id=w, question=f"{w}?", answer="yes", choices=("yes", "no")) for w in "uvw"]
 FIT = FitConfig(
@@ -39,8 +40,8 @@ def first_letter(completions, **_):
 
 
 def two_letters(completions, **_):
-    """Only the first token and then the second one pay, half each."""
-    return [0.5 * c.startswith("T") + 0.5 * c.startswith("ThTh") for c in completions]
+    """One first token pays half, and the end after it the other half."""
+    return [0.5 * c.startswith("T") + 0.5 * (c == "Th") for c in completions]
 
 
 def suite(reward):
@@ -64,10 +65,13 @@ def mean_reward(policy, reward, tokens=1):
     return sum(reward([a.completion for a in attempts])) / len(attempts)
 
 
-@pytest.mark.parametrize(("kind", "tuning"), [("decoder", "full"), ("t5", "full")])
+@pytest.mark.parametrize(
+    ("kind", "tuning"), [("decoder", "full"), ("t5", "full"), ("decoder", "lora")]
+)
 def test_a_bandits_best_arm_is_found(kind, tuning, tmp_path):
     before = mean_reward(tiny_policy(kind), first_letter)
-    policy, run = learn(tmp_path, first_letter, dataclasses.replace(PPO, updates=25), kind=kind)
+    config = dataclasses.replace(PPO, updates=25)
+    policy, run = learn(tmp_path, first_letter, config, kind=kind, tuning=tuning)
     assert before < 0.2
     assert mean_reward(policy, first_letter) > 0.9
     scores = [line["score"] for line in run.metrics("ppo/rollouts")]
@@ -105,7 +109,7 @@ def test_a_large_beta_leaves_the_policy(tmp_path):
         _, run = learn(tmp_path, first_letter, config, name=str(beta))
         moved[beta] = run.metrics("ppo/rollouts")[-1]["kl"]
     assert moved[0.0] > 0.5
-    assert moved[30.0] < 0.1 * moved[0.0]
+    assert moved[30.0] < 0.25 * moved[0.0]
 
 
 def test_it_stops_when_it_is_too_far_from_the_reference(tmp_path):
@@ -116,6 +120,51 @@ def test_it_stops_when_it_is_too_far_from_the_reference(tmp_path):
     assert len(run.metrics("ppo/rollouts")) == ended["before_update"] < config.updates
     learned = [line for line in run.metrics("ppo") if line["weight"]]
     assert len(learned) == ended["before_update"] * config.minibatches * config.epochs
+
+
+def test_where_it_stops_is_a_candidate_too(tmp_path):
+    config = dataclasses.replace(PPO, stop_kl=0.3, evaluate_every=10)
+    _, run = learn(tmp_path, first_letter, config)
+    reached = run.read_json("ppo-ended.json")["before_update"]
+    steps = reached * config.minibatches * config.epochs
+    assert str(steps) in run.done("ppo")["scores"]
+
+
+def test_mode_z_does_not_look_at_a_reward_model(tmp_path):
+    lines = [("reward_model", up) for up in (0.1, 0.2, 0.3, 0.4)]
+    lines += [("accuracy", down) for down in (0.4, 0.3, 0.2, 0.1)]
+    run = Run.open(tmp_path / "run", {})
+    for i, (name, mean) in enumerate(lines):
+        run.log("ppo/rounds", i, reward=name, mean=mean, round=0)
+    assert "over-optimised" in end_reason(run, "ppo", 4, dataclasses.replace(PPO, patience=3))
+    assert not end_reason(run, "ppo", 4, dataclasses.replace(PPO, mode="z", patience=3))
+    assert not end_reason(run, "ppo", 4, dataclasses.replace(PPO, patience=0))
+
+
+def test_every_token_of_a_right_reply_is_pushed_up_at_first():
+    """With values of 0, lambda leaves early tokens little of the score; less its mean, its sign."""
+    long = torch.zeros(48)
+    rollouts = [Rollout(Row((5,), (6,) * 48), long, long, long) for _ in range(4)]
+    worth = [1.0, 0.0, 1.0, 0.0]
+    rows, _ = to_learn(
+        rollouts, [w - 0.5 for w in worth], beta=0.0, gamma=1.0, lam=0.95, least_spread=0.1
+    )
+    for row, right in zip(rows, worth, strict=True):
+        assert ((row.tag.advantage > 0) == bool(right)).all()
+
+
+def test_writers_of_one_run_do_not_draw_alike():
+    sampler, sampling = Sampler(tiny_policy()), SamplingConfig(max_new_tokens=8, n=4)
+    one, same, other = (
+        [
+            a.completion
+            for a in write_attempts(
+                sampler, QUESTIONS, sampling, split="train", seed=0, stream=stream
+            )
+        ]
+        for stream in ("ppo", "ppo", "redraws")
+    )
+    assert one == same != other
 
 
 def test_further_epochs_are_dropped_when_one_moved_too_far(tmp_path):
@@ -182,8 +231,6 @@ def test_the_value_head_moves_the_policy_only_if_it_may():
 
     policy = tiny_policy()
     unit = new_head(policy, seed=1)
-    from rationalize.models.forward import Row
-
     zeros, ones = torch.zeros(3), torch.ones(3)
     row = Row((5, 6), (7, 8, 9), tag=RolloutTag(zeros, zeros, zeros, ones))  # no advantage
     for detached in (True, False):
@@ -226,3 +273,5 @@ def test_the_score_of_each_mode(mode, parsed, worth):
 def test_sampling_that_biases_the_ratio_is_refused():
     with pytest.raises(UsageError, match="temperature 1"):
         PpoConfig(sampling=SamplingConfig(temperature=0.7))
+    with pytest.raises(UsageError, match="at least 1"):
+        PpoConfig(updates=0)

@@ -4,8 +4,9 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from tiny import tiny_folder
-from toys import told_apart
+from toys import GOOD, attempt, question, told_apart
 
 from rationalize.errors import UsageError
 from rationalize.methods.expert_iteration import (
@@ -45,6 +46,56 @@ RM = RewardModelConfig(epochs=12, held_out=0.25, fit=dataclasses.replace(FIT, ba
 def test_stars_step_budget():
     assert [steps_in(r, 99, StarConfig()) for r in range(8)] == [40, 48, 57, 69, 82, 99, 119, 143]
     assert steps_in(1, 16, RftConfig(epochs=2, growth=1.5, fit=FIT)) == 6
+
+
+def test_nothing_wrong_is_ever_chosen():
+    q = question(0)
+    attempts = [attempt(q, GOOD, "no"), attempt(q, "quite another way to put the same", None)]
+    assert pairs_of(attempts, {q.id: q}, IterativeDpoConfig(levels=3)) == []
+    attempts.append(attempt(q, "that is how they say it goes", "yes"))
+    pairs = pairs_of(attempts, {q.id: q}, IterativeDpoConfig(levels=3))
+    assert len(pairs) == 2
+    assert all("(A)" in pair.chosen for pair in pairs)
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_dpo_keeps_the_round_that_did_best(half_right, tuning, tmp_path, monkeypatch):
+    from rationalize.methods import iterative_dpo as module
+
+    model, questions = half_right
+    scores = iter([0.9, 0.1])
+    monkeypatch.setattr(module, "evaluate_on_dev", lambda *_, **__: next(scores))
+    config = IterativeDpoConfig(
+        model=model, questions=questions, rounds=2, init="model", tuning=tuning,
+        write=WriteConfig(sampling=SamplingConfig(n=8, max_new_tokens=24)),
+        select=SelectConfig(dedupe="none"), fit=dataclasses.replace(FIT, learning_rate=1e-4),
+        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=24),
+    )  # fmt: skip
+    train_iterative_dpo(config, tmp_path / "run")
+    policies = tmp_path / "run/policies"
+    first, second, kept = (
+        load_policy(policies / name).model.state_dict()
+        for name in ("dpo-round0", "dpo-round1", "dpo")
+    )
+    assert all(torch.equal(kept[name], first[name]) for name in kept)
+    assert not all(torch.equal(kept[name], second[name]) for name in kept)
+
+
+def test_a_worse_round_does_not_replace_a_better_one(model, questions, tmp_path, monkeypatch):
+    from rationalize.methods import self_motivated as module
+
+    scores = {"ppo-z-round0": 0.5, "ppo-z-round1": 0.2}
+    monkeypatch.setattr(module, "best_score", lambda _, stage: scores[stage])
+    config = settings(model, questions, rounds=3)
+    train_self_motivated(config, tmp_path / "run")
+    run = Run.read(tmp_path / "run")
+    assert run.done("ppo-z-round1") is not None
+    assert run.done("ppo-z-round2") is None  # round 1 brought nothing
+    kept, best = (
+        load_policy(tmp_path / "run" / place).model.state_dict()
+        for place in ("model", "policies/ppo-z-round0")
+    )
+    assert all(torch.equal(kept[name], best[name]) for name in kept)
 
 
 def test_dpo_pairs_are_the_reward_models():
@@ -107,12 +158,21 @@ def settings(model, questions, **changes):
     return dataclasses.replace(config, **changes)
 
 
+def from_half_right(half_right, **changes):
+    """Settings that start from a model which writes and is right half the time."""
+    config = settings(*half_right, **changes)
+    slow = dataclasses.replace(FIT, learning_rate=1e-4)
+    write = dataclasses.replace(config.kept.write, shots=0)
+    select = SelectConfig(dedupe="none")
+    kept = dataclasses.replace(
+        config.kept, warm_up=0, epochs=1, fit=slow, write=write, select=select
+    )
+    return dataclasses.replace(config, kept=kept)
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_every_stage_and_mode_on_a_tiny_model(model, questions, tuning, tmp_path):
-    config = settings(model, questions, modes=("z", "rm", "rm+z"), tuning=tuning)
-    if tuning == "lora":  # an adapter takes larger steps
-        fit = dataclasses.replace(FIT, learning_rate=2e-2)
-        config = dataclasses.replace(config, kept=dataclasses.replace(config.kept, fit=fit))
+def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path):
+    config = from_half_right(half_right, modes=("z", "rm", "rm+z"), tuning=tuning)
     train_self_motivated(config, tmp_path / "run")
     run = Run.read(tmp_path / "run")
     for stage in ("round0-sft-round0", "ppo-z-round0", "ppo-rm-round0", "ppo-rm-z-round0"):
@@ -123,6 +183,10 @@ def test_every_stage_and_mode_on_a_tiny_model(model, questions, tuning, tmp_path
     assert (tmp_path / "run/model/config.json").exists()
     with pytest.raises(UsageError, match="expected some of rm, z"):
         dataclasses.replace(config, modes=("x",))
+    with pytest.raises(UsageError, match="mode has no effect"):
+        dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, mode="z"))
+    with pytest.raises(UsageError, match="sft_epochs has no effect"):
+        dataclasses.replace(config, sft_epochs=1.0)
 
 
 def test_a_closed_gate_stops_the_reward_models_arms_alone(model, questions, tmp_path, capsys):
@@ -193,12 +257,11 @@ def sampled_accuracy(folder, questions):
 
 def test_held_out_accuracy_rises_over_sft(half_right, tmp_path):
     model, questions = half_right
-    config = settings(model, questions)
-    slow = dataclasses.replace(FIT, learning_rate=1e-4)
-    write = dataclasses.replace(config.kept.write, shots=0)
-    kept = dataclasses.replace(config.kept, warm_up=0, epochs=1, fit=slow, write=write)
+    config = from_half_right(half_right)
     ppo = dataclasses.replace(config.ppo, updates=8, prompts=12, evaluate_every=4)
-    train_self_motivated(dataclasses.replace(config, ppo=ppo, kept=kept), tmp_path / "run")
+    drawn = SamplingConfig(n=8, max_new_tokens=24)  # greedy says yes already
+    config = dataclasses.replace(config, ppo=ppo, evaluation_sampling=drawn)
+    train_self_motivated(config, tmp_path / "run")
     base = sampled_accuracy(model, questions)
     sft = sampled_accuracy(tmp_path / "run/policies/round0-sft-round0", questions)
     learned = sampled_accuracy(tmp_path / "run/policies/ppo-z-round0", questions)
@@ -207,14 +270,9 @@ def test_held_out_accuracy_rises_over_sft(half_right, tmp_path):
     assert learned > sft + 0.05
 
 
-def test_killed_anywhere_a_run_ends_the_same(model, questions, tmp_path, monkeypatch):
-    """Killed between and within stages: the same weights, the same reward model."""
+def killed_again_and_again(train, config, folder, monkeypatch, every):
+    """Start a run that is killed at every so many checkpoints, until it ends."""
     from rationalize.training import loop
-
-    config = settings(model, questions, modes=("rm+z",))
-    short = dataclasses.replace(config.kept, warm_up_epochs=20, epochs=3)
-    config = dataclasses.replace(config, kept=short)
-    train_self_motivated(config, tmp_path / "whole")
 
     class Killed(Exception):
         pass
@@ -224,20 +282,51 @@ def test_killed_anywhere_a_run_ends_the_same(model, questions, tmp_path, monkeyp
     def save(*args):
         real(*args)
         calls["n"] += 1
-        if calls["n"] % 11 == 0:
+        if calls["n"] % every == 0:
             raise Killed
 
-    monkeypatch.setattr(loop, "_save", save)
-    for _ in range(40):
-        try:
-            train_self_motivated(config, tmp_path / "killed")
-            break
-        except Killed:
-            pass
-    assert calls["n"] > 33
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_save", save)
+        for _ in range(60):
+            try:
+                train(config, folder)
+                break
+            except Killed:
+                pass
+    assert calls["n"] > 2 * every
+
+
+@pytest.mark.parametrize("tuning", ["full", "lora"])
+def test_killed_anywhere_a_run_ends_the_same(tuning, half_right, tmp_path, monkeypatch):
+    """Killed between and within stages: the same weights, the same reward model."""
+    config = from_half_right(half_right, modes=("rm+z",), tuning=tuning)
+    train_self_motivated(config, tmp_path / "whole")
+    killed_again_and_again(train_self_motivated, config, tmp_path / "killed", monkeypatch, 5)
     for file in (
         "policies/round0-sft-round0/model.safetensors",
         "scorers/round0-reward-model/scalar_head.safetensors",
         "policies/ppo-rm-z-round0/model.safetensors",
     ):
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_killed_star_and_dpo_end_the_same(model, questions, tmp_path, monkeypatch):
+    write = WriteConfig(sampling=SamplingConfig(n=4, max_new_tokens=24))
+    evaluation = SamplingConfig(temperature=0.0, max_new_tokens=24)
+    star = StarConfig(
+        model=model, questions=questions, rounds=2, warm_up=12, warm_up_epochs=40, first_steps=60,
+        write=dataclasses.replace(write, hints="failed"), fit=FIT, evaluation_sampling=evaluation,
+    )  # fmt: skip
+    dpo = IterativeDpoConfig(
+        model=model, questions=questions, rounds=2, sft_epochs=60.0, sft_fit=FIT, write=write,
+        select=SelectConfig(dedupe="exact"), fit=dataclasses.replace(FIT, learning_rate=3e-4),
+        evaluation_sampling=evaluation,
+    )  # fmt: skip
+    for name, train, config in (
+        ("star", train_star, star), ("dpo", train_iterative_dpo, dpo),
+    ):  # fmt: skip
+        whole, killed = tmp_path / name, tmp_path / f"{name}-killed"
+        train(config, whole)
+        killed_again_and_again(train, config, killed, monkeypatch, 13)
+        file = "model/model.safetensors"
+        assert (killed / file).read_bytes() == (whole / file).read_bytes()

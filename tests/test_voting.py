@@ -107,3 +107,18 @@ def test_the_chosen_attempt_and_the_curve():
     uneven = [*group, replace(group[0], question_id="other")]
     with pytest.raises(ValueError, match="different numbers"):
         scaling_curve(uneven, {"q": question, "other": replace(question, id="other")})
+
+
+def test_numbers_vote_together_however_they_are_written():
+    question = Question(id="q", question="How many?", answer="12")
+    said = ["15", "12", "12 apples", "$12", "15"]
+    group = [attempt(i, text, 0.0) for i, text in enumerate(said)]
+    assert chosen_attempt(group, question).id == "1"
+    rows = scaling_curve(group, {"q": question})
+    assert {(r["k"], r["mean"]) for r in rows if "maj" in r["rule"]} >= {(5, 1.0)}
+    assert sorted({r["k"] for r in rows}) == [1, 2, 4, 5]
+    named = Question(
+        id="q", question="Which?", answer="12 apples", choices=("12 apples", "12 figs")
+    )
+    group = [attempt(0, "12 figs", 0.0), attempt(1, "12 apples", 0.0), attempt(2, "12 apples", 0.0)]
+    assert chosen_attempt(group, named).id == "1"

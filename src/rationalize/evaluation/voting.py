@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import is_correct, normalise
+from rationalize.answers import is_correct, normalise, number
 from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.records import Attempt, Question
 
@@ -105,23 +105,28 @@ def scaling_curve(
     if len(counts) != 1:
         raise ValueError(f"questions have different numbers of attempts: {dict(counts)}")
     n = next(iter(counts))
+
+    def asked(group: Sequence[Attempt]) -> Question:
+        return questions[group[0].question_id]
+
     rules: dict[str, Callable[[list[Attempt], int], float]] = {
-        "any (pass@k)": lambda group, k: pass_at_k(_right(group, questions), k),
+        "any (pass@k)": lambda group, k: pass_at_k(_right(group, asked(group)), k),
         "majority (maj@k)": lambda group, k: majority_at_k(
-            _answers(group), lambda a: _is_right(a, group, questions), k, seed=seed
+            _answers(group, asked(group)),
+            _right_answers(group, asked(group)).__contains__,
+            k,
+            seed=seed,
         ),
     }
     if score is not None:
         rules["best by reward model"] = lambda group, k: best_by_score(
-            _right(group, questions), _scores(group, score), k
+            _right(group, asked(group)), _scores(group, score), k
         )
     rows = []
     for rule, worth in rules.items():
-        k = 1
-        while k <= n:
+        for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n):
             values = [worth(group, k) for group in own.values()]
             rows.append({"rule": rule, "k": k, **asdict(bootstrap_mean(values, seed=seed))})
-            k *= 2
     return rows
 
 
@@ -135,8 +140,8 @@ def chosen_attempt(
     if score and not weighted:
         return max(group, key=lambda a: _score(a, score))
     weights = softmax_weights(_scores(group, score)) if score else None
-    answers = leaders(_answers(group), weights)
-    fitting = [a for a in group if answers and _answer(a) == answers[0]] or list(group)
+    answers = leaders(_answers(group, question), weights)
+    fitting = [a for a in group if answers and _answer(a, question) == answers[0]] or list(group)
     return max(fitting, key=lambda a: _score(a, score)) if score else fitting[0]
 
 
@@ -145,24 +150,25 @@ def _check(n: int, k: int) -> None:
         raise ValueError(f"k is {k}; expected 1 to the number of attempts, {n}")
 
 
-def _answer(attempt: Attempt) -> str | None:
-    return None if attempt.prediction is None else normalise(attempt.prediction)
+def _answer(attempt: Attempt, question: Question) -> str | None:
+    """What an attempt votes for: a free-form number is one answer however it is written."""
+    if attempt.prediction is None:
+        return None
+    value = None if question.choices else number(attempt.prediction)
+    return normalise(attempt.prediction) if value is None else f"{value:.12g}"
 
 
-def _answers(group: Sequence[Attempt]) -> list[str | None]:
-    return [_answer(a) for a in group]
+def _answers(group: Sequence[Attempt], question: Question) -> list[str | None]:
+    return [_answer(a, question) for a in group]
 
 
-def _right(group: Sequence[Attempt], questions: Mapping[str, Question]) -> list[bool]:
-    return [_is_right(_answer(a), group, questions) for a in group]
+def _right(group: Sequence[Attempt], question: Question) -> list[bool]:
+    return [is_correct(a.prediction, question.answer, question.choices) for a in group]
 
 
-def _is_right(
-    answer: str | None, group: Sequence[Attempt], questions: Mapping[str, Question]
-) -> bool:
-    question = questions[group[0].question_id]
-    choices = [normalise(c) for c in question.choices] if question.choices else None
-    return is_correct(answer, normalise(question.answer), choices)
+def _right_answers(group: Sequence[Attempt], question: Question) -> set[str | None]:
+    told = zip(_answers(group, question), _right(group, question), strict=True)
+    return {answer for answer, right in told if right}
 
 
 def _score(attempt: Attempt, name: str) -> float:

@@ -68,6 +68,17 @@ class MethodConfig:
     """Let a hub model run its own Python code."""
 
 
+def refuse_unused(config: MethodConfig, *names: str) -> None:
+    """Raise `UsageError` where a field that has no effect in this method was set."""
+    defaults = {f.name: f for f in dataclasses.fields(config)}
+    for name in names:
+        if getattr(config, name) != defaults[name].default:
+            raise UsageError(
+                f"{name} has no effect in {type(config).__name__.removesuffix('Config')}; "
+                "leave it out"
+            )
+
+
 def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
     """Questions by split, limited, checked for overlap."""
     splits = load_splits(

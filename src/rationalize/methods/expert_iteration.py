@@ -26,6 +26,7 @@ teacher's rationales first, where the base model cannot follow demonstrations (0
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -34,22 +35,24 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
 from rationalize.methods.common import (
     MethodConfig,
     evaluate_on_dev,
     finish_stage,
     questions_for,
+    refuse_unused,
     restore_or,
     rollouts,
     share,
 )
 from rationalize.methods.own_attempts import (
+    NothingRight,
     SelectConfig,
     WriteConfig,
     learned_text,
+    log_coverage,
     own_attempts,
-    report_coverage,
     sort_attempts,
 )
 from rationalize.methods.setup import Setup, open_method
@@ -123,6 +126,11 @@ class RestartConfig(MethodConfig):
     """How often development accuracy is measured in a round; the best step is kept."""
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How the policy learns."""
+
+    def __post_init__(self) -> None:
+        refuse_unused(self, "init", "sft_epochs", "sft_fit")
+        if self.rounds < 1:
+            raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 
 
 @dataclass(frozen=True)
@@ -284,25 +292,27 @@ def restarting(
         )  # fmt: skip
         store += attempts
         kept = sort_attempts(store if config.accumulate else attempts, by_id, config.select)
-        report_coverage(attempts, setup.train, kept, run, own)
+        figures = log_coverage(attempts, setup.train, kept, run, own)
+        if not kept.positives and not kept.hinted:
+            if not scores:
+                raise NothingRight(figures)
+            break  # the rounds before stand
         texts = [learned_text(a, by_id[a.question_id]) for a in (*kept.positives, *kept.hinted)]
         texts += [(a.prompt, a.completion) for a in seeds_of(setup, config)]
         steps = steps_in(round, len(texts), config)
-        policy = setup.load_policy()
+        writer = setup.load_policy()
         sft_config = share(SftConfig(evaluations=config.evaluations, fit=config.fit), config)
-
-        def learn(policy=policy, texts=texts, steps=steps, own=own, config=sft_config) -> None:
-            imitate(policy, texts, setup.dev, config, run, own, steps=steps)
-
-        restore_or(run, own, policy, learn)
+        restore_or(
+            run, own, writer,
+            partial(imitate, writer, texts, setup.dev, sft_config, run, own, steps=steps),
+        )  # fmt: skip
         scores[own] = max((run.done(own) or {})["scores"].values())
-        writer = policy
     best = max(reversed(list(scores)), key=scores.__getitem__)
     run.write_json(f"{stage}-rounds.json", {"dev_accuracy": scores, "kept": best})
     folder = run.folder("policies", best)
-    if best != own:
-        policy.load_weights(folder)
-    return Imitated(policy, folder, store)
+    if best != list(scores)[-1]:
+        writer.load_weights(folder)
+    return Imitated(writer, folder, store)
 
 
 def steps_in(round: int, rows: int, config: RestartConfig) -> int:
@@ -323,7 +333,9 @@ def warmed_up(setup: Setup, config: RestartConfig) -> Policy:
         return policy
     own = share(SftConfig(evaluations=1, fit=config.fit), config)
     steps = max(1, math.ceil(config.warm_up_epochs * len(seeds) / config.fit.batch_size))
-    texts, stage = [(a.prompt, a.completion) for a in seeds], f"warm-up-{config.seed}"
+    texts = [(a.prompt, a.completion) for a in seeds]
+    told = zlib.crc32(repr((len(seeds), config.warm_up_epochs, config.fit, config.seed)).encode())
+    stage = f"warm-up-{told:08x}"
 
     def learn() -> None:
         imitate(policy, texts, setup.dev, own, setup.run, stage, steps=steps)

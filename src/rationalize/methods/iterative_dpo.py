@@ -18,18 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rationalize.errors import UserError
-from rationalize.methods.common import MethodConfig, evaluate_on_dev, finish_stage, restore_or
-from rationalize.methods.own_attempts import WriteConfig, learned_text, own_attempts
+from rationalize.errors import UsageError, UserError
+from rationalize.methods.common import MethodConfig, evaluate_on_dev, restore_or
+from rationalize.methods.own_attempts import (
+    SelectConfig,
+    WriteConfig,
+    is_right,
+    learned_text,
+    log_coverage,
+    own_attempts,
+    sort_attempts,
+)
 from rationalize.methods.reward_model import RewardModelConfig, rank_attempts
 from rationalize.methods.setup import Setup, open_method
 from rationalize.methods.sft import start_policy
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.training.loop import FitConfig
+from rationalize.training.loop import FitConfig, forget_checkpoint
 from rationalize.training.preference import PairTexts, learn_pairs
-from rationalize.training.selection import BestCheckpoint
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,8 @@ class IterativeDpoConfig(MethodConfig):
         sampling=SamplingConfig(temperature=0.8, max_new_tokens=256, n=8)
     )
     """How attempts are written; the policy is tuned by then, and gets no demonstrations."""
+    select: SelectConfig = SelectConfig()
+    """Which attempts make pairs; `positives` has no effect here."""
     pairs: int = 10
     """At most so many pairs of a question, drawn uniformly; 0: all."""
     levels: Literal[2, 3] = 2
@@ -56,6 +65,14 @@ class IterativeDpoConfig(MethodConfig):
     """Development metric that selects the round."""
     fit: FitConfig = FitConfig(learning_rate=5e-6, batch_size=16)
     """How the policy learns; a batch of 16 rows is 8 pairs."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"rounds is {self.rounds}; expected at least 1")
+
+
+class NoPairs(UserError):
+    """No question has attempts to prefer among."""
 
 
 def train_iterative_dpo(config: IterativeDpoConfig, out: Path) -> None:
@@ -85,7 +102,7 @@ def _learn(
     first: Sequence[Attempt] | None,
 ) -> None:
     run, by_id = setup.run, {q.id: q for q in setup.train}
-    best = BestCheckpoint(run, stage)
+    scores: dict[str, float] = {}
     for round in range(config.rounds):
         own = f"{stage}-round{round}"
         attempts: Sequence[Attempt] = first or [] if round == 0 else []
@@ -94,9 +111,13 @@ def _learn(
                 Sampler(policy), setup.train, config.write, run, f"{own}-writes", round=round,
                 seed=config.seed, few_shot=False,
             )  # fmt: skip
+            found = sort_attempts(attempts, by_id, config.select)
+            log_coverage(attempts, setup.train, found, run, own)
         pairs = pairs_of(attempts, by_id, config)
         if not pairs:
-            raise UserError(
+            if scores:
+                break  # the rounds before stand
+            raise NoPairs(
                 f"{own}: none of {len(attempts)} attempts at {len(by_id)} questions make a pair: "
                 "no question has a right and a wrong one. Write more per question "
                 "(`write.sampling.n`), or take harder or easier questions"
@@ -108,26 +129,36 @@ def _learn(
             )  # fmt: skip
             policy.save(run.folder("policies", own))
             run.finish(own, pairs=len(pairs))
+            forget_checkpoint(run, own)
         else:
             policy.load_weights(run.folder("policies", own))
-        score = evaluate_on_dev(
+        scores[own] = evaluate_on_dev(
             run, stage, Sampler(policy), setup.suite, setup.dev, config, round=round + 1,
             step=round + 1,
         )  # fmt: skip
-        best.offer(round + 1, score, policy)
-    finish_stage(run, stage, best, policy)
+    best = max(scores, key=scores.__getitem__)  # of equals the first
+    policy.load_weights(run.folder("policies", best))
+    policy.save(run.folder("policies", stage))
+    run.finish(stage, kept=best, scores=scores)
 
 
 def pairs_of(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], config: IterativeDpoConfig
 ) -> list[PairTexts]:
-    """Right over wrong, by the same rank that a reward model learns."""
-    rank = RewardModelConfig(pairs=config.pairs, levels=config.levels, seed=config.seed)
+    """Right over wrong, by the rank that a reward model learns; nothing wrong is ever chosen."""
+    rank = RewardModelConfig(
+        pairs=config.pairs, levels=config.levels, select=config.select, seed=config.seed
+    )
     pairs = []
     for one in rank_attempts(attempts, questions, rank):
         for better, worse in one.pairs:
             chosen, rejected = one.attempts[better], one.attempts[worse]
+            if not is_right(chosen, one.question):
+                continue
             prompt, text = learned_text(chosen, one.question)
-            pairs.append(PairTexts(prompt, text, rejected.completion,
-                                   rejected_ends=rejected.finish == "stop"))  # fmt: skip
+            if rejected.parsed:  # both in the same words around the answer
+                pairs.append(PairTexts(prompt, text, learned_text(rejected, one.question)[1]))
+            else:
+                ends = rejected.finish == "stop"
+                pairs.append(PairTexts(prompt, text, rejected.completion, rejected_ends=ends))
     return pairs

@@ -90,7 +90,7 @@ class Coverage:
     solved: float
     """Share of questions with a right attempt."""
     with_signal: float
-    """Share of questions with a right attempt and one that is not: they alone give pairs."""
+    """Share of questions with a right attempt and a wrong one: they alone give pairs."""
     expected_signal: float
     """The same, were every question passed at the mean rate (self_motivated.md B.5)."""
     unparsed: float
@@ -131,7 +131,7 @@ def own_attempts(
             own = [q for q in asked if form_of(q) == form]
             for attempt in write_attempts(
                 sampler, own, config.sampling, split="train", seed=seed, round=round, demos=demos,
-                writer=f"{shard}-hinted" if hinted else shard, hinted=hinted,
+                writer=f"{shard}-hinted" if hinted else shard, hinted=hinted, stream=shard,
                 label=f"{shard} writes{', hinted' if hinted else ''}",
             ):  # fmt: skip
                 by_id.setdefault(attempt.question_id, []).append(attempt)
@@ -205,10 +205,14 @@ def coverage(attempts: Sequence[Attempt], questions: Sequence[Question]) -> Cove
     """Pass rates over all attempts without a hint, whatever was kept of them."""
     by_id = {q.id: q for q in questions}
     right: dict[str, list[bool]] = {}
+    wrong: set[str] = set()
     free = [a for a in attempts if not a.hinted]
     for attempt in free:
         correct = is_right(attempt, by_id[attempt.question_id])
         right.setdefault(attempt.question_id, []).append(correct)
+        if attempt.parsed and not correct:
+            wrong.add(attempt.question_id)
+    signal = {id: any(own) and id in wrong for id, own in right.items()}
     if not right:
         return Coverage(len(questions), 0, 0.0, 0.0, 0.0, 0.0, 0.0)
     rates = [sum(own) / len(own) for own in right.values()]
@@ -218,16 +222,16 @@ def coverage(attempts: Sequence[Attempt], questions: Sequence[Question]) -> Cove
         attempts=len(free),
         pass_rate=mean,
         solved=sum(rate > 0 for rate in rates) / len(rates),
-        with_signal=sum(0 < rate < 1 for rate in rates) / len(rates),
+        with_signal=sum(signal.values()) / len(rates),
         expected_signal=usable_share(mean, n),
         unparsed=sum(not a.parsed for a in free) / len(free),
     )
 
 
-def report_coverage(
+def log_coverage(
     attempts: Sequence[Attempt], questions: Sequence[Question], found: Sorted, run: Run, stage: str
-) -> Coverage:
-    """Log and print the figures. Raises `UserError`, with advice, where nothing is kept."""
+) -> str:
+    """Log and print how far attempts reach and what is kept; returns the line that was printed."""
     reached = coverage(attempts, questions)
     run.rewind(f"{stage}/coverage", 0)
     run.log(
@@ -237,14 +241,42 @@ def report_coverage(
     reasons = ", ".join(f"{n} {why}" for why, n in found.rejected.most_common())
     line = f"{stage}: {reached}. Kept {len(found.positives)} (+{len(found.hinted)} hinted)"
     print(f"{line}; not kept: {reasons or 'none'}", file=sys.stderr, flush=True)
-    if not found.positives and not found.hinted:
-        raise UserError(
-            f"{line}; not kept: {reasons or 'none'}\nno attempt can be learned from. Write more "
-            "per question (`write.sampling.n`), give demonstrations of your questions "
-            "(`write.demos`), allow hints (`write.hints failed`), teach the writer a few seed "
-            "rationales first (`warm_up`), or take a larger model"
+    return f"{line}; not kept: {reasons or 'none'}"
+
+
+class NothingRight(UserError):
+    """No attempt can be learned from."""
+
+    def __init__(self, figures: str) -> None:
+        super().__init__(
+            f"{figures}\nno attempt can be learned from. Write more per question "
+            "(`write.sampling.n`), give demonstrations of your questions (`write.demos`), allow "
+            "hints (`write.hints failed`), teach the writer a few seed rationales first "
+            "(`warm_up`), or take a larger model (in a demo and in self-motivated these settings "
+            "are under `kept.`)"
         )
-    return reached
+
+
+def rankable(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SelectConfig
+) -> list[Attempt]:
+    """Attempts without a hint and without a fault; those that say the same as an earlier one with
+    the same answer are left out (stage B, for the rank).
+    """
+    groups: dict[tuple[str, str | None], list[Attempt]] = {}
+    for attempt in attempts:
+        question = questions[attempt.question_id]
+        if attempt.hinted or (attempt.parsed and fault(attempt, question, config)):
+            continue
+        groups.setdefault((question.id, attempt.prediction), []).append(attempt)
+    return [
+        attempt
+        for own in groups.values()
+        for attempt, keep in zip(
+            own, distinct([a.rationale for a in own], config.dedupe), strict=True
+        )
+        if keep
+    ]
 
 
 def learned_text(attempt: Attempt, question: Question) -> tuple[str, str]:

@@ -12,7 +12,9 @@ development questions. Its log-probabilities, the policy's own and the values
 are computed once per rollout. Mode `z` needs no reward model and none is loaded.
 
 Deviations: the paper's figures could not be read; these are ours. The value head reads the policy's
-hidden states without moving them (`detach_value`), and starts at 0. Whitening does not blow up the
+hidden states without moving them (`detach_value`), and starts at 0; an update's scores are taken
+less their mean, or else the early tokens of right replies, to which lambda leaves little of the
+score, would fall below the mean advantage and be pushed down. Whitening does not blow up the
 noise of replies that are all worth the same (`least_spread`): it undid what had been learned.
 """
 
@@ -106,7 +108,8 @@ class PpoConfig(MethodConfig):
     evaluate_every: int = 10
     """Updates between two evaluations on development questions."""
     patience: int = 3
-    """End when so many evaluations in a row show a higher reward-model score and a lower accuracy.
+    """End when so many evaluations in a row show a higher reward-model score and a lower accuracy;
+    0: never. Mode `z` learns from no reward model and does not look.
     """
     select_by: str = "accuracy"
     """Development metric that selects the checkpoint."""
@@ -118,7 +121,9 @@ class PpoConfig(MethodConfig):
     """How replies are written."""
 
     def __post_init__(self) -> None:
-        """Raises `UsageError` for sampling that would bias the ratio."""
+        """Raises `UsageError` for empty runs, and for sampling that would bias the ratio."""
+        if min(self.updates, self.prompts, self.epochs, self.evaluate_every) < 1:
+            raise UsageError("ppo: updates, prompts, epochs and evaluate_every are at least 1")
         drawn = self.sampling
         if (drawn.temperature, drawn.top_p, drawn.top_k, drawn.beams) != (1.0, 1.0, 0, 1):
             raise UsageError(
@@ -163,9 +168,11 @@ def ppo(
             return
         if step == 0:
             evaluate(0, 0)
-        ended = ended or end_reason(run, stage, update, config)
         loaded = update
         if ended:
+            return
+        if ended := end_reason(run, stage, update, config):
+            evaluate(update, step)  # where training got to is a candidate too
             return
         name = f"{stage}-update{update}"
         file = run.folder("rollouts") / f"{name}.safetensors"
@@ -181,9 +188,10 @@ def ppo(
         attempts, rollouts = run.read_shard(name), load_rollouts(file)
         beta = next_beta(run, stage, update, config)
         worth = [score(a, config) for a in attempts]
+        baseline = float(np.mean(worth))
         current, returns_N = to_learn(
             rollouts,
-            worth,
+            [own - baseline for own in worth],
             beta=beta,
             gamma=config.gamma,
             lam=config.lam,
@@ -192,7 +200,7 @@ def ppo(
         values_N = torch.cat([r.value_T for r in rollouts])
         run.rewind(f"{stage}/rollouts", update)
         run.log(
-            f"{stage}/rollouts", update, score=float(np.mean(worth)), beta=beta,
+            f"{stage}/rollouts", update, score=baseline, beta=beta,
             kl=float(np.mean([r.kl for r in rollouts])), returns=float(returns_N.mean()),
             explained_variance=explained_variance(values_N, returns_N),
             **mean_facts(attempts),
@@ -202,7 +210,8 @@ def ppo(
         written = write_with_ids(
             Sampler(policy), questions_for(train, config.prompts, update, config.seed),
             config.sampling, split="train", seed=config.seed, round=update,
-            step=update * per_update, writer=stage, label=f"{stage} writes, update {update}",
+            step=update * per_update, writer=stage, stream=stage,
+            label=f"{stage} writes, update {update}",
         )  # fmt: skip
         attempts = scored.score([a for a, _ in written], by_id)
         return attempts, [maker.drawn(a.prompt, ids) for a, ids in written]
@@ -263,6 +272,8 @@ def minibatch(n: int, epoch: int, k: int, update: int, config: PpoConfig) -> lis
 
 def too_far(run: Run, stage: str, update: int, epoch: int, config: PpoConfig) -> bool:
     """Whether an earlier epoch of this update moved the policy beyond `epoch_kl`."""
+    if not epoch:
+        return False
     first = update * config.minibatches * config.epochs
     lines = {line["step"]: line for line in run.metrics(stage) if line["step"] >= first}
     for earlier in range(epoch):
@@ -295,14 +306,16 @@ def end_reason(run: Run, stage: str, update: int, config: PpoConfig) -> str:
     for line in run.metrics(f"{stage}/rounds"):
         if line["reward"] in means and line["round"] <= update:
             means[line["reward"]].append(line["mean"])
-    if over_optimised(means["reward_model"], means["accuracy"], config.patience):
+    learned = config.mode != "z" and config.patience > 0
+    if learned and over_optimised(means["reward_model"], means["accuracy"], config.patience):
         reason = (
             f"over {config.patience} evaluations the reward model's score rose and development "
             "accuracy fell: it is being over-optimised"
         )
     if reason:
         print(f"{stage} ends before update {update}: {reason}", file=sys.stderr, flush=True)
-        run.write_json(f"{stage}-ended.json", {"before_update": update, "reason": reason})
+        if run.read_json(f"{stage}-ended.json") is None:
+            run.write_json(f"{stage}-ended.json", {"before_update": update, "reason": reason})
     return reason
 
 

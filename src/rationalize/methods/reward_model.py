@@ -4,9 +4,12 @@
 
 averaged over the questions that have attempts of two levels (self_motivated.md 2.D). Each attempt
 is encoded once, whatever the number of its pairs. Part of the questions is held out, whole; the
-pair accuracy there, with the answer sentence and without it, is what PPO's gate asks for.
+pair accuracy there, with the answer sentence and without it, is what PPO's gate asks for. (Held out
+of the rank, that is: the backbone, M_sft, has imitated right attempts at all train questions.)
 
-Deviations: none known; the paper's loss, split and gate could not be read, and are ours.
+Deviations: none known; the paper's loss, split and gate could not be read, and are ours. What is
+read is the reply as it is learned, the rationale and the answer sentence, not what a writer may
+have put after it.
 """
 
 from __future__ import annotations
@@ -24,8 +27,8 @@ import numpy as np
 
 from rationalize.attempt_files import load_attempts
 from rationalize.errors import UsageError, UserError
-from rationalize.methods.common import MethodConfig, load_method_splits
-from rationalize.methods.own_attempts import is_right
+from rationalize.methods.common import MethodConfig, load_method_splits, refuse_unused
+from rationalize.methods.own_attempts import SelectConfig, is_right, rankable
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head, save_head
 from rationalize.models.policy import Policy, load_policy
@@ -59,6 +62,8 @@ class RewardModelConfig(MethodConfig):
     """2: right above wrong; 3: wrong attempts also above those without an answer."""
     reads: Reads = "reply"
     """`rationale`: the answer sentence is masked, in training as in use."""
+    select: SelectConfig = SelectConfig()
+    """Which attempts are ranked; `positives` has no effect here."""
     pairs: int = 16
     """At most so many pairs of a question, drawn uniformly; 0: all."""
     centre: float = 0.0
@@ -75,6 +80,11 @@ class RewardModelConfig(MethodConfig):
     """Passes over the questions."""
     fit: FitConfig = FitConfig(learning_rate=1e-5, schedule="cosine", warmup=0.03, batch_size=64)
     """How it learns; a batch is so many questions."""
+
+    def __post_init__(self) -> None:
+        refuse_unused(self, "init", "sft_epochs", "sft_fit")
+        if self.centre and self.loss != "pairwise":
+            raise UsageError(f"centre has no effect with loss={self.loss}; leave it out")
 
 
 class NoRank(UserError):
@@ -105,7 +115,9 @@ def train_reward_model(config: RewardModelConfig, out: Path) -> None:
     )
     stored = {"method": "reward-model", **dataclasses.asdict(config)}
     with Run.open(out, stored, base_hash=policy.weights_hash) as run:
-        facts = learn_rank(policy, attempts, train, config, run, "reward-model", out, policy.save)
+        facts = learn_rank(
+            policy, attempts, train, config, run, "reward-model", run.folder("model"), policy.save
+        )
     print(describe(facts), f"\nreward model: {out}", sep="")
 
 
@@ -177,12 +189,12 @@ def rank_attempts(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], config: RewardModelConfig
 ) -> list[Ranked]:
     """Per question its attempts and pairs; questions whose attempts are on one level are left out.
-    Hinted attempts are never ranked.
+    Attempts with a hint or a fault are never ranked, and equal ones once (stage B).
     """
     own: dict[str, list[Attempt]] = {}
-    for attempt in attempts:
-        if not attempt.hinted:
-            own.setdefault(attempt.question_id, []).append(attempt)
+    in_order = sorted(attempts, key=lambda a: a.id)  # whatever the order they come in
+    for attempt in rankable(in_order, questions, config.select):
+        own.setdefault(attempt.question_id, []).append(attempt)
     ranked = []
     for number, (id, group) in enumerate(sorted(own.items())):
         question = questions[id]

@@ -35,9 +35,15 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UsageError
-from rationalize.methods.common import MethodConfig, restore_or, share
+from rationalize.methods.common import MethodConfig, refuse_unused, share
 from rationalize.methods.expert_iteration import RftConfig, restarting
-from rationalize.methods.own_attempts import WriteConfig, own_attempts
+from rationalize.methods.own_attempts import (
+    SelectConfig,
+    WriteConfig,
+    log_coverage,
+    own_attempts,
+    sort_attempts,
+)
 from rationalize.methods.ppo import Mode, PpoConfig, ppo
 from rationalize.methods.reward_model import (
     NoRank,
@@ -64,7 +70,8 @@ class SelfMotivatedConfig(MethodConfig):
     """Self-motivated Learning."""
 
     kept: RftConfig = RftConfig(
-        write=WriteConfig(sampling=SamplingConfig(temperature=0.7, max_new_tokens=256, n=16))
+        write=WriteConfig(sampling=SamplingConfig(temperature=0.7, max_new_tokens=256, n=16)),
+        select=SelectConfig(positives=4),
     )
     """Stages A to C: how attempts are written, sorted and imitated. Its model, questions and seed
     are this method's own.
@@ -85,6 +92,10 @@ class SelfMotivatedConfig(MethodConfig):
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
             raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
+        refuse_unused(self, "init", "sft_epochs", "sft_fit")
+        refuse_unused(self.ppo, "mode")  # `modes` says which
+        if self.rounds < 1:
+            raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 
 
 @dataclass
@@ -106,48 +117,55 @@ class Learned:
 def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
     """All stages in `out`; the policy lands in `out/model`."""
     with open_method(config, "self-motivated", out) as setup:
-        policy, before, name = None, -math.inf, "Self-motivated Learning"
+        best, folder, name, writer = -math.inf, None, "Self-motivated Learning", None
         for round in range(config.rounds):
-            learned = attempts_to_rewards(setup, config, f"round{round}", policy)
-            if learned.reward_model:
-                model = RewardModel.load(learned.reward_model)
-                setup.suite = setup.suite.with_reward(reward_of(model))
-            arms = {}
+            learned = attempts_to_rewards(
+                setup, config, config.modes, f"round{round}", round, writer
+            )
+            scores = {}
             for mode in open_modes(config.modes, learned.closed):
                 stage = f"{stage_of(mode)}-round{round}"
-                arms[stage] = improve(setup, learned, replace(config.ppo, mode=mode), stage)
-            scores = {stage: best_score(setup, stage) for stage in arms}
-            if not arms:
-                policy, name = again(setup, learned.sft), "RFT"
+                improve(setup, learned, replace(config.ppo, mode=mode), stage)
+                scores[stage] = best_score(setup, stage)
+            if not scores:
+                if folder is None:
+                    folder, name = learned.sft, "RFT"
                 break
             stage = max(scores, key=scores.__getitem__)
-            policy = arms[stage]
-            error = math.sqrt(max(scores[stage] * (1 - scores[stage]), 1e-9) / len(setup.dev))
-            if scores[stage] - before < error and round:
-                break
-            before = scores[stage]
-        setup.conclude(policy or setup.base, name)
+            rise, best = scores[stage] - best, max(best, scores[stage])
+            if rise > 0:
+                folder = setup.run.folder("policies", stage)
+            if rise < 0.5 / math.sqrt(len(setup.dev)):
+                break  # less than a standard error of a share, at its widest
+            writer = again(setup, folder or learned.sft)
+        setup.conclude(again(setup, folder or learned.sft), name)
 
 
 def attempts_to_rewards(
-    setup: Setup, config: SelfMotivatedConfig, prefix: str, writer: Policy | None = None
-) -> Learned:
-    """Stages A to D; the reward model is trained where a mode reads it."""
-    run = setup.run
+    setup: Setup, config: SelfMotivatedConfig, modes: Sequence[Mode], prefix: str, round: int = 0,
+    writer: Policy | None = None,
+) -> Learned:  # fmt: skip
+    """Stages A to D; the reward model is trained where a mode reads it, and joins the suite."""
+    run, by_id = setup.run, {q.id: q for q in setup.train}
     sft = restarting(setup, share(config.kept, config), f"{prefix}-sft", writer)
     redrawn = own_attempts(
-        Sampler(sft.policy), setup.train, config.redraw, run, f"{prefix}-redraws", round=0,
+        Sampler(sft.policy), setup.train, config.redraw, run, f"{prefix}-redraws", round=round,
         seed=config.seed, few_shot=False,
     )  # fmt: skip
+    found = sort_attempts(redrawn, by_id, config.kept.select)
+    log_coverage(redrawn, setup.train, found, run, f"{prefix}-redraws")
     learned = Learned(sft.folder, [*sft.attempts, *redrawn], redrawn, None, None)
-    if any(mode != "z" for mode in config.modes):
-        own = share(config.rm, config)
+    if any(mode != "z" for mode in modes):
+        own = share(config.rm, config, select=config.kept.select)
         learned.reward_model = run.folder("scorers", f"{prefix}-reward-model")
         facts: dict[str, Any] = {}
         try:
             facts = reward_model(setup, own, learned, f"{prefix}-reward-model")
             learned.closed = gate_reason(facts, own)
             _say(describe(facts))
+            if setup.tuning == "full":  # under LoRA it shares the policy's backbone, in `improve`
+                model = RewardModel.load(learned.reward_model)
+                setup.suite = setup.suite.with_reward(reward_of(model))
         except NoRank as error:
             learned.closed, learned.reward_model = str(error), None
         gate = {"open": learned.closed is None, "reason": learned.closed, **facts}
@@ -162,8 +180,8 @@ def reward_model(
     folder, run = learned.reward_model or Path(), setup.run
     if run.done(stage) is not None:
         return read_facts(folder)
-    policy = again(setup, learned.sft)
-    if policy.tuning == "full":
+    if setup.tuning == "full":
+        policy = again(setup, learned.sft)
         return learn_rank(
             policy, learned.attempts, setup.train, config, run, stage, folder, policy.save,
             scale_on=learned.redrawn,
@@ -186,29 +204,22 @@ def open_modes(modes: Sequence[Mode], closed: str | None) -> list[Mode]:
     return [mode for mode in modes if mode == "z"]
 
 
-def improve(setup: Setup, learned: Learned, config: PpoConfig, stage: str) -> Policy:
-    """Stage E from M_sft; restored where it is finished."""
+def improve(setup: Setup, learned: Learned, config: PpoConfig, stage: str) -> None:
+    """Stage E from M_sft; the weights land in the run's `policies/STAGE`."""
     own, run = share(config, setup.config, mode=config.mode), setup.run
-    policy = again(setup, learned.sft)
-    needs_model = own.mode != "z"
-
-    def learn() -> None:
-        nonlocal policy
-        if policy.tuning == "full":
-            reference = policy.become_reference(half=own.fit.precision != "float32")
-            ppo(policy, reference, setup.suite, setup.train, setup.dev, own, run, stage)
-            return
-        variants = adapters(setup, learned.sft, [stage])
-        suite = setup.suite
-        if needs_model and learned.reward_model:
-            suite = suite.with_reward(
-                reward_of(shared_model(variants, learned.reward_model, stage))
-            )
-        with variants.active(stage) as policy:
-            ppo(policy, variants.bare, suite, setup.train, setup.dev, own, run, stage)
-
-    restore_or(run, stage, policy, learn)
-    return policy
+    if run.done(stage) is not None:
+        return
+    if setup.tuning == "full":
+        policy = again(setup, learned.sft)
+        reference = policy.become_reference(half=own.fit.precision != "float32")
+        ppo(policy, reference, setup.suite, setup.train, setup.dev, own, run, stage)
+        return
+    variants = adapters(setup, learned.sft, [stage])
+    suite = setup.suite
+    if own.mode != "z" and learned.reward_model:
+        suite = suite.with_reward(reward_of(shared_model(variants, learned.reward_model, stage)))
+    with variants.active(stage) as policy:
+        ppo(policy, variants.bare, suite, setup.train, setup.dev, own, run, stage)
 
 
 def shared_model(variants: Variants, folder: Path, policy: str) -> RewardModel:

@@ -8,9 +8,11 @@ of the teacher's rationales first: the table's row for it says how many.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,11 @@ from typing import Any
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt, scaling_curve
-from rationalize.methods.common import rollouts, share
+from rationalize.methods.common import refuse_unused, rollouts, share
 from rationalize.methods.demo import BASE, floor_of
 from rationalize.methods.expert_iteration import RftConfig, StarConfig, restarting, warmed_up
-from rationalize.methods.iterative_dpo import IterativeDpoConfig, iterative_dpo
-from rationalize.methods.own_attempts import SelectConfig, WriteConfig
+from rationalize.methods.iterative_dpo import IterativeDpoConfig, NoPairs, iterative_dpo
+from rationalize.methods.own_attempts import NothingRight, SelectConfig, WriteConfig
 from rationalize.methods.ppo import Mode, PpoConfig
 from rationalize.methods.reward_model import RewardModelConfig
 from rationalize.methods.self_motivated import (
@@ -30,6 +32,7 @@ from rationalize.methods.self_motivated import (
     SelfMotivatedConfig,
     again,
     attempts_to_rewards,
+    best_score,
     improve,
     open_modes,
     stage_of,
@@ -105,6 +108,10 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     )  # fmt: skip
     """Iterative DPO, from M_sft and its redrawn attempts."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_unused(self, "modes", "rounds")  # `methods` says which modes
+
 
 def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
     """Write `results.json` and `report.html` in `out`, and print the table."""
@@ -122,7 +129,7 @@ def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
         curves: list[dict[str, Any]] = []
         models: dict[int, Path] = {}
         for seed in config.seeds:
-            own = replace(setup, config=replace(config, seed=seed, modes=modes_of(config)))
+            own = replace(setup, config=replace(config, seed=seed))
             learned = _learn(own, methods, curves, seed)
             if learned.reward_model:
                 models[seed] = learned.reward_model
@@ -155,27 +162,39 @@ def _learn(
 
     if k := config.kept.warm_up:
         measure(warmed_up(setup, share(config.kept, config)), f"SFT on {k} seed rationales")
-    learned = attempts_to_rewards(setup, config, f"seed{seed}")
+    learned = attempts_to_rewards(setup, config, modes_of(config), f"seed{seed}")
     measure(again(setup, learned.sft), RFT)
-    if learned.reward_model:
-        model = RewardModel.load(learned.reward_model)
-        setup.suite = setup.suite.with_reward(reward_of(model))
     if config.votes:
         _vote(setup, methods, curves, learned, seed)
     if "star" in config.methods:
-        measure(restarting(setup, share(config.star, config), f"star-{seed}").policy, STAR)
+        with _left_out(STAR):
+            measure(restarting(setup, share(config.star, config), f"star-{seed}").policy, STAR)
     if "dpo" in config.methods:
-        policy = again(setup, learned.sft)
-        own = share(config.dpo, config)
-        measure(iterative_dpo(setup, policy, own, f"dpo-{seed}", learned.redrawn), DPO)
-    for mode in open_modes(config.modes, learned.closed):
+        with _left_out(DPO):
+            own, policy = share(config.dpo, config), again(setup, learned.sft)
+            measure(iterative_dpo(setup, policy, own, f"dpo-{seed}", learned.redrawn), DPO)
+    scores = {}
+    for mode in open_modes(modes_of(config), learned.closed):
         if f"ppo-{mode}" in config.methods:
-            ppo = replace(config.ppo, mode=mode)
-            policy = improve(setup, learned, ppo, f"{stage_of(mode)}-seed{seed}")
-            measure(policy, PPO_ROWS[mode])
-            if seed == config.seeds[-1]:
-                policy.export(run.folder("model"))
+            stage = f"{stage_of(mode)}-seed{seed}"
+            improve(setup, learned, replace(config.ppo, mode=mode), stage)
+            measure(again(setup, run.folder("policies", stage)), PPO_ROWS[mode])
+            scores[stage] = best_score(setup, stage)
+    if seed == config.seeds[-1]:  # development questions say which model to export
+        best = max(scores, key=scores.__getitem__, default=None)
+        again(setup, run.folder("policies", best) if best else learned.sft).export(
+            run.folder("model")
+        )
     return learned
+
+
+@contextmanager
+def _left_out(row: str) -> Iterator[None]:
+    """A method that finds nothing to learn from says so; the others go on."""
+    try:
+        yield
+    except (NothingRight, NoPairs) as error:
+        print(f"{row} is left out: {error}", file=sys.stderr, flush=True)
 
 
 def _vote(
@@ -200,11 +219,17 @@ def _vote(
 
         attempts = rollouts(setup.run, f"votes-{split}-{seed}", write)
         groups = {id: [a for a in attempts if a.question_id == id] for id in questions}
-        rules: dict[str, str | None] = {f"RFT, majority of {config.votes}": None}
+        rules: dict[str, tuple[str | None, bool]] = {
+            f"RFT, majority of {config.votes}": (None, True)
+        }
         if score:
-            rules[f"RFT, best of {config.votes} by reward model"] = score
-        for name, by in rules.items():
-            chosen = [chosen_attempt(own, questions[id], score=by) for id, own in groups.items()]
+            rules[f"RFT, best of {config.votes} by reward model"] = (score, False)
+            rules[f"RFT, {config.votes} votes weighted by reward model"] = (score, True)
+        for name, (by, weighted) in rules.items():
+            chosen = [
+                chosen_attempt(own, questions[id], score=by, weighted=weighted)
+                for id, own in groups.items()
+            ]
             methods.setdefault(name, {}).setdefault(split, {})[seed] = chosen
         curves += [
             {"method": f"{RFT} on {split}, seed {seed}", **row}

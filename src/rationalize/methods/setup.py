@@ -20,7 +20,7 @@ from rationalize.evaluation.tables import format_table, splits_of
 from rationalize.methods.answer_scorer import AnswerScorerConfig, train_answer_scorer
 from rationalize.methods.common import MethodConfig, Own, load_method_splits, rollouts, share
 from rationalize.methods.verifier import VerifierConfig, train_verifier
-from rationalize.models.policy import Policy, load_policy
+from rationalize.models.policy import FULL_TUNING_LIMIT, Policy, load_policy
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.models.reward_model import RewardModel
 from rationalize.models.scorers import AnswerScorer, load_verifier
@@ -58,6 +58,14 @@ class Setup(Generic[Own]):
         """What is evaluated once, at the end: development questions where there is nothing else."""
         kept = [s for s, own in self.splits.items() if s not in ("train", "dev") and own]
         return kept or ["dev"]
+
+    @property
+    def tuning(self) -> str:
+        """`full` or `lora`: which weights learn."""
+        if self.config.tuning != "auto":
+            return self.config.tuning
+        size = sum(p.numel() for p in self.base.model.parameters())
+        return "full" if size <= FULL_TUNING_LIMIT else "lora"
 
     def load_policy(self) -> Policy:
         """The base model, fresh, with the weights that shall learn."""

@@ -1,7 +1,7 @@
 """The reward model: how good is this reply to this question? Inference only;
 `methods/reward_model.py` trains it.
 
-It reads what the policy reads and writes: the prompt without demonstrations, the reply with its
+It reads what the policy learns to write: the prompt without demonstrations, the rationale with its
 answer sentence, the end. Its scores have mean 0 and deviation 1 over the SFT model's attempts.
 """
 
@@ -60,7 +60,11 @@ class RewardModel:
 
     @classmethod
     def load(cls, folder: Path | str) -> RewardModel:
-        """A reward model that `save_facts` completed; adapters bring their base model along."""
+        """A reward model that `save_facts` completed, or the run that trained it; adapters bring
+        their base model along.
+        """
+        inside = Path(folder) / "model"
+        folder = inside if (inside / FILE).is_file() else folder
         facts = read_facts(folder)
         policy, unit = load_parts(Path(folder), facts)
         return cls(lambda: nullcontext(policy), unit, **scaling(facts))

@@ -4,11 +4,11 @@ the first solved training questions.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from rationalize.answers import number
 from rationalize.errors import UserError
 from rationalize.questions.load import load_questions
 from rationalize.records import Question
@@ -23,7 +23,10 @@ def form_of(question: Question) -> Form:
         return "yes/no"
     if question.choices:
         return "choice"
-    return "number" if number(question.answer) is not None else "text"
+    return "number" if _NUMBER.fullmatch(question.answer.strip()) else "text"
+
+
+_NUMBER = re.compile(r"-?[$€£]?\d[\d,]*(?:\.\d+)?%?")
 
 
 def demonstrations(

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Protocol
 
 from rationalize.records import Question
-from rationalize.rewards.base import Reward, Scores, column_questions
+from rationalize.rewards.base import Reward, Scores, column_questions, readable
 
 
 class ReplyScores(Protocol):
@@ -33,7 +33,14 @@ def score(
     model: ReplyScores, *, rationale, prediction, question, choices, gold, context, question_id, **_
 ) -> Scores:
     questions = column_questions(question, choices, gold, context, question_id)
-    return list(model.scores(questions, rationale, prediction))
+    read = [i for i, q in enumerate(questions) if readable(q, rationale[i])]
+    found: Scores = [None] * len(questions)
+    scores = model.scores(
+        [questions[i] for i in read], [rationale[i] for i in read], [prediction[i] for i in read]
+    )
+    for i, own in zip(read, scores, strict=True):
+        found[i] = own
+    return found
 
 
 def reward_model(model: ReplyScores) -> Reward:

@@ -57,17 +57,20 @@ def write_attempts(
     demos: Sequence[Question] = (),
     given: Sequence[Attempt] | None = None,
     hinted: bool = False,
+    stream: str = "",
     label: str | None = None,
 ) -> list[Attempt]:
     """`sampling.n` attempts per question, in the order of the questions.
 
     `control` names the bins to write under (0 is best); `given` are attempts, one per question,
     whose rationales the modes `refine` and `answer_from_rationale` read; `hinted` shows the gold
-    answer. Draws depend on `(seed, round, repeat, question id, sample)` alone.
+    answer. Draws depend on `(seed, round, repeat, question id, sample)` alone, and on `stream`:
+    writers of one run that must not draw alike have each their own.
     """
     written = write_with_ids(
         sampler, questions, sampling, split=split, seed=seed, writer=writer, mode=mode, round=round,
-        step=step, control=control, demos=demos, given=given, hinted=hinted, label=label,
+        step=step, control=control, demos=demos, given=given, hinted=hinted, stream=stream,
+        label=label,
     )  # fmt: skip
     return [attempt for attempt, _ in written]
 
@@ -87,6 +90,7 @@ def write_with_ids(
     demos: Sequence[Question] = (),
     given: Sequence[Attempt] | None = None,
     hinted: bool = False,
+    stream: str = "",
     label: str | None = None,
 ) -> list[tuple[Attempt, tuple[int, ...]]]:
     """The same attempts, each with the token ids that were drawn: text does not say which."""
@@ -96,7 +100,10 @@ def write_with_ids(
         for q, a in zip(questions, read, strict=True)
     ]
     repeats = _occurrences([q.id for q in questions])
-    seeds = [question_seed(seed, round, k, q.id) for k, q in zip(repeats, questions, strict=True)]
+    own = (stream,) if stream else ()
+    seeds = [
+        question_seed(seed, round, k, q.id, *own) for k, q in zip(repeats, questions, strict=True)
+    ]
     controls = [control] * len(prompts) if control else None
     with progress_bar(label or f"{writer} writes {split}", "replies") as progress:
         completions_PG = sampler.sample(

@@ -8,6 +8,7 @@ words.
 from __future__ import annotations
 
 import ast
+import itertools
 import operator
 import re
 from collections.abc import Sequence
@@ -21,12 +22,12 @@ Dedupe = Literal["auto", "equations", "words", "exact", "none"]
 TOLERANCE = 1e-3
 """Both sides of a true equation differ by less (the rule of 2308.01825)."""
 
-_LEFT = frozenset("0123456789.,+-*/x×÷()%$€£ ")
-_LONGEST = 120  # characters of a left side
-_BREAK = re.compile(r"[,.]\s|(?<=\d)\s+(?=[\d$€£(])")
-_TERM = re.compile(r"\d.*[-+*/x×÷].*\d")
-_RIGHT = re.compile(r"\s*(-?\s?[$€£]?\d[\d,]*(?:\.\d+)?%?)")
-_SIGNS = str.maketrans({"x": "*", "×": "*", "÷": "/", ",": "", "$": "", "€": "", "£": "", " ": ""})
+_FIGURES = re.compile(r"[\d.,+\-*/x×÷()%$€£^ \t=]+")
+"""A stretch of figures and signs."""
+_BREAK = re.compile(r"[,.]\s|(?<=\d)\s+(?=[\d$€£(])|[,.]$")
+_TERM = re.compile(r"\d.*[-+*/x×÷^].*\d")
+_LONGEST = 120  # characters of a side
+_SIGNS = str.maketrans({"x": "*", "×": "*", "÷": "/", **dict.fromkeys(",$€£ \t", "")})
 _OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Div: operator.truediv,
@@ -34,21 +35,38 @@ _OPERATORS = {
 
 
 def equations(text: str) -> tuple[str, ...]:
-    """The equations of a text in their order, without spaces, currency and thousands separators.
+    """The equations of a text in their order, without spaces, currency and thousands separators; a
+    chain `a = b = c` is two.
 
     >>> equations("He pays 3 x $1,200 = $3,600, and 3600 / 2 = 1800 is left.")
     ('3*1200=3600', '3600/2=1800')
     """
     found = []
-    for sign in re.finditer("=", text):
-        right = _RIGHT.match(text, sign.end())
-        start = sign.start()
-        while start > max(0, sign.start() - _LONGEST) and text[start - 1] in _LEFT:
-            start -= 1
-        left = _BREAK.split(text[start : sign.start()].strip())[-1].lstrip(".,x×÷*/+) ")
-        if right and _TERM.search(left):
-            found.append(f"{left.translate(_SIGNS)}={right[1].translate(_SIGNS)}")
+    for stretch in _FIGURES.findall(text):
+        sides = stretch.split("=")
+        for left, right in itertools.pairwise(sides):
+            before, after = _side(left, last=True), _side(right, last=False)
+            if before and after and (_TERM.search(before) or _TERM.search(after)):
+                found.append(f"{before}={after}")
     return tuple(found)
+
+
+def _side(text: str, *, last: bool) -> str:
+    """The last, or the first, whole expression of one side of an equals sign; empty if there is
+    none.
+    """
+    parts = [part for part in _BREAK.split(text[-_LONGEST:] if last else text[:_LONGEST]) if part]
+    if not parts:
+        return ""
+    side = parts[-1 if last else 0].strip()
+    if last:
+        side = re.sub(r"^(?:-\s+|[.,x×÷*/+)%^\s])+", "", side)  # a bullet, or the end of a word
+    side = re.sub(r"[-+*/x×÷(^.,\s$€£]+$", "", side).translate(_SIGNS)
+    while side.count("(") > side.count(")") and side.startswith("("):
+        side = side[1:]
+    while side.count(")") > side.count("(") and side.endswith(")"):
+        side = side[:-1]
+    return side if any(c.isdigit() for c in side) else ""
 
 
 def equations_hold(text: str) -> bool:
