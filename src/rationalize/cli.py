@@ -127,6 +127,10 @@ VERBS: Mapping[str, Command] = {
         "rationalize.verbs.evaluating", "CompareConfig", "compare",
         "runs side by side, with paired tests",
     ),
+    "leaderboard": Command(
+        "rationalize.verbs.leaderboard", "LeaderboardConfig", "leaderboard",
+        "other models' rationales and runs on the same test questions",
+    ),
 }  # fmt: skip
 
 FORMS = {
@@ -138,6 +142,7 @@ FORMS = {
     "check-rewards": "check-rewards [NAMES]",
     "evaluate": "evaluate --model M --questions Q --out DIR",
     "compare": "compare RUN RUN .. --out report.html",
+    "leaderboard": "leaderboard --data DIR [--runs RUN ..] --out DIR",
     "config": "config METHOD [--explain]",
 }
 
