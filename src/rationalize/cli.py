@@ -131,6 +131,10 @@ VERBS: Mapping[str, Command] = {
         "rationalize.verbs.leaderboard", "LeaderboardConfig", "leaderboard",
         "other models' rationales and runs on the same test questions",
     ),
+    "export": Command(
+        "rationalize.verbs.exporting", "ExportConfig", "export",
+        "attempts as files that `trl sft` and `trl dpo` read",
+    ),
 }  # fmt: skip
 
 FORMS = {
@@ -143,6 +147,7 @@ FORMS = {
     "evaluate": "evaluate --model M --questions Q --out DIR",
     "compare": "compare RUN RUN .. --out report.html",
     "leaderboard": "leaderboard --data DIR [--runs RUN ..] --out DIR",
+    "export": "export RUN --format sft|dpo --out F",
     "config": "config METHOD [--explain]",
 }
 
