@@ -146,7 +146,7 @@ def modes_of(config: SelfMotivatedDemoConfig) -> tuple[Mode, ...]:
 def _learn(
     setup: Setup[SelfMotivatedDemoConfig], methods: Methods, curves: list[dict[str, Any]], seed: int
 ) -> Learned:
-    config, run = setup.config, setup.run
+    config = setup.config
 
     def measure(policy: Policy, name: str) -> None:
         for split in setup.final_splits:
@@ -174,7 +174,7 @@ def _learn(
             policy = improve(setup, learned, ppo, f"{stage_of(mode)}-seed{seed}")
             measure(policy, PPO_ROWS[mode])
             if seed == config.seeds[-1]:
-                policy.export(run.folder("model"))
+                setup.export(policy, PPO_ROWS[mode], seed=seed)
     return learned
 
 
