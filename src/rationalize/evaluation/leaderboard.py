@@ -7,6 +7,7 @@ prediction says otherwise, that is a note. What is missing anywhere is a note, n
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -213,13 +214,17 @@ def pairs_on_equal_questions(
     }
     pairs, notes = [], []
     for a in ours:
+        other: dict[str, list[str]] = {}
         for b in references:
             shared = methods[a].keys() & methods[b].keys()
             if odd := sorted(s for s in shared if asked[a, s] != asked[b, s]):
-                where = ", ".join(odd)
-                notes.append(f"{a} and {b} answered other questions of {where}: not compared.")
+                other.setdefault(", ".join(odd), []).append(b)
             elif shared:
                 pairs.append((a, b))
+        notes += [
+            f"{a} answered other questions of {where} than {', '.join(names)}: not compared."
+            for where, names in other.items()
+        ]
     return pairs, notes
 
 
@@ -234,6 +239,7 @@ def over_sets(
     metrics = settle_worst(metrics, everything, questions)
     means: dict[tuple[str, str], list[float]] = {}
     draws: dict[tuple[str, str], np.ndarray] = {}
+    counts: Counter[tuple[str, str]] = Counter()
     names = list(dict.fromkeys(name for splits in methods.values() for name in splits))
     for seed, name in enumerate(names):
         for method, splits in methods.items():
@@ -243,12 +249,22 @@ def over_sets(
                 values = average_seeds(per_seed)
                 key = method, metric.name
                 means.setdefault(key, []).append(float(np.mean(list(values.values()))))
+                counts[key] += len(values)
                 draws[key] = draws.get(key, 0.0) + resampled_means(values, seed=seed)
     rows = []
     for (method, metric_name), own_means in means.items():
         low, high = percentiles(draws[method, metric_name] / len(own_means))
-        rows.append({"method": method, "metric": metric_name, "mean": float(np.mean(own_means)),
-                     "low": low, "high": high, "sets": len(own_means)})  # fmt: skip
+        rows.append(
+            {
+                "method": method,
+                "metric": metric_name,
+                "mean": float(np.mean(own_means)),
+                "low": low,
+                "high": high,
+                "sets": len(own_means),
+                "n": counts[method, metric_name],
+            }
+        )
     return rows
 
 

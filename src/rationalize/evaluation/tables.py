@@ -105,7 +105,7 @@ def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[
 
     order = sorted(over, key=rank)
     cells = {split: cells_of(results, split) for split in splits}
-    by_set = [["", "sets", "all sets", *map(one_line, splits)]]
+    by_set = [["", "sets", "n", "all sets", *map(one_line, splits)]]
     for method in order:
         own = over[method]["accuracy"]
         numbers = [
@@ -114,13 +114,13 @@ def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[
             for s in splits
         ]  # fmt: skip
         all_sets = show_interval(own, facts["accuracy"])
-        by_set.append([one_line(method), str(own["sets"]), all_sets, *numbers])
+        by_set.append([one_line(method), str(own["sets"]), str(own["n"]), all_sets, *numbers])
     names = [m for m in facts if any(m in own for own in over.values())]
-    by_metric = [["", "sets", *(heading(m, facts[m]) for m in names)]]
+    by_metric = [["", "sets", "n", *(heading(m, facts[m]) for m in names)]]
     for method in order:
         own_rows = over[method]
         by_metric.append([
-            one_line(method), str(own_rows["accuracy"]["sets"]),
+            one_line(method), str(own_rows["accuracy"]["sets"]), str(own_rows["accuracy"]["n"]),
             *(show_interval(own_rows[m], facts[m]) if m in own_rows else NONE for m in names),
         ])  # fmt: skip
     return [("accuracy % by set", by_set), ("every metric, mean of the sets' means", by_metric)]
@@ -129,7 +129,7 @@ def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[
 def format_leaderboard(results: Mapping[str, Any], width: int = 160) -> str:
     """Both tables as plain text."""
     return "\n\n".join(
-        f"{caption}: mean and 95 % interval\n{_aligned(rows, 2, width)}"
+        f"{caption}: mean and 95 % interval\n{_aligned(rows, 3, width)}"
         for caption, rows in leaderboard_tables(results)
     )
 
