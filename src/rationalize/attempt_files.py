@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from rationalize.errors import UserError
 from rationalize.files import number_or_text, replacing
-from rationalize.records import Attempt, attempt_from_row, attempt_row
+from rationalize.records import Attempt, Pair, attempt_from_row, attempt_row
 from rationalize.text import whole_characters
 
 _JSON_COLUMNS = ("rewards", "control", "sampling")
@@ -64,15 +64,25 @@ def write_sft_jsonl(
 
     As text, the prompt ends in a line break, as it does before every reply of a few-shot prompt.
     """
-    rows: list[dict[str, Any]] = []
-    for attempt in attempts:
-        if messages:
-            prompt: Any = [{"role": "user", "content": attempt.prompt}]
-            completion: Any = [{"role": "assistant", "content": attempt.completion}]
-        else:
-            prompt, completion = attempt.prompt.rstrip("\n") + "\n", attempt.completion
-        rows.append({"prompt": prompt, "completion": completion})
+    rows = [_trl_row(a.prompt, messages, completion=a.completion) for a in attempts]
     _write_jsonl(rows, Path(path))
+
+
+def write_dpo_jsonl(pairs: Iterable[Pair], path: Path | str, *, messages: bool = False) -> None:
+    """Preference pairs in TRL's columns `prompt`, `chosen`, `rejected`, as text or as messages."""
+    rows = [_trl_row(p.prompt, messages, chosen=p.chosen, rejected=p.rejected) for p in pairs]
+    _write_jsonl(rows, Path(path))
+
+
+def _trl_row(prompt: str, messages: bool, **replies: str) -> dict[str, Any]:
+    prompt = whole_characters(prompt)  # UTF-8, as datasets reads, has no unpaired surrogates
+    replies = {name: whole_characters(text) for name, text in replies.items()}
+    if not messages:
+        return {"prompt": prompt.rstrip("\n") + "\n", **replies}
+    return {
+        "prompt": [{"role": "user", "content": prompt}],
+        **{name: [{"role": "assistant", "content": text}] for name, text in replies.items()},
+    }
 
 
 def _table(attempts: Sequence[Attempt]) -> pa.Table:

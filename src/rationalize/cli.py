@@ -127,6 +127,14 @@ VERBS: Mapping[str, Command] = {
         "rationalize.verbs.evaluating", "CompareConfig", "compare",
         "runs side by side, with paired tests",
     ),
+    "leaderboard": Command(
+        "rationalize.verbs.leaderboard", "LeaderboardConfig", "leaderboard",
+        "other models' rationales and runs on the same test questions",
+    ),
+    "export": Command(
+        "rationalize.verbs.exporting", "ExportConfig", "export",
+        "attempts as files that `trl sft` and `trl dpo` read",
+    ),
 }  # fmt: skip
 
 FORMS = {
@@ -138,6 +146,8 @@ FORMS = {
     "check-rewards": "check-rewards [NAMES]",
     "evaluate": "evaluate --model M --questions Q --out DIR",
     "compare": "compare RUN RUN .. --out report.html",
+    "leaderboard": "leaderboard --data DIR [--runs RUN ..] --out DIR",
+    "export": "export RUN --format sft|dpo --out F",
     "config": "config METHOD [--explain]",
 }
 

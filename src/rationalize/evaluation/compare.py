@@ -77,13 +77,12 @@ def compare_runs(
     labels = _distinct_names(runs)
     questions = _one_set(runs)
     methods: Methods = {}
-    for label, one in zip(labels, runs, strict=True):
-        for method, splits in one.attempts.items():
-            if method == FLOOR and FLOOR in methods:
-                continue
-            into = methods.setdefault(_shown_name(method, label, one, runs), {})
-            for split, seeds in splits.items():
-                into.setdefault(split, {}).update(seeds)
+    for method, label, one in shown_methods(runs):
+        if method == FLOOR and FLOOR in methods:
+            continue
+        into = methods.setdefault(label, {})
+        for split, seeds in one.attempts[method].items():
+            into.setdefault(split, {}).update(seeds)
     meta = {
         "runs": {label: r.results["meta"] for label, r in zip(labels, runs, strict=True)},
         "seeds": sorted({a.seed for r in runs for own in flat(r.attempts).values() for a in own}),
@@ -92,6 +91,16 @@ def compare_runs(
     for label, one in zip(labels, runs, strict=True):
         merge_log(results, one.run.metrics(), **({"run": label} if len(runs) > 1 else {}))
     return results, flat(methods), questions
+
+
+def shown_methods(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, EvaluatedRun]]:
+    """Every method of every run: its name there, the name it is shown under, its run."""
+    labels = _distinct_names(runs)
+    return [
+        (method, _shown_name(method, label, one, runs), one)
+        for label, one in zip(labels, runs, strict=True)
+        for method in one.attempts
+    ]
 
 
 def _shown_name(method: str, label: str, one: EvaluatedRun, runs: Sequence[EvaluatedRun]) -> str:

@@ -142,7 +142,7 @@ def average_ranks(x_N: np.ndarray) -> np.ndarray:
 
 def warnings(results: Mapping[str, Any]) -> list[str]:
     """What a reader of these results should know before believing them."""
-    found = []
+    found = list(results.get("notes") or [])
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
             found += [f"{method} on {split}: {text}" for text in _cell_warnings(cell)]

@@ -141,13 +141,23 @@ def same_questions(a: Mapping[str, object], b: Mapping[str, object]) -> None:
         )
 
 
-def _bounds(values_Q: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
-    counts = _resample_counts(len(values_Q), samples, seed)
-    rows = max(1, _CELLS // len(values_Q))
-    chunks = [counts[i : i + rows].astype(np.float64) @ values_Q for i in range(0, samples, rows)]
-    means = np.concatenate(chunks) / len(values_Q)
+def resampled_means(values_Q: Values, *, samples: int = 10_000, seed: int = 0) -> np.ndarray:
+    """The means of `samples` draws of as many questions with replacement, (samples,)."""
+    values = question_means(values_Q)
+    counts = _resample_counts(len(values), samples, seed)
+    rows = max(1, _CELLS // len(values))
+    chunks = [counts[i : i + rows].astype(np.float64) @ values for i in range(0, samples, rows)]
+    return np.concatenate(chunks) / len(values)
+
+
+def percentiles(means: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The ends of the percentile interval of resampled means (samples,)."""
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def _bounds(values_Q: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
+    return percentiles(resampled_means(values_Q, samples=samples, seed=seed), level)
 
 
 @lru_cache(maxsize=2)

@@ -71,7 +71,15 @@ class Metric:
         return {**bounds, "role": self.role, "in_nrg": self.in_nrg, "percent": self.percent}
 
 
+GIVEN = "correct (given)"
+"""Score of an attempt whose source says itself whether it is right: accuracy follows it."""
+
+
 def accuracy(attempt: Attempt, question: Question) -> float:
+    """1 where the prediction is the answer, or where the attempt's source says so (`GIVEN`)."""
+    given = attempt.rewards.get(GIVEN)
+    if given is not None:
+        return float(given)
     return float(is_correct(attempt.prediction, question.answer, question.choices))
 
 

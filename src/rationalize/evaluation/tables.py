@@ -88,6 +88,52 @@ def difference_table(results: Mapping[str, Any], split: str) -> list[list[str]]:
     return rows if len(rows) > 1 else []
 
 
+def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
+    """Accuracy by set, and every metric over the sets, as captions and rows; best accuracy first.
+
+    A set that a method lacks is marked, and a method that lacks one stands below those that have
+    all.
+    """
+    facts, splits = results["metrics"], splits_of(results)
+    over: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for row in results["leaderboard"]:
+        over.setdefault(row["method"], {})[row["metric"]] = row
+
+    def rank(method: str) -> tuple[float, float]:
+        own = over[method]["accuracy"]
+        return -own["sets"], -own["mean"]
+
+    order = sorted(over, key=rank)
+    cells = {split: cells_of(results, split) for split in splits}
+    by_set = [["", "sets", "n", "all sets", *map(one_line, splits)]]
+    for method in order:
+        own = over[method]["accuracy"]
+        numbers = [
+            show_interval(cells[s][method]["metrics"]["accuracy"], facts["accuracy"])
+            if method in cells[s] else NONE
+            for s in splits
+        ]  # fmt: skip
+        all_sets = show_interval(own, facts["accuracy"])
+        by_set.append([one_line(method), str(own["sets"]), str(own["n"]), all_sets, *numbers])
+    names = [m for m in facts if any(m in own for own in over.values())]
+    by_metric = [["", "sets", "n", *(heading(m, facts[m]) for m in names)]]
+    for method in order:
+        own_rows = over[method]
+        by_metric.append([
+            one_line(method), str(own_rows["accuracy"]["sets"]), str(own_rows["accuracy"]["n"]),
+            *(show_interval(own_rows[m], facts[m]) if m in own_rows else NONE for m in names),
+        ])  # fmt: skip
+    return [("accuracy % by set", by_set), ("every metric, mean of the sets' means", by_metric)]
+
+
+def format_leaderboard(results: Mapping[str, Any], width: int = 160) -> str:
+    """Both tables as plain text."""
+    return "\n\n".join(
+        f"{caption}: mean and 95 % interval\n{_aligned(rows, 3, width)}"
+        for caption, rows in leaderboard_tables(results)
+    )
+
+
 def differences(results: Mapping[str, Any], split: str) -> dict[tuple[str, str], dict[str, Any]]:
     """The comparisons of a split: pair -> metric -> row."""
     pairs: dict[tuple[str, str], dict[str, Any]] = {}

@@ -193,7 +193,7 @@ def _learn(setup: Setup[DemoConfig], methods: Methods, seed: int) -> None:
             own = setup.evaluate(policy, name, split, control=control, guidance=guidance, seed=seed)
             methods.setdefault(name, {}).setdefault(split, {})[seed] = own
         if method == config.methods[-1] and seed == config.seeds[-1]:
-            policy.export(setup.run.folder("model"), bake=control)
+            setup.export(policy, name, seed=seed, control=control, guidance=guidance)
 
 
 def taught_by_sft(setup: Setup, seed: int) -> Policy:

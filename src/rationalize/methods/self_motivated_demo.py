@@ -153,7 +153,7 @@ def modes_of(config: SelfMotivatedDemoConfig) -> tuple[Mode, ...]:
 def _learn(
     setup: Setup[SelfMotivatedDemoConfig], methods: Methods, curves: list[dict[str, Any]], seed: int
 ) -> Learned:
-    config, run = setup.config, setup.run
+    config = setup.config
 
     def measure(policy: Policy, name: str) -> None:
         for split in setup.final_splits:
@@ -178,13 +178,11 @@ def _learn(
         if f"ppo-{mode}" in config.methods:
             stage = f"{stage_of(mode)}-seed{seed}"
             improve(setup, learned, replace(config.ppo, mode=mode), stage)
-            measure(again(setup, run.folder("policies", stage)), PPO_ROWS[mode])
-            scores[stage] = best_score(setup, stage)
+            measure(again(setup, setup.run.folder("policies", stage)), PPO_ROWS[mode])
+            scores[PPO_ROWS[mode], setup.run.folder("policies", stage)] = best_score(setup, stage)
     if seed == config.seeds[-1]:  # development questions say which model to export
-        best = max(scores, key=scores.__getitem__, default=None)
-        again(setup, run.folder("policies", best) if best else learned.sft).export(
-            run.folder("model")
-        )
+        name, folder = max(scores, key=scores.__getitem__, default=(RFT, learned.sft))
+        setup.export(again(setup, folder), name, seed=seed)
     return learned
 
 

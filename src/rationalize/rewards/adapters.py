@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +14,7 @@ from typing import Any
 from rationalize.answers import parse_reply
 from rationalize.errors import UsageError
 from rationalize.rewards.base import Reward, Scores
+from rationalize.rewards.suite import COLUMNS
 
 
 def user_reward(place: str) -> Reward:
@@ -19,7 +22,8 @@ def user_reward(place: str) -> Reward:
 
     A bare function may use the gold answer, has no range, and is never cached: write
     `Reward(name, function, range=..., cacheable=True)` in your module to say more. Modules of the
-    working folder are found.
+    working folder are found. A function whose annotation says that completions are messages (as
+    those of `trl.rewards` do) gets prompts and completions as messages.
     """
     module_name, _, name = place.partition(":")
     here = str(Path.cwd())
@@ -45,7 +49,7 @@ def user_reward(place: str) -> Reward:
             "`f(prompts, completions, **columns) -> list of scores`"
         )
     own = getattr(found, "__name__", name)
-    return Reward(own, found, cacheable=False, needs_gold=True, source=place)
+    return Reward(own, _fed(found, place), cacheable=False, needs_gold=True, source=place)
 
 
 def to_trl(reward: Reward) -> Callable[..., Scores]:
@@ -76,6 +80,36 @@ def to_trl(reward: Reward) -> Callable[..., Scores]:
 
     function.__name__ = reward.name
     return function
+
+
+def _fed(function: Callable[..., Any], place: str) -> Callable[..., Any]:
+    """The function, called with messages if its annotation says so; refused where it asks for
+    columns that attempts do not have.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # built in: nothing to read
+        return function
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [n for n, p in parameters.items() if p.kind in named and p.default is p.empty]
+    if lacking := [name for name in needed if name not in COLUMNS]:
+        raise UsageError(
+            f"the reward {place!r} asks for {', '.join(lacking)}; attempts have the columns "
+            f"{', '.join(COLUMNS)}. Name a function of yours that calls it with one of these"
+        )
+    completions = parameters.get("completions")
+    if completions is None or "dict" not in str(completions.annotation):
+        return function
+
+    @functools.wraps(function)
+    def with_messages(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> Any:
+        return function(
+            prompts=[[{"role": "user", "content": p}] for p in prompts],
+            completions=[[{"role": "assistant", "content": c}] for c in completions],
+            **columns,
+        )
+
+    return with_messages
 
 
 def _text(value: Any) -> str:

@@ -1,0 +1,57 @@
+"""What a model card beside weights says: of a base model, its id and its licence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+CARD = "README.md"
+
+
+class BaseFacts(NamedTuple):
+    """What is known of a base model; None where nothing is."""
+
+    hub_id: str | None
+    licence: str | None
+    """As the card's `license` names it."""
+
+
+def base_facts(model: str) -> BaseFacts:
+    """The facts of `default`, of a folder or run (by its card), or of a hub id (by the card in the
+    hub's cache: nothing is downloaded).
+    """
+    from rationalize.models.default import HUB_ID, LICENCE
+
+    if model == "default":
+        return BaseFacts(HUB_ID, LICENCE)
+    folder = Path(model)
+    if folder.is_dir():
+        facts = read_card(folder / "model" if (folder / "model").is_dir() else folder)
+        return BaseFacts(_text(facts.get("base_model")), _text(facts.get("license")))
+    from transformers.utils import cached_file
+
+    card = cached_file(
+        model, CARD, local_files_only=True, _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )  # fmt: skip
+    return BaseFacts(model, _text(read_card(Path(card).parent).get("license")) if card else None)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The YAML front matter of the card in a folder; empty where there is none."""
+    path = folder / CARD
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    head, end, _ = text.removeprefix("---\n").partition("\n---")
+    if not text.startswith("---\n") or not end:
+        return {}
+    try:
+        found = yaml.safe_load(head)
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -1,0 +1,250 @@
+"""The model card of an exported model: what it is, its numbers from results.json, and its limits.
+
+Every number is one of results.json; what is not known is said to be unknown.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from rationalize.answers import answer_label
+from rationalize.evaluation.diagnostics import warnings
+from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.harness import Asked, harness_command
+from rationalize.evaluation.metrics import ACCURACY
+from rationalize.evaluation.tables import (
+    LEGEND,
+    NONE,
+    cells_of,
+    differences,
+    heading,
+    metrics_of_split,
+    show,
+    show_interval,
+    show_p,
+    splits_of,
+)
+from rationalize.records import Attempt, Question
+from rationalize.sampling.config import SamplingConfig
+from rationalize.templates import question_text
+from rationalize.text import clipped, one_line, visible
+
+_MARKDOWN = re.compile(r"([\\`*_\[\]|#~])")
+_SAMPLES = 3
+_LONGEST = 1000  # characters of a sample
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What results.json does not say."""
+
+    method: str
+    """The row of results.json that is this model."""
+    seed: int
+    """Of the seeds that the row is the mean of, this model's."""
+    verb: str
+    """The method's name on the command line."""
+    base: str
+    """The base model's name."""
+    base_id: str | None
+    """Its id on the hub."""
+    licence: str | None
+    base_hash: str
+    """SHA-256 of its weights."""
+    source: str
+    """Where the training questions are from."""
+    train: int
+    """How many they are."""
+    with_rationale: int
+    """How many of them come with a rationale."""
+    asked: Asked
+    baked: Mapping[str, int]
+    """Bins whose control tokens the chat template asks for."""
+    guidance: float
+    """Weight of the control tokens' guidance under which it was evaluated."""
+    sampling: SamplingConfig
+    """How it was evaluated."""
+    decoder_only: bool
+    packages: Mapping[str, str]
+    """Versions."""
+
+
+def model_card(
+    results: Mapping[str, Any],
+    facts: CardFacts,
+    attempts: Sequence[Attempt],
+    questions: Mapping[str, Question],
+) -> str:
+    """The card as Markdown with YAML front matter; `attempts` are the model's own on the evaluated
+    questions, of which the first few are shown.
+    """
+    meta = results["meta"]
+    splits = [s for s in splits_of(results) if facts.method in cells_of(results, s)]
+    parts = [
+        _front_matter(facts),
+        f"# {_md(facts.method)}, from {_md(facts.base)}",
+        f"A language model taught by `rationalize {facts.verb}` to "
+        + ("answer" if facts.asked.mode == "answer" else "write a rationale and then the answer")
+        + ". This card was written by the run that made the model; what was measured is from its "
+        "`results.json`.",
+        "## What it is",
+        _facts_list(facts, meta),
+        "## Numbers",
+        "Mean over questions with 95 % interval (percentile bootstrap over questions); an "
+        f"undefined score counts as the worst of its range. Written {_written(facts)}.",
+    ]
+    for split in splits:
+        parts += [f"### {_md(split)}", _numbers(results, facts, split), _compared(results, facts,
+                                                                                split)]  # fmt: skip
+    parts += ["## How to ask it", _usage(facts, splits)]
+    if shown := attempts[:_SAMPLES]:
+        title = f"The first {len(shown)} evaluated questions, with what it wrote:"
+        parts += ["## Samples", title, *(_sample(a, questions[a.question_id]) for a in shown)]
+    parts += ["## Limits", _limits(results, facts, splits)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _front_matter(facts: CardFacts) -> str:
+    fields: dict[str, Any] = {"library_name": "transformers"}
+    fields["pipeline_tag"] = "text-generation" if facts.decoder_only else "text2text-generation"
+    if facts.licence:
+        fields["license"] = facts.licence
+    if facts.base_id:
+        fields["base_model"] = facts.base_id
+    fields["tags"] = ["rationalize", "rationales", facts.verb]
+    return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=False)}---"
+
+
+def _facts_list(facts: CardFacts, meta: Mapping[str, Any]) -> str:
+    licence = _md(facts.licence) if facts.licence else "unknown: no card beside its weights"
+    named = f" ({_md(facts.base_id)})" if facts.base_id else ""
+    lines = [
+        f"Base model: {_md(facts.base)}{named}, weights SHA-256 `{facts.base_hash[:16]}`",
+        f"Licence of the base model: {licence}",
+        f"Trained on: {facts.train} training questions of {_md(facts.source)}, "
+        f"{facts.with_rationale} of them with a teacher's rationale; their licence is not recorded",
+        f"Seed: {facts.seed}",
+        f"Hardware: {_md(meta.get('hardware') or 'unknown')}",
+    ]
+    if meta.get("seconds") is not None:
+        lines.append(f"Time of the last start: {meta['seconds']:.0f} s")
+    versions = ", ".join(f"{name} {version}" for name, version in facts.packages.items())
+    lines.append(f"Versions: {_md(versions)}")
+    command = _block(str(meta.get("command") or "unknown"))
+    return "\n".join(f"- {line}" for line in lines) + f"\n\nCommand:\n\n{command}"
+
+
+def _numbers(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
+    cells, known = cells_of(results, split), results["metrics"]
+    own, floor = cells[facts.method], cells.get(FLOOR, {"metrics": {}})
+    several = len(own["seeds"]) > 1
+    heads = ["metric", f"mean of seeds {', '.join(map(str, own['seeds']))}" if several else "mean"]
+    heads += [f"seed {facts.seed}, this model"] if several else []
+    heads += ["questions", "majority answer"]
+    rows = [heads, ["---"] * len(heads)]
+    for name in metrics_of_split(results, split):
+        if name not in own["metrics"]:
+            continue
+        row = own["metrics"][name]
+        cells_of_row = [_md(heading(name, known[name])), show_interval(row, known[name])]
+        if several:
+            value = row["seeds"][own["seeds"].index(facts.seed)]
+            cells_of_row.append(show(value, known[name]))
+        reached = floor["metrics"].get(name)
+        cells_of_row.append(str(row["n"]))
+        cells_of_row.append(show_interval(reached, known[name]) if reached else NONE)
+        rows.append(cells_of_row)
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _compared(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
+    """The differences of which the model is a side, in accuracy."""
+    lines = []
+    for (a, b), found in differences(results, split).items():
+        row = found.get("accuracy")
+        if row and facts.method in (a, b):
+            shown = show_interval(row, results["metrics"]["accuracy"], sign=True)
+            p = f"{show_p(row['p'])}/{show_p(row['p_holm'])}"
+            lines.append(f"- {_md(a)} − {_md(b)}: {shown}, {p.replace('<', '&lt;')}")
+    if not lines:
+        return ""
+    legend = LEGEND.partition(" (")[0]
+    return "\n".join([f"Paired differences in accuracy %, {legend}:", "", *lines])
+
+
+def _written(facts: CardFacts) -> str:
+    """How the evaluated replies were written."""
+    sampling = facts.sampling
+    how = "greedily" if sampling.greedy else f"at temperature {sampling.temperature:g}"
+    text = f"{how}, at most {sampling.max_new_tokens} tokens"
+    if facts.guidance:
+        text += f", with guidance {facts.guidance:g}, which `generate` of transformers lacks"
+    return text
+
+
+def _usage(facts: CardFacts, splits: Sequence[str]) -> str:
+    if facts.asked.templated:
+        how = (
+            "Prompts go through the chat template in this folder: "
+            "`tokenizer.apply_chat_template(messages, add_generation_prompt=True)`."
+        )
+    elif facts.decoder_only:
+        how = "Prompts are plain text that ends in a line break."
+    else:
+        how = "Prompts are plain text for the encoder."
+    if facts.baked:
+        bins = ", ".join(f"{name}={bin}" for name, bin in facts.baked.items())
+        where = (
+            "the chat template puts them before the response"
+            if facts.decoder_only
+            else "give `generate` the `decoder_prefix` of `rationalize.json` as `decoder_input_ids`"
+        )
+        how += (
+            f" The numbers were reached under control tokens for {_md(bins)} (0 is best): {where}."
+        )
+    command = harness_command(splits, facts.asked)
+    return (
+        f"{how} The prompt is the question, its lettered choices and an instruction, as in "
+        f"`../lm_eval/`. From the run's folder:\n\n"
+        f"{_block(f'rationalize ask --model . QUESTION --choices A B{chr(10)}{command}')}"
+    )
+
+
+def _sample(attempt: Attempt, question: Question) -> str:
+    right = "right" if ACCURACY.value(attempt, question) == 1.0 else "wrong"
+    gold = answer_label(question.answer, question.choices)
+    text = f"{question_text(question)}\n\n{attempt.completion}\n\n[{right}; the answer is {gold}]"
+    return _block(clipped(text, _LONGEST))
+
+
+def _limits(results: Mapping[str, Any], facts: CardFacts, splits: Sequence[str]) -> str:
+    lines = [text for text in warnings(results) if text.startswith(f"{facts.method} on ")]
+    cell = cells_of(results, splits[0])[facts.method] if splits else {"seeds": [facts.seed]}
+    if len(cell["seeds"]) == 1:
+        lines.append("One seed: the intervals say nothing of how another seed would do.")
+    lines += [
+        "It was measured on the questions above, and on no others.",
+        "Nothing here says that a rationale is faithful: that it is why the model answers so.",
+        "What it writes was not checked for safety.",
+    ]
+    if facts.licence is None:
+        lines.append("The base model's licence is not known here; look it up before you share it.")
+    return "\n".join(f"- {_md(line)}" for line in lines)
+
+
+def _md(text: str) -> str:
+    """Any text as one line of Markdown that shows it and does nothing else."""
+    return _MARKDOWN.sub(r"\\\1", html.escape(one_line(text), quote=False))
+
+
+def _block(text: str) -> str:
+    """Any text as a block of code, which no text can close."""
+    text = visible(text)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"

@@ -1,0 +1,82 @@
+"""`export`: attempts as files that TRL's own commands train on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional
+
+from rationalize.errors import UsageError, UserError
+from rationalize.records import Pair
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """Attempts of a run as training data in TRL's columns."""
+
+    attempts: Annotated[Path, Positional]
+    """A run, or a file of attempts (parquet, JSONL, JSONL.gz)."""
+    format: Literal["sft", "dpo"] = "sft"
+    """`sft`: prompt, completion. `dpo`: prompt, chosen, rejected: right over wrong."""
+    out: Path = Path("export/train.jsonl")
+    """Where the rows go: .jsonl or .jsonl.gz. `--dataset_name` of trl is its folder."""
+    messages: bool = False
+    """Chat messages, which go through the trained model's chat template; else plain text."""
+    split: str = "train"
+    """Attempts at questions of this split."""
+    writer: str | None = None
+    """Attempts of this writer alone, as `teacher` or `policy`; none: of all."""
+    keep: Literal["correct", "all"] = "correct"
+    """`sft`: only replies with the right answer, or all."""
+    pairs: int = 10
+    """`dpo`: at most so many pairs of a prompt, drawn; 0: all."""
+    seed: int = 0
+    """Seed of the draw."""
+
+
+def export(config: ExportConfig) -> None:
+    """Write the rows; say how many there are and what was left out."""
+    from rationalize.attempt_files import load_attempts, write_dpo_jsonl, write_sft_jsonl
+    from rationalize.runs import Run
+    from rationalize.signals.exchange import learnable, right_ones, right_over_wrong
+
+    if not config.out.name.endswith((".jsonl", ".jsonl.gz")) or config.out.is_dir():
+        raise UsageError(
+            f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .jsonl.gz"
+        )
+    if config.attempts.is_dir():
+        everything = Run.read(config.attempts).attempts()
+    else:
+        everything = load_attempts(config.attempts)
+    own = [a for a in everything if a.split == config.split]
+    if config.writer is not None:
+        own = [a for a in own if a.writer == config.writer]
+    usable, left_out = learnable(own)
+    left_out[f"not of split {config.split}, or of another writer"] += len(everything) - len(own)
+    kept = usable
+    pairs: list[Pair] = []
+    if config.format == "dpo":
+        pairs, why_not = right_over_wrong(usable, config.pairs, config.seed)
+        left_out += why_not
+    elif config.keep == "correct":
+        kept, why_not = right_ones(usable)
+        left_out += why_not
+    rows = len(pairs if config.format == "dpo" else kept)
+    why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count) or "none"
+    if not rows:
+        found = sorted({(a.split, a.writer) for a in everything})
+        raise UserError(
+            f"{config.attempts}: none of {len(everything)} attempts makes a row ({why}); expected "
+            f"attempts at {config.split} questions. There are (split, writer): "
+            f"{', '.join(f'({s}, {w})' for s, w in found) or 'none'}"
+        )
+    config.out.parent.mkdir(parents=True, exist_ok=True)
+    if config.format == "sft":
+        write_sft_jsonl(kept, config.out, messages=config.messages)
+    else:
+        write_dpo_jsonl(pairs, config.out, messages=config.messages)
+    what = "prompts with completions" if config.format == "sft" else "pairs"
+    print(f"{config.out}: {rows} {what} of {len(everything)} attempts; left out: {why}")
+    print(f"trl {config.format} --dataset_name {config.out.parent} --model_name_or_path MODEL ..")

@@ -1,0 +1,218 @@
+"""`leaderboard`: reference rationales and our own runs' side by side, set by set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rationalize.config import to_dict
+from rationalize.errors import UserError
+from rationalize.progress import progress_bar
+from rationalize.records import Attempt, Question, attempt_row
+from rationalize.text import one_line
+from rationalize.verbs.places import rewards_of
+from rationalize.verbs.scored import questions_digest, source_digest
+
+if TYPE_CHECKING:
+    from rationalize.evaluation.compare import Methods
+    from rationalize.evaluation.leaderboard import ReferenceSet
+    from rationalize.rewards import RewardSuite
+    from rationalize.runs import Run
+
+_CHUNK = 64
+"""Attempts scored together: what a kill can cost."""
+
+
+@dataclass(frozen=True)
+class LeaderboardConfig:
+    """Whose rationales are best, on the test questions of several sets."""
+
+    data: Path
+    """Folder with a folder per set: `test.jsonl(.gz)`, `reference_rationales.jsonl(.gz)`, and a
+    train file for the majority answer.
+    """
+    sets: tuple[str, ...] = ()
+    """Names of sets; none: all that have reference rationales."""
+    models: tuple[str, ...] = (
+        "gpt3",
+        "flan-t5-large",
+        "flan-t5-xl",
+        "flan-t5-xxl",
+        "llama-7b",
+        "llama-65b",
+    )
+    """Models whose rationales are expected: one that is missing is said. Others there are shown
+    too.
+    """
+    runs: tuple[str, ...] = ()
+    """Folders of runs evaluated on test questions of these sets."""
+    rewards: tuple[str, ...] = (
+        "diversity",
+        "length",
+        "option_copying",
+        "answer_leak",
+        "repetition",
+    )
+    """Rewards and diagnostics by name, or `module:function`."""
+    answer_scorer: str | None = None
+    """Folder of a trained answer scorer, for `consistency`."""
+    verifier: str | None = None
+    """Folder of a trained verifier, or `vera`, for `plausibility`."""
+    reward_model: str | None = None
+    """Folder of a trained reward model, for `reward_model`."""
+    fluency_model: str = "default"
+    """Model that `fluency` asks."""
+    skip_bad_rows: str | None = None
+    """Go on without rows that cannot be read, and write them to this file."""
+    out: Path = Path("runs/leaderboard")
+    """Folder for results.json, report.html and the scored attempts; a second start resumes it."""
+
+
+def leaderboard(config: LeaderboardConfig) -> None:
+    """Read the sets and the runs, score them alike, print the table and write the page."""
+    from rationalize.evaluation.compare import read_run
+    from rationalize.evaluation.leaderboard import join_sets, read_set, run_attempts, sets_in
+    from rationalize.rewards import RewardSuite
+    from rationalize.runs import Run
+
+    names = [n for listed in config.sets for n in listed.split(",") if n] or sets_in(config.data)
+    models = [m for listed in config.models for m in listed.split(",") if m]
+    sets = [
+        read_set(config.data / name, models, skip_bad_rows=config.skip_bad_rows)
+        for name in dict.fromkeys(names)
+    ]
+    questions, methods = join_sets(sets)
+    references = list(methods)
+    runs = [read_run(run) for listed in config.runs for run in listed.split(",") if run]
+    ours, notes = run_attempts(runs, sets)
+    methods |= ours
+    if not methods:
+        raise UserError(
+            f"{config.data}: nobody's rationales are there for {', '.join(names)}; expected "
+            "reference_rationales.jsonl in a set's folder, or --runs"
+        )
+    notes = [note for one in sets for note in one.notes] + notes
+    rewards = rewards_of(
+        config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier,
+        reward_model=config.reward_model, model=config.fluency_model,
+    )  # fmt: skip
+    with Run.open(config.out, {"method": "leaderboard", **to_dict(config)}) as run:
+        suite = RewardSuite(rewards, cache=run.folder("scores"))
+        _same_inputs(run, questions, methods, suite)
+        scored = _scored(run, suite, methods, questions)
+        _conclude(run, suite, sets, questions, scored, (references, list(ours)), notes)
+
+
+def _same_inputs(
+    run: Run, questions: Mapping[str, Question], methods: Methods, suite: RewardSuite
+) -> None:
+    """Refuse to go on where files or scorers have changed since the run's first start."""
+    inputs = {"questions": questions_digest(questions.values())}
+    for method, splits in methods.items():
+        rows = [attempt_row(a) for seeds in splits.values() for own in seeds.values() for a in own]
+        text = json.dumps(rows, default=str).encode()
+        inputs[f"rationales of {method}"] = hashlib.blake2b(text, digest_size=16).hexdigest()
+    for reward in suite.rewards:
+        facts = [reward.version, reward.scorer_hash, source_digest(reward)]
+        inputs[f"the reward {reward.name}"] = json.dumps(facts)
+    before = run.done("inputs")
+    if before is None:
+        run.finish("inputs", **inputs)
+    elif other := [k for k in {**before, **inputs} if before.get(k) != inputs.get(k)]:
+        raise UserError(
+            f"{run.path} was begun with other inputs: {', '.join(other)}; restore them, or choose "
+            "another folder"
+        )
+
+
+def _scored(
+    run: Run, suite: RewardSuite, methods: Methods, questions: Mapping[str, Question]
+) -> Methods:
+    """Every attempt with every reward, a shard per method and set; scores in the cache are not
+    asked for again.
+    """
+    everything = sum(len(a) for s in methods.values() for o in s.values() for a in o.values())
+    done = 0
+    found: Methods = {}
+    with progress_bar("score", "rationales") as progress:
+        for number, (method, splits) in enumerate(methods.items()):
+            for name, seeds in splits.items():
+                for seed, attempts in seeds.items():
+                    shard = f"{_slug(name)}-{number}-{_slug(method)}-{seed}"
+                    if not run.has_shard(shard):
+                        chunks = [attempts[i : i + _CHUNK] for i in range(0, len(attempts), _CHUNK)]
+                        scored: list[Attempt] = []
+                        for chunk in chunks:
+                            scored += suite.score(chunk, questions)
+                            progress(done + len(scored), everything, 0)
+                        run.append(scored, shard)
+                    done += len(attempts)
+                    found.setdefault(method, {}).setdefault(name, {})[seed] = run.read_shard(shard)
+    return found
+
+
+def _conclude(
+    run: Run,
+    suite: RewardSuite,
+    sets: Sequence[ReferenceSet],
+    questions: Mapping[str, Question],
+    scored: Methods,
+    who: tuple[Sequence[str], Sequence[str]],
+    notes: list[str],
+) -> None:
+    from rationalize.evaluation.compare import flat
+    from rationalize.evaluation.leaderboard import over_sets, pairs_on_equal_questions
+    from rationalize.evaluation.metrics import metrics_of
+    from rationalize.evaluation.results import save_questions, summarise_metrics
+    from rationalize.evaluation.tables import format_leaderboard, format_table
+    from rationalize.report import write_report
+
+    references, ours = who
+    floor, without = _floor(run, sets)
+    pairs, uncompared = pairs_on_equal_questions(ours, references, scored)
+    notes = [*notes, *without, *uncompared]
+    methods = {**floor, **scored}
+    metrics = metrics_of(suite.trainable, suite.diagnostics)
+    meta = {
+        "sets": [f"{s.name} ({len(s.questions)} test questions)" for s in sets],
+        "coverage": [dict(row) for s in sets for row in s.coverage], "config": run.config,
+        "environment": run.read_json("env.json"),
+    }  # fmt: skip
+    results = summarise_metrics(methods, questions, metrics, pairs=pairs, meta=meta)
+    results |= {"notes": notes, "leaderboard": over_sets(methods, questions, metrics)}
+    run.write_json("results.json", results)
+    save_questions(run, questions.values())
+    write_report(results, flat(methods), questions, run.path / "report.html")
+    for one in sets:
+        print(format_table(results, one.name), end="\n\n")
+    print(format_leaderboard(results), end="\n\n")
+    print("\n".join(f"note: {one_line(note)}" for note in notes) or "nothing is missing")
+    print(f"report: {run.path / 'report.html'}")
+
+
+def _floor(run: Run, sets: Sequence[ReferenceSet]) -> tuple[Methods, list[str]]:
+    """The majority answer of each set's train file, and notes on those without one."""
+    from rationalize.evaluation.floor import FLOOR, majority_attempts
+    from rationalize.questions import load_questions
+    from rationalize.questions.files import has_split
+
+    data, skip = Path(run.config["data"]), run.config["skip_bad_rows"]
+    found: dict[str, dict[int, list[Attempt]]] = {}
+    notes = []
+    for one in sets:
+        if not has_split(data / one.name, "train"):
+            notes.append(f"{one.name}: no train file, so no majority answer.")
+            continue
+        train = load_questions(data / one.name, "train", skip_bad_rows=skip)
+        floor = majority_attempts(train, list(one.questions.values()), split=one.name)
+        run.append(floor, f"floor-{_slug(one.name)}")
+        found[one.name] = {0: floor}
+    return ({FLOOR: found} if found else {}), notes
+
+
+def _slug(name: Any) -> str:
+    return "".join(c if c.isalnum() and c.isascii() else "-" for c in str(name)) or "x"

@@ -1,0 +1,235 @@
+"""`rationalize leaderboard`: accuracy is the data's own `correct`, and nothing vanishes."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from toys import attempt, question
+
+from rationalize.cli import main
+from rationalize.evaluation.compare import read_run
+from rationalize.evaluation.leaderboard import read_set, sets_in
+from rationalize.evaluation.results import save_questions, summarise
+from rationalize.questions import load_reference_rationales
+from rationalize.rewards import RewardSuite
+from rationalize.runs import Run
+
+SHARED = Path(os.environ.get("RATIONALIZE_DATA") or Path(__file__).parents[2] / "shared" / "data")
+MARIO_SETS = ("strategyqa", "quarel", "numersense", "qasc", "openbookqa")
+
+
+def reference(i, model="gpt3", *, predicted="yes", correct=True, rationale="it is so", name="a"):
+    return {"id": f"{name}{i}", "model": model, "rationale": rationale, "predicted": predicted,
+            "correct": correct}  # fmt: skip
+
+
+def write_set(folder, rows, name="a", n=4, train=True):
+    """Questions whose answer is yes, and reference rationales; no file of them where None."""
+    folder = folder / name
+    folder.mkdir(parents=True)
+    for split in ("train", "test") if train else ("test",):
+        lines = [
+            {"id": f"{name}{i}" if split == "test" else f"{name}-train{i}",
+             "question": f"Is {name} {i} of {split} it?", "choices": ["yes", "no"],
+             "answer": "yes"}
+            for i in range(n)
+        ]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(q) + "\n" for q in lines))
+    if rows is not None:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "reference_rationales.jsonl").write_text(text)
+    return folder
+
+
+def rank(data, out, *flags):
+    status = main(["leaderboard", "--data", str(data), "--out", str(out), *flags])
+    return status, json.loads((out / "results.json").read_text()) if status == 0 else None
+
+
+def evaluated(path, questions, name="ours", predictions="yes", seed=0):
+    """A run with one method that answered these questions."""
+    with Run.open(path, {"method": "evaluate", "seed": seed}) as run:
+        own = [
+            attempt(q, "because it is", predictions, split="test", writer=name, seed=seed)
+            for q in questions
+        ]
+        by_id = {q.id: q for q in questions}
+        run.append(own, "final")
+        run.write_json("results.json", summarise({name: {"test": {seed: own}}}, by_id))
+        save_questions(run, questions)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", MARIO_SETS)
+def test_accuracy_is_the_mean_of_the_datas_own_correct(name, tmp_path):
+    if not (SHARED / name).is_dir():
+        pytest.skip(f"no {name} in {SHARED}; RATIONALIZE_DATA names the folder of the sets")
+    (file,) = (SHARED / name).glob("reference_rationales*")
+    correct = defaultdict(list)
+    for row in load_reference_rationales(file):
+        correct[row.model].append(row.correct)
+    status, results = rank(SHARED, tmp_path / "out", "--sets", name, "--rewards", "length")
+    assert status == 0
+    cells = {m: e["splits"][name]["metrics"]["accuracy"] for m, e in results["methods"].items()}
+    del cells["majority answer"]
+    assert {m: cell["n"] for m, cell in cells.items()} == {m: len(c) for m, c in correct.items()}
+    assert {m: round(cell["mean"] * cell["n"], 6) for m, cell in cells.items()} == {
+        m: sum(c) for m, c in correct.items()
+    }
+    assert len(cells) == 6
+
+
+def test_correct_wins_over_what_the_prediction_says(tmp_path, capsys):
+    rows = [
+        reference(0, predicted="yes", correct=False),
+        reference(1, predicted="maybe", correct=True),
+        reference(2, predicted=None, correct=True),
+        reference(3, predicted="no", correct=True),
+    ]
+    write_set(tmp_path / "data", rows)
+    status, results = rank(tmp_path / "data", tmp_path / "out", "--models", "gpt3")
+    assert status == 0
+    assert results["methods"]["gpt3"]["splits"]["a"]["metrics"]["accuracy"]["mean"] == 0.75
+    (note, unread) = results["notes"]
+    assert "`correct` of 4 predictions of gpt3" in note
+    assert "gpt3 0/1" in unread
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "accuracy follows `correct`" in page
+    assert page.count('"right":true') == 3
+    assert f"note: {note}" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_said_and_counted(tmp_path, capsys):
+    data = tmp_path / "data"
+    rows = [reference(i) for i in range(3)] + [
+        reference(0, "other", rationale=" "), reference(9, "other"),
+    ]  # fmt: skip
+    write_set(data, rows, train=False)
+    write_set(data, None, name="b")
+    status, results = rank(data, tmp_path / "out", "--sets", "a,b", "--models", "gpt3,llama-7b")
+    assert status == 0
+    printed = capsys.readouterr().out
+    for expected in (
+        "a: 1 of 5 reference rationales answer questions that are not in the test file",
+        "a: gpt3 has a rationale for 3 of 4 questions; the other 1 are not counted",
+        "a: no reference rationale by llama-7b",
+        "a: other has a rationale for 1 of 4 questions",
+        "could not be read (counted as `correct` says): other 1/0",
+        "b: no reference_rationales*.jsonl* there, so none of its 4 questions has one",
+        "a: no train file, so no majority answer",
+    ):
+        assert f"note: {expected}" in printed or expected in printed
+        assert any(expected in note for note in results["notes"])
+    assert {r["model"]: r["missing"] for r in results["meta"]["coverage"]} == {
+        "gpt3": 1, "llama-7b": 4, "other": 3,
+    }  # fmt: skip
+    assert "llama-7b" not in results["methods"]
+
+
+def test_runs_stand_beside_the_references(tmp_path):
+    data = tmp_path / "data"
+    wrong = [reference(i, predicted="no", correct=False) for i in range(4)]
+    folder = write_set(data, wrong)
+    write_set(data, [reference(i, name="b") for i in range(4)], name="b")
+    questions = list(read_set(folder, []).questions.values())
+    run = evaluated(tmp_path / "mine", [*questions, question(77)])
+    again = evaluated(tmp_path / "half", questions[:2], predictions="no")
+    status, results = rank(
+        data, tmp_path / "out", "--models", "gpt3", "--runs", run, again,
+        "--rewards", "diversity,length",
+    )  # fmt: skip
+    assert status == 0
+    assert set(results["methods"]) == {"majority answer", "gpt3", "ours (mine)", "ours (half)"}
+    mine = results["methods"]["ours (mine)"]["splits"]
+    assert mine.keys() == {"a"}
+    assert mine["a"]["metrics"]["accuracy"] == {
+        "mean": 1.0, "low": 1.0, "high": 1.0, "n": 4, "seeds": [1.0],
+    }  # fmt: skip
+    assert mine["a"]["metrics"]["length"]["mean"] == 3.0
+    compared = [c for c in results["comparisons"] if c["metric"] == "accuracy"]
+    assert [(c["a"], c["b"], c["split"], c["mean"]) for c in compared] == [
+        ("ours (mine)", "gpt3", "a", 1.0)
+    ]
+    notes = " ".join(results["notes"])
+    assert "1 of 5 attempts of ours (mine) answer questions of none of the sets" in notes
+    assert "a: ours (half) answered 2 of 4 questions" in notes
+    assert "b: ours (mine) answered 0 of 4 questions" in notes
+    assert "ours (half) answered other questions of a than gpt3: not compared" in notes
+    rows = {r["method"]: r for r in results["leaderboard"] if r["metric"] == "accuracy"}
+    assert rows["gpt3"]["mean"] == 0.5
+    assert (rows["gpt3"]["sets"], rows["gpt3"]["n"]) == (2, 8)
+    assert rows["ours (mine)"]["sets"] == 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    board = page[page.index('id="leaderboard"') : page.index('id="results"')]
+    assert board.index("majority answer") < board.index("gpt3") < board.index("ours (mine)")
+    assert set(read_run(tmp_path / "out").attempts) == set(results["methods"])
+
+
+def test_a_run_on_other_questions_is_refused(tmp_path, capsys):
+    write_set(tmp_path / "data", [reference(i) for i in range(4)])
+    run = evaluated(tmp_path / "mine", [question(1)])
+    status, _ = rank(tmp_path / "data", tmp_path / "out", "--runs", run)
+    assert status == 1
+    assert (
+        "none of the 1 attempts of 'ours' answers a test question of a" in capsys.readouterr().err
+    )
+
+
+def test_a_second_start_asks_for_no_score_again(tmp_path, monkeypatch, capsys):
+    data = tmp_path / "data"
+    folder = write_set(data, [reference(i, m) for m in ("x", "y") for i in range(4)])
+    flags = ["--models", "x,y", "--rewards", "test_leaderboard:dear"]
+    asked.clear()
+    score, calls = RewardSuite.score, []
+
+    def killed(self, attempts, questions):
+        calls.append(attempts)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return score(self, attempts, questions)
+
+    monkeypatch.setattr(RewardSuite, "score", killed)
+    assert rank(data, tmp_path / "out", *flags)[0] == 130
+    monkeypatch.setattr(RewardSuite, "score", score)
+    assert len(asked) == 4
+    status, results = rank(data, tmp_path / "out", *flags)
+    assert (status, len(asked)) == (0, 8)
+    assert rank(data, tmp_path / "out", *flags) == (0, results)
+    assert len(asked) == 8
+    file = folder / "reference_rationales.jsonl"
+    file.write_text(file.read_text().replace("it is so", "it is not so"))
+    assert rank(data, tmp_path / "out", *flags)[0] == 1
+    assert "begun with other inputs: rationales of x, rationales of y" in capsys.readouterr().err
+
+
+asked = []
+
+
+def dear(completions, **columns):
+    asked.extend(completions)
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([reference(0), reference(0)], "two rationales for question 'a0'"),
+        ([reference(9)], "none of its 1 rationales answers a question"),
+    ],
+)
+def test_rationales_that_cannot_be_ranked(tmp_path, capsys, rows, message):
+    write_set(tmp_path / "data", rows)
+    assert rank(tmp_path / "data", tmp_path / "out")[0] == 1
+    assert message in capsys.readouterr().err
+
+
+def test_sets_are_those_with_reference_rationales(tmp_path, capsys):
+    write_set(tmp_path / "data", None)
+    assert main(["leaderboard", "--data", str(tmp_path / "data")]) == 1
+    assert "found no reference_rationales" in capsys.readouterr().err
+    write_set(tmp_path / "data", [reference(0, name="c")], name="c")
+    assert sets_in(tmp_path / "data") == ["c"]
