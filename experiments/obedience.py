@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS))
+    parser.add_argument("--questions", help="other development questions: `builtin:..,dev=60,..`")
     args = parser.parse_args()
 
     stored = read_config(args.run / "config.yaml")
@@ -62,6 +63,11 @@ def main() -> None:
     config: DemoConfig = from_dict(DemoConfig, stored)
     demo = Run.read(args.run)
     splits = load_method_splits(config)
+    if args.questions:
+        trained = {q.id for q in splits["train"]}
+        splits = load_method_splits(dataclasses.replace(config, questions=args.questions))
+        if {q.id for q in splits["train"]} != trained:
+            raise SystemExit("--questions must have the run's train questions, or the pool is lost")
     base = load_policy(config.model)
     config = dataclasses.replace(
         config,
