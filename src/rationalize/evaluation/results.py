@@ -25,6 +25,7 @@ from rationalize.evaluation.intervals import (
     paired_difference,
     same_questions,
 )
+from rationalize.evaluation.leakage import leakage_adjusted
 from rationalize.evaluation.metrics import (
     ACCURACY,
     Metric,
@@ -164,6 +165,7 @@ def _cell(
         "distinct_2": distinct_n(texts),
         "distinct_rationales": len(set(texts)) / len(texts) if texts else None,
         "one_choice": one_choice([a for a in attempts if a.mode != "answer"], questions),
+        "leakage_adjusted": leakage_adjusted(attempts),
     }
 
 

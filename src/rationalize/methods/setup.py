@@ -13,6 +13,7 @@ from typing import Any, Generic
 import torch
 
 from rationalize.environment import environment
+from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.floor import FLOOR, majority_attempts
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
@@ -26,12 +27,11 @@ from rationalize.models.reward_model import RewardModel
 from rationalize.models.scorers import AnswerScorer, load_verifier
 from rationalize.records import Attempt, Question
 from rationalize.report import write_report
-from rationalize.rewards import DIAGNOSTICS, RewardSuite, load_rewards
+from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, RewardSuite, load_rewards
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
 
-READS_ANSWERS = ("consistency", "consistency_discrete")
 READS_STATEMENTS = ("plausibility",)
 
 
@@ -174,7 +174,10 @@ def make_suite(
     scorer: AnswerScorerConfig | None = None,
     statements: VerifierConfig | None = None,
 ) -> RewardSuite:
-    """Rewards and diagnostics; a scorer that is not given is trained in the run, cross-fitted."""
+    """Rewards and diagnostics; a scorer that is not given is trained in the run, cross-fitted.
+
+    A diagnostic among `names` is a `UsageError`: what is trained on measures nothing any more.
+    """
     answer_scorer = verifier = reward_model = None
     if set(names) & set(READS_ANSWERS):
         folder = Path(config.answer_scorer or run.path / "scorers" / "answer")
@@ -192,6 +195,13 @@ def make_suite(
         [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
         reward_model=reward_model, base=base,
     )  # fmt: skip
+    never = [r.name for r in rewards[: len(names)] if not r.trainable]
+    if never:
+        raise UsageError(
+            f"{', '.join(never)}: a diagnostic, which is never trained on; name a reward "
+            f"({', '.join(r.name for r in rewards if r.trainable)}), or read the diagnostic "
+            "beside them with `rationalize evaluate --rewards`"
+        )
     return RewardSuite(rewards, cache=str(run.path / "scores"))
 
 

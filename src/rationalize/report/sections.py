@@ -19,6 +19,7 @@ from rationalize.evaluation.tables import (
     cells_of,
     differences,
     heading,
+    leakage_rows,
     metrics_of_split,
     show,
     show_interval,
@@ -53,7 +54,10 @@ def headline(results: Mapping[str, Any], split: str) -> dict[str, Any]:
     tables = [
         {"caption": name, **_table(results, split, own)} for name, own in groups.items() if own
     ]
-    return {"split": split, "tables": tables, "kinds": _kinds(results, split)}
+    return {
+        "split": split, "tables": tables, "kinds": _kinds(results, split),
+        "leakage": leakage_rows(results, split),
+    }  # fmt: skip
 
 
 def _table(results: Mapping[str, Any], split: str, names: Sequence[str]) -> dict[str, Any]:

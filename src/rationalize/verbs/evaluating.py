@@ -46,7 +46,7 @@ class EvaluateConfig:
     )
     """Rewards and diagnostics by name, or `module:function`."""
     answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency`."""
+    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
     reward_model: str | None = None
