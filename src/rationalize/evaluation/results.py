@@ -95,6 +95,7 @@ def summarise_metrics(
         "rounds": [],
         "rollouts": [],
         "coverage": [],
+        "trained": [],
         "meta": dict(meta or {}),
     }
     values: dict[tuple[str, str], dict[str, PerSeed]] = {}
@@ -162,11 +163,16 @@ def _cell(
         "seeds": sorted(seeds),
         "undefined": {name: share for name, share in undefined.items() if share},
         "out_of_range": {name: share for name, share in outside.items() if share},
-        "distinct_2": distinct_n(texts),
-        "distinct_rationales": len(set(texts)) / len(texts) if texts else None,
+        **variety(texts),
         "one_choice": one_choice([a for a in attempts if a.mode != "answer"], questions),
         "leakage_adjusted": leakage_adjusted(attempts),
     }
+
+
+def variety(texts: Sequence[str]) -> dict[str, float | None]:
+    """Shares of different word pairs, and of different texts, over all texts together."""
+    whole = len(set(texts)) / len(texts) if texts else None
+    return {"distinct_2": distinct_n(texts), "distinct_rationales": whole}
 
 
 def one_choice(
@@ -266,11 +272,16 @@ def round_rows(
     round: int,
     split: str,
 ) -> list[dict[str, Any]]:
-    """Rows of the `rounds` section: each metric's mean on `split` after a round."""
+    """Rows of the `rounds` section: each metric's mean on `split` after a round; and how different
+    the rationales are from one another, which has no interval over questions.
+    """
     rows = []
     for m in settle_worst(applicable(metrics, attempts), attempts, questions):
         interval = bootstrap_mean(per_question(attempts, questions, m))
         rows.append({"round": round, "split": split, "reward": m.name, **interval_row(interval)})
+    for name, mean in variety([a.rationale for a in attempts if a.mode != "answer"]).items():
+        if mean is not None:
+            rows.append({"round": round, "split": split, "reward": name, "mean": mean})
     return rows
 
 

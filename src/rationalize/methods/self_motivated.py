@@ -38,7 +38,7 @@ from rationalize.errors import UsageError
 from rationalize.methods.common import MethodConfig, restore_or, share
 from rationalize.methods.expert_iteration import RftConfig, restarting
 from rationalize.methods.own_attempts import WriteConfig, own_attempts
-from rationalize.methods.ppo import Mode, PpoConfig, ppo
+from rationalize.methods.ppo import Mode, PpoConfig, ppo, scores_of
 from rationalize.methods.reward_model import (
     NoRank,
     RewardModelConfig,
@@ -107,6 +107,7 @@ def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
     """All stages in `out`; the policy lands in `out/model`."""
     with open_method(config, "self-motivated", out) as setup:
         policy, before, name = None, -math.inf, "Self-motivated Learning"
+        trained: dict[str, Sequence[str]] = {}
         for round in range(config.rounds):
             learned = attempts_to_rewards(setup, config, f"round{round}", policy)
             if learned.reward_model:
@@ -122,11 +123,13 @@ def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
                 break
             stage = max(scores, key=scores.__getitem__)
             policy = arms[stage]
+            mode = next(m for m in config.modes if stage == f"{stage_of(m)}-round{round}")
+            trained[stage] = learned_from(mode)
             error = math.sqrt(max(scores[stage] * (1 - scores[stage]), 1e-9) / len(setup.dev))
             if scores[stage] - before < error and round:
                 break
             before = scores[stage]
-        setup.conclude(policy or setup.base, name)
+        setup.conclude(policy or setup.base, name, trained=trained)
 
 
 def attempts_to_rewards(
@@ -245,6 +248,11 @@ def again(setup: Setup, folder: Path) -> Policy:
     policy = setup.load_policy()
     policy.load_weights(folder)
     return policy
+
+
+def learned_from(mode: Mode) -> tuple[str, ...]:
+    """The rewards that PPO's score adds up in a mode."""
+    return ("reward_model",) if mode == "rm" else scores_of(mode)
 
 
 def best_score(setup: Setup, stage: str) -> float:

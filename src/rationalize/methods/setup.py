@@ -98,8 +98,13 @@ class Setup(Generic[Own]):
     def conclude(
         self, policy: Policy, name: str, *, control: Mapping[str, int] | None = None,
         guidance: float = 0.0, mode: str = "rationale_answer",
+        trained: Mapping[str, Sequence[str]] | None = None,
     ) -> None:  # fmt: skip
-        """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
+        """Score the evaluation splits once; write `results.json`, `report.html` and `model/`.
+
+        `trained` says per stage which rewards the policy learned from, for the report's verdict on
+        hacking.
+        """
         seed = self.config.seed
         methods: Methods = {FLOOR: {}, name: {}}
         for split in self.final_splits:
@@ -108,9 +113,21 @@ class Setup(Generic[Own]):
                 policy, name, split, control=control, guidance=guidance, mode=mode, seed=seed
             )
             methods[FLOOR][split], methods[name][split] = {0: floor}, {seed: own}
-        write_results(self, methods, [(name, FLOOR)])
+        write_results(self, methods, [(name, FLOOR)], trained=trained_rows(name, trained or {}))
         policy.export(self.run.folder("model"), bake=control)
         print(f"model: {self.run.path / 'model'}\nreport: {self.run.path / 'report.html'}")
+
+
+def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Rows of the section `trained`, from stage -> rewards.
+
+    >>> trained_rows("MaRio", {"mario-0": ["diversity"], "mario-1": ["diversity"]})
+    [{'method': 'MaRio', 'stages': ['mario-0', 'mario-1'], 'rewards': ['diversity']}]
+    """
+    of: dict[tuple[str, ...], list[str]] = {}
+    for stage, rewards in trained.items():
+        of.setdefault(tuple(rewards), []).append(stage)
+    return [{"method": method, "stages": s, "rewards": list(r)} for r, s in of.items()]
 
 
 def write_results(
@@ -121,7 +138,7 @@ def write_results(
     **sections: Sequence[Mapping[str, Any]],
 ) -> Results:
     """Summarise, store, print and draw; `sections` are rows for further sections of the page
-    (`chains` of a coalition, `votes` among several attempts).
+    (`chains` of a coalition, `votes` among several attempts, `trained` rewards).
     """
     questions = {q.id: q for split in setup.splits.values() for q in split}
     results = summarise(

@@ -36,6 +36,7 @@ from rationalize.report.charts import (
     stacked_bars,
     thinned,
 )
+from rationalize.report.hacking import anchor
 
 Rows = Sequence[Mapping[str, Any]]
 TRAINING_KEYS = (
@@ -111,10 +112,11 @@ def rounds(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
             for name, own in lines.items()
         }
         series = [Series(n, own, colours[n], band=True) for n, own in points.items() if own]
-        charts.append(_chart(_name(reward), line_chart(
+        svg = line_chart(
             series, label=f"{reward} by round", x_label="round", y_label=_name(reward),
             x_ticks=ticks if len(ticks) <= 12 else None,
-        )))  # fmt: skip
+        )  # fmt: skip
+        charts.append({**_chart(_name(reward), svg), "id": anchor("rounds", reward)})
     return {"charts": charts, "legend": colours}
 
 

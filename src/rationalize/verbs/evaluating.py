@@ -165,6 +165,8 @@ def _evaluate(
     )  # fmt: skip
     if trained := _trained_run(config):
         merge_log(results, trained.metrics())
+        its = (trained.read_json("results.json") or {}).get("trained") or []
+        results["trained"] = [{**row, "method": name} for row in its[-1:]]  # model/ is the last's
     run.write_json("results.json", results)
     save_questions(run, questions)
     write_report(results, attempts, by_id, run.path / "report.html")
