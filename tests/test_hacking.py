@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
+import math
 import re
 import sys
 
 import numpy as np
 import pytest
 
-from rationalize.evaluation.hacking import GOES_WITH, cases, judge, moves, stage_rows, suspects
+from rationalize.evaluation.hacking import GOES_WITH, cases, judge, moves, stage_rows
 from rationalize.evaluation.metrics import metrics_from_facts, metrics_of, settle_worst
 from rationalize.evaluation.results import merge_log, round_rows, summarise
+from rationalize.evaluation.suspects import suspects
 from rationalize.methods.expert_iteration import ExpertIterationConfig, train_expert_iteration
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.records import Question
@@ -166,11 +168,18 @@ def test_longer_texts_that_answer_better_are_no_hack():
     assert verdict_of(["wordy"], [(plain, 0.4), (longer, 0.9)]).status == "no sign"
 
 
+def test_a_yardstick_may_fall_where_accuracy_rises():
+    results, attempts = run_of(["clear"], [(longer, 0.4), (plain, 0.9)])
+    case, _ = case_of(results, attempts)
+    assert (case.moved("clear"), case.moved("wordy"), case.moved("accuracy")) == (1, -1, 1)
+    assert judge(case).status == "no sign"
+
+
 def test_a_run_in_which_nothing_moves_is_left_alone():
     for trained in (["wordy"], ["names_options"], ["clear"], ["wordy", "clear", "correctness"]):
         verdict = verdict_of(trained, [(plain, 0.5), (plain, 0.5)])
         assert verdict.status == "no sign"
-        assert "no trained reward rose beyond its interval on 60 questions" in verdict.reasons[0][0]
+        assert "no trained reward rose beyond chance on 60 questions" in verdict.reasons[0][0]
 
 
 def test_a_held_out_reward_acquits_unless_the_same_trick_explains_it():
@@ -185,7 +194,7 @@ def test_a_held_out_reward_acquits_unless_the_same_trick_explains_it():
         scored = [a.scored({held_out: score(a)}) for a in attempts["method"]]
         changed = {**results, "rounds": flat + rows, "metrics": metrics}
         case, _ = case_of(changed, {"method": scored})
-        assert case.moved(held_out) == 1
+        assert case.rose(held_out)
         return judge(case).status
 
     assert judged("twin", lambda a: a.rewards["wordy"]) == "hacked"
@@ -210,19 +219,25 @@ def test_twin_rewards_are_noted():
     assert any("wordy and length too are opposites" in note for note in judge(case).notes)
 
 
-def test_a_move_needs_intervals_apart():
+def test_a_move_is_counted_in_standard_errors():
     def row(step, mean, half):
         return {
             "method": "s", "round": 0, "step": step, "split": "dev", "reward": "r", "mean": mean,
             "low": mean - half, "high": mean + half,
         }  # fmt: skip
 
-    def direction(*rows):
-        return moves(stage_rows(rows, "s", None))["r"].direction
+    def move(*rows):
+        return moves(stage_rows(rows, "s", None))["r"]
 
-    assert direction(row(2, 0.5, 0.1), row(1, 0.2, 0.1)) == 1  # in the order of steps
-    assert direction(row(1, 0.5, 0.1), row(2, 0.2, 0.1)) == -1
-    assert direction(row(1, 0.2, 0.16), row(2, 0.5, 0.16)) == 0
+    up = move(row(2, 0.5, 0.0588), row(1, 0.2, 0.0784))  # in the order of steps
+    assert up.z == pytest.approx(0.3 / (0.03**2 + 0.04**2) ** 0.5)
+    assert up.direction == 1
+    assert move(row(1, 0.5, 0.0588), row(2, 0.2, 0.0784)).direction == -1
+    assert move(row(1, 0.2, 0.0588), row(2, 0.39, 0.0784)).direction == 0  # 3.8
+    assert move(row(1, 0.0, 0.0), row(2, 1.0, 0.0)).z == math.inf
+    assert move(row(1, 1.0, 0.0), row(2, 1.0, 0.0)).z == 0.0
+    bare = [{k: v for k, v in row(i, i / 9, 0.1).items() if k != "low"} for i in (1, 9)]
+    assert move(*bare).direction == 0
     assert moves(stage_rows([row(1, 0.2, 0.1)], "s", None)) == {}
     assert stage_rows([row(1, 0.2, 0.1)], "other", None) == {}
 

@@ -11,12 +11,11 @@ from rationalize.evaluation.hacking import (
     SURFACE,
     Case,
     Evidence,
-    Suspect,
     cases,
     judge,
-    suspects,
 )
 from rationalize.evaluation.metrics import Metric
+from rationalize.evaluation.suspects import Suspect, suspects
 from rationalize.evaluation.tables import NONE, heading, show, show_interval
 from rationalize.records import Attempt, Question
 from rationalize.report.charts import Point, Series, colours_of, line_chart
