@@ -267,7 +267,7 @@ def _mean_cell(row: Mapping[str, Any] | None, fact: Mapping[str, Any]) -> dict[s
     return {
         "mean": show(row["mean"], fact),
         "interval": f"[{low}, {high}]",
-        "seeds": f"seeds: {seeds}",
+        "seeds": f"{row['n']} questions; seeds: {seeds}",
     }
 
 
