@@ -373,3 +373,20 @@ def test_the_choice_that_is_always_answered():
     always = [replace(a, prediction="y") for a in right]
     assert one_choice(always, QUESTIONS) == {"label": "(B)", "share": 1.0, "right": share}
     assert one_choice([replace(a, prediction=None) for a in right], QUESTIONS) is None
+
+
+def test_each_run_keeps_what_it_was_trained_on(tmp_path):
+    paths = [
+        finished(tmp_path / name, {"MaRio": {"test": {0: write("MaRio")}}}, {"steps": i})
+        for i, name in enumerate(("one", "two"))
+    ]
+    for path, reward in zip(paths, ("diversity", "consistency"), strict=True):
+        with Run.open(path, Run.read(path).config) as run:
+            row = {"method": "MaRio", "stages": ["mario"], "rewards": [reward]}
+            run.write_json("results.json", {**run.read_json("results.json"), "trained": [row]})
+    results, attempts, _ = compare_runs(paths)
+    assert [(r["method"], r["run"], r["rewards"]) for r in results["trained"]] == [
+        ("MaRio (one)", "one", ["diversity"]),
+        ("MaRio (two)", "two", ["consistency"]),
+    ]
+    assert set(attempts) == {"MaRio (one)", "MaRio (two)"}
