@@ -122,11 +122,20 @@ def test_an_undefined_score_counts_as_the_worst_of_its_range(undefined):
 
 
 def test_without_a_low_end_undefined_counts_as_the_lowest_score_found():
-    fluency = reward_metric(Spec("fluency", (-math.inf, 0)), "diagnostic")
+    fluency = reward_metric(Spec("fluency", (-math.inf, 0)))
     attempts = [attempt(rewards={"fluency": s}) for s in (-2.0, -7.5, None)]
     [settled] = settle_worst([fluency], attempts, QUESTIONS)
     assert settled.worst == -7.5
-    assert per_question(attempts[2:], QUESTIONS, settled) == {"q1": -7.5}
+    assert settled.value(attempts[2], QUESTION) == -7.5
+
+
+def test_what_is_undefined_of_a_diagnostic_is_left_out():
+    told = reward_metric(Spec("simulatability", (-1, 1)), "diagnostic")
+    attempts = [
+        attempt(rewards={"simulatability": 1.0}), attempt(rewards={"simulatability": None}),
+        attempt("q2", rewards={"simulatability": math.nan}),
+    ]  # fmt: skip
+    assert per_question(attempts, QUESTIONS, told) == {"q1": 1.0}
 
 
 def test_nrg_takes_all_bounded_rewards_unless_told():

@@ -279,6 +279,16 @@ def test_sorting_filtering_and_links(run, tmp_path):
 
 
 @needs_browser
+def test_a_link_shows_one_question(run, tmp_path):
+    path = write_report(*run, tmp_path / "report.html")
+    dom, console = opened(path, tmp_path, "#id=test-0007&split=test")
+    assert console == []
+    assert cards(dom) == ["test-0007"]
+    dom, _ = opened(path, tmp_path, "#id=test-00&split=test")
+    assert cards(dom) == []  # a whole id, not a part of one
+
+
+@needs_browser
 def test_disagreement_sorts_by_spread_over_methods(run, tmp_path):
     results, attempts, questions = run
     path = write_report(results, attempts, questions, tmp_path / "report.html")
@@ -321,7 +331,7 @@ def test_sections_without_data_say_why(run, tmp_path):
         tmp_path / "r.html",
     ).read_text(encoding="utf-8")
     assert "<svg" not in page
-    assert page.count('class="missing"') == 7  # six sections and the browser's note on scripts
+    assert page.count('class="missing"') == 8  # seven sections and the browser's note on scripts
     assert "No control tokens were tried" in page
 
 

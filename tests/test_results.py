@@ -151,6 +151,30 @@ def test_accuracy_by_kind():
     assert (kinds["a"]["n"], kinds["b"]["n"]) == (6, 6)
 
 
+def test_undefined_diagnostics_are_left_out_of_means_and_differences():
+    told = [Spec("told", (-1, 1))]
+
+    def written(method, seed, defined):
+        attempts = write(method)
+        scores = [float(i % 2) if i in defined else None for i in range(12)]
+        return [
+            replace(a, seed=seed).scored({"told": s}) for a, s in zip(attempts, scores, strict=True)
+        ]
+
+    both = {0: written("SFT", 0, {0, 1}), 1: written("SFT", 1, {1, 2, 3})}
+    one = {0: written("MaRio", 0, {3, 4})}
+    none = {0: written("none", 0, set())}
+    evaluated = {"none": {"test": none}, "MaRio": {"test": one}, "SFT": {"test": both}}
+    results = summarise(evaluated, QUESTIONS, [], told)
+    of = {m: e["splits"]["test"] for m, e in results["methods"].items()}
+    row = of["SFT"]["metrics"]["told"]
+    assert (row["mean"], row["n"], row["seeds"]) == (0.5, 4, [0.5, pytest.approx(2 / 3)])
+    assert "told" not in of["none"]["metrics"]
+    assert of["none"]["undefined"]["told"] == 1.0
+    [found] = [r for r in results["comparisons"] if r["metric"] == "told"]
+    assert (found["a"], found["b"], found["n"], found["mean"]) == ("SFT", "MaRio", 1, 0.0)
+
+
 def test_an_undefined_score_counts_as_worst_and_is_reported():
     attempts = write("SFT")
     attempts[:3] = [a.scored({"consistency": None}) for a in attempts[:3]]
@@ -349,3 +373,20 @@ def test_the_choice_that_is_always_answered():
     always = [replace(a, prediction="y") for a in right]
     assert one_choice(always, QUESTIONS) == {"label": "(B)", "share": 1.0, "right": share}
     assert one_choice([replace(a, prediction=None) for a in right], QUESTIONS) is None
+
+
+def test_each_run_keeps_what_it_was_trained_on(tmp_path):
+    paths = [
+        finished(tmp_path / name, {"MaRio": {"test": {0: write("MaRio")}}}, {"steps": i})
+        for i, name in enumerate(("one", "two"))
+    ]
+    for path, reward in zip(paths, ("diversity", "consistency"), strict=True):
+        with Run.open(path, Run.read(path).config) as run:
+            row = {"method": "MaRio", "stages": ["mario"], "rewards": [reward]}
+            run.write_json("results.json", {**run.read_json("results.json"), "trained": [row]})
+    results, attempts, _ = compare_runs(paths)
+    assert [(r["method"], r["run"], r["rewards"]) for r in results["trained"]] == [
+        ("MaRio (one)", "one", ["diversity"]),
+        ("MaRio (two)", "two", ["consistency"]),
+    ]
+    assert set(attempts) == {"MaRio (one)", "MaRio (two)"}

@@ -260,12 +260,16 @@ def test_evaluating_a_run_takes_over_its_log(tmp_path):
 
     with Run.open(tmp_path / "run", {"method": "sft", "questions": "builtin:train=8"}) as run:
         run.log("sft", 0, loss=2.0)
+        row = {"stages": ["mario"], "rewards": ["diversity"]}
+        run.write_json("results.json", {"trained": [{"method": "MaRio", **row}]})
     tiny_folder("decoder", tmp_path / "run" / "model")
     out = tmp_path / "evaluated"
     model = str(tmp_path / "run")
     assert main(["evaluate", "--model", model, *QUICK, "--limit", "2", "--out", str(out)]) == 0
     results = json.loads((out / "results.json").read_text())
     assert results["training"] == [{"stage": "sft", "step": 0, "loss": 2.0}]
+    name = list(results["methods"])[-1]
+    assert results["trained"] == [{"method": name, **row}]
 
 
 def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys):

@@ -89,7 +89,11 @@ def compare_runs(
     }
     results = summarise_metrics(methods, questions, _common_metrics(runs), pairs=pairs, meta=meta)
     for label, one in zip(labels, runs, strict=True):
-        merge_log(results, one.run.metrics(), **({"run": label} if len(runs) > 1 else {}))
+        own = {"run": label} if len(runs) > 1 else {}
+        merge_log(results, one.run.metrics(), **own)
+        for row in one.results.get("trained") or []:
+            method = _shown_name(row["method"], label, one, runs)
+            results["trained"].append({**row, "method": method, **own})
     return results, flat(methods), questions
 
 

@@ -145,13 +145,15 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     found = list(results.get("notes") or [])
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
-            found += [f"{method} on {split}: {text}" for text in _cell_warnings(cell)]
+            found += [
+                f"{method} on {split}: {text}" for text in _cell_warnings(cell, results["metrics"])
+            ]
     found += _bin_warnings(results["bins"])
     found += _obedience_warnings(results["obedience"])
     return found
 
 
-def _cell_warnings(cell: Mapping[str, Any]) -> list[str]:
+def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     means = {name: row["mean"] for name, row in cell["metrics"].items()}
     n = cell["metrics"]["accuracy"]["n"]
     repeated = cell.get("distinct_rationales")
@@ -185,9 +187,9 @@ def _cell_warnings(cell: Mapping[str, Any]) -> list[str]:
     found = [text for holds, text in checks if holds]
     for name, share in cell.get("undefined", {}).items():
         if share > 0.1:
-            found.append(
-                f"{name} is undefined on {share:.0%} of the replies (worst value counted)."
-            )
+            diagnostic = facts.get(name, {}).get("role") == "diagnostic"
+            counted = "left out of its mean" if diagnostic else "worst value counted"
+            found.append(f"{name} is undefined on {share:.0%} of the replies ({counted}).")
     for name, share in cell.get("out_of_range", {}).items():
         found.append(
             f"{name} leaves its declared range on {share:.1%} of the replies, so NRG is off."

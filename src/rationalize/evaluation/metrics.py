@@ -6,7 +6,8 @@ Average NRG (normalised relative gain, MaRio's summary number), on a 0-100 scale
 
 over accuracy and the rewards, each by its declared range. It is linear, so it is taken per attempt
 and averaged like any other metric. An undefined score (None or NaN, say the consistency of a reply
-without a rationale) counts as the worst of its range.
+too long to read) counts as the worst of a reward's range. A diagnostic has no worst end: what is
+undefined of it is left out of its mean.
 """
 
 from __future__ import annotations
@@ -50,10 +51,14 @@ class Metric:
     score: Score
     """None where undefined."""
     worst: float
-    """What an undefined score counts as."""
+    """What an undefined score counts as: in a reward's mean, and where attempts are ordered."""
     in_nrg: bool = False
     percent: bool = False
     """Whether people read it in per cent; the value itself stays a share."""
+
+    def defined(self, attempt: Attempt, question: Question) -> bool:
+        score = self.score(attempt, question)
+        return score is not None and math.isfinite(score)
 
     def value(self, attempt: Attempt, question: Question) -> float:
         """The score, or the worst value where it is undefined."""
@@ -173,12 +178,14 @@ def per_question(
     attempts: Iterable[Attempt], questions: Mapping[str, Question], metric: Metric
 ) -> dict[str, float]:
     """The metric's mean over each question's attempts, in the order in which questions first
-    appear.
+    appear; of a diagnostic, those for which it is defined.
     """
     values: dict[str, list[float]] = {}
     for attempt in attempts:
-        value = metric.value(attempt, questions[attempt.question_id])
-        values.setdefault(attempt.question_id, []).append(value)
+        question = questions[attempt.question_id]
+        if metric.role == "diagnostic" and not metric.defined(attempt, question):
+            continue
+        values.setdefault(attempt.question_id, []).append(metric.value(attempt, question))
     return {q: sum(v) / len(v) for q, v in values.items()}
 
 

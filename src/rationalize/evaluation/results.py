@@ -25,6 +25,7 @@ from rationalize.evaluation.intervals import (
     paired_difference,
     same_questions,
 )
+from rationalize.evaluation.leakage import leakage_adjusted
 from rationalize.evaluation.metrics import (
     ACCURACY,
     Metric,
@@ -94,6 +95,7 @@ def summarise_metrics(
         "rounds": [],
         "rollouts": [],
         "coverage": [],
+        "trained": [],
         "meta": dict(meta or {}),
     }
     values: dict[tuple[str, str], dict[str, PerSeed]] = {}
@@ -134,6 +136,7 @@ def _values(
         m.name: [per_question(seeds[s], questions, m) for s in sorted(seeds)]
         for m in applicable(metrics, everything)
     }
+    values = {name: per_seed for name, per_seed in values.items() if any(per_seed)}
     for other in values["accuracy"][1:]:
         same_questions(values["accuracy"][0], other)
     return values
@@ -147,8 +150,8 @@ def _cell(
 ) -> dict[str, Any]:
     attempts = [a for s in sorted(seeds) for a in seeds[s]]
     undefined, outside = {}, {}
-    for metric in metrics:
-        if metric.name in values and metric.role != "task":
+    for metric in applicable(metrics, attempts):
+        if metric.role != "task":
             column = score_column(metric, attempts, questions)
             width = metric.high - metric.low
             slack = 1e-6 * width if math.isfinite(width) else 0.0
@@ -161,10 +164,16 @@ def _cell(
         "seeds": sorted(seeds),
         "undefined": {name: share for name, share in undefined.items() if share},
         "out_of_range": {name: share for name, share in outside.items() if share},
-        "distinct_2": distinct_n(texts),
-        "distinct_rationales": len(set(texts)) / len(texts) if texts else None,
+        **variety(texts),
         "one_choice": one_choice([a for a in attempts if a.mode != "answer"], questions),
+        "leakage_adjusted": leakage_adjusted(attempts),
     }
+
+
+def variety(texts: Sequence[str]) -> dict[str, float | None]:
+    """Shares of different word pairs, and of different texts, over all texts together."""
+    whole = len(set(texts)) / len(texts) if texts else None
+    return {"distinct_2": distinct_n(texts), "distinct_rationales": whole}
 
 
 def one_choice(
@@ -191,8 +200,15 @@ def one_choice(
 
 
 def _row(per_seed: PerSeed) -> dict[str, Any]:
-    own = [float(np.mean(list(values.values()))) for values in per_seed]
-    return {**interval_row(bootstrap_mean(average_seeds(per_seed))), "seeds": own}
+    own = [float(np.mean(list(v.values()))) if v else None for v in per_seed]
+    return {**interval_row(bootstrap_mean(_over_seeds(per_seed))), "seeds": own}
+
+
+def _over_seeds(per_seed: PerSeed) -> dict[str, float]:
+    """Mean over seeds inside each question: where a diagnostic is defined in some only, theirs."""
+    asked = dict.fromkeys(q for values in per_seed for q in values)
+    defined = {q: [values[q] for values in per_seed if q in values] for q in asked}
+    return {q: sum(own) / len(own) for q, own in defined.items()}
 
 
 def _kinds(accuracy_S: PerSeed, questions: Mapping[str, Question]) -> dict[str, Any]:
@@ -211,10 +227,16 @@ def _compare(
     rows = []
     for (method, split), of_a in values.items():
         of_b = values.get((b, split), {})
-        for name in of_a if method == a else ():
-            if name in of_b:
+        if method != a or not of_b:
+            continue
+        same_questions(of_a["accuracy"][0], of_b["accuracy"][0])
+        for name in (name for name in of_a if name in of_b):
+            own, other = _over_seeds(of_a[name]), _over_seeds(of_b[name])
+            shared = [q for q in own if q in other]  # all, but for a diagnostic undefined on some
+            if shared:
+                pair = {q: own[q] for q in shared}, {q: other[q] for q in shared}
                 row = {"a": a, "b": b, "split": split, "metric": name}
-                rows.append(row | _tested(name, *map(average_seeds, (of_a[name], of_b[name]))))
+                rows.append(row | _tested(name, *pair))
     return rows
 
 
@@ -264,11 +286,17 @@ def round_rows(
     round: int,
     split: str,
 ) -> list[dict[str, Any]]:
-    """Rows of the `rounds` section: each metric's mean on `split` after a round."""
+    """Rows of the `rounds` section: each metric's mean on `split` after a round; and how different
+    the rationales are from one another, which has no interval over questions.
+    """
     rows = []
     for m in settle_worst(applicable(metrics, attempts), attempts, questions):
-        interval = bootstrap_mean(per_question(attempts, questions, m))
-        rows.append({"round": round, "split": split, "reward": m.name, **interval_row(interval)})
+        if values := per_question(attempts, questions, m):
+            row = interval_row(bootstrap_mean(values))
+            rows.append({"round": round, "split": split, "reward": m.name, **row})
+    for name, mean in variety([a.rationale for a in attempts if a.mode != "answer"]).items():
+        if mean is not None:
+            rows.append({"round": round, "split": split, "reward": name, "mean": mean})
     return rows
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rationalize.evaluation.leakage import GROUPS, shown
 from rationalize.evaluation.results import is_significant
 from rationalize.text import one_line
 
@@ -150,7 +151,19 @@ def format_table(results: Mapping[str, Any], split: str, width: int = 160) -> st
     paired = difference_table(results, split)
     if paired:
         parts += ["", f"paired differences: {LEGEND}", _aligned(paired, 1, width)]
+    adjusted = leakage_rows(results, split)
+    if adjusted:
+        parts += ["", "simulatability, adjusted for leaks", _aligned(adjusted, 1, width)]
     return "\n".join(parts)
+
+
+def leakage_rows(results: Mapping[str, Any], split: str) -> list[list[str]]:
+    """Methods by the groups of leakage-adjusted simulatability, the header first; none without."""
+    rows = [["", "not naming the answer", "naming it", "mean of both"]]
+    for method, cell in cells_of(results, split).items():
+        if found := cell.get("leakage_adjusted"):
+            rows.append([one_line(method), *(shown(found[g]) for g in GROUPS)])
+    return rows if len(rows) > 1 else []
 
 
 def _difference(row: Mapping[str, Any], fact: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.common import MethodConfig, load_method_splits, restore_or, share
 from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
 from rationalize.methods.mario import MarioConfig, best_prefix, control_bins, mario, named_as_loaded
-from rationalize.methods.setup import Setup, make_suite, print_tables, write_results
+from rationalize.methods.setup import Setup, make_suite, print_tables, trained_rows, write_results
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.methods.verifier import VerifierConfig
 from rationalize.models.policy import Policy, load_policy
@@ -150,7 +150,8 @@ def run_demo(config: DemoConfig, out: Path) -> None:
             [(n, SFT) for n in learners] + [(n, learners[0]) for n in learners[1:]] + [(SFT, BASE)]
         )
         seconds = time.monotonic() - started  # of this start
-        write_results(setup, methods, pairs, {"seconds": seconds, "seeds": list(config.seeds)})
+        meta = {"seconds": seconds, "seeds": list(config.seeds)}
+        write_results(setup, methods, pairs, meta, trained=_trained(setup))
         run.finish("demo", seconds=seconds)
         _say(f"report: {out / 'report.html'}")
 
@@ -235,6 +236,19 @@ def _settings(
     side = "left" if method.endswith("left") else config.mario.side
     own = share(config.mario, config, seed=seed, variant=variant, side=side)
     return named_as_loaded(own, setup.suite)
+
+
+def _trained(setup: Setup[DemoConfig]) -> list[dict[str, Any]]:
+    """Which rewards each method learned from, by stage."""
+    found = []
+    for method in setup.config.methods:
+        of: dict[str, tuple[str, ...]] = {}
+        for seed in setup.config.seeds:
+            own = _settings(setup, method, seed)
+            names = own.rewards if isinstance(own, MarioConfig) else tuple(own.filters)
+            of[f"{method}-{seed}"] = names
+        found += trained_rows(LEARNERS[method], of)
+    return found
 
 
 def _demos(train: Sequence[Question], shots: int) -> list[Question]:

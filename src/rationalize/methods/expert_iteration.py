@@ -177,7 +177,8 @@ def train_rft(config: RftConfig, out: Path) -> None:
 
 def _train_restarting(config: RestartConfig, out: Path, stage: str, name: str) -> None:
     with open_method(config, stage, out) as setup:
-        setup.conclude(restarting(setup, config, stage).policy, name)
+        policy = restarting(setup, config, stage).policy
+        setup.conclude(policy, name, trained={stage: ("correctness",)})
 
 
 def train_expert_iteration(config: ExpertIterationConfig, out: Path) -> None:
@@ -191,7 +192,7 @@ def train_expert_iteration(config: ExpertIterationConfig, out: Path) -> None:
                 policy, setup.suite, setup.train, setup.dev, own, run, "filt-acc"
             ),
         )  # fmt: skip
-        setup.conclude(policy, "FILT-ACC")
+        setup.conclude(policy, "FILT-ACC", trained={"filt-acc": tuple(own.filters)})
 
 
 def expert_iteration(
@@ -214,6 +215,8 @@ def expert_iteration(
 
     def explore(step: int) -> None:
         nonlocal rounds
+        if step == 0:  # what the rounds are measured against
+            evaluate_on_dev(run, stage, Sampler(policy), suite, dev, config, round=0, step=0)
         while rounds <= step // config.sample_interval:
             attempts = rollouts(run, f"{stage}-round{rounds}", partial(write_round, rounds))
             kept = keep(attempts, config.filters, suite)

@@ -79,7 +79,7 @@ def train_iterative_dpo(config: IterativeDpoConfig, out: Path) -> None:
     """SFT (unless `init: model`), then iterative DPO; the policy lands in `out/model`."""
     with open_method(config, "dpo", out) as setup:
         policy = iterative_dpo(setup, start_policy(setup), config, "dpo")
-        setup.conclude(policy, "iterative DPO")
+        setup.conclude(policy, "iterative DPO", trained={"dpo": ("correctness",)})
 
 
 def iterative_dpo(
@@ -103,6 +103,7 @@ def _learn(
 ) -> None:
     run, by_id = setup.run, {q.id: q for q in setup.train}
     scores: dict[str, float] = {}
+    evaluate_on_dev(run, stage, Sampler(policy), setup.suite, setup.dev, config, round=0, step=0)
     for round in range(config.rounds):
         own = f"{stage}-round{round}"
         attempts: Sequence[Attempt] = first or [] if round == 0 else []

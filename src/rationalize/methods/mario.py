@@ -201,7 +201,10 @@ def train_mario(config: MarioConfig, out: Path) -> None:
             run, "mario", policy,
             lambda: mario(policy, setup.suite, setup.train, setup.dev, own, run, "mario"),
         )  # fmt: skip
-        setup.conclude(policy, "MaRio", control=best_prefix(own), guidance=config.guidance)
+        setup.conclude(
+            policy, "MaRio", control=best_prefix(own), guidance=config.guidance,
+            trained={"mario": own.rewards},
+        )  # fmt: skip
 
 
 def mario(
@@ -224,6 +227,8 @@ def mario(
     best = BestCheckpoint(run, stage)
 
     def explore(step: int) -> None:
+        if step == 0:  # what the rounds are measured against; its tokens mean nothing yet
+            evaluate_on_dev(run, stage, Sampler(policy), suite, dev, config, round=0, step=0)
         for round in range(pool.rounds, step // config.sample_interval + 1):
             attempts = rollouts(run, f"{stage}-round{round}", partial(write_round, round))
             pool.add(attempts, active_when_training(round * config.sample_interval, config))

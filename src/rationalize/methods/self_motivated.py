@@ -44,7 +44,7 @@ from rationalize.methods.own_attempts import (
     own_attempts,
     sort_attempts,
 )
-from rationalize.methods.ppo import Mode, PpoConfig, ppo
+from rationalize.methods.ppo import Mode, PpoConfig, ppo, scores_of
 from rationalize.methods.reward_model import (
     NoRank,
     RewardModelConfig,
@@ -118,6 +118,7 @@ def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
     """All stages in `out`; the policy lands in `out/model`."""
     with open_method(config, "self-motivated", out) as setup:
         best, folder, name, writer = -math.inf, None, "Self-motivated Learning", None
+        trained: dict[str, Sequence[str]] = {}
         for round in range(config.rounds):
             learned = attempts_to_rewards(
                 setup, config, config.modes, f"round{round}", round, writer
@@ -135,10 +136,12 @@ def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
             rise, best = scores[stage] - best, max(best, scores[stage])
             if rise > 0:
                 folder = setup.run.folder("policies", stage)
+                mode = next(m for m in config.modes if stage == f"{stage_of(m)}-round{round}")
+                trained = {stage: learned_from(mode)}
             if rise < 0.5 / math.sqrt(len(setup.dev)):
                 break  # less than a standard error of a share, at its widest
             writer = again(setup, folder or learned.sft)
-        setup.conclude(again(setup, folder or learned.sft), name)
+        setup.conclude(again(setup, folder or learned.sft), name, trained=trained)
 
 
 def attempts_to_rewards(
@@ -256,6 +259,11 @@ def again(setup: Setup, folder: Path) -> Policy:
     policy = setup.load_policy()
     policy.load_weights(folder)
     return policy
+
+
+def learned_from(mode: Mode) -> tuple[str, ...]:
+    """The rewards that PPO's score adds up in a mode."""
+    return ("reward_model",) if mode == "rm" else scores_of(mode)
 
 
 def best_score(setup: Setup, stage: str) -> float:

@@ -34,10 +34,11 @@ from rationalize.methods.self_motivated import (
     attempts_to_rewards,
     best_score,
     improve,
+    learned_from,
     open_modes,
     stage_of,
 )
-from rationalize.methods.setup import Setup, open_method, print_tables, write_results
+from rationalize.methods.setup import Setup, open_method, print_tables, trained_rows, write_results
 from rationalize.methods.sft import SftConfig
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import RewardModel
@@ -141,8 +142,20 @@ def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
             pairs.append(("PPO, rm+z", "PPO, z"))
         seconds = time.monotonic() - started  # of this start
         meta = {"seconds": seconds, "seeds": list(config.seeds), "tokens_written": bill(setup)}
-        write_results(setup, methods, pairs, meta, votes=curves)
+        write_results(setup, methods, pairs, meta, votes=curves, trained=_trained(config, methods))
         run.finish("demo", seconds=seconds)
+
+
+def _trained(config: SelfMotivatedDemoConfig, methods: Methods) -> list[dict[str, Any]]:
+    """Which rewards PPO (where the gate was open) and DPO learned from, by stage."""
+    found = []
+    for mode, name in PPO_ROWS.items():
+        if name in methods:
+            stages = [f"{stage_of(mode)}-seed{seed}" for seed in config.seeds]
+            found += trained_rows(name, dict.fromkeys(stages, learned_from(mode)))
+    if DPO in methods:
+        found += trained_rows(DPO, {f"dpo-{seed}": ("correctness",) for seed in config.seeds})
+    return found
 
 
 def modes_of(config: SelfMotivatedDemoConfig) -> tuple[Mode, ...]:

@@ -13,6 +13,7 @@ from typing import Any, Generic
 import torch
 
 from rationalize.environment import environment
+from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.floor import FLOOR, majority_attempts
 from rationalize.evaluation.harness import Asked, write_harness_tasks
@@ -31,12 +32,11 @@ from rationalize.models.scorers import AnswerScorer, load_verifier
 from rationalize.records import Attempt, Question
 from rationalize.report import write_report
 from rationalize.report.card import CardFacts, model_card
-from rationalize.rewards import DIAGNOSTICS, RewardSuite, load_rewards
+from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, RewardSuite, load_rewards
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
 
-READS_ANSWERS = ("consistency", "consistency_discrete")
 READS_STATEMENTS = ("plausibility",)
 ANSWER_SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=8)
 """How an answer without a rationale is written."""
@@ -121,8 +121,13 @@ class Setup(Generic[Own]):
     def conclude(
         self, policy: Policy, name: str, *, control: Mapping[str, int] | None = None,
         guidance: float = 0.0, mode: str = "rationale_answer",
+        trained: Mapping[str, Sequence[str]] | None = None,
     ) -> None:  # fmt: skip
-        """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
+        """Score the evaluation splits once; write `results.json`, `report.html` and `model/`.
+
+        `trained` says per stage which rewards the policy learned from, for the report's verdict on
+        hacking.
+        """
         seed = self.config.seed
         methods: Methods = {FLOOR: {}, name: {}}
         for split in self.final_splits:
@@ -132,8 +137,20 @@ class Setup(Generic[Own]):
             )
             methods[FLOOR][split], methods[name][split] = {0: floor}, {seed: own}
         self.export(policy, name, seed=seed, control=control, guidance=guidance, mode=mode)
-        write_results(self, methods, [(name, FLOOR)])
+        write_results(self, methods, [(name, FLOOR)], trained=trained_rows(name, trained or {}))
         print(f"model: {self.run.path / 'model'}\nreport: {self.run.path / 'report.html'}")
+
+
+def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Rows of the section `trained`, from stage -> rewards.
+
+    >>> trained_rows("MaRio", {"mario-0": ["diversity"], "mario-1": ["diversity"]})
+    [{'method': 'MaRio', 'stages': ['mario-0', 'mario-1'], 'rewards': ['diversity']}]
+    """
+    of: dict[tuple[str, ...], list[str]] = {}
+    for stage, rewards in trained.items():
+        of.setdefault(tuple(rewards), []).append(stage)
+    return [{"method": method, "stages": s, "rewards": list(r)} for r, s in of.items()]
 
 
 def write_results(
@@ -144,7 +161,7 @@ def write_results(
     **sections: Sequence[Mapping[str, Any]],
 ) -> Results:
     """Summarise, store, print and draw; `sections` are rows for further sections of the page
-    (`chains` of a coalition, `votes` among several attempts).
+    (`chains` of a coalition, `votes` among several attempts, `trained` rewards).
     """
     questions = {q.id: q for split in setup.splits.values() for q in split}
     results = summarise(
@@ -235,7 +252,10 @@ def make_suite(
     scorer: AnswerScorerConfig | None = None,
     statements: VerifierConfig | None = None,
 ) -> RewardSuite:
-    """Rewards and diagnostics; a scorer that is not given is trained in the run, cross-fitted."""
+    """Rewards and diagnostics; a scorer that is not given is trained in the run, cross-fitted.
+
+    A diagnostic among `names` is a `UsageError`: what is trained on measures nothing any more.
+    """
     answer_scorer = verifier = reward_model = None
     if set(names) & set(READS_ANSWERS):
         folder = Path(config.answer_scorer or run.path / "scorers" / "answer")
@@ -253,6 +273,13 @@ def make_suite(
         [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
         reward_model=reward_model, base=base,
     )  # fmt: skip
+    never = [r.name for r in rewards[: len(names)] if not r.trainable]
+    if never:
+        raise UsageError(
+            f"{', '.join(never)}: a diagnostic, which is never trained on; name a reward "
+            f"({', '.join(r.name for r in rewards if r.trainable)}), or read the diagnostic "
+            "beside them with `rationalize evaluate --rewards`"
+        )
     return RewardSuite(rewards, cache=str(run.path / "scores"))
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from rationalize.errors import UserError
 from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts, gold_text
 from rationalize.models.choices import ChoiceScore, ChoiceScorer, Continuation, halve
 from rationalize.models.policy import Policy, load_policy
+from rationalize.models.remembered import Remembered
 from rationalize.models.vera import Vera
 from rationalize.records import Question
 
@@ -38,7 +39,9 @@ __all__ = [
 SCORER_FILE = "scorer.json"
 
 REMEMBERED = 20_000
-"""Questions whose p(answer | question) an answer scorer keeps."""
+"""Questions whose p(answer | question) an answer scorer keeps, and rationales: several rewards read
+the same ones.
+"""
 
 LABELS = (("yes", "no"), ("Yes", "No"), ("true", "false"), ("1", "0"))
 """Label words of a verifier, in order of preference; both must be one token."""
@@ -141,7 +144,8 @@ class AnswerScorer:
                 for f in self.folds
             ],
         )
-        self._without: dict[Hashable, list[float]] = {}
+        self._without = Remembered[list[float]](REMEMBERED)
+        self._given = Remembered[list[float]](REMEMBERED)
 
     @classmethod
     def load(cls, folder: Path | str) -> AnswerScorer:
@@ -175,29 +179,25 @@ class AnswerScorer:
     ) -> list[list[float]]:
         """Per question the probability of each choice; without choices the utility of its answer.
 
-        A rationale of None asks for p(answer | question), which is remembered for the latest
-        `REMEMBERED` questions.
+        A rationale of None asks for p(answer | question). Each distinct pair is judged once: the
+        latest `REMEMBERED` questions, and as many pairs with a rationale, are remembered.
         """
         if len(questions) != len(rationales):
             raise ValueError(f"{len(questions)} questions, but {len(rationales)} rationales")
-        asked = {_key(q): q for q, r in zip(questions, rationales, strict=True) if r is None}
-        new = {key: q for key, q in asked.items() if key not in self._without}
-        without = {key: self._without[key] for key in asked if key not in new}
-        fresh = dict(zip(new, self._judge(list(new.values()), [None] * len(new)), strict=True))
-        without.update(fresh)
-        self._remember(fresh)
-        given = [i for i, r in enumerate(rationales) if r is not None]
-        judged = iter(self._judge([questions[i] for i in given], [rationales[i] for i in given]))
-        return [
-            next(judged) if r is not None else without[_key(q)]
-            for q, r in zip(questions, rationales, strict=True)
-        ]
+        found: list[list[float]] = [[] for _ in questions]
+        for memory, rows in (
+            (self._without, [i for i, r in enumerate(rationales) if r is None]),
+            (self._given, [i for i, r in enumerate(rationales) if r is not None]),
+        ):
 
-    def _remember(self, fresh: Mapping[Hashable, list[float]]) -> None:
-        """Keep the latest: as many rows as there are may ask different questions."""
-        self._without.update(fresh)
-        for key in list(self._without)[: max(0, len(self._without) - REMEMBERED)]:
-            del self._without[key]
+            def judged(new: Sequence[int], rows: list[int] = rows) -> list[list[float]]:
+                asked = [rows[i] for i in new]
+                return self._judge([questions[i] for i in asked], [rationales[i] for i in asked])
+
+            keys = [_key(questions[i], rationales[i]) for i in rows]
+            for i, probabilities in zip(rows, memory.ask(keys, judged), strict=True):
+                found[i] = probabilities
+        return found
 
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
@@ -336,8 +336,11 @@ def load_choice_scorer(folder: Path) -> ChoiceScorer:
     return ChoiceScorer(halve(load_policy(str(folder), tuning="full")))
 
 
-def _key(question: Question) -> Hashable:
-    return (question.id, question.context, question.question, question.choices, question.answer)
+def _key(question: Question, rationale: str | None) -> bytes:
+    """What the probabilities depend on: of choices all are judged, whichever is right."""
+    answer = None if question.choices else question.answer
+    parts = [question.id, question.context, question.question, question.choices, answer, rationale]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
 
 
 def _hash(scorer: ChoiceScorer) -> str:

@@ -6,7 +6,7 @@
   const cards = document.getElementById("cards");
   const pages = document.getElementById("pages");
   const count = document.getElementById("count");
-  const names = ["sort", "metric", "a", "b", "split", "kind", "q"];
+  const names = ["sort", "metric", "a", "b", "split", "kind", "q", "id"];
   const start = {
     sort: "gain",
     metric: data.metrics.some((m) => m.name === "nrg") ? "nrg" : "accuracy",
@@ -15,6 +15,7 @@
     split: "",
     kind: "",
     q: "",
+    id: "", // one question, as links from other sections ask for
   };
   let page = 0;
 
@@ -75,6 +76,7 @@
   function chosen(s) {
     return data.questions
       .filter((q) => (!s.split || q.split === s.split) && (!s.kind || q.kind === s.kind))
+      .filter((q) => !s.id || q.id === s.id)
       .filter((q) => !s.q || haystack(q).includes(s.q))
       .map((q) => [Number.isNaN(key(q, s)) ? Infinity : key(q, s), q])
       .sort((x, y) => (x[0] === y[0] ? 0 : x[0] - y[0])) // stable: equal keys keep the file's order
@@ -176,6 +178,7 @@
   if (location.hash.includes("=")) form.scrollIntoView();
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", () => {
+    form.elements.id.value = "";
     page = 0;
     draw();
     writeHash();
@@ -186,5 +189,6 @@
   addEventListener("hashchange", () => {
     readHash();
     draw();
+    if (location.hash.includes("=")) form.scrollIntoView();
   });
 })();

@@ -21,6 +21,7 @@ from rationalize.report import attempts as attempts_page
 from rationalize.report import sections
 from rationalize.report.browser import browser_data
 from rationalize.report.chains import chains
+from rationalize.report.hacking import hacking
 from rationalize.report.text import finalize, json_for_script
 
 _HOME = Path(__file__).parent
@@ -77,6 +78,7 @@ def render(
         warnings=warnings(results),
         leaderboard=leaderboard_tables(results) if results.get("leaderboard") else [],
         headlines=[sections.headline(results, split) for split in splits],
+        hacking=hacking(results, of_first, questions, metrics, browser),
         rounds=sections.rounds(results["rounds"], facts),
         obedience=sections.obedience(results["obedience"], facts),
         chains=chains(results.get("chains") or []),

@@ -19,6 +19,7 @@ from rationalize.evaluation.tables import (
     cells_of,
     differences,
     heading,
+    leakage_rows,
     metrics_of_split,
     show,
     show_interval,
@@ -35,6 +36,7 @@ from rationalize.report.charts import (
     stacked_bars,
     thinned,
 )
+from rationalize.report.hacking import anchor
 
 Rows = Sequence[Mapping[str, Any]]
 TRAINING_KEYS = (
@@ -53,7 +55,10 @@ def headline(results: Mapping[str, Any], split: str) -> dict[str, Any]:
     tables = [
         {"caption": name, **_table(results, split, own)} for name, own in groups.items() if own
     ]
-    return {"split": split, "tables": tables, "kinds": _kinds(results, split)}
+    return {
+        "split": split, "tables": tables, "kinds": _kinds(results, split),
+        "leakage": leakage_rows(results, split),
+    }  # fmt: skip
 
 
 def _table(results: Mapping[str, Any], split: str, names: Sequence[str]) -> dict[str, Any]:
@@ -107,10 +112,11 @@ def rounds(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
             for name, own in lines.items()
         }
         series = [Series(n, own, colours[n], band=True) for n, own in points.items() if own]
-        charts.append(_chart(_name(reward), line_chart(
+        svg = line_chart(
             series, label=f"{reward} by round", x_label="round", y_label=_name(reward),
             x_ticks=ticks if len(ticks) <= 12 else None,
-        )))  # fmt: skip
+        )  # fmt: skip
+        charts.append({**_chart(_name(reward), svg), "id": anchor("rounds", reward)})
     return {"charts": charts, "legend": colours}
 
 
@@ -261,7 +267,7 @@ def _mean_cell(row: Mapping[str, Any] | None, fact: Mapping[str, Any]) -> dict[s
     return {
         "mean": show(row["mean"], fact),
         "interval": f"[{low}, {high}]",
-        "seeds": f"seeds: {seeds}",
+        "seeds": f"{row['n']} questions; seeds: {seeds}",
     }
 
 

@@ -12,26 +12,28 @@ from rationalize.rewards.adapters import to_trl, user_reward
 from rationalize.rewards.answer_leak import answer_leak
 from rationalize.rewards.base import BadReward, Reward
 from rationalize.rewards.cache import ScoreCache
-from rationalize.rewards.consistency import (
-    AnswerProbabilities,
-    consistency,
-    consistency_discrete,
-)
+from rationalize.rewards.consistency import consistency, consistency_discrete
 from rationalize.rewards.correctness import correctness
 from rationalize.rewards.diversity import diversity
 from rationalize.rewards.fluency import fluency
+from rationalize.rewards.following import negation_drop, removal_drop, truncation_drop
+from rationalize.rewards.information_gain import information_gain
 from rationalize.rewards.length import length
 from rationalize.rewards.option_copying import option_copying
 from rationalize.rewards.plausibility import StatementProbabilities, plausibility
+from rationalize.rewards.reading import AnswerProbabilities
 from rationalize.rewards.repetition import repetition
 from rationalize.rewards.reward_model import ReplyScores, reward_model
+from rationalize.rewards.simulatability import prediction_leak, simulatability
 from rationalize.rewards.suite import RewardSuite
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 __all__ = [
+    "COMPANIONS",
     "DIAGNOSTICS",
+    "READS_ANSWERS",
     "REWARDS",
     "BadReward",
     "Reward",
@@ -53,25 +55,42 @@ class Scorers:
     base: Policy | None = None
 
 
+READS_ANSWERS: dict[str, Callable[[AnswerProbabilities], Reward]] = {
+    "consistency": consistency,
+    "consistency_discrete": consistency_discrete,
+    "information_gain": information_gain,
+    "simulatability": simulatability,
+    "truncation_drop": truncation_drop,
+    "removal_drop": removal_drop,
+    "negation_drop": negation_drop,
+}
+"""The rewards that need an answer scorer."""
+
+
+def _reader(name: str) -> Callable[[Scorers], Reward]:
+    return lambda s: READS_ANSWERS[name](_needed(s.answer_scorer, name, "answer_scorer"))
+
+
 REWARDS: dict[str, Callable[[Scorers], Reward]] = {
     "correctness": lambda s: correctness(),
     "diversity": lambda s: diversity(),
-    "consistency": lambda s: consistency(_needed(s.answer_scorer, "consistency", "answer_scorer")),
-    "consistency_discrete": lambda s: consistency_discrete(
-        _needed(s.answer_scorer, "consistency_discrete", "answer_scorer")
-    ),
+    **{name: _reader(name) for name in READS_ANSWERS},
     "plausibility": lambda s: plausibility(_needed(s.verifier, "plausibility", "verifier")),
     "reward_model": lambda s: reward_model(_needed(s.reward_model, "reward_model", "reward_model")),
     "length": lambda s: length(),
     "option_copying": lambda s: option_copying(),
     "answer_leak": lambda s: answer_leak(),
+    "prediction_leak": lambda s: prediction_leak(),
     "repetition": lambda s: repetition(),
     "fluency": lambda s: fluency(_needed(s.base, "fluency", "base")),
 }
 """Every reward by name; each is made from the scorers at hand."""
 
 DIAGNOSTICS = ("length", "option_copying", "answer_leak", "repetition", "fluency")
-"""Shown beside the rewards, never trained on."""
+"""Shown beside the rewards in every run, never trained on."""
+
+COMPANIONS = {"simulatability": ("prediction_leak",)}
+"""What is only read beside other scores."""
 
 _SOURCES = {
     "answer_scorer": "an answer scorer: train one with `rationalize train answer-scorer`",

@@ -46,7 +46,7 @@ class EvaluateConfig:
     )
     """Rewards and diagnostics by name, or `module:function`."""
     answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency`."""
+    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
     reward_model: str | None = None
@@ -165,6 +165,8 @@ def _evaluate(
     )  # fmt: skip
     if trained := _trained_run(config):
         merge_log(results, trained.metrics())
+        its = (trained.read_json("results.json") or {}).get("trained") or []
+        results["trained"] = [{**row, "method": name} for row in its[-1:]]  # model/ is the last's
     run.write_json("results.json", results)
     save_questions(run, questions)
     write_report(results, attempts, by_id, run.path / "report.html")

@@ -93,11 +93,13 @@ def rewards_of(
     trust_remote_code: bool = False,
 ) -> list[Reward]:
     """Rewards by name, with the scorers they read with; `model` is what `fluency` asks, where no
-    `base` is at hand.
+    `base` is at hand. What is only read beside another score comes with it (`COMPANIONS`).
     """
-    from rationalize.rewards import load_rewards
+    from rationalize.rewards import COMPANIONS, load_rewards
 
     names = [name for listed in names for name in listed.split(",") if name]
+    companions = [other for name in names for other in COMPANIONS.get(name, ())]
+    names += [name for name in dict.fromkeys(companions) if name not in names]
     scorer = None
     if answer_scorer:
         from rationalize.models.scorers import AnswerScorer

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from uuid import UUID
 
 from rationalize.errors import UserError
+from rationalize.evaluation.leakage import LEAK, SCORE
 from rationalize.files import number_or_text, put_in_place, replacing
 from rationalize.records import Question
 from rationalize.text import escaped_json, one_line
@@ -54,6 +55,8 @@ class ScoredRows:
         self._column = column
         self.count = 0
         self.means = {name: Mean() for name in names}
+        self.by_leak = (Mean(), Mean())
+        """Simulatability of rationales that do not name their answer, and of those that do."""
         self._path.touch()
         whole = 0
         with open(self._path, "rb") as file:
@@ -91,6 +94,9 @@ class ScoredRows:
         self.count += 1
         for name, mean in self.means.items():
             mean.add(row[self._column][name])
+        leak = row[self._column].get(LEAK)
+        if SCORE in self.means and leak is not None:
+            self.by_leak[int(leak)].add(row[self._column][SCORE])
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
@@ -104,6 +110,21 @@ def means_table(means: Mapping[str, Mean]) -> str:
         mean = f"{own.total / own.defined:.4f}" if own.defined else "-"
         lines.append(f"{one_line(name):<24}{mean:>10}{own.undefined:>12}")
     return "\n".join(lines)
+
+
+def leak_line(by_leak: tuple[Mean, Mean]) -> str | None:
+    """Leakage-adjusted simulatability in a line; None where nothing of it was scored."""
+    if not any(own.defined for own in by_leak):
+        return None
+    means = [own.total / own.defined if own.defined else None for own in by_leak]
+    known = [m for m in means if m is not None]
+    texts = ["undefined" if m is None else f"{m:.4f}" for m in means]
+    adjusted = f"{sum(known) / 2:.4f}" if len(known) == 2 else "undefined"
+    n = [own.defined for own in by_leak]
+    return (
+        f"simulatability: {texts[0]} where the rationale does not name its answer (n = {n[0]}), "
+        f"{texts[1]} where it does (n = {n[1]}), adjusted for leaks {adjusted}"
+    )
 
 
 def copied(source: BinaryIO, file: Path) -> Path:

@@ -25,6 +25,7 @@ from rationalize.verbs.scored import (
     ScoredRows,
     copied,
     file_digest,
+    leak_line,
     means_table,
     questions_digest,
     source_digest,
@@ -60,7 +61,7 @@ class ScoreConfig:
     columns: dict[str, str] = field(default_factory=dict)
     """Column mapping for rows of another shape: our field -> theirs."""
     answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency`."""
+    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
     reward_model: str | None = None
@@ -90,7 +91,7 @@ class CheckRewardsConfig:
     limit: int = 40
     """How many questions."""
     answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency`."""
+    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
     reward_model: str | None = None
@@ -158,6 +159,8 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
     scored.become(config.out)
     end(folder)
     print(means_table(scored.means))
+    if adjusted := leak_line(scored.by_leak):
+        print(adjusted)
     print(one_line(f"{config.out}: {scored.count} rows"))
 
 
@@ -224,11 +227,10 @@ def _good_rationale(question: Question) -> str | None:
 
 
 def _testable(config: CheckRewardsConfig) -> list[str]:
-    from rationalize.rewards import REWARDS
+    from rationalize.rewards import READS_ANSWERS, REWARDS
 
     needs = {
-        "consistency": config.answer_scorer,
-        "consistency_discrete": config.answer_scorer,
+        **dict.fromkeys(READS_ANSWERS, config.answer_scorer),
         "plausibility": config.verifier,
         "reward_model": config.reward_model,
         "fluency": config.model,

@@ -1,0 +1,85 @@
+"""Leakage-adjusted simulatability (Hase et al. 2020): what rationales tell beyond the bare answer.
+
+Of the attempts with a defined `simulatability`, those whose rationale states their own answer
+outright (`prediction_leak` is 1) and the others:
+
+    adjusted = (mean over the leaking attempts + mean over the others) / 2
+
+so that a writer gains nothing by leaking more often. It is undefined where either group is empty:
+there is then no attempt to compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rationalize.records import Attempt
+
+SCORE, LEAK = "simulatability", "prediction_leak"
+GROUPS = ("open", "leaking", "adjusted")
+"""Rationales that do not name their answer, that do, and the mean of both means."""
+
+_CELLS = 1 << 22
+"""Resampled counts held at a time."""
+
+
+def leakage_adjusted(
+    attempts: Sequence[Attempt], *, samples: int = 10_000, seed: int = 0
+) -> dict[str, dict[str, Any] | None] | None:
+    """Per group of `GROUPS` its `mean`, `low`, `high` and `n` attempts; None for an empty group.
+
+    Intervals are 95 % percentile bootstrap over questions; draws that leave a group empty are left
+    out. None altogether where no attempt has both scores.
+    """
+    scored = [
+        (a.question_id, a.rewards[SCORE], int(a.rewards[LEAK] or 0))
+        for a in attempts
+        if a.rewards.get(SCORE) is not None and a.rewards.get(LEAK) is not None
+    ]
+    if not scored:
+        return None
+    place = {q: i for i, q in enumerate(dict.fromkeys(q for q, _, _ in scored))}
+    sums_QG, counts_QG = np.zeros((len(place), 2)), np.zeros((len(place), 2))
+    for q, score, leak in scored:
+        sums_QG[place[q], leak] += score or 0.0
+        counts_QG[place[q], leak] += 1
+    means = _means(sums_QG.sum(0), counts_QG.sum(0))
+    draws = _draws(sums_QG, counts_QG, samples, seed)
+    n_open, n_leaking = counts_QG.sum(0).astype(int).tolist()
+    sizes = (n_open, n_leaking, n_open + n_leaking)
+    return {g: _row(means[i], draws[:, i], sizes[i]) for i, g in enumerate(GROUPS)}
+
+
+def shown(row: Mapping[str, Any] | None) -> str:
+    """`0.250 [0.100, 0.400] (n = 20)`, or what is missing."""
+    if row is None:
+        return "undefined"
+    mean, low, high = (f"{row[key]:.3f}" for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}] (n = {row['n']})"
+
+
+def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means of both groups (.., 2) and their mean (.., 3); NaN where a group is empty."""
+    own = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return np.concatenate([own, own.mean(-1, keepdims=True)], axis=-1)
+
+
+def _draws(sums_QG: np.ndarray, counts_QG: np.ndarray, samples: int, seed: int) -> np.ndarray:
+    """The three means of each resample of questions, (samples, 3)."""
+    rng, n = np.random.default_rng(seed), len(sums_QG)
+    size = max(1, _CELLS // n)
+    chunks = []
+    for start in range(0, samples, size):
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=min(size, samples - start))
+        chunks.append(_means(weights @ sums_QG, weights @ counts_QG))
+    return np.concatenate(chunks)
+
+
+def _row(mean: float, draws: np.ndarray, n: int) -> dict[str, Any] | None:
+    if np.isnan(mean):
+        return None
+    low, high = np.quantile(draws[~np.isnan(draws)], [0.025, 0.975])
+    return {"mean": float(mean), "low": float(low), "high": float(high), "n": n}

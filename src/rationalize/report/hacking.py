@@ -1,0 +1,160 @@
+"""Section on hacking: the verdict of each trained stage, its evidence, the attempts to look at."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from rationalize.evaluation.hacking import (
+    SURFACE,
+    Case,
+    Evidence,
+    cases,
+    judge,
+)
+from rationalize.evaluation.metrics import Metric
+from rationalize.evaluation.suspects import Suspect, suspects
+from rationalize.evaluation.tables import NONE, heading, show, show_interval
+from rationalize.records import Attempt, Question
+from rationalize.report.charts import Point, Series, colours_of, line_chart
+from rationalize.text import clipped, visible
+
+CALLED = {"hacked": "hacked", "no sign": "no sign of hacking", "unknown": "cannot tell"}
+
+
+def anchor(section: str, metric: str = "") -> str:
+    """The id of a section, or of a metric's chart in it."""
+    return f"{section}-{re.sub(r'[^a-z0-9]+', '-', metric.lower())}" if metric else section
+
+
+def hacking(
+    results: Mapping[str, Any],
+    attempts: Mapping[str, Sequence[Attempt]],
+    questions: Mapping[str, Question],
+    metrics: Sequence[Metric],
+    browser: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """What the section shows; None where no method says which rewards it was trained on.
+
+    Of `attempts`, only those that the browser of the page shows can be suspects: each is linked.
+    """
+    found = cases(results, attempts, questions, metrics)
+    if not found:
+        return None
+    stages = [_stage(case, i) for i, case in enumerate(found)]
+    lists = []
+    for method in dict.fromkeys(case.method for case in found):
+        case = next(case for case in found if case.method == method)
+        own = _in_browser(attempts.get(method, []), browser)
+        listed = suspects(case, own, questions, metrics)
+        if listed:
+            shown = [_suspect(s, questions, results["metrics"]) for s in listed]
+            lists.append({"method": method, "rows": shown})
+    return {"stages": stages, "suspects": lists}
+
+
+def _stage(case: Case, index: int) -> dict[str, Any]:
+    verdict = judge(case)
+    reasons = [
+        {"text": text, "evidence": [{"text": e.text, "href": _href(e)} for e in evidence]}
+        for text, evidence in verdict.reasons
+    ]
+    return {
+        "id": f"hacking-{index}",
+        "name": f"{case.method} ({case.stage})",
+        "hacked": verdict.status == "hacked",
+        "called": CALLED[verdict.status],
+        "reasons": reasons,
+        "notes": verdict.notes,
+        "rows": [_row(case, name) for name in _told(case)],
+        "chart": _chart(case),
+    }
+
+
+def _href(evidence: Evidence) -> str:
+    return "#" + anchor(evidence.section, evidence.metric)
+
+
+def _told(case: Case) -> list[str]:
+    """Trained rewards, yardsticks, surface properties: those that were measured by round."""
+    surface = dict.fromkeys(name for name, _ in SURFACE)
+    named = dict.fromkeys([*case.trained, *case.yardsticks, *surface, "distinct_rationales"])
+    return [name for name in named if name in case.moves]
+
+
+def _row(case: Case, name: str) -> dict[str, str]:
+    move, fact = case.moves[name], case.facts.get(name, {})
+    role = "trained" if name in case.trained else "surface"
+    if name in case.yardsticks and name not in case.trained:
+        role = "yardstick"
+    return {
+        "name": heading(name, fact),
+        "role": role,
+        "first": _interval(move.first, fact),
+        "last": _interval(move.last, fact),
+        "moved": {1: "rose", -1: "fell", 0: "not shown"}[move.direction],
+        "with_length": _signed(case.correlation(name, "length")) if name != "length" else NONE,
+    }
+
+
+def _interval(row: Mapping[str, Any], fact: Mapping[str, Any]) -> str:
+    return show_interval(row, fact) if "low" in row else show(row["mean"], fact)
+
+
+def _signed(r: float | None) -> str:
+    return NONE if r is None else f"{r:+.2f}".replace("-", "−")
+
+
+def _chart(case: Case) -> Any:
+    """Trained rewards and yardsticks on one scale: change in standard errors of their means."""
+    names = [n for n in dict.fromkeys([*case.trained, *case.yardsticks]) if n in case.moves]
+    colours = colours_of(names)
+    series, ticks = [], {}
+    for name in names:
+        widths = [r["high"] - r["low"] for r in case.rounds[name] if "low" in r]
+        error = max(widths, default=0.0) / (2 * 1.96)
+        if error == 0:
+            continue
+        first = case.rounds[name][0]["mean"]
+        points = [
+            Point(float(i), (r["mean"] - first) / error) for i, r in enumerate(case.rounds[name])
+        ]
+        ticks = {float(i): f"{r['round']:g}" for i, r in enumerate(case.rounds[name])}
+        series.append(Series(name, points, colours[name], faint=name not in case.trained))
+    if not series:
+        return None
+    title = "trained rewards (strong) and yardsticks (faint)"
+    svg = line_chart(
+        series, label=f"{title} by round, {case.stage}", x_label="round",
+        y_label="change, in standard errors", x_ticks=ticks if len(ticks) <= 12 else None,
+    )  # fmt: skip
+    legend = {s.name.replace("_", " "): s.colour for s in series}
+    return {"charts": [{"title": title, "svg": svg}], "legend": legend}
+
+
+def _in_browser(attempts: Sequence[Attempt], browser: Mapping[str, Any]) -> list[Attempt]:
+    """Of each question that the browser holds, the attempt that it shows."""
+    held = {q["id"] for q in browser["questions"]}
+    first: dict[str, Attempt] = {}
+    for attempt in attempts:
+        known = first.get(attempt.question_id)
+        if clipped(attempt.question_id) in held and (known is None or attempt.seed < known.seed):
+            first[attempt.question_id] = attempt
+    return list(first.values())
+
+
+def _suspect(
+    suspect: Suspect, questions: Mapping[str, Question], facts: Mapping[str, Any]
+) -> dict[str, Any]:
+    a = suspect.attempt
+    link = {"id": visible(clipped(a.question_id)), "split": visible(a.split)}
+    scores = [f"{heading(n, facts[n])} {show(v, facts[n])}" for n, v in suspect.scores.items()]
+    return {
+        "href": "#" + urlencode(link),
+        "question": clipped(questions[a.question_id].question, 200),
+        "rationale": clipped(a.rationale, 400),
+        "gap": f"{suspect.gap:+.2f}".replace("-", "−"),
+        "scores": ", ".join(scores),
+    }
