@@ -63,8 +63,8 @@ def test_dpo_keeps_the_round_that_did_best(half_right, tuning, tmp_path, monkeyp
     from rationalize.methods import iterative_dpo as module
 
     model, questions = half_right
-    scores = iter([0.9, 0.1])
-    monkeypatch.setattr(module, "evaluate_on_dev", lambda *_, **__: next(scores))
+    scores = {0: 0.5, 1: 0.9, 2: 0.1}
+    monkeypatch.setattr(module, "evaluate_on_dev", lambda *_, round, **__: scores[round])
     config = IterativeDpoConfig(
         model=model, questions=questions, rounds=2, init="model", tuning=tuning,
         write=WriteConfig(sampling=SamplingConfig(n=8, max_new_tokens=24)),
