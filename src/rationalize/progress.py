@@ -16,6 +16,11 @@ Progress = Callable[[int, int, int], None]
 _LINE_EVERY = 20.0  # seconds between lines of a log
 
 
+def say(text: str) -> None:
+    """A line beside the progress, at once."""
+    print(text, file=sys.stderr, flush=True)
+
+
 @contextmanager
 def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
     """A `Progress` that draws a bar on a terminal and prints a line now and then elsewhere."""

@@ -13,7 +13,7 @@ from rationalize.methods.coalition_results import conclude
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.demo import BASE, SFT, floor_of, taught_by_sft
 from rationalize.methods.instruction import InstructionConfig
-from rationalize.methods.setup import open_method, print_tables
+from rationalize.methods.setup import open_method, said_done
 from rationalize.methods.sft import SftConfig
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig
@@ -59,9 +59,7 @@ def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
     rewards = ("consistency",) if config.judge == "cross-fit" else ()
     with open_method(config, "coalition-demo", out, rewards=rewards) as setup:
         run = setup.run
-        if run.done("demo") is not None:
-            print_tables(run.read_json("results.json"))
-            print(f"{out} is done: see {out / 'report.html'}, or choose another folder")
+        if said_done(run, "demo"):
             return
         methods = floor_of(setup, setup.base)
         policy = taught_by_sft(setup, config.seed)

@@ -10,18 +10,18 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.evaluation.floor import FLOOR
 from rationalize.methods.coalition import coalition
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_results import COMPARED, evaluate_chains
-from rationalize.methods.setup import Setup, open_method, print_tables, write_results
+from rationalize.methods.setup import Setup, majority_row, open_method, said_done, write_results
+from rationalize.progress import say
 from rationalize.runs import Run
 
 Change = Callable[[CoalitionConfig], CoalitionConfig]
@@ -63,19 +63,14 @@ def run_grid(config: CoalitionGridConfig, out: Path) -> None:
         raise UsageError(f"unknown arms {unknown}; expected some of {', '.join(ARMS)}")
     rewards = ("consistency",) if config.judge == "cross-fit" else ()
     with open_method(config, "coalition-grid", out, rewards=rewards) as setup:
-        if setup.run.done("grid") is not None:
-            print_tables(setup.run.read_json("results.json"))
-            print(f"{out} is done: see {out / 'report.html'}, or choose another folder")
+        if said_done(setup.run, "grid"):
             return
         full = _full_config(config)
         try:
             arms = {name: ARMS[name][1](full) for name in config.arms}
         except ValueError as error:
             raise UsageError(f"an arm cannot be made from these settings: {error}") from error
-        methods: Methods = {FLOOR: {}}
-        for split in setup.final_splits:
-            floor = majority_attempts(setup.train, setup.splits[split], split=split)
-            methods[FLOOR][split] = {0: floor}
+        methods: Methods = {FLOOR: majority_row(setup)}
         source = _arm(setup, methods, "full", FULL, full, None, tuple(COMPARED))
         for name in config.arms:
             _arm(setup, methods, name, ARMS[name][0], arms[name], source, (FULL,))
@@ -95,7 +90,7 @@ def _arm(
     source: tuple[Run, CoalitionConfig] | None, evaluated: Sequence[str],
 ) -> tuple[Run, CoalitionConfig]:  # fmt: skip
     """Run one arm, and put its chains among the methods."""
-    print(f"grid: {row}", file=sys.stderr)
+    say(f"grid: {row}")
     run = setup.run.stage(f"arm-{name}")
     if source:
         take_over(source[0], run, shared(source[1], config))

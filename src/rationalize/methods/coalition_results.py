@@ -12,9 +12,9 @@ import numpy as np
 from rationalize.answers import is_correct
 from rationalize.evaluation.clones import clone_rows, format_clones
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.evaluation.floor import FLOOR
 from rationalize.methods.common import rollouts
-from rationalize.methods.setup import Setup, write_results
+from rationalize.methods.setup import Setup, majority_row, write_results
 from rationalize.models.answer_texts import Texts
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.scorers import AnswerFold
@@ -43,10 +43,9 @@ def conclude(
 
     `methods` are rows that stand beside the coalition's, with their own comparisons.
     """
-    methods = {FLOOR: {}} if methods is None else methods
+    methods = {} if methods is None else methods
+    methods[FLOOR] = majority_row(setup)
     for split in setup.final_splits:
-        floor = majority_attempts(setup.train, setup.splits[split], split=split)
-        methods[FLOOR][split] = {0: floor}
         for name in COMPARED:
             own = evaluate_chains(setup, made, name, split)
             methods.setdefault(name, {})[split] = {setup.config.seed: own}

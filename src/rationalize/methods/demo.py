@@ -8,7 +8,6 @@ are this file with other sizes, seeds and methods.
 from __future__ import annotations
 
 import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,16 +16,24 @@ from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.common import MethodConfig, load_method_splits, restore_or, share
 from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
 from rationalize.methods.mario import MarioConfig, best_prefix, control_bins, mario, named_as_loaded
-from rationalize.methods.setup import Setup, make_suite, print_tables, trained_rows, write_results
+from rationalize.methods.setup import (
+    Setup,
+    majority_row,
+    make_suite,
+    said_done,
+    trained_rows,
+    write_results,
+)
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.methods.verifier import VerifierConfig
 from rationalize.models.policy import Policy, load_policy
+from rationalize.progress import say
 from rationalize.records import Question
 from rationalize.rewards.check import check_rewards, format_table
 from rationalize.runs import Run
@@ -127,11 +134,7 @@ def run_demo(config: DemoConfig, out: Path) -> None:
     with Run.open(
         out, {"method": "demo", **dataclasses.asdict(config)}, base_hash=base.weights_hash
     ) as run:
-        if run.done("demo") is not None:
-            print_tables(run.read_json("results.json"))
-            print(
-                f"{out} is done: see {out / 'report.html'}, or choose another folder to run again"
-            )
+        if said_done(run, "demo"):
             return
         splits = load_method_splits(config)
         names = tuple(dict.fromkeys(("correctness", *config.mario.rewards)))
@@ -140,7 +143,7 @@ def run_demo(config: DemoConfig, out: Path) -> None:
         )
         setup = Setup(config, run, splits, suite, base)
         sizes = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
-        _say(f"{sizes} questions; rewards {', '.join(config.mario.rewards)}")
+        say(f"{sizes} questions; rewards {', '.join(config.mario.rewards)}")
         _check_rewards(setup)
         methods = floor_of(setup, base)
         for seed in config.seeds:
@@ -153,12 +156,12 @@ def run_demo(config: DemoConfig, out: Path) -> None:
         meta = {"seconds": seconds, "seeds": list(config.seeds)}
         write_results(setup, methods, pairs, meta, trained=_trained(setup))
         run.finish("demo", seconds=seconds)
-        _say(f"report: {out / 'report.html'}")
+        say(f"report: {out / 'report.html'}")
 
 
 def floor_of(setup: Setup, base: Policy) -> Methods:
     """Majority answer, the untouched base model, and the direct fine-tune."""
-    methods: Methods = {FLOOR: {}, BASE: {}, FEW_SHOT: {}, DIRECT: {}}
+    methods: Methods = {FLOOR: majority_row(setup), BASE: {}, FEW_SHOT: {}, DIRECT: {}}
     demos = _demos(setup.train, setup.config.shots)
     direct = setup.load_policy()
     own = share(setup.config.sft, setup.config, epochs=setup.config.direct_epochs, evaluations=1)
@@ -168,8 +171,6 @@ def floor_of(setup: Setup, base: Policy) -> Methods:
 
     restore_or(setup.run, "direct", direct, learn)
     for split in setup.final_splits:
-        floor = majority_attempts(setup.train, setup.splits[split], split=split)
-        methods[FLOOR][split] = {0: floor}
         methods[BASE][split] = {0: setup.evaluate(base, BASE, split)}
         methods[FEW_SHOT][split] = {0: setup.evaluate(base, FEW_SHOT, split, demos=demos)}
         methods[DIRECT][split] = {0: setup.evaluate(direct, DIRECT, split, mode="answer")}
@@ -287,8 +288,4 @@ def _preflight(setup: Setup[DemoConfig], policy: Policy, seed: int) -> None:
         scored = setup.suite.score(attempts, {q.id: q for q in questions})
         bins = control_bins(config.mario, setup.suite)
         run.write_json(name, preflight(scored, setup.suite, bins))
-    _say(format_preflight(run.read_json(name)))
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    say(format_preflight(run.read_json(name)))

@@ -7,7 +7,6 @@ learns from it learns it as an answer to the question alone.
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import Literal
 from rationalize.answers import is_correct, normalise, reply_text
 from rationalize.errors import UserError
 from rationalize.methods.common import rollouts
+from rationalize.progress import say
 from rationalize.questions.demonstrations import demonstrations, form_of
 from rationalize.records import Attempt, Question
 from rationalize.rewards.correctness import correctness
@@ -240,7 +240,7 @@ def log_coverage(
     )  # fmt: skip
     reasons = ", ".join(f"{n} {why}" for why, n in found.rejected.most_common())
     line = f"{stage}: {reached}. Kept {len(found.positives)} (+{len(found.hinted)} hinted)"
-    print(f"{line}; not kept: {reasons or 'none'}", file=sys.stderr, flush=True)
+    say(f"{line}; not kept: {reasons or 'none'}")
     return f"{line}; not kept: {reasons or 'none'}"
 
 

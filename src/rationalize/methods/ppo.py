@@ -21,7 +21,6 @@ noise of replies that are all worth the same (`least_spread`): it undid what had
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -39,6 +38,7 @@ from rationalize.methods.common import (
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
 from rationalize.models.policy import Policy
+from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
@@ -313,7 +313,7 @@ def end_reason(run: Run, stage: str, update: int, config: PpoConfig) -> str:
             "accuracy fell: it is being over-optimised"
         )
     if reason:
-        print(f"{stage} ends before update {update}: {reason}", file=sys.stderr, flush=True)
+        say(f"{stage} ends before update {update}: {reason}")
         if run.read_json(f"{stage}-ended.json") is None:
             run.write_json(f"{stage}-ended.json", {"before_update": update, "reason": reason})
     return reason

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -57,6 +56,7 @@ from rationalize.models.heads import load_head
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.reward_model import RewardModel, read_facts, scaling
 from rationalize.models.variants import Variants
+from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.reward_model import reward_model as reward_of
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -165,7 +165,7 @@ def attempts_to_rewards(
         try:
             facts = reward_model(setup, own, learned, f"{prefix}-reward-model")
             learned.closed = gate_reason(facts, own)
-            _say(describe(facts))
+            say(describe(facts))
             if setup.tuning == "full":  # under LoRA it shares the policy's backbone, in `improve`
                 model = RewardModel.load(learned.reward_model)
                 setup.suite = setup.suite.with_reward(reward_of(model))
@@ -203,7 +203,7 @@ def open_modes(modes: Sequence[Mode], closed: str | None) -> list[Mode]:
     if closed is None:
         return list(modes)
     stopped = [mode for mode in modes if mode != "z"]
-    _say(f"PPO with {', '.join(stopped)} is left out: {closed}")
+    say(f"PPO with {', '.join(stopped)} is left out: {closed}")
     return [mode for mode in modes if mode == "z"]
 
 
@@ -269,7 +269,3 @@ def learned_from(mode: Mode) -> tuple[str, ...]:
 def best_score(setup: Setup, stage: str) -> float:
     """Development score of a finished stage's selected weights."""
     return max((setup.run.done(stage) or {})["scores"].values())
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

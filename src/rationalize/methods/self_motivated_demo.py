@@ -8,7 +8,6 @@ of the teacher's rationales first: the table's row for it says how many.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -38,10 +37,11 @@ from rationalize.methods.self_motivated import (
     open_modes,
     stage_of,
 )
-from rationalize.methods.setup import Setup, open_method, print_tables, trained_rows, write_results
+from rationalize.methods.setup import Setup, open_method, said_done, trained_rows, write_results
 from rationalize.methods.sft import SftConfig
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import RewardModel
+from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.reward_model import reward_model as reward_of
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -122,9 +122,7 @@ def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
     started = time.monotonic()
     with open_method(config, "self-motivated-demo", out) as setup:
         run = setup.run
-        if run.done("demo") is not None:
-            print_tables(run.read_json("results.json"))
-            print(f"{out} is done: see {out / 'report.html'}, or choose another folder")
+        if said_done(run, "demo"):
             return
         methods = floor_of(setup, setup.base)
         curves: list[dict[str, Any]] = []
@@ -205,7 +203,7 @@ def _left_out(row: str) -> Iterator[None]:
     try:
         yield
     except (NothingRight, NoPairs) as error:
-        print(f"{row} is left out: {error}", file=sys.stderr, flush=True)
+        say(f"{row} is left out: {error}")
 
 
 def _vote(

@@ -129,13 +129,12 @@ class Setup(Generic[Own]):
         hacking.
         """
         seed = self.config.seed
-        methods: Methods = {FLOOR: {}, name: {}}
+        methods: Methods = {FLOOR: majority_row(self), name: {}}
         for split in self.final_splits:
-            floor = majority_attempts(self.train, self.splits[split], split=split)
             own = self.evaluate(
                 policy, name, split, control=control, guidance=guidance, mode=mode, seed=seed
             )
-            methods[FLOOR][split], methods[name][split] = {0: floor}, {seed: own}
+            methods[name][split] = {seed: own}
         self.export(policy, name, seed=seed, control=control, guidance=guidance, mode=mode)
         write_results(self, methods, [(name, FLOOR)], trained=trained_rows(name, trained or {}))
         print(f"model: {self.run.path / 'model'}\nreport: {self.run.path / 'report.html'}")
@@ -220,6 +219,23 @@ def describe_model(
 def _source_name(questions: str) -> str:
     """A folder's or file's own name: where it lies is nobody's business."""
     return Path(questions).name if Path(questions).exists() else questions
+
+
+def said_done(run: Run, stage: str) -> bool:
+    """Whether this run is finished: then its tables are printed again."""
+    if run.done(stage) is None:
+        return False
+    print_tables(run.read_json("results.json"))
+    print(f"{run.path} is done: see {run.path / 'report.html'}, or choose another folder")
+    return True
+
+
+def majority_row(setup: Setup) -> dict[str, dict[int, list[Attempt]]]:
+    """The floor's first row: the majority answer on every split that is evaluated."""
+    return {
+        split: {0: majority_attempts(setup.train, setup.splits[split], split=split)}
+        for split in setup.final_splits
+    }
 
 
 def print_tables(results: Mapping[str, Any]) -> None:
