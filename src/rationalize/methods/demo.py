@@ -60,7 +60,7 @@ ROLLOUTS = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
 class DemoConfig(MethodConfig):
     """The demo: floor, SFT, MaRio, and a report."""
 
-    questions: str = "builtin:train=200,dev=32,test=120,unseen=24"
+    questions: str = "builtin:train=200,dev=24,test=120,unseen=20"
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     methods: tuple[str, ...] = ("mario",)
     """Learners beside SFT: filt-acc, mario, mario-additive, mario-additive-left, product."""
@@ -71,7 +71,7 @@ class DemoConfig(MethodConfig):
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
     """How development and test rationales are written."""
     sft: SftConfig = SftConfig(
-        epochs=1.5, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+        epochs=1.25, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
     )
     """SFT and the direct fine-tune.
 
@@ -82,7 +82,7 @@ class DemoConfig(MethodConfig):
     filt_acc: ExpertIterationConfig = ExpertIterationConfig(
         steps=36,
         sample_interval=12,
-        rollouts=64,
+        rollouts=48,
         fit=FitConfig(learning_rate=1e-4),
         sampling=ROLLOUTS,
     )
@@ -91,7 +91,7 @@ class DemoConfig(MethodConfig):
         bins=3,
         steps=36,
         sample_interval=12,
-        rollouts=64,
+        rollouts=48,
         obedience_questions=12,
         fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
         sampling=ROLLOUTS,
@@ -267,7 +267,7 @@ def _check_rewards(setup: Setup[DemoConfig]) -> None:
     run = setup.run
     if run.read_json("check_rewards.json") is None:
         solved = [q for q in setup.dev if q.rationales] or [q for q in setup.train if q.rationales]
-        questions = solved[:12]
+        questions = solved[:8]
         rows = check_rewards(setup.suite.rewards, questions, [q.rationales[0] for q in questions])
         run.write_json("check_rewards.json", rows)
         (run.path / "check_rewards.txt").write_text(format_table(rows))
