@@ -8,6 +8,7 @@ from rationalize.errors import UserError
 from rationalize.evaluation.intervals import (
     average_seeds,
     bootstrap_mean,
+    over_seeds,
     paired_difference,
     sign_flip_p,
 )
@@ -53,6 +54,7 @@ def test_seeds_are_averaged_inside_a_question():
     per_seed = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]]
     assert bootstrap_mean(per_seed) == bootstrap_mean([0.5, 0.5, 0.0, 1.0])
     assert average_seeds([{"a": 1.0, "b": 0.0}, {"b": 1.0, "a": 0.0}]) == {"a": 0.5, "b": 0.5}
+    assert over_seeds([{"a": 1.0, "b": 0.0}, {"b": 1.0}]) == {"a": 1.0, "b": 0.5}
 
 
 def test_interval_covers_the_true_mean_about_95_times_in_100():

@@ -12,10 +12,11 @@ from toys import attempt, question
 
 from rationalize.cli import main
 from rationalize.evaluation.compare import read_run
-from rationalize.evaluation.leaderboard import read_set, sets_in
+from rationalize.evaluation.leaderboard import over_sets, read_set, sets_in
+from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import save_questions, summarise
 from rationalize.questions import load_reference_rationales
-from rationalize.rewards import RewardSuite
+from rationalize.rewards import RewardSuite, load_rewards
 from rationalize.runs import Run
 
 SHARED = Path(os.environ.get("RATIONALIZE_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -233,3 +234,17 @@ def test_sets_are_those_with_reference_rationales(tmp_path, capsys):
     assert "found no reference_rationales" in capsys.readouterr().err
     write_set(tmp_path / "data", [reference(0, name="c")], name="c")
     assert sets_in(tmp_path / "data") == ["c"]
+
+
+def test_a_diagnostic_that_is_undefined_in_some_seeds_or_in_all():
+    """Of two seeds one has an empty rationale, whose fluency nobody can tell; of a third, all."""
+    q = question(0)
+    metrics = metrics_of((), load_rewards(["repetition"]))
+    spoken = attempt(q, "it is so", "yes", rewards={"repetition": 0.4})
+    silent = attempt(q, "", "yes", rewards={"repetition": None})
+    methods = {"some": {"a": {0: [spoken], 1: [silent]}}, "none": {"a": {0: [silent]}}}
+    rows = over_sets(methods, {q.id: q}, metrics)
+    means = {(row["method"], row["metric"]): row["mean"] for row in rows}
+    assert means["some", "repetition"] == 0.4
+    assert ("none", "repetition") not in means
+    assert means["none", "accuracy"] == 1.0

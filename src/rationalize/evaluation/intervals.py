@@ -131,6 +131,13 @@ def average_seeds(values_S: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {q: sum(values[q] for values in values_S) / len(values_S) for q in first}
 
 
+def over_seeds(values_S: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over seeds inside each question: where a value is undefined in some, the others'."""
+    asked = dict.fromkeys(q for values in values_S for q in values)
+    defined = {q: [values[q] for values in values_S if q in values] for q in asked}
+    return {q: sum(own) / len(own) for q, own in defined.items()}
+
+
 def same_questions(a: Mapping[str, object], b: Mapping[str, object]) -> None:
     """Raise a `UserError` that names the questions which only one side has."""
     only_a, only_b = [q for q in a if q not in b], [q for q in b if q not in a]

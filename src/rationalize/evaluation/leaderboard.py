@@ -20,7 +20,7 @@ from rationalize.errors import UserError
 from rationalize.evaluation.compare import EvaluatedRun, Methods, shown_methods
 from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.intervals import (
-    average_seeds,
+    over_seeds,
     percentiles,
     resampled_means,
 )
@@ -246,7 +246,9 @@ def over_sets(
             own = [a for attempts in splits.get(name, {}).values() for a in attempts]
             for metric in applicable(metrics, own) if own else ():
                 per_seed = [per_question(a, questions, metric) for a in splits[name].values()]
-                values = average_seeds(per_seed)
+                values = over_seeds(per_seed)
+                if not values:  # a diagnostic that is undefined on all of them
+                    continue
                 key = method, metric.name
                 means.setdefault(key, []).append(float(np.mean(list(values.values()))))
                 counts[key] += len(values)

@@ -16,14 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from rationalize.evaluation.intervals import resampled_means
 from rationalize.records import Attempt
 
 SCORE, LEAK = "simulatability", "prediction_leak"
 GROUPS = ("open", "leaking", "adjusted")
 """Rationales that do not name their answer, that do, and the mean of both means."""
-
-_CELLS = 1 << 22
-"""Resampled counts held at a time."""
 
 
 def leakage_adjusted(
@@ -69,13 +67,11 @@ def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 def _draws(sums_QG: np.ndarray, counts_QG: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """The three means of each resample of questions, (samples, 3)."""
-    rng, n = np.random.default_rng(seed), len(sums_QG)
-    size = max(1, _CELLS // n)
-    chunks = []
-    for start in range(0, samples, size):
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=min(size, samples - start))
-        chunks.append(_means(weights @ sums_QG, weights @ counts_QG))
-    return np.concatenate(chunks)
+    sums, counts = (
+        np.stack([resampled_means(column, samples=samples, seed=seed) for column in of.T], axis=-1)
+        for of in (sums_QG, counts_QG)
+    )
+    return _means(sums, counts)  # of sums and counts a question: their ratio is the same
 
 
 def _row(mean: float, draws: np.ndarray, n: int) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ from rationalize.evaluation.intervals import (
     Interval,
     average_seeds,
     bootstrap_mean,
+    over_seeds,
     paired_difference,
     same_questions,
 )
@@ -201,14 +202,7 @@ def one_choice(
 
 def _row(per_seed: PerSeed) -> dict[str, Any]:
     own = [float(np.mean(list(v.values()))) if v else None for v in per_seed]
-    return {**interval_row(bootstrap_mean(_over_seeds(per_seed))), "seeds": own}
-
-
-def _over_seeds(per_seed: PerSeed) -> dict[str, float]:
-    """Mean over seeds inside each question: where a diagnostic is defined in some only, theirs."""
-    asked = dict.fromkeys(q for values in per_seed for q in values)
-    defined = {q: [values[q] for values in per_seed if q in values] for q in asked}
-    return {q: sum(own) / len(own) for q, own in defined.items()}
+    return {**interval_row(bootstrap_mean(over_seeds(per_seed))), "seeds": own}
 
 
 def _kinds(accuracy_S: PerSeed, questions: Mapping[str, Question]) -> dict[str, Any]:
@@ -231,7 +225,7 @@ def _compare(
             continue
         same_questions(of_a["accuracy"][0], of_b["accuracy"][0])
         for name in (name for name in of_a if name in of_b):
-            own, other = _over_seeds(of_a[name]), _over_seeds(of_b[name])
+            own, other = over_seeds(of_a[name]), over_seeds(of_b[name])
             shared = [q for q in own if q in other]  # all, but for a diagnostic undefined on some
             if shared:
                 pair = {q: own[q] for q in shared}, {q: other[q] for q in shared}
