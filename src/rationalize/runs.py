@@ -39,6 +39,12 @@ BASE_HASH = "base_hash"
 _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+
+def slug(name: str) -> str:
+    """The name with "-" for what a file or shard must not be called."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in name)
+
+
 _locks: dict[Path, int] = {}
 """Open lock files of this process; the system drops them when it ends, however it ends."""
 

@@ -53,6 +53,14 @@ def clipped(text: str, length: int = 10_000) -> str:
     return text if left <= 0 else f"{text[:length]} [{left} more characters are in the run]"
 
 
+def clip(value: object, length: int = 60) -> str:
+    """A value as it may stand in a message: one short printable line."""
+    if isinstance(value, (str, bytes)):
+        value = value[: length + 1]  # `repr` of a megabyte takes its time
+    text = repr(value).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= length else text[: length - 2] + ".."
+
+
 def whole_characters(text: str) -> str:
     """The text with U+FFFD for unpaired surrogates, which UTF-8 and tokenizers refuse."""
     if text.isascii():

@@ -33,7 +33,7 @@ from rationalize.records import Attempt, Question
 from rationalize.report import write_report
 from rationalize.report.card import CardFacts, model_card
 from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, RewardSuite, load_rewards
-from rationalize.runs import Run
+from rationalize.runs import Run, slug
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
 
@@ -108,7 +108,7 @@ class Setup(Generic[Own]):
             )  # fmt: skip
             return self.suite.score(attempts, {q.id: q for q in questions})
 
-        return rollouts(self.run, shard or f"final-{_slug(name)}-{split}-{seed}", write)
+        return rollouts(self.run, shard or f"final-{slug(name)}-{split}-{seed}", write)
 
     def export(
         self, policy: Policy, name: str, *, seed: int, control: Mapping[str, int] | None = None,
@@ -314,7 +314,3 @@ def hardware() -> str:
     )
     fast = has_fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return f"{where}, {'bfloat16' if fast else 'float32'}, torch {torch.__version__}"
-
-
-def _slug(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-." else "-" for c in name)

@@ -93,14 +93,6 @@ def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:
     log.warning("left out %d bad rows of %s, listed in %s", count, ", ".join(sorted(files)), path)
 
 
-def clip(value: object, length: int = 60) -> str:
-    """A value as it may stand in a message: one short printable line."""
-    if isinstance(value, (str, bytes)):
-        value = value[: length + 1]  # `repr` of a megabyte takes its time
-    text = repr(value).encode("utf-8", "backslashreplace").decode()
-    return text if len(text) <= length else text[: length - 2] + ".."
-
-
 def _refuse_other(path: Path) -> None:
     """A file that is there must be a list of bad rows; nothing else is overwritten."""
     try:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rationalize.errors import UserError
-from rationalize.questions.bad_rows import BadRow, clip
+from rationalize.questions.bad_rows import BadRow
+from rationalize.text import clip
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 

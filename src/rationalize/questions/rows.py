@@ -17,8 +17,9 @@ from typing import Any
 
 from rationalize.answers import has_marker, normalise
 from rationalize.errors import UsageError
-from rationalize.questions.bad_rows import RowError, clip
+from rationalize.questions.bad_rows import RowError
 from rationalize.records import Question
+from rationalize.text import clip
 
 FIELDS = (
     "id",

@@ -7,8 +7,8 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from rationalize.errors import UserError
-from rationalize.questions.bad_rows import clip
 from rationalize.records import Question
+from rationalize.text import clip
 
 _SHOWN = 10
 _SHARE = {"dev": (0.0, 0.1), "test": (0.1, 0.2)}

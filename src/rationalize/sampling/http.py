@@ -33,7 +33,7 @@ from urllib.request import (
 )
 
 from rationalize.errors import UsageError, UserError
-from rationalize.questions.bad_rows import clip
+from rationalize.text import clip
 
 log = logging.getLogger(__name__)
 

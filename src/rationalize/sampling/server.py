@@ -22,14 +22,13 @@ from typing import Any
 from rationalize.errors import UsageError, UserError
 from rationalize.files import cache_folder
 from rationalize.progress import Progress
-from rationalize.questions.bad_rows import clip
 from rationalize.records import Completion
 from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.http import Door, Refused, Transient, patiently
 from rationalize.sampling.replies import Reply, ReplyCache
 from rationalize.sampling.writing import question_seed
 from rationalize.templates import BLOCK_END
-from rationalize.text import whole_characters
+from rationalize.text import clip, whole_characters
 
 log = logging.getLogger(__name__)
 

@@ -12,14 +12,21 @@ from tyro.conf import Positional
 from rationalize.errors import UsageError
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
-from rationalize.verbs.places import Writer, open_writer, rewards_of, sampling_of, settings_of
+from rationalize.verbs.places import (
+    ScorerPlaces,
+    Writer,
+    open_writer,
+    rewards_of,
+    sampling_of,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from rationalize.runs import Run
 
 
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(ScorerPlaces):
     """Accuracy and every reward, with intervals."""
 
     model: str
@@ -45,12 +52,6 @@ class EvaluateConfig:
         "repetition",
     )
     """Rewards and diagnostics by name, or `module:function`."""
-    answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
-    verifier: str | None = None
-    """Folder of a trained verifier, or `vera`, for `plausibility`."""
-    reward_model: str | None = None
-    """Folder of a trained reward model, for `reward_model`."""
     fluency_model: str = "default"
     """Model that `fluency` asks."""
     mode: Literal["rationale_answer", "answer"] = "rationale_answer"
@@ -142,8 +143,7 @@ def _evaluate(
     by_id = {q.id: q for q in questions}
     suite = RewardSuite(
         rewards_of(
-            config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier,
-            reward_model=config.reward_model, model=config.fluency_model,
+            config.rewards, config, model=config.fluency_model,
         ),
         cache=run.folder("scores"),
     )  # fmt: skip

@@ -7,14 +7,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rationalize.config import to_dict
 from rationalize.errors import UserError
 from rationalize.progress import progress_bar
 from rationalize.records import Attempt, Question, attempt_row
+from rationalize.runs import slug
 from rationalize.text import one_line
-from rationalize.verbs.places import rewards_of
+from rationalize.verbs.places import ScorerPlaces, rewards_of, split_commas
 from rationalize.verbs.scored import questions_digest, source_digest
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _CHUNK = 64
 
 
 @dataclass(frozen=True)
-class LeaderboardConfig:
+class LeaderboardConfig(ScorerPlaces):
     """Whose rationales are best, on the test questions of several sets."""
 
     data: Path
@@ -58,12 +59,6 @@ class LeaderboardConfig:
         "repetition",
     )
     """Rewards and diagnostics by name, or `module:function`."""
-    answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency`."""
-    verifier: str | None = None
-    """Folder of a trained verifier, or `vera`, for `plausibility`."""
-    reward_model: str | None = None
-    """Folder of a trained reward model, for `reward_model`."""
     fluency_model: str = "default"
     """Model that `fluency` asks."""
     skip_bad_rows: str | None = None
@@ -79,15 +74,15 @@ def leaderboard(config: LeaderboardConfig) -> None:
     from rationalize.rewards import RewardSuite
     from rationalize.runs import Run
 
-    names = [n for listed in config.sets for n in listed.split(",") if n] or sets_in(config.data)
-    models = [m for listed in config.models for m in listed.split(",") if m]
+    names = split_commas(config.sets) or sets_in(config.data)
+    models = split_commas(config.models)
     sets = [
         read_set(config.data / name, models, skip_bad_rows=config.skip_bad_rows)
         for name in dict.fromkeys(names)
     ]
     questions, methods = join_sets(sets)
     references = list(methods)
-    runs = [read_run(run) for listed in config.runs for run in listed.split(",") if run]
+    runs = [read_run(run) for run in split_commas(config.runs)]
     ours, notes = run_attempts(runs, sets)
     methods |= ours
     if not methods:
@@ -97,8 +92,7 @@ def leaderboard(config: LeaderboardConfig) -> None:
         )
     notes = [note for one in sets for note in one.notes] + notes
     rewards = rewards_of(
-        config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier,
-        reward_model=config.reward_model, model=config.fluency_model,
+        config.rewards, config, model=config.fluency_model,
     )  # fmt: skip
     with Run.open(config.out, {"method": "leaderboard", **to_dict(config)}) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
@@ -142,7 +136,7 @@ def _scored(
         for number, (method, splits) in enumerate(methods.items()):
             for name, seeds in splits.items():
                 for seed, attempts in seeds.items():
-                    shard = f"{_slug(name)}-{number}-{_slug(method)}-{seed}"
+                    shard = f"scored-{slug(name)}-{number}-{slug(method)}-{seed}"
                     if not run.has_shard(shard):
                         chunks = [attempts[i : i + _CHUNK] for i in range(0, len(attempts), _CHUNK)]
                         scored: list[Attempt] = []
@@ -209,10 +203,6 @@ def _floor(run: Run, sets: Sequence[ReferenceSet]) -> tuple[Methods, list[str]]:
             continue
         train = load_questions(data / one.name, "train", skip_bad_rows=skip)
         floor = majority_attempts(train, list(one.questions.values()), split=one.name)
-        run.append(floor, f"floor-{_slug(one.name)}")
+        run.append(floor, f"floor-{slug(one.name)}")
         found[one.name] = {0: floor}
     return ({FLOOR: found} if found else {}), notes
-
-
-def _slug(name: Any) -> str:
-    return "".join(c if c.isalnum() and c.isascii() else "-" for c in str(name)) or "x"

@@ -22,6 +22,18 @@ if TYPE_CHECKING:
     from rationalize.sampling.writing import AnySampler
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScorerPlaces:
+    """Where the models are that some rewards read with: fields of every verb that scores."""
+
+    answer_scorer: str | None = None
+    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
+    verifier: str | None = None
+    """Folder of a trained verifier, or `vera`, for `plausibility`."""
+    reward_model: str | None = None
+    """Folder of a trained reward model, for `reward_model`."""
+
+
 @dataclass(frozen=True)
 class Writer:
     """Who writes for a verb."""
@@ -84,10 +96,8 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
 
 def rewards_of(
     names: Sequence[str],
+    places: ScorerPlaces,
     *,
-    answer_scorer: str | None,
-    verifier: str | None,
-    reward_model: str | None = None,
     model: str = "default",
     base: Policy | None = None,
     trust_remote_code: bool = False,
@@ -97,29 +107,34 @@ def rewards_of(
     """
     from rationalize.rewards import COMPANIONS, load_rewards
 
-    names = [name for listed in names for name in listed.split(",") if name]
+    names = split_commas(names)
     companions = [other for name in names for other in COMPANIONS.get(name, ())]
     names += [name for name in dict.fromkeys(companions) if name not in names]
     scorer = None
-    if answer_scorer:
+    if places.answer_scorer:
         from rationalize.models.scorers import AnswerScorer
 
-        scorer = AnswerScorer.load(answer_scorer)
+        scorer = AnswerScorer.load(places.answer_scorer)
     statements = None
-    if verifier:
+    if places.verifier:
         from rationalize.models.scorers import load_verifier
 
-        statements = load_verifier(verifier)
+        statements = load_verifier(places.verifier)
     if "fluency" in names and base is None:
         base = load(model, trust_remote_code=trust_remote_code)
     learned = None
-    if reward_model:
+    if places.reward_model:
         from rationalize.models.reward_model import RewardModel
 
-        learned = RewardModel.load(reward_model)
+        learned = RewardModel.load(places.reward_model)
     return load_rewards(
         names, answer_scorer=scorer, verifier=statements, reward_model=learned, base=base
     )
+
+
+def split_commas(listed: Sequence[str]) -> list[str]:
+    """`a,b c` and `a b c` are the same list on a command line."""
+    return [name for part in listed for name in part.split(",") if name]
 
 
 def bins_of(asked: Mapping[str, str], policy: Policy) -> dict[str, int] | None:

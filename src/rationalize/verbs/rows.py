@@ -22,10 +22,11 @@ from typing import Any
 from rationalize.answers import parse_reply, read_answer, reply_text
 from rationalize.config import nearest
 from rationalize.errors import UsageError, UserError
-from rationalize.questions.bad_rows import BadRow, RowError, clip, settle
+from rationalize.questions.bad_rows import BadRow, RowError, settle
 from rationalize.questions.files import RawRow, read_rows
 from rationalize.records import Attempt, Question
 from rationalize.templates import prompt_text
+from rationalize.text import clip
 
 TEXTS = ("question", "answer", "context", "rationale", "completion", "prediction")
 FIELDS = (*TEXTS, "id", "question_id", "choices", "rewards")

@@ -19,7 +19,7 @@ from rationalize.progress import progress_bar
 from rationalize.records import Question
 from rationalize.text import one_line
 from rationalize.verbs.partial import begin, end, work_folder
-from rationalize.verbs.places import rewards_of
+from rationalize.verbs.places import ScorerPlaces, rewards_of
 from rationalize.verbs.rows import Rationale, RationaleFile
 from rationalize.verbs.scored import (
     ScoredRows,
@@ -41,7 +41,7 @@ _CHARACTERS = 1 << 22
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
+class ScoreConfig(ScorerPlaces):
     """Score anybody's rationales."""
 
     file: Annotated[Path, Positional]
@@ -60,12 +60,6 @@ class ScoreConfig:
     """Split of `questions`."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column mapping for rows of another shape: our field -> theirs."""
-    answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
-    verifier: str | None = None
-    """Folder of a trained verifier, or `vera`, for `plausibility`."""
-    reward_model: str | None = None
-    """Folder of a trained reward model, for `reward_model`."""
     model: str = "default"
     """Model that `fluency` asks."""
     cache: Path | None = None
@@ -75,7 +69,7 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
-class CheckRewardsConfig:
+class CheckRewardsConfig(ScorerPlaces):
     """Adversarial tests of rewards."""
 
     rewards: Annotated[tuple[str, ...], Positional] = ()
@@ -90,12 +84,6 @@ class CheckRewardsConfig:
     """Column mapping for questions of another shape: our field -> theirs."""
     limit: int = 40
     """How many questions."""
-    answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
-    verifier: str | None = None
-    """Folder of a trained verifier, or `vera`, for `plausibility`."""
-    reward_model: str | None = None
-    """Folder of a trained reward model, for `reward_model`."""
     model: str | None = None
     """Model that `fluency` asks; none: `fluency` is tested only when it is named."""
     seed: int = 0
@@ -128,8 +116,7 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
     total = rationales.check(config.skip_bad_rows)  # before any model is loaded
     suite = RewardSuite(
         rewards_of(
-            config.rewards, answer_scorer=config.answer_scorer, verifier=config.verifier,
-            reward_model=config.reward_model, model=config.model,
+            config.rewards, config, model=config.model,
         ),
         cache=config.cache,
     )  # fmt: skip
@@ -189,9 +176,7 @@ def check_rewards(config: CheckRewardsConfig) -> None:
         )
     rewards = rewards_of(
         config.rewards or _testable(config),
-        answer_scorer=config.answer_scorer,
-        verifier=config.verifier,
-        reward_model=config.reward_model,
+        config,
         model=config.model or "default",
     )
     rows = check.check_rewards(
