@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationalize.models.forward import Row, token_logprobs
+from rationalize.models.forward import Row, micro_batches, token_logprobs
 from rationalize.runs import Run
 from rationalize.training import loop
 from rationalize.training.loop import (
@@ -16,7 +16,6 @@ from rationalize.training.loop import (
     LossOutput,
     fit,
     forget_checkpoint,
-    micro_batches,
     rate_at,
 )
 from rationalize.training.objectives import nll

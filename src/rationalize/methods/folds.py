@@ -19,6 +19,7 @@ import torch
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.methods.common import MethodConfig, load_method_splits
+from rationalize.models.forward import GroupOf
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.scorers import SCORER_FILE, fold_of
@@ -27,7 +28,6 @@ from rationalize.runs import Run
 from rationalize.training.loop import (
     BatchAt,
     FitConfig,
-    GroupOf,
     Loss,
     fit,
     forget_checkpoint,

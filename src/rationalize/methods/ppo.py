@@ -43,7 +43,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_with_ids
+from rationalize.sampling.writing import Recorded, write_attempts
 from rationalize.training.advantages import explained_variance
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import ppo as ppo_objective
@@ -207,14 +207,15 @@ def ppo(
         )  # fmt: skip
 
     def write(update: int) -> tuple[list[Attempt], list[Row]]:
-        written = write_with_ids(
-            Sampler(policy), questions_for(train, config.prompts, update, config.seed),
+        sampler = Recorded(Sampler(policy))
+        attempts = write_attempts(
+            sampler, questions_for(train, config.prompts, update, config.seed),
             config.sampling, split="train", seed=config.seed, round=update,
             step=update * per_update, writer=stage, stream=stage,
             label=f"{stage} writes, update {update}",
         )  # fmt: skip
-        attempts = scored.score([a for a, _ in written], by_id)
-        return attempts, [maker.drawn(a.prompt, ids) for a, ids in written]
+        rows = [maker.drawn(a.prompt, ids) for a, ids in zip(attempts, sampler.ids, strict=True)]
+        return scored.score(attempts, by_id), rows
 
     def batch_at(step: int) -> list[Row]:
         update, within = divmod(step, per_update)

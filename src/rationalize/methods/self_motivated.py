@@ -54,15 +54,12 @@ from rationalize.methods.reward_model import (
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.heads import load_head
 from rationalize.models.policy import Policy, load_policy
-from rationalize.models.reward_model import RewardModel, read_facts, scaling
+from rationalize.models.reward_model import ADAPTER, RewardModel, read_facts, scaling
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.reward_model import reward_model as reward_of
 from rationalize.sampling.local import Sampler, SamplingConfig
-
-REWARD = "reward"
-"""Name of the reward model's adapter."""
 
 
 @dataclass(frozen=True)
@@ -123,20 +120,20 @@ def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
             learned = attempts_to_rewards(
                 setup, config, config.modes, f"round{round}", round, writer
             )
-            scores = {}
+            scores: dict[Mode, float] = {}
             for mode in open_modes(config.modes, learned.closed):
                 stage = f"{stage_of(mode)}-round{round}"
                 improve(setup, learned, replace(config.ppo, mode=mode), stage)
-                scores[stage] = best_score(setup, stage)
+                scores[mode] = best_score(setup, stage)
             if not scores:
                 if folder is None:
                     folder, name = learned.sft, "RFT"
                 break
-            stage = max(scores, key=scores.__getitem__)
-            rise, best = scores[stage] - best, max(best, scores[stage])
+            mode = max(scores, key=scores.__getitem__)
+            rise, best = scores[mode] - best, max(best, scores[mode])
             if rise > 0:
+                stage = f"{stage_of(mode)}-round{round}"
                 folder = setup.run.folder("policies", stage)
-                mode = next(m for m in config.modes if stage == f"{stage_of(m)}-round{round}")
                 trained = {stage: learned_from(mode)}
             if rise < 0.5 / math.sqrt(len(setup.dev)):
                 break  # less than a standard error of a share, at its widest
@@ -160,27 +157,26 @@ def attempts_to_rewards(
     learned = Learned(sft.folder, [*sft.attempts, *redrawn], redrawn, None, None)
     if any(mode != "z" for mode in modes):
         own = share(config.rm, config, select=config.kept.select)
-        learned.reward_model = run.folder("scorers", f"{prefix}-reward-model")
+        folder = run.folder("scorers", f"{prefix}-reward-model")
         facts: dict[str, Any] = {}
         try:
-            facts = reward_model(setup, own, learned, f"{prefix}-reward-model")
-            learned.closed = gate_reason(facts, own)
+            facts = reward_model(setup, own, learned, folder, f"{prefix}-reward-model")
+            learned.reward_model, learned.closed = folder, gate_reason(facts, own)
             say(describe(facts))
             if setup.tuning == "full":  # under LoRA it shares the policy's backbone, in `improve`
-                model = RewardModel.load(learned.reward_model)
-                setup.suite = setup.suite.with_reward(reward_of(model))
+                setup.suite = setup.suite.with_reward(reward_of(RewardModel.load(folder)))
         except NoRank as error:
-            learned.closed, learned.reward_model = str(error), None
+            learned.closed = str(error)
         gate = {"open": learned.closed is None, "reason": learned.closed, **facts}
         run.write_json(f"{prefix}-gate.json", gate)
     return learned
 
 
 def reward_model(
-    setup: Setup, config: RewardModelConfig, learned: Learned, stage: str
+    setup: Setup, config: RewardModelConfig, learned: Learned, folder: Path, stage: str
 ) -> dict[str, Any]:
     """Stage D, from M_sft's weights: in full, or as an adapter on them."""
-    folder, run = learned.reward_model or Path(), setup.run
+    run = setup.run
     if run.done(stage) is not None:
         return read_facts(folder)
     if setup.tuning == "full":
@@ -189,11 +185,11 @@ def reward_model(
             policy, learned.attempts, setup.train, config, run, stage, folder, policy.save,
             scale_on=learned.redrawn,
         )  # fmt: skip
-    variants = adapters(setup, learned.sft, [REWARD])
-    with variants.active(REWARD) as policy:
+    variants = adapters(setup, learned.sft, [ADAPTER])
+    with variants.active(ADAPTER) as policy:
         return learn_rank(
             policy, learned.attempts, setup.train, config, run, stage, folder,
-            lambda place: variants.save(REWARD, place), scale_on=learned.redrawn,
+            lambda place: variants.save(ADAPTER, place), scale_on=learned.redrawn,
             adapter_on=os.path.relpath(variants.source, folder),
         )  # fmt: skip
 
@@ -227,13 +223,13 @@ def improve(setup: Setup, learned: Learned, config: PpoConfig, stage: str) -> No
 
 def shared_model(variants: Variants, folder: Path, policy: str) -> RewardModel:
     """The reward model as one more adapter; after it has scored, `policy` is active again."""
-    variants.load(REWARD, folder)
-    with variants.active(REWARD) as scorer:
+    variants.load(ADAPTER, folder)
+    with variants.active(ADAPTER) as scorer:
         unit = load_head(scorer, folder).requires_grad_(False)
 
     @contextmanager
     def opened() -> Iterator[Policy]:
-        with variants.active(REWARD) as scorer:
+        with variants.active(ADAPTER) as scorer:
             try:
                 yield scorer
             finally:

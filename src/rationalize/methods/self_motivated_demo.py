@@ -214,7 +214,13 @@ def _vote(
     and what k of them are worth.
     """
     config = setup.config
-    score = "reward_model" if learned.reward_model and not learned.closed else None
+    suite, score = setup.suite, None
+    if learned.reward_model and not learned.closed:
+        score = "reward_model"
+        if score not in {
+            r.name for r in suite.rewards
+        }:  # under LoRA it is the policy's neighbour, loaded in its turn
+            suite = suite.with_reward(reward_of(RewardModel.load(learned.reward_model)))
     for split in setup.final_splits:
         questions = {q.id: q for q in setup.splits[split]}
 
@@ -224,7 +230,7 @@ def _vote(
                 Sampler(again(setup, learned.sft)), list(questions.values()), sampling, split=split,
                 seed=seed, writer=f"{RFT} votes", label=f"M_sft votes on {split}",
             )  # fmt: skip
-            return setup.suite.score(attempts, questions)
+            return suite.score(attempts, questions)
 
         attempts = rollouts(setup.run, f"votes-{split}-{seed}", write)
         groups = {id: [a for a in attempts if a.question_id == id] for id in questions}

@@ -8,7 +8,7 @@ gathered on each side by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,10 @@ class Row:
         return len(self.prompt_ids) + len(self.control_ids) + len(self.response_ids)
 
 
+GroupOf = Callable[[Row], Hashable]
+"""Rows of equal value stay together, in one forward pass."""
+
+
 @dataclass(frozen=True)
 class Batch:
     """Rows with their response tokens laid end to end."""
@@ -49,6 +53,38 @@ class Batch:
     """(N,) response tokens of all rows."""
     row_of: Tensor
     """(N,) index of the row that each belongs to."""
+
+
+def groups(rows: Sequence[Row], group_of: GroupOf | None) -> list[list[Row]]:
+    """Rows that stay together, in the order of each group's first row."""
+    if group_of is None:
+        return [[row] for row in rows]
+    found: dict[Hashable, list[Row]] = {}
+    for row in rows:
+        found.setdefault(group_of(row), []).append(row)
+    return list(found.values())
+
+
+def micro_batches(
+    rows: Sequence[Row], max_tokens: int, group_of: GroupOf | None = None
+) -> list[list[Row]]:
+    """Groups of rows cut, by length, into passes of at most `max_tokens` padded tokens.
+
+    A group that is larger passes alone.
+    """
+
+    def width(group: Sequence[Row]) -> int:
+        return max(row.length for row in group)
+
+    passes: list[list[Row]] = []
+    widest = 0  # row of the current pass
+    for group in sorted(groups(rows, group_of), key=width, reverse=True):
+        if passes and widest * (len(passes[-1]) + len(group)) <= max_tokens:
+            passes[-1].extend(group)
+        else:
+            passes.append(group)
+            widest = width(group)
+    return passes
 
 
 def collate(rows: Sequence[Row], policy: Policy) -> Batch:

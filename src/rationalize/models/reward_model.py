@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from rationalize.answers import reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.models.choices import halve
-from rationalize.models.forward import Row
+from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import load_head, reply_scores
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
@@ -29,6 +29,8 @@ from rationalize.records import Question
 from rationalize.templates import prompt_text
 
 FILE = "reward_model.json"
+ADAPTER = "reward"
+"""The name of its adapter, where it is one."""
 
 Reads = Literal["reply", "rationale"]
 """Whether the answer sentence is read."""
@@ -97,12 +99,15 @@ class RewardModel:
         """The head's own output for each text."""
         found = [0.0] * len(texts)
         with self._opened() as policy:
-            rows = [reward_row(policy, q, t) for q, t in zip(questions, texts, strict=True)]
-            for part in _passes(rows, self._batch_tokens):
+            rows = [
+                reward_row(policy, q, t, tag=i)
+                for i, (q, t) in enumerate(zip(questions, texts, strict=True))
+            ]
+            for passed in micro_batches(rows, self._batch_tokens):
                 with autocast(policy.device):
-                    scores = reply_scores(policy, self._unit, [rows[i] for i in part])
-                for i, score in zip(part, scores.tolist(), strict=True):
-                    found[i] = score
+                    scores = reply_scores(policy, self._unit, passed)
+                for row, score in zip(passed, scores.tolist(), strict=True):
+                    found[row.tag] = score
         return found
 
 
@@ -153,21 +158,9 @@ def load_parts(folder: Path, facts: dict[str, Any]) -> tuple[Policy, Linear]:
 
         source = (folder / facts["adapter_on"]).resolve()
         variants = Variants.of(load_policy(source, tuning="full"), source, [])
-        variants.load("reward", folder)
-        with variants.active("reward") as policy:
+        variants.load(ADAPTER, folder)
+        with variants.active(ADAPTER) as policy:
             pass
     unit = load_head(policy, folder)
     policy.model.requires_grad_(False)
     return policy, unit.requires_grad_(False)
-
-
-def _passes(rows: Sequence[Row], tokens: int) -> Iterator[list[int]]:
-    """Indices of rows of like length, at most `tokens` padded tokens in a pass."""
-    part: list[int] = []
-    for i in sorted(range(len(rows)), key=lambda i: rows[i].length, reverse=True):
-        if part and rows[part[0]].length * (len(part) + 1) > tokens:
-            yield part
-            part = []
-        part.append(i)
-    if part:
-        yield part

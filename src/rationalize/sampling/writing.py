@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from rationalize.answers import is_correct, parse_reply, read_answer, reply_text
 from rationalize.progress import Progress, progress_bar
@@ -42,6 +42,22 @@ class AnySampler(Protocol):
         """
 
 
+class Recorded:
+    """A sampler that keeps, in order, the token ids of all it drew: text does not say which."""
+
+    def __init__(self, sampler: AnySampler) -> None:
+        self._sampler, self.name = sampler, sampler.name
+        self.ids: list[tuple[int, ...]] = []
+
+    def sample(
+        self, prompts: Sequence[str], config: SamplingConfig, **options: Any
+    ) -> list[list[Completion]]:
+        """As the sampler's own."""
+        completions_PG = self._sampler.sample(prompts, config, **options)
+        self.ids += [completion.ids for own in completions_PG for completion in own]
+        return completions_PG
+
+
 def write_attempts(
     sampler: AnySampler,
     questions: Sequence[Question],
@@ -67,33 +83,6 @@ def write_attempts(
     answer. Draws depend on `(seed, round, repeat, question id, sample)` alone, and on `stream`:
     writers of one run that must not draw alike have each their own.
     """
-    written = write_with_ids(
-        sampler, questions, sampling, split=split, seed=seed, writer=writer, mode=mode, round=round,
-        step=step, control=control, demos=demos, given=given, hinted=hinted, stream=stream,
-        label=label,
-    )  # fmt: skip
-    return [attempt for attempt, _ in written]
-
-
-def write_with_ids(
-    sampler: AnySampler,
-    questions: Sequence[Question],
-    sampling: SamplingConfig,
-    *,
-    split: str,
-    seed: int,
-    writer: str = "policy",
-    mode: str = "rationale_answer",
-    round: int = 0,
-    step: int = 0,
-    control: Mapping[str, int] | None = None,
-    demos: Sequence[Question] = (),
-    given: Sequence[Attempt] | None = None,
-    hinted: bool = False,
-    stream: str = "",
-    label: str | None = None,
-) -> list[tuple[Attempt, tuple[int, ...]]]:
-    """The same attempts, each with the token ids that were drawn: text does not say which."""
     read: list[Attempt | None] = list(given) if given is not None else [None] * len(questions)
     prompts = [
         prompt_text(mode, q, a.rationale if a else None, demos, hinted=hinted)
@@ -123,7 +112,7 @@ def write_with_ids(
                 control=dict(control) if control else None, sampling=sampling.as_dict(),
                 refines=source.id if source else None, hinted=hinted,
             )  # fmt: skip
-            attempts.append((attempt, completion.ids))
+            attempts.append(attempt)
     return attempts
 
 

@@ -16,6 +16,8 @@ from typing import Literal
 
 import numpy as np
 
+from rationalize.signals.filters import first_of_each
+
 Dedupe = Literal["auto", "equations", "words", "exact", "none"]
 """How equals are told: `auto` by equations where a rationale has some, else by words."""
 
@@ -99,17 +101,18 @@ def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9
     Two texts with equations are equal when these are; two without, when their words' Jaccard
     similarity exceeds `above`.
     """
+    if how == "exact":
+        return first_of_each(texts_N)
     keep = np.ones(len(texts_N), dtype=bool)
+    if how == "none":
+        return keep
     kept_lists: set[tuple[str, ...]] = set()
     kept_words: list[frozenset[str]] = []
     for i, text in enumerate(texts_N):
-        if how == "none":
-            continue
         found = equations(text) if how in ("auto", "equations") else ()
-        if how == "exact" or found or how == "equations":
-            key = (text,) if how == "exact" else found
-            keep[i] = key not in kept_lists
-            kept_lists.add(key)
+        if found or how == "equations":
+            keep[i] = found not in kept_lists
+            kept_lists.add(found)
             continue
         own = words(text)
         keep[i] = all(jaccard(own, other) <= above for other in kept_words)

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from rationalize.errors import UserError
 from rationalize.memory import keep_freed_memory
-from rationalize.models.forward import Row
+from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.progress import progress_bar
 from rationalize.runs import Run
@@ -78,8 +78,6 @@ class LossOutput:
 
 Loss = Callable[["Policy", Sequence[Row]], LossOutput]
 BatchAt = Callable[[int], Sequence[Row]]
-GroupOf = Callable[[Row], Hashable]
-"""Rows of equal value stay together, in one forward pass."""
 
 
 def fit(
@@ -99,8 +97,8 @@ def fit(
 
     `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must
     be repeatable: after a kill, they are called again for the steps since the last checkpoint. At a
-    step without rows nothing is learned. A
-    loss that needs certain rows together names them by `group_of`; else each row is its own group.
+    step without rows nothing is learned. A loss that needs certain rows together names them by
+    `group_of`; else each row is its own group.
     """
     # autocast is ours: accelerate's precision is fixed for the life of a process
     accelerator = Accelerator(mixed_precision="no", cpu=policy.device.type == "cpu")
@@ -162,38 +160,6 @@ def rate_at(step: int, steps: int, config: FitConfig) -> float:
     if config.schedule == "linear":
         return max(0.0, left)
     return 0.5 * (1 + torch.cos(torch.tensor((1 - left) * torch.pi)).item())
-
-
-def groups(rows: Sequence[Row], group_of: GroupOf | None) -> list[list[Row]]:
-    """Rows that stay together, in the order of each group's first row."""
-    if group_of is None:
-        return [[row] for row in rows]
-    found: dict[Hashable, list[Row]] = {}
-    for row in rows:
-        found.setdefault(group_of(row), []).append(row)
-    return list(found.values())
-
-
-def micro_batches(
-    rows: Sequence[Row], max_tokens: int, group_of: GroupOf | None = None
-) -> list[list[Row]]:
-    """Groups of rows cut, by length, into passes of at most `max_tokens` padded tokens.
-
-    A group that is larger passes alone.
-    """
-
-    def width(group: Sequence[Row]) -> int:
-        return max(row.length for row in group)
-
-    passes: list[list[Row]] = []
-    widest = 0  # row of the current pass
-    for group in sorted(groups(rows, group_of), key=width, reverse=True):
-        if passes and widest * (len(passes[-1]) + len(group)) <= max_tokens:
-            passes[-1].extend(group)
-        else:
-            passes.append(group)
-            widest = width(group)
-    return passes
 
 
 def _optimise(

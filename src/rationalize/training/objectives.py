@@ -16,10 +16,11 @@ from rationalize.models.forward import (
     collate,
     head,
     hidden_at_response,
+    micro_batches,
     token_logprobs,
 )
 from rationalize.models.heads import head_values, reply_scores
-from rationalize.training.loop import FitConfig, Loss, LossOutput, micro_batches, precision
+from rationalize.training.loop import FitConfig, Loss, LossOutput, precision
 from rationalize.training.losses import (
     KLDirection,
     bradley_terry,

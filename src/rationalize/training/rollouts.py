@@ -20,10 +20,17 @@ from torch import Tensor
 from torch.nn import Linear
 
 from rationalize.files import replacing
-from rationalize.models.forward import Row, collate, head, hidden_at_response, token_logprobs
+from rationalize.models.forward import (
+    Row,
+    collate,
+    head,
+    hidden_at_response,
+    micro_batches,
+    token_logprobs,
+)
 from rationalize.models.heads import head_values
 from rationalize.training.advantages import gae, token_rewards, whiten
-from rationalize.training.loop import FitConfig, micro_batches, precision
+from rationalize.training.loop import FitConfig, precision
 from rationalize.training.losses import token_nll
 from rationalize.training.objectives import RolloutTag
 
