@@ -92,16 +92,16 @@ class DemoConfig(MethodConfig):
         steps=36,
         sample_interval=12,
         rollouts=48,
-        obedience_questions=12,
+        obedience_questions=8,
         fit=FitConfig(learning_rate=1e-4, control_factor=20.0),
         sampling=ROLLOUTS,
     )
     """MaRio and its variants."""
     scorer: AnswerScorerConfig = AnswerScorerConfig(
-        epochs=1.5, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+        epochs=1.25, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=8)
     )
     """The answer scorer that consistency reads."""
-    statements: VerifierConfig = VerifierConfig(epochs=0.75, choice_statements=0.25)
+    statements: VerifierConfig = VerifierConfig(epochs=0.6, choice_statements=0.25)
     """The verifier that plausibility reads."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -275,12 +275,12 @@ def _check_rewards(setup: Setup[DemoConfig]) -> None:
 
 
 def _preflight(setup: Setup[DemoConfig], policy: Policy, seed: int) -> None:
-    """Spread of each reward over four sampled attempts of 32 training questions."""
+    """Spread of each reward over two sampled attempts of 32 training questions."""
     run, config = setup.run, setup.config
     name = f"preflight-{seed}.json"
     if run.read_json(name) is None:
         questions = setup.train[:32]
-        sampling = dataclasses.replace(config.mario.sampling, n=4)
+        sampling = dataclasses.replace(config.mario.sampling, n=2)
         attempts = write_attempts(
             Sampler(policy), questions, sampling, split="train", seed=seed, writer="preflight",
             label="preflight",
