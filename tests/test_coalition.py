@@ -11,10 +11,12 @@ from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig
 from rationalize.methods.coalition import best_round, dpo_parts, hold_out, train_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
+from rationalize.methods.coalition_results import as_many_tokens
 from rationalize.methods.coalition_tuning import parts_of
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.instruction import InstructionConfig
 from rationalize.records import Question
+from rationalize.runs import Run
 from rationalize.sampling.coalition import Coalition
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig
@@ -52,7 +54,7 @@ def test_every_stage_leaves_what_it_made(finished):
     assert set(stages["variant-1-round0"]["pairs"]) <= {"generation", "refinement"}
     assert stages["controller"]["write"]["n"] >= 1
     results = json.loads((finished / "results.json").read_text())
-    rows = {"COALITION", "random controller", "self-refinement", "M_IFT alone"}
+    rows = {"COALITION", "random controller", "self-refinement", "M_IFT alone", "self-consistency"}
     assert rows <= set(results["methods"])
     rounds = json.loads((finished / "rounds.json").read_text())
     assert set(rounds["dev_accuracy"]) == {"tuned", "round0"}
@@ -84,6 +86,19 @@ def test_one_folder_loads_and_answers_as_before(finished):
 def test_other_shapes(model, tmp_path, changes):
     train_coalition(config(model, **changes), tmp_path / "run")
     assert (tmp_path / "run" / "coalition" / "coalition.json").exists()
+
+
+def test_self_consistency_spends_no_fewer_tokens(finished, model):
+    results = json.loads((finished / "results.json").read_text())
+    spent = results["meta"]["tokens_a_question"]["test"]
+    assert spent["self-consistency"] > 0
+    stored = Run.read(finished).read_shard("final-self-consistency-test-0")
+    assert len({a.question_id for a in stored}) == len(stored) == 6
+    assert spent["self-consistency"] == pytest.approx(sum(a.n_tokens for a in stored) / 6)
+    one, two, nine = (dataclasses.replace(stored[0], n_tokens=n) for n in (10, 21, 90))
+    assert as_many_tokens([two, two], [one]) == 3  # 2.1 would do: rounded up
+    assert as_many_tokens([one], [one, one]) == 3  # no majority of fewer
+    assert as_many_tokens([nine, nine], [one]) == 9
 
 
 def test_t5(tmp_path):

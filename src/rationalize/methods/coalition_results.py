@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -13,15 +14,18 @@ from rationalize.answers import is_correct
 from rationalize.evaluation.clones import clone_rows, format_clones
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.common import rollouts
 from rationalize.methods.setup import Setup, majority_row, write_results
 from rationalize.models.answer_texts import Texts
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
+from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import Coalition, Who
+from rationalize.sampling.writing import question_seed
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
 from rationalize.training.rows import RowMaker
@@ -34,6 +38,11 @@ COMPARED: dict[str, Who] = {
 }
 """Rows of a coalition's table: who works."""
 
+SELF_CONSISTENCY = "self-consistency"
+"""Row of the majority among sampled chains of M_IFT, at no fewer tokens than the coalition's."""
+
+_FEWEST = 3  # of two votes that differ, neither has a majority
+
 
 def conclude(
     setup: Setup, made: Coalition, methods: Methods | None = None,
@@ -45,11 +54,19 @@ def conclude(
     """
     methods = {} if methods is None else methods
     methods[FLOOR] = majority_row(setup)
+    seed, tokens = setup.config.seed, {}
     for split in setup.final_splits:
-        for name in COMPARED:
-            own = evaluate_chains(setup, made, name, split)
-            methods.setdefault(name, {})[split] = {setup.config.seed: own}
-    own_pairs = [("COALITION", other) for other in (*list(COMPARED)[1:], FLOOR)]
+        found = {name: evaluate_chains(setup, made, name, split) for name in COMPARED}
+        votes = as_many_tokens(found["COALITION"], found["M_IFT alone"])
+        found[SELF_CONSISTENCY] = self_consistency(setup, made, split, votes)
+        for name, own in found.items():
+            methods.setdefault(name, {})[split] = {seed: own}
+        tokens[split] = {n: float(np.mean([a.n_tokens for a in own])) for n, own in found.items()}
+        say(f"tokens written a question, {split}: "
+            + ", ".join(f"{n} {mean:.0f}" for n, mean in tokens[split].items())
+            + f" ({SELF_CONSISTENCY}: {votes} votes)")  # fmt: skip
+    meta = {**(meta or {}), "tokens_a_question": tokens}
+    own_pairs = [("COALITION", other) for other in (*list(COMPARED)[1:], SELF_CONSISTENCY, FLOOR)]
     chains = [
         {"method": name, "split": split, **row}
         for split in setup.final_splits
@@ -76,6 +93,37 @@ def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> lis
         return setup.suite.score(attempts, {q.id: q for q in questions})
 
     return rollouts(setup.run, f"final-{_slug(name)}-{split}-{config.seed}", write)
+
+
+def as_many_tokens(several: Sequence[Attempt], one: Sequence[Attempt]) -> int:
+    """How many attempts like `one` cost no fewer tokens than `several`; three at least."""
+    spent, each = (np.mean([a.n_tokens for a in own]) for own in (several, one))
+    return max(_FEWEST, math.ceil(spent / max(each, 1.0)))
+
+
+def self_consistency(setup: Setup, made: Coalition, split: str, votes: int) -> list[Attempt]:
+    """Of each question's sampled chains of M_IFT the first with the majority's answer; it bears the
+    tokens of all.
+    """
+    questions, config = setup.splits[split], setup.config
+    sampling = replace(config.candidates.sampling, n=1)
+
+    def write() -> list[Attempt]:
+        drawn = [
+            made.chains(
+                questions, sampling, split=split, who="base",
+                seed=question_seed(config.seed, SELF_CONSISTENCY, vote),
+            )
+            for vote in range(votes)
+        ]  # fmt: skip
+        chosen = []
+        for question, *chains in zip(questions, *drawn, strict=True):
+            group = [c.as_attempt(SELF_CONSISTENCY) for c in chains]
+            first = chosen_attempt(group, question)
+            chosen.append(replace(first, n_tokens=sum(a.n_tokens for a in group)))
+        return setup.suite.score(chosen, {q.id: q for q in questions})
+
+    return rollouts(setup.run, f"final-{SELF_CONSISTENCY}-{split}-{config.seed}", write)
 
 
 def _chain_file(name: str, split: str) -> str:
