@@ -101,6 +101,34 @@ def test_self_consistency_spends_no_fewer_tokens(finished, model):
     assert as_many_tokens([nine, nine], [one]) == 9
 
 
+def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
+    file = tmp_path / "cot.jsonl"
+    rows = [
+        {
+            "question": f"Repeat {i}.",
+            "answer": f"it is {i}",
+            "rationale": f"{i}, said.",
+            "task": i % 2,
+        }
+        for i in range(12)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tuning = dataclasses.replace(
+        config(model).instruction,
+        source=str(file),
+        source_columns={"kind": "task"},
+        source_sample=8,
+    )
+    train_coalition(config(model, instruction=tuning), tmp_path / "run")
+    run = Run.read(tmp_path / "run")
+    assert len(run.read_shard("ift-imperfect")) == 8
+    assert run.done("ift")["rows"]["rationale"] == 8
+    assert run.done("variant-1-tuned")["questions"] == 4
+    leaking = dataclasses.replace(tuning, source="builtin:train=24", source_columns={})
+    with pytest.raises(UserError, match=r"of the instruction source is .* of the controller's"):
+        train_coalition(config(model, instruction=leaking), tmp_path / "leak")
+
+
 def test_t5(tmp_path):
     train_coalition(config(tiny_folder("t5", tmp_path / "t5")), tmp_path / "run")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from rationalize.questions import (
     check_overlap,
     load_questions,
     load_reference_rationales,
+    load_sample,
     load_splits,
 )
 from rationalize.questions.hub import NAMED
@@ -442,7 +444,7 @@ HUB_ROWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMED)
+@pytest.mark.parametrize("name", [n for n in NAMED if n != "cot-collection"])
 def test_marios_sets_load_by_name(monkeypatch, name):
     asked = []
 
@@ -464,6 +466,33 @@ def test_marios_sets_load_by_name(monkeypatch, name):
     assert "(A)" not in question.question
     assert question.rationales == (("Ice is frozen.",) if name == "strategyqa" else ())
     assert load_questions(name, "dev") == splits["dev"]
+
+
+def test_a_sample_of_the_cot_collection_is_drawn_before_it_is_read(monkeypatch):
+    rows = [
+        {"source": f"Do: {i}", "target": "t", "rationale": f"r{i}", "task": "nli", "type": "Flan"}
+        for i in range(50)
+    ]
+    stored = Dataset.from_list(rows)
+    monkeypatch.setattr("datasets.load_dataset", lambda *a, **k: {"train": stored})
+    read = load_sample("cot-collection", 10, seed=3)
+    assert len(read) == 10
+    assert {q.question for q in read} < {row["source"] for row in rows}
+    assert [q.question for q in read] != [row["source"] for row in rows[:10]]
+    assert all(q.rationales == (f"r{q.question[4:]}",) and q.kind == "nli" for q in read)
+    assert load_sample("cot-collection", 10, seed=3) == read
+    assert len(load_sample("cot-collection")) == 50  # no tenth is cut off
+
+
+def test_a_sample_of_a_file_and_of_the_built_in_questions(tmp_path):
+    file = tmp_path / "own.jsonl"
+    rows = [{"id": i, "question": f"{i}?", "answer": "yes"} for i in range(9)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = load_sample(file, 4)
+    assert len(drawn) == 4
+    assert {q.id for q in drawn} < {str(row["id"]) for row in rows}
+    assert len(load_sample(file, 20)) == 9
+    assert len(load_sample("builtin:train=20", 5)) == 5
 
 
 def test_other_hub_sets_load_by_id_and_mapping(monkeypatch):

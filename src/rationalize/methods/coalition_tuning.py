@@ -12,6 +12,7 @@ from rationalize.methods.instruction import (
     InstructionConfig,
     instruct,
     mode_rows,
+    questions_to_tune_on,
     tune,
     tuning_steps,
     with_rationales,
@@ -33,17 +34,21 @@ def m_ift(
     it learned; the imperfect ones that its warm-up wrote.
     """
     run, policy = setup.run, setup.load_policy()
-    taught = with_rationales(policy, questions, instruction, run, "ift")
+    ids = {q.id for q in questions}
+    held_out = {split: own for split, own in setup.splits.items() if split != "train"}
+    held_out["the controller's questions"] = [q for q in setup.train if q.id not in ids]
+    source = questions_to_tune_on(questions, held_out, instruction)
+    taught = with_rationales(policy, source, instruction, run, "ift")
     imperfect = instruct(policy, taught, instruction, run, "ift")
-    source = run.folder("policies", "ift")
+    folder = run.folder("policies", "ift")
     base = load_policy(
-        source, style=policy.style, system=policy.system,
+        folder, style=policy.style, system=policy.system,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
     precisions = {f.precision for f in (config.fit, config.variant_fit, config.controller.fit)}
     if not config.copies and "float32" not in precisions:
         base = halve(base)  # it never learns
-    variants = Variants.of(base, source, config.names, copies=config.copies, seed=config.seed)
+    variants = Variants.of(base, folder, config.names, copies=config.copies, seed=config.seed)
     return variants, taught, imperfect
 
 

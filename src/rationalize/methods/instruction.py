@@ -33,7 +33,7 @@ from rationalize.methods.common import MethodConfig, restore_or, rollouts
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
-from rationalize.questions.builtin import builtin_questions
+from rationalize.questions import builtin_questions, check_overlap, load_sample
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -51,6 +51,14 @@ SHARES = {"rationale": 0.35, "refine": 0.35, "answer_from_rationale": 0.2, "answ
 class InstructionConfig(MethodConfig):
     """Multi-mode instruction tuning."""
 
+    source: str = ""
+    """Questions with rationales to tune on in the place of the train questions: a file, a folder, a
+    set's name (`cot-collection`), a hub id.
+    """
+    source_columns: dict[str, str] = field(default_factory=dict)
+    """Column names of the source, as `columns`."""
+    source_sample: int = 0
+    """How many of the source's questions, at random; 0: all."""
     epochs: float = 2.0
     """Passes over the rationales, warm-up included."""
     warm_up: float = 0.4
@@ -126,6 +134,20 @@ def tuning_steps(
     counts = _counts(config, rows)
     mode = "rationale" if "rationale" in counts else max(counts, key=lambda m: len(rows[m]))
     return max(1, math.ceil(epochs * len(rows[mode]) / counts[mode]))
+
+
+def questions_to_tune_on(
+    train: Sequence[Question], held_out: Mapping[str, Sequence[Question]], config: InstructionConfig
+) -> Sequence[Question]:
+    """The source's questions, or the train questions; raises where a held-out split shares one."""
+    if not config.source:
+        return train
+    found = load_sample(
+        config.source, config.source_sample, seed=config.seed, columns=config.source_columns,
+        skip_bad_rows=config.skip_bad_rows,
+    )  # fmt: skip
+    check_overlap({"the instruction source": found, **held_out})
+    return found
 
 
 def with_rationales(

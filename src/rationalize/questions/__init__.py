@@ -6,6 +6,7 @@ from rationalize.questions.load import (
     ReferenceRationale,
     load_questions,
     load_reference_rationales,
+    load_sample,
     load_splits,
 )
 from rationalize.questions.splits import check_overlap, same_question_key
@@ -18,6 +19,7 @@ __all__ = [
     "check_overlap",
     "load_questions",
     "load_reference_rationales",
+    "load_sample",
     "load_splits",
     "same_question_key",
 ]

@@ -1,4 +1,6 @@
-"""Questions from the hub through `datasets`: MaRio's five sets by name, anything else by its id."""
+"""Questions from the hub through `datasets`: MaRio's five sets and the CoT Collection by name,
+anything else by its id.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +61,13 @@ NAMED = {
     ),
     # labels of the test are not public: the validation split plays it, as in the released files
     "qasc": HubSet("allenai/qasc", _KEYED, splits={"train": "train", "test": "validation"}),
+    # instructions with rationales for COALITION's tuning, 1.84 million: draw some (`load_sample`)
+    "cot-collection": HubSet(
+        "kaist-ai/CoT-Collection",
+        {"question": "source", "answer": "target", "kind": "task"},
+        revision="refs/convert/parquet",
+        splits={"train": "train"},
+    ),
 }
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import json
 import logging
+import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,24 @@ def load_splits(
     return {name: _some(questions, source, name)[:limit] for name, questions in splits.items()}
 
 
+def load_sample(
+    source: str | Path,
+    count: int = 0,
+    *,
+    seed: int = 0,
+    columns: Columns | None = None,
+    skip_bad_rows: str | Path | None = None,
+) -> list[Question]:
+    """`count` train questions of a source at random, or all (0), to tune on beside other questions.
+
+    No dev or test is cut off. A hub's rows are drawn before they are read. Raises `BadRows`.
+    """
+    bad: list[BadRow] = []
+    questions = _Source(source, columns, bad).sample(count, seed)
+    settle(bad, skip_bad_rows or None)
+    return _some(questions, source, "train")
+
+
 def load_reference_rationales(
     path: str | Path, *, skip_bad_rows: str | Path | None = None
 ) -> list[ReferenceRationale]:
@@ -164,6 +183,19 @@ class _Source:
         if split in ("train", *missing):
             return self._cut(self._read("train"), missing)[split]
         return self._read(split)
+
+    def sample(self, count: int, seed: int) -> list[Question]:
+        if self.builtin:
+            train = _builtin_split(self.name, "train")
+        else:
+            rows = self.opened.get("train")
+            if count and rows is not None and len(rows) > count:
+                self.opened["train"] = rows.shuffle(seed=seed).select(range(count))
+            train = self._read("train")
+        if not count or len(train) <= count:
+            return train
+        kept = set(random.Random(seed).sample(range(len(train)), count))
+        return [question for i, question in enumerate(train) if i in kept]
 
     def _missing(self) -> list[str]:
         if self.hub:
