@@ -6,7 +6,6 @@ import torch
 from rationalize.models import forward
 from rationalize.models.forward import (
     Row,
-    _hidden_at_response,
     collate,
     find_head,
     head,
@@ -117,13 +116,14 @@ def test_rows_need_a_prompt_and_a_response(policy):
     assert Row((1, 2), (3, 4, 5), (300,)).length == 6
 
 
-def test_attention_for_short_rows_changes_no_number():
+def test_attention_for_short_rows_changes_no_number(monkeypatch):
     policy = tiny_policy("decoder")
     rows = [Row((5, 6, 7), (8, 9)), Row((5,), (9, 9, 8, 7))]
     short = hidden_at_response(policy, collate(rows, policy))
     config = policy.model.config
     assert config._attn_implementation == "sdpa"  # as it was
-    long = _hidden_at_response(policy, collate(rows, policy), with_controls=True)
+    monkeypatch.setattr(forward, "_SHORT", 0)
+    long = hidden_at_response(policy, collate(rows, policy))
     assert torch.allclose(short, long, atol=1e-5)
 
 

@@ -1,9 +1,10 @@
-"""Forward passes that read response positions only.
+"""Forward passes that read response positions only, and each prompt once.
 
 Decoder-only rows are `prompt, controls, response`, padded on the right: attention is causal, so no
 row sees another's padding. The first response token is predicted at the last control token, or at
 the prompt's last token where there are no controls, which is the reference's view: positions are
-gathered on each side by itself.
+gathered on each side by itself. Rows with the same prompt in one pass are branches of one sequence
+(`packing.py`); an encoder reads the prompt once for all of them.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
+from rationalize.models.packing import Packed, branch_mask, pack
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
-_SHORT = 512  # tokens
+_SHORT = 512
+"""Tokens: the longest sequence under plain attention, and that shares its prompt."""
 
 
 @dataclass(frozen=True)
@@ -70,20 +73,23 @@ def micro_batches(
 ) -> list[list[Row]]:
     """Groups of rows cut, by length, into passes of at most `max_tokens` padded tokens.
 
-    A group that is larger passes alone.
+    A group that is larger passes alone. Rows of one prompt lie side by side: a pass shares it.
     """
+    longest: dict[tuple[int, ...], int] = {}
+    for row in rows:
+        longest[row.prompt_ids] = max(row.length, longest.get(row.prompt_ids, 0))
 
-    def width(group: Sequence[Row]) -> int:
-        return max(row.length for row in group)
+    def place(group: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
+        return max((longest[row.prompt_ids], row.prompt_ids) for row in group)
 
     passes: list[list[Row]] = []
-    widest = 0  # row of the current pass
-    for group in sorted(groups(rows, group_of), key=width, reverse=True):
+    widest = 0  # row of the current pass, or of another with its prompt
+    for group in sorted(groups(rows, group_of), key=place, reverse=True):
         if passes and widest * (len(passes[-1]) + len(group)) <= max_tokens:
             passes[-1].extend(group)
         else:
             passes.append(group)
-            widest = width(group)
+            widest, _ = place(group)
     return passes
 
 
@@ -100,40 +106,58 @@ def collate(rows: Sequence[Row], policy: Policy) -> Batch:
 
 
 def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = True) -> Tensor:
-    """Last hidden states (N, d) at the positions that predict the response tokens."""
-    with _attention_for(policy, max(row.length for row in batch.rows)):
-        return _hidden_at_response(policy, batch, with_controls)
+    """Last hidden states (N, d) at the positions that predict the response tokens.
 
-
-def _hidden_at_response(policy: Policy, batch: Batch, with_controls: bool) -> Tensor:
+    Rows with the same prompt share its states, where the model was found to give the same then.
+    """
     rows = batch.rows
     controls = [r.control_ids if with_controls else () for r in rows]
+    if not policy.is_encoder_decoder:
+        return _decoder(policy, rows, controls)
+    with _attention_for(policy, max(row.length for row in rows)):
+        return _encoder_decoder(policy, rows, controls)
+
+
+def _encoder_decoder(
+    policy: Policy, rows: Sequence[Row], controls: Sequence[tuple[int, ...]]
+) -> Tensor:
     model = plain_model(policy)
-    if policy.is_encoder_decoder:
-        ids, mask = padded([r.prompt_ids for r in rows], policy)
-        encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-        written = [
-            (policy.start_id, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)
-        ]
-        decoder_ids, _ = padded(written, policy)
-        hidden = model.get_decoder()(
-            input_ids=decoder_ids,
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=mask,
-            use_cache=False,
-        ).last_hidden_state
-        starts = [len(c) for c in controls]
-    else:
-        written = [
-            (*r.prompt_ids, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)
-        ]
-        ids, _ = padded(written, policy)
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # (B, L, d)
-        starts = [len(r.prompt_ids) + len(c) - 1 for r, c in zip(rows, controls, strict=True)]
-    positions = [
-        s + t for s, r in zip(starts, rows, strict=True) for t in range(len(r.response_ids))
-    ]
-    return hidden[batch.row_of, torch.tensor(positions, device=hidden.device)]
+    order: dict[tuple[int, ...], int] = {}
+    prompt_of = [order.setdefault(r.prompt_ids, len(order)) for r in rows]
+    ids, mask = padded(list(order), policy)
+    encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    own = torch.tensor(prompt_of, device=policy.device)
+    start = (policy.start_id,)
+    packed = pack([start] * len(rows), controls, [r.response_ids for r in rows], longest=0)
+    hidden = model.get_decoder()(
+        input_ids=padded(packed.ids, policy)[0],
+        encoder_hidden_states=encoded[own],
+        encoder_attention_mask=mask[own],
+        use_cache=False,
+    ).last_hidden_state
+    return _gathered(hidden, packed)
+
+
+def _decoder(policy: Policy, rows: Sequence[Row], controls: Sequence[tuple[int, ...]]) -> Tensor:
+    model = plain_model(policy)
+    window = getattr(model.config, "sliding_window", None) or _SHORT
+    packed = pack(
+        [r.prompt_ids for r in rows], controls, [r.response_ids for r in rows],
+        longest=min(window, _SHORT) if policy.shares_prompts else 0,
+    )  # fmt: skip
+    inputs: dict[str, Tensor] = {}
+    if len(packed.ids) < len(rows):
+        inputs["position_ids"] = padded(packed.positions, policy, fill=0)[0]
+        inputs["attention_mask"] = branch_mask(packed.branches, policy.dtype).to(policy.device)
+    with _attention_for(policy, packed.longest):
+        ids, _ = padded(packed.ids, policy)
+        hidden = model.get_decoder()(input_ids=ids, use_cache=False, **inputs).last_hidden_state
+    return _gathered(hidden, packed)  # of (B, L, d)
+
+
+def _gathered(hidden: Tensor, packed: Packed) -> Tensor:
+    where = torch.tensor([packed.sequence_of, packed.place], device=hidden.device)
+    return hidden[where[0], where[1]]
 
 
 @contextmanager
@@ -182,10 +206,12 @@ def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
     return list(own.split([len(r.response_ids) for r in rows]))
 
 
-def padded(sequences: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and mask, both (B, L)."""
+def padded(
+    sequences: Sequence[Sequence[int]], policy: Policy, fill: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and mask, both (B, L); filled with the padding token, or with `fill`."""
     width = max(map(len, sequences))
-    ids = torch.full((len(sequences), width), policy.pad_id)
+    ids = torch.full((len(sequences), width), policy.pad_id if fill is None else fill)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
     for i, sequence in enumerate(sequences):
         ids[i, : len(sequence)] = torch.tensor(sequence)
@@ -209,7 +235,7 @@ def find_head(policy: Policy) -> None:
         tuple(i % policy.n_vocab for i in (5, 6, 7)), tuple(i % policy.n_vocab for i in (8, 9))
     )
     with torch.no_grad():
-        hidden = _hidden_at_response(policy, collate([row], policy), with_controls=True)
+        hidden = hidden_at_response(policy, collate([row], policy))
         ids = torch.tensor([[*row.prompt_ids, row.response_ids[0]]], device=policy.device)
         if policy.is_encoder_decoder:
             written = torch.tensor([[policy.start_id, row.response_ids[0]]], device=policy.device)
@@ -227,6 +253,29 @@ def find_head(policy: Policy) -> None:
         "from its last hidden states; expected an architecture like Llama, Qwen, Mistral, Phi, "
         "Gemma or T5"
     )
+
+
+def find_sharing(policy: Policy) -> None:
+    """Set `policy.shares_prompts`: whether branches of one sequence get the states of rows of their
+    own. Not where attention takes no mask of ours, or where it is not all that tokens are mixed by.
+    """
+    config = plain_model(policy).config
+    masked = getattr(config, "_attn_implementation", None) in ("eager", "sdpa")
+    policy.shares_prompts = False
+    if policy.is_encoder_decoder or not masked:
+        return
+    ids = [i % policy.n_vocab for i in range(5, 17)]
+    rows = [Row(tuple(ids[:4]), tuple(ids[a:b])) for a, b in ((4, 8), (6, 12), (8, 10))]
+    batch = collate(rows, policy)
+    with torch.no_grad():
+        alone = hidden_at_response(policy, batch).float()
+        policy.shares_prompts = True
+        try:
+            shared = hidden_at_response(policy, batch).float()
+        except (TypeError, ValueError, RuntimeError):  # no such argument, no such mask
+            policy.shares_prompts = False
+            return
+    policy.shares_prompts = bool((shared - alone).norm() < 0.02 * alone.norm())
 
 
 def _own_head(policy: Policy, hidden: Tensor) -> Tensor:
