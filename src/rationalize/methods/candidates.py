@@ -7,7 +7,7 @@ from __future__ import annotations
 import random
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol
@@ -18,6 +18,7 @@ from rationalize.errors import UserError
 from rationalize.methods.common import rollouts
 from rationalize.methods.controller import Example
 from rationalize.models.variants import Variants
+from rationalize.progress import progress_bar
 from rationalize.records import Attempt, Question
 from rationalize.rewards.mentions import bare_answer, masked
 from rationalize.runs import Run
@@ -28,6 +29,9 @@ from rationalize.signals.pairs import prefer
 Refiners = Literal["both", "self", "cross", "none"]
 Kind = Literal["generation", "refinement"]
 Leak = Literal["none", "mask", "penalty"]
+
+_AT_ONCE = 16
+"""Questions whose candidates are judged together: what shares a prompt, between two reports."""
 
 
 class UtilityJudge(Protocol):
@@ -70,8 +74,12 @@ class Candidates:
 def write_candidates(
     variants: Variants, names: Sequence[str], questions: Sequence[Question],
     config: CandidateConfig, run: Run, shard: str, *, seed: int, round: int,
+    refined_of: Mapping[str, Collection[str]] | None = None,
 ) -> list[Attempt]:  # fmt: skip
-    """Every variant writes, then refines what `refiners` gives it; all attempts, without scores."""
+    """Every variant writes, then refines what `refiners` gives it; all attempts, without scores.
+
+    `refined_of` names the questions whose rationales by a variant are refined; None: all.
+    """
     by_id = {q.id: q for q in questions}
     own = replace(config.sampling, n=max(config.sampling.n, _at_least_two(len(names))))
     panel = sum(refines(name, names[0], config.refiners) for name in names)
@@ -95,9 +103,12 @@ def write_candidates(
     written = [
         a for n in names for a in rollouts(run, f"{shard}-{n}-writes", partial(written_by, n))
     ]
+    if refined_of is None:
+        refined_of = dict.fromkeys(names, by_id)
+    sources = [a for a in written if a.rationale and a.question_id in refined_of[a.writer]]
     refined = []
     for name in names:
-        given = [a for a in written if a.rationale and refines(name, a.writer, config.refiners)]
+        given = [a for a in sources if refines(name, a.writer, config.refiners)]
         if given:
             refined += rollouts(run, f"{shard}-{name}-refines", partial(refined_by, name, given))
     return written + refined
@@ -120,10 +131,19 @@ def utilities_of(
 ) -> list[Attempt]:
     """The attempts with their utility (coalition.md 3.1) among their rewards."""
     by_id = {q.id: q for q in questions}
-    own = [by_id[a.question_id] for a in attempts]
-    texts = [utility_text(a.rationale, q, leak) for a, q in zip(attempts, own, strict=True)]
-    utilities = judge.utilities(own, texts)
-    return [a.scored({"utility": u}) for a, u in zip(attempts, utilities, strict=True)]
+    of: dict[str, list[Attempt]] = {q.id: [] for q in questions}
+    for attempt in attempts:
+        of[attempt.question_id].append(attempt)
+    found: dict[str, float] = {}
+    groups = list(of.values())
+    with progress_bar("utilities", "candidates") as progress:
+        for first in range(0, len(groups), _AT_ONCE):
+            part = [a for group in groups[first : first + _AT_ONCE] for a in group]
+            own = [by_id[a.question_id] for a in part]
+            texts = [utility_text(a.rationale, q, leak) for a, q in zip(part, own, strict=True)]
+            found |= zip([a.id for a in part], judge.utilities(own, texts), strict=True)
+            progress(len(found), len(attempts), 0)
+    return [a.scored({"utility": found[a.id]}) for a in attempts]
 
 
 def scored_once(

@@ -90,14 +90,16 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
     scores = {"tuned": dev_accuracy(made, setup.dev, config, run, "tuned")}
     for round in range(config.rounds):
         stage = f"round{round}"
+        parts = dict(zip(names, dpo_parts(learned, config), strict=True))
         attempts = write_candidates(
-            variants, names, learned, own, run, stage, seed=config.seed, round=round
-        )
+            variants, names, learned, own, run, stage, seed=config.seed, round=round,
+            refined_of={name: {q.id for q in asked} for name, (_, asked) in parts.items()},
+        )  # fmt: skip
         candidates = scored_once(run, f"{stage}-utilities", attempts, learned, judge, own.leak)
         log_clones(variants, names, attempts, learned, instruction.texts, config.fit, run, stage)
         found = {
             name: pairs_of(name, candidates, *questions, own, config.seed)
-            for name, questions in zip(names, dpo_parts(learned, config), strict=True)
+            for name, questions in parts.items()
         }
         check_pairs(found, round)
         for name, (pairs, dropped) in found.items():

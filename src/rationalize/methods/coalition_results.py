@@ -97,7 +97,7 @@ def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> lis
 
 def as_many_tokens(several: Sequence[Attempt], one: Sequence[Attempt]) -> int:
     """How many attempts like `one` cost no fewer tokens than `several`; three at least."""
-    spent, each = (np.mean([a.n_tokens for a in own]) for own in (several, one))
+    spent, each = (float(np.mean([a.n_tokens for a in own])) for own in (several, one))
     return max(_FEWEST, math.ceil(spent / max(each, 1.0)))
 
 
