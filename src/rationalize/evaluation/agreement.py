@@ -112,7 +112,7 @@ def agreement_rows(
         {"set", "target", "score", "role": "reward" | "floor" | "ceiling", "mean", "low", "high",
          "n", "undefined", "sets", "floor", "difference": {"mean", "low", "high"} | None}
 
-    `mean` is the AUROC, None where no pair is defined; `n` counts rationales that a pair can have,
+    `mean` is the AUROC, None where no pair is defined; `n` counts the rationales in pairs,
     `undefined` those among them without a score, which are left out. `difference` is a reward's
     AUROC minus that of `floor`, the score of the floor that is best on these very rationales, both
     on the rationales where both are defined. Choosing it here can only raise the floor.
@@ -143,9 +143,8 @@ class _Tests:
         return self.of.targets[target].ceilings.get(name, self.of.scores.get(name, np.empty(0)))
 
     def counted(self, target: str) -> np.ndarray:
-        """Which rationales a pair of the target can have."""
-        own = self.of.targets[target]
-        return (own.better_N > 0) | (own.worse_N > 0)
+        """Which rationales are in a pair of the target."""
+        return in_pairs(self.of.targets[target], self.of.question_N)
 
     def reached(
         self, name: str, target: str, beside: str | None = None
@@ -225,6 +224,19 @@ def same_question_pairs(question_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     i = np.concatenate([np.repeat(own, len(own)) for own in groups])
     j = np.concatenate([np.tile(own, len(own)) for own in groups])
     return i[i != j], j[i != j]
+
+
+def in_pairs(target: Target, question_N: np.ndarray) -> np.ndarray:
+    """Whether a rationale has another one to be compared with, (N,)."""
+    better, worse = target.better_N, target.worse_N
+    if not target.within:
+        above, below = better.sum() - better, worse.sum() - worse
+        return (better * below > 0) | (worse * above > 0)
+    i, j = same_question_pairs(question_N)
+    paired = better[i] * worse[j] > 0
+    found = np.zeros(len(better), dtype=bool)
+    found[i[paired]] = found[j[paired]] = True
+    return found
 
 
 def _within(up, down, better, worse, question, counts_SQ):
