@@ -39,9 +39,9 @@ def test_bounds_are_chunked_without_changing_the_draws(monkeypatch):
     values = np.random.default_rng(0).normal(size=50)
     whole = bootstrap_mean(values, samples=501)
     monkeypatch.setattr(intervals, "_CELLS", 777)
-    intervals._resample_counts.cache_clear()
+    intervals.resample_counts.cache_clear()
     assert bootstrap_mean(values, samples=501) == whole
-    intervals._resample_counts.cache_clear()
+    intervals.resample_counts.cache_clear()
 
 
 @pytest.mark.parametrize(("values", "mean"), [([0.25], 0.25), ([2.0] * 7, 2.0)])

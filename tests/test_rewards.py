@@ -60,6 +60,7 @@ class FakeAnswerScorer:
 
 class FakeVerifier:
     weights_hash = "fake"
+    reads_question = False
 
     def probabilities(self, statements, question_ids):
         assert all(s == s.strip() and s for s in statements)

@@ -1,5 +1,6 @@
 """The trained scorers: Vera's loss by hand, statements, folds, and a verifier that learns."""
 
+import dataclasses
 import json
 import math
 import random
@@ -24,6 +25,7 @@ from rationalize.models.policy import load_policy
 from rationalize.models.scorers import AnswerScorer, Verifier, fold_of, load_verifier
 from rationalize.questions.builtin import builtin_questions
 from rationalize.records import Question
+from rationalize.rewards import load_rewards
 from rationalize.training.loop import FitConfig
 from tests.tiny import tiny_folder
 
@@ -187,3 +189,36 @@ def test_gold_text_in_both_formats():
     assert gold_text("choices", QUESTION) == "steel"
     assert gold_text("released", Question("q", "?", "No", ("Yes", "No"))) == "no"
     assert gold_text("modes", Question("q", "2 + 2?", "4")) == "4"
+
+
+def test_statements_with_their_question(tmp_path):
+    questions = [
+        dataclasses.replace(q, rationales=q.rationales[:1], extra={}) for q in QUESTIONS["train"]
+    ]
+    groups = rationale_groups(questions, negatives=9, seed=0, with_question=True)
+    alone = rationale_groups(questions, negatives=9, seed=0)
+    others = {r for q in questions for r in q.rationales}
+    for question, group, plain in zip(questions, groups, alone, strict=True):
+        assert all(s.text.startswith(question.question) for s in group)
+        assert [s.true for s in group] == [True] + [False] * (len(group) - 1)
+        ends = {s.text.removeprefix(question.question).strip() for s in group}
+        assert ends - {s.text for s in plain} <= others  # another question's rationale is new
+    assert sum(len(g) for g in groups) > sum(len(g) for g in alone)
+
+    config = VerifierConfig(
+        model=str(tiny_folder("decoder", tmp_path / "model")), statement="question", folds=1,
+        fit=FitConfig(learning_rate=1e-3, batch_size=12, precision="float32"),
+    )  # fmt: skip
+    train_verifier(config, tmp_path / "run", questions[:6])
+    verifier = Verifier.load(tmp_path / "run")
+    [reward] = load_rewards(["plausibility"], verifier=verifier)
+    columns = {
+        "question": ["Which?", "What?"],
+        "context": [None, "Here."],
+        "question_id": ["a", "b"],
+    }
+    found = reward(prompts=["", ""], completions=["", ""], rationale=["so", " so "], **columns)
+    assert found == verifier.probabilities(["Which? so", "Here. What? so"], [None, None])
+    plain = Verifier(verifier.folds, verifier.seen)
+    assert verifier.reads_question
+    assert plain.weights_hash != verifier.weights_hash  # scores of the two never share a key

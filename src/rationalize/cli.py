@@ -116,8 +116,8 @@ VERBS: Mapping[str, Command] = {
         "score anybody's rationales",
     ),
     "check-rewards": Command(
-        "rationalize.verbs.scoring", "CheckRewardsConfig", "check_rewards",
-        "adversarial tests of rewards",
+        "rationalize.verbs.checking", "CheckRewardsConfig", "check_rewards",
+        "rewards attacked, or compared with people's votes",
     ),
     "evaluate": Command(
         "rationalize.verbs.evaluating", "EvaluateConfig", "evaluate",
@@ -143,7 +143,7 @@ FORMS = {
     "sample": "sample --model M --questions Q --out F",
     "ask": 'ask --model M "question" [--choices ..]',
     "score": "score FILE --rewards a,b --out F",
-    "check-rewards": "check-rewards [NAMES]",
+    "check-rewards": "check-rewards [NAMES] [--people FILE ..]",
     "evaluate": "evaluate --model M --questions Q --out DIR",
     "compare": "compare RUN RUN .. --out report.html",
     "leaderboard": "leaderboard --data DIR [--runs RUN ..] --out DIR",

@@ -5,10 +5,10 @@ The question comes first, so that prefixes can be shared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rationalize.answers import answer_label, label, reply_text
-from rationalize.records import Question
+from rationalize.records import Attempt, Question
 
 MODES = ("rationale_answer", "rationale", "refine", "answer", "answer_from_rationale")
 
@@ -86,3 +86,43 @@ def target_text(mode: str, question: Question, rationale: str | None = None) -> 
     if mode in ("rationale", "refine"):
         return rationale or ""
     return answer_label(question.answer, question.choices)
+
+
+def statement_text(question: str, context: str | None, text: str) -> str:
+    """Context, question and a choice or rationale in one line, for a verifier that reads them
+    together.
+
+    >>> statement_text("Which sinks?", None, "A stone is denser than water.")
+    'Which sinks? A stone is denser than water.'
+    """
+    return " ".join(filter(None, [context, question, text]))
+
+
+def given_attempt(
+    id: str,
+    question: Question,
+    rationale: str,
+    prediction: str | None,
+    *,
+    writer: str,
+    split: str,
+    model: str | None = None,
+    completion: str | None = None,
+    rewards: Mapping[str, float] | None = None,
+) -> Attempt:
+    """A rationale that somebody else wrote, as an attempt at its question.
+
+    The completion is put together as a policy's would be, unless it is given; the model is called
+    like the writer, unless it is named.
+    """
+    if completion is None:
+        completion = rationale
+        if prediction is not None:
+            completion = reply_text(rationale, prediction, question.choices)
+    return Attempt(
+        id=id, question_id=question.id, mode="rationale_answer",
+        prompt=prompt_text("rationale_answer", question), completion=completion,
+        rationale=rationale, prediction=prediction, gold=question.answer,
+        parsed=prediction is not None, finish="stop", writer=writer, model=model or writer, round=0,
+        step=0, split=split, seed=0, n_tokens=0, rewards=rewards or {},
+    )  # fmt: skip

@@ -151,7 +151,7 @@ def same_questions(a: Mapping[str, object], b: Mapping[str, object]) -> None:
 def resampled_means(values_Q: Values, *, samples: int = 10_000, seed: int = 0) -> np.ndarray:
     """The means of `samples` draws of as many questions with replacement, (samples,)."""
     values = question_means(values_Q)
-    counts = _resample_counts(len(values), samples, seed)
+    counts = resample_counts(len(values), samples, seed)
     rows = max(1, _CELLS // len(values))
     chunks = [counts[i : i + rows].astype(np.float64) @ values for i in range(0, samples, rows)]
     return np.concatenate(chunks) / len(values)
@@ -168,7 +168,7 @@ def _bounds(values_Q: np.ndarray, samples: int, seed: int, level: float) -> tupl
 
 
 @lru_cache(maxsize=2)
-def _resample_counts(n: int, samples: int, seed: int) -> np.ndarray:
+def resample_counts(n: int, samples: int, seed: int) -> np.ndarray:
     """How often each resample holds each question, (samples, n).
 
     Kept, since every metric of a split is resampled alike.

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import is_correct, read_answer, reply_text
+from rationalize.answers import is_correct, read_answer
 from rationalize.errors import UserError
 from rationalize.evaluation.compare import EvaluatedRun, Methods, shown_methods
 from rationalize.evaluation.floor import FLOOR
@@ -33,7 +33,7 @@ from rationalize.evaluation.metrics import (
 )
 from rationalize.questions import ReferenceRationale, load_questions, load_reference_rationales
 from rationalize.records import Attempt, Question
-from rationalize.templates import prompt_text
+from rationalize.templates import given_attempt
 
 PATTERN = "reference_rationales*.jsonl*"
 
@@ -120,20 +120,25 @@ def read_set(
     return ReferenceSet(name, questions, attempts, coverage, notes)
 
 
+def some_of(one: ReferenceSet, ids: Sequence[str], models: Sequence[str] = ()) -> ReferenceSet:
+    """The set's questions of these ids alone, and of the models these alone, where any is named."""
+    questions = {id: one.questions[id] for id in ids}
+    attempts = {
+        model: [a for a in own if a.question_id in questions]
+        for model, own in one.attempts.items()
+        if not models or model in models
+    }
+    return replace(one, questions=questions, attempts=attempts)
+
+
 def reference_attempt(row: ReferenceRationale, question: Question, split: str) -> Attempt:
     """The row as an attempt of its model, with its own verdict (`GIVEN`)."""
     prediction = row.predicted
     if prediction is not None and prediction not in (question.choices or (prediction,)):
         prediction = read_answer(prediction, question.choices)
-    completion = row.rationale
-    if prediction is not None:
-        completion = reply_text(row.rationale, prediction, question.choices)
-    return Attempt(
-        id=f"{split}/{row.model}/{row.id}", question_id=row.id, mode="rationale_answer",
-        prompt=prompt_text("rationale_answer", question), completion=completion,
-        rationale=row.rationale, prediction=prediction, gold=question.answer,
-        parsed=prediction is not None, finish="stop", writer=row.model, model=row.model, round=0,
-        step=0, split=split, seed=0, n_tokens=0, rewards={GIVEN: float(row.correct)},
+    return given_attempt(
+        f"{split}/{row.model}/{row.id}", question, row.rationale, prediction, writer=row.model,
+        split=split, rewards={GIVEN: float(row.correct)},
     )  # fmt: skip
 
 

@@ -130,7 +130,7 @@ def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[
 def format_leaderboard(results: Mapping[str, Any], width: int = 160) -> str:
     """Both tables as plain text."""
     return "\n\n".join(
-        f"{caption}: mean and 95 % interval\n{_aligned(rows, 3, width)}"
+        f"{caption}: mean and 95 % interval\n{aligned(rows, 3, width)}"
         for caption, rows in leaderboard_tables(results)
     )
 
@@ -147,13 +147,13 @@ def differences(results: Mapping[str, Any], split: str) -> dict[tuple[str, str],
 def format_table(results: Mapping[str, Any], split: str, width: int = 160) -> str:
     """Both tables as plain text; columns that don't fit into `width` go to a further block."""
     title = f"{one_line(split)}: mean and 95 % interval over questions"
-    parts = [title, _aligned(table(results, split), 2, width)]
+    parts = [title, aligned(table(results, split), 2, width)]
     paired = difference_table(results, split)
     if paired:
-        parts += ["", f"paired differences: {LEGEND}", _aligned(paired, 1, width)]
+        parts += ["", f"paired differences: {LEGEND}", aligned(paired, 1, width)]
     adjusted = leakage_rows(results, split)
     if adjusted:
-        parts += ["", "simulatability, adjusted for leaks", _aligned(adjusted, 1, width)]
+        parts += ["", "simulatability, adjusted for leaks", aligned(adjusted, 1, width)]
     return "\n".join(parts)
 
 
@@ -178,7 +178,7 @@ def cells_of(results: Mapping[str, Any], split: str) -> dict[str, Mapping[str, A
     return {name: entry["splits"][split] for name, entry in methods if split in entry["splits"]}
 
 
-def _aligned(rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
+def aligned(rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
     """Columns padded; the first `fixed` are repeated in every block."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lead = sum(widths[:fixed]) + 2 * fixed

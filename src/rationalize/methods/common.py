@@ -87,12 +87,12 @@ def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
     limits = {"train": config.train_limit, "dev": config.dev_limit, "test": config.test_limit}
     splits = {s: q[: limits.get(s) or None] for s, q in splits.items()}
     if config.teacher_limit:
-        splits["train"] = [_with_first(q, config.teacher_limit) for q in splits["train"]]
+        splits["train"] = [with_first(q, config.teacher_limit) for q in splits["train"]]
     check_overlap(splits)
     return splits
 
 
-def _with_first(question: Question, count: int) -> Question:
+def with_first(question: Question, count: int) -> Question:
     """The question with its first `count` teacher rationales, and as many that went wrong."""
     extra = dict(question.extra)
     for key in ("teacher_answers", "rationales_wrong"):

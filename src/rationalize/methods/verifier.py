@@ -15,7 +15,8 @@ Deviations:
    negated, spliced with another question's rationale, words shuffled, said again and again, all
    choices listed. (`choice_statements=1 rationale_statements=0` is Vera's own recipe.)
 2. Question and choice are joined by a space, not rewritten into a declarative sentence by a larger
-   model.
+   model. With `statement=question` rationales stand behind their question in the same way, and
+   another question's rationale is one more false statement.
 3. No contrastive loss: it needs large batches, and Vera's ablation found it the least of the three.
 4. Cross-fitted in two folds, one temperature each, fitted on the rationales of held-out questions.
 5. The lower layers stay as they are, which costs a third less.
@@ -33,7 +34,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -53,6 +54,7 @@ from rationalize.records import Question
 from rationalize.rewards.check import all_options, negated
 from rationalize.runs import Run
 from rationalize.sampling.writing import teacher_attempts
+from rationalize.templates import statement_text
 from rationalize.training.loop import BatchAt, FitConfig, Loss, LossOutput
 from rationalize.training.rows import grouped_batch
 
@@ -71,6 +73,8 @@ class VerifierConfig(ScorerConfig):
     """Share of the questions whose choices make a group of statements."""
     rationale_statements: float = 1.0
     """Share of the rationales that head a group."""
+    statement: Literal["rationale", "question"] = "rationale"
+    """What is judged: the rationale alone, or the question and the rationale together."""
     fit: FitConfig = FitConfig(learning_rate=2e-4, batch_size=18)
     """How a fold learns; the batch size counts statements."""
 
@@ -104,10 +108,12 @@ def train_verifier(
     ) -> dict[str, Any]:
         prepare = partial(_prepare, questions=questions, config=config)
         train_model(run, name, config, prepare, group_of=lambda row: row.tag.group)
-        groups = rationale_groups(held_out, config.negatives, config.seed)
+        groups = rationale_groups(
+            held_out, config.negatives, config.seed, with_question=config.statement == "question"
+        )
         return {"model": name, **_calibrate(run.path / name, groups)}
 
-    cross_fit(config, out, "verifier", learn, train)
+    cross_fit(config, out, "verifier", learn, train, statement=config.statement)
 
 
 def vera_loss(
@@ -159,17 +165,28 @@ def choice_groups(
         rng = random.Random(f"{seed}/choices/{question.id}")
         if not question.choices or rng.random() >= share:
             continue
-        stem = " ".join(filter(None, [question.context, question.question]))
         others = [c for c in question.choices if c != question.answer]
         chosen = [question.answer, *rng.sample(others, min(negatives, len(others)))]
-        groups.append([Statement(f"{stem} {c}", c == question.answer) for c in chosen])
+        groups.append([Statement(_about(question, c), c == question.answer) for c in chosen])
     return groups
 
 
+def _about(question: Question, text: str) -> str:
+    return statement_text(question.question, question.context, text)
+
+
 def rationale_groups(
-    questions: Sequence[Question], negatives: int, seed: int, share: float = 1.0
+    questions: Sequence[Question],
+    negatives: int,
+    seed: int,
+    share: float = 1.0,
+    *,
+    with_question: bool = False,
 ) -> list[Group]:
-    """Each rationale that led the teacher to the gold answer, against corruptions of it."""
+    """Each rationale that led the teacher to the gold answer, against corruptions of it.
+
+    With the question before each, another question's rationale is a false statement too.
+    """
     right: dict[str, list[str]] = {q.id: [] for q in questions}
     for attempt in teacher_attempts(questions, "correct"):
         right[attempt.question_id].append(attempt.rationale)
@@ -185,10 +202,15 @@ def rationale_groups(
             rng = random.Random(f"{seed}/rationale/{question.id}/{j}")
             if rng.random() >= share:
                 continue
-            false = corruptions(rationale, question, wrong[question.id], rng.choice(pool), rng)
-            chosen = [Statement(text, False) for text in false[:negatives]]
-            if chosen:
-                groups.append([Statement(rationale, True), *chosen])
+            other = rng.choice(pool)
+            false = corruptions(rationale, question, wrong[question.id], other, rng)
+            if with_question and other not in (*right[question.id], *false):
+                false.insert(rng.randrange(len(false) + 1), other)
+            texts = [rationale, *false[:negatives]]
+            if with_question:
+                texts = [_about(question, text) for text in texts]
+            if len(texts) > 1:
+                groups.append([Statement(text, i == 0) for i, text in enumerate(texts)])
     return groups
 
 
@@ -234,7 +256,11 @@ def _prepare(
     policy: Policy, questions: Sequence[Question], config: VerifierConfig
 ) -> tuple[Loss, BatchAt, int]:
     groups = rationale_groups(
-        questions, config.negatives, config.seed, config.rationale_statements
+        questions,
+        config.negatives,
+        config.seed,
+        config.rationale_statements,
+        with_question=config.statement == "question",
     ) + choice_groups(questions, config.negatives, config.choice_statements, config.seed)
     if not groups:
         raise UserError(

@@ -255,11 +255,21 @@ class Verifier:
     [0.08]
     """
 
-    def __init__(self, folds: Sequence[VerifierFold], seen: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        folds: Sequence[VerifierFold],
+        seen: frozenset[str] = frozenset(),
+        *,
+        reads_question: bool = False,
+    ) -> None:
         self.folds = list(folds)
         self.seen = seen
+        self.reads_question = reads_question
+        """Whether a statement is a question and a rationale, not a rationale alone."""
         self.weights_hash = _digest(
-            "verifier", sorted(seen), [[_hash(f.scorer), f.temperature] for f in self.folds]
+            "question verifier" if reads_question else "verifier",
+            sorted(seen),
+            [[_hash(f.scorer), f.temperature] for f in self.folds],
         )
 
     @classmethod
@@ -272,7 +282,8 @@ class Verifier:
         ]
         for fold in folds:
             label_ids(fold.scorer.policy)
-        return cls(folds, frozenset(facts["seen"]))
+        reads_question = facts.get("statement") == "question"
+        return cls(folds, frozenset(facts["seen"]), reads_question=reads_question)
 
     def probabilities(
         self, statements: Sequence[str], question_ids: Sequence[str | None]

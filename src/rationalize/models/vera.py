@@ -22,6 +22,8 @@ _WEIGHT_ROW, _BIAS_ROW, _TEMPERATURE_ROW = 32099, 32098, 32097
 class Vera:
     """P(a statement is true) = sigmoid((w . h + b) / T), h being the encoder's last state."""
 
+    reads_question = False
+
     def __init__(
         self, encoder: Any, tokenizer: Any, weights_hash: str, *, batch_size: int = 32
     ) -> None:

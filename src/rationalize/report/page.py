@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rationalize.evaluation.diagnostics import warnings
@@ -22,9 +21,7 @@ from rationalize.report import sections
 from rationalize.report.browser import browser_data
 from rationalize.report.chains import chains
 from rationalize.report.hacking import hacking
-from rationalize.report.text import finalize, json_for_script
-
-_HOME = Path(__file__).parent
+from rationalize.report.text import HOME, json_for_script, style, template
 
 
 def write_report(
@@ -59,18 +56,10 @@ def render(
     first = splits[0]
     of_first = {m: own for m in attempts if (own := [a for a in attempts[m] if a.split == first])}
     browser = browser_data(attempts, questions, metrics, _pair(results, attempts))
-    script = Markup((_HOME / "page.js").read_text(encoding="utf-8"))
-    environment = Environment(
-        loader=FileSystemLoader(_HOME),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    script = Markup((HOME / "page.js").read_text(encoding="utf-8"))
+    return template("page.html.j2").render(
         title=_title(results),
-        style=Markup((_HOME / "page.css").read_text(encoding="utf-8")),
+        style=style(),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         first=first,

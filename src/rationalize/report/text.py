@@ -5,13 +5,37 @@ nothing runs.
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from rationalize.text import visible
 
 _SCRIPT_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+HOME = Path(__file__).parent
+"""Where templates, style and script are."""
+
+
+def template(name: str) -> Template:
+    """A page's template, into which any text may be put."""
+    environment = Environment(
+        loader=FileSystemLoader(HOME),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
+
+
+def style() -> Markup:
+    """The style sheet of every page."""
+    return Markup((HOME / "page.css").read_text(encoding="utf-8"))
 
 
 def finalize(value: Any) -> Any:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rationalize.answers import reply_text
 from rationalize.errors import UserError
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import ATTACKS, Reward
 from rationalize.rewards.suite import RewardSuite
-from rationalize.templates import prompt_text
+from rationalize.templates import given_attempt
 
 _RESAMPLES = 2000
 _VERB = re.compile(
@@ -170,25 +169,7 @@ def _other(questions: Sequence[Question], index: int) -> int:
 
 def _attempts(questions: Sequence[Question], rationales: Sequence[str]) -> list[Attempt]:
     return [
-        Attempt(
-            id=f"check/{q.id}",
-            question_id=q.id,
-            mode="rationale_answer",
-            prompt=prompt_text("rationale_answer", q),
-            completion=reply_text(rationale, q.answer, q.choices),
-            rationale=rationale,
-            prediction=q.answer,
-            gold=q.answer,
-            parsed=True,
-            finish="stop",
-            writer="check",
-            model="check",
-            round=0,
-            step=0,
-            split="check",
-            seed=0,
-            n_tokens=0,
-        )
+        given_attempt(f"check/{q.id}", q, rationale, q.answer, writer="check", split="check")
         for q, rationale in zip(questions, rationales, strict=True)
     ]
 

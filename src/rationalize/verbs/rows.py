@@ -19,13 +19,13 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from rationalize.answers import parse_reply, read_answer, reply_text
+from rationalize.answers import parse_reply, read_answer
 from rationalize.config import nearest
 from rationalize.errors import UsageError, UserError
 from rationalize.questions.bad_rows import BadRow, RowError, settle
 from rationalize.questions.files import RawRow, read_rows
 from rationalize.records import Attempt, Question
-from rationalize.templates import prompt_text
+from rationalize.templates import given_attempt
 from rationalize.text import clip
 
 TEXTS = ("question", "answer", "context", "rationale", "completion", "prediction")
@@ -210,23 +210,17 @@ def _are_choices(value: Any) -> bool:
 
 
 def _attempt(value: Mapping[str, Any], question: Question, where: str) -> Attempt:
-    if value["completion"] is not None:
-        completion = value["completion"]
+    completion = value["completion"]
+    if completion is not None:
         reply = parse_reply(completion, question.choices)
         rationale = reply.rationale if value["rationale"] is None else value["rationale"]
         prediction = reply.prediction
     else:
         rationale = value["rationale"]
         prediction = read_answer(value["prediction"] or "", question.choices)
-        completion = (
-            reply_text(rationale, prediction, question.choices) if prediction else rationale
-        )
-    return Attempt(
-        id=where, question_id=question.id, mode="rationale_answer",
-        prompt=prompt_text("rationale_answer", question), completion=completion,
-        rationale=rationale, prediction=prediction, gold=question.answer,
-        parsed=prediction is not None, finish="stop", writer="file", model="unknown", round=0,
-        step=0, split="file", seed=0, n_tokens=0,
+    return given_attempt(
+        where, question, rationale, prediction, writer="file", split="file", model="unknown",
+        completion=completion,
     )  # fmt: skip
 
 

@@ -1,11 +1,7 @@
-"""`score` and `check-rewards`: rewards on anybody's rationales, and rewards put to the test.
-
-Neither trains anything.
-"""
+"""`score`: rewards on anybody's rationales; trains nothing."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from rationalize.errors import UsageError, UserError
+from rationalize.errors import UsageError
 from rationalize.progress import progress_bar
 from rationalize.records import Question
 from rationalize.text import one_line
@@ -66,30 +62,6 @@ class ScoreConfig(ScorerPlaces):
     """Folder that remembers scores; none: nothing is remembered."""
     skip_bad_rows: str | None = None
     """Go on without rows that cannot be read, and write them to this file."""
-
-
-@dataclass(frozen=True)
-class CheckRewardsConfig(ScorerPlaces):
-    """Adversarial tests of rewards."""
-
-    rewards: Annotated[tuple[str, ...], Positional] = ()
-    """Rewards by name, or `module:function`; none: every one that needs no scorer, or whose scorer
-    is given.
-    """
-    questions: str = "builtin"
-    """Questions with rationales, which are spoiled in plain ways."""
-    split: str = "dev"
-    """Split of `questions`."""
-    columns: dict[str, str] = field(default_factory=dict)
-    """Column mapping for questions of another shape: our field -> theirs."""
-    limit: int = 40
-    """How many questions."""
-    model: str | None = None
-    """Model that `fluency` asks; none: `fluency` is tested only when it is named."""
-    seed: int = 0
-    """Seed of shuffled words and of the intervals."""
-    out: Path | None = None
-    """Also write the table to this file, as JSON."""
 
 
 def score(config: ScoreConfig) -> None:
@@ -161,66 +133,12 @@ def _scored(suite: RewardSuite, batch: Sequence[Rationale], column: str) -> list
     ]
 
 
-def check_rewards(config: CheckRewardsConfig) -> None:
-    """Spoil good rationales, print what each reward makes of it."""
-    from rationalize.questions import load_questions
-    from rationalize.rewards import check
-
-    questions = load_questions(config.questions, config.split, columns=config.columns or None)
-    pairs = [(q, r) for q in questions if (r := _good_rationale(q)) is not None][: config.limit]
-    if len(pairs) < 2:
-        raise UserError(
-            f"{config.questions}: found {len(pairs)} {config.split} questions with a rationale "
-            "that led to the right answer; expected at least two (30 say more). Name other "
-            "questions or another split"
-        )
-    rewards = rewards_of(
-        config.rewards or _testable(config),
-        config,
-        model=config.model or "default",
-    )
-    rows = check.check_rewards(
-        rewards, [q for q, _ in pairs], [r for _, r in pairs], seed=config.seed
-    )
-    if config.out:
-        from rationalize.files import plain, write_text
-
-        write_text(config.out, json.dumps(plain(rows), indent=1) + "\n")
-    print(check.format_table(rows))
-    suspicious = sorted({row.reward for row in rows if not row.ok})
-    print(f"suspicious: {', '.join(suspicious) or 'none'} ({len(pairs)} questions)")
-
-
 def _questions_by_id(config: ScoreConfig) -> dict[str, Question] | None:
     if config.questions is None:
         return None
     from rationalize.questions import load_questions
 
     return {q.id: q for q in load_questions(config.questions, config.split)}
-
-
-def _good_rationale(question: Question) -> str | None:
-    """The first rationale that led its teacher to the right answer; of built-in questions, the
-    first plainly good one.
-    """
-    quality = question.extra.get("rationale_quality") or ["good"] * len(question.rationales)
-    answers = question.extra.get("teacher_answers") or [question.answer] * len(question.rationales)
-    for rationale, how, answer in zip(question.rationales, quality, answers):
-        if how == "good" and answer == question.answer and rationale.strip():
-            return rationale
-    return None
-
-
-def _testable(config: CheckRewardsConfig) -> list[str]:
-    from rationalize.rewards import READS_ANSWERS, REWARDS
-
-    needs = {
-        **dict.fromkeys(READS_ANSWERS, config.answer_scorer),
-        "plausibility": config.verifier,
-        "reward_model": config.reward_model,
-        "fluency": config.model,
-    }
-    return [name for name in REWARDS if needs.get(name, True)]
 
 
 def batches(rationales: Iterable[Rationale]) -> Iterator[list[Rationale]]:

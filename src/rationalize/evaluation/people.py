@@ -1,0 +1,210 @@
+"""Rewards against people and against right and wrong answers: what is tested on which rationales.
+
+**Judged rationales** (accepted or rejected by a few people each, written for the gold answer, which
+is therefore their attempt's prediction). Targets: every single vote; the majority of a rationale's
+votes; single votes again, over pairs of one question only, since a reward that merely knows which
+questions are easy ranks nothing that training needs. Ceilings of single votes: what the other
+people's votes reach (`others_votes`), and the rationale's own votes as its score, above which no
+score of a text can come.
+
+**Reference rationales** (other models', each with its own verdict `correct`). Targets: right above
+wrong predictions per model; the same over pairs of one question; one model above another, over all
+questions that both answered and over those that both answered rightly.
+
+The floor of both is length, longer and shorter, and fluency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from rationalize.evaluation.agreement import (
+    MEAN_OF_SETS,
+    ScoredSet,
+    Target,
+    others_votes,
+    same_question_pairs,
+)
+from rationalize.evaluation.metrics import GIVEN
+from rationalize.evaluation.tables import NONE, aligned, show_interval
+from rationalize.questions.judged import JudgedQuestion
+from rationalize.records import Attempt, Question
+from rationalize.templates import given_attempt
+from rationalize.text import one_line
+
+ACCEPTED, VOTES = "votes that accept (given)", "votes (given)"
+"""Scores of a judged attempt: how many votes accept it, of how many."""
+
+FLOOR_REWARDS = ("length", "fluency")
+FLOOR = ("longer", "shorter", "fluency")
+
+WITHIN = "votes, same question"
+RIGHT_WITHIN = "right, same question"
+OTHERS, OWN = "other people's votes", "their own votes"
+
+_FACT = {"low": 0.0, "high": 1.0}
+
+
+def judged_attempts(judged: Iterable[JudgedQuestion], split: str) -> list[Attempt]:
+    """The judged rationales as attempts that predict the gold answer, with their votes."""
+    return [
+        given_attempt(
+            f"{split}/{own.question.id}/{i}", own.question, r.rationale, own.question.answer,
+            writer="judged", split=split,
+            rewards={ACCEPTED: float(r.accepted), VOTES: float(r.votes)},
+        )
+        for own in judged
+        for i, r in enumerate(own.rationales)
+    ]  # fmt: skip
+
+
+def judged_set(attempts: Sequence[Attempt], names: Sequence[str]) -> ScoredSet:
+    """Judged attempts with their scores by `names`; length and fluency become the floor."""
+    accepted, votes = column(attempts, ACCEPTED), column(attempts, VOTES)
+    single = Target(
+        accepted, votes - accepted,
+        ceilings={OTHERS: others_votes(accepted, votes), OWN: accepted / votes},
+    )  # fmt: skip
+    majority = Target(1.0 * (2 * accepted > votes), 1.0 * (2 * accepted < votes))
+    targets = {
+        "single votes": single,
+        "majority vote": majority,
+        WITHIN: replace(single, within=True),
+    }
+    return _scored_set(attempts, names, targets)
+
+
+def reference_set(
+    attempts: Sequence[Attempt], names: Sequence[str], prefer: tuple[str, str]
+) -> ScoredSet:
+    """Reference attempts of all models; `prefer` is the model that should write better, then the
+    other.
+    """
+    right = column(attempts, GIVEN)
+    writers = np.array([a.writer for a in attempts])
+    targets = {
+        f"right, {model}": Target(right * (writers == model), (1 - right) * (writers == model))
+        for model in dict.fromkeys(writers.tolist())
+    }
+    targets[RIGHT_WITHIN] = Target(right, 1 - right, within=True)
+    a, b = (1.0 * (writers == model) for model in prefer)
+    if a.any() and b.any():
+        name = " over ".join(prefer)
+        targets[name] = Target(a, b, within=True)
+        targets[f"{name}, both right"] = Target(a * right, b * right, within=True)
+    return _scored_set(attempts, names, targets)
+
+
+def _scored_set(
+    attempts: Sequence[Attempt], names: Sequence[str], targets: Mapping[str, Target]
+) -> ScoredSet:
+    scores = {name: column(attempts, name) for name in names if name not in FLOOR_REWARDS}
+    length = column(attempts, "length")
+    scores |= {"longer": length, "shorter": -length, "fluency": column(attempts, "fluency")}
+    return ScoredSet(_places(attempts), scores, FLOOR, targets)
+
+
+def column(attempts: Sequence[Attempt], name: str) -> np.ndarray:
+    """A score of every attempt, NaN where it is undefined."""
+    scores = (a.rewards[name] for a in attempts)
+    return np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
+
+
+def _places(attempts: Sequence[Attempt]) -> np.ndarray:
+    place: dict[str, int] = {}
+    return np.array([place.setdefault(a.question_id, len(place)) for a in attempts])
+
+
+def disagreements(
+    attempts: Sequence[Attempt],
+    questions: Mapping[str, Question],
+    of: ScoredSet,
+    target: str,
+    count: int = 5,
+) -> list[dict[str, Any]]:
+    """Per reward the pairs of one question that it ranks the wrong way round, the clearest first:
+    by the gap between the shares of better votes, then by the gap between the scores' ranks; one
+    pair a question.
+    """
+    own = of.targets[target]
+    share = own.better_N / np.maximum(own.better_N + own.worse_N, 1)
+    i, j = same_question_pairs(of.question_N)
+    found = []
+    for name, score in of.scores.items():
+        if name in of.floor:
+            continue
+        rank = np.argsort(np.argsort(score, kind="stable"), kind="stable")
+        wrong = (share[i] > share[j]) & (score[i] < score[j])
+        a, b = i[wrong], j[wrong]
+        order = np.lexsort([rank[a] - rank[b], share[b] - share[a]])
+        first = {int(of.question_N[a[at]]): at for at in order[::-1]}  # one pair a question
+        for at in [at for at in order if first[int(of.question_N[a[at]])] == at][:count]:
+            pair = [attempts[a[at]], attempts[b[at]]]
+            question = questions[pair[0].question_id]
+            sides = [_side(attempt, name) for attempt in pair]
+            found.append({"reward": name, "question": question, "sides": sides})
+    return found
+
+
+def _side(attempt: Attempt, name: str) -> dict[str, Any]:
+    if VOTES in attempt.rewards:
+        accepted, votes = attempt.rewards[ACCEPTED], attempt.rewards[VOTES]
+        verdict = f"{accepted:.0f} of {votes:.0f} people accept it"
+    else:
+        verdict = f"{attempt.writer}, {'right' if attempt.rewards[GIVEN] else 'wrong'}"
+    return {"rationale": attempt.rationale, "verdict": verdict, "score": attempt.rewards[name]}
+
+
+def agreement_tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[list[str]]]]:
+    """Per set the AUROCs and the differences from the floor, as captions and rows of text."""
+    tables = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        own = [row for row in rows if row["set"] == name]
+        targets = list(dict.fromkeys(row["target"] for row in own))
+        cells = {(row["score"], row["target"]): row for row in own}
+        scores = list(dict.fromkeys(row["score"] for row in own))
+        head = ["", *targets, "undefined"]
+        undefined = {s: max(r["undefined"] for r in own if r["score"] == s) for s in scores}
+        reached = [
+            [
+                one_line(s),
+                *(_cell(cells.get((s, t))) for t in targets),
+                str(undefined[s]),
+            ]
+            for s in scores
+        ]
+        n = max(row["n"] for row in own)
+        what = name if name == MEAN_OF_SETS else f"{name}, {n} rationales"
+        tables.append((f"{one_line(what)}: AUROC", [list(map(one_line, head)), *reached]))
+        floor = {row["target"]: row["floor"] for row in own if row["floor"]}
+        rewards = [s for s in scores if any(r["difference"] for r in own if r["score"] == s)]
+        beyond = [
+            [one_line(s), *(_difference(cells.get((s, t))) for t in targets)] for s in rewards
+        ]
+        if beyond:
+            heads = [f"{t} (− {floor.get(t, NONE)})" for t in targets]
+            caption = f"{one_line(name)}: AUROC minus the best of the floor's"
+            tables.append((caption, [["", *map(one_line, heads)], *beyond]))
+    return tables
+
+
+def format_agreement(rows: Sequence[Mapping[str, Any]], width: int = 160) -> str:
+    """The tables as plain text."""
+    return "\n\n".join(
+        f"{caption}, 95 % interval over questions\n{aligned(table, 1, width)}"
+        for caption, table in agreement_tables(rows)
+    )
+
+
+def _cell(row: Mapping[str, Any] | None) -> str:
+    return NONE if row is None or row["mean"] is None else show_interval(row, _FACT)
+
+
+def _difference(row: Mapping[str, Any] | None) -> str:
+    if row is None or not row["difference"] or row["difference"]["mean"] is None:
+        return NONE
+    return show_interval(row["difference"], _FACT, sign=True)

@@ -1,0 +1,151 @@
+"""`check-rewards`: rewards put to the test. Trains nothing.
+
+Either good rationales are spoiled in plain ways, and rewards must notice; or rationales that people
+judged, or that led other models to right and wrong answers, must be ranked as they were judged.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional
+
+from rationalize.config import to_dict
+from rationalize.errors import UsageError, UserError
+from rationalize.records import Question
+from rationalize.verbs.places import ScorerPlaces, rewards_of, split_commas
+
+_ATTACKED = 40
+"""Questions whose rationales are spoiled, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class CheckRewardsConfig(ScorerPlaces):
+    """Rewards put to the test: by attacks, or by people's votes and other models' verdicts."""
+
+    rewards: Annotated[tuple[str, ...], Positional] = ()
+    """Rewards by name, or `module:function`; none: every one that needs no scorer, or whose scorer
+    is given.
+    """
+    people: tuple[str, ...] = ()
+    """Files or folders of questions with `judged_rationales`: how well do rewards rank what people
+    accept? Instead of the attacks.
+    """
+    references: tuple[str, ...] = ()
+    """Folders of test questions with `reference_rationales`: do rewards rank right above wrong?
+    Instead of the attacks.
+    """
+    models: tuple[str, ...] = ()
+    """Of the reference rationales, those of these models; none: all."""
+    prefer: tuple[str, str] = ("gpt3", "llama-7b")
+    """Of the reference rationales, the model that should write better, and the other."""
+    questions: str = "builtin"
+    """Questions with rationales, which are spoiled in plain ways."""
+    split: str | None = None
+    """Split of `questions` (none: dev), or of the folders of `people` (none: test)."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Column mapping for questions of another shape: our field -> theirs."""
+    limit: int | None = None
+    """How many questions; none: 40 to attack, and of each set of `people` and `references` all."""
+    model: str | None = None
+    """Model that `fluency` asks; none: the default, and `fluency` is attacked only when named."""
+    seed: int = 0
+    """Seed of shuffled words and of the intervals."""
+    out: Path | None = None
+    """Also write the table to this file, as JSON; with `people` or `references` the folder of the
+    run (none: runs/check-rewards), which a second start resumes.
+    """
+
+
+def check_rewards(config: CheckRewardsConfig) -> None:
+    """Attack the rewards, or compare them with people and verdicts; print what comes of it."""
+    if config.people or config.references:
+        _agreement(config)
+    else:
+        _attack(config)
+
+
+def _attack(config: CheckRewardsConfig) -> None:
+    """Spoil good rationales, print what each reward makes of it."""
+    from rationalize.questions import load_questions
+    from rationalize.rewards import check
+
+    split = config.split or "dev"
+    questions = load_questions(config.questions, split, columns=config.columns or None)
+    limit = _ATTACKED if config.limit is None else config.limit
+    pairs = [(q, r) for q in questions if (r := _good_rationale(q)) is not None][:limit]
+    if len(pairs) < 2:
+        raise UserError(
+            f"{config.questions}: found {len(pairs)} {split} questions with a rationale "
+            "that led to the right answer; expected at least two (30 say more). Name other "
+            "questions or another split"
+        )
+    rewards = rewards_of(
+        config.rewards or _testable(config),
+        config,
+        model=config.model or "default",
+    )
+    rows = check.check_rewards(
+        rewards, [q for q, _ in pairs], [r for _, r in pairs], seed=config.seed
+    )
+    if config.out:
+        from rationalize.files import plain, write_text
+
+        write_text(config.out, json.dumps(plain(rows), indent=1) + "\n")
+    print(check.format_table(rows))
+    suspicious = sorted({row.reward for row in rows if not row.ok})
+    print(f"suspicious: {', '.join(suspicious) or 'none'} ({len(pairs)} questions)")
+
+
+def _agreement(config: CheckRewardsConfig) -> None:
+    from rationalize.evaluation.people import FLOOR_REWARDS
+    from rationalize.rewards import RewardSuite
+    from rationalize.runs import Run
+    from rationalize.verbs.agreement import (
+        measure_agreement,
+        read_people,
+        read_references,
+        show_agreement,
+    )
+
+    if config.questions != "builtin" or config.columns:
+        raise UsageError(
+            "--questions and --columns name what is attacked, --people and --references what is "
+            "compared with; expected one or the other. Ask twice"
+        )
+    people = read_people(config.people, config.split or "test", config.limit)
+    references = read_references(config.references, config.models, config.limit)
+    asked = [*split_commas(config.rewards or _testable(config)), *FLOOR_REWARDS]
+    rewards = rewards_of(list(dict.fromkeys(asked)), config, model=config.model or "default")
+    out = config.out or Path("runs/check-rewards")
+    with Run.open(out, {"method": "check-rewards", **to_dict(config)}) as run:
+        suite = RewardSuite(rewards, cache=run.folder("scores"))
+        print(show_agreement(measure_agreement(run, suite, people, references, config.prefer)))
+    print(f"report: {out / 'report.html'}")
+
+
+def _good_rationale(question: Question) -> str | None:
+    """The first rationale that led its teacher to the right answer; of built-in questions, the
+    first plainly good one.
+    """
+    quality = question.extra.get("rationale_quality") or ["good"] * len(question.rationales)
+    answers = question.extra.get("teacher_answers") or [question.answer] * len(question.rationales)
+    for rationale, how, answer in zip(question.rationales, quality, answers):
+        if how == "good" and answer == question.answer and rationale.strip():
+            return rationale
+    return None
+
+
+def _testable(config: CheckRewardsConfig) -> list[str]:
+    from rationalize.rewards import READS_ANSWERS, REWARDS
+
+    needs = {
+        **dict.fromkeys(READS_ANSWERS, config.answer_scorer),
+        "plausibility": config.verifier,
+        "reward_model": config.reward_model,
+        "fluency": config.model,
+    }
+    return [name for name in REWARDS if needs.get(name, True)]
