@@ -246,23 +246,13 @@ def test_the_value_head_moves_the_policy_only_if_it_may():
         assert (moved == 0) is detached
 
 
-@pytest.mark.parametrize(
-    ("prompts", "each", "batch", "sizes"), [(6, 4, 12, {12}), (6, 4, 10, {8}), (5, 4, 8, {4, 8}),
-                                            (3, 4, 2, {4}), (7, 1, 3, {2, 3})]
-)  # fmt: skip
-def test_minibatches_hold_whole_questions_and_every_reply_once(prompts, each, batch, sizes):
-    config = dataclasses.replace(
-        PPO, prompts=prompts, fit=dataclasses.replace(FIT, batch_size=batch),
-        sampling=SamplingConfig(n=each),
-    )  # fmt: skip
-    n = prompts * each
+def test_minibatches_cover_every_reply_once_an_epoch():
+    config = dataclasses.replace(PPO, fit=dataclasses.replace(FIT, batch_size=10))
+    n = config.prompts * config.sampling.n
     for epoch in range(2):
         parts = [minibatch(n, epoch, k, 0, config) for k in range(config.minibatches)]
         assert sorted(i for part in parts for i in part) == list(range(n))
-        assert {len(part) for part in parts} == sizes
-        for part in parts:
-            asked = {i // each for i in part}
-            assert len(part) == len(asked) * each
+        assert max(map(len, parts)) <= 10
     assert minibatch(n, 0, 0, 0, config) != minibatch(n, 1, 0, 0, config)
 
 

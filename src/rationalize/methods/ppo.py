@@ -16,7 +16,6 @@ hidden states without moving them (`detach_value`), and starts at 0; an update's
 less their mean, or else the early tokens of right replies, to which lambda leaves little of the
 score, would fall below the mean advantage and be pushed down. Whitening does not blow up the
 noise of replies that are all worth the same (`least_spread`): it undid what had been learned.
-A minibatch holds all replies to its questions, whose prompts are then read once.
 """
 
 from __future__ import annotations
@@ -136,8 +135,8 @@ class PpoConfig(MethodConfig):
 
     @property
     def minibatches(self) -> int:
-        """Optimiser steps of an epoch; no question's replies are parted."""
-        return min(self.prompts, math.ceil(self.prompts * self.sampling.n / self.fit.batch_size))
+        """Optimiser steps of an epoch."""
+        return math.ceil(self.prompts * self.sampling.n / self.fit.batch_size)
 
 
 def ppo(
@@ -267,13 +266,9 @@ def score(attempt: Attempt, config: PpoConfig) -> float:
 
 
 def minibatch(n: int, epoch: int, k: int, update: int, config: PpoConfig) -> list[int]:
-    """Indices of minibatch `k` of an epoch: all replies to a shuffled cut of the questions, so that
-    each prompt is read once; `n` replies in all, in the order of the questions.
-    """
-    each = config.sampling.n
-    order = np.random.default_rng([config.seed, update, epoch]).permutation(n // each)
-    own = np.array_split(order, config.minibatches)[k]
-    return (own[:, None] * each + np.arange(each)).ravel().tolist()
+    """Indices of minibatch `k` of an epoch: a shuffled cut of all `n` replies."""
+    order = np.random.default_rng([config.seed, update, epoch]).permutation(n)
+    return np.array_split(order, config.minibatches)[k].tolist()
 
 
 def too_far(run: Run, stage: str, update: int, epoch: int, config: PpoConfig) -> bool:
