@@ -34,6 +34,9 @@ SETTINGS = {
     "five bins": {"bins": 5},
     "no KL": {"beta": 0.0},
     "learning rate x0.3": {"fit": {"learning_rate": 3e-5}},
+    "learning rate x0.3, control rows x60": {
+        "fit": {"learning_rate": 3e-5, "control_factor": 60.0}
+    },
     "guidance 1 at decoding": {"guidance": 1.0},
     "guidance 2 at decoding": {"guidance": 2.0},
     "twice the rows": {"steps": 2},
