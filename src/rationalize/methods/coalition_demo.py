@@ -23,14 +23,14 @@ from rationalize.training.loop import FitConfig
 class CoalitionDemoConfig(CoalitionConfig):
     """COALITION's demo: floor, SFT, two variants, one round."""
 
-    questions: str = "builtin:train=120,dev=24,test=80,unseen=0"
+    questions: str = "builtin:train=108,dev=24,test=72,unseen=0"
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=48)
     """How development and test rationales are written."""
     shots: int = 2
     """Demonstrations of the few-shot floor."""
     sft: SftConfig = SftConfig(
-        epochs=1.5, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+        epochs=1.25, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
     )
     """SFT and the direct fine-tune."""
     direct_epochs: float = 1.0
@@ -39,6 +39,10 @@ class CoalitionDemoConfig(CoalitionConfig):
     """Whose likelihood is the utility; the demo trains no scorer beside M_IFT."""
     rounds: int = 1
     """Rounds of candidates and DPO."""
+    epochs: float = 2.0
+    """Passes over a variant's pairs in a round."""
+    variant_epochs: float = 0.6
+    """Passes of each variant over its own part."""
     partition: Partition = "halves"
     """Questions of a variant's DPO."""
     candidates: CandidateConfig = CandidateConfig(
@@ -46,10 +50,13 @@ class CoalitionDemoConfig(CoalitionConfig):
     )
     """How candidates are written, judged and paired."""
     instruction: InstructionConfig = InstructionConfig(
-        epochs=1.5, fit=FitConfig(learning_rate=3e-4, batch_size=16)
-    )
-    """Multi-mode tuning of M_IFT and of the variants."""
-    controller: ControllerConfig = ControllerConfig(fit=FitConfig(learning_rate=5e-4))
+        epochs=1.0, fit=FitConfig(learning_rate=3e-4, batch_size=16),
+        shares={"rationale": 0.25, "refine": 0.2, "answer_from_rationale": 0.45, "answer": 0.1},
+    )  # fmt: skip
+    """Multi-mode tuning of M_IFT and of the variants; half of it is reading: what M_IFT cannot read
+    out of a rationale is no utility.
+    """
+    controller: ControllerConfig = ControllerConfig(epochs=2.0, fit=FitConfig(learning_rate=5e-4))
     """How the controller learns."""
 
 

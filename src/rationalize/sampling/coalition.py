@@ -15,7 +15,7 @@ import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -117,6 +117,7 @@ class Coalition:
     texts: Texts = "choices"
     controller: bool = True
     """Whether a controller was trained; else `who` falls back to chance."""
+    _without: tuple[tuple[str, ...], dict[str, list[float]]] = field(default=((), {}), repr=False)
 
     def chains(
         self, questions: Sequence[Question], sampling: SamplingConfig, *, split: str = "test",
@@ -217,14 +218,18 @@ class Coalition:
             {q.id: a.rationale or None for q, a in zip(questions, own, strict=True)}
             for own in (written, last)
         )
-        views: list[dict[str, str | None]] = [{}, drafts, finals]
         with self.variants.bare() as policy:
             reader = ChoiceScorer(policy)
             fold = AnswerFold(reader, reader)
-            asked = chosen * len(views)
-            given = [view.get(q.id) for view in views for q in chosen]
-            found = iter(fold.probabilities(asked, given, self.texts))
-            probabilities = [{q.id: next(found) for q in chosen} for _ in views]
+            alone = self._alone(fold, chosen)
+            said = {(q.id, text): q for v in (drafts, finals) for q in chosen if (text := v[q.id])}
+            read = fold.probabilities(list(said.values()), [text for _, text in said], self.texts)
+            known = dict(zip(said, read, strict=True))
+            given = [
+                {q.id: known[q.id, text] if (text := view[q.id]) else alone[q.id] for q in chosen}
+                for view in (drafts, finals)
+            ]
+            probabilities = [alone, *given]
             prompts = [answer_prompt(self.texts, q, finals[q.id]) for q in free]
             greedy = SamplingConfig(temperature=0.0, max_new_tokens=16)
             texts = Sampler(policy).sample(prompts, greedy, seeds=[0] * len(free)) if free else []
@@ -234,6 +239,14 @@ class Coalition:
         for q in chosen:
             answers[q.id] = (q.choices or ())[int(np.argmax(probabilities[-1][q.id]))]
         return probabilities, answers
+
+    def _alone(self, fold: AnswerFold, questions: Sequence[Question]) -> dict[str, list[float]]:
+        """p(answer | question), once for the same questions, whoever works on them."""
+        ids = tuple(q.id for q in questions)
+        if self._without[0] != ids:
+            found = fold.probabilities(questions, [None] * len(ids), self.texts)
+            self._without = ids, dict(zip(ids, found, strict=True))
+        return self._without[1]
 
     def save(self, folder: Path) -> None:
         """One folder that `load` reads: the base, the variants' weights, the controller's."""
