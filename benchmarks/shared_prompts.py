@@ -92,7 +92,7 @@ def seconds(policy: Policy, work: Work, rows: Sequence[Row], share: bool) -> flo
 
 
 def learn(policy: Policy, work: Work, rows: Sequence[Row], share: bool, config: FitConfig) -> None:
-    policy.shares_prompts = share
+    policy.takes_trees = share
     for passed in micro_batches(rows, config.micro_tokens, lambda row: row.prompt_ids):
         with precision(config, policy.device):
             total = work(passed)

@@ -12,7 +12,7 @@ from rationalize.errors import UserError
 from rationalize.models import choices
 from rationalize.models.answer_texts import answer_prompt, answer_texts
 from rationalize.models.calibration import fit_temperature
-from rationalize.models.choices import ChoiceScore, ChoiceScorer, Continuation, plant, takes_trees
+from rationalize.models.choices import ChoiceScore, ChoiceScorer
 from rationalize.models.scorers import (
     AnswerFold,
     AnswerScorer,
@@ -86,11 +86,11 @@ def test_choice_scorer_equals_a_naive_loop(kind, batch_tokens):
             assert score.eos_logprob == pytest.approx(expected.eos_logprob, abs=1e-4)
 
 
-def test_a_model_without_trees_is_read_sequence_by_sequence(monkeypatch):
+def test_a_model_without_trees_is_read_sequence_by_sequence():
     policy = tiny_policy("decoder")
-    assert takes_trees(policy)
+    assert policy.takes_trees
     trees = ChoiceScorer(policy).score(PROMPTS, OFFERED)
-    monkeypatch.setattr(choices, "takes_trees", lambda policy: False)
+    policy.takes_trees = False
     plain = ChoiceScorer(policy).score(PROMPTS, OFFERED)
     for own, other in zip(trees, plain, strict=True):
         assert [s.logprob_sum for s in own] == pytest.approx(
@@ -105,26 +105,6 @@ def test_scorer_refuses_what_it_cannot_score():
     with pytest.raises(ValueError, match="1 prompts, but choices of 2"):
         scorer.score(["p"], [["a"], ["b"]])
     assert scorer.score([], []) == []
-
-
-def test_trees_share_every_prefix_and_stay_small():
-    eos = 9
-    question, other = (1, 2, 3), (1, 2, 4)
-    rows = [
-        Continuation((*prefix, *r), (*c, eos))
-        for prefix in (question, other)
-        for r in ((5,), (6, 7))
-        for c in ((8, 1), (8, 2))
-    ]
-    [tree] = plant(rows, 100)
-    # 1 2 | 3 : 5 8 1 2, 6 7 8 1 2 | 4 : the same
-    assert len(tree) == 2 + 2 * (1 + 4 + 5)
-    for path, row in zip(tree.paths, tree.continuations, strict=True):
-        assert tuple(tree.tokens[i] for i in path) == row.read
-    small = plant(rows, 8)
-    assert sum(len(t.continuations) for t in small) == len(rows)
-    assert all(len(t) <= 8 for t in small)
-    assert [len(t.paths) for t in plant(rows, 0)] == [1] * len(rows)
 
 
 def test_utility_vectors_of_coalition():

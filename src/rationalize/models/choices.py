@@ -1,8 +1,7 @@
 """Log-probabilities of given answers, in one forward pass over whatever they share.
 
-Decoder-only models: prompts and choices are merged into trees of tokens. A tree is one row of a
-batch; each token attends to its ancestors alone and stands at its depth, so that a prefix (a system
-line, a question, a rationale, a bracket) is computed once however many sequences begin with it.
+Decoder-only models: prompts and choices are merged into trees of tokens (`trees.py`), so that a
+prefix (a system line, a question, a rationale, a bracket) is computed once.
 Encoder-decoders: a prompt is encoded once, and its choices share its keys and values.
 """
 
@@ -17,8 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rationalize.models.forward import head, output_rows, padded, plain_model
+from rationalize.models.forward import (
+    head,
+    output_rows,
+    padded,
+    plain_model,
+    room,
+    tree_hidden,
+)
 from rationalize.models.precision import autocast, has_fast_bfloat16
+from rationalize.models.trees import plant
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -54,7 +61,7 @@ class ChoiceScore:
         return math.exp(self.mean)
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Continuation:
     """Token ids of a prompt and of what follows it, EOS last."""
 
@@ -81,7 +88,6 @@ class ChoiceScorer:
         self.policy = policy
         self.batch_tokens = batch_tokens or _BATCH_TOKENS[policy.device.type == "cpu"]
         self.tree_tokens = tree_tokens
-        self._takes_trees: bool | None = None
 
     def score(
         self, prompts: Sequence[str], choices_of: Sequence[Sequence[str]]
@@ -122,17 +128,16 @@ class ChoiceScorer:
     def _in_trees(
         self, continuations: Sequence[Continuation]
     ) -> Iterator[tuple[list[Continuation], list[Tensor]]]:
-        if self._takes_trees is None:
-            self._takes_trees = takes_trees(self.policy)
-        trees = sorted(plant(continuations, self.tree_tokens * self._takes_trees), key=len)
+        reads = [c.read for c in continuations]
+        trees = sorted(plant(reads, room(self.policy, reads, self.tree_tokens)), key=len)
         for batch in _batches(trees, len, self.batch_tokens):
-            hidden = _tree_hidden(self.policy, batch)  # (B, T, d)
+            hidden = tree_hidden(self.policy, batch)  # (B, T, d)
             width = hidden.shape[1]
             nodes: list[np.ndarray] = []  # where each response token is predicted
+            part = [continuations[i] for tree in batch for i in tree.members]
             for row, tree in enumerate(batch):
-                for path, continuation in zip(tree.paths, tree.continuations, strict=True):
-                    nodes.append(row * width + path[len(continuation.prompt) - 1 :])
-            part = [c for tree in batch for c in tree.continuations]
+                for path, i in zip(tree.paths, tree.members, strict=True):
+                    nodes.append(row * width + path[len(continuations[i].prompt) - 1 :])
             yield part, _logprobs(self.policy, hidden.flatten(0, 1), nodes, part)
 
     def _in_encoder_decoder(
@@ -165,94 +170,6 @@ def halve(policy: Policy) -> Policy:
             if isinstance(module, torch.nn.Linear) and module is not own.get_output_embeddings():
                 module.to(torch.bfloat16)
     return policy
-
-
-@dataclass
-class Tree:
-    """Continuations merged where they begin alike."""
-
-    tokens: list[int]
-    paths: list[np.ndarray]
-    """Per continuation the nodes (indices in `tokens`) of what a model reads of it."""
-    continuations: list[Continuation]
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-
-def plant(continuations: Sequence[Continuation], limit: int) -> list[Tree]:
-    """Trees over all continuations, each of at most `limit` tokens or of one continuation.
-
-    Sorted, those with a common prefix are neighbours: each is compared with the one before it only.
-    """
-    trees: list[Tree] = []
-    before: tuple[int, ...] = ()
-    for continuation in sorted(continuations, key=lambda c: (c.read, c.response)):
-        ids = continuation.read
-        shared = _common(before, ids)
-        if not trees or len(trees[-1]) + len(ids) - shared > limit:
-            trees.append(Tree([], [], []))
-            shared = 0
-        tree = trees[-1]
-        stem = tree.paths[-1][:shared] if shared else np.empty(0, dtype=np.int64)
-        fresh = np.arange(len(tree), len(tree) + len(ids) - shared)
-        tree.tokens.extend(ids[shared:])
-        tree.paths.append(np.concatenate([stem, fresh]))
-        tree.continuations.append(continuation)
-        before = ids
-    return trees
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix."""
-    for n, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return n
-    return min(len(a), len(b))
-
-
-def takes_trees(policy: Policy) -> bool:
-    """Whether a tree gives the model's own numbers, tried on two short sequences.
-
-    Where positions or the past are not a matter of the mask (ALiBi, state-space models) it does
-    not, and every continuation is read by itself.
-    """
-    ids = np.random.default_rng(0).integers(policy.n_vocab, size=12).tolist()
-    pair = [Continuation(tuple(ids[:6]), (i, i)) for i in ids[-2:]]
-    alone = [_tree_hidden(policy, [tree])[0, -1] for tree in plant(pair, 0)]
-    [tree] = plant(pair, len(ids))
-    try:
-        merged = _tree_hidden(policy, [tree])[0, [path[-1] for path in tree.paths]]
-    except (ValueError, RuntimeError, TypeError, IndexError):  # such a mask cannot be given at all
-        return False
-    gap = (merged - torch.stack(alone)).norm() / torch.stack(alone).norm()
-    return gap.item() < 0.1  # bfloat16 is within a few percent
-
-
-def _tree_hidden(policy: Policy, trees: Sequence[Tree]) -> Tensor:
-    """Last hidden states of a batch of trees, shape (B, T, d)."""
-    decoder = plain_model(policy).get_decoder()
-    ids, mask = padded([tree.tokens for tree in trees], policy)
-    if all(len(tree.paths) == 1 for tree in trees):  # plain sequences
-        return decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    width = ids.shape[1]
-    depth = np.zeros((len(trees), width), dtype=np.int64)
-    sees = np.zeros((len(trees), 1, width, width), dtype=bool)
-    sees[:, 0] |= np.eye(width, dtype=bool)  # padding sees itself, so that no row is empty
-    for row, tree in enumerate(trees):
-        for path in tree.paths:
-            depth[row, path] = np.arange(len(path))
-            sees[row, 0, path[:, None], path[None, :]] |= np.tri(len(path), dtype=bool)
-    dtype = next(decoder.parameters()).dtype
-    hidden = torch.from_numpy(~sees).to(ids.device)
-    return decoder(
-        input_ids=ids,
-        attention_mask=torch.zeros_like(hidden, dtype=dtype).masked_fill_(
-            hidden, torch.finfo(dtype).min
-        ),
-        position_ids=torch.from_numpy(depth).to(ids.device),
-        use_cache=False,
-    ).last_hidden_state
 
 
 def _decoder_hidden(

@@ -3,8 +3,8 @@
 Decoder-only rows are `prompt, controls, response`, padded on the right: attention is causal, so no
 row sees another's padding. The first response token is predicted at the last control token, or at
 the prompt's last token where there are no controls, which is the reference's view: positions are
-gathered on each side by itself. Rows with the same prompt in one pass are branches of one sequence
-(`packing.py`); an encoder reads the prompt once for all of them.
+gathered on each side by itself. What rows of one pass share from the start on is read once
+(`trees.py`); an encoder reads each prompt once.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
-from rationalize.models.packing import Packed, branch_mask, pack
+from rationalize.models.trees import Tree, ancestry, plant, plant_one_pass
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 _SHORT = 512
-"""Tokens: the longest sequence under plain attention, and that shares its prompt."""
+"""Tokens: the longest row under plain attention, and the largest tree."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def collate(rows: Sequence[Row], policy: Policy) -> Batch:
 def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = True) -> Tensor:
     """Last hidden states (N, d) at the positions that predict the response tokens.
 
-    Rows with the same prompt share its states, where the model was found to give the same then.
+    What rows begin with alike is read once, where the model takes trees.
     """
     rows = batch.rows
     controls = [r.control_ids if with_controls else () for r in rows]
@@ -127,37 +128,82 @@ def _encoder_decoder(
     ids, mask = padded(list(order), policy)
     encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
     own = torch.tensor(prompt_of, device=policy.device)
-    start = (policy.start_id,)
-    packed = pack([start] * len(rows), controls, [r.response_ids for r in rows], longest=0)
+    written = [
+        (policy.start_id, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)
+    ]
     hidden = model.get_decoder()(
-        input_ids=padded(packed.ids, policy)[0],
+        input_ids=padded(written, policy)[0],
         encoder_hidden_states=encoded[own],
         encoder_attention_mask=mask[own],
         use_cache=False,
-    ).last_hidden_state
-    return _gathered(hidden, packed)
+    ).last_hidden_state  # (B, L, d)
+    at = [
+        (i, len(c) + t)
+        for i, (r, c) in enumerate(zip(rows, controls, strict=True))
+        for t in range(len(r.response_ids))
+    ]
+    return hidden[torch.tensor(at, device=hidden.device).unbind(1)]
 
 
 def _decoder(policy: Policy, rows: Sequence[Row], controls: Sequence[tuple[int, ...]]) -> Tensor:
-    model = plain_model(policy)
-    window = getattr(model.config, "sliding_window", None) or _SHORT
-    packed = pack(
-        [r.prompt_ids for r in rows], controls, [r.response_ids for r in rows],
-        longest=min(window, _SHORT) if policy.shares_prompts else 0,
-    )  # fmt: skip
-    inputs: dict[str, Tensor] = {}
-    if len(packed.ids) < len(rows):
-        inputs["position_ids"] = padded(packed.positions, policy, fill=0)[0]
-        inputs["attention_mask"] = branch_mask(packed.branches, policy.dtype).to(policy.device)
-    with _attention_for(policy, packed.longest):
-        ids, _ = padded(packed.ids, policy)
-        hidden = model.get_decoder()(input_ids=ids, use_cache=False, **inputs).last_hidden_state
-    return _gathered(hidden, packed)  # of (B, L, d)
+    reads = [(*r.prompt_ids, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)]
+    trees = plant_one_pass(reads, room(policy, reads, _SHORT))
+    with _attention_for(policy, max(map(len, trees))):
+        hidden = tree_hidden(policy, trees)  # (B, T, d)
+    found: list[list[tuple[int, int]]] = [[]] * len(rows)
+    for tree_at, tree in enumerate(trees):
+        for path, i in zip(tree.paths, tree.members, strict=True):
+            first = len(rows[i].prompt_ids) + len(controls[i]) - 1
+            found[i] = [(tree_at, int(node)) for node in path[first:]]
+    at = torch.tensor([place for own in found for place in own], device=hidden.device)
+    return hidden[at.unbind(1)]
 
 
-def _gathered(hidden: Tensor, packed: Packed) -> Tensor:
-    where = torch.tensor([packed.sequence_of, packed.place], device=hidden.device)
-    return hidden[where[0], where[1]]
+def room(policy: Policy, sequences: Sequence[tuple[int, ...]], limit: int) -> int:
+    """How large a tree may grow: 0 where the model takes none, or where a sequence is longer than
+    the window of its local attention, which a mask of ours would widen.
+    """
+    config = plain_model(policy).config
+    windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
+    window = min((own for own in windows if own), default=limit)
+    if not policy.takes_trees or (window < limit and max(map(len, sequences), default=0) > window):
+        return 0
+    return min(limit, window)
+
+
+def tree_hidden(policy: Policy, trees: Sequence[Tree]) -> Tensor:
+    """Last hidden states of a batch of trees, (B, T, d)."""
+    decoder = plain_model(policy).get_decoder()
+    ids, _ = padded([tree.tokens for tree in trees], policy)
+    if all(len(tree.paths) == 1 for tree in trees):  # plain sequences, padded on the right
+        return decoder(input_ids=ids, use_cache=False).last_hidden_state
+    sees, depth = (torch.from_numpy(own).to(ids.device) for own in ancestry(trees))
+    dtype = next(decoder.parameters()).dtype
+    mask = torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
+    return decoder(
+        input_ids=ids, attention_mask=mask, position_ids=depth, use_cache=False
+    ).last_hidden_state
+
+
+@torch.no_grad()
+def takes_trees(policy: Policy) -> bool:
+    """Whether a tree gives the model's own numbers, tried on two short sequences.
+
+    Where positions or the past are not a matter of the mask (ALiBi, state-space models) it does
+    not, nor where attention takes no such mask, and every sequence is read by itself.
+    """
+    if policy.is_encoder_decoder:
+        return False
+    ids = np.random.default_rng(0).integers(policy.n_vocab, size=12).tolist()
+    pair = [(*ids[:6], i, i) for i in ids[-2:]]
+    alone = torch.stack([tree_hidden(policy, [tree])[0, -1] for tree in plant(pair, 0)]).float()
+    [tree] = plant(pair, len(ids))
+    try:
+        merged = tree_hidden(policy, [tree])[0, [path[-1] for path in tree.paths]].float()
+    except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, AssertionError):
+        return False  # such a mask cannot be given at all
+    gaps = (merged - alone).norm(dim=1) / alone.norm(dim=1)
+    return gaps.max().item() < (1e-3 if policy.dtype == torch.float32 else 0.1)
 
 
 @contextmanager
@@ -206,12 +252,10 @@ def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
     return list(own.split([len(r.response_ids) for r in rows]))
 
 
-def padded(
-    sequences: Sequence[Sequence[int]], policy: Policy, fill: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and mask, both (B, L); filled with the padding token, or with `fill`."""
+def padded(sequences: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and mask, both (B, L)."""
     width = max(map(len, sequences))
-    ids = torch.full((len(sequences), width), policy.pad_id if fill is None else fill)
+    ids = torch.full((len(sequences), width), policy.pad_id)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
     for i, sequence in enumerate(sequences):
         ids[i, : len(sequence)] = torch.tensor(sequence)
@@ -253,29 +297,6 @@ def find_head(policy: Policy) -> None:
         "from its last hidden states; expected an architecture like Llama, Qwen, Mistral, Phi, "
         "Gemma or T5"
     )
-
-
-def find_sharing(policy: Policy) -> None:
-    """Set `policy.shares_prompts`: whether branches of one sequence get the states of rows of their
-    own. Not where attention takes no mask of ours, or where it is not all that tokens are mixed by.
-    """
-    config = plain_model(policy).config
-    masked = getattr(config, "_attn_implementation", None) in ("eager", "sdpa")
-    policy.shares_prompts = False
-    if policy.is_encoder_decoder or not masked:
-        return
-    ids = [i % policy.n_vocab for i in range(5, 17)]
-    rows = [Row(tuple(ids[:4]), tuple(ids[a:b])) for a, b in ((4, 8), (6, 12), (8, 10))]
-    batch = collate(rows, policy)
-    with torch.no_grad():
-        alone = hidden_at_response(policy, batch).float()
-        policy.shares_prompts = True
-        try:
-            shared = hidden_at_response(policy, batch).float()
-        except (TypeError, ValueError, RuntimeError):  # no such argument, no such mask
-            policy.shares_prompts = False
-            return
-    policy.shares_prompts = bool((shared - alone).norm() < 0.02 * alone.norm())
 
 
 def _own_head(policy: Policy, hidden: Tensor) -> Tensor:

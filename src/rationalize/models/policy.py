@@ -60,8 +60,8 @@ class Policy:
     """Whether the output layer is a linear map with at most a scale and a soft cap; else the
     model's own code is asked.
     """
-    shares_prompts: bool = False
-    """Whether rows of one prompt may be branches of one sequence (`models/packing.py`)."""
+    takes_trees: bool = False
+    """Whether sequences that begin alike may be read as one tree (`trees.py`)."""
 
     @property
     def device(self) -> torch.device:
@@ -211,7 +211,7 @@ class Policy:
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
-        self.shares_prompts = saved.shares_prompts
+        self.takes_trees = saved.takes_trees
 
     def control_rows(self) -> Tensor:
         """A copy of the control tokens' input rows, shape (controls, d)."""
@@ -286,7 +286,7 @@ def load_policy(
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    from rationalize.models.forward import find_head, find_sharing
+    from rationalize.models.forward import find_head, takes_trees
 
     source = _source(model)
     options = {"trust_remote_code": trust_remote_code}
@@ -324,7 +324,7 @@ def load_policy(
     )
     policy.folds_system = policy.chat and bool(policy.system) and not _shows_system(policy)
     find_head(policy)
-    find_sharing(policy)
+    policy.takes_trees = takes_trees(policy)
     policy._wrap()
     return policy
 
