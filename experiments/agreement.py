@@ -181,6 +181,7 @@ def chosen_by(rows: list[dict]) -> str:
     own = [
         r for r in rows
         if (r["set"], r["target"], r["role"]) == (MEAN_OF_SETS, WITHIN, "reward")
+        and r["mean"] is not None
     ]  # fmt: skip
     return max(own, key=lambda row: row["mean"])["score"]
 

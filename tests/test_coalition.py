@@ -2,20 +2,24 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import pytest
 from tiny import tiny_folder
 
 from rationalize.errors import UserError
+from rationalize.evaluation.compare import final_attempts
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig
 from rationalize.methods.coalition import best_round, dpo_parts, hold_out, train_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
-from rationalize.methods.coalition_results import as_many_tokens
+from rationalize.methods.coalition_results import self_consistency
 from rationalize.methods.coalition_tuning import parts_of
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.instruction import InstructionConfig
-from rationalize.records import Question
+from rationalize.questions import load_splits
+from rationalize.records import Attempt, Question
+from rationalize.rewards import RewardSuite, load_rewards
 from rationalize.runs import Run
 from rationalize.sampling.coalition import Coalition
 from rationalize.sampling.local import SamplingConfig
@@ -65,8 +69,6 @@ def test_every_stage_leaves_what_it_made(finished):
 
 def test_one_folder_loads_and_answers_as_before(finished):
     chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
-    from rationalize.questions import load_splits
-
     questions = load_splits("builtin:train=24,dev=4,test=6,unseen=0")["test"]
     loaded = Coalition.load(finished / "coalition")
     again = loaded.chains(questions, SamplingConfig(temperature=0.0, max_new_tokens=12))
@@ -88,17 +90,50 @@ def test_other_shapes(model, tmp_path, changes):
     assert (tmp_path / "run" / "coalition" / "coalition.json").exists()
 
 
-def test_self_consistency_spends_no_fewer_tokens(finished, model):
+def test_self_consistency_spends_no_fewer_tokens(finished, model, tmp_path):
     results = json.loads((finished / "results.json").read_text())
     spent = results["meta"]["tokens_a_question"]["test"]
     assert spent["self-consistency"] > 0
     stored = Run.read(finished).read_shard("final-self-consistency-test-0")
     assert len({a.question_id for a in stored}) == len(stored) == 6
     assert spent["self-consistency"] == pytest.approx(sum(a.n_tokens for a in stored) / 6)
-    one, two, nine = (dataclasses.replace(stored[0], n_tokens=n) for n in (10, 21, 90))
-    assert as_many_tokens([two, two], [one]) == 3  # 2.1 would do: rounded up
-    assert as_many_tokens([one], [one, one]) == 3  # no majority of fewer
-    assert as_many_tokens([nine, nine], [one]) == 9
+    assert spent["self-consistency"] >= spent["COALITION"]
+    votes = {"n": 0}
+
+    class Cheap:  # each chain costs a token
+        def chains(self, questions, *args, seed, **options):
+            votes["n"] += 1
+            return [Spends(q, stored[0], votes["n"]) for q in questions]
+
+    @dataclasses.dataclass
+    class Spends:
+        question: Question
+        of: Attempt
+        vote: int
+
+        def as_attempt(self, writer):
+            said = self.question.choices[self.vote % 2]
+            return dataclasses.replace(
+                self.of, question_id=self.question.id, prediction=said, n_tokens=1
+            )
+
+    questions = load_splits("builtin:train=24,dev=4,test=6,unseen=0")["test"]
+    setup = SimpleNamespace(
+        splits={"test": questions}, config=config(model), run=Run.open(tmp_path / "votes", {}),
+        suite=RewardSuite(load_rewards(["correctness"])),
+    )  # fmt: skip
+    own = self_consistency(setup, Cheap(), "test", tokens=4.5)
+    assert votes["n"] == 5
+    assert [a.n_tokens for a in own] == [5] * 6
+    assert [a.prediction for a in own] == [q.choices[1] for q in questions]  # 1, 0, 1, 0, 1
+    assert {(a.writer, a.seed) for a in own} == {("self-consistency", 0)}
+
+
+def test_rows_of_the_table_are_found_again(finished):
+    results = json.loads((finished / "results.json").read_text())
+    found = final_attempts(Run.read(finished), results)
+    for name in ("COALITION", "M_IFT alone", "self-consistency"):
+        assert len(found[name]["test"][0]) == 6
 
 
 def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
@@ -124,8 +159,21 @@ def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
     assert len(run.read_shard("ift-imperfect")) == 8
     assert run.done("ift")["rows"]["rationale"] == 8
     assert run.done("variant-1-tuned")["questions"] == 4
-    leaking = dataclasses.replace(tuning, source="builtin:train=24", source_columns={})
-    with pytest.raises(UserError, match=r"of the instruction source is .* of the controller's"):
+
+
+def test_a_source_gives_no_held_out_question_away(model, tmp_path, capsys):
+    tuning = dataclasses.replace(config(model).instruction, source="builtin:train=24")
+    train_coalition(config(model, instruction=tuning, controller_share=0.25), tmp_path / "run")
+    assert "24 questions, 6 left out" in capsys.readouterr().err  # the controller's
+    assert len(Run.read(tmp_path / "run").read_shard("ift-imperfect")) == 18
+    file = tmp_path / "test.jsonl"
+    rows = [
+        {"question": f"Answer this: {q.question} Think.", "answer": q.answer, "rationale": "r"}
+        for q in load_splits("builtin:train=24,dev=4,test=6,unseen=0")["test"]
+    ]  # fmt: skip
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    leaking = dataclasses.replace(tuning, source=str(file))
+    with pytest.raises(UserError, match="all of its 6 questions repeat held-out ones"):
         train_coalition(config(model, instruction=leaking), tmp_path / "leak")
 
 

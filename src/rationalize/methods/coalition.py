@@ -88,9 +88,9 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
     made = Coalition(variants, names, own.refiners, instruction.texts, controller=False)
     judge = judge_of(variants, setup, config)
     scores = {"tuned": dev_accuracy(made, setup.dev, config, run, "tuned")}
+    parts = dict(zip(names, dpo_parts(learned, config), strict=True))
     for round in range(config.rounds):
         stage = f"round{round}"
-        parts = dict(zip(names, dpo_parts(learned, config), strict=True))
         attempts = write_candidates(
             variants, names, learned, own, run, stage, seed=config.seed, round=round,
             refined_of={name: {q.id for q in asked} for name, (_, asked) in parts.items()},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -24,7 +23,7 @@ from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
-from rationalize.sampling.coalition import Coalition, Who
+from rationalize.sampling.coalition import Chain, Coalition, Who
 from rationalize.sampling.writing import question_seed
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
@@ -57,14 +56,12 @@ def conclude(
     seed, tokens = setup.config.seed, {}
     for split in setup.final_splits:
         found = {name: evaluate_chains(setup, made, name, split) for name in COMPARED}
-        votes = as_many_tokens(found["COALITION"], found["M_IFT alone"])
-        found[SELF_CONSISTENCY] = self_consistency(setup, made, split, votes)
+        found[SELF_CONSISTENCY] = self_consistency(setup, made, split, spent(found["COALITION"]))
         for name, own in found.items():
             methods.setdefault(name, {})[split] = {seed: own}
-        tokens[split] = {n: float(np.mean([a.n_tokens for a in own])) for n, own in found.items()}
-        say(f"tokens written a question, {split}: "
-            + ", ".join(f"{n} {mean:.0f}" for n, mean in tokens[split].items())
-            + f" ({SELF_CONSISTENCY}: {votes} votes)")  # fmt: skip
+        tokens[split] = {name: spent(own) for name, own in found.items()}
+        told = ", ".join(f"{name} {mean:.0f}" for name, mean in tokens[split].items())
+        say(f"tokens written a question, {split}: {told}")
     meta = {**(meta or {}), "tokens_a_question": tokens}
     own_pairs = [("COALITION", other) for other in (*list(COMPARED)[1:], SELF_CONSISTENCY, FLOOR)]
     chains = [
@@ -89,41 +86,45 @@ def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> lis
             who=COMPARED[name],
         )  # fmt: skip
         setup.run.write_json(_chain_file(name, split), [c.as_row() for c in chains])
-        attempts = [c.as_attempt(name) for c in chains]
+        attempts = [_of_method(c, name, config.seed) for c in chains]
         return setup.suite.score(attempts, {q.id: q for q in questions})
 
     return rollouts(setup.run, f"final-{_slug(name)}-{split}-{config.seed}", write)
 
 
-def as_many_tokens(several: Sequence[Attempt], one: Sequence[Attempt]) -> int:
-    """How many attempts like `one` cost no fewer tokens than `several`; three at least."""
-    spent, each = (float(np.mean([a.n_tokens for a in own])) for own in (several, one))
-    return max(_FEWEST, math.ceil(spent / max(each, 1.0)))
+def spent(attempts: Sequence[Attempt]) -> float:
+    """Tokens written a question."""
+    return float(np.mean([a.n_tokens for a in attempts]))
 
 
-def self_consistency(setup: Setup, made: Coalition, split: str, votes: int) -> list[Attempt]:
+def self_consistency(setup: Setup, made: Coalition, split: str, tokens: float) -> list[Attempt]:
     """Of each question's sampled chains of M_IFT the first with the majority's answer; it bears the
-    tokens of all.
+    tokens of all. There are as many chains as cost `tokens` a question, three at least.
     """
     questions, config = setup.splits[split], setup.config
     sampling = replace(config.candidates.sampling, n=1)
 
     def write() -> list[Attempt]:
-        drawn = [
-            made.chains(
+        drawn: list[list[Attempt]] = []
+        while len(drawn) < _FEWEST or 0 < sum(map(spent, drawn)) < tokens:
+            chains = made.chains(
                 questions, sampling, split=split, who="base",
-                seed=question_seed(config.seed, SELF_CONSISTENCY, vote),
-            )
-            for vote in range(votes)
-        ]  # fmt: skip
+                seed=question_seed(config.seed, SELF_CONSISTENCY, len(drawn)),
+            )  # fmt: skip
+            drawn.append([_of_method(c, SELF_CONSISTENCY, config.seed) for c in chains])
         chosen = []
-        for question, *chains in zip(questions, *drawn, strict=True):
-            group = [c.as_attempt(SELF_CONSISTENCY) for c in chains]
+        for question, *group in zip(questions, *drawn, strict=True):
             first = chosen_attempt(group, question)
             chosen.append(replace(first, n_tokens=sum(a.n_tokens for a in group)))
+        say(f"{SELF_CONSISTENCY}: {len(drawn)} votes")
         return setup.suite.score(chosen, {q.id: q for q in questions})
 
     return rollouts(setup.run, f"final-{SELF_CONSISTENCY}-{split}-{config.seed}", write)
+
+
+def _of_method(chain: Chain, name: str, seed: int) -> Attempt:
+    """A chain as an attempt of the table's row; the chain's file says who worked."""
+    return replace(chain.as_attempt(name), writer=name, seed=seed)
 
 
 def _chain_file(name: str, split: str) -> str:

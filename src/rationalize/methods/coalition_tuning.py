@@ -35,8 +35,7 @@ def m_ift(
     """
     run, policy = setup.run, setup.load_policy()
     ids = {q.id for q in questions}
-    held_out = {split: own for split, own in setup.splits.items() if split != "train"}
-    held_out["the controller's questions"] = [q for q in setup.train if q.id not in ids]
+    held_out = [q for own in setup.splits.values() for q in own if q.id not in ids]
     source = questions_to_tune_on(questions, held_out, instruction)
     taught = with_rationales(policy, source, instruction, run, "ift")
     imperfect = instruct(policy, taught, instruction, run, "ift")

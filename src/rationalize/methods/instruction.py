@@ -33,7 +33,8 @@ from rationalize.methods.common import MethodConfig, restore_or, rollouts
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
-from rationalize.questions import builtin_questions, check_overlap, load_sample
+from rationalize.progress import say
+from rationalize.questions import builtin_questions, load_sample, without_repeats
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -137,17 +138,26 @@ def tuning_steps(
 
 
 def questions_to_tune_on(
-    train: Sequence[Question], held_out: Mapping[str, Sequence[Question]], config: InstructionConfig
+    train: Sequence[Question], held_out: Sequence[Question], config: InstructionConfig
 ) -> Sequence[Question]:
-    """The source's questions, or the train questions; raises where a held-out split shares one."""
+    """The train questions, or the source's; of these, what repeats a held-out question is left out,
+    and counted.
+    """
     if not config.source:
         return train
     found = load_sample(
         config.source, config.source_sample, seed=config.seed, columns=config.source_columns,
         skip_bad_rows=config.skip_bad_rows,
     )  # fmt: skip
-    check_overlap({"the instruction source": found, **held_out})
-    return found
+    kept = without_repeats(found, held_out)
+    say(f"{config.source}: {len(found)} questions, {len(found) - len(kept)} left out because they "
+        "repeat a held-out one")  # fmt: skip
+    if not kept:
+        raise UserError(
+            f"{config.source}: all of its {len(found)} questions repeat held-out ones; expected "
+            "other questions to tune on. Give another source, or none: the train questions'"
+        )
+    return kept
 
 
 def with_rationales(

@@ -217,9 +217,8 @@ def _vote(
     suite, score = setup.suite, None
     if learned.reward_model and not learned.closed:
         score = "reward_model"
-        if score not in {
-            r.name for r in suite.rewards
-        }:  # under LoRA it is the policy's neighbour, loaded in its turn
+        loaded = {reward.name for reward in suite.rewards}
+        if score not in loaded:  # under LoRA it is the policy's neighbour, loaded in its turn
             suite = suite.with_reward(reward_of(RewardModel.load(learned.reward_model)))
     for split in setup.final_splits:
         questions = {q.id: q for q in setup.splits[split]}

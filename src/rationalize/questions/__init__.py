@@ -9,7 +9,7 @@ from rationalize.questions.load import (
     load_sample,
     load_splits,
 )
-from rationalize.questions.splits import check_overlap, same_question_key
+from rationalize.questions.splits import check_overlap, same_question_key, without_repeats
 
 __all__ = [
     "BadRow",
@@ -22,4 +22,5 @@ __all__ = [
     "load_sample",
     "load_splits",
     "same_question_key",
+    "without_repeats",
 ]

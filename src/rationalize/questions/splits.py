@@ -11,6 +11,8 @@ from rationalize.records import Question
 from rationalize.text import clip
 
 _SHOWN = 10
+_TELLING = 25
+"""Characters from which on a question inside another text is no chance."""
 _SHARE = {"dev": (0.0, 0.1), "test": (0.1, 0.2)}
 """Which tenth of the questions a split is cut from, where its source has none."""
 
@@ -50,6 +52,22 @@ def overlaps(splits: Mapping[str, Sequence[Question]]) -> list[tuple[str, Questi
             (name, q, *later[key]) for q in splits[name] if (key := same_question_key(q)) in later
         ]
     return clashes
+
+
+def without_repeats(questions: Sequence[Question], held_out: Iterable[Question]) -> list[Question]:
+    """The questions that do not repeat a held-out one: neither its context and question, whatever
+    the choices, nor any text around it (an instruction, say).
+
+    Texts under 25 characters repeat only what they equal.
+    """
+    told = {" ".join(same_question_key(q)[:2]).strip() for q in held_out}
+    long = [text for text in told if len(text) >= _TELLING]
+
+    def repeats(question: Question) -> bool:
+        text = " ".join(same_question_key(question)[:2]).strip()
+        return text in told or any(own in text for own in long)
+
+    return [question for question in questions if not repeats(question)]
 
 
 def check_overlap(splits: Mapping[str, Sequence[Question]]) -> None:

@@ -117,7 +117,9 @@ class Coalition:
     texts: Texts = "choices"
     controller: bool = True
     """Whether a controller was trained; else `who` falls back to chance."""
-    _without: tuple[tuple[str, ...], dict[str, list[float]]] = field(default=((), {}), repr=False)
+    _without: tuple[list[Question], dict[str, list[float]]] = field(
+        default=([], {}), init=False, repr=False
+    )
 
     def chains(
         self, questions: Sequence[Question], sampling: SamplingConfig, *, split: str = "test",
@@ -242,10 +244,10 @@ class Coalition:
 
     def _alone(self, fold: AnswerFold, questions: Sequence[Question]) -> dict[str, list[float]]:
         """p(answer | question), once for the same questions, whoever works on them."""
-        ids = tuple(q.id for q in questions)
-        if self._without[0] != ids:
-            found = fold.probabilities(questions, [None] * len(ids), self.texts)
-            self._without = ids, dict(zip(ids, found, strict=True))
+        if self._without[0] != list(questions):
+            found = fold.probabilities(questions, [None] * len(questions), self.texts)
+            of = dict(zip([q.id for q in questions], found, strict=True))
+            self._without = list(questions), of
         return self._without[1]
 
     def save(self, folder: Path) -> None:

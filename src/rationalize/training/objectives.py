@@ -227,7 +227,7 @@ def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) ->
     """Log-probability of every row's response, summed over its tokens, in the rows' order.
 
     Computed as `fit` does with the same `config`, so that a policy's own log-probabilities are its
-    reference's at step 0.
+    reference's at step 0, up to the rounding that other neighbours in a pass bring.
     """
     found: dict[int, float] = {}
     numbered = [replace(row, tag=i) for i, row in enumerate(rows)]

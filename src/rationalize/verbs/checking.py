@@ -53,7 +53,7 @@ class CheckRewardsConfig(ScorerPlaces):
     model: str | None = None
     """Model that `fluency` asks; none: the default, and `fluency` is attacked only when named."""
     seed: int = 0
-    """Seed of shuffled words and of the intervals."""
+    """Seed of the attacks' shuffled words and intervals; agreement's draws are fixed."""
     out: Path | None = None
     """Also write the table to this file, as JSON; with `people` or `references` the folder of the
     run (none: runs/check-rewards), which a second start resumes.
