@@ -278,7 +278,7 @@ def find_head(policy: Policy) -> None:
     row = Row(
         tuple(i % policy.n_vocab for i in (5, 6, 7)), tuple(i % policy.n_vocab for i in (8, 9))
     )
-    with torch.no_grad():
+    with torch.no_grad(), _attention_for(policy, row.length):  # both sides read alike
         hidden = hidden_at_response(policy, collate([row], policy))
         ids = torch.tensor([[*row.prompt_ids, row.response_ids[0]]], device=policy.device)
         if policy.is_encoder_decoder:
