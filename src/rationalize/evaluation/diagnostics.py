@@ -143,6 +143,16 @@ def average_ranks(x_N: np.ndarray) -> np.ndarray:
 def warnings(results: Mapping[str, Any]) -> list[str]:
     """What a reader of these results should know before believing them."""
     found = list(results.get("notes") or [])
+    asked: dict[str, int] = {}  # fewest of any method, by split
+    for entry in results["methods"].values():
+        for split, cell in entry["splits"].items():
+            n = cell["metrics"]["accuracy"]["n"]
+            asked[split] = min(n, asked.get(split, n))
+    found += [
+        f"{split}: {n} questions only; intervals from so few are too narrow."
+        for split, n in asked.items()
+        if n < 50
+    ]
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
             found += [
@@ -155,7 +165,6 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
 
 def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     means = {name: row["mean"] for name, row in cell["metrics"].items()}
-    n = cell["metrics"]["accuracy"]["n"]
     repeated = cell.get("distinct_rationales")
     one = cell.get("one_choice") or {"label": "", "share": 0.0, "right": 0.0}
     checks = [
@@ -164,7 +173,6 @@ def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[st
             f"{one['share']:.0%} of the replies answer {one['label']}, which is right "
             f"{one['right']:.0%} of the time: the answer does not follow the rationale.",
         ),
-        (n < 50, f"{n} questions only; intervals from so few are too narrow."),
         (
             means.get("parse_rate", 1.0) < 0.9,
             f"an answer could be read from only {means.get('parse_rate', 1.0):.0%} of the replies; "
