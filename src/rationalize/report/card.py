@@ -224,7 +224,8 @@ def _sample(attempt: Attempt, question: Question) -> str:
 
 
 def _limits(results: Mapping[str, Any], facts: CardFacts, splits: Sequence[str]) -> str:
-    lines = [text for text in warnings(results) if text.startswith(f"{facts.method} on ")]
+    starts = (f"{facts.method} on ", *(f"{split}: " for split in splits))
+    lines = [text for text in warnings(results) if text.startswith(starts)]
     cell = cells_of(results, splits[0])[facts.method] if splits else {"seeds": [facts.seed]}
     if len(cell["seeds"]) == 1:
         lines.append("One seed: the intervals say nothing of how another seed would do.")
