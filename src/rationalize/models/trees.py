@@ -58,11 +58,11 @@ def plant_one_pass(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
     """Trees for one batch: of the largest sizes up to `limit`, that with the fewest tokens once all
     are padded to the longest. Never more than the sequences alone.
     """
-    if len(set(sequences)) <= 1:
-        return plant(sequences, limit)
+    if not sequences:
+        return []
     widest = max(map(len, sequences))
-    sizes = [0, *(size for k in (1, 2, 4, 8) if (size := k * widest) < limit), limit]
-    planted = [plant(sequences, size) for size in sizes]
+    sizes = {0, limit, *(size for k in (1, 2, 4, 8) if (size := k * widest) < limit)}
+    planted = [plant(sequences, size) for size in sorted(sizes)]
     return min(planted, key=lambda trees: len(trees) * max(map(len, trees)))
 
 
