@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 from tiny import tiny_folder
+from toys import attempt
 
 from rationalize.errors import UserError
 from rationalize.evaluation.compare import final_attempts
 from rationalize.methods.answer_scorer import AnswerScorerConfig
-from rationalize.methods.candidates import CandidateConfig
+from rationalize.methods.candidates import CandidateConfig, utilities_of, utility_reward
 from rationalize.methods.coalition import best_round, dpo_parts, hold_out, train_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_results import self_consistency
@@ -62,9 +63,32 @@ def test_every_stage_leaves_what_it_made(finished):
     assert rows <= set(results["methods"])
     rounds = json.loads((finished / "rounds.json").read_text())
     assert set(rounds["dev_accuracy"]) == {"tuned", "round0"}
+    assert results["trained"] == [
+        {"method": "COALITION", "stages": ["coalition"], "rewards": ["utility"]}
+    ]
+    logged = [r for r in results["rounds"] if r["method"] == "coalition"]
+    accuracy = [r["mean"] for r in logged if r["reward"] == "accuracy"]
+    assert accuracy == list(rounds["dev_accuracy"].values())
+    assert [r["round"] for r in logged if r["reward"] == "utility"] == [0, 1]
+    assert "COALITION (coalition)" in (finished / "report.html").read_text()
     chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
     assert len(chains) == 6
     assert {c["writer"] for c in chains} <= {"variant-1", "variant-2"}
+
+
+def test_the_reward_is_the_utility_of_the_pairs():
+    class Judge:  # a rationale is worth its words
+        def utilities(self, questions, rationales):
+            return [-1.0 if r is None else float(len(r.split())) for r in rationales]
+
+    q = Question("q", "Which sinks?", "stone", choices=("cork", "stone"))
+    said = ["A stone is heavy.", "The answer is stone.", "  ", "x" * 20_000]
+    attempts = [attempt(q, r, None, i) for i, r in enumerate(said)]
+    suite = RewardSuite([utility_reward(Judge(), "penalty")])
+    scored = [a.rewards["utility"] for a in suite.score(attempts, {"q": q})]
+    assert scored == [4.0, -1.0, -1.0, None]
+    same = utilities_of(attempts[:3], [q], Judge(), "penalty")
+    assert [a.rewards["utility"] for a in same] == scored[:3]
 
 
 def test_one_folder_loads_and_answers_as_before(finished):

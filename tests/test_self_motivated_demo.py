@@ -53,6 +53,9 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
         assert ("reward_model" in measured) is writes, name
     assert {row["k"] for row in results["votes"]} == {1, 2, 4}
     assert results["rollouts"]
+    for stage in {s for row in results["trained"] for s in row["stages"]}:
+        own = [r for r in results["rounds"] if r["method"] == stage and r["reward"] == "accuracy"]
+        assert len(own) >= 2  # before and after: what a verdict needs
     assert results["coverage"]
     assert all(n > 0 for n in results["meta"]["tokens_written"].values())
     page = (tmp_path / "run/report.html").read_text()

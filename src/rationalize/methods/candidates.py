@@ -4,6 +4,7 @@ the best and the worst become pairs (coalition.md 2, 3).
 
 from __future__ import annotations
 
+import math
 import random
 import sys
 from collections import Counter
@@ -17,10 +18,13 @@ import numpy as np
 from rationalize.errors import UserError
 from rationalize.methods.common import rollouts
 from rationalize.methods.controller import Example
+from rationalize.models.scorers import AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.progress import progress_bar
 from rationalize.records import Attempt, Question
+from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.mentions import bare_answer, masked
+from rationalize.rewards.reading import readings
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import question_seed, write_attempts
@@ -144,6 +148,22 @@ def utilities_of(
             found |= zip([a.id for a in part], judge.utilities(own, texts), strict=True)
             progress(len(found), len(attempts), 0)
     return [a.scored({"utility": found[a.id]}) for a in attempts]
+
+
+def utility_reward(judge: UtilityJudge, leak: Leak) -> Reward:
+    """The utility that a coalition is trained on, as a reward; no rationale at all is worth U0."""
+
+    def score(*, gold, rationale, **columns) -> Scores:
+        found = readings(gold, rationale=rationale, **columns)
+        texts = [r.text and utility_text(r.text, r.question, leak) for r in found]
+        scores: Scores = [None] * len(rationale)
+        for r, u in zip(found, judge.utilities([r.question for r in found], texts), strict=True):
+            scores[r.row] = u
+        return scores
+
+    bounded = isinstance(judge, AnswerScorer)  # a likelihood, or a reward model's score
+    limits = (0.0, 1.0) if bounded else (-math.inf, math.inf)
+    return Reward("utility", score, range=limits, needs_gold=True, cacheable=False)
 
 
 def scored_once(

@@ -49,6 +49,7 @@ from rationalize.methods.candidates import (
     controller_examples,
     pairs_of,
     scored_once,
+    utility_reward,
     write_candidates,
 )
 from rationalize.methods.coalition_config import CoalitionConfig
@@ -87,7 +88,8 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
 
     made = Coalition(variants, names, own.refiners, instruction.texts, controller=False)
     judge = judge_of(variants, setup, config)
-    scores = {"tuned": dev_accuracy(made, setup.dev, config, run, "tuned")}
+    setup.suite = setup.suite.with_reward(utility_reward(judge, own.leak))
+    scores = {"tuned": dev_accuracy(setup, made, "tuned", 0)}
     parts = dict(zip(names, dpo_parts(learned, config), strict=True))
     for round in range(config.rounds):
         stage = f"round{round}"
@@ -104,7 +106,7 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
         check_pairs(found, round)
         for name, (pairs, dropped) in found.items():
             learn_from_pairs(variants, name, pairs, dropped, config, run, round)
-        scores[stage] = dev_accuracy(made, setup.dev, config, run, stage)
+        scores[stage] = dev_accuracy(setup, made, stage, round + 1)
     best = best_round(scores, config)
     run.write_json("rounds.json", {"dev_accuracy": scores, "kept": best})
     for name in names:

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import is_correct
 from rationalize.evaluation.clones import clone_rows, format_clones
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.voting import chosen_attempt
-from rationalize.methods.common import rollouts
-from rationalize.methods.setup import Setup, majority_row, write_results
+from rationalize.methods.common import log_round, rollouts
+from rationalize.methods.setup import Setup, majority_row, trained_rows, write_results
 from rationalize.models.answer_texts import Texts
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.scorers import AnswerFold
@@ -40,6 +40,9 @@ COMPARED: dict[str, Who] = {
 SELF_CONSISTENCY = "self-consistency"
 """Row of the majority among sampled chains of M_IFT, at no fewer tokens than the coalition's."""
 
+STAGE = "coalition"
+"""Under which development rounds are logged."""
+
 _FEWEST = 3  # of two votes that differ, neither has a majority
 
 
@@ -52,6 +55,11 @@ def conclude(
     `methods` are rows that stand beside the coalition's, with their own comparisons.
     """
     methods = {} if methods is None else methods
+    judged = setup.suite.only("utility")
+    for splits in methods.values():  # written before there was a judge
+        for split, seeds in splits.items():
+            by_id = {q.id: q for q in setup.splits[split]}
+            seeds |= {seed: judged.score(own, by_id) for seed, own in seeds.items()}
     methods[FLOOR] = majority_row(setup)
     seed, tokens = setup.config.seed, {}
     for split in setup.final_splits:
@@ -70,7 +78,8 @@ def conclude(
         for name in COMPARED
         for row in setup.run.read_json(_chain_file(name, split))
     ]
-    write_results(setup, methods, [*own_pairs, *pairs], meta, chains=chains)
+    trained = trained_rows("COALITION", {STAGE: ("utility",)})
+    write_results(setup, methods, [*own_pairs, *pairs], meta, chains=chains, trained=trained)
     folder = setup.run.path / "coalition"
     made.save(folder)
     print(f"coalition: {folder}\nreport: {setup.run.path / 'report.html'}")
@@ -135,21 +144,22 @@ def _slug(name: str) -> str:
     return name.lower().replace(" ", "-")
 
 
-def dev_accuracy(made: Coalition, dev: Sequence[Question], config, run: Run, name: str) -> float:
-    """Share of development questions that chains with random writers and refiners answer right."""
-    file = f"chains/dev-{name}.json"
-    if run.read_json(file) is None:
+def dev_accuracy(setup: Setup, made: Coalition, name: str, round: int) -> float:
+    """Share of development questions that chains with random writers and refiners answer right;
+    every metric is logged, for the report's verdict on hacking.
+    """
+    config, suite, by_id = setup.config, setup.suite, {q.id: q for q in setup.dev}
+
+    def write() -> list[Attempt]:
         chains = replace(made, controller=False).chains(
-            dev, config.evaluation_sampling, split="dev", seed=config.seed
+            setup.dev, config.evaluation_sampling, split="dev", seed=config.seed
         )
-        run.write_json(file, [chain.as_row() for chain in chains])
-    by_id = {q.id: q for q in dev}
-    right = [
-        is_correct(row["prediction"], by_id[row["question_id"]].answer,
-                   by_id[row["question_id"]].choices)
-        for row in run.read_json(file)
-    ]  # fmt: skip
-    return sum(right) / max(1, len(right))
+        return suite.score([_of_method(c, name, config.seed) for c in chains], by_id)
+
+    attempts = rollouts(setup.run, f"dev-{name}", write)
+    metrics = metrics_of(suite.trainable, suite.diagnostics)
+    means = log_round(setup.run, STAGE, attempts, by_id, metrics, round=round, step=round)
+    return means["accuracy"]
 
 
 def log_clones(

@@ -5,12 +5,12 @@ policy, the one test run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from rationalize.errors import UsageError
-from rationalize.evaluation.metrics import metrics_of, settle_worst
+from rationalize.evaluation.metrics import Metric, metrics_of
 from rationalize.evaluation.results import round_rows
 from rationalize.models.policy import Policy
 from rationalize.questions import check_overlap, load_splits
@@ -133,18 +133,26 @@ def evaluate_on_dev(
 
     attempts = rollouts(run, f"{stage}-dev{step}", write)
     metrics = metrics_of(suite.trainable, suite.diagnostics)
-    rows = round_rows(
-        attempts, by_id, settle_worst(metrics, attempts, by_id), round=round, split="dev"
-    )
-    run.rewind(f"{stage}/rounds", step)
-    for row in rows:
-        run.log(f"{stage}/rounds", step, **row)
-    means = {row["reward"]: row["mean"] for row in rows}
+    means = log_round(run, stage, attempts, by_id, metrics, round=round, step=step)
     if config.select_by not in means:
         raise UsageError(
             f"select_by={config.select_by!r} is no metric; expected one of {', '.join(means)}"
         )
     return means[config.select_by]
+
+
+def log_round(
+    run: Run, stage: str, attempts: Sequence[Attempt], questions: Mapping[str, Question],
+    metrics: Iterable[Metric], *, round: int, step: int,
+) -> dict[str, float]:  # fmt: skip
+    """Log what scored development attempts reach, for the report's curves and its verdict on
+    hacking; returns each metric's mean.
+    """
+    rows = round_rows(attempts, questions, metrics, round=round, split="dev")
+    run.rewind(f"{stage}/rounds", step)
+    for row in rows:
+        run.log(f"{stage}/rounds", step, **row)
+    return {row["reward"]: row["mean"] for row in rows}
 
 
 def finish_stage(run: Run, stage: str, best: BestCheckpoint, policy: Policy) -> None:

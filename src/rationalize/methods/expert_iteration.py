@@ -35,11 +35,13 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from rationalize.errors import UsageError, UserError
+from rationalize.errors import UsageError
+from rationalize.evaluation.metrics import metrics_of
 from rationalize.methods.common import (
     MethodConfig,
     evaluate_on_dev,
     finish_stage,
+    log_round,
     questions_for,
     refuse_unused,
     restore_or,
@@ -53,6 +55,7 @@ from rationalize.methods.own_attempts import (
     learned_text,
     log_coverage,
     own_attempts,
+    seed_attempts,
     sort_attempts,
 )
 from rationalize.methods.setup import Setup, open_method
@@ -285,6 +288,12 @@ def restarting(
     run, by_id = setup.run, {q.id: q for q in setup.train}
     few_shot = writer is None and not config.warm_up
     writer = writer or warmed_up(setup, config)
+    greedy = replace(config.write, hints="off", sampling=config.evaluation_sampling)
+    before = own_attempts(
+        Sampler(writer), setup.dev, greedy, run, f"{stage}-writer-dev", round=0, seed=config.seed,
+        few_shot=few_shot, train=setup.train, split="dev",
+    )  # fmt: skip
+    _log_dev(setup, before, stage, 0)
     store: list[Attempt] = []
     scores: dict[str, float] = {}
     for round in range(config.rounds):
@@ -301,7 +310,7 @@ def restarting(
                 raise NothingRight(figures)
             break  # the rounds before stand
         texts = [learned_text(a, by_id[a.question_id]) for a in (*kept.positives, *kept.hinted)]
-        texts += [(a.prompt, a.completion) for a in seeds_of(setup, config)]
+        texts += [(a.prompt, a.completion) for a in seed_attempts(setup.train, config.warm_up)]
         steps = steps_in(round, len(texts), config)
         writer = setup.load_policy()
         sft_config = share(SftConfig(evaluations=config.evaluations, fit=config.fit), config)
@@ -309,13 +318,23 @@ def restarting(
             run, own, writer,
             partial(imitate, writer, texts, setup.dev, sft_config, run, own, steps=steps),
         )  # fmt: skip
-        scores[own] = max((run.done(own) or {})["scores"].values())
+        done = run.done(own) or {}
+        scores[own] = max(done["scores"].values())
+        _log_dev(setup, run.read_shard(f"{own}-dev{done['step']}"), stage, round + 1)
     best = max(reversed(list(scores)), key=scores.__getitem__)
     run.write_json(f"{stage}-rounds.json", {"dev_accuracy": scores, "kept": best})
     folder = run.folder("policies", best)
     if best != list(scores)[-1]:
         writer.load_weights(folder)
     return Imitated(writer, folder, store)
+
+
+def _log_dev(setup: Setup, attempts: Sequence[Attempt], stage: str, round: int) -> None:
+    """Every metric of a round's development attempts, beside those of who wrote first."""
+    suite, by_id = setup.suite, {q.id: q for q in setup.dev}
+    metrics = metrics_of(suite.trainable, suite.diagnostics)
+    scored = suite.score(attempts, by_id)
+    log_round(setup.run, stage, scored, by_id, metrics, round=round, step=round)
 
 
 def steps_in(round: int, rows: int, config: RestartConfig) -> int:
@@ -331,7 +350,7 @@ def steps_in(round: int, rows: int, config: RestartConfig) -> int:
 
 def warmed_up(setup: Setup, config: RestartConfig) -> Policy:
     """Who writes first: the base model, or after SFT on `warm_up` of the teacher's rationales."""
-    policy, seeds = setup.load_policy(), seeds_of(setup, config)
+    policy, seeds = setup.load_policy(), seed_attempts(setup.train, config.warm_up)
     if not seeds:
         return policy
     own = share(SftConfig(evaluations=1, fit=config.fit), config)
@@ -345,21 +364,6 @@ def warmed_up(setup: Setup, config: RestartConfig) -> Policy:
 
     restore_or(setup.run, stage, policy, learn)
     return policy
-
-
-def seeds_of(setup: Setup, config: RestartConfig) -> list[Attempt]:
-    """The first right rationale of each of the first `warm_up` questions that have one."""
-    if not config.warm_up:
-        return []
-    taught = teacher_attempts(setup.train, "correct")
-    first = first_of_each([a.question_id for a in taught])
-    seeds = [a for a, ok in zip(taught, first, strict=True) if ok][: config.warm_up]
-    if len(seeds) < config.warm_up:
-        raise UserError(
-            f"warm_up asks for {config.warm_up} seed rationales, but only {len(seeds)} training "
-            "questions have a teacher rationale that led to the right answer; lower warm_up"
-        )
-    return seeds
 
 
 def keep(

@@ -22,8 +22,9 @@ from rationalize.rewards.correctness import correctness
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import teacher_attempts, write_attempts
 from rationalize.signals.duplicates import Dedupe, distinct, equations_hold
+from rationalize.signals.filters import first_of_each
 from rationalize.signals.ranks import usable_share
 from rationalize.templates import INSTRUCTION, prompt_text
 
@@ -115,6 +116,7 @@ def own_attempts(
     seed: int,
     few_shot: bool,
     train: Sequence[Question] = (),
+    split: str = "train",
 ) -> list[Attempt]:
     """`config.sampling.n` attempts per question, and hinted ones, stored in the run as `shard`.
 
@@ -130,7 +132,7 @@ def own_attempts(
         for form, demos in shown.items():
             own = [q for q in asked if form_of(q) == form]
             for attempt in write_attempts(
-                sampler, own, config.sampling, split="train", seed=seed, round=round, demos=demos,
+                sampler, own, config.sampling, split=split, seed=seed, round=round, demos=demos,
                 writer=f"{shard}-hinted" if hinted else shard, hinted=hinted, stream=shard,
                 label=f"{shard} writes{', hinted' if hinted else ''}",
             ):  # fmt: skip
@@ -147,6 +149,19 @@ def own_attempts(
         return attempts
 
     return rollouts(run, shard, write)
+
+
+def seed_attempts(train: Sequence[Question], count: int) -> list[Attempt]:
+    """The first right teacher rationale of each of the first `count` questions that have one."""
+    taught = teacher_attempts(train, "correct") if count else []
+    first = first_of_each([a.question_id for a in taught])
+    seeds = [a for a, ok in zip(taught, first, strict=True) if ok][:count]
+    if len(seeds) < count:
+        raise UserError(
+            f"warm_up asks for {count} seed rationales, but only {len(seeds)} training questions "
+            "have a teacher rationale that led to the right answer; lower warm_up"
+        )
+    return seeds
 
 
 def sort_attempts(

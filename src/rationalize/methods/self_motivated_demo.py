@@ -145,8 +145,12 @@ def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
 
 
 def _trained(config: SelfMotivatedDemoConfig, methods: Methods) -> list[dict[str, Any]]:
-    """Which rewards PPO (where the gate was open) and DPO learned from, by stage."""
-    found = []
+    """Which rewards each method (PPO where the gate was open) learned from, by stage."""
+    stages = [f"seed{seed}-sft" for seed in config.seeds]
+    found = trained_rows(RFT, dict.fromkeys(stages, ("correctness",)))
+    if STAR in methods:
+        stages = [f"star-{seed}" for seed in config.seeds]
+        found += trained_rows(STAR, dict.fromkeys(stages, ("correctness",)))
     for mode, name in PPO_ROWS.items():
         if name in methods:
             stages = [f"{stage_of(mode)}-seed{seed}" for seed in config.seeds]

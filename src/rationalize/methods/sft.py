@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE
-from rationalize.evaluation.results import round_rows
-from rationalize.methods.common import MethodConfig, finish_stage, restore_or, rollouts, share
+from rationalize.methods.common import (
+    MethodConfig,
+    finish_stage,
+    log_round,
+    restore_or,
+    rollouts,
+    share,
+)
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
@@ -161,8 +167,5 @@ def dev_accuracy(
 
     by_id = {q.id: q for q in dev}
     attempts = rollouts(run, f"{stage}-dev{step}", write)
-    rows = round_rows(attempts, by_id, [ACCURACY, PARSE_RATE], round=round, split="dev")
-    run.rewind(f"{stage}/rounds", step)
-    for row in rows:
-        run.log(f"{stage}/rounds", step, **row)
-    return rows[0]["mean"]
+    metrics = [ACCURACY, PARSE_RATE]
+    return log_round(run, stage, attempts, by_id, metrics, round=round, step=step)["accuracy"]
