@@ -22,7 +22,7 @@ from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
-from rationalize.runs import Run
+from rationalize.runs import Run, slug
 from rationalize.sampling.coalition import Chain, Coalition, Who
 from rationalize.sampling.writing import question_seed
 from rationalize.training.loop import FitConfig
@@ -98,7 +98,7 @@ def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> lis
         attempts = [_of_method(c, name, config.seed) for c in chains]
         return setup.suite.score(attempts, {q.id: q for q in questions})
 
-    return rollouts(setup.run, f"final-{_slug(name)}-{split}-{config.seed}", write)
+    return rollouts(setup.run, f"final-{slug(name)}-{split}-{config.seed}", write)
 
 
 def spent(attempts: Sequence[Attempt]) -> float:
@@ -137,11 +137,7 @@ def _of_method(chain: Chain, name: str, seed: int) -> Attempt:
 
 
 def _chain_file(name: str, split: str) -> str:
-    return f"chains/{_slug(name)}-{split}.json"
-
-
-def _slug(name: str) -> str:
-    return name.lower().replace(" ", "-")
+    return f"chains/{slug(name.lower())}-{split}.json"
 
 
 def dev_accuracy(setup: Setup, made: Coalition, name: str, round: int) -> float:
