@@ -50,7 +50,7 @@ class CoalitionDemoConfig(CoalitionConfig):
     )
     """How candidates are written, judged and paired."""
     instruction: InstructionConfig = InstructionConfig(
-        epochs=1.0, fit=FitConfig(learning_rate=3e-4, batch_size=16),
+        epochs=1.0, fit=FitConfig(learning_rate=3e-4, batch_size=8),
         shares={"rationale": 0.25, "refine": 0.2, "answer_from_rationale": 0.45, "answer": 0.1},
     )  # fmt: skip
     """Multi-mode tuning of M_IFT and of the variants; half of it is reading: what M_IFT cannot read
