@@ -59,7 +59,7 @@ _SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=48, n=4)
 class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     """The demo of Self-motivated Learning."""
 
-    questions: str = "builtin:train=140,dev=24,test=80,unseen=0"
+    questions: str = "builtin:train=180,dev=24,test=72,unseen=0"
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     methods: tuple[str, ...] = ("ppo-z", "ppo-rm+z")
     """Beside RFT: star, dpo, ppo-z, ppo-rm, ppo-rm+z."""
@@ -79,7 +79,7 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     direct_epochs: float = 1.0
     """Passes of the direct fine-tune over the questions."""
     kept: RftConfig = RftConfig(
-        warm_up=60, warm_up_epochs=3.0, epochs=2.0, evaluations=1,
+        warm_up=160, warm_up_epochs=3.0, epochs=1.0, evaluations=1,
         write=WriteConfig(sampling=_SAMPLING), select=SelectConfig(positives=2),
         fit=FitConfig(learning_rate=3e-4, batch_size=8),
     )  # fmt: skip
@@ -91,12 +91,12 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     )
     """Stage D: the reward model and its gate."""
     ppo: PpoConfig = PpoConfig(
-        updates=8, prompts=12, epochs=1, evaluate_every=4, sampling=_SAMPLING,
+        updates=6, prompts=12, epochs=1, evaluate_every=3, sampling=_SAMPLING,
         fit=FitConfig(learning_rate=3e-5, batch_size=16, schedule="constant", max_grad_norm=0.5),
     )  # fmt: skip
     """Stage E; its `mode` is one of `modes`."""
     star: StarConfig = StarConfig(
-        rounds=2, warm_up=60, warm_up_epochs=3.0, first_steps=20,
+        rounds=2, warm_up=160, warm_up_epochs=3.0, first_steps=20,
         write=WriteConfig(
             hints="failed", sampling=SamplingConfig(temperature=0.0, max_new_tokens=48)
         ),
