@@ -14,10 +14,11 @@ from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig, utilities_of, utility_reward
 from rationalize.methods.coalition import best_round, dpo_parts, hold_out, train_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
-from rationalize.methods.coalition_results import self_consistency
+from rationalize.methods.coalition_results import log_reading, self_consistency
 from rationalize.methods.coalition_tuning import parts_of
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.instruction import InstructionConfig
+from rationalize.models.scorers import AnswerScorer
 from rationalize.questions import load_splits
 from rationalize.records import Attempt, Question
 from rationalize.rewards import RewardSuite, load_rewards
@@ -74,6 +75,28 @@ def test_every_stage_leaves_what_it_made(finished):
     chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
     assert len(chains) == 6
     assert {c["writer"] for c in chains} <= {"variant-1", "variant-2"}
+
+
+def test_a_judge_that_cannot_read_is_named(tmp_path, capsys):
+    class Reads(AnswerScorer):
+        def __init__(self, share):
+            self.share = share
+
+        def probabilities(self, questions, rationales):  # right with so many rationales, else wrong
+            knows = [r is not None and i < self.share * 20 for i, r in enumerate(rationales)]
+            return [
+                [float((c == q.answer) == k) for c in q.choices]
+                for q, k in zip(questions, knows, strict=True)
+            ]
+
+    questions = load_splits("builtin:train=24,dev=20,test=6,unseen=0")["dev"]
+    for share, said in ((0.0, True), (0.9, False)):
+        with Run.open(tmp_path / str(share), {}) as run:
+            log_reading(run, Reads(share), questions)
+            facts = run.read_json("reading.json")
+            log_reading(run, None, questions)
+        assert (facts["alone"], facts["with_rationale"], facts["n"]) == (0.0, share, 20)
+        assert ("utilities may be noise" in capsys.readouterr().err) == said
 
 
 def test_the_reward_is_the_utility_of_the_pairs():

@@ -53,7 +53,7 @@ from rationalize.methods.candidates import (
     write_candidates,
 )
 from rationalize.methods.coalition_config import CoalitionConfig
-from rationalize.methods.coalition_results import conclude, dev_accuracy, log_clones
+from rationalize.methods.coalition_results import conclude, dev_accuracy, log_clones, log_reading
 from rationalize.methods.coalition_tuning import keep_variant, m_ift, parts_of, tune_variant
 from rationalize.methods.common import share
 from rationalize.methods.controller import train_controller
@@ -89,6 +89,7 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
     made = Coalition(variants, names, own.refiners, instruction.texts, controller=False)
     judge = judge_of(variants, setup, config)
     setup.suite = setup.suite.with_reward(utility_reward(judge, own.leak))
+    log_reading(run, judge, [*setup.dev, *held])
     scores = {"tuned": dev_accuracy(setup, made, "tuned", 0)}
     parts = dict(zip(names, dpo_parts(learned, config), strict=True))
     for round in range(config.rounds):

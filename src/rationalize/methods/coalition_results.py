@@ -9,22 +9,26 @@ from typing import Any
 
 import numpy as np
 
+from rationalize.answers import is_correct
 from rationalize.evaluation.clones import clone_rows, format_clones
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.metrics import metrics_of
+from rationalize.evaluation.results import difference_row
 from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.common import log_round, rollouts
 from rationalize.methods.setup import Setup, majority_row, trained_rows, write_results
 from rationalize.models.answer_texts import Texts
 from rationalize.models.choices import ChoiceScorer
-from rationalize.models.scorers import AnswerFold
+from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
+from rationalize.rewards.reading import likeliest
 from rationalize.runs import Run, slug
 from rationalize.sampling.coalition import Chain, Coalition, Who
-from rationalize.sampling.writing import question_seed
+from rationalize.sampling.writing import question_seed, teacher_attempts
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
 from rationalize.training.rows import RowMaker
@@ -156,6 +160,39 @@ def dev_accuracy(setup: Setup, made: Coalition, name: str, round: int) -> float:
     metrics = metrics_of(suite.trainable, suite.diagnostics)
     means = log_round(setup.run, STAGE, attempts, by_id, metrics, round=round, step=round)
     return means["accuracy"]
+
+
+def log_reading(run: Run, judge: object, held_out: Sequence[Question]) -> None:
+    """Store and print how well the judge reads: the share of held-out questions that it answers
+    right alone, and with a teacher's rationale that led to the gold answer. The utilities of a judge
+    that cannot read are noise.
+    """
+    first = {a.question_id: a for a in reversed(teacher_attempts(held_out, "correct"))}
+    asked = [q for q in held_out if q.choices and q.id in first]
+    if not asked or not isinstance(judge, AnswerScorer) or run.read_json("reading.json"):
+        return
+
+    def right(rationales: Sequence[str | None]) -> list[float]:
+        found = judge.probabilities(asked, rationales)
+        picked = [(q.choices or ())[likeliest(p)] for q, p in zip(asked, found, strict=True)]
+        return [
+            float(is_correct(a, q.answer, q.choices)) for a, q in zip(picked, asked, strict=True)
+        ]
+
+    alone, told = right([None] * len(asked)), right([first[q.id].rationale for q in asked])
+    gain = paired_difference(told, alone)
+    facts = {"alone": float(np.mean(alone)), "with_rationale": float(np.mean(told))}
+    run.write_json("reading.json", {**facts, "n": len(asked), "gain": difference_row(gain)})
+    say(
+        f"the judge of utilities answers {facts['alone']:.0%} of {len(asked)} held-out questions "
+        f"right alone, {facts['with_rationale']:.0%} with a teacher's rationale that led there "
+        f"(difference {gain.mean:+.0%} [{gain.low:+.0%}, {gain.high:+.0%}])"
+    )
+    if gain.low <= 0:
+        say(
+            "that is no more than chance allows: utilities may be noise. Give reading more of each "
+            "batch (`instruction.shares`), more passes (`instruction.epochs`) or more questions"
+        )
 
 
 def log_clones(
