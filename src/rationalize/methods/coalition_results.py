@@ -164,8 +164,8 @@ def dev_accuracy(setup: Setup, made: Coalition, name: str, round: int) -> float:
 
 def log_reading(run: Run, judge: object, held_out: Sequence[Question]) -> None:
     """Store and print how well the judge reads: the share of held-out questions that it answers
-    right alone, and with a teacher's rationale that led to the gold answer. The utilities of a judge
-    that cannot read are noise.
+    right alone, and with a teacher's rationale that led to the gold answer. What cannot read gives
+    utilities that are noise.
     """
     first = {a.question_id: a for a in reversed(teacher_attempts(held_out, "correct"))}
     asked = [q for q in held_out if q.choices and q.id in first]
