@@ -74,6 +74,5 @@ def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
             own = setup.evaluate(policy, SFT, split, seed=config.seed)
             methods.setdefault(SFT, {})[split] = {config.seed: own}
         made = coalition(setup, config)
-        seconds = time.monotonic() - started  # of this start
-        conclude(setup, made, methods, [("COALITION", SFT), (SFT, BASE)], {"seconds": seconds})
-        run.finish("demo", seconds=seconds)
+        conclude(setup, made, methods, [("COALITION", SFT), (SFT, BASE)], started)
+        run.finish("demo", seconds=time.monotonic() - started)  # of this start

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
@@ -52,11 +53,12 @@ _FEWEST = 3  # of two votes that differ, neither has a majority
 
 def conclude(
     setup: Setup, made: Coalition, methods: Methods | None = None,
-    pairs: Sequence[tuple[str, str]] = (), meta: Mapping[str, Any] | None = None,
+    pairs: Sequence[tuple[str, str]] = (), started: float | None = None,
 ) -> None:  # fmt: skip
     """Score the evaluation splits once; write `results.json`, `report.html` and `coalition/`.
 
-    `methods` are rows that stand beside the coalition's, with their own comparisons.
+    `methods` are rows that stand beside the coalition's, with their own comparisons; `started` is
+    when this start began, by `time.monotonic()`.
     """
     methods = {} if methods is None else methods
     judged = setup.suite.only("utility")
@@ -74,7 +76,9 @@ def conclude(
         tokens[split] = {name: spent(own) for name, own in found.items()}
         told = ", ".join(f"{name} {mean:.0f}" for name, mean in tokens[split].items())
         say(f"tokens written a question, {split}: {told}")
-    meta = {**(meta or {}), "tokens_a_question": tokens}
+    meta: dict[str, Any] = {"tokens_a_question": tokens, "seeds": [seed]}
+    if started is not None:
+        meta["seconds"] = time.monotonic() - started
     own_pairs = [("COALITION", other) for other in (*list(COMPARED)[1:], SELF_CONSISTENCY, FLOOR)]
     chains = [
         {"method": name, "split": split, **row}
