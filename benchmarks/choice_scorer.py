@@ -102,6 +102,7 @@ def one_pass_per_choice(
     ]
     found = [[0.0] * len(own) for own in choices]
     batch: list[Row] = []
+    sharing, policy.takes_trees = policy.takes_trees, False  # every row reads its own prompt
     with torch.no_grad(), autocast(policy.device):
         for row in sorted(rows, key=lambda r: r.length):
             if batch and row.length * (len(batch) + 1) > batch_tokens:
@@ -109,6 +110,7 @@ def one_pass_per_choice(
                 batch = []
             batch.append(row)
         _store(policy, batch, found)
+    policy.takes_trees = sharing
     return found
 
 

@@ -135,7 +135,8 @@ def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
         if models:
             _score_by_reward_model(setup, methods, models)
         rows = [name for name in methods if name.startswith(("PPO", "iter", "STaR", "RFT,"))]
-        pairs = [*((name, RFT) for name in rows), (RFT, BASE)]
+        start = seeded(config) if config.kept.warm_up else BASE
+        pairs = [*((name, RFT) for name in rows), (RFT, start)]
         if {"PPO, rm+z", "PPO, z"} <= set(methods):
             pairs.append(("PPO, rm+z", "PPO, z"))
         seconds = time.monotonic() - started  # of this start
@@ -160,6 +161,11 @@ def _trained(config: SelfMotivatedDemoConfig, methods: Methods) -> list[dict[str
     return found
 
 
+def seeded(config: SelfMotivatedDemoConfig) -> str:
+    """The row of the writer that was taught some of the teacher's rationales first."""
+    return f"SFT on {config.kept.warm_up} seed rationales"
+
+
 def modes_of(config: SelfMotivatedDemoConfig) -> tuple[Mode, ...]:
     """The PPO modes among the methods, or `z`, which trains no reward model."""
     return tuple(m for m in PPO_ROWS if f"ppo-{m}" in config.methods) or ("z",)
@@ -175,8 +181,8 @@ def _learn(
             own = setup.evaluate(policy, name, split, seed=seed)
             methods.setdefault(name, {}).setdefault(split, {})[seed] = own
 
-    if k := config.kept.warm_up:
-        measure(warmed_up(setup, share(config.kept, config)), f"SFT on {k} seed rationales")
+    if config.kept.warm_up:
+        measure(warmed_up(setup, share(config.kept, config)), seeded(config))
     learned = attempts_to_rewards(setup, config, modes_of(config), f"seed{seed}")
     measure(again(setup, learned.sft), RFT)
     if config.votes:
