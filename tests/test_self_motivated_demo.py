@@ -6,6 +6,7 @@ import json
 import pytest
 
 from rationalize.errors import UsageError
+from rationalize.evaluation.compare import read_run
 from rationalize.methods.own_attempts import WriteConfig
 from rationalize.methods.self_motivated_demo import (
     METHODS,
@@ -52,6 +53,8 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
         writes = name not in ("majority answer", "direct fine-tune")
         assert ("reward_model" in measured) is writes, name
     assert {row["k"] for row in results["votes"]} == {1, 2, 4}
+    found = read_run(tmp_path / "run").attempts
+    assert len({a.id for a in found["RFT, majority of 4"]["test"][0]}) == 12  # for `compare`
     assert results["rollouts"]
     for stage in {s for row in results["trained"] for s in row["stages"]}:
         own = [r for r in results["rounds"] if r["method"] == stage and r["reward"] == "accuracy"]

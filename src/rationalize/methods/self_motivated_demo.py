@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +43,9 @@ from rationalize.methods.sft import SftConfig
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import RewardModel
 from rationalize.progress import say
-from rationalize.records import Attempt
+from rationalize.records import Attempt, Question
 from rationalize.rewards.reward_model import reward_model as reward_of
+from rationalize.runs import slug
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
 from rationalize.training.loop import FitConfig
@@ -52,7 +54,7 @@ RFT, STAR, DPO = "RFT (M_sft)", "STaR", "iterative DPO"
 PPO_ROWS: Mapping[Mode, str] = {"z": "PPO, z", "rm": "PPO, rm", "rm+z": "PPO, rm+z"}
 METHODS = ("star", "dpo", "ppo-z", "ppo-rm", "ppo-rm+z")
 
-_SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=48, n=4)
+_SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=48, n=3)
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     direct_epochs: float = 1.0
     """Passes of the direct fine-tune over the questions."""
     kept: RftConfig = RftConfig(
-        warm_up=160, warm_up_epochs=3.0, epochs=1.0, evaluations=1,
+        warm_up=160, warm_up_epochs=3.0, epochs=2.0, evaluations=1,
         write=WriteConfig(sampling=_SAMPLING), select=SelectConfig(positives=2),
         fit=FitConfig(learning_rate=3e-4, batch_size=8),
     )  # fmt: skip
@@ -91,7 +93,7 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     )
     """Stage D: the reward model and its gate."""
     ppo: PpoConfig = PpoConfig(
-        updates=6, prompts=12, epochs=1, evaluate_every=3, sampling=_SAMPLING,
+        updates=5, prompts=12, epochs=1, evaluate_every=3, sampling=_SAMPLING,
         fit=FitConfig(learning_rate=3e-5, batch_size=16, schedule="constant", max_grad_norm=0.5),
     )  # fmt: skip
     """Stage E; its `mode` is one of `modes`."""
@@ -250,15 +252,25 @@ def _vote(
             rules[f"RFT, best of {config.votes} by reward model"] = (score, False)
             rules[f"RFT, {config.votes} votes weighted by reward model"] = (score, True)
         for name, (by, weighted) in rules.items():
-            chosen = [
-                chosen_attempt(own, questions[id], score=by, weighted=weighted)
-                for id, own in groups.items()
-            ]
-            methods.setdefault(name, {}).setdefault(split, {})[seed] = chosen
+            pick = partial(_picked, groups, questions, by, weighted, name, seed)
+            stored = rollouts(setup.run, f"final-{slug(name)}-{split}-{seed}", pick)
+            methods.setdefault(name, {}).setdefault(split, {})[seed] = stored
         curves += [
             {"method": f"{RFT} on {split}, seed {seed}", **row}
             for row in scaling_curve(attempts, questions, score=score)
         ]
+
+
+def _picked(
+    groups: Mapping[str, Sequence[Attempt]], questions: Mapping[str, Question], by: str | None,
+    weighted: bool, name: str, seed: int,
+) -> list[Attempt]:  # fmt: skip
+    """Of each question's attempts the one that a rule of voting answers with, as the row's own."""
+    chosen = {
+        id: chosen_attempt(own, questions[id], score=by, weighted=weighted)
+        for id, own in groups.items()
+    }
+    return [replace(a, id=f"{name}/{seed}/{i}", writer=name, seed=seed) for i, a in chosen.items()]
 
 
 def _score_by_reward_model(setup: Setup, methods: Methods, models: Mapping[int, Path]) -> None:
