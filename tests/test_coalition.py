@@ -9,15 +9,17 @@ from tiny import tiny_folder
 from toys import attempt
 
 from rationalize.errors import UserError
-from rationalize.evaluation.compare import final_attempts
+from rationalize.evaluation.compare import final_attempts, read_run
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig, utilities_of, utility_reward
 from rationalize.methods.coalition import best_round, dpo_parts, hold_out, train_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
+from rationalize.methods.coalition_demo import CoalitionDemoConfig, run_coalition_demo
 from rationalize.methods.coalition_results import log_reading, self_consistency
 from rationalize.methods.coalition_tuning import parts_of
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.instruction import InstructionConfig
+from rationalize.methods.sft import SftConfig
 from rationalize.models.scorers import AnswerScorer
 from rationalize.questions import load_splits
 from rationalize.records import Attempt, Question
@@ -77,6 +79,22 @@ def test_every_stage_leaves_what_it_made(finished):
     assert {c["writer"] for c in chains} <= {"variant-1", "variant-2"}
 
 
+def test_the_demo_judges_every_row_by_the_same_utility(model, tmp_path):
+    own = config(model)
+    shared = {f.name: getattr(own, f.name) for f in dataclasses.fields(own)}
+    demo = CoalitionDemoConfig(
+        **shared, sft=SftConfig(epochs=0.5, evaluations=1, fit=FIT), shots=1, direct_epochs=0.5
+    )
+    run_coalition_demo(demo, tmp_path / "run")
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert results["meta"]["seconds"] > 0
+    found = read_run(tmp_path / "run").attempts
+    for name in ("base, few-shot", "SFT", "COALITION", "self-consistency"):
+        assert "utility" in results["methods"][name]["splits"]["test"]["metrics"], name
+        assert all("utility" in a.rewards for a in found[name]["test"][0]), name
+        assert len(found[name]["test"][0]) == 6
+
+
 def test_a_judge_that_cannot_read_is_named(tmp_path, capsys):
     class Reads(AnswerScorer):
         def __init__(self, share):
@@ -94,7 +112,8 @@ def test_a_judge_that_cannot_read_is_named(tmp_path, capsys):
         with Run.open(tmp_path / str(share), {}) as run:
             log_reading(run, Reads(share), questions)
             facts = run.read_json("reading.json")
-            log_reading(run, None, questions)
+            log_reading(run, None, questions)  # no reader: nothing to say
+            assert run.read_json("reading.json") == facts
         assert (facts["alone"], facts["with_rationale"], facts["n"]) == (0.0, share, 20)
         assert ("utilities may be noise" in capsys.readouterr().err) == said
 
@@ -366,3 +385,8 @@ def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
     for name in ("variant-1", "variant-2", "controller"):
         file = f"coalition/{name}/{name}/adapter_model.safetensors"
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+    once, often = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")
+    )
+    assert often["rounds"] == once["rounds"]
+    assert often["methods"] == once["methods"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from rationalize.errors import UserError
-from rationalize.evaluation.compare import compare_runs
+from rationalize.evaluation.compare import compare_runs, final_attempts
 from rationalize.evaluation.floor import FLOOR, majority_attempts, majority_rule
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import metrics_of
@@ -390,3 +390,18 @@ def test_each_run_keeps_what_it_was_trained_on(tmp_path):
         ("MaRio (two)", "two", ["consistency"]),
     ]
     assert set(attempts) == {"MaRio (one)", "MaRio (two)"}
+
+
+def test_rows_that_were_scored_again_are_read_once(tmp_path):
+    seeds = {
+        seed: [replace(a, id=a.question_id) for a in write("SFT", seed=seed)] for seed in (0, 1)
+    }  # attempts' ids do not say their seed
+    path = finished(tmp_path / "a", {"SFT": {"test": seeds}}, {})
+    again = [a.scored({"utility": 0.5}) for a in seeds[0]]
+    with Run.open(path, {}) as run:
+        run.append(again, "judged-SFT-test-0")
+    run = Run.read(path)
+    found = final_attempts(run, run.read_json("results.json"))["SFT"]["test"]
+    assert [len(found[seed]) for seed in (0, 1)] == [12, 12]
+    assert {a.rewards["utility"] for a in found[0]} == {0.5}
+    assert not any("utility" in a.rewards for a in found[1])

@@ -56,6 +56,7 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
     found = read_run(tmp_path / "run").attempts
     assert len({a.id for a in found["RFT, majority of 4"]["test"][0]}) == 12  # for `compare`
     assert results["rollouts"]
+    assert {row["method"] for row in results["trained"]} >= {"RFT (M_sft)", "STaR", "PPO, z"}
     for stage in {s for row in results["trained"] for s in row["stages"]}:
         own = [r for r in results["rounds"] if r["method"] == stage and r["reward"] == "accuracy"]
         assert len(own) >= 2  # before and after: what a verdict needs

@@ -35,11 +35,13 @@ class EvaluatedRun:
 
 
 def final_attempts(run: Run, results: Mapping[str, Any]) -> Methods:
-    """The attempts behind results.json: those whose writer is one of its methods, on its splits."""
+    """The attempts behind results.json: those whose writer is one of its methods, on its splits.
+    Of an attempt that was scored again, the last scores are read."""
     found: Methods = {}
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
-            for attempt in run.attempts(writer=method, split=split):
+            last = {(a.seed, a.id): a for a in run.attempts(writer=method, split=split)}
+            for attempt in last.values():
                 if attempt.seed in cell.get("seeds", [attempt.seed]):
                     of_split = found.setdefault(method, {}).setdefault(split, {})
                     of_split.setdefault(attempt.seed, []).append(attempt)

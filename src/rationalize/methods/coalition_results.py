@@ -48,6 +48,7 @@ SELF_CONSISTENCY = "self-consistency"
 STAGE = "coalition"
 """Under which development rounds are logged."""
 
+_ROOM = 0.9  # who is right more often has little to gain from a rationale
 _FEWEST = 3  # of two votes that differ, neither has a majority
 
 
@@ -62,10 +63,9 @@ def conclude(
     """
     methods = {} if methods is None else methods
     judged = setup.suite.only("utility")
-    for splits in methods.values():  # written before there was a judge
+    for name, splits in methods.items():  # written before there was a judge
         for split, seeds in splits.items():
-            by_id = {q.id: q for q in setup.splits[split]}
-            seeds |= {seed: judged.score(own, by_id) for seed, own in seeds.items()}
+            seeds |= {s: setup.judged(own, judged, name, split, s) for s, own in seeds.items()}
     methods[FLOOR] = majority_row(setup)
     seed, tokens = setup.config.seed, {}
     for split in setup.final_splits:
@@ -86,7 +86,10 @@ def conclude(
         for name in COMPARED
         for row in setup.run.read_json(_chain_file(name, split))
     ]
-    trained = trained_rows("COALITION", {STAGE: ("utility",)})
+    loaded = {reward.name for reward in setup.suite.trainable}
+    # consistency is the same scorer's word: no yardstick
+    rewards = [name for name in ("utility", "consistency") if name in loaded]
+    trained = trained_rows("COALITION", {STAGE: rewards})
     write_results(setup, methods, [*own_pairs, *pairs], meta, chains=chains, trained=trained)
     folder = setup.run.path / "coalition"
     made.save(folder)
@@ -158,6 +161,7 @@ def dev_accuracy(setup: Setup, made: Coalition, name: str, round: int) -> float:
         chains = replace(made, controller=False).chains(
             setup.dev, config.evaluation_sampling, split="dev", seed=config.seed
         )
+        setup.run.write_json(_chain_file(name, "dev"), [c.as_row() for c in chains])
         return suite.score([_of_method(c, name, config.seed) for c in chains], by_id)
 
     attempts = rollouts(setup.run, f"dev-{name}", write)
@@ -192,7 +196,7 @@ def log_reading(run: Run, judge: object, held_out: Sequence[Question]) -> None:
         f"right alone, {facts['with_rationale']:.0%} with a teacher's rationale that led there "
         f"(difference {gain.mean:+.0%} [{gain.low:+.0%}, {gain.high:+.0%}])"
     )
-    if gain.low <= 0:
+    if gain.low <= 0 and facts["with_rationale"] < _ROOM:
         say(
             "that is no more than chance allows: utilities may be noise. Give reading more of each "
             "batch (`instruction.shares`), more passes (`instruction.epochs`) or more questions"

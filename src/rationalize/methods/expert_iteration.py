@@ -62,6 +62,7 @@ from rationalize.methods.setup import Setup, open_method
 from rationalize.methods.sft import SftConfig, imitate, start_policy
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
+from rationalize.questions.demonstrations import form_of
 from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
@@ -289,8 +290,10 @@ def restarting(
     few_shot = writer is None and not config.warm_up
     writer = writer or warmed_up(setup, config)
     greedy = replace(config.write, hints="off", sampling=config.evaluation_sampling)
+    forms = {form_of(q) for q in setup.train}  # demonstrations are asked for these alone
+    asked = [q for q in setup.dev if form_of(q) in forms]
     before = own_attempts(
-        Sampler(writer), setup.dev, greedy, run, f"{stage}-writer-dev", round=0, seed=config.seed,
+        Sampler(writer), asked, greedy, run, f"{stage}-writer-dev", round=0, seed=config.seed,
         few_shot=few_shot, train=setup.train, split="dev",
     )  # fmt: skip
     _log_dev(setup, before, stage, 0)

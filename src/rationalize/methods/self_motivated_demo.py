@@ -21,7 +21,7 @@ from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt, scaling_curve
 from rationalize.methods.common import refuse_unused, rollouts, share
-from rationalize.methods.demo import BASE, floor_of
+from rationalize.methods.demo import FEW_SHOT, floor_of
 from rationalize.methods.expert_iteration import RftConfig, StarConfig, restarting, warmed_up
 from rationalize.methods.iterative_dpo import IterativeDpoConfig, NoPairs, iterative_dpo
 from rationalize.methods.own_attempts import NothingRight, SelectConfig, WriteConfig
@@ -137,7 +137,7 @@ def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
         if models:
             _score_by_reward_model(setup, methods, models)
         rows = [name for name in methods if name.startswith(("PPO", "iter", "STaR", "RFT,"))]
-        start = seeded(config) if config.kept.warm_up else BASE
+        start = seeded(config) if config.kept.warm_up else FEW_SHOT
         pairs = [*((name, RFT) for name in rows), (RFT, start)]
         if {"PPO, rm+z", "PPO, z"} <= set(methods):
             pairs.append(("PPO, rm+z", "PPO, z"))
@@ -275,15 +275,14 @@ def _picked(
 
 def _score_by_reward_model(setup: Setup, methods: Methods, models: Mapping[int, Path]) -> None:
     """Give every attempt the score of its seed's reward model; the floor gets the first one's."""
-    questions = {q.id: q for split in setup.splits.values() for q in split}
     for seed, folder in models.items():
         suite = setup.suite.with_reward(reward_of(RewardModel.load(folder)))
         alone = suite.only("reward_model")
-        for splits in methods.values():
-            for seeds in splits.values():
+        for name, splits in methods.items():
+            for split, seeds in splits.items():
                 for own, attempts in seeds.items():
                     if own == seed or (own not in models and seed == min(models)):
-                        seeds[own] = alone.score(attempts, questions)
+                        seeds[own] = setup.judged(attempts, alone, name, split, own)
     setup.suite = suite
 
 

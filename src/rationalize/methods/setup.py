@@ -110,6 +110,15 @@ class Setup(Generic[Own]):
 
         return rollouts(self.run, shard or f"final-{slug(name)}-{split}-{seed}", write)
 
+    def judged(
+        self, attempts: Sequence[Attempt], suite: RewardSuite, name: str, split: str, seed: int
+    ) -> list[Attempt]:
+        """Attempts of a row with the scores of a suite that was not there when they were written;
+        stored, and what is read back from then on."""
+        questions = {q.id: q for q in self.splits[split]}
+        shard = f"judged-{slug(name)}-{split}-{seed}"
+        return rollouts(self.run, shard, lambda: suite.score(attempts, questions))
+
     def export(
         self, policy: Policy, name: str, *, seed: int, control: Mapping[str, int] | None = None,
         guidance: float = 0.0, mode: str = "rationale_answer",

@@ -166,7 +166,8 @@ def _evaluate(
     if trained := _trained_run(config):
         merge_log(results, trained.metrics())
         its = (trained.read_json("results.json") or {}).get("trained") or []
-        results["trained"] = [{**row, "method": name} for row in its[-1:]]  # model/ is the last's
+        exported = (trained.done("export") or {}).get("method")  # whose `model/` is
+        results["trained"] = [{**row, "method": name} for row in its if row["method"] == exported]
     run.write_json("results.json", results)
     save_questions(run, questions)
     write_report(results, attempts, by_id, run.path / "report.html")
