@@ -261,7 +261,9 @@ def test_evaluating_a_run_takes_over_its_log(tmp_path):
     with Run.open(tmp_path / "run", {"method": "sft", "questions": "builtin:train=8"}) as run:
         run.log("sft", 0, loss=2.0)
         row = {"stages": ["mario"], "rewards": ["diversity"]}
-        run.write_json("results.json", {"trained": [{"method": "MaRio", **row}]})
+        other = {"method": "FILT-ACC", "stages": ["filt-acc"], "rewards": ["correctness"]}
+        run.write_json("results.json", {"trained": [{"method": "MaRio", **row}, other]})
+        run.finish("export", method="MaRio", seed=0)
     tiny_folder("decoder", tmp_path / "run" / "model")
     out = tmp_path / "evaluated"
     model = str(tmp_path / "run")
