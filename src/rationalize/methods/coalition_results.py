@@ -19,6 +19,7 @@ from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import difference_row
 from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.common import log_round, rollouts
+from rationalize.methods.own_attempts import first_right
 from rationalize.methods.setup import Setup, majority_row, trained_rows, write_results
 from rationalize.models.answer_texts import Texts
 from rationalize.models.choices import ChoiceScorer
@@ -29,7 +30,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.reading import likeliest
 from rationalize.runs import Run, slug
 from rationalize.sampling.coalition import Chain, Coalition, Who
-from rationalize.sampling.writing import question_seed, teacher_attempts
+from rationalize.sampling.writing import question_seed
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
 from rationalize.training.rows import RowMaker
@@ -175,19 +176,19 @@ def log_reading(run: Run, judge: object, held_out: Sequence[Question]) -> None:
     right alone, and with a teacher's rationale that led to the gold answer. What cannot read gives
     utilities that are noise.
     """
-    first = {a.question_id: a for a in reversed(teacher_attempts(held_out, "correct"))}
+    first = {a.question_id: a.rationale for a in first_right(held_out)}
     asked = [q for q in held_out if q.choices and q.id in first]
     if not asked or not isinstance(judge, AnswerScorer) or run.read_json("reading.json"):
         return
 
     def right(rationales: Sequence[str | None]) -> list[float]:
         found = judge.probabilities(asked, rationales)
-        picked = [(q.choices or ())[likeliest(p)] for q, p in zip(asked, found, strict=True)]
         return [
-            float(is_correct(a, q.answer, q.choices)) for a, q in zip(picked, asked, strict=True)
+            float(is_correct((q.choices or ())[likeliest(p)], q.answer, q.choices))
+            for q, p in zip(asked, found, strict=True)
         ]
 
-    alone, told = right([None] * len(asked)), right([first[q.id].rationale for q in asked])
+    alone, told = right([None] * len(asked)), right([first[q.id] for q in asked])
     gain = paired_difference(told, alone)
     facts = {"alone": float(np.mean(alone)), "with_rationale": float(np.mean(told))}
     run.write_json("reading.json", {**facts, "n": len(asked), "gain": difference_row(gain)})

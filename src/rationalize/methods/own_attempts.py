@@ -151,11 +151,16 @@ def own_attempts(
     return rollouts(run, shard, write)
 
 
+def first_right(questions: Sequence[Question]) -> list[Attempt]:
+    """The first right teacher rationale of each question that has one."""
+    taught = teacher_attempts(questions, "correct")
+    first = first_of_each([a.question_id for a in taught])
+    return [a for a, ok in zip(taught, first, strict=True) if ok]
+
+
 def seed_attempts(train: Sequence[Question], count: int) -> list[Attempt]:
     """The first right teacher rationale of each of the first `count` questions that have one."""
-    taught = teacher_attempts(train, "correct") if count else []
-    first = first_of_each([a.question_id for a in taught])
-    seeds = [a for a, ok in zip(taught, first, strict=True) if ok][:count]
+    seeds = first_right(train)[:count]
     if len(seeds) < count:
         raise UserError(
             f"warm_up asks for {count} seed rationales, but only {len(seeds)} training questions "

@@ -266,11 +266,13 @@ def _picked(
     weighted: bool, name: str, seed: int,
 ) -> list[Attempt]:  # fmt: skip
     """Of each question's attempts the one that a rule of voting answers with, as the row's own."""
-    chosen = {
-        id: chosen_attempt(own, questions[id], score=by, weighted=weighted)
+    return [
+        replace(
+            chosen_attempt(own, questions[id], score=by, weighted=weighted),
+            id=f"{name}/{seed}/{id}", writer=name, seed=seed,
+        )
         for id, own in groups.items()
-    }
-    return [replace(a, id=f"{name}/{seed}/{i}", writer=name, seed=seed) for i, a in chosen.items()]
+    ]  # fmt: skip
 
 
 def _score_by_reward_model(setup: Setup, methods: Methods, models: Mapping[int, Path]) -> None:
