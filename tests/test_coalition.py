@@ -304,6 +304,33 @@ def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
     logged = json.loads((arms["random-labels"] / "stages.json").read_text())
     assert "variant-1-round0" in logged
     assert not (arms["random-labels"] / "metrics.jsonl").read_text().count('"ift"')
+    told = {
+        n for n, row in results["methods"].items() if "utility" in row["splits"]["test"]["metrics"]
+    }
+    assert rows <= told
+    files = [(p / "reading.json").read_bytes() for p in arms.values()]
+    assert files[0] == files[1] == files[2]
+
+
+def test_the_grid_takes_the_full_method_from_a_finished_run(finished, model, tmp_path):
+    from rationalize.methods.coalition_grid import CoalitionGridConfig, run_grid
+
+    grid = CoalitionGridConfig(full=str(finished), arms=("random-labels",))
+    run_grid(grid, tmp_path / "grid")
+    results = json.loads((tmp_path / "grid" / "results.json").read_text())
+    before = json.loads((finished / "results.json").read_text())
+    for name in ("COALITION", "random controller", "self-refinement"):
+        assert results["methods"][name] == before["methods"][name]
+    arm = tmp_path / "grid" / "stages" / "arm-random-labels"
+    for shard in ("round0-utilities", "round0-variant-1-writes"):
+        taken, own = (p / "attempts" / f"{shard}.parquet" for p in (finished, arm))
+        assert taken.read_bytes() == own.read_bytes()
+    with pytest.raises(UserError, match=r"other settings .*\n.*model: "):
+        run_grid(dataclasses.replace(grid, beta=0.5), tmp_path / "other")
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
+    with pytest.raises(UserError, match="half is not finished: final-COALITION-test-0 is missing"):
+        run_grid(dataclasses.replace(grid, full=str(tmp_path / "half")), tmp_path / "third")
 
 
 class Liking:

@@ -208,7 +208,7 @@ class Run:
             return
         starts = [{k: v for k, v in first.items() if k != "resumed"}, *first.get("resumed", [])]
         unknown = {k for k in now if now[k] is None or starts[-1].get(k) is None}
-        differing = _differences(starts[-1], now, "then", "now", but=unknown)
+        differing = differences(starts[-1], now, "then", "now", but=unknown)
         if differing:
             log.warning(
                 "%s goes on in another environment (%s); results may differ in their last digits",
@@ -246,7 +246,7 @@ def check_resumable(
     stored = _load_yaml(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
-    differing = _differences(stored, wanted, "in the run", "asked for", but=unknown)
+    differing = differences(stored, wanted, "in the run", "asked for", but=unknown)
     if differing:
         raise UserError(
             "\n  ".join([f"{path} belongs to another configuration:", *differing])
@@ -259,7 +259,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
     return {key: value for key, value in _load_yaml(Path(path)).items() if key != BASE_HASH}
 
 
-def _differences(
+def differences(
     there: Any, here: Any, there_word: str, here_word: str, *, but: Collection[str] = ()
 ) -> list[str]:
     """The first ten keys that differ, with both values."""

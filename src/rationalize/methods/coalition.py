@@ -53,7 +53,13 @@ from rationalize.methods.candidates import (
     write_candidates,
 )
 from rationalize.methods.coalition_config import CoalitionConfig
-from rationalize.methods.coalition_results import conclude, dev_accuracy, log_clones, log_reading
+from rationalize.methods.coalition_results import (
+    conclude,
+    dev_accuracy,
+    log_clones,
+    log_reading,
+    log_refining,
+)
 from rationalize.methods.coalition_tuning import keep_variant, m_ift, parts_of, tune_variant
 from rationalize.methods.common import share
 from rationalize.methods.controller import train_controller
@@ -210,6 +216,7 @@ def learn_who_works(
     candidates = scored_once(
         run, "controller-utilities", attempts, held, judge, config.candidates.leak
     )
+    log_refining(run, candidates, "final")
     log_clones(
         variants, config.names, attempts, held, config.instruction.texts, config.fit, run, "final"
     )

@@ -1,8 +1,9 @@
 """The ablations of COALITION (coalition.md 6.5) in one command, from shared candidates.
 
-Every arm is a whole run with one setting changed, in `arms/NAME`. What an arm has in common with
-the full method is taken over, not made again: M_IFT, the tuned variants, the candidates of round 0.
-One table compares all arms, each paired with the full method.
+Every arm is a whole run with one setting changed, in `stages/arm-NAME`. What an arm has in common
+with the full method is taken over, not made again: M_IFT, the tuned variants, the candidates of
+round 0; and the full method itself may be a run that is finished (`full`). One table compares all
+arms, each paired with the full method.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from rationalize.errors import UsageError
+from rationalize.config import from_dict, to_dict
+from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
 from rationalize.methods.coalition import coalition
 from rationalize.methods.coalition_config import CoalitionConfig
-from rationalize.methods.coalition_results import COMPARED, evaluate_chains
+from rationalize.methods.coalition_results import COMPARED, chain_shard, evaluate_chains
 from rationalize.methods.setup import Setup, majority_row, open_method, said_done, write_results
 from rationalize.progress import say
-from rationalize.runs import Run
+from rationalize.runs import Run, differences
 
 Change = Callable[[CoalitionConfig], CoalitionConfig]
 
@@ -54,6 +57,10 @@ class CoalitionGridConfig(CoalitionConfig):
     """Ablations to run: one-variant, same-data, no-refinement, self-only, cross-only,
     random-labels, no-filter, no-sro.
     """
+    full: str = ""
+    """A finished run of `train coalition`, or of its demo, that is the full method: settings,
+    M_IFT, variants and candidates are taken from it. None: the full method is run here.
+    """
 
 
 def run_grid(config: CoalitionGridConfig, out: Path) -> None:
@@ -61,17 +68,23 @@ def run_grid(config: CoalitionGridConfig, out: Path) -> None:
     unknown = sorted(set(config.arms) - set(ARMS))
     if unknown:
         raise UsageError(f"unknown arms {unknown}; expected some of {', '.join(ARMS)}")
+    full = settings_of(config)
+    config = CoalitionGridConfig(**own_fields(full), arms=config.arms, full=config.full)
     rewards = ("consistency",) if config.judge == "cross-fit" else ()
+    if rewards and config.full and not config.answer_scorer:  # the one that judged the full method
+        config = replace(config, answer_scorer=str(Path(config.full) / "scorers" / "answer"))
     with open_method(config, "coalition-grid", out, rewards=rewards) as setup:
         if said_done(setup.run, "grid"):
             return
-        full = _full_config(config)
         try:
             arms = {name: ARMS[name][1](full) for name in config.arms}
         except ValueError as error:
             raise UsageError(f"an arm cannot be made from these settings: {error}") from error
         methods: Methods = {FLOOR: majority_row(setup)}
-        source = _arm(setup, methods, "full", FULL, full, None, tuple(COMPARED))
+        if config.full:
+            source = _finished(setup, methods, full, Path(config.full))
+        else:
+            source = _arm(setup, methods, "full", FULL, full, None, tuple(COMPARED))
         for name in config.arms:
             _arm(setup, methods, name, ARMS[name][0], arms[name], source, (FULL,))
         rows = [ARMS[name][0] for name in config.arms]
@@ -80,9 +93,45 @@ def run_grid(config: CoalitionGridConfig, out: Path) -> None:
         setup.run.finish("grid", arms=list(config.arms))
 
 
-def _full_config(config: CoalitionGridConfig) -> CoalitionConfig:
-    names = {f.name for f in dataclasses.fields(CoalitionConfig)}
-    return CoalitionConfig(**{n: getattr(config, n) for n in names})
+def own_fields(config: CoalitionConfig) -> dict[str, Any]:
+    """The full method's settings by name."""
+    return {f.name: getattr(config, f.name) for f in dataclasses.fields(CoalitionConfig)}
+
+
+def settings_of(config: CoalitionGridConfig) -> CoalitionConfig:
+    """The full method's settings: those given, or those of the run that is taken over.
+
+    Raises `UsageError` where settings are given that are not the run's.
+    """
+    given = CoalitionConfig(**own_fields(config))
+    if not config.full:
+        return given
+    stored = Run.read(config.full).config
+    known = {name: stored[name] for name in own_fields(given) if name in stored}
+    taken = from_dict(CoalitionConfig, known, where=config.full)
+    if given not in (taken, CoalitionConfig()):
+        differing = differences(to_dict(taken), to_dict(given), "in the run", "asked for")
+        raise UsageError(
+            "\n  ".join(
+                [f"{config.full} was run with other settings than are asked for:", *differing]
+            )
+            + "\nleave them out (with `full` they are the run's), or leave `full` out"
+        )
+    return taken
+
+
+def _finished(
+    setup: Setup, methods: Methods, config: CoalitionConfig, folder: Path
+) -> tuple[Run, CoalitionConfig]:
+    """A finished run as the full method's arm. Raises `UserError` where it is not finished."""
+    run = Run.read(folder)
+    for split in setup.final_splits:
+        for who in COMPARED:
+            shard = chain_shard(who, split, config.seed)
+            if not run.has_shard(shard):
+                raise UserError(f"{folder} is not finished: {shard} is missing; start it again")
+            methods.setdefault(who, {})[split] = {config.seed: run.read_shard(shard)}
+    return run, config
 
 
 def _arm(
@@ -95,9 +144,11 @@ def _arm(
     if source:
         take_over(source[0], run, shared(source[1], config))
     own = replace(setup, config=config, run=run)
-    scorer = config.answer_scorer or str(setup.run.path / "scorers" / "answer")
+    scorer = setup.config.answer_scorer or str(setup.run.path / "scorers" / "answer")
     own.config = replace(config, answer_scorer=scorer)
     made = coalition(own, own.config)
+    if config.judge != "variants":  # else every arm has a judge of its own
+        setup.suite = own.suite
     for split in setup.final_splits:
         for who in evaluated:
             attempts = evaluate_chains(own, made, who, split)
@@ -107,11 +158,15 @@ def _arm(
 
 
 def shared(full: CoalitionConfig, arm: CoalitionConfig) -> dict[str, list[str]]:
-    """What the arm has in common with the full method: policies, variants and shards by name."""
+    """What the arm has in common with the full method: policies, variants, shards and JSON files by
+    name.
+    """
+    alike = (arm.variants, arm.parts) == (full.variants, full.parts)
     common: dict[str, list[str]] = {
-        "policies": ["ift-warm", "ift"], "variants": [], "shards": ["ift-imperfect"]
+        "policies": ["ift-warm", "ift"], "variants": [], "shards": ["ift-imperfect"],
+        "files": ["reading.json"] if alike or full.judge != "variants" else [],
     }  # fmt: skip
-    if (arm.variants, arm.parts) != (full.variants, full.parts):
+    if not alike:
         return common
     common["variants"] = [f"{name}-tuned" for name in arm.names]
     if arm.rounds:
@@ -119,6 +174,7 @@ def shared(full: CoalitionConfig, arm: CoalitionConfig) -> dict[str, list[str]]:
         if arm.candidates.refiners == full.candidates.refiners:
             common["shards"] += [f"round0-{name}-refines" for name in arm.names]
             common["shards"].append("round0-utilities")
+            common["files"] += ["round0-utilities.json", "clones-round0.json"]
     return common
 
 
@@ -136,9 +192,9 @@ def take_over(source: Run, target: Run, common: Mapping[str, Sequence[str]]) -> 
     for shard in common["shards"]:
         if source.has_shard(shard) and not target.has_shard(shard):
             target.append(source.read_shard(shard), shard)
-    reference = "round0-utilities.json"
-    if "round0-utilities" in common["shards"] and (source.path / reference).exists():
-        target.write_json(reference, source.read_json(reference))
+    for file in common["files"]:
+        if (found := source.read_json(file)) is not None and target.read_json(file) is None:
+            target.write_json(file, found)
 
 
 def _link(source: str, target: str) -> None:

@@ -16,8 +16,10 @@ from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.metrics import metrics_of
+from rationalize.evaluation.refining import format_refining, refining_rows, refining_utilities
 from rationalize.evaluation.results import difference_row
 from rationalize.evaluation.voting import chosen_attempt
+from rationalize.methods.candidates import Candidates
 from rationalize.methods.common import log_round, rollouts
 from rationalize.methods.own_attempts import first_right
 from rationalize.methods.setup import Setup, majority_row, trained_rows, write_results
@@ -110,7 +112,12 @@ def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> lis
         attempts = [_of_method(c, name, config.seed) for c in chains]
         return setup.suite.score(attempts, {q.id: q for q in questions})
 
-    return rollouts(setup.run, f"final-{slug(name)}-{split}-{config.seed}", write)
+    return rollouts(setup.run, chain_shard(name, split, config.seed), write)
+
+
+def chain_shard(name: str, split: str, seed: int) -> str:
+    """The shard of a row's chains on a split."""
+    return f"final-{slug(name)}-{split}-{seed}"
 
 
 def spent(attempts: Sequence[Attempt]) -> float:
@@ -140,7 +147,7 @@ def self_consistency(setup: Setup, made: Coalition, split: str, tokens: float) -
         say(f"{SELF_CONSISTENCY}: {len(drawn)} votes")
         return setup.suite.score(chosen, {q.id: q for q in questions})
 
-    return rollouts(setup.run, f"final-{SELF_CONSISTENCY}-{split}-{config.seed}", write)
+    return rollouts(setup.run, chain_shard(SELF_CONSISTENCY, split, config.seed), write)
 
 
 def _of_method(chain: Chain, name: str, seed: int) -> Attempt:
@@ -202,6 +209,20 @@ def log_reading(run: Run, judge: object, held_out: Sequence[Question]) -> None:
             "that is no more than chance allows: utilities may be noise. Give reading more of each "
             "batch (`instruction.shares`), more passes (`instruction.epochs`) or more questions"
         )
+
+
+def log_refining(run: Run, candidates: Candidates, when: str) -> None:
+    """Store and print what refinement by the writer, and by the others, did to the utility."""
+    file = f"refining-{when}.json"
+    if run.read_json(file) is not None:
+        return
+    attempts = [
+        a for own in (candidates.written, candidates.refined) for g in own.values() for a in g
+    ]
+    rows = refining_rows([refining_utilities(candidates.reference, attempts)])
+    run.write_json(file, rows)
+    if rows:
+        print(format_refining(rows))
 
 
 def log_clones(
