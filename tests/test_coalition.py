@@ -62,7 +62,8 @@ def test_every_stage_leaves_what_it_made(finished):
     assert set(stages["variant-1-round0"]["pairs"]) <= {"generation", "refinement"}
     assert stages["controller"]["write"]["n"] >= 1
     results = json.loads((finished / "results.json").read_text())
-    rows = {"COALITION", "random controller", "self-refinement", "M_IFT alone", "self-consistency"}
+    rows = {"COALITION", "random controller", "self-refinement", "no refinement", "M_IFT alone",
+            "self-consistency"}  # fmt: skip
     assert rows <= set(results["methods"])
     rounds = json.loads((finished / "rounds.json").read_text())
     assert set(rounds["dev_accuracy"]) == {"tuned", "round0"}
@@ -129,7 +130,7 @@ def test_the_reward_is_the_utility_of_the_pairs():
     suite = RewardSuite([utility_reward(Judge(), "penalty")])
     scored = [a.rewards["utility"] for a in suite.score(attempts, {"q": q})]
     assert scored == [4.0, -1.0, -1.0, None]
-    same = utilities_of(attempts[:3], [q], Judge(), "penalty")
+    same = utilities_of(attempts[:3], [q], Judge(), "penalty", {q.id: -1.0})
     assert [a.rewards["utility"] for a in same] == scored[:3]
 
 

@@ -1,5 +1,8 @@
 """The controller: labels, weights, what it is measured against; how different variants are."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from tiny import tiny_policy
@@ -9,7 +12,7 @@ from rationalize.methods.candidates import (
     CandidateConfig,
     by_source,
     controller_examples,
-    refines,
+    utilities_of,
     utility_text,
 )
 from rationalize.methods.controller import (
@@ -18,10 +21,12 @@ from rationalize.methods.controller import (
     measure,
     split_by_question,
     train_controller,
+    weighted_choice,
 )
-from rationalize.models.controller import choose, letter_ids
+from rationalize.models.controller import choice_logits, choose, controller_row, letter_ids
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
+from rationalize.sampling.coalition import Coalition, refines
 from rationalize.training.loop import FitConfig
 from rationalize.verbs.chain import word_diff
 
@@ -64,10 +69,12 @@ def test_examples_hold_every_option_and_keeping():
     written = [attempt("a", "v1", 0.6), attempt("b", "v2", 0.4)]
     refined = [
         attempt("a>1", "v1", 0.5, refines="a"), attempt("a>2", "v2", 0.9, refines="a"),
-        attempt("b>1", "v1", 0.3, refines="b"),  # v2 did not refine b: no example
+        attempt("b>1", "v1", 0.3, refines="b"),  # v2 did not refine b: it is no option
     ]  # fmt: skip
     candidates = by_source({"q0": 0.5}, [*written, *refined])
-    write, refine = controller_examples(candidates, QUESTIONS[:1], ["v1", "v2"])
+    write, refine, other = controller_examples(candidates, QUESTIONS[:1], ["v1", "v2"])
+    assert (other.allowed, other.label) == ((True, False, True), 2)
+    assert other.gain == pytest.approx(0.1)
     assert (write.rationale, write.utilities, write.label) == (None, (0.6, 0.4), 0)
     assert (refine.utilities, refine.label) == ((0.5, 0.9, 0.6), 1)
     assert refine.gain == pytest.approx(0.3)
@@ -91,8 +98,25 @@ def test_choices_are_probabilities_whatever_the_batch():
 
 
 def test_measures_without_anything_learned():
-    facts = measure(tiny_policy("decoder"), [Example(QUESTIONS[0], None, (0.5, 0.5))], [], 0)
+    facts = measure(tiny_policy("decoder"), [Example(QUESTIONS[0], None, (0.5, 0.5))], [])
     assert facts["controller_accuracy"] == facts["random_accuracy"] == 1.0  # a tie: all are right
+
+
+def test_an_option_that_is_not_to_be_had_is_never_picked_nor_learned():
+    nan = float("nan")
+    example = Example(QUESTIONS[0], "r", (nan, 0.2, 0.6))
+    policy = tiny_policy("decoder")
+    facts = measure(policy, [example], [0, 0, 1])  # the most frequent label cannot be had
+    assert facts["majority_utility"] == 0.2
+    assert facts["random_utility"] == pytest.approx(0.4)
+    assert facts["oracle_accuracy"] == 1.0
+    assert facts["controller_utility"] in (0.2, 0.6)
+    rows = [controller_row(policy, example.question, "r", (2, (own, True, True), 1.0))
+            for own in (False, True)]  # fmt: skip
+    masked, full = (weighted_choice(policy, [row]).total.item() for row in rows)
+    logits = choice_logits(policy, rows[:1], 3)[0].double()
+    assert masked == pytest.approx((logits[1:].logsumexp(0) - logits[2]).item(), rel=1e-4)
+    assert full == pytest.approx((logits.logsumexp(0) - logits[2]).item(), rel=1e-4)
 
 
 def test_who_refines():
@@ -108,6 +132,46 @@ def test_a_bare_answer_is_worth_no_more_than_none():
     assert utility_text("So it is the oil.", question, "none") == "So it is the oil."
     assert utility_text("Oil is light, so oil.", question, "mask") == "___ is light, so ___."
     assert utility_text("Oil is light.", question, "penalty") == "Oil is light."
+
+
+def test_a_bare_answer_gets_the_reference_to_the_last_digit():
+    """Scored in another batch it could pass the strict filter by rounding."""
+
+    class Rounds:
+        def utilities(self, questions, rationales):
+            assert None not in rationales
+            return [0.7] * len(questions)
+
+    question = Question("q0", "Which floats?", "oil", ("oil", "iron"))
+    own = [attempt("a", "v1", 0.0, rationale="B."), attempt("b", "v1", 0.0, rationale="It swims.")]
+    found = utilities_of(own, [question], Rounds(), "penalty", {"q0": 0.5})
+    assert [a.rewards["utility"] for a in found] == [0.5, 0.7]
+
+
+def who_refines(refiners, who, names=("v1", "v2", "v3"), seeds=60):
+    coalition = Coalition(None, list(names), refiners)
+    own = [attempt("a", "v1", 0.0)]
+    return {coalition._refiners(QUESTIONS[:1], own, seed, who)[0] for seed in range(seeds)}
+
+
+def test_chance_has_the_options_of_the_controller():
+    assert who_refines("both", "random") == {"v1", "v2", "v3", "keep"}
+    assert who_refines("cross", "random") == {"v2", "v3", "keep"}
+    assert who_refines("self", "random") == {"v1", "keep"}
+    assert who_refines("both", "self") == {"v1"}
+    assert who_refines("both", "keep") == who_refines("none", "random") == {"keep"}
+
+
+def test_the_controller_picks_among_those_who_may():
+    policy = tiny_policy("decoder")
+    coalition = Coalition(SimpleNamespace(active=lambda name: nullcontext(policy)), ["v1", "v2"])
+    names = ["v1", "v2", "keep"]
+    asked, read = QUESTIONS[:6], ["so"] * 6
+    best = [names[int(np.argmax(p))] for p in choose(policy, asked, read, 3)]
+    assert coalition._chosen(asked, read, names, [names] * 6) == best
+    others = [[n for n in names if n != own] for own in best]
+    second = coalition._chosen(asked, read, names, others)
+    assert all(own in may for own, may in zip(second, others, strict=True))
 
 
 def test_bleu():

@@ -127,5 +127,9 @@ def test_masked_and_bare_answers():
     assert masked("Theheavy cart", choices) == "Theheavy cart"
     assert bare_answer("", choices)
     assert bare_answer("So the answer is (B).", choices)
+    for text in ("The answer is B.", "b", "Option B is correct.", "So it's light cart.",
+                 "Answer: light cart"):  # fmt: skip
+        assert bare_answer(text, choices), text
+    assert not bare_answer("C is the cart that wins.", choices)
     assert bare_answer("It must be the light cart, the light cart.", choices)
     assert not bare_answer("Less weight means less force, so it is the light cart.", choices)

@@ -26,11 +26,11 @@ from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.mentions import bare_answer, masked
 from rationalize.rewards.reading import readings
 from rationalize.runs import Run
+from rationalize.sampling.coalition import Refiners, refines
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import question_seed, write_attempts
 from rationalize.signals.pairs import prefer
 
-Refiners = Literal["both", "self", "cross", "none"]
 Kind = Literal["generation", "refinement"]
 Leak = Literal["none", "mask", "penalty"]
 
@@ -123,17 +123,15 @@ def _at_least_two(writers: int) -> int:
     return -(-2 // writers)
 
 
-def refines(refiner: str, writer: str, who: Refiners) -> bool:
-    """Whether one variant refines what another wrote."""
-    return who == "both" or (who == "self" and refiner == writer) or (
-        who == "cross" and refiner != writer
-    )  # fmt: skip
-
-
 def utilities_of(
-    attempts: Sequence[Attempt], questions: Sequence[Question], judge: UtilityJudge, leak: Leak
-) -> list[Attempt]:
-    """The attempts with their utility (coalition.md 3.1) among their rewards."""
+    attempts: Sequence[Attempt], questions: Sequence[Question], judge: UtilityJudge, leak: Leak,
+    reference: Mapping[str, float],
+) -> list[Attempt]:  # fmt: skip
+    """The attempts with their utility (coalition.md 3.1) among their rewards.
+
+    What is worth no more than no rationale gets the `reference` of its question, to the last digit:
+    the filter is strict, and must not be passed by rounding.
+    """
     by_id = {q.id: q for q in questions}
     of: dict[str, list[Attempt]] = {q.id: [] for q in questions}
     for attempt in attempts:
@@ -143,9 +141,16 @@ def utilities_of(
     with progress_bar("utilities", "candidates") as progress:
         for first in range(0, len(groups), _AT_ONCE):
             part = [a for group in groups[first : first + _AT_ONCE] for a in group]
-            own = [by_id[a.question_id] for a in part]
-            texts = [utility_text(a.rationale, q, leak) for a, q in zip(part, own, strict=True)]
-            found |= zip([a.id for a in part], judge.utilities(own, texts), strict=True)
+            read: list[tuple[str, Question, str]] = []
+            for attempt in part:
+                question = by_id[attempt.question_id]
+                text = utility_text(attempt.rationale, question, leak)
+                if text is None:
+                    found[attempt.id] = reference[question.id]
+                else:
+                    read.append((attempt.id, question, text))
+            ids, own, texts = zip(*read, strict=True) if read else ((), (), ())
+            found |= zip(ids, judge.utilities(own, texts), strict=True)
             progress(len(found), len(attempts), 0)
     return [a.scored({"utility": found[a.id]}) for a in attempts]
 
@@ -171,13 +176,12 @@ def scored_once(
     judge: UtilityJudge, leak: Leak,
 ) -> Candidates:  # fmt: skip
     """Utilities, stored with the attempts; read back on a second start."""
-    stored = rollouts(run, shard, lambda: utilities_of(attempts, questions, judge, leak))
     if run.read_json(f"{shard}.json") is None:
-        reference = judge.utilities(questions, [None] * len(questions))
-        run.write_json(
-            f"{shard}.json", dict(zip([q.id for q in questions], reference, strict=True))
-        )
-    return by_source(run.read_json(f"{shard}.json"), stored)
+        alone = judge.utilities(questions, [None] * len(questions))
+        run.write_json(f"{shard}.json", dict(zip([q.id for q in questions], alone, strict=True)))
+    reference = run.read_json(f"{shard}.json")
+    stored = rollouts(run, shard, lambda: utilities_of(attempts, questions, judge, leak, reference))
+    return by_source(reference, stored)
 
 
 def by_source(reference: Mapping[str, float], attempts: Sequence[Attempt]) -> Candidates:
@@ -195,9 +199,8 @@ def by_source(reference: Mapping[str, float], attempts: Sequence[Attempt]) -> Ca
 def controller_examples(
     candidates: Candidates, questions: Sequence[Question], names: Sequence[str]
 ) -> list[Example]:
-    """Who should write, and who should refine this or nobody, with each option's mean utility.
-
-    An option that nobody took is worth nothing known: such an example is left out.
+    """Who should write, and who should refine this or nobody, with each option's mean utility: NaN
+    for one that nobody took. An example without two options to choose among is left out.
     """
     examples = []
     for q in questions:
@@ -208,7 +211,7 @@ def controller_examples(
             if source.id in candidates.refined:
                 means = _means(candidates.refined[source.id], names)
                 examples.append(Example(q, source.rationale, (*means, utility(source))))
-    return [e for e in examples if not np.isnan(e.utilities).any()]
+    return [e for e in examples if sum(e.allowed) > 1]
 
 
 def utility(attempt: Attempt) -> float:

@@ -62,7 +62,7 @@ from rationalize.methods.coalition_results import (
 )
 from rationalize.methods.coalition_tuning import keep_variant, m_ift, parts_of, tune_variant
 from rationalize.methods.common import share
-from rationalize.methods.controller import train_controller
+from rationalize.methods.controller import describe, train_controller
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.reward_model import RewardModel
@@ -205,9 +205,9 @@ def learn_who_works(
     run: Run,
 ) -> bool:  # fmt: skip
     """Train the controller on candidates for questions that nobody has learned from; False where
-    there are none, or where all options are alike.
+    there is nothing to learn: no such question, nobody to choose among, or all options alike.
     """
-    if not held or config.variants == 1:
+    if not held or (config.variants == 1 and config.candidates.refiners == "none"):
         return False
     attempts = write_candidates(
         variants, config.names, held, config.candidates, run, "controller", seed=config.seed,
@@ -229,4 +229,6 @@ def learn_who_works(
                 policy, examples, config.controller, run, CONTROLLER, config.seed
             )
     keep_variant(variants, CONTROLLER, run, CONTROLLER, **facts)
-    return (run.done(CONTROLLER) or {}).get("learned_from", 0) > 0
+    facts = run.done(CONTROLLER) or {}
+    print(describe(facts))
+    return facts["learned_from"] > 0

@@ -41,9 +41,12 @@ COMPARED: dict[str, Who] = {
     "COALITION": "controller",
     "random controller": "random",
     "self-refinement": "self",
+    "no refinement": "keep",
     "M_IFT alone": "base",
 }
-"""Rows of a coalition's table: who works."""
+"""Rows of a coalition's table: who works. The controller may keep a rationale, and so may chance;
+`self-refinement` always refines, `no refinement` never.
+"""
 
 SELF_CONSISTENCY = "self-consistency"
 """Row of the majority among sampled chains of M_IFT, at no fewer tokens than the coalition's."""
@@ -70,6 +73,9 @@ def conclude(
         for split, seeds in splits.items():
             seeds |= {s: setup.judged(own, judged, name, split, s) for s, own in seeds.items()}
     methods[FLOOR] = majority_row(setup)
+    if not made.controller:
+        say("no controller was trained (no question was kept aside for it, or no choice made a "
+            "difference): COALITION's row is the random controller's")  # fmt: skip
     seed, tokens = setup.config.seed, {}
     for split in setup.final_splits:
         found = {name: evaluate_chains(setup, made, name, split) for name in COMPARED}

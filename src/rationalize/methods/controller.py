@@ -3,7 +3,8 @@
 
     label    index of the option with the highest utility; at refinement keeping is an option too
     weight   best utility minus the next one, clipped to [0.05, 1]
-    L = mean_i weight_i CE_i          weights scaled to mean 1 over the examples
+    L = mean_i weight_i CE_i          weights scaled to mean 1 over the examples; the softmax is
+                                      over the options there are (self- or cross-refinement alone)
 
 The paper releases no controller; every choice here is our default. Deviations from the default in
 the specification: the letters' rows of the lm-head take the place of a new linear head, and keeping
@@ -52,15 +53,20 @@ class Example:
     rationale: str | None
     """None: who writes; else who refines this."""
     utilities: tuple[float, ...]
+    """NaN for an option that is not to be had."""
+
+    @property
+    def allowed(self) -> tuple[bool, ...]:
+        return tuple(u == u for u in self.utilities)
 
     @property
     def label(self) -> int:
-        return int(np.argmax(self.utilities))
+        return int(np.nanargmax(self.utilities))
 
     @property
     def gain(self) -> float:
         """Best option minus the next best; 0 for a tie."""
-        first, second = sorted(self.utilities, reverse=True)[:2]
+        first, second = sorted((u for u in self.utilities if u == u), reverse=True)[:2]
         return first - second
 
 
@@ -73,7 +79,7 @@ def train_controller(
     clear = [e for e in learn if e.gain > 0]
     weights = np.clip([e.gain for e in clear], config.lowest_weight, 1.0)
     rows = [
-        controller_row(policy, e.question, e.rationale, (e.label, len(e.utilities), float(w)))
+        controller_row(policy, e.question, e.rationale, (e.label, e.allowed, float(w)))
         for e, w in zip(clear, weights / weights.mean() if clear else (), strict=True)
     ]
     if rows:
@@ -86,16 +92,18 @@ def train_controller(
         fit(policy, weighted_choice, batch_at, config.fit, run=run, stage=stage, steps=steps)
     facts: dict[str, Any] = {"learned_from": len(rows), "ties": len(learn) - len(rows)}
     for kind, own in by_kind(held).items():
-        facts[kind] = measure(policy, own, [e.label for e in learn if kind_of(e) == kind], seed)
+        facts[kind] = measure(policy, own, [e.label for e in clear if kind_of(e) == kind])
     return facts
 
 
 def weighted_choice(policy: Policy, rows: Sequence[Row]) -> LossOutput:
-    """Weighted cross-entropy over rows tagged (label, number of options, weight)."""
+    """Weighted cross-entropy over rows tagged (label, which options are allowed, weight)."""
     total, right = torch.zeros((), device=policy.device), 0.0
-    for count in sorted({row.tag[1] for row in rows}):
-        own = [row for row in rows if row.tag[1] == count]
+    for count in sorted({len(row.tag[1]) for row in rows}):
+        own = [row for row in rows if len(row.tag[1]) == count]
         logits = choice_logits(policy, own, count)
+        allowed = torch.tensor([row.tag[1] for row in own], device=logits.device)
+        logits = logits.masked_fill(~allowed, -torch.inf)
         label_N = torch.tensor([row.tag[0] for row in own], device=logits.device)
         weight_N = torch.tensor([row.tag[2] for row in own], device=logits.device)
         losses = torch.nn.functional.cross_entropy(logits, label_N, reduction="none")
@@ -127,33 +135,51 @@ def by_kind(examples: Sequence[Example]) -> Mapping[str, list[Example]]:
     return found
 
 
-def measure(
-    policy: Policy, examples: Sequence[Example], labels: Sequence[int], seed: int
-) -> dict[str, float]:
+def measure(policy: Policy, examples: Sequence[Example], labels: Sequence[int]) -> dict[str, float]:
     """Accuracy and mean utility of the controller's choice beside the most frequent label of its
-    training examples, a random choice and the oracle.
+    training examples (ties aside), a random choice (its expectation) and the oracle.
     """
     count = len(examples[0].utilities)
     probabilities = choose(
         policy, [e.question for e in examples], [e.rationale for e in examples], count
     )
-    rng = np.random.default_rng(seed)
-    majority = int(np.bincount(labels, minlength=count).argmax()) if labels else 0
-    choices: dict[str, Callable[[int, Example], int]] = {
-        "controller": lambda i, e: int(np.argmax(probabilities[i])),
-        "majority": lambda i, e: majority,
-        "random": lambda i, e: int(rng.integers(count)),
-        "oracle": lambda i, e: e.label,
+    frequency = np.bincount(labels, minlength=count) if labels else np.zeros(count)
+    shares: dict[str, Callable[[int, Example], np.ndarray]] = {
+        "controller": lambda i, e: favourite(probabilities[i], e),
+        "majority": lambda i, e: favourite(frequency, e),
+        "random": lambda i, e: np.array(e.allowed) / sum(e.allowed),
+        "oracle": lambda i, e: favourite(e.utilities, e),
     }
-    facts: dict[str, float] = {"n": len(examples)}
-    for name, pick in choices.items():
-        picked = [pick(i, e) for i, e in enumerate(examples)]
-        facts[f"{name}_accuracy"] = float(
-            np.mean(
-                [e.utilities[p] == max(e.utilities) for p, e in zip(picked, examples, strict=True)]
+    lengths = [controller_row(policy, e.question, e.rationale).length - 1 for e in examples]
+    facts: dict[str, float] = {"n": len(examples), "tokens_read": float(np.mean(lengths))}
+    for name, share in shares.items():
+        picked = [share(i, e) for i, e in enumerate(examples)]
+        own = [np.nan_to_num(e.utilities) for e in examples]
+        best = [np.array(e.utilities) == np.nanmax(e.utilities) for e in examples]
+        for kind, values in (("accuracy", best), ("utility", own)):
+            facts[f"{name}_{kind}"] = float(
+                np.mean([p @ v for p, v in zip(picked, values, strict=True)])
             )
-        )
-        facts[f"{name}_utility"] = float(
-            np.mean([e.utilities[p] for p, e in zip(picked, examples, strict=True)])
-        )
     return facts
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """What `train_controller` measured, in a line per kind of choice."""
+    lines = [f"controller: learned from {facts['learned_from']} choices ({facts['ties']} ties)"]
+    for kind in ("write", "refine"):
+        if own := facts.get(kind):
+            told = ", ".join(
+                f"{name} {own[f'{name}_accuracy']:.3f} / {own[f'{name}_utility']:.3f}"
+                for name in ("controller", "majority", "random", "oracle")
+            )
+            lines.append(
+                f"  who {kind}s, share of best picks / utility: {told} (n = {own['n']}; one pass "
+                f"over {own['tokens_read']:.0f} tokens a choice)"
+            )
+    return "\n".join(lines)
+
+
+def favourite(scores: Sequence[float] | np.ndarray, example: Example) -> np.ndarray:
+    """All of the choice on the allowed option with the highest score, the first of equals."""
+    own = np.where(example.allowed, scores, -np.inf)
+    return np.eye(len(own))[int(np.argmax(own))]

@@ -43,10 +43,11 @@ def sentences(text: str) -> list[str]:
 
 _EMPTY_WORDS = frozenset(
     words(
-        "a am an and answer are as be because believe best choice choose correct explanation final "
-        "go going guess hence here i is it it's its means must my obvious obviously of one option "
-        "or pick rationale reply right say select so sure that that's the there there's therefore "
-        "think this thus to we which will with would you your"
+        "a am an and answer are as be because believe best choice choose clearly correct "
+        "definitely explanation final go going guess hence here i is it it's its means must my "
+        "obvious obviously of one option or pick rationale reply right say select so sure surely "
+        "that that's the there there's therefore think this thus to we which will with would you "
+        "your"
     )
 )
 """Words that say nothing beside an answer."""
@@ -67,13 +68,21 @@ def masked(text: str, answers: Sequence[str], mask: str = "___") -> str:
     return re.sub(rf"\([{letters}]\)", mask, text, flags=re.IGNORECASE)
 
 
+_ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
+
+
 def bare_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text does no more than name answers: no other word of it says anything.
+    """Whether a text does no more than name answers: no other word of it says anything, and a
+    letter names its answer without brackets too.
 
     >>> bare_answer("So the answer must be the oil.", ["the water", "the oil"])
+    True
+    >>> bare_answer("Oil: option B is correct.", ["the water", "the oil"])
     True
     >>> bare_answer("Oil is lighter, so it is the oil.", ["the water", "the oil"])
     False
     """
-    rest = words(masked(text, answers, mask=" "))
-    return all(word in _EMPTY_WORDS for word in rest)
+    bare = [_ARTICLE.sub("", answer) or answer for answer in answers]
+    letters = {label(i)[1].lower() for i in range(min(len(answers), 26))}
+    rest = words(masked(text, [*answers, *bare], mask=" "))
+    return all(word in _EMPTY_WORDS or word in letters for word in rest)

@@ -41,8 +41,18 @@ CONTROLLER = "controller"
 BASE = "base"
 """M_IFT as a writer."""
 
-Who = Literal["controller", "random", "self", "base"]
-"""Who works: the controller says; anybody; a random writer refines itself; the base, unrefined."""
+Refiners = Literal["both", "self", "cross", "none"]
+Who = Literal["controller", "random", "self", "keep", "base"]
+"""Who works: the controller says; anybody who may, or nobody refines; a random writer always
+refines itself; a random writer, unrefined; the base, unrefined.
+"""
+
+
+def refines(refiner: str, writer: str, who: Refiners) -> bool:
+    """Whether one variant refines what another wrote."""
+    return who == "both" or (who == "self" and refiner == writer) or (
+        who == "cross" and refiner != writer
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -113,10 +123,11 @@ class Coalition:
 
     variants: Variants
     names: Sequence[str]
-    refiners: str = "both"
+    refiners: Refiners = "both"
     texts: Texts = "choices"
     controller: bool = True
     """Whether a controller was trained; else `who` falls back to chance."""
+    _drafts: dict[tuple, dict[str, Attempt]] = field(default_factory=dict, init=False, repr=False)
     _without: tuple[list[Question], dict[str, list[float]]] = field(
         default=([], {}), init=False, repr=False
     )
@@ -133,13 +144,7 @@ class Coalition:
         who = who if self.controller or who != "controller" else "random"
         writers = self._writers(questions, seed, who)
         once = replace(sampling, n=1)
-        by_id = self._work(
-            questions, writers, lambda sampler, own, name: write_attempts(
-                sampler, own, once, split=split, seed=question_seed(seed, name), writer=name,
-                mode="rationale",
-                label=f"{name} writes {split}",
-            )
-        )  # fmt: skip
+        by_id = self._written(questions, writers, once, split, seed)
         written = [by_id[q.id] for q in questions]
         refiners = self._refiners(questions, written, seed, who)
         refined = self._work(
@@ -161,9 +166,30 @@ class Coalition:
             for q, own in zip(questions, last, strict=True)
         ]  # fmt: skip
 
+    def _written(
+        self, questions: Sequence[Question], writers: Sequence[str], sampling: SamplingConfig,
+        split: str, seed: int,
+    ) -> dict[str, Attempt]:  # fmt: skip
+        """What the writers wrote, by question id. Nobody writes twice for the same question,
+        whoever is compared: variants at work do not learn.
+        """
+        drafts = {n: self._drafts.setdefault((n, sampling, split, seed), {}) for n in set(writers)}
+        asked = [(q, n) for q, n in zip(questions, writers, strict=True) if q.id not in drafts[n]]
+        fresh = self._work(
+            [q for q, _ in asked], [n for _, n in asked],
+            lambda sampler, own, name: write_attempts(
+                sampler, own, sampling, split=split, seed=question_seed(seed, name), writer=name,
+                mode="rationale", label=f"{name} writes {split}",
+            ),
+        )  # fmt: skip
+        for q, name in asked:
+            drafts[name][q.id] = fresh[q.id]
+        return {q.id: drafts[name][q.id] for q, name in zip(questions, writers, strict=True)}
+
     def _writers(self, questions: Sequence[Question], seed: int, who: Who) -> list[str]:
         if who == "controller" and len(self.names) > 1:
-            return self._chosen(questions, [None] * len(questions), list(self.names))
+            everybody = [self.names] * len(questions)
+            return self._chosen(questions, [None] * len(questions), self.names, everybody)
         if who == "base":
             return [BASE] * len(questions)
         return [random.Random(f"{seed}/writes/{q.id}").choice(self.names) for q in questions]
@@ -171,25 +197,33 @@ class Coalition:
     def _refiners(
         self, questions: Sequence[Question], written: Sequence[Attempt], seed: int, who: Who
     ) -> list[str]:
-        if self.refiners == "none" or who == "base":
-            return [KEEP] * len(questions)
-        if who == "self" or self.refiners == "self":
-            own = [a.writer for a in written]
-        elif self.refiners == "both" and who == "controller":
-            own = self._chosen(questions, [a.rationale for a in written], [*self.names, KEEP])
+        writers = [a.writer for a in written]
+        may = [[*(n for n in self.names if refines(n, w, self.refiners)), KEEP] for w in writers]
+        if self.refiners == "none" or who in ("keep", "base"):
+            own = [KEEP] * len(questions)
+        elif who == "self":
+            own = writers
+        elif who == "controller":
+            rationales = [a.rationale for a in written]
+            own = self._chosen(questions, rationales, [*self.names, KEEP], may)
         else:
-            own = []
-            for question, attempt in zip(questions, written, strict=True):
-                allowed = [n for n in self.names if self.refiners == "both" or n != attempt.writer]
-                own.append(random.Random(f"{seed}/refines/{question.id}").choice(allowed))
+            own = [
+                random.Random(f"{seed}/refines/{q.id}").choice(allowed)
+                for q, allowed in zip(questions, may, strict=True)
+            ]
         return [n if a.rationale else KEEP for n, a in zip(own, written, strict=True)]
 
     def _chosen(
-        self, questions: Sequence[Question], rationales: Sequence[str | None], names: list[str]
-    ) -> list[str]:
+        self, questions: Sequence[Question], rationales: Sequence[str | None],
+        names: Sequence[str], may: Sequence[Sequence[str]],
+    ) -> list[str]:  # fmt: skip
+        """The controller's favourite of those who `may`, per question."""
         with self.variants.active(CONTROLLER) as policy:
             probabilities = choose(policy, questions, rationales, len(names))
-        return [names[int(np.argmax(p))] for p in probabilities]
+        return [
+            max(allowed, key=dict(zip(names, own, strict=True)).__getitem__)
+            for own, allowed in zip(probabilities, may, strict=True)
+        ]
 
     def _work(
         self, questions: Sequence[Question], names: Sequence[str],
