@@ -5,9 +5,9 @@ import json
 
 from tiny import tiny_folder
 
-from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
 from rationalize.methods.answer_scorer import AnswerScorerConfig
-from rationalize.methods.demo import BASE, DIRECT, FEW_SHOT, SFT, DemoConfig, run_demo
+from rationalize.methods.demo import DIRECT, SFT, DemoConfig, run_demo
 from rationalize.methods.expert_iteration import ExpertIterationConfig
 from rationalize.methods.mario import MarioConfig
 from rationalize.methods.sft import SftConfig

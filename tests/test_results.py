@@ -4,10 +4,11 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
+from toys import attempt, question
 
 from rationalize.errors import UserError
 from rationalize.evaluation.compare import compare_runs, final_attempts
-from rationalize.evaluation.floor import FLOOR, majority_attempts, majority_rule
+from rationalize.evaluation.floor import BASE, FLOOR, majority_attempts, majority_rule
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import (
@@ -99,17 +100,20 @@ def test_the_structure_of_results():
 
 
 def test_comparisons_are_paired_and_default_to_the_last_method():
-    results = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS)
+    twice = [write("MaRio", (0,), consistency=0.4, seed=seed) for seed in (0, 1)]
+    mario = {"test": dict(enumerate(twice))}
+    results = summarise({"SFT": SFT, "MaRio": mario}, QUESTIONS, REWARDS)
     by_metric = {c["metric"]: c for c in results["comparisons"]}
     assert {(c["a"], c["b"]) for c in results["comparisons"]} == {("MaRio", "SFT")}
     expected = paired_difference([0] + [1] * 11, [0, 0, 0.5, 0.5] + [1] * 8)
     assert by_metric["accuracy"] == {
         "a": "MaRio", "b": "SFT", "split": "test", "metric": "accuracy", "mean": expected.mean,
         "low": expected.low, "high": expected.high, "p": expected.p, "n": 12, "test": "sign-flip",
+        "seeds": [[0, 1], [0, 1]],
         "p_holm": 2 * expected.p, "tests": 4,  # smaller: NRG's and consistency's; diversity's is 1
     }  # fmt: skip
     assert by_metric["consistency"]["mean"] == pytest.approx(0.2)
-    back = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS, pairs=[("SFT", "MaRio")])
+    back = summarise({"SFT": SFT, "MaRio": mario}, QUESTIONS, REWARDS, pairs=[("SFT", "MaRio")])
     assert back["comparisons"][0]["mean"] == -expected.mean
     with pytest.raises(ValueError, match="cannot compare 'MARIO'"):
         summarise({"SFT": SFT}, QUESTIONS, pairs=[("MARIO", "SFT")])
@@ -162,7 +166,7 @@ def test_undefined_diagnostics_are_left_out_of_means_and_differences():
         ]
 
     both = {0: written("SFT", 0, {0, 1}), 1: written("SFT", 1, {1, 2, 3})}
-    one = {0: written("MaRio", 0, {3, 4})}
+    one = {0: written("MaRio", 0, {1, 4})}
     none = {0: written("none", 0, set())}
     evaluated = {"none": {"test": none}, "MaRio": {"test": one}, "SFT": {"test": both}}
     results = summarise(evaluated, QUESTIONS, [], told)
@@ -405,3 +409,26 @@ def test_rows_that_were_scored_again_are_read_once(tmp_path):
     assert [len(found[seed]) for seed in (0, 1)] == [12, 12]
     assert {a.rewards["utility"] for a in found[0]} == {0.5}
     assert not any("utility" in a.rewards for a in found[1])
+
+
+def test_methods_are_compared_over_the_seeds_that_both_have():
+    """A gate that closes on one seed must not make another method's worse seed a gain."""
+    questions = {f"q{i}": question(i) for i in range(8)}
+
+    def answers(name, seed, right):
+        said = "yes" if right else "no"
+        return [attempt(q, "so", said, seed, writer=name, seed=seed) for q in questions.values()]
+
+    methods = {
+        "RFT": {"test": {0: answers("RFT", 0, False), 1: answers("RFT", 1, True)}},
+        "PPO": {"test": {1: answers("PPO", 1, True)}},
+        "other": {"test": {2: answers("other", 2, True)}},
+        BASE: {"test": {0: answers(BASE, 0, False)}},
+    }
+    pairs = [("PPO", "RFT"), ("RFT", BASE), ("PPO", "other")]
+    results = summarise(methods, questions, pairs=pairs)
+    found = {(c["a"], c["b"]): c for c in results["comparisons"] if c["metric"] == "accuracy"}
+    assert found["PPO", "RFT"]["mean"] == 0.0
+    assert found["PPO", "RFT"]["seeds"] == [[1], [1]]
+    assert found["RFT", BASE]["mean"] == 0.5  # no seed moves the base model
+    assert ("PPO", "other") not in found

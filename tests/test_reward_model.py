@@ -16,6 +16,7 @@ from rationalize.methods.reward_model import (
     rank_attempts,
     split_questions,
 )
+from rationalize.models.heads import load_head, new_head
 from rationalize.models.reward_model import RewardModel, read_facts
 from rationalize.rewards import load_rewards
 from rationalize.runs import Run
@@ -145,3 +146,21 @@ def test_too_few_questions_with_signal_are_refused(tmp_path):
             tiny_policy(), [attempt(q, GOOD, "yes"), attempt(q, GOOD, "no")], [q], RM,
             Run.open(tmp_path / "run", {}), "rm", tmp_path / "m", lambda _: None,
         )  # fmt: skip
+
+
+def test_the_head_has_a_rate_of_its_own(tmp_path):
+    """AdamW's first step moves every weight by its rate."""
+    questions, own = told_apart(8)
+    policy = tiny_policy("decoder")
+    before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+    fast = dataclasses.replace(
+        FIT, learning_rate=1e-6, head_rate=1e-2, warmup=0.0, schedule="constant", batch_size=32
+    )
+    config = dataclasses.replace(RM, epochs=1, fit=fast)
+    run = Run.open(tmp_path, {})
+    unit = new_head(policy, seed=config.seed)
+    learn_rank(policy, own, questions, config, run, "rm", run.path / "model", policy.save)
+    moved = max((p - before[n]).abs().max().item() for n, p in policy.model.named_parameters())
+    assert 0 < moved < 1.1e-6
+    head = load_head(policy, run.path / "model")
+    assert (head.weight - unit.weight).abs().max().item() == pytest.approx(1e-2, rel=0.01)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UserError
-from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.floor import FLOOR, SEEDLESS
 from rationalize.evaluation.metrics import Metric, metrics_from_facts
 from rationalize.evaluation.results import (
     Results,
@@ -72,15 +72,15 @@ def compare_runs(
     """Results over all methods of several runs, with everything that `write_report` needs.
 
     A method that several runs hold is one method of several seeds where their configurations differ
-    in nothing but the seed; otherwise each gets its run's name: `MaRio (run-2)`. The majority
-    answer is shown once. Without `pairs`, the last method is compared with each of the others.
+    in nothing but the seed; otherwise each gets its run's name: `MaRio (run-2)`. What no seed
+    moves is shown once. Without `pairs`, the last method is compared with each of the others.
     """
     runs = [read_run(path) for path in paths]
     labels = _distinct_names(runs)
     questions = _one_set(runs)
     methods: Methods = {}
     for method, label, one in shown_methods(runs):
-        if method == FLOOR and FLOOR in methods:
+        if label in SEEDLESS and label in methods:
             continue
         into = methods.setdefault(label, {})
         for split, seeds in one.attempts[method].items():
@@ -129,7 +129,8 @@ def _same_but_seed(one: EvaluatedRun, other: EvaluatedRun, method: str) -> bool:
     for r in (one, other):
         seeds.append({s for of_split in r.attempts[method].values() for s in of_split})
         configs.append({k: v for k, v in r.run.config.items() if k != "seed"})
-    return not seeds[0] & seeds[1] and configs[0] == configs[1]
+    apart = method in SEEDLESS or not seeds[0] & seeds[1]
+    return apart and configs[0] == configs[1]
 
 
 def _distinct_names(runs: Sequence[EvaluatedRun]) -> list[str]:

@@ -1,5 +1,5 @@
-"""The floor of every table: always the answer that is most often right, without looking at the
-question.
+"""The floor of every table: its rows' names, and always the answer that is most often right,
+without looking at the question.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 from rationalize.answers import label, reply_text
 from rationalize.records import Attempt, Question
 
-FLOOR = "majority answer"
+FLOOR, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
+
+SEEDLESS = frozenset({FLOOR, BASE, FEW_SHOT})
+"""Rows that no seed moves: nothing is trained and nothing drawn."""
 
 
 def majority_attempts(

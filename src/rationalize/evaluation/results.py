@@ -17,6 +17,7 @@ import numpy as np
 
 from rationalize.answers import label
 from rationalize.errors import UserError
+from rationalize.evaluation.floor import SEEDLESS
 from rationalize.evaluation.intervals import (
     Difference,
     Interval,
@@ -66,7 +67,8 @@ def summarise(
 
     Without `pairs`, the last method is compared with each of the others. `nrg` names the rewards
     that enter NRG (see `metrics_of`). Seeds are averaged inside a question. Seeds of one method,
-    and methods compared, must have answered the same questions.
+    and methods compared, must have answered the same questions; methods are compared over the
+    seeds that both have (a gate may have left one out), or over all where no seed moves one.
     """
     metrics = metrics_of(rewards, diagnostics, nrg=nrg)
     return summarise_metrics(methods, questions, metrics, pairs=pairs, meta=meta)
@@ -109,8 +111,9 @@ def summarise_metrics(
             if kinds:
                 results["kinds"].setdefault(method, {})[split] = kinds
     names = list(methods)
+    seeds_of = {(m, s): sorted(seeds) for m, own in methods.items() for s, seeds in own.items()}
     for a, b in pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]:
-        results["comparisons"] += _compare(a, b, values)
+        results["comparisons"] += _compare(a, b, values, seeds_of)
     return correct(results)
 
 
@@ -213,8 +216,9 @@ def _kinds(accuracy_S: PerSeed, questions: Mapping[str, Question]) -> dict[str, 
 
 
 def _compare(
-    a: str, b: str, values: Mapping[tuple[str, str], Mapping[str, PerSeed]]
-) -> list[dict[str, Any]]:
+    a: str, b: str, values: Mapping[tuple[str, str], Mapping[str, PerSeed]],
+    seeds_of: Mapping[tuple[str, str], Sequence[int]],
+) -> list[dict[str, Any]]:  # fmt: skip
     known = {method for method, _ in values}
     if not {a, b} <= known:
         raise ValueError(f"cannot compare {a!r} with {b!r}: the methods are {sorted(known)}")
@@ -224,12 +228,18 @@ def _compare(
         if method != a or not of_b:
             continue
         same_questions(of_a["accuracy"][0], of_b["accuracy"][0])
+        seeds = seeds_of[a, split], seeds_of[b, split]
+        both = [s for s in seeds[0] if s in seeds[1]]
+        kept = [own if {a, b} & SEEDLESS else both for own in seeds]
         for name in (name for name in of_a if name in of_b):
-            own, other = over_seeds(of_a[name]), over_seeds(of_b[name])
+            own, other = (
+                over_seeds([v for v, s in zip(of[name], all_of, strict=True) if s in which])
+                for of, all_of, which in zip((of_a, of_b), seeds, kept, strict=True)
+            )
             shared = [q for q in own if q in other]  # all, but for a diagnostic undefined on some
             if shared:
                 pair = {q: own[q] for q in shared}, {q: other[q] for q in shared}
-                row = {"a": a, "b": b, "split": split, "metric": name}
+                row = {"a": a, "b": b, "split": split, "metric": name, "seeds": kept}
                 rows.append(row | _tested(name, *pair))
     return rows
 

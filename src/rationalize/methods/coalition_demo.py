@@ -6,12 +6,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from rationalize.evaluation.floor import BASE
 from rationalize.methods.candidates import CandidateConfig
 from rationalize.methods.coalition import coalition
 from rationalize.methods.coalition_config import CoalitionConfig, Judge, Partition
 from rationalize.methods.coalition_results import conclude
 from rationalize.methods.controller import ControllerConfig
-from rationalize.methods.demo import BASE, SFT, floor_of, taught_by_sft
+from rationalize.methods.demo import SFT, floor_of, taught_by_sft
 from rationalize.methods.instruction import InstructionConfig
 from rationalize.methods.setup import open_method, said_done
 from rationalize.methods.sft import SftConfig

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.common import MethodConfig, load_method_splits, restore_or, share
@@ -41,8 +41,8 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
 from rationalize.training.loop import FitConfig
 
-BASE, FEW_SHOT, DIRECT, SFT = "base, zero-shot", "base, few-shot", "direct fine-tune", "SFT"
-"""Rows of every table; design: every results table carries the same floor."""
+DIRECT, SFT = "direct fine-tune", "SFT"
+"""Rows of every table, beside the floor's."""
 
 LEARNERS = {
     "filt-acc": "FILT-ACC",
@@ -173,7 +173,9 @@ def floor_of(setup: Setup, base: Policy) -> Methods:
     for split in setup.final_splits:
         methods[BASE][split] = {0: setup.evaluate(base, BASE, split)}
         methods[FEW_SHOT][split] = {0: setup.evaluate(base, FEW_SHOT, split, demos=demos)}
-        methods[DIRECT][split] = {0: setup.evaluate(direct, DIRECT, split, mode="answer")}
+        seed = setup.config.seed
+        answers = setup.evaluate(direct, DIRECT, split, mode="answer", seed=seed)
+        methods[DIRECT][split] = {seed: answers}
     return methods
 
 

@@ -19,9 +19,10 @@ from typing import Any
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
+from rationalize.evaluation.floor import FEW_SHOT
 from rationalize.evaluation.voting import chosen_attempt, scaling_curve
 from rationalize.methods.common import refuse_unused, rollouts, share
-from rationalize.methods.demo import FEW_SHOT, floor_of
+from rationalize.methods.demo import floor_of
 from rationalize.methods.expert_iteration import RftConfig, StarConfig, restarting, warmed_up
 from rationalize.methods.iterative_dpo import IterativeDpoConfig, NoPairs, iterative_dpo
 from rationalize.methods.own_attempts import NothingRight, SelectConfig, WriteConfig

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 HEAD_FILE = "scalar_head.safetensors"
 
-_NAME = "scalar_head"
+HEAD_NAME = "scalar_head"
+"""Of the submodule, while it is attached."""
 
 
 def new_head(policy: Policy, *, zero: bool = False, seed: int = 0) -> Linear:
@@ -41,11 +42,11 @@ def new_head(policy: Policy, *, zero: bool = False, seed: int = 0) -> Linear:
 @contextmanager
 def attached(policy: Policy, unit: Linear) -> Iterator[None]:
     """Make the head a part of the model for the time being: it learns, and is in checkpoints."""
-    setattr(policy.model, _NAME, unit)
+    setattr(policy.model, HEAD_NAME, unit)
     try:
         yield
     finally:
-        delattr(policy.model, _NAME)  # a model is saved without it
+        delattr(policy.model, HEAD_NAME)  # a model is saved without it
 
 
 def head_values(unit: Linear, hidden_Nd: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from torch import Tensor
 from rationalize.errors import UserError
 from rationalize.memory import keep_freed_memory
 from rationalize.models.forward import GroupOf, Row, micro_batches
+from rationalize.models.heads import HEAD_NAME
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.progress import progress_bar
 from rationalize.runs import Run
@@ -42,6 +43,10 @@ class FitConfig:
     """Peak learning rate of AdamW."""
     control_factor: float = 1.0
     """The control tokens' embedding rows move this many times as far per step as AdamW says."""
+    head_rate: float = 0.0
+    """Peak learning rate of a scalar head (of a reward model, of PPO's values), which begins at
+    nothing; 0: as all weights.
+    """
     batch_size: int = 8
     """Rows per optimiser step."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -112,9 +117,10 @@ def fit(
     policy.model.eval()  # dropout off; gradients flow all the same
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
-        parameters.values(), lr=config.learning_rate, betas=(config.beta1, config.beta2),
-        eps=config.epsilon, weight_decay=0.0, fused=True,
+        rate_groups(parameters, config), betas=(config.beta1, config.beta2), eps=config.epsilon,
+        weight_decay=0.0, fused=True,
     )  # fmt: skip
+    peaks = [group["lr"] for group in optimizer.param_groups]
     folder = run.path / "checkpoints" / stage
     start = _restore(folder, parameters, optimizer)
     run.rewind(stage, start)
@@ -126,14 +132,15 @@ def fit(
             if before_step:
                 before_step(step)
             rows = list(batch_at(step))
-            rate = config.learning_rate * rate_at(step, steps, config)
-            optimizer.param_groups[0]["lr"] = rate
+            share = rate_at(step, steps, config)
+            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+                group["lr"] = peak * share
             metrics: dict[str, float] = {"weight": 0.0}
             if rows:
                 metrics = _optimise(
                     policy, loss, rows, config, accelerator, parameters, optimizer, group_of
                 )
-            metrics["learning_rate"] = rate
+            metrics["learning_rate"] = config.learning_rate * share
             tokens += sum(r.length for r in rows)
             run.log(stage, step, **metrics)
             if after_step:
@@ -147,6 +154,14 @@ def fit(
 def forget_checkpoint(run: Run, stage: str) -> None:
     """Delete a finished stage's checkpoint; its result is stored elsewhere by then."""
     shutil.rmtree(run.path / "checkpoints" / stage, ignore_errors=True)
+
+
+def rate_groups(parameters: dict[str, Tensor], config: FitConfig) -> list[dict[str, Any]]:
+    """AdamW's groups with their peak rates: all weights, and a scalar head where it has its own."""
+    heads = [p for n, p in parameters.items() if config.head_rate and n.startswith(HEAD_NAME)]
+    others = [p for p in parameters.values() if all(p is not own for own in heads)]
+    groups = [{"params": others, "lr": config.learning_rate}]
+    return [*groups, {"params": heads, "lr": config.head_rate}] if heads else groups
 
 
 def rate_at(step: int, steps: int, config: FitConfig) -> float:
