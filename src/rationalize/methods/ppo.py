@@ -12,9 +12,10 @@ development questions. Its log-probabilities, the policy's own and the values
 are computed once per rollout. Mode `z` needs no reward model and none is loaded.
 
 Deviations: the paper's figures could not be read; these are ours. The value head reads the policy's
-hidden states without moving them (`detach_value`), and starts at 0; an update's scores are taken
-less their mean, or else the early tokens of right replies, to which lambda leaves little of the
-score, would fall below the mean advantage and be pushed down. Whitening does not blow up the
+hidden states without moving them (`detach_value`), starts at 0, and has a learning rate of its own:
+at the policy's it would stay there, and lambda leave early tokens no credit. An update's scores are
+taken less their mean, or else the early tokens of right replies, to which lambda leaves little of
+the score, would fall below the mean advantage and be pushed down. Whitening does not blow up the
 noise of replies that are all worth the same (`least_spread`): it undid what had been learned.
 """
 
@@ -114,9 +115,9 @@ class PpoConfig(MethodConfig):
     select_by: str = "accuracy"
     """Development metric that selects the checkpoint."""
     fit: FitConfig = FitConfig(
-        learning_rate=1e-6, batch_size=64, schedule="constant", max_grad_norm=0.5
+        learning_rate=1e-6, head_rate=1e-3, batch_size=64, schedule="constant", max_grad_norm=0.5
     )
-    """How the policy learns; a batch is a minibatch of replies."""
+    """How the policy learns; a batch is a minibatch of replies, `head_rate` the value head's."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, n=4, max_new_tokens=256)
     """How replies are written."""
 

@@ -78,7 +78,9 @@ class RewardModelConfig(MethodConfig):
     """The same without the answer sentence: below it, the model has memorised answers."""
     epochs: float = 1.0
     """Passes over the questions."""
-    fit: FitConfig = FitConfig(learning_rate=1e-5, schedule="cosine", warmup=0.03, batch_size=64)
+    fit: FitConfig = FitConfig(
+        learning_rate=1e-5, head_rate=1e-3, schedule="cosine", warmup=0.03, batch_size=64
+    )
     """How it learns; a batch is so many questions."""
 
     def __post_init__(self) -> None:

@@ -90,12 +90,18 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     redraw: WriteConfig = WriteConfig(shots=0, sampling=_SAMPLING)
     """Stage C': how M_sft attempts every question again."""
     rm: RewardModelConfig = RewardModelConfig(
-        pairs=8, held_out=0.2, fit=FitConfig(learning_rate=1e-4, batch_size=8)
+        pairs=8,
+        held_out=0.2,
+        epochs=3.0,
+        fit=FitConfig(learning_rate=3e-4, head_rate=3e-3, batch_size=8, schedule="cosine"),
     )
     """Stage D: the reward model and its gate."""
     ppo: PpoConfig = PpoConfig(
         updates=5, prompts=12, epochs=1, evaluate_every=3, sampling=_SAMPLING,
-        fit=FitConfig(learning_rate=3e-5, batch_size=16, schedule="constant", max_grad_norm=0.5),
+        fit=FitConfig(
+            learning_rate=2e-5, head_rate=1e-3, batch_size=16, schedule="constant",
+            max_grad_norm=0.5,
+        ),
     )  # fmt: skip
     """Stage E; its `mode` is one of `modes`."""
     star: StarConfig = StarConfig(
