@@ -17,6 +17,7 @@ from rationalize.methods.own_attempts import (
     rankable,
     sort_attempts,
 )
+from rationalize.models.reward_model import reply
 from rationalize.questions.demonstrations import BUILT_IN, demonstrations, form_of
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -51,6 +52,15 @@ def test_attempts_go_into_their_buckets():
     }  # fmt: skip
     kept = len(found.positives) + len(found.negatives) + len(found.unparsed) + len(found.hinted)
     assert kept + sum(found.rejected.values()) == len(attempts)
+
+
+def test_nothing_after_a_free_form_answer_is_learned_or_scored():
+    sums = question(3, answer="24", choices=None)
+    told = attempt(sums, GOOD, "24 because 12 * 2 = 24 and 2 packs")
+    assert learned_text(told, sums)[1] == f"{GOOD}. So the answer is 24."
+    assert reply(sums, GOOD, told.prediction, "reply") == f"{GOOD}. So the answer is 24."
+    found = sort_attempts([told], {sums.id: sums}, SelectConfig())
+    assert found.positives == [told]
 
 
 def test_a_hinted_attempt_is_kept_where_no_other_was_right():

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from rationalize.answers import is_correct, normalise, reply_text
+from rationalize.answers import answer_alone, is_correct, normalise, reply_text
 from rationalize.errors import UserError
 from rationalize.methods.common import rollouts
 from rationalize.progress import say
@@ -301,9 +301,10 @@ def rankable(
 
 def learned_text(attempt: Attempt, question: Question) -> tuple[str, str]:
     """Prompt and response to imitate: no demonstrations, no hint, nothing after the answer."""
+    answer = answer_alone(attempt.prediction or "", question.answer, question.choices)
     return (
         prompt_text("rationale_answer", question),
-        reply_text(attempt.rationale, attempt.prediction or "", question.choices),
+        reply_text(attempt.rationale, answer, question.choices),
     )
 
 

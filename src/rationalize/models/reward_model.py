@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import Linear
 
-from rationalize.answers import reply_text
+from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.models.choices import halve
@@ -113,10 +113,11 @@ class RewardModel:
 
 def reply(question: Question, rationale: str, prediction: str | None, reads: Reads) -> str:
     """The text that is read: the rationale, with the answer sentence if there is an answer."""
-    fits = prediction is not None and (not question.choices or prediction in question.choices)
-    if reads == "rationale" or not fits:
+    fits = not question.choices or prediction in question.choices
+    if reads == "rationale" or prediction is None or not fits:
         return rationale
-    return reply_text(rationale, prediction or "", question.choices)
+    answer = answer_alone(prediction, question.answer, question.choices)
+    return reply_text(rationale, answer, question.choices)
 
 
 def reward_row(policy: Policy, question: Question, text: str, tag: Any = None) -> Row:
