@@ -8,7 +8,9 @@ import torch
 from tiny import tiny_folder
 from toys import GOOD, attempt, question, told_apart
 
+from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError
+from rationalize.methods.common import share
 from rationalize.methods.expert_iteration import (
     RftConfig,
     StarConfig,
@@ -46,6 +48,33 @@ RM = RewardModelConfig(epochs=12, held_out=0.25, fit=dataclasses.replace(FIT, ba
 def test_stars_step_budget():
     assert [steps_in(r, 99, StarConfig()) for r in range(8)] == [40, 48, 57, 69, 82, 99, 119, 143]
     assert steps_in(1, 16, RftConfig(epochs=2, growth=1.5, fit=FIT)) == 6
+
+
+@pytest.mark.parametrize("config", [StarConfig, RftConfig, IterativeDpoConfig])
+def test_replies_are_judged_at_the_length_at_which_they_are_written(config):
+    assert config().evaluation_sampling == SamplingConfig(
+        temperature=0.0, max_new_tokens=config().write.sampling.max_new_tokens
+    )
+    long = WriteConfig(sampling=SamplingConfig(max_new_tokens=400))
+    assert config(write=long).evaluation_sampling.max_new_tokens == 400
+    chosen = SamplingConfig(temperature=0.0, max_new_tokens=40)
+    assert config(write=long, evaluation_sampling=chosen).evaluation_sampling == chosen
+
+
+def test_what_is_nested_is_judged_at_its_runs_length():
+    config = SelfMotivatedConfig(kept=RftConfig(write=WriteConfig(shots=0)))
+    assert config.evaluation_sampling.max_new_tokens == 256
+    for length in (256, 96):  # the nested ones' own defaults
+        outer = SelfMotivatedConfig(
+            kept=RftConfig(write=WriteConfig(sampling=SamplingConfig(max_new_tokens=length)))
+        )
+        nested = StarConfig(write=WriteConfig(sampling=SamplingConfig(max_new_tokens=24)))
+        for own in (share(nested, outer), share(outer.kept, outer), share(outer.ppo, outer)):
+            assert own.evaluation_sampling.max_new_tokens == length
+    file = {"write": {"sampling": {"max_new_tokens": 400}}}
+    assert from_dict(RftConfig, file).evaluation_sampling.max_new_tokens == 400
+    again = from_dict(RftConfig, to_dict(RftConfig(write=WriteConfig())))
+    assert again == RftConfig(write=WriteConfig())
 
 
 def test_nothing_wrong_is_ever_chosen():

@@ -79,6 +79,18 @@ def refuse_unused(config: MethodConfig, *names: str) -> None:
             )
 
 
+def evaluate_as_written(config: MethodConfig, write: SamplingConfig) -> None:
+    """Give development and test replies the length of written ones, unless another was chosen: a
+    right reply that is cut counts as wrong. For `__post_init__`.
+    """
+    default = next(f.default for f in dataclasses.fields(config) if f.name == "evaluation_sampling")
+    if config.evaluation_sampling == default:
+        as_long = dataclasses.replace(
+            config.evaluation_sampling, max_new_tokens=write.max_new_tokens
+        )
+        object.__setattr__(config, "evaluation_sampling", as_long)
+
+
 def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
     """Questions by split, limited, checked for overlap."""
     splits = load_splits(
@@ -175,4 +187,7 @@ def restore_or(run: Run, stage: str, policy: Policy, learn: Callable[[], None]) 
 def share(own: Own, common: MethodConfig, **further: Any) -> Own:
     """A method's or scorer's configuration with the model, questions and seed of its run."""
     shared = {f.name: getattr(common, f.name) for f in dataclasses.fields(MethodConfig)}
-    return dataclasses.replace(own, **{**shared, **further})
+    made = dataclasses.replace(own, **{**shared, **further})
+    # a value that happens to be `own`'s default is the run's choice all the same
+    object.__setattr__(made, "evaluation_sampling", common.evaluation_sampling)
+    return made

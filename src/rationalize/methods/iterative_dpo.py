@@ -19,7 +19,12 @@ from pathlib import Path
 from typing import Literal
 
 from rationalize.errors import UsageError, UserError
-from rationalize.methods.common import MethodConfig, evaluate_on_dev, restore_or
+from rationalize.methods.common import (
+    MethodConfig,
+    evaluate_as_written,
+    evaluate_on_dev,
+    restore_or,
+)
 from rationalize.methods.own_attempts import (
     SelectConfig,
     WriteConfig,
@@ -65,8 +70,11 @@ class IterativeDpoConfig(MethodConfig):
     """Development metric that selects the round."""
     fit: FitConfig = FitConfig(learning_rate=5e-6, batch_size=16)
     """How the policy learns; a batch of 16 rows is 8 pairs."""
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
+    """How development and test rationales are written; by default as long as `write`'s."""
 
     def __post_init__(self) -> None:
+        evaluate_as_written(self, self.write.sampling)
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 

@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UsageError
-from rationalize.methods.common import MethodConfig, refuse_unused, share
+from rationalize.methods.common import MethodConfig, evaluate_as_written, refuse_unused, share
 from rationalize.methods.expert_iteration import RftConfig, restarting
 from rationalize.methods.own_attempts import (
     SelectConfig,
@@ -85,12 +85,15 @@ class SelfMotivatedConfig(MethodConfig):
     """PPO runs, each from M_sft: `rm`, `z`, `rm+z`. The best on development questions is kept."""
     rounds: int = 1
     """Passes A to E; ends early when development accuracy rises by less than a standard error."""
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
+    """How development and test rationales are written; by default as long as `kept.write`'s."""
 
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
             raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
         refuse_unused(self, "init", "sft_epochs", "sft_fit")
         refuse_unused(self.ppo, "mode")  # `modes` says which
+        evaluate_as_written(self, self.kept.write.sampling)
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 
