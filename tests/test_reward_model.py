@@ -10,11 +10,13 @@ from toys import GOOD, attempt, question, told_apart
 from rationalize.errors import UserError
 from rationalize.methods.reward_model import (
     RewardModelConfig,
+    attempts_at,
     gate_reason,
     learn_rank,
     pair_accuracy,
     rank_attempts,
     split_questions,
+    train_reward_model,
 )
 from rationalize.models.reward_model import RewardModel, read_facts
 from rationalize.rewards import load_rewards
@@ -136,6 +138,33 @@ def test_luck_is_weighed_out():
     [one] = rank_attempts(attempts, {q.id: q}, config)
     assert one.weight == pytest.approx(0.5)
     assert rank_attempts(attempts[1:2] + attempts[3:], {q.id: q}, config) == []
+
+
+def test_attempts_come_from_a_run_and_what_is_left_out_is_counted(tmp_path, capsys):
+    questions, attempts = told_apart(4)
+    splits = {"train": questions[:2], "dev": questions[2:3]}  # nobody knows the last one
+    run = Run.open(tmp_path / "run", {})
+    run.append(attempts, "a")
+    for place in (run.path, run.path / "attempts", run.path / "attempts/a.parquet"):
+        assert len(attempts_at(place, splits)) == 6
+        said = " ".join(capsys.readouterr().err.split())
+        assert "6 of 12 attempts are at training questions" in said
+        assert "left out: 3 at dev questions; 3 match no question" in said
+    with pytest.raises(UserError, match=r"0 of 12 attempts(.|\n)*12 match no question"):
+        attempts_at(run.path, {"train": [question(99)]})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="0 of 0 attempts"):
+        attempts_at(tmp_path / "empty", splits)
+
+
+def test_nothing_to_learn_from_is_said_before_the_model_is_loaded(tmp_path, monkeypatch):
+    from rationalize.methods import reward_model as module
+
+    monkeypatch.setattr(module, "load_policy", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "empty").mkdir()
+    config = RewardModelConfig(attempts=str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="Expected attempts at training questions"):
+        train_reward_model(config, tmp_path / "out")
 
 
 def test_too_few_questions_with_signal_are_refused(tmp_path):

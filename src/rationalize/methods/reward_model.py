@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ from rationalize.models.reward_model import (
     reward_row,
     save_facts,
 )
+from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels
@@ -53,8 +55,8 @@ class RewardModelConfig(MethodConfig):
     """The reward model."""
 
     attempts: str | None = None
-    """Attempts to learn from: a file, or a run's `attempts` folder. (Inside self-motivated: its
-    own.)
+    """Attempts to learn from: a file, a run, or a run's `attempts` folder. (Inside self-motivated:
+    its own.)
     """
     loss: RankLoss = "pairwise"
     """`pairwise`: Bradley-Terry; `listwise`; `pointwise`: cross-entropy (the control)."""
@@ -104,12 +106,10 @@ class Ranked(NamedTuple):
 def train_reward_model(config: RewardModelConfig, out: Path) -> None:
     """From stored attempts to a folder for `RewardModel.load` and the reward `reward_model`."""
     if not config.attempts:
-        raise UsageError("name the attempts to learn from: --attempts FILE")
-    train = load_method_splits(config)["train"]
-    place = Path(config.attempts)
-    files = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
-    known = {q.id for q in train}
-    attempts = [a for f in files for a in load_attempts(f) if a.question_id in known]
+        raise UsageError("name the attempts to learn from: --attempts RUN or FILE")
+    splits = load_method_splits(config)
+    train = splits["train"]
+    attempts = attempts_at(Path(config.attempts), splits)
     policy = load_policy(
         config.model, tuning=config.tuning, trust_remote_code=config.trust_remote_code
     )
@@ -119,6 +119,29 @@ def train_reward_model(config: RewardModelConfig, out: Path) -> None:
             policy, attempts, train, config, run, "reward-model", run.folder("model"), policy.save
         )
     print(describe(facts), f"\nreward model: {out}", sep="")
+
+
+def attempts_at(place: Path, splits: Mapping[str, Sequence[Question]]) -> list[Attempt]:
+    """The attempts at training questions in a file, a run or its `attempts` folder; says what is
+    left out, and raises `UserError` where nothing is left.
+    """
+    folder = place / "attempts" if (place / "attempts").is_dir() else place
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+    found = [a for f in files for a in load_attempts(f)]
+    split_of = {q.id: split for split, questions in splits.items() for q in questions}
+    counts = Counter(split_of.get(a.question_id, "") for a in found)
+    strange, kept = counts.pop("", 0), counts.pop("train", 0)
+    others = ", ".join(f"{n} at {split} questions" for split, n in counts.items())
+    line = f"{place}: {kept} of {len(found)} attempts are at training questions"
+    line += f"; left out: {others}" if others else ""
+    line += f"; {strange} match no question (by question_id)" if strange else ""
+    if not kept:
+        raise UserError(
+            f"{line}. Expected attempts at training questions: a run, its `attempts` folder, or a "
+            "file; `--questions` must be those that were attempted"
+        )
+    say(line)
+    return [a for a in found if split_of.get(a.question_id) == "train"]
 
 
 def learn_rank(

@@ -2,7 +2,8 @@
 `methods/reward_model.py` trains it.
 
 It reads what the policy learns to write: the prompt without demonstrations, the rationale with its
-answer sentence, the end. Its scores have mean 0 and deviation 1 over the SFT model's attempts.
+answer sentence, the end. Its scores have mean 0 and deviation 1 over the SFT model's attempts
+(of one that was trained alone: over all that it was given).
 """
 
 from __future__ import annotations
