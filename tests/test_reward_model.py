@@ -11,6 +11,7 @@ from rationalize.errors import UserError
 from rationalize.methods.reward_model import (
     RewardModelConfig,
     attempts_at,
+    describe,
     gate_reason,
     learn_rank,
     pair_accuracy,
@@ -77,6 +78,32 @@ def test_an_answer_memoriser_is_found_out(tmp_path):
     assert facts["pair_accuracy"] > 0.9
     assert facts["pair_accuracy_masked"] < 0.75
     assert "without the answer sentence" in gate_reason({**facts, "pair_accuracy_masked": 0.5}, RM)
+
+
+def test_the_gate_asks_about_what_the_model_reads(tmp_path):
+    """The rationale says nothing and is all that is read: the answer must not open the gate."""
+    _, attempts = told_apart()
+    alike = [
+        dataclasses.replace(a, rationale=f"words number {k} here of it")
+        for k, a in enumerate(attempts)
+    ]
+    config = dataclasses.replace(RM, reads="rationale", epochs=2)
+    facts, _ = learned_rm(tmp_path, config, alike)
+    assert facts["pair_accuracy"] == facts["pair_accuracy_masked"]
+    assert gate_reason(facts, config) is not None
+
+
+def test_the_gate_says_how_sure_it_is(tmp_path):
+    facts, _ = learned_rm(tmp_path, dataclasses.replace(RM, epochs=1))
+    low, mean, high = (facts[f"pair_accuracy{end}"] for end in ("_low", "", "_high"))
+    assert 0 <= low <= mean <= high <= 1
+    assert 0 <= facts["pair_accuracy_learned"] <= 1
+    assert f"[{low:.3f}, {high:.3f}]" in describe(facts)
+    assert f"{facts['pair_accuracy_learned']:.3f}; held-out" in describe(facts)
+    few = {**facts, "held_out_questions": 4, "pair_accuracy": 1.0, "pair_accuracy_masked": 1.0}
+    assert "4 held-out questions, expected 5 at least" in gate_reason(few, RM)
+    assert gate_reason(few, dataclasses.replace(RM, gate=0.0, gate_masked=0.0)) is None
+    assert gate_reason({**few, "held_out_questions": 5}, RM) is None
 
 
 def test_it_survives_save_and_load_and_is_a_reward(tmp_path):

@@ -219,14 +219,15 @@ def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path):
 
 
 def test_a_closed_gate_stops_the_reward_models_arms_alone(model, questions, tmp_path, capsys):
-    config = settings(model, questions, modes=("z", "rm"), rm=dataclasses.replace(RM, gate=1.1))
+    rm = dataclasses.replace(RM, gate=1.1, held_out=0.5)
+    config = settings(model, questions, modes=("z", "rm"), rm=rm)
     train_self_motivated(config, tmp_path / "run")
     run = Run.read(tmp_path / "run")
     assert run.done("ppo-z-round0") is not None
     assert run.done("ppo-rm-round0") is None
     assert "below the gate of 1.1" in run.read_json("round0-gate.json")["reason"]
     assert "PPO with rm is left out" in capsys.readouterr().err
-    only = settings(model, questions, modes=("rm",), rm=dataclasses.replace(RM, gate=1.1))
+    only = settings(model, questions, modes=("rm",), rm=rm)
     train_self_motivated(only, tmp_path / "only")
     assert (tmp_path / "only/results.json").exists()  # the command ends well
 
