@@ -87,12 +87,24 @@ def test_nothing_wrong_is_ever_chosen():
     assert all("(A)" in pair.chosen for pair in pairs)
 
 
+def test_pairs_that_teach_nothing_take_no_place_under_the_cap():
+    q = question(0)
+    attempts = [attempt(q, f"{word} one is what they say", "yes") for word in "ab"]
+    attempts += [attempt(q, f"{word} two is what they say", "no") for word in "cdef"]
+    attempts += [attempt(q, f"{word} three is what they say", None) for word in "ghij"]
+    config = IterativeDpoConfig(levels=3, pairs=10, select=SelectConfig(dedupe="none"))
+    assert len(pairs_of(attempts, {q.id: q}, config)) == 10  # of 16, beside 16 wrong over unparsed
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_dpo_keeps_the_round_that_did_best(half_right, tuning, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [({0: 0.5, 1: 0.9, 2: 0.1}, "dpo-round0"), ({0: 0.5, 1: 0.5, 2: 0.1}, "dpo-start")],
+)
+def test_dpo_keeps_what_did_best(half_right, scores, best, tuning, tmp_path, monkeypatch):
     from rationalize.methods import iterative_dpo as module
 
     model, questions = half_right
-    scores = {0: 0.5, 1: 0.9, 2: 0.1}
     monkeypatch.setattr(module, "evaluate_on_dev", lambda *_, round, **__: scores[round])
     config = IterativeDpoConfig(
         model=model, questions=questions, rounds=2, init="model", tuning=tuning,
@@ -102,12 +114,11 @@ def test_dpo_keeps_the_round_that_did_best(half_right, tuning, tmp_path, monkeyp
     )  # fmt: skip
     train_iterative_dpo(config, tmp_path / "run")
     policies = tmp_path / "run/policies"
-    first, second, kept = (
-        load_policy(policies / name).model.state_dict()
-        for name in ("dpo-round0", "dpo-round1", "dpo")
+    first, last, kept = (
+        load_policy(policies / name).model.state_dict() for name in (best, "dpo-round1", "dpo")
     )
     assert all(torch.equal(kept[name], first[name]) for name in kept)
-    assert not all(torch.equal(kept[name], second[name]) for name in kept)
+    assert not all(torch.equal(kept[name], last[name]) for name in kept)
 
 
 def test_a_worse_round_does_not_replace_a_better_one(model, questions, tmp_path, monkeypatch):

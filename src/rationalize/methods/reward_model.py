@@ -215,10 +215,12 @@ def learn_rank(
 
 
 def rank_attempts(
-    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: RewardModelConfig
-) -> list[Ranked]:
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: RewardModelConfig, *,
+    best_only: bool = False,
+) -> list[Ranked]:  # fmt: skip
     """Per question its attempts and pairs; questions whose attempts are on one level are left out.
-    Attempts with a hint or a fault are never ranked, and equal ones once (stage B).
+    With `best_only`, right attempts alone are better than others (iterative DPO). Attempts with a
+    hint or a fault are never ranked, and equal ones once (stage B).
     """
     own: dict[str, list[Attempt]] = {}
     in_order = sorted(attempts, key=lambda a: a.id)  # whatever the order they come in
@@ -229,6 +231,11 @@ def rank_attempts(
         question = questions[id]
         correct = [is_right(a, question) for a in group]
         levels = rank_levels(correct, [a.parsed for a in group], config.levels)
+        if best_only:
+            levels = [
+                None if level is None else int(ok)
+                for level, ok in zip(levels, correct, strict=True)
+            ]
         pairs = pairs_across(levels, config.pairs, [config.seed, number])
         if not pairs:
             continue
