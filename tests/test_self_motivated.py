@@ -10,6 +10,7 @@ from toys import GOOD, attempt, question, told_apart
 
 from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError
+from rationalize.flags import merge
 from rationalize.methods.common import share
 from rationalize.methods.expert_iteration import (
     RftConfig,
@@ -28,7 +29,11 @@ from rationalize.methods.reward_model import (
     RewardModelConfig,
     rank_attempts,
 )
-from rationalize.methods.self_motivated import SelfMotivatedConfig, train_self_motivated
+from rationalize.methods.self_motivated import (
+    SelfMotivatedConfig,
+    say_slow_rates,
+    train_self_motivated,
+)
 from rationalize.models.policy import load_policy
 from rationalize.questions import load_questions
 from rationalize.runs import Run
@@ -75,6 +80,18 @@ def test_what_is_nested_is_judged_at_its_runs_length():
     assert from_dict(RftConfig, file).evaluation_sampling.max_new_tokens == 400
     again = from_dict(RftConfig, to_dict(RftConfig(write=WriteConfig())))
     assert again == RftConfig(write=WriteConfig())
+
+
+def test_an_adapter_at_full_tunings_rates_is_pointed_to_the_preset(capsys):
+    say_slow_rates(SelfMotivatedConfig(tuning="lora"))
+    assert "--preset lora" in capsys.readouterr().err
+    config = merge(SelfMotivatedConfig, None, ["--preset", "lora", "--rounds", "2"])
+    say_slow_rates(config)
+    assert capsys.readouterr().err == ""
+    assert (config.tuning, config.rounds, config.kept.write.sampling.n) == ("lora", 2, 16)
+    rates = [own.fit.learning_rate for own in (config.kept, config.rm, config.ppo)]
+    assert rates == [2e-4, 1e-4, 1e-5]
+    assert config.evaluation_sampling.max_new_tokens == 256
 
 
 def test_nothing_wrong_is_ever_chosen():
@@ -211,9 +228,14 @@ def from_half_right(half_right, **changes):
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path):
+def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path, monkeypatch):
+    from rationalize.methods import self_motivated as module
+
+    told: list[SelfMotivatedConfig] = []
+    monkeypatch.setattr(module, "say_slow_rates", told.append)
     config = from_half_right(half_right, modes=("z", "rm", "rm+z"), tuning=tuning)
     train_self_motivated(config, tmp_path / "run")
+    assert told == [config] * (tuning == "lora")
     run = Run.read(tmp_path / "run")
     for stage in ("round0-sft-round0", "ppo-z-round0", "ppo-rm-round0", "ppo-rm-z-round0"):
         assert run.done(stage) is not None, stage

@@ -31,7 +31,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
 from rationalize.methods.common import MethodConfig, evaluate_as_written, refuse_unused, share
@@ -88,6 +88,15 @@ class SelfMotivatedConfig(MethodConfig):
     evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
     """How development and test rationales are written; by default as long as `kept.write`'s."""
 
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "lora": {
+            "tuning": "lora",
+            "kept": {"fit": {"learning_rate": 2e-4}},
+            "rm": {"fit": {"learning_rate": 1e-4}},
+            "ppo": {"fit": {"learning_rate": 1e-5}},
+        }
+    }
+
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
             raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
@@ -117,6 +126,8 @@ class Learned:
 def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
     """All stages in `out`; the policy lands in `out/model`."""
     with open_method(config, "self-motivated", out) as setup:
+        if setup.tuning == "lora":
+            say_slow_rates(config)
         best, folder, name, writer = -math.inf, None, "Self-motivated Learning", None
         trained: dict[str, Sequence[str]] = {}
         for round in range(config.rounds):
@@ -142,6 +153,21 @@ def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
                 break  # less than a standard error of a share, at its widest
             writer = again(setup, folder or learned.sft)
         setup.conclude(again(setup, folder or learned.sft), name, trained=trained)
+
+
+def say_slow_rates(config: SelfMotivatedConfig) -> None:
+    """Name the preset where LoRA would learn at full tuning's rates, which are too low for it."""
+    default = SelfMotivatedConfig()
+    slow = [
+        f"{stage}.fit.learning_rate {getattr(config, stage).fit.learning_rate:g}"
+        for stage in ("kept", "rm", "ppo")
+        if getattr(config, stage).fit.learning_rate == getattr(default, stage).fit.learning_rate
+    ]
+    if slow:
+        say(
+            f"LoRA learns here at the rates of full tuning ({', '.join(slow)}), which are low for "
+            "it: --preset lora has higher ones"
+        )
 
 
 def attempts_to_rewards(

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
@@ -110,6 +110,8 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
         fit=FitConfig(learning_rate=1e-5, batch_size=16),
     )  # fmt: skip
     """Iterative DPO, from M_sft and its redrawn attempts."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
 
     def __post_init__(self) -> None:
         super().__post_init__()
