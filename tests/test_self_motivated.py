@@ -34,6 +34,7 @@ from rationalize.methods.self_motivated import (
     say_slow_rates,
     train_self_motivated,
 )
+from rationalize.methods.self_motivated_demo import SelfMotivatedDemoConfig
 from rationalize.models.policy import load_policy
 from rationalize.questions import load_questions
 from rationalize.runs import Run
@@ -92,6 +93,39 @@ def test_an_adapter_at_full_tunings_rates_is_pointed_to_the_preset(capsys):
     rates = [own.fit.learning_rate for own in (config.kept, config.rm, config.ppo)]
     assert rates == [2e-4, 1e-4, 1e-5]
     assert config.evaluation_sampling.max_new_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "advice"),
+    [
+        ("--kept.seed", "3", "kept.seed has no effect in SelfMotivatedDemo; set seed"),
+        ("--rm.model", "other", "rm.model has no effect in SelfMotivatedDemo; set model"),
+        ("--ppo.dev_limit", "3", "set dev_limit"),
+        ("--star.seed", "3", "star.seed has no effect"),
+        ("--dpo.evaluation_sampling.max_new_tokens", "7", "set evaluation_sampling"),
+        ("--rm.attempts", "a.jsonl", "rm.attempts has no effect"),
+        ("--rm.select.min_words", "3", "set kept.select"),
+        ("--ppo.mode", "z", "ppo.mode has no effect"),
+    ],
+)
+def test_what_a_nested_setting_cannot_change_is_refused(flag, value, advice, capsys):
+    with pytest.raises((SystemExit, UsageError)) as error:
+        merge(SelfMotivatedDemoConfig, None, [flag, value])
+    said = capsys.readouterr()
+    assert advice in " ".join(f"{error.value} {said.err} {said.out}".replace("│", " ").split())
+
+
+def test_what_a_nested_setting_can_change_is_taken():
+    asked = ["--kept.write.sampling.max_new_tokens", "64", "--star.rounds", "3"]
+    asked += ["--kept.select.min_words", "3", "--rm.select.min_words", "3", "--seed", "2"]
+    for positives in ("--kept.select.positives", "--rm.select.positives"):
+        asked += [positives, "2"]
+    config = merge(SelfMotivatedDemoConfig, None, asked)
+    assert config.kept.write.sampling.max_new_tokens == 64
+    assert config.evaluation_sampling.max_new_tokens == 64
+    assert from_dict(SelfMotivatedDemoConfig, to_dict(config)) == config
+    old = {"kept": {"evaluation_sampling": {"temperature": 0.0, "max_new_tokens": 64}}}
+    assert from_dict(SelfMotivatedDemoConfig, old)  # as a file of an earlier version has it
 
 
 def test_nothing_wrong_is_ever_chosen():

@@ -34,7 +34,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
-from rationalize.methods.common import MethodConfig, evaluate_as_written, refuse_unused, share
+from rationalize.methods.common import (
+    MethodConfig,
+    evaluate_as_written,
+    refuse_nested,
+    refuse_unused,
+    share,
+)
 from rationalize.methods.expert_iteration import RftConfig, restarting
 from rationalize.methods.own_attempts import (
     SelectConfig,
@@ -78,7 +84,7 @@ class SelfMotivatedConfig(MethodConfig):
     )
     """Stage C': how M_sft attempts every question again."""
     rm: RewardModelConfig = RewardModelConfig()
-    """Stage D: the reward model and its gate."""
+    """Stage D: the reward model and its gate. It ranks what `kept.select` says."""
     ppo: PpoConfig = PpoConfig()
     """Stage E; its `mode` is one of `modes`."""
     modes: tuple[Mode, ...] = ("rm+z",)
@@ -101,8 +107,13 @@ class SelfMotivatedConfig(MethodConfig):
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
             raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
         refuse_unused(self, "init", "sft_epochs", "sft_fit")
-        refuse_unused(self.ppo, "mode")  # `modes` says which
         evaluate_as_written(self, self.kept.write.sampling)
+        refuse_nested(self, "kept", "rm", "ppo", "rm.attempts", "ppo.mode")  # `modes` says which
+        if self.rm.select not in (SelectConfig(), self.kept.select):
+            raise UsageError(
+                "rm.select has no effect in SelfMotivated; set kept.select, which says for both "
+                "what is learned from"
+            )
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 

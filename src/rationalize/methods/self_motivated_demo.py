@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt, scaling_curve
-from rationalize.methods.common import refuse_unused, rollouts, share
+from rationalize.methods.common import refuse_nested, refuse_unused, rollouts, share
 from rationalize.methods.demo import FEW_SHOT, floor_of
 from rationalize.methods.expert_iteration import RftConfig, StarConfig, restarting, warmed_up
 from rationalize.methods.iterative_dpo import IterativeDpoConfig, NoPairs, iterative_dpo
@@ -116,6 +116,7 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_unused(self, "modes", "rounds")  # `methods` says which modes
+        refuse_nested(self, "sft", "star", "dpo")
 
 
 def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:
