@@ -9,6 +9,7 @@ from rationalize.methods.own_attempts import (
     NothingRight,
     SelectConfig,
     WriteConfig,
+    check_writer,
     coverage,
     fault,
     learned_text,
@@ -120,6 +121,21 @@ def test_an_empty_positive_set_ends_with_figures_and_advice(tmp_path):
     figures = log_coverage(attempts, [Q], found, Run.open(tmp_path / "run", {}), "rft")
     with pytest.raises(UserError, match=r"1 attempts at 1 questions: 0\.0% right(.|\n)*warm_up"):
         raise NothingRight(figures)
+
+
+def test_how_the_writer_does_is_said_and_one_that_never_answers_stops_the_run(capsys):
+    questions = [question(i) for i in range(8)]
+    silent = [attempt(q, GOOD, None) for q in questions]
+    with pytest.raises(
+        NothingRight, match=r"0\.0% of 8 development questions; 100\.0% of(.|\n)*warm_up"
+    ):
+        check_writer(silent, questions, "rft", "off")
+    check_writer(silent, questions, "rft", "failed")  # a hint may help
+    check_writer(silent[:7], questions, "rft", "off")  # too few to say
+    capsys.readouterr()
+    check_writer([*silent[:7], attempt(questions[7], GOOD, "yes")], questions, "rft", "off")
+    assert "12.5% of 8 development questions; 87.5%" in capsys.readouterr().err
+    check_writer([], questions, "rft", "off")
 
 
 def test_what_is_ranked_has_no_fault_and_no_double():

@@ -9,7 +9,7 @@ from tiny import tiny_folder
 from toys import GOOD, attempt, question, told_apart
 
 from rationalize.config import from_dict, to_dict
-from rationalize.errors import UsageError
+from rationalize.errors import UsageError, UserError
 from rationalize.flags import merge
 from rationalize.methods.common import share
 from rationalize.methods.expert_iteration import (
@@ -327,6 +327,26 @@ def test_star_and_rft_end_to_end(train, config, name, model, questions, tmp_path
     kept = run.read_json(f"{name.lower()}-rounds.json")
     assert kept["dev_accuracy"][kept["kept"]] == max(kept["dev_accuracy"].values())
     assert name in run.read_json("results.json")["methods"]
+
+
+def test_a_writer_that_is_never_right_ends_with_figures_and_advice(model, questions, tmp_path):
+    write = WriteConfig(shots=0, sampling=SamplingConfig(n=2, max_new_tokens=4))
+    config = RftConfig(model=model, questions=questions, write=write, fit=FIT)
+    with pytest.raises(UserError) as error:
+        train_rft(config, tmp_path / "run")
+    for said in (
+        "48 attempts at 24 questions: 0.0% right, 100.0% without an answer", "Kept 0",
+        "no attempt can be learned from", "warm_up",
+    ):  # fmt: skip
+        assert said in str(error.value)
+
+
+def test_a_writer_that_never_answers_is_found_out_before_the_bill(model, half_right, tmp_path):
+    write = WriteConfig(shots=0, sampling=SamplingConfig(n=2, max_new_tokens=4))
+    config = RftConfig(model=model, questions=half_right[1], write=write, fit=FIT)
+    with pytest.raises(UserError, match=r"12 development questions(.|\n)*warm_up"):
+        train_rft(config, tmp_path / "run")
+    assert not Run.read(tmp_path / "run").attempts(split="train")
 
 
 def test_iterative_dpo_end_to_end(model, questions, tmp_path):

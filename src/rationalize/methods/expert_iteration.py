@@ -53,6 +53,7 @@ from rationalize.methods.own_attempts import (
     NothingRight,
     SelectConfig,
     WriteConfig,
+    check_writer,
     learned_text,
     log_coverage,
     own_attempts,
@@ -303,6 +304,7 @@ def restarting(
         few_shot=few_shot, train=setup.train, split="dev",
     )  # fmt: skip
     _log_dev(setup, before, stage, 0)
+    check_writer(before, asked, stage, config.write.hints)
     store: list[Attempt] = []
     scores: dict[str, float] = {}
     for round in range(config.rounds):
