@@ -13,7 +13,6 @@ from rationalize.methods.own_attempts import (
     coverage,
     fault,
     learned_text,
-    log_coverage,
     own_attempts,
     rankable,
     sort_attempts,
@@ -113,14 +112,6 @@ def test_coverage():
     assert found.with_signal == pytest.approx(1 / 3)
     assert found.expected_signal == pytest.approx(0.5)
     assert found.unparsed == pytest.approx(1 / 6)
-
-
-def test_an_empty_positive_set_ends_with_figures_and_advice(tmp_path):
-    attempts = [attempt(Q, GOOD, "no")]
-    found = sort_attempts(attempts, {Q.id: Q}, SelectConfig())
-    figures = log_coverage(attempts, [Q], found, Run.open(tmp_path / "run", {}), "rft")
-    with pytest.raises(UserError, match=r"1 attempts at 1 questions: 0\.0% right(.|\n)*warm_up"):
-        raise NothingRight(figures)
 
 
 def test_how_the_writer_does_is_said_and_one_that_never_answers_stops_the_run(capsys):

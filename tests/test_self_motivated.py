@@ -1,5 +1,6 @@
 """Self-motivated Learning and its neighbours, from end to end."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -387,12 +388,13 @@ def test_held_out_accuracy_rises_over_sft(half_right, tmp_path):
     assert learned > sft + 0.05
 
 
+class Killed(Exception):
+    pass
+
+
 def killed_again_and_again(train, config, folder, monkeypatch, every):
     """Start a run that is killed at every so many checkpoints, until it ends."""
     from rationalize.training import loop
-
-    class Killed(Exception):
-        pass
 
     real, calls = loop._save, {"n": 0}
 
@@ -424,6 +426,55 @@ def test_killed_anywhere_a_run_ends_the_same(tuning, half_right, tmp_path, monke
         "scorers/round0-reward-model/scalar_head.safetensors",
         "policies/ppo-rm-z-round0/model.safetensors",
     ):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_killed_where_something_is_stored_a_run_ends_the_same(half_right, tmp_path, monkeypatch):
+    """Killed while attempts are drawn, between their file and its entry in the manifest, and
+    between the saved reward model and the mark that it is done: once at each such place.
+    """
+    from rationalize import runs
+    from rationalize.methods import own_attempts as module
+
+    config = from_half_right(half_right, modes=("rm",))
+    train_self_motivated(config, tmp_path / "whole")
+    killed: list[str] = []
+
+    def once(place, known):
+        if known and place not in killed:
+            killed.append(place)
+            raise Killed
+
+    def write(*args, real=module.write_attempts, **options):
+        found = real(*args, **options)
+        once(f"draw {options['writer']}", True)
+        return found
+
+    def save(attempts, path, real=runs.save_attempts):
+        real(attempts, path)
+        once(f"file {path.name}", path.stem.endswith(("-writes", "-redraws", "-writer-dev")))
+
+    def finish(run, stage, real=Run.finish, **facts):
+        once(f"mark {stage}", stage.endswith("reward-model"))
+        real(run, stage, **facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_attempts", write)
+        patch.setattr(runs, "save_attempts", save)
+        patch.setattr(Run, "finish", finish)
+        for _ in range(8):
+            with contextlib.suppress(Killed):
+                train_self_motivated(config, tmp_path / "killed")
+    shards = ("round0-sft-writer-dev", "round0-sft-round0-writes", "round0-redraws")
+    places = [
+        f"{at} {shard}{end}" for shard in shards for at, end in (("draw", ""), ("file", ".parquet"))
+    ]
+    assert killed == [*places, "mark round0-reward-model"]
+    for file in (
+        "attempts/manifest.json", "scorers/round0-reward-model/reward_model.json",
+        "scorers/round0-reward-model/scalar_head.safetensors",
+        "policies/ppo-rm-round0/model.safetensors",
+    ):  # fmt: skip
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 
