@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from rationalize.answers import (
     MARKER,
     Reply,
+    answer_alone,
     answer_label,
     has_marker,
     is_correct,
@@ -58,9 +59,18 @@ def test_choices_are_read_by_letter_then_by_text(after, expected):
 
 @pytest.mark.parametrize(
     ("after", "expected"),
-    [(" 42.", "42"), (": 42", "42"), (" 3.5.", "3.5"), (" eelk\nmore", "eelk"), (" .", None)],
+    [
+        (" 42.", "42"),
+        (": 42", "42"),
+        (" 3.5.", "3.5"),
+        (" eelk\nmore", "eelk"),
+        (" .", None),
+        (" 12. Check: 12 * 2 = 24", "12"),
+        (" $3.50. That is half.", "$3.50"),
+        (" St. Louis. It is on a river.", "St. Louis"),
+    ],
 )
-def test_free_form_answers_are_the_rest_of_the_line(after, expected):
+def test_free_form_answers_end_at_the_first_full_stop(after, expected):
     assert parse_reply(f"Because. {MARKER}{after}", None).prediction == expected
 
 
@@ -141,6 +151,56 @@ def test_parsing_never_raises_and_predicts_only_choices(completion, choices, ans
         assert read is None or read in choices
     is_correct(reply.prediction, answer, choices)
     number(completion)
+
+
+@pytest.mark.parametrize(
+    ("after", "right", "wrong"),
+    [
+        (" 12. Check: 12 * 2 = 24", "12", "24"),
+        (" 24 because 12 * 2 = 24 and 2 packs", "24", "2"),
+        (" 12 * 2 = 24", "24", "12"),
+        (" **24** packs", "24", "2"),
+        (" $1,200.50 a year, or 3 times as much", "1200.5", "3"),
+        (" -3 degrees", "-3", "3"),
+        (" −3 degrees", "-3", "3"),
+        (" 24.0", "24", "240"),
+        (" £5", "5", "50"),
+        (" .5 litres", "0.5", "5"),
+        (" 1/2", "0.5001", "2"),
+        (" between 3 and 4", "3.5", "4"),
+        (" yes, a dog can", "yes", "no"),
+        (" No. Yes is what the others say", "no", "yes"),
+    ],
+)
+def test_only_the_answer_itself_is_matched(after, right, wrong):
+    """What is unreadable, as a fraction, is right for nothing."""
+    reply = parse_reply(f"Because. {MARKER}{after}", None)
+    assert not is_correct(reply.prediction, wrong)
+    assert is_correct(reply.prediction, right) or right in ("0.5001", "3.5")
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [(" yes, a dog can", "yes"), (" No. Not yes", "no"), (" (A), no", "yes"), (" nobody", None)],
+)
+def test_yes_or_no_is_the_first_of_these_words(after, expected):
+    assert parse_reply(f"Because. {MARKER}{after}", ("yes", "no")).prediction == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "choices", "expected"),
+    [
+        ("24 because 12 * 2 = 24", "7", None, "24"),
+        ("$1,200 a year", "1200", None, "$1,200"),
+        ("12 * 2 = 24", "24", None, "24"),
+        ("yes, a dog can", "no", None, "yes"),
+        ("12 May, a Monday", "12 May", None, "12 May, a Monday"),
+        ("3 hats", "3 hats", ("3 hats", "4 hats"), "3 hats"),
+        ("nothing of the kind", "7", None, "nothing of the kind"),
+    ],
+)
+def test_an_answer_alone(prediction, answer, choices, expected):
+    assert answer_alone(prediction, answer, choices) == expected
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,15 @@ from rationalize.methods.own_attempts import (
     NothingRight,
     SelectConfig,
     WriteConfig,
+    check_writer,
     coverage,
     fault,
     learned_text,
-    log_coverage,
     own_attempts,
     rankable,
     sort_attempts,
 )
+from rationalize.models.reward_model import reply
 from rationalize.questions.demonstrations import BUILT_IN, demonstrations, form_of
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -51,6 +52,15 @@ def test_attempts_go_into_their_buckets():
     }  # fmt: skip
     kept = len(found.positives) + len(found.negatives) + len(found.unparsed) + len(found.hinted)
     assert kept + sum(found.rejected.values()) == len(attempts)
+
+
+def test_nothing_after_a_free_form_answer_is_learned_or_scored():
+    sums = question(3, answer="24", choices=None)
+    told = attempt(sums, GOOD, "24 because 12 * 2 = 24 and 2 packs")
+    assert learned_text(told, sums)[1] == f"{GOOD}. So the answer is 24."
+    assert reply(sums, GOOD, told.prediction, "reply") == f"{GOOD}. So the answer is 24."
+    found = sort_attempts([told], {sums.id: sums}, SelectConfig())
+    assert found.positives == [told]
 
 
 def test_a_hinted_attempt_is_kept_where_no_other_was_right():
@@ -104,12 +114,19 @@ def test_coverage():
     assert found.unparsed == pytest.approx(1 / 6)
 
 
-def test_an_empty_positive_set_ends_with_figures_and_advice(tmp_path):
-    attempts = [attempt(Q, GOOD, "no")]
-    found = sort_attempts(attempts, {Q.id: Q}, SelectConfig())
-    figures = log_coverage(attempts, [Q], found, Run.open(tmp_path / "run", {}), "rft")
-    with pytest.raises(UserError, match=r"1 attempts at 1 questions: 0\.0% right(.|\n)*warm_up"):
-        raise NothingRight(figures)
+def test_how_the_writer_does_is_said_and_one_that_never_answers_stops_the_run(capsys):
+    questions = [question(i) for i in range(8)]
+    silent = [attempt(q, GOOD, None) for q in questions]
+    with pytest.raises(
+        NothingRight, match=r"0\.0% of 8 development questions; 100\.0% of(.|\n)*warm_up"
+    ):
+        check_writer(silent, questions, "rft", "off")
+    check_writer(silent, questions, "rft", "failed")  # a hint may help
+    check_writer(silent[:7], questions, "rft", "off")  # too few to say
+    capsys.readouterr()
+    check_writer([*silent[:7], attempt(questions[7], GOOD, "yes")], questions, "rft", "off")
+    assert "12.5% of 8 development questions; 87.5%" in capsys.readouterr().err
+    check_writer([], questions, "rft", "off")
 
 
 def test_what_is_ranked_has_no_fault_and_no_double():

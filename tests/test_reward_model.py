@@ -10,11 +10,14 @@ from toys import GOOD, attempt, question, told_apart
 from rationalize.errors import UserError
 from rationalize.methods.reward_model import (
     RewardModelConfig,
+    attempts_at,
+    describe,
     gate_reason,
     learn_rank,
     pair_accuracy,
     rank_attempts,
     split_questions,
+    train_reward_model,
 )
 from rationalize.models.heads import load_head, new_head
 from rationalize.models.reward_model import RewardModel, read_facts
@@ -78,6 +81,32 @@ def test_an_answer_memoriser_is_found_out(tmp_path):
     assert "without the answer sentence" in gate_reason({**facts, "pair_accuracy_masked": 0.5}, RM)
 
 
+def test_the_gate_asks_about_what_the_model_reads(tmp_path):
+    """The rationale says nothing and is all that is read: the answer must not open the gate."""
+    _, attempts = told_apart()
+    alike = [
+        dataclasses.replace(a, rationale=f"words number {k} here of it")
+        for k, a in enumerate(attempts)
+    ]
+    config = dataclasses.replace(RM, reads="rationale", epochs=2)
+    facts, _ = learned_rm(tmp_path, config, alike)
+    assert facts["pair_accuracy"] == facts["pair_accuracy_masked"]
+    assert gate_reason(facts, config) is not None
+
+
+def test_the_gate_says_how_sure_it_is(tmp_path):
+    facts, _ = learned_rm(tmp_path, dataclasses.replace(RM, epochs=1))
+    low, mean, high = (facts[f"pair_accuracy{end}"] for end in ("_low", "", "_high"))
+    assert 0 <= low <= mean <= high <= 1
+    assert 0 <= facts["pair_accuracy_learned"] <= 1
+    assert f"[{low:.3f}, {high:.3f}]" in describe(facts)
+    assert f"{facts['pair_accuracy_learned']:.3f}; held-out" in describe(facts)
+    few = {**facts, "held_out_questions": 4, "pair_accuracy": 1.0, "pair_accuracy_masked": 1.0}
+    assert "4 held-out questions, expected 5 at least" in gate_reason(few, RM)
+    assert gate_reason(few, dataclasses.replace(RM, gate=0.0, gate_masked=0.0)) is None
+    assert gate_reason({**few, "held_out_questions": 5}, RM) is None
+
+
 def test_it_survives_save_and_load_and_is_a_reward(tmp_path):
     questions, attempts = told_apart()
     _, folder = learned_rm(tmp_path)
@@ -137,6 +166,33 @@ def test_luck_is_weighed_out():
     [one] = rank_attempts(attempts, {q.id: q}, config)
     assert one.weight == pytest.approx(0.5)
     assert rank_attempts(attempts[1:2] + attempts[3:], {q.id: q}, config) == []
+
+
+def test_attempts_come_from_a_run_and_what_is_left_out_is_counted(tmp_path, capsys):
+    questions, attempts = told_apart(4)
+    splits = {"train": questions[:2], "dev": questions[2:3]}  # nobody knows the last one
+    run = Run.open(tmp_path / "run", {})
+    run.append(attempts, "a")
+    for place in (run.path, run.path / "attempts", run.path / "attempts/a.parquet"):
+        assert len(attempts_at(place, splits)) == 6
+        said = " ".join(capsys.readouterr().err.split())
+        assert "6 of 12 attempts are at training questions" in said
+        assert "left out: 3 at dev questions; 3 match no question" in said
+    with pytest.raises(UserError, match=r"0 of 12 attempts(.|\n)*12 match no question"):
+        attempts_at(run.path, {"train": [question(99)]})
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="0 of 0 attempts"):
+        attempts_at(tmp_path / "empty", splits)
+
+
+def test_nothing_to_learn_from_is_said_before_the_model_is_loaded(tmp_path, monkeypatch):
+    from rationalize.methods import reward_model as module
+
+    monkeypatch.setattr(module, "load_policy", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "empty").mkdir()
+    config = RewardModelConfig(attempts=str(tmp_path / "empty"))
+    with pytest.raises(UserError, match="Expected attempts at training questions"):
+        train_reward_model(config, tmp_path / "out")
 
 
 def test_too_few_questions_with_signal_are_refused(tmp_path):

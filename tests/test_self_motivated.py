@@ -1,5 +1,6 @@
 """Self-motivated Learning and its neighbours, from end to end."""
 
+import contextlib
 import dataclasses
 import json
 
@@ -8,7 +9,10 @@ import torch
 from tiny import tiny_folder
 from toys import GOOD, attempt, question, told_apart
 
-from rationalize.errors import UsageError
+from rationalize.config import from_dict, to_dict
+from rationalize.errors import UsageError, UserError
+from rationalize.flags import merge
+from rationalize.methods.common import share
 from rationalize.methods.expert_iteration import (
     RftConfig,
     StarConfig,
@@ -26,7 +30,12 @@ from rationalize.methods.reward_model import (
     RewardModelConfig,
     rank_attempts,
 )
-from rationalize.methods.self_motivated import SelfMotivatedConfig, train_self_motivated
+from rationalize.methods.self_motivated import (
+    SelfMotivatedConfig,
+    say_slow_rates,
+    train_self_motivated,
+)
+from rationalize.methods.self_motivated_demo import SelfMotivatedDemoConfig
 from rationalize.models.policy import load_policy
 from rationalize.questions import load_questions
 from rationalize.runs import Run
@@ -48,6 +57,78 @@ def test_stars_step_budget():
     assert steps_in(1, 16, RftConfig(epochs=2, growth=1.5, fit=FIT)) == 6
 
 
+@pytest.mark.parametrize("config", [StarConfig, RftConfig, IterativeDpoConfig])
+def test_replies_are_judged_at_the_length_at_which_they_are_written(config):
+    assert config().evaluation_sampling == SamplingConfig(
+        temperature=0.0, max_new_tokens=config().write.sampling.max_new_tokens
+    )
+    long = WriteConfig(sampling=SamplingConfig(max_new_tokens=400))
+    assert config(write=long).evaluation_sampling.max_new_tokens == 400
+    chosen = SamplingConfig(temperature=0.0, max_new_tokens=40)
+    assert config(write=long, evaluation_sampling=chosen).evaluation_sampling == chosen
+
+
+def test_what_is_nested_is_judged_at_its_runs_length():
+    config = SelfMotivatedConfig(kept=RftConfig(write=WriteConfig(shots=0)))
+    assert config.evaluation_sampling.max_new_tokens == 256
+    for length in (256, 96):  # the nested ones' own defaults
+        outer = SelfMotivatedConfig(
+            kept=RftConfig(write=WriteConfig(sampling=SamplingConfig(max_new_tokens=length)))
+        )
+        nested = StarConfig(write=WriteConfig(sampling=SamplingConfig(max_new_tokens=24)))
+        for own in (share(nested, outer), share(outer.kept, outer), share(outer.ppo, outer)):
+            assert own.evaluation_sampling.max_new_tokens == length
+    file = {"write": {"sampling": {"max_new_tokens": 400}}}
+    assert from_dict(RftConfig, file).evaluation_sampling.max_new_tokens == 400
+    again = from_dict(RftConfig, to_dict(RftConfig(write=WriteConfig())))
+    assert again == RftConfig(write=WriteConfig())
+
+
+def test_an_adapter_at_full_tunings_rates_is_pointed_to_the_preset(capsys):
+    say_slow_rates(SelfMotivatedConfig(tuning="lora"))
+    assert "--preset lora" in capsys.readouterr().err
+    config = merge(SelfMotivatedConfig, None, ["--preset", "lora", "--rounds", "2"])
+    say_slow_rates(config)
+    assert capsys.readouterr().err == ""
+    assert (config.tuning, config.rounds, config.kept.write.sampling.n) == ("lora", 2, 16)
+    rates = [own.fit.learning_rate for own in (config.kept, config.rm, config.ppo)]
+    assert rates == [2e-4, 1e-4, 1e-5]
+    assert config.evaluation_sampling.max_new_tokens == 256
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "advice"),
+    [
+        ("--kept.seed", "3", "kept.seed has no effect in SelfMotivatedDemo; set seed"),
+        ("--rm.model", "other", "rm.model has no effect in SelfMotivatedDemo; set model"),
+        ("--ppo.dev_limit", "3", "set dev_limit"),
+        ("--star.seed", "3", "star.seed has no effect"),
+        ("--dpo.evaluation_sampling.max_new_tokens", "7", "set evaluation_sampling"),
+        ("--rm.attempts", "a.jsonl", "rm.attempts has no effect"),
+        ("--rm.select.min_words", "3", "set kept.select"),
+        ("--ppo.mode", "z", "ppo.mode has no effect"),
+    ],
+)
+def test_what_a_nested_setting_cannot_change_is_refused(flag, value, advice, capsys):
+    with pytest.raises((SystemExit, UsageError)) as error:
+        merge(SelfMotivatedDemoConfig, None, [flag, value])
+    said = capsys.readouterr()
+    assert advice in " ".join(f"{error.value} {said.err} {said.out}".replace("│", " ").split())
+
+
+def test_what_a_nested_setting_can_change_is_taken():
+    asked = ["--kept.write.sampling.max_new_tokens", "64", "--star.rounds", "3"]
+    asked += ["--kept.select.min_words", "3", "--rm.select.min_words", "3", "--seed", "2"]
+    for positives in ("--kept.select.positives", "--rm.select.positives"):
+        asked += [positives, "2"]
+    config = merge(SelfMotivatedDemoConfig, None, asked)
+    assert config.kept.write.sampling.max_new_tokens == 64
+    assert config.evaluation_sampling.max_new_tokens == 64
+    assert from_dict(SelfMotivatedDemoConfig, to_dict(config)) == config
+    old = {"kept": {"evaluation_sampling": {"temperature": 0.0, "max_new_tokens": 64}}}
+    assert from_dict(SelfMotivatedDemoConfig, old)  # as a file of an earlier version has it
+
+
 def test_nothing_wrong_is_ever_chosen():
     q = question(0)
     attempts = [attempt(q, GOOD, "no"), attempt(q, "quite another way to put the same", None)]
@@ -58,12 +139,24 @@ def test_nothing_wrong_is_ever_chosen():
     assert all("(A)" in pair.chosen for pair in pairs)
 
 
+def test_pairs_that_teach_nothing_take_no_place_under_the_cap():
+    q = question(0)
+    attempts = [attempt(q, f"{word} one is what they say", "yes") for word in "ab"]
+    attempts += [attempt(q, f"{word} two is what they say", "no") for word in "cdef"]
+    attempts += [attempt(q, f"{word} three is what they say", None) for word in "ghij"]
+    config = IterativeDpoConfig(levels=3, pairs=10, select=SelectConfig(dedupe="none"))
+    assert len(pairs_of(attempts, {q.id: q}, config)) == 10  # of 16, beside 16 wrong over unparsed
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_dpo_keeps_the_round_that_did_best(half_right, tuning, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("scores", "best"),
+    [({0: 0.5, 1: 0.9, 2: 0.1}, "dpo-round0"), ({0: 0.5, 1: 0.5, 2: 0.1}, "dpo-start")],
+)
+def test_dpo_keeps_what_did_best(half_right, scores, best, tuning, tmp_path, monkeypatch):
     from rationalize.methods import iterative_dpo as module
 
     model, questions = half_right
-    scores = {0: 0.5, 1: 0.9, 2: 0.1}
     monkeypatch.setattr(module, "evaluate_on_dev", lambda *_, round, **__: scores[round])
     config = IterativeDpoConfig(
         model=model, questions=questions, rounds=2, init="model", tuning=tuning,
@@ -73,12 +166,11 @@ def test_dpo_keeps_the_round_that_did_best(half_right, tuning, tmp_path, monkeyp
     )  # fmt: skip
     train_iterative_dpo(config, tmp_path / "run")
     policies = tmp_path / "run/policies"
-    first, second, kept = (
-        load_policy(policies / name).model.state_dict()
-        for name in ("dpo-round0", "dpo-round1", "dpo")
+    first, last, kept = (
+        load_policy(policies / name).model.state_dict() for name in (best, "dpo-round1", "dpo")
     )
     assert all(torch.equal(kept[name], first[name]) for name in kept)
-    assert not all(torch.equal(kept[name], second[name]) for name in kept)
+    assert not all(torch.equal(kept[name], last[name]) for name in kept)
 
 
 def test_a_worse_round_does_not_replace_a_better_one(model, questions, tmp_path, monkeypatch):
@@ -171,9 +263,14 @@ def from_half_right(half_right, **changes):
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path):
+def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path, monkeypatch):
+    from rationalize.methods import self_motivated as module
+
+    told: list[SelfMotivatedConfig] = []
+    monkeypatch.setattr(module, "say_slow_rates", told.append)
     config = from_half_right(half_right, modes=("z", "rm", "rm+z"), tuning=tuning)
     train_self_motivated(config, tmp_path / "run")
+    assert told == [config] * (tuning == "lora")
     run = Run.read(tmp_path / "run")
     for stage in ("round0-sft-round0", "ppo-z-round0", "ppo-rm-round0", "ppo-rm-z-round0"):
         assert run.done(stage) is not None, stage
@@ -190,14 +287,15 @@ def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path):
 
 
 def test_a_closed_gate_stops_the_reward_models_arms_alone(model, questions, tmp_path, capsys):
-    config = settings(model, questions, modes=("z", "rm"), rm=dataclasses.replace(RM, gate=1.1))
+    rm = dataclasses.replace(RM, gate=1.1, held_out=0.5)
+    config = settings(model, questions, modes=("z", "rm"), rm=rm)
     train_self_motivated(config, tmp_path / "run")
     run = Run.read(tmp_path / "run")
     assert run.done("ppo-z-round0") is not None
     assert run.done("ppo-rm-round0") is None
     assert "below the gate of 1.1" in run.read_json("round0-gate.json")["reason"]
     assert "PPO with rm is left out" in capsys.readouterr().err
-    only = settings(model, questions, modes=("rm",), rm=dataclasses.replace(RM, gate=1.1))
+    only = settings(model, questions, modes=("rm",), rm=rm)
     train_self_motivated(only, tmp_path / "only")
     assert (tmp_path / "only/results.json").exists()  # the command ends well
 
@@ -230,6 +328,26 @@ def test_star_and_rft_end_to_end(train, config, name, model, questions, tmp_path
     kept = run.read_json(f"{name.lower()}-rounds.json")
     assert kept["dev_accuracy"][kept["kept"]] == max(kept["dev_accuracy"].values())
     assert name in run.read_json("results.json")["methods"]
+
+
+def test_a_writer_that_is_never_right_ends_with_figures_and_advice(model, questions, tmp_path):
+    write = WriteConfig(shots=0, sampling=SamplingConfig(n=2, max_new_tokens=4))
+    config = RftConfig(model=model, questions=questions, write=write, fit=FIT)
+    with pytest.raises(UserError) as error:
+        train_rft(config, tmp_path / "run")
+    for said in (
+        "48 attempts at 24 questions: 0.0% right, 100.0% without an answer", "Kept 0",
+        "no attempt can be learned from", "warm_up",
+    ):  # fmt: skip
+        assert said in str(error.value)
+
+
+def test_a_writer_that_never_answers_is_found_out_before_the_bill(model, half_right, tmp_path):
+    write = WriteConfig(shots=0, sampling=SamplingConfig(n=2, max_new_tokens=4))
+    config = RftConfig(model=model, questions=half_right[1], write=write, fit=FIT)
+    with pytest.raises(UserError, match=r"12 development questions(.|\n)*warm_up"):
+        train_rft(config, tmp_path / "run")
+    assert not Run.read(tmp_path / "run").attempts(split="train")
 
 
 def test_iterative_dpo_end_to_end(model, questions, tmp_path):
@@ -270,12 +388,13 @@ def test_held_out_accuracy_rises_over_sft(half_right, tmp_path):
     assert learned > sft + 0.05
 
 
+class Killed(Exception):
+    pass
+
+
 def killed_again_and_again(train, config, folder, monkeypatch, every):
     """Start a run that is killed at every so many checkpoints, until it ends."""
     from rationalize.training import loop
-
-    class Killed(Exception):
-        pass
 
     real, calls = loop._save, {"n": 0}
 
@@ -307,6 +426,55 @@ def test_killed_anywhere_a_run_ends_the_same(tuning, half_right, tmp_path, monke
         "scorers/round0-reward-model/scalar_head.safetensors",
         "policies/ppo-rm-z-round0/model.safetensors",
     ):
+        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_killed_where_something_is_stored_a_run_ends_the_same(half_right, tmp_path, monkeypatch):
+    """Killed while attempts are drawn, between their file and its entry in the manifest, and
+    between the saved reward model and the mark that it is done: once at each such place.
+    """
+    from rationalize import runs
+    from rationalize.methods import own_attempts as module
+
+    config = from_half_right(half_right, modes=("rm",))
+    train_self_motivated(config, tmp_path / "whole")
+    killed: list[str] = []
+
+    def once(place, known):
+        if known and place not in killed:
+            killed.append(place)
+            raise Killed
+
+    def write(*args, real=module.write_attempts, **options):
+        found = real(*args, **options)
+        once(f"draw {options['writer']}", True)
+        return found
+
+    def save(attempts, path, real=runs.save_attempts):
+        real(attempts, path)
+        once(f"file {path.name}", path.stem.endswith(("-writes", "-redraws", "-writer-dev")))
+
+    def finish(run, stage, real=Run.finish, **facts):
+        once(f"mark {stage}", stage.endswith("reward-model"))
+        real(run, stage, **facts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_attempts", write)
+        patch.setattr(runs, "save_attempts", save)
+        patch.setattr(Run, "finish", finish)
+        for _ in range(8):
+            with contextlib.suppress(Killed):
+                train_self_motivated(config, tmp_path / "killed")
+    shards = ("round0-sft-writer-dev", "round0-sft-round0-writes", "round0-redraws")
+    places = [
+        f"{at} {shard}{end}" for shard in shards for at, end in (("draw", ""), ("file", ".parquet"))
+    ]
+    assert killed == [*places, "mark round0-reward-model"]
+    for file in (
+        "attempts/manifest.json", "scorers/round0-reward-model/reward_model.json",
+        "scorers/round0-reward-model/scalar_head.safetensors",
+        "policies/ppo-rm-round0/model.safetensors",
+    ):  # fmt: skip
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
 
 

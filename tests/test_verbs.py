@@ -255,6 +255,30 @@ def test_evaluate_then_compare(tiny, tmp_path, capsys):
     assert main(["compare", *runs, "--pairs", "drawn", "--out", str(page)]) == 2
 
 
+def test_several_samples_are_worth_a_curve(tiny, tmp_path, capsys):
+    from rationalize.methods.reward_model import RewardModelConfig, learn_rank
+    from rationalize.training.loop import FitConfig
+    from tests.tiny import tiny_policy
+    from tests.toys import told_apart
+
+    questions, attempts = told_apart(8)
+    judge, policy = Run.open(tmp_path / "rm", {}), tiny_policy()
+    config = RewardModelConfig(fit=FitConfig(precision="float32", batch_size=8))
+    learn_rank(policy, attempts, questions, config, judge, "rm", judge.folder("model"), policy.save)
+    flags = ["evaluate", "--model", tiny, *QUICK, "--name", "tiny", "--limit", "3"]
+    flags += ["--temperature", "1", "--rewards", "correctness,reward_model", "--reward-model"]
+    one, four = tmp_path / "one", tmp_path / "four"
+    assert main([*flags, str(judge.path), "--n", "1", "--out", str(one)]) == 0
+    assert "votes" not in json.loads((one / "results.json").read_text())
+    assert main([*flags, str(judge.path), "--n", "4", "--out", str(four)]) == 0
+    rows = json.loads((four / "results.json").read_text())["votes"]
+    rules = ("any (pass@k)", "majority (maj@k)", "best by reward model")
+    assert [(r["rule"], r["k"]) for r in rows] == [(rule, k) for rule in rules for k in (1, 2, 4)]
+    assert {(r["method"], r["n"]) for r in rows} == {("tiny on test", 3)}
+    assert "best by reward model, k = 4: 0.000 [0.000, 0.000]" in capsys.readouterr().out
+    assert "maj@k" in (four / "report.html").read_text()
+
+
 def test_evaluating_a_run_takes_over_its_log(tmp_path):
     from tests.tiny import tiny_folder
 

@@ -5,6 +5,7 @@ No torch here.
 
 from __future__ import annotations
 
+import math
 import re
 import string
 from collections.abc import Sequence
@@ -17,7 +18,12 @@ MARKER = "So the answer is"
 _MARKER = re.compile(rf"(?<![a-z]){MARKER}(?![a-z])", re.IGNORECASE | re.ASCII)
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*(?:\)|$)")
 _BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_STOP = re.compile(r"(?<!\b[DMS][rst])\.(?=\s|$)")  # not in 3.5, nor after Mr, Dr or St
+_NUMBER = re.compile(
+    r"(?<![\w.,-])(?:[-+]?[$£€]?|[$£€][-+])(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+)
+_CALCULATION = re.compile(r"[-+*/×÷^x().,$£€\d\s=]+")
 
 
 @dataclass(frozen=True)
@@ -71,13 +77,15 @@ def read_answer(text: str, choices: Sequence[str] | None) -> str | None:
     marker.
 
     `(A)` is the first choice whatever follows it; a bare `A` only where no choice has that text.
+    Of the choices yes and no, the first of these words. A free-form answer ends at the line's first
+    full stop.
     """
     text = text.strip().lstrip(":").strip()
     if not text:
         return None
     line = text.splitlines()[0].strip().rstrip(".").strip()
     if not choices:
-        return line or None
+        return _STOP.split(line, maxsplit=1)[0].strip() or None
     bare = line.strip("*\"'` ")  # chat models set answers in bold or quotes
     found = _LETTER.match(bare)
     if not found:
@@ -86,6 +94,8 @@ def read_answer(text: str, choices: Sequence[str] | None) -> str | None:
             if normalise(form) in texts:
                 return texts[normalise(form)]
         found = _BARE_LETTER.match(bare)
+        if not found and texts.keys() == {"yes", "no"} and (word := _YES_NO.search(bare)):
+            return texts[word.group().lower()]
     index = string.ascii_uppercase.index(found.group(1).upper()) if found else len(choices)
     return choices[index] if index < len(choices) else None
 
@@ -96,21 +106,63 @@ def normalise(text: str) -> str:
 
 
 def number(text: str) -> float | None:
-    """The last number in a text, thousands separators and currency ignored."""
-    found = _NUMBER.findall(text)
-    return float(found[-1].replace(",", "").replace("$", "")) if found else None
+    """The number that an answer is; currency, thousands separators and units are ignored.
+
+    >>> [number(t) for t in ("$1,200 a year", "24 because 12 * 2 = 24", "12 * 2 = 24", "it is 7")]
+    [1200.0, 24.0, 24.0, 7.0]
+    >>> [number(t) for t in ("7 of them, not 8", "1/2", "3, 4", "Ann 3, Tom 4")]
+    [7.0, None, None, None]
+    """
+    written = _number_in(text)
+    return None if written is None else float(re.sub("[,$£€]", "", written))
+
+
+def _number_in(text: str) -> str | None:
+    """The number that leads a text, on either side of a calculation; else the only one in it."""
+    text = text.replace("−", "-").strip("*\"'` ")
+    leading = _CALCULATION.match(text)
+    if leading and any(c.isdigit() for c in leading.group()):
+        sides = [
+            side.strip(" \t(").rstrip(" \t.,()-+*/×÷^x") for side in leading.group().split("=")
+        ]
+        found = [side for side in sides if _NUMBER.fullmatch(side)]
+    else:
+        found = _NUMBER.findall(text)
+    return found[-1] if len(set(found)) == 1 else None
+
+
+def answer_alone(prediction: str, answer: str, choices: Sequence[str] | None = None) -> str:
+    """A prediction without the words around it, where the gold answer is a number or yes or no.
+
+    >>> answer_alone("24 because 12 * 2 = 24", "7")
+    '24'
+    """
+    found: str | None = None
+    if choices:
+        return prediction
+    if normalise(answer) in ("yes", "no"):
+        found = word.group() if (word := _YES_NO.search(prediction)) else None
+    elif _NUMBER.fullmatch(answer.strip()):
+        found = _number_in(prediction)
+    return prediction if found is None else found
 
 
 def is_correct(prediction: str | None, answer: str, choices: Sequence[str] | None = None) -> bool:
-    """Exact match of choices; free-form answers also match as numbers."""
+    """Exact match of choices; free-form answers also match as numbers, and as yes or no."""
     if prediction is None:
         return False
     if normalise(prediction) == normalise(answer):
         return True
     if choices:
         return False
-    try:
-        gold = float(answer.replace(",", "").replace("$", ""))
-    except ValueError:
+    alone = answer_alone(prediction, answer)
+    if normalise(alone) == normalise(answer):
+        return True
+    if not _NUMBER.fullmatch(answer.strip()):
         return False
-    return number(prediction) == gold
+    found, gold = number(alone), number(answer)
+    return (
+        found is not None
+        and gold is not None
+        and math.isclose(found, gold, rel_tol=0, abs_tol=1e-6)
+    )

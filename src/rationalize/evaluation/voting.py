@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import is_correct, normalise, number
+from rationalize.answers import answer_alone, is_correct, normalise, number
 from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.records import Attempt, Question
 
@@ -154,8 +154,9 @@ def _answer(attempt: Attempt, question: Question) -> str | None:
     """What an attempt votes for: a free-form number is one answer however it is written."""
     if attempt.prediction is None:
         return None
-    value = None if question.choices else number(attempt.prediction)
-    return normalise(attempt.prediction) if value is None else f"{value:.12g}"
+    alone = answer_alone(attempt.prediction, question.answer, question.choices)
+    value = None if question.choices else number(alone)
+    return normalise(alone) if value is None else f"{value:.12g}"
 
 
 def _answers(group: Sequence[Attempt], question: Question) -> list[str | None]:

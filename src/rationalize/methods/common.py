@@ -79,6 +79,36 @@ def refuse_unused(config: MethodConfig, *names: str) -> None:
             )
 
 
+def refuse_nested(config: MethodConfig, *names: str) -> None:
+    """Raise `UsageError` where the nested configuration of a name sets what `share` takes from
+    `config`, and where a dotted name (`rm.attempts`), which has no effect at all, was set.
+    """
+    method = type(config).__name__.removesuffix("Config")
+    given = {f.name: f.default for f in dataclasses.fields(config)}
+    common = [f.name for f in dataclasses.fields(MethodConfig)]
+    for name, _, single in (name.partition(".") for name in names):
+        nested = getattr(config, name)
+        own = {f.name: getattr(nested, f.name) for f in dataclasses.fields(nested)}
+        rest = {} if single else {key: own[key] for key in own if key not in common}
+        untouched = (type(nested)(**rest), given[name], MethodConfig())
+        for key in [single] if single else [key for key in common if key in own]:
+            if own[key] not in [getattr(one, key) for one in untouched if hasattr(one, key)]:
+                where = "leave it out" if single else f"set {key}, which holds for every stage"
+                raise UsageError(f"{name}.{key} has no effect in {method}; {where}")
+
+
+def evaluate_as_written(config: MethodConfig, write: SamplingConfig) -> None:
+    """Give development and test replies the length of written ones, unless another was chosen: a
+    right reply that is cut counts as wrong. For `__post_init__`.
+    """
+    default = next(f.default for f in dataclasses.fields(config) if f.name == "evaluation_sampling")
+    if config.evaluation_sampling == default:
+        as_long = dataclasses.replace(
+            config.evaluation_sampling, max_new_tokens=write.max_new_tokens
+        )
+        object.__setattr__(config, "evaluation_sampling", as_long)
+
+
 def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
     """Questions by split, limited, checked for overlap."""
     splits = load_splits(
@@ -175,4 +205,7 @@ def restore_or(run: Run, stage: str, policy: Policy, learn: Callable[[], None]) 
 def share(own: Own, common: MethodConfig, **further: Any) -> Own:
     """A method's or scorer's configuration with the model, questions and seed of its run."""
     shared = {f.name: getattr(common, f.name) for f in dataclasses.fields(MethodConfig)}
-    return dataclasses.replace(own, **{**shared, **further})
+    made = dataclasses.replace(own, **{**shared, **further})
+    # a value that happens to be `own`'s default is the run's choice all the same
+    object.__setattr__(made, "evaluation_sampling", common.evaluation_sampling)
+    return made

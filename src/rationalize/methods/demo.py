@@ -19,7 +19,13 @@ from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.methods.answer_scorer import AnswerScorerConfig
-from rationalize.methods.common import MethodConfig, load_method_splits, restore_or, share
+from rationalize.methods.common import (
+    MethodConfig,
+    load_method_splits,
+    refuse_nested,
+    restore_or,
+    share,
+)
 from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
 from rationalize.methods.mario import MarioConfig, best_prefix, control_bins, mario, named_as_loaded
 from rationalize.methods.setup import (
@@ -120,6 +126,9 @@ class DemoConfig(MethodConfig):
             },
         },
     }
+
+    def __post_init__(self) -> None:
+        refuse_nested(self, "sft", "filt_acc", "mario", "scorer", "statements")
 
 
 def run_demo(config: DemoConfig, out: Path) -> None:

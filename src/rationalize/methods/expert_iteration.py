@@ -39,6 +39,7 @@ from rationalize.errors import UsageError
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.methods.common import (
     MethodConfig,
+    evaluate_as_written,
     evaluate_on_dev,
     finish_stage,
     log_round,
@@ -52,6 +53,7 @@ from rationalize.methods.own_attempts import (
     NothingRight,
     SelectConfig,
     WriteConfig,
+    check_writer,
     learned_text,
     log_coverage,
     own_attempts,
@@ -130,9 +132,12 @@ class RestartConfig(MethodConfig):
     """How often development accuracy is measured in a round; the best step is kept."""
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How the policy learns."""
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
+    """How development and test rationales are written; by default as long as `write`'s."""
 
     def __post_init__(self) -> None:
         refuse_unused(self, "init", "sft_epochs", "sft_fit")
+        evaluate_as_written(self, self.write.sampling)
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 
@@ -155,6 +160,8 @@ class StarConfig(RestartConfig):
     """Each round learns so many times as long as the one before."""
     evaluations: int = 1
     """How often development accuracy is measured in a round; the best step is kept."""
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=96)
+    """How development and test rationales are written; by default as long as `write`'s."""
 
 
 @dataclass(frozen=True)
@@ -297,6 +304,7 @@ def restarting(
         few_shot=few_shot, train=setup.train, split="dev",
     )  # fmt: skip
     _log_dev(setup, before, stage, 0)
+    check_writer(before, asked, stage, config.write.hints)
     store: list[Attempt] = []
     scores: dict[str, float] = {}
     for round in range(config.rounds):

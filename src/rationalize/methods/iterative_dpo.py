@@ -7,7 +7,8 @@
 
 The pairs are those that a reward model would be trained on; there is neither reward model nor PPO.
 
-Deviations: development questions select the round; attempts without an answer are no losers unless
+Deviations: development questions select the round, or the start, where no round does better;
+attempts without an answer are no losers unless
 `levels` is 3; hinted attempts are in no pair.
 """
 
@@ -19,11 +20,15 @@ from pathlib import Path
 from typing import Literal
 
 from rationalize.errors import UsageError, UserError
-from rationalize.methods.common import MethodConfig, evaluate_on_dev, restore_or
+from rationalize.methods.common import (
+    MethodConfig,
+    evaluate_as_written,
+    evaluate_on_dev,
+    restore_or,
+)
 from rationalize.methods.own_attempts import (
     SelectConfig,
     WriteConfig,
-    is_right,
     learned_text,
     log_coverage,
     own_attempts,
@@ -65,8 +70,11 @@ class IterativeDpoConfig(MethodConfig):
     """Development metric that selects the round."""
     fit: FitConfig = FitConfig(learning_rate=5e-6, batch_size=16)
     """How the policy learns; a batch of 16 rows is 8 pairs."""
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
+    """How development and test rationales are written; by default as long as `write`'s."""
 
     def __post_init__(self) -> None:
+        evaluate_as_written(self, self.write.sampling)
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 
@@ -103,7 +111,13 @@ def _learn(
 ) -> None:
     run, by_id = setup.run, {q.id: q for q in setup.train}
     scores: dict[str, float] = {}
-    evaluate_on_dev(run, stage, Sampler(policy), setup.suite, setup.dev, config, round=0, step=0)
+    start = f"{stage}-start"
+    if run.done(start) is None:
+        policy.save(run.folder("policies", start))
+        run.finish(start)
+    scores[start] = evaluate_on_dev(
+        run, stage, Sampler(policy), setup.suite, setup.dev, config, round=0, step=0
+    )
     for round in range(config.rounds):
         own = f"{stage}-round{round}"
         attempts: Sequence[Attempt] = first or [] if round == 0 else []
@@ -116,7 +130,7 @@ def _learn(
             log_coverage(attempts, setup.train, found, run, own)
         pairs = pairs_of(attempts, by_id, config)
         if not pairs:
-            if scores:
+            if round:
                 break  # the rounds before stand
             raise NoPairs(
                 f"{own}: none of {len(attempts)} attempts at {len(by_id)} questions make a pair: "
@@ -151,11 +165,9 @@ def pairs_of(
         pairs=config.pairs, levels=config.levels, select=config.select, seed=config.seed
     )
     pairs = []
-    for one in rank_attempts(attempts, questions, rank):
+    for one in rank_attempts(attempts, questions, rank, best_only=True):
         for better, worse in one.pairs:
             chosen, rejected = one.attempts[better], one.attempts[worse]
-            if not is_right(chosen, one.question):
-                continue
             prompt, text = learned_text(chosen, one.question)
             if rejected.parsed:  # both in the same words around the answer
                 pairs.append(PairTexts(prompt, text, learned_text(rejected, one.question)[1]))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from rationalize.answers import is_correct, normalise, reply_text
+from rationalize.answers import MARKER, answer_alone, is_correct, normalise, reply_text
 from rationalize.errors import UserError
 from rationalize.methods.common import rollouts
 from rationalize.progress import say
@@ -29,6 +29,9 @@ from rationalize.signals.ranks import usable_share
 from rationalize.templates import INSTRUCTION, prompt_text
 
 Hints = Literal["off", "failed", "all"]
+
+LEAST_ASKED = 8
+"""Fewer development questions do not stop a run whose writer answers none of them."""
 
 
 @dataclass(frozen=True)
@@ -277,6 +280,27 @@ class NothingRight(UserError):
         )
 
 
+def check_writer(
+    before: Sequence[Attempt], questions: Sequence[Question], stage: str, hints: Hints
+) -> None:
+    """Say how well the first writer does on development questions, before the long writing starts;
+    raise `NothingRight` where none of its replies can be read, and no hint would help.
+    """
+    reached = coverage(before, questions)
+    if not reached.attempts:
+        return
+    line = (
+        f"{stage}: the first writer is right on {reached.pass_rate:.1%} of {reached.questions} "
+        f"development questions; {reached.unparsed:.1%} of its replies have no answer"
+    )
+    say(line)
+    if reached.unparsed == 1 and hints == "off" and reached.questions >= LEAST_ASKED:
+        raise NothingRight(
+            f"{line}: each should end in `{MARKER} ..` (`evaluation_sampling.max_new_tokens` "
+            "leaves room for it?)"
+        )
+
+
 def rankable(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SelectConfig
 ) -> list[Attempt]:
@@ -301,9 +325,10 @@ def rankable(
 
 def learned_text(attempt: Attempt, question: Question) -> tuple[str, str]:
     """Prompt and response to imitate: no demonstrations, no hint, nothing after the answer."""
+    answer = answer_alone(attempt.prediction or "", question.answer, question.choices)
     return (
         prompt_text("rationale_answer", question),
-        reply_text(attempt.rationale, attempt.prediction or "", question.choices),
+        reply_text(attempt.rationale, answer, question.choices),
     )
 
 

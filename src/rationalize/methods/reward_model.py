@@ -4,7 +4,8 @@
 
 averaged over the questions that have attempts of two levels (self_motivated.md 2.D). Each attempt
 is encoded once, whatever the number of its pairs. Part of the questions is held out, whole; the
-pair accuracy there, with the answer sentence and without it, is what PPO's gate asks for. (Held out
+pair accuracy there, on what the model reads and without the answer sentence, is what PPO's gate
+asks for; its interval resamples those questions. (Held out
 of the rank, that is: the backbone, M_sft, has imitated right attempts at all train questions.)
 
 Deviations: none known; the paper's loss, split and gate could not be read, and are ours. What is
@@ -17,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ import numpy as np
 
 from rationalize.attempt_files import load_attempts
 from rationalize.errors import UsageError, UserError
+from rationalize.evaluation.intervals import Interval, bootstrap_mean
 from rationalize.methods.common import MethodConfig, load_method_splits, refuse_unused
 from rationalize.methods.own_attempts import SelectConfig, is_right, rankable
 from rationalize.models.forward import Row
@@ -40,6 +43,7 @@ from rationalize.models.reward_model import (
     reward_row,
     save_facts,
 )
+from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels
@@ -47,14 +51,17 @@ from rationalize.training.loop import FitConfig, fit, forget_checkpoint
 from rationalize.training.objectives import RankLoss, RankTag, rank
 from rationalize.training.rows import grouped_batch
 
+LEAST_HELD_OUT = 5
+"""Fewer held-out questions say too little for the gate to open."""
+
 
 @dataclass(frozen=True)
 class RewardModelConfig(MethodConfig):
     """The reward model."""
 
     attempts: str | None = None
-    """Attempts to learn from: a file, or a run's `attempts` folder. (Inside self-motivated: its
-    own.)
+    """Attempts to learn from: a file, a run, or a run's `attempts` folder. (Inside self-motivated:
+    its own.)
     """
     loss: RankLoss = "pairwise"
     """`pairwise`: Bradley-Terry; `listwise`; `pointwise`: cross-entropy (the control)."""
@@ -73,7 +80,7 @@ class RewardModelConfig(MethodConfig):
     held_out: float = 0.1
     """Share of the questions kept aside for pair accuracy."""
     gate: float = 0.65
-    """Least held-out pair accuracy for PPO to learn from it."""
+    """Least held-out pair accuracy for PPO to learn from it (this and the next at 0: no gate)."""
     gate_masked: float = 0.60
     """The same without the answer sentence: below it, the model has memorised answers."""
     epochs: float = 1.0
@@ -106,12 +113,10 @@ class Ranked(NamedTuple):
 def train_reward_model(config: RewardModelConfig, out: Path) -> None:
     """From stored attempts to a folder for `RewardModel.load` and the reward `reward_model`."""
     if not config.attempts:
-        raise UsageError("name the attempts to learn from: --attempts FILE")
-    train = load_method_splits(config)["train"]
-    place = Path(config.attempts)
-    files = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
-    known = {q.id for q in train}
-    attempts = [a for f in files for a in load_attempts(f) if a.question_id in known]
+        raise UsageError("name the attempts to learn from: --attempts RUN or FILE")
+    splits = load_method_splits(config)
+    train = splits["train"]
+    attempts = attempts_at(Path(config.attempts), splits)
     policy = load_policy(
         config.model, tuning=config.tuning, trust_remote_code=config.trust_remote_code
     )
@@ -121,6 +126,29 @@ def train_reward_model(config: RewardModelConfig, out: Path) -> None:
             policy, attempts, train, config, run, "reward-model", run.folder("model"), policy.save
         )
     print(describe(facts), f"\nreward model: {out}", sep="")
+
+
+def attempts_at(place: Path, splits: Mapping[str, Sequence[Question]]) -> list[Attempt]:
+    """The attempts at training questions in a file, a run or its `attempts` folder; says what is
+    left out, and raises `UserError` where nothing is left.
+    """
+    folder = place / "attempts" if (place / "attempts").is_dir() else place
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+    found = [a for f in files for a in load_attempts(f)]
+    split_of = {q.id: split for split, questions in splits.items() for q in questions}
+    counts = Counter(split_of.get(a.question_id, "") for a in found)
+    strange, kept = counts.pop("", 0), counts.pop("train", 0)
+    others = ", ".join(f"{n} at {split} questions" for split, n in counts.items())
+    line = f"{place}: {kept} of {len(found)} attempts are at training questions"
+    line += f"; left out: {others}" if others else ""
+    line += f"; {strange} match no question (by question_id)" if strange else ""
+    if not kept:
+        raise UserError(
+            f"{line}. Expected attempts at training questions: a run, its `attempts` folder, or a "
+            "file; `--questions` must be those that were attempted"
+        )
+    say(line)
+    return [a for a in found if split_of.get(a.question_id) == "train"]
 
 
 def learn_rank(
@@ -171,8 +199,9 @@ def learn_rank(
         "questions": len(learned),
         "pairs": sum(len(one.pairs) for one in learned),
         "held_out_questions": len(held),
-        "pair_accuracy": pair_accuracy(model, held, "reply"),
-        "pair_accuracy_masked": pair_accuracy(model, held, "rationale"),
+        "pair_accuracy_learned": pair_accuracy(model, learned, config.reads),
+        **with_interval("pair_accuracy", pair_rates(model, held, config.reads)),
+        **with_interval("pair_accuracy_masked", pair_rates(model, held, "rationale")),
         "loss": config.loss,
         "reads": config.reads,
         "mean": float(scores.mean()),
@@ -188,10 +217,12 @@ def learn_rank(
 
 
 def rank_attempts(
-    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: RewardModelConfig
-) -> list[Ranked]:
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: RewardModelConfig, *,
+    best_only: bool = False,
+) -> list[Ranked]:  # fmt: skip
     """Per question its attempts and pairs; questions whose attempts are on one level are left out.
-    Attempts with a hint or a fault are never ranked, and equal ones once (stage B).
+    With `best_only`, right attempts alone are better than others (iterative DPO). Attempts with a
+    hint or a fault are never ranked, and equal ones once (stage B).
     """
     own: dict[str, list[Attempt]] = {}
     in_order = sorted(attempts, key=lambda a: a.id)  # whatever the order they come in
@@ -202,6 +233,11 @@ def rank_attempts(
         question = questions[id]
         correct = [is_right(a, question) for a in group]
         levels = rank_levels(correct, [a.parsed for a in group], config.levels)
+        if best_only:
+            levels = [
+                None if level is None else int(ok)
+                for level, ok in zip(levels, correct, strict=True)
+            ]
         pairs = pairs_across(levels, config.pairs, [config.seed, number])
         if not pairs:
             continue
@@ -247,7 +283,19 @@ def raw_scores(
 
 
 def pair_accuracy(model: RewardModel, ranked: Sequence[Ranked], reads: Reads) -> float:
-    """Share of pairs whose better one scores higher, averaged per question; a tie counts half.
+    """Share of pairs whose better one scores higher, averaged over questions."""
+    rates = pair_rates(model, ranked, reads)
+    return float(np.mean(rates)) if rates else 0.5
+
+
+def with_interval(name: str, rates: Sequence[float]) -> dict[str, float]:
+    """A pair accuracy and its 95 % interval over questions; without any, nothing is known."""
+    found = bootstrap_mean(rates) if rates else Interval(0.5, 0.0, 1.0, 0)
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def pair_rates(model: RewardModel, ranked: Sequence[Ranked], reads: Reads) -> list[float]:
+    """Per question the share of pairs whose better one scores higher; a tie counts half.
 
     Without the answer sentence, pairs of equal rationales are left out.
     """
@@ -263,20 +311,26 @@ def pair_accuracy(model: RewardModel, ranked: Sequence[Ranked], reads: Reads) ->
             if reads == "reply" or one.attempts[i].rationale != one.attempts[j].rationale
         ]
         if told:
-            rates.append(np.mean([0.5 * (1 + np.sign(own[i] - own[j])) for i, j in told]))
-    return float(np.mean(rates)) if rates else 0.5
+            rates.append(float(np.mean([0.5 * (1 + np.sign(own[i] - own[j])) for i, j in told])))
+    return rates
 
 
 def gate_reason(facts: Mapping[str, Any], config: RewardModelConfig) -> str | None:
     """Why PPO should not learn from this reward model, or None."""
+    n = facts["held_out_questions"]
+    if n < LEAST_HELD_OUT and max(config.gate, config.gate_masked) > 0:
+        return (
+            f"pair accuracy was measured on {n} held-out questions, expected {LEAST_HELD_OUT} at "
+            "least: write more attempts per question, hold out a larger share (`held_out`), or "
+            "open the gate (`gate` and `gate_masked` 0)"
+        )
     for name, least, words in (
         ("pair_accuracy", config.gate, "held-out pair accuracy"),
         ("pair_accuracy_masked", config.gate_masked, "the same without the answer sentence"),
     ):
         if facts[name] < least:
             return (
-                f"{words} is {facts[name]:.3f} (n = {facts['held_out_questions']} questions), below"
-                f" the gate of {least}"
+                f"{words} is {_figure(facts, name)} (n = {n} questions), below the gate of {least}"
             )
     return None
 
@@ -284,7 +338,16 @@ def gate_reason(facts: Mapping[str, Any], config: RewardModelConfig) -> str | No
 def describe(facts: Mapping[str, Any]) -> str:
     """The figures in a line."""
     return (
-        f"reward model: {facts['pairs']} pairs of {facts['questions']} questions; held-out pair "
-        f"accuracy {facts['pair_accuracy']:.3f}, without the answer sentence "
-        f"{facts['pair_accuracy_masked']:.3f} (n = {facts['held_out_questions']} questions)"
+        f"reward model: {facts['pairs']} pairs of {facts['questions']} questions, in order after "
+        f"learning: {_figure(facts, 'pair_accuracy_learned')}; held-out pair accuracy "
+        f"{_figure(facts, 'pair_accuracy')}, without the answer sentence "
+        f"{_figure(facts, 'pair_accuracy_masked')} (n = {facts['held_out_questions']} questions)"
     )
+
+
+def _figure(facts: Mapping[str, Any], name: str) -> str:
+    """`0.710 [0.580, 0.830]`; a reward model of an earlier version has no interval."""
+    if name not in facts:
+        return "not measured"
+    low, high = facts.get(f"{name}_low"), facts.get(f"{name}_high")
+    return f"{facts[name]:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")

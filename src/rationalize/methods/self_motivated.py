@@ -31,10 +31,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
-from rationalize.methods.common import MethodConfig, refuse_unused, share
+from rationalize.methods.common import (
+    MethodConfig,
+    evaluate_as_written,
+    refuse_nested,
+    refuse_unused,
+    share,
+)
 from rationalize.methods.expert_iteration import RftConfig, restarting
 from rationalize.methods.own_attempts import (
     SelectConfig,
@@ -78,19 +84,36 @@ class SelfMotivatedConfig(MethodConfig):
     )
     """Stage C': how M_sft attempts every question again."""
     rm: RewardModelConfig = RewardModelConfig()
-    """Stage D: the reward model and its gate."""
+    """Stage D: the reward model and its gate. It ranks what `kept.select` says."""
     ppo: PpoConfig = PpoConfig()
     """Stage E; its `mode` is one of `modes`."""
     modes: tuple[Mode, ...] = ("rm+z",)
     """PPO runs, each from M_sft: `rm`, `z`, `rm+z`. The best on development questions is kept."""
     rounds: int = 1
     """Passes A to E; ends early when development accuracy rises by less than a standard error."""
+    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
+    """How development and test rationales are written; by default as long as `kept.write`'s."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "lora": {
+            "tuning": "lora",
+            "kept": {"fit": {"learning_rate": 2e-4}},
+            "rm": {"fit": {"learning_rate": 1e-4}},
+            "ppo": {"fit": {"learning_rate": 1e-5}},
+        }
+    }
 
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
             raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
         refuse_unused(self, "init", "sft_epochs", "sft_fit")
-        refuse_unused(self.ppo, "mode")  # `modes` says which
+        evaluate_as_written(self, self.kept.write.sampling)
+        refuse_nested(self, "kept", "rm", "ppo", "rm.attempts", "ppo.mode")  # `modes` says which
+        if self.rm.select not in (SelectConfig(), self.kept.select):
+            raise UsageError(
+                "rm.select has no effect in SelfMotivated; set kept.select, which says for both "
+                "what is learned from"
+            )
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 
@@ -114,6 +137,8 @@ class Learned:
 def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
     """All stages in `out`; the policy lands in `out/model`."""
     with open_method(config, "self-motivated", out) as setup:
+        if setup.tuning == "lora":
+            say_slow_rates(config)
         best, folder, name, writer = -math.inf, None, "Self-motivated Learning", None
         trained: dict[str, Sequence[str]] = {}
         for round in range(config.rounds):
@@ -139,6 +164,21 @@ def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
                 break  # less than a standard error of a share, at its widest
             writer = again(setup, folder or learned.sft)
         setup.conclude(again(setup, folder or learned.sft), name, trained=trained)
+
+
+def say_slow_rates(config: SelfMotivatedConfig) -> None:
+    """Name the preset where LoRA would learn at full tuning's rates, which are too low for it."""
+    default = SelfMotivatedConfig()
+    slow = [
+        f"{stage}.fit.learning_rate {getattr(config, stage).fit.learning_rate:g}"
+        for stage in ("kept", "rm", "ppo")
+        if getattr(config, stage).fit.learning_rate == getattr(default, stage).fit.learning_rate
+    ]
+    if slow:
+        say(
+            f"LoRA learns here at the rates of full tuning ({', '.join(slow)}), which are low for "
+            "it: --preset lora has higher ones"
+        )
 
 
 def attempts_to_rewards(

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FEW_SHOT
 from rationalize.evaluation.voting import chosen_attempt, scaling_curve
-from rationalize.methods.common import refuse_unused, rollouts, share
+from rationalize.methods.common import refuse_nested, refuse_unused, rollouts, share
 from rationalize.methods.demo import floor_of
 from rationalize.methods.expert_iteration import RftConfig, StarConfig, restarting, warmed_up
 from rationalize.methods.iterative_dpo import IterativeDpoConfig, NoPairs, iterative_dpo
@@ -118,9 +118,12 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     )  # fmt: skip
     """Iterative DPO, from M_sft and its redrawn attempts."""
 
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_unused(self, "modes", "rounds")  # `methods` says which modes
+        refuse_nested(self, "sft", "star", "dpo")
 
 
 def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:

@@ -2,7 +2,8 @@
 `methods/reward_model.py` trains it.
 
 It reads what the policy learns to write: the prompt without demonstrations, the rationale with its
-answer sentence, the end. Its scores have mean 0 and deviation 1 over the SFT model's attempts.
+answer sentence, the end. Its scores have mean 0 and deviation 1 over the SFT model's attempts
+(of one that was trained alone: over all that it was given).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch.nn import Linear
 
-from rationalize.answers import reply_text
+from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.models.choices import halve
@@ -113,10 +114,11 @@ class RewardModel:
 
 def reply(question: Question, rationale: str, prediction: str | None, reads: Reads) -> str:
     """The text that is read: the rationale, with the answer sentence if there is an answer."""
-    fits = prediction is not None and (not question.choices or prediction in question.choices)
-    if reads == "rationale" or not fits:
+    fits = not question.choices or prediction in question.choices
+    if reads == "rationale" or prediction is None or not fits:
         return rationale
-    return reply_text(rationale, prediction or "", question.choices)
+    answer = answer_alone(prediction, question.answer, question.choices)
+    return reply_text(rationale, answer, question.choices)
 
 
 def reward_row(policy: Policy, question: Question, text: str, tag: Any = None) -> Row:

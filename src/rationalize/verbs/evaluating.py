@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
@@ -61,7 +61,9 @@ class EvaluateConfig(ScorerPlaces):
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst)."""
     n: int = 1
-    """Samples per question."""
+    """Samples per question; above 1 (and with a temperature) also what k of them are worth: any,
+    the majority, and with the reward `reward_model` the best by it.
+    """
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 0.9
@@ -168,11 +170,27 @@ def _evaluate(
         its = (trained.read_json("results.json") or {}).get("trained") or []
         exported = (trained.done("export") or {}).get("method")  # whose `model/` is
         results["trained"] = [{**row, "method": name} for row in its if row["method"] == exported]
+    if config.n > 1:
+        results["votes"] = _votes(config, attempts[name], by_id, name)
     run.write_json("results.json", results)
     save_questions(run, questions)
     write_report(results, attempts, by_id, run.path / "report.html")
     print(format_table(results, config.split))
+    for row in results.get("votes", []):
+        worth = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        print(f"{row['rule']}, k = {row['k']}: {worth}")
     print(f"report: {run.path / 'report.html'}")
+
+
+def _votes(
+    config: EvaluateConfig, attempts: Sequence[Attempt], by_id: Mapping[str, Question], name: str
+) -> list[dict[str, Any]]:
+    """Rows of the section `votes`: what k of the samples are worth."""
+    from rationalize.evaluation.voting import scaling_curve
+
+    score = "reward_model" if "reward_model" in config.rewards else None
+    curve = scaling_curve(attempts, by_id, score=score, seed=config.seed)
+    return [{"method": f"{name} on {config.split}", **row} for row in curve]
 
 
 def _written(
