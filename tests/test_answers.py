@@ -165,6 +165,7 @@ def test_parsing_never_raises_and_predicts_only_choices(completion, choices, ans
         (" −3 degrees", "-3", "3"),
         (" 24.0", "24", "240"),
         (" £5", "5", "50"),
+        (" $ 24 in all", "24", "2"),
         (" .5 litres", "0.5", "5"),
         (" 1/2", "0.5001", "2"),
         (" between 3 and 4", "3.5", "4"),

@@ -20,7 +20,7 @@ from rationalize.methods.reward_model import (
     train_reward_model,
 )
 from rationalize.models.heads import load_head, new_head
-from rationalize.models.reward_model import RewardModel, read_facts
+from rationalize.models.reward_model import RewardModel, read_facts, save_facts
 from rationalize.rewards import load_rewards
 from rationalize.runs import Run
 from rationalize.training.loop import FitConfig
@@ -127,6 +127,24 @@ def test_it_survives_save_and_load_and_is_a_reward(tmp_path):
     assert reward.scorer_hash == read_facts(folder)["weights_hash"] != ""
     with pytest.raises(UserError, match="expected the folder of a reward model"):
         RewardModel.load(tmp_path)
+
+
+@pytest.mark.parametrize("facts", [{}, {"adapter_on": "../sft"}])
+def test_a_backbone_with_code_of_its_own_is_asked_for_with_it(facts, tmp_path, monkeypatch):
+    from rationalize.models import reward_model as module
+
+    asked = []
+
+    def load_policy(place, **options):
+        asked.append(options["trust_remote_code"])
+        raise UserError("enough")
+
+    monkeypatch.setattr(module, "load_policy", load_policy)
+    save_facts(tmp_path, mean=0.0, std=1.0, reads="reply", **facts)
+    for trust in (True, False):
+        with pytest.raises(UserError, match="enough"):
+            RewardModel.load(tmp_path, trust_remote_code=trust)
+    assert asked == [True, False]
 
 
 def test_the_order_of_attempts_changes_nothing(tmp_path):

@@ -303,7 +303,7 @@ def test_a_closed_gate_stops_the_reward_models_arms_alone(model, questions, tmp_
 def test_mode_z_loads_no_reward_model(model, questions, tmp_path, monkeypatch):
     from rationalize.methods import self_motivated
 
-    monkeypatch.setattr(self_motivated.RewardModel, "load", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr(self_motivated.RewardModel, "load", lambda *_, **__: pytest.fail("loaded"))
     train_self_motivated(settings(model, questions), tmp_path / "run")
     assert not (tmp_path / "run/scorers").exists()
 

@@ -21,7 +21,8 @@ _BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
 _STOP = re.compile(r"(?<!\b[DMS][rst])\.(?=\s|$)")  # not in 3.5, nor after Mr, Dr or St
 _NUMBER = re.compile(
-    r"(?<![\w.,-])(?:[-+]?[$£€]?|[$£€][-+])(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+    r"(?<![\w.,-])(?:[-+]?(?:[$£€] ?)?|[$£€][-+])"  # sign and currency
+    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 )
 _CALCULATION = re.compile(r"[-+*/×÷^x().,$£€\d\s=]+")
 
@@ -114,7 +115,7 @@ def number(text: str) -> float | None:
     [7.0, None, None, None]
     """
     written = _number_in(text)
-    return None if written is None else float(re.sub("[,$£€]", "", written))
+    return None if written is None else float(re.sub("[,$£€ ]", "", written))
 
 
 def _number_in(text: str) -> str | None:

@@ -134,7 +134,7 @@ def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> Utili
     if config.judge == "reward-model":
         if not config.reward_model:
             raise UsageError("judge reward-model needs the folder of one: --reward-model DIR")
-        return RewardModel.load(config.reward_model)
+        return RewardModel.load(config.reward_model, trust_remote_code=config.trust_remote_code)
     if config.judge == "cross-fit":
         folder = config.answer_scorer or setup.run.path / "scorers" / "answer"
         return AnswerScorer.load(folder)

@@ -8,8 +8,7 @@
 The pairs are those that a reward model would be trained on; there is neither reward model nor PPO.
 
 Deviations: development questions select the round, or the start, where no round does better;
-attempts without an answer are no losers unless
-`levels` is 3; hinted attempts are in no pair.
+attempts without an answer are no losers unless `levels` is 3; hinted attempts are in no pair.
 """
 
 from __future__ import annotations

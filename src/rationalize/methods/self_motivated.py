@@ -20,7 +20,10 @@ Under LoRA one backbone serves all roles: M_sft is the reference with every adap
 reward model are an adapter each, the value head reads the policy's hidden states.
 
 Deviations: none known from what could be read. Modes `z` and `rm+z` use the gold answer in PPO,
-which the abstract does not mention; `rm` is its literal reading.
+which the abstract does not mention; `rm` is its literal reading. Of our own specification:
+imitation's loss is a mean over the batch's tokens, not over examples of each one's mean, so that a
+long rationale counts for more; `stop_kl` looks at the replies of the update before, so that a run
+ends one update late.
 """
 
 from __future__ import annotations
@@ -64,6 +67,7 @@ from rationalize.models.reward_model import ADAPTER, RewardModel, read_facts, sc
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.records import Attempt
+from rationalize.rewards.base import Reward
 from rationalize.rewards.reward_model import reward_model as reward_of
 from rationalize.sampling.local import Sampler, SamplingConfig
 
@@ -204,12 +208,18 @@ def attempts_to_rewards(
             learned.reward_model, learned.closed = folder, gate_reason(facts, own)
             say(describe(facts))
             if setup.tuning == "full":  # under LoRA it shares the policy's backbone, in `improve`
-                setup.suite = setup.suite.with_reward(reward_of(RewardModel.load(folder)))
+                setup.suite = setup.suite.with_reward(loaded_reward(setup, folder))
         except NoRank as error:
             learned.closed = str(error)
         gate = {"open": learned.closed is None, "reason": learned.closed, **facts}
         run.write_json(f"{prefix}-gate.json", gate)
     return learned
+
+
+def loaded_reward(setup: Setup, folder: Path) -> Reward:
+    """A finished reward model with weights of its own."""
+    trust = setup.config.trust_remote_code
+    return reward_of(RewardModel.load(folder, trust_remote_code=trust))
 
 
 def reward_model(

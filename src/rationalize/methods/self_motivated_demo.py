@@ -36,16 +36,15 @@ from rationalize.methods.self_motivated import (
     best_score,
     improve,
     learned_from,
+    loaded_reward,
     open_modes,
     stage_of,
 )
 from rationalize.methods.setup import Setup, open_method, said_done, trained_rows, write_results
 from rationalize.methods.sft import SftConfig
 from rationalize.models.policy import Policy
-from rationalize.models.reward_model import RewardModel
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
-from rationalize.rewards.reward_model import reward_model as reward_of
 from rationalize.runs import slug
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
@@ -241,7 +240,7 @@ def _vote(
         score = "reward_model"
         loaded = {reward.name for reward in suite.rewards}
         if score not in loaded:  # under LoRA it is the policy's neighbour, loaded in its turn
-            suite = suite.with_reward(reward_of(RewardModel.load(learned.reward_model)))
+            suite = suite.with_reward(loaded_reward(setup, learned.reward_model))
     for split in setup.final_splits:
         questions = {q.id: q for q in setup.splits[split]}
 
@@ -288,7 +287,7 @@ def _picked(
 def _score_by_reward_model(setup: Setup, methods: Methods, models: Mapping[int, Path]) -> None:
     """Give every attempt the score of its seed's reward model; the floor gets the first one's."""
     for seed, folder in models.items():
-        suite = setup.suite.with_reward(reward_of(RewardModel.load(folder)))
+        suite = setup.suite.with_reward(loaded_reward(setup, folder))
         alone = suite.only("reward_model")
         for name, splits in methods.items():
             for split, seeds in splits.items():

@@ -293,7 +293,9 @@ def make_suite(
             train_verifier(share(statements or VerifierConfig(), config), Path(place), train)
         verifier = load_verifier(place)
     if "reward_model" in names and config.reward_model:
-        reward_model = RewardModel.load(config.reward_model)
+        reward_model = RewardModel.load(
+            config.reward_model, trust_remote_code=config.trust_remote_code
+        )
     rewards = load_rewards(
         [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
         reward_model=reward_model, base=base,

@@ -62,14 +62,14 @@ class RewardModel:
         self._batch_tokens = batch_tokens
 
     @classmethod
-    def load(cls, folder: Path | str) -> RewardModel:
+    def load(cls, folder: Path | str, *, trust_remote_code: bool = False) -> RewardModel:
         """A reward model that `save_facts` completed, or the run that trained it; adapters bring
         their base model along.
         """
         inside = Path(folder) / "model"
         folder = inside if (inside / FILE).is_file() else folder
         facts = read_facts(folder)
-        policy, unit = load_parts(Path(folder), facts)
+        policy, unit = load_parts(Path(folder), facts, trust_remote_code=trust_remote_code)
         return cls(lambda: nullcontext(policy), unit, **scaling(facts))
 
     def utilities(
@@ -85,12 +85,10 @@ class RewardModel:
         questions: Sequence[Question],
         rationales: Sequence[str],
         predictions: Sequence[str | None],
-        *,
-        reads: Reads | None = None,
     ) -> list[float]:
-        """One scaled score per reply; `reads` overrides what the model was trained to read."""
+        """One scaled score per reply."""
         texts = [
-            reply(q, r, p, reads or self.reads)
+            reply(q, r, p, self.reads)
             for q, r, p in zip(questions, rationales, predictions, strict=True)
         ]
         return [(score - self.mean) / self.std for score in self.raw(questions, texts)]
@@ -151,15 +149,19 @@ def scaling(facts: dict[str, Any]) -> dict[str, Any]:
     return {k: facts[k] for k in ("mean", "std", "reads", "weights_hash")}
 
 
-def load_parts(folder: Path, facts: dict[str, Any]) -> tuple[Policy, Linear]:
+def load_parts(
+    folder: Path, facts: dict[str, Any], *, trust_remote_code: bool = False
+) -> tuple[Policy, Linear]:
     """Backbone and head, frozen; an adapter is put on the base that it was trained on."""
     if not facts.get("adapter_on"):
-        policy = halve(load_policy(folder, tuning="full"))
+        policy = halve(load_policy(folder, tuning="full", trust_remote_code=trust_remote_code))
     else:
         from rationalize.models.variants import Variants
 
         source = (folder / facts["adapter_on"]).resolve()
-        variants = Variants.of(load_policy(source, tuning="full"), source, [])
+        variants = Variants.of(
+            load_policy(source, tuning="full", trust_remote_code=trust_remote_code), source, []
+        )
         variants.load(ADAPTER, folder)
         with variants.active(ADAPTER) as policy:
             pass

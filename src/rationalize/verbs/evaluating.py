@@ -146,6 +146,7 @@ def _evaluate(
     suite = RewardSuite(
         rewards_of(
             config.rewards, config, model=config.fluency_model,
+            trust_remote_code=config.trust_remote_code,
         ),
         cache=run.folder("scores"),
     )  # fmt: skip

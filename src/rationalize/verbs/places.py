@@ -126,7 +126,7 @@ def rewards_of(
     if places.reward_model:
         from rationalize.models.reward_model import RewardModel
 
-        learned = RewardModel.load(places.reward_model)
+        learned = RewardModel.load(places.reward_model, trust_remote_code=trust_remote_code)
     return load_rewards(
         names, answer_scorer=scorer, verifier=statements, reward_model=learned, base=base
     )
