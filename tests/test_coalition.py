@@ -144,6 +144,23 @@ def test_one_folder_loads_and_answers_as_before(finished):
         Coalition.load(finished)
 
 
+def test_a_free_form_answer_has_64_tokens(finished, monkeypatch):
+    from rationalize.sampling import coalition as work
+
+    asked = []
+
+    class Noted(work.Sampler):
+        def sample(self, prompts, config, **options):
+            asked.append(config.max_new_tokens)
+            return super().sample(prompts, config, **options)
+
+    monkeypatch.setattr(work, "Sampler", Noted)
+    loaded = Coalition.load(finished / "coalition")
+    loaded.chains([Question("free", "What is ice?", "cold")], SamplingConfig(max_new_tokens=4))
+    assert asked[0] == 4
+    assert asked[-1] == 64
+
+
 @pytest.mark.parametrize("changes", [
     {"variants": 3},
     {"variants": 1},
