@@ -300,6 +300,15 @@ def test_bad_settings():
     assert AnswerScorerConfig().texts == "choices"
 
 
+def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(model, tmp_path):
+    with pytest.raises(ValueError, match="--reward-model DIR"):
+        config(model, judge="reward-model")
+    lost = config(model, judge="reward-model", reward_model=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"nowhere: no reward_model.json there; expected"):
+        train_coalition(lost, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
     from rationalize.methods.coalition_grid import CoalitionGridConfig, run_grid
 

@@ -37,11 +37,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rationalize.errors import UsageError
 from rationalize.methods.candidates import (
     CandidatePair,
     UtilityJudge,
@@ -65,7 +65,7 @@ from rationalize.methods.common import share
 from rationalize.methods.controller import train_controller
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.choices import ChoiceScorer
-from rationalize.models.reward_model import RewardModel
+from rationalize.models.reward_model import RewardModel, read_facts, reward_model_folder
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.records import Question
@@ -74,13 +74,24 @@ from rationalize.sampling.coalition import CONTROLLER, Coalition
 from rationalize.signals.pairs import partition
 from rationalize.training.preference import PairTexts, learn_pairs
 
+Own = TypeVar("Own", bound=CoalitionConfig)
+
 
 def train_coalition(config: CoalitionConfig, out: Path) -> None:
     """Train in `out`; `Coalition.load(out / "coalition")` writes and answers."""
-    rewards = ("consistency",) if config.judge == "cross-fit" else ()
-    with open_method(config, "coalition", out, rewards=rewards) as setup:
+    with open_coalition(config, "coalition", out) as setup:
         made = coalition(setup, config)
         conclude(setup, made)
+
+
+@contextmanager
+def open_coalition(config: Own, method: str, out: Path) -> Iterator[Setup[Own]]:
+    """`open_method`, with the judge's scorer trained; a judge that is not there is told first."""
+    if config.judge == "reward-model":
+        read_facts(reward_model_folder(config.reward_model or ""))
+    rewards = ("consistency",) if config.judge == "cross-fit" else ()
+    with open_method(config, method, out, rewards=rewards) as setup:
+        yield setup
 
 
 def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
@@ -132,9 +143,7 @@ def best_round(scores: Mapping[str, float], config: CoalitionConfig) -> str:
 def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> UtilityJudge:
     """The frozen scorer of utilities, the same in all rounds."""
     if config.judge == "reward-model":
-        if not config.reward_model:
-            raise UsageError("judge reward-model needs the folder of one: --reward-model DIR")
-        return RewardModel.load(config.reward_model)
+        return RewardModel.load(config.reward_model or "")
     if config.judge == "cross-fit":
         folder = config.answer_scorer or setup.run.path / "scorers" / "answer"
         return AnswerScorer.load(folder)

@@ -61,6 +61,11 @@ class CoalitionConfig(MethodConfig):
             raise ValueError(f"variants is {self.variants}; expected at least 1")
         if self.variants == 1 and self.candidates.refiners == "cross":
             raise ValueError("refiners=cross needs at least 2 variants")
+        if self.judge == "reward-model" and not self.reward_model:
+            raise ValueError(
+                "judge=reward-model without a reward model; name the folder of a trained one: "
+                "--reward-model DIR (`rationalize train reward-model` makes one)"
+            )
 
     @property
     def names(self) -> list[str]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rationalize.methods.candidates import CandidateConfig
-from rationalize.methods.coalition import coalition
+from rationalize.methods.coalition import coalition, open_coalition
 from rationalize.methods.coalition_config import CoalitionConfig, Judge, Partition
 from rationalize.methods.coalition_results import conclude
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.demo import BASE, SFT, floor_of, taught_by_sft
 from rationalize.methods.instruction import InstructionConfig
-from rationalize.methods.setup import open_method, said_done
+from rationalize.methods.setup import said_done
 from rationalize.methods.sft import SftConfig
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig
@@ -63,8 +63,7 @@ class CoalitionDemoConfig(CoalitionConfig):
 def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
     """Write `results.json`, `report.html` and `coalition/` in `out`, and print the table."""
     started = time.monotonic()
-    rewards = ("consistency",) if config.judge == "cross-fit" else ()
-    with open_method(config, "coalition-demo", out, rewards=rewards) as setup:
+    with open_coalition(config, "coalition-demo", out) as setup:
         run = setup.run
         if said_done(run, "demo"):
             return

@@ -20,10 +20,10 @@ from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
-from rationalize.methods.coalition import coalition
+from rationalize.methods.coalition import coalition, open_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_results import COMPARED, chain_shard, evaluate_chains
-from rationalize.methods.setup import Setup, majority_row, open_method, said_done, write_results
+from rationalize.methods.setup import Setup, majority_row, said_done, write_results
 from rationalize.progress import say
 from rationalize.runs import Run, differences
 
@@ -70,10 +70,11 @@ def run_grid(config: CoalitionGridConfig, out: Path) -> None:
         raise UsageError(f"unknown arms {unknown}; expected some of {', '.join(ARMS)}")
     full = settings_of(config)
     config = CoalitionGridConfig(**own_fields(full), arms=config.arms, full=config.full)
-    rewards = ("consistency",) if config.judge == "cross-fit" else ()
-    if rewards and config.full and not config.answer_scorer:  # the one that judged the full method
+    if (
+        config.judge == "cross-fit" and config.full and not config.answer_scorer
+    ):  # the one that judged the full method
         config = replace(config, answer_scorer=str(Path(config.full) / "scorers" / "answer"))
-    with open_method(config, "coalition-grid", out, rewards=rewards) as setup:
+    with open_coalition(config, "coalition-grid", out) as setup:
         if said_done(setup.run, "grid"):
             return
         try:
