@@ -8,7 +8,8 @@ import pytest
 from tiny import tiny_folder
 from toys import attempt
 
-from rationalize.errors import UserError
+from rationalize.cli import main
+from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig, utilities_of, utility_reward
@@ -298,6 +299,32 @@ def test_bad_settings():
     with pytest.raises(ValueError, match="at least 2 variants"):
         CoalitionConfig(variants=1, candidates=CandidateConfig(refiners="cross"))
     assert AnswerScorerConfig().texts == "choices"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--init", "model"], "init has no effect in Coalition; leave it out"),
+        (["--sft-epochs", "3"], "sft_epochs has no effect"),
+        (["--sft-fit.batch-size", "2"], "sft_fit has no effect"),
+        (["--verifier", "vera"], "verifier has no effect"),
+        (["--instruction.seed", "3"], "instruction.seed has no effect: instruction takes seed from "
+         "the run; leave it out, or set seed"),
+        (["--instruction.columns", "id=key"], "instruction.columns has no effect"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_or_sense_are_refused(flags, message, capsys):
+    assert main(["train", "coalition", *flags, "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_part_may_repeat_what_the_run_says():
+    same = CoalitionConfig(seed=3, instruction=InstructionConfig(seed=3))
+    assert same.instruction.seed == 3
+    with pytest.raises(UsageError, match=r"sft\.model has no effect"):
+        CoalitionDemoConfig(sft=SftConfig(model="other"))
+    with pytest.raises(UsageError, match="verifier has no effect in CoalitionDemo"):
+        CoalitionDemoConfig(verifier="vera")
 
 
 def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(model, tmp_path):

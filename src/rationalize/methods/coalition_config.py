@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rationalize.methods.candidates import CandidateConfig
-from rationalize.methods.common import MethodConfig
+from rationalize.methods.common import MethodConfig, refuse_overwritten, refuse_unused
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.instruction import InstructionConfig
 from rationalize.training.loop import FitConfig
@@ -57,6 +57,8 @@ class CoalitionConfig(MethodConfig):
     """How the controller learns."""
 
     def __post_init__(self) -> None:
+        refuse_unused(self, "init", "sft_epochs", "sft_fit", "verifier")
+        refuse_overwritten(self)
         if self.variants < 1:
             raise ValueError(f"variants is {self.variants}; expected at least 1")
         if self.variants == 1 and self.candidates.refiners == "cross":

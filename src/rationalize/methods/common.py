@@ -5,7 +5,7 @@ policy, the one test run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -70,13 +70,35 @@ class MethodConfig:
 
 def refuse_unused(config: MethodConfig, *names: str) -> None:
     """Raise `UsageError` where a field that has no effect in this method was set."""
-    defaults = {f.name: f for f in dataclasses.fields(config)}
+    for name in _set(config, names):
+        raise UsageError(
+            f"{name} has no effect in {type(config).__name__.removesuffix('Config')}; leave it out"
+        )
+
+
+def refuse_overwritten(config: MethodConfig) -> None:
+    """Raise `UsageError` where a part of the configuration has a model, questions or seed of its
+    own, which `share` overwrites.
+    """
+    common = [f.name for f in dataclasses.fields(MethodConfig)]
+    for f in dataclasses.fields(config):
+        part = getattr(config, f.name)
+        for name in _set(part, common) if isinstance(part, MethodConfig) else ():
+            if getattr(part, name) != getattr(config, name):
+                raise UsageError(
+                    f"{f.name}.{name} has no effect: {f.name} takes {name} from the run; leave it "
+                    f"out, or set {name}"
+                )
+
+
+def _set(config: MethodConfig, names: Iterable[str]) -> Iterator[str]:
+    """Which of the fields do not have their defaults."""
+    fields = {f.name: f for f in dataclasses.fields(config)}
     for name in names:
-        if getattr(config, name) != defaults[name].default:
-            raise UsageError(
-                f"{name} has no effect in {type(config).__name__.removesuffix('Config')}; "
-                "leave it out"
-            )
+        f = fields[name]
+        made = f.default_factory
+        if getattr(config, name) != (f.default if made is dataclasses.MISSING else made()):
+            yield name
 
 
 def load_method_splits(config: MethodConfig) -> dict[str, list[Question]]:
