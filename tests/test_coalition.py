@@ -311,6 +311,7 @@ def test_bad_settings():
         (["--instruction.seed", "3"], "instruction.seed has no effect: instruction takes seed from "
          "the run; leave it out, or set seed"),
         (["--instruction.columns", "id=key"], "instruction.columns has no effect"),
+        (["--variant-fit.batch-size", "3"], "variant_fit.batch_size is 3; expected at least 4"),
     ],
 )  # fmt: skip
 def test_settings_without_effect_or_sense_are_refused(flags, message, capsys):
@@ -328,7 +329,7 @@ def test_a_part_may_repeat_what_the_run_says():
 
 
 def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(model, tmp_path):
-    with pytest.raises(ValueError, match="--reward-model DIR"):
+    with pytest.raises(UsageError, match="--reward-model DIR"):
         config(model, judge="reward-model")
     lost = config(model, judge="reward-model", reward_model=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"nowhere: no reward_model.json there; expected"):
