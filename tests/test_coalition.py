@@ -272,7 +272,7 @@ def test_no_pair_left_is_said_with_counts(model, tmp_path):
 
 
 def test_parts_are_disjoint_and_stratified():
-    train = [Question(f"q{i}", "?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(40)]
+    train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(40)]
     first, second = parts_of(train, CoalitionConfig())
     assert not {q.id for q in first} & {q.id for q in second}
     assert len(first) == len(second) == 20
@@ -284,6 +284,35 @@ def test_parts_are_disjoint_and_stratified():
     ids = [q.id for own in quarters for part in own for q in part]
     assert sorted(ids) == sorted(q.id for q in learned)
     assert CoalitionConfig(candidates=CandidateConfig()).names == ["variant-1", "variant-2"]
+
+
+def test_questions_that_ask_the_same_are_dealt_together():
+    train = [
+        Question(f"q{i}", f"Is it {i // 3}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(60)
+    ]
+    learned, held = hold_out(train, 0.25, 0)
+    assert (len(learned), len(held)) == (45, 15)
+    quarters = dpo_parts(learned, CoalitionConfig())
+    dealt = [[learned, held], [part for own in quarters for part in own]]
+    dealt.append(parts_of(learned, CoalitionConfig()))
+    for parts in dealt:
+        asked = [{q.question for q in part} for part in parts]
+        assert all(asked)
+        assert sum(map(len, asked)) == len(set().union(*asked))
+
+
+def test_questions_without_repeats_are_dealt_as_ever():
+    train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(12)]
+    learned, held = hold_out(train, 0.25, 0)
+
+    def dealt(part):
+        return " ".join(q.id[1:] for q in part)
+
+    assert dealt(held) == "6 7 5"
+    assert dealt(learned) == "0 9 4 3 10 11 8 2 1"
+    assert [dealt(p) for p in parts_of(learned, CoalitionConfig())] == ["4 3 11 8 2", "0 9 10 1"]
+    quarters = [dealt(p) for own in dpo_parts(learned, CoalitionConfig()) for p in own]
+    assert quarters == ["0 9", "4 3", "10 11", "8 2 1"]
 
 
 def test_the_best_round_is_kept():

@@ -68,6 +68,7 @@ from rationalize.models.choices import ChoiceScorer
 from rationalize.models.reward_model import RewardModel, read_facts, reward_model_folder
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
+from rationalize.questions import alike
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import CONTROLLER, Coalition
@@ -162,23 +163,29 @@ def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> Utili
 def hold_out(
     train: Sequence[Question], share: float, seed: int
 ) -> tuple[list[Question], list[Question]]:
-    """Questions for tuning and DPO, shuffled, and questions for the controller alone."""
-    order = random.Random(f"{seed}/controller").sample(range(len(train)), len(train))
-    held = round(share * len(train))
-    return [train[i] for i in order[held:]], [train[i] for i in order[:held]]
+    """Questions for tuning and DPO, shuffled, and questions for the controller alone; those that
+    ask the same stay together.
+    """
+    groups = alike(train)
+    order = random.Random(f"{seed}/controller").sample(groups, len(groups))
+    held = round(share * len(groups))
+    return [train[i] for g in order[held:] for i in g], [train[i] for g in order[:held] for i in g]
 
 
 def dpo_parts(
     learned: Sequence[Question], config: CoalitionConfig
 ) -> list[tuple[Sequence[Question], Sequence[Question]]]:
     """Per variant the questions of its generation pairs and of its refinement pairs
-    (coalition.md 4.1: quarters for two variants).
+    (coalition.md 4.1: quarters for two variants); those that ask the same stay together.
     """
     n = config.variants
     if config.partition == "all":
         return [(learned, learned)] * n
     per = 2 if config.partition == "quarters" else 1
-    cut = [[learned[i] for i in part] for part in partition(len(learned), per * n)]
+    groups = alike(learned)
+    cut = [
+        [learned[i] for k in part for i in groups[k]] for part in partition(len(groups), per * n)
+    ]
     return [(cut[per * g], cut[per * g + per - 1]) for g in range(n)]
 
 
