@@ -13,7 +13,13 @@ from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig, utilities_of, utility_reward
-from rationalize.methods.coalition import best_round, dpo_parts, hold_out, train_coalition
+from rationalize.methods.coalition import (
+    best_round,
+    dpo_parts,
+    hold_out,
+    judged_by,
+    train_coalition,
+)
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_demo import CoalitionDemoConfig, run_coalition_demo
 from rationalize.methods.coalition_results import log_reading, self_consistency
@@ -243,6 +249,33 @@ def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
     assert len(run.read_shard("ift-imperfect")) == 8
     assert run.done("ift")["rows"]["rationale"] == 8
     assert run.done("variant-1-tuned")["questions"] == 4
+
+
+def test_without_teacher_rationales_m_ift_judges(model, tmp_path, capsys):
+    """The train questions are questions and answers; what M_IFT learns from is the source."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for split, questions in load_splits("builtin:train=16,dev=4,test=4,unseen=0").items():
+        rows = [{"id": q.id, "question": q.question, "answer": q.answer, "choices": q.choices}
+                for q in questions]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    source = tmp_path / "cot.jsonl"
+    rows = [{"question": f"Repeat {i}.", "answer": f"it is {i}", "rationale": f"{i}, said."}
+            for i in range(8)]  # fmt: skip
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tuning = dataclasses.replace(config(model).instruction, source=str(source))
+    own = config(
+        model, judge=CoalitionConfig().judge, questions=str(folder), instruction=tuning,
+        controller_share=0.0,
+    )  # fmt: skip
+    train_coalition(own, tmp_path / "run")
+    said = "none of the 16 train questions has a teacher rationale that led to its answer"
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "run" / "coalition" / "coalition.json").exists()
+    assert not (tmp_path / "run" / "scorers").exists()
+    assert Run.read(tmp_path / "run").config["judge"] == "cross-fit"  # a second start asks the same
+    given = dataclasses.replace(own, answer_scorer="one")
+    assert judged_by(given, []) == given
 
 
 def test_a_source_gives_no_held_out_question_away(model, tmp_path, capsys):

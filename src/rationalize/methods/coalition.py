@@ -39,6 +39,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -61,17 +62,19 @@ from rationalize.methods.coalition_results import (
     log_refining,
 )
 from rationalize.methods.coalition_tuning import keep_variant, m_ift, parts_of, tune_variant
-from rationalize.methods.common import share
+from rationalize.methods.common import load_method_splits, share
 from rationalize.methods.controller import train_controller
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.reward_model import RewardModel, read_facts, reward_model_folder
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
+from rationalize.progress import say
 from rationalize.questions import alike
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import CONTROLLER, Coalition
+from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.pairs import partition
 from rationalize.training.preference import PairTexts, learn_pairs
 
@@ -81,18 +84,36 @@ Own = TypeVar("Own", bound=CoalitionConfig)
 def train_coalition(config: CoalitionConfig, out: Path) -> None:
     """Train in `out`; `Coalition.load(out / "coalition")` writes and answers."""
     with open_coalition(config, "coalition", out) as setup:
-        made = coalition(setup, config)
+        made = coalition(setup, setup.config)
         conclude(setup, made)
 
 
 @contextmanager
 def open_coalition(config: Own, method: str, out: Path) -> Iterator[Setup[Own]]:
-    """`open_method`, with the judge's scorer trained; a judge that is not there is told first."""
+    """`open_method`, with the judge's scorer trained; a judge that cannot be is told first, and
+    `setup.config` says who judges.
+    """
     if config.judge == "reward-model":
         read_facts(reward_model_folder(config.reward_model or ""))
-    rewards = ("consistency",) if config.judge == "cross-fit" else ()
-    with open_method(config, method, out, rewards=rewards) as setup:
+    splits = load_method_splits(config)
+    able = judged_by(config, splits["train"])
+    rewards = ("consistency",) if able.judge == "cross-fit" else ()
+    with open_method(config, method, out, rewards, splits) as setup:
+        setup.config = able
         yield setup
+
+
+def judged_by(config: Own, train: Sequence[Question]) -> Own:
+    """The configuration, with M_IFT as the judge where a cross-fitted one has nothing to learn
+    from.
+    """
+    if config.judge != "cross-fit" or config.answer_scorer or teacher_attempts(train, "correct"):
+        return config
+    say(
+        f"none of the {len(train)} train questions has a teacher rationale that led to its answer, "
+        "which the judge cross-fit learns from: M_IFT judges in its place (--judge ift)"
+    )
+    return replace(config, judge="ift")
 
 
 def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:

@@ -72,6 +72,6 @@ def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
         for split in setup.final_splits:
             own = setup.evaluate(policy, SFT, split, seed=config.seed)
             methods.setdefault(SFT, {})[split] = {config.seed: own}
-        made = coalition(setup, config)
+        made = coalition(setup, setup.config)
         conclude(setup, made, methods, [("COALITION", SFT), (SFT, BASE)], started)
         run.finish("demo", seconds=time.monotonic() - started)  # of this start

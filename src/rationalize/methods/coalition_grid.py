@@ -70,13 +70,13 @@ def run_grid(config: CoalitionGridConfig, out: Path) -> None:
         raise UsageError(f"unknown arms {unknown}; expected some of {', '.join(ARMS)}")
     full = settings_of(config)
     config = CoalitionGridConfig(**own_fields(full), arms=config.arms, full=config.full)
-    if (
-        config.judge == "cross-fit" and config.full and not config.answer_scorer
-    ):  # the one that judged the full method
-        config = replace(config, answer_scorer=str(Path(config.full) / "scorers" / "answer"))
+    scorer = Path(config.full) / "scorers" / "answer"  # the one that judged the full method
+    if config.judge == "cross-fit" and config.full and not config.answer_scorer and scorer.exists():
+        config = replace(config, answer_scorer=str(scorer))
     with open_coalition(config, "coalition-grid", out) as setup:
         if said_done(setup.run, "grid"):
             return
+        full = replace(full, judge=setup.config.judge)
         try:
             arms = {name: ARMS[name][1](full) for name in config.arms}
         except ValueError as error:
