@@ -10,11 +10,15 @@ from toys import attempt, question
 
 from rationalize.methods.candidates import (
     CandidateConfig,
+    CandidatePair,
     by_source,
     generation_pairs,
     pairs_of,
     refinement_pairs,
+    utilities_of,
 )
+from rationalize.methods.coalition_results import log_leak
+from rationalize.runs import Run
 
 ONE, TWO = question(1), question(2)
 NAMES = ("variant-1", "variant-2")
@@ -107,3 +111,29 @@ def test_equals_make_no_pair():
     alone = by_source({"q1": 0.1}, [made(ONE, "variant-1", 0.6)])
     assert generation_pairs(alone, [ONE], STRICT, 0, dropped) == []
     assert dropped == {"generation: tie": 1, "generation: fewer than two candidates": 1}
+
+
+def test_what_the_leak_control_touched_is_counted(tmp_path, capsys):
+    class Judge:  # whoever says `yes` is right
+        def utilities(self, questions, rationales):
+            return [0.5 if r is None else 0.2 + 0.7 * ("yes" in r) for r in rationales]
+
+    said = ["The answer is yes.", "Ice is cold, so yes.", "Ice is cold.", ""]
+    told = {
+        "penalty": (1, "1 of 4 written, 0 of 1 refined candidates only named answers", 0, 1),
+        "mask": (2, "2 of 4 written, 1 of 1 refined candidates had an answer masked", 1, 1),
+    }
+    written = [attempt(ONE, text, None, i, writer=NAMES[i % 2]) for i, text in enumerate(said)]
+    refined = attempt(ONE, "Cold, so yes.", None, refines=written[0].id, writer="variant-1")
+    with Run.open(tmp_path, {}) as run:
+        for leak, (touched, words, chosen, rejected) in told.items():
+            scored = utilities_of([*written, refined], [ONE], Judge(), leak)
+            found = by_source({"q1": 0.5}, scored)
+            pair = CandidatePair("p", scored[1], scored[0], "generation")
+            log_leak(run, leak, found, [ONE], leak, [pair])
+            facts = run.read_json(f"leak-{leak}.json")
+            assert facts["written"] == {"n": 4, "touched": touched}
+            assert facts["pairs"] == {"n": 1, "chosen": chosen, "rejected": rejected}
+            assert words in capsys.readouterr().err
+        log_leak(run, "none", found, [ONE], "none")
+        assert run.read_json("leak-none.json") is None

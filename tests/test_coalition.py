@@ -71,6 +71,12 @@ def test_every_stage_leaves_what_it_made(finished):
     results = json.loads((finished / "results.json").read_text())
     rows = {"COALITION", "random controller", "self-refinement", "M_IFT alone", "self-consistency"}
     assert rows <= set(results["methods"])
+    leak = json.loads((finished / "leak-round0.json").read_text())
+    shard = Run.read(finished).read_shard("round0-utilities")
+    assert leak["control"] == "penalty"
+    assert leak["written"]["n"] + leak["refined"]["n"] == len(shard)
+    pairs = [stages[f"variant-{i}-round0"]["pairs"] for i in (1, 2)]
+    assert leak["pairs"]["n"] == sum(sum(own.values()) for own in pairs)
     rounds = json.loads((finished / "rounds.json").read_text())
     assert set(rounds["dev_accuracy"]) == {"tuned", "round0"}
     assert results["trained"] == [

@@ -58,6 +58,7 @@ from rationalize.methods.coalition_results import (
     conclude,
     dev_accuracy,
     log_clones,
+    log_leak,
     log_reading,
     log_refining,
 )
@@ -143,6 +144,8 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
             name: pairs_of(name, candidates, *questions, own, config.seed)
             for name, questions in parts.items()
         }
+        made_of = [p for pairs, _ in found.values() for p in pairs]
+        log_leak(run, stage, candidates, learned, own.leak, made_of)
         check_pairs(found, round)
         for name, (pairs, dropped) in found.items():
             learn_from_pairs(variants, name, pairs, dropped, config, run, round)
@@ -254,6 +257,7 @@ def learn_who_works(
         run, "controller-utilities", attempts, held, judge, config.candidates.leak
     )
     log_refining(run, candidates, "final")
+    log_leak(run, "final", candidates, held, config.candidates.leak)
     log_clones(
         variants, config.names, attempts, held, config.instruction.texts, config.fit, run, "final"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import permutations
 from typing import Any
@@ -19,7 +19,7 @@ from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.refining import format_refining, refining_rows, refining_utilities
 from rationalize.evaluation.results import difference_row
 from rationalize.evaluation.voting import chosen_attempt
-from rationalize.methods.candidates import Candidates
+from rationalize.methods.candidates import CandidatePair, Candidates, Leak, utility_text
 from rationalize.methods.common import log_round, rollouts
 from rationalize.methods.own_attempts import first_right
 from rationalize.methods.setup import Setup, majority_row, trained_rows, write_results
@@ -223,6 +223,38 @@ def log_refining(run: Run, candidates: Candidates, when: str) -> None:
     run.write_json(file, rows)
     if rows:
         print(format_refining(rows))
+
+
+def log_leak(
+    run: Run, when: str, candidates: Candidates, questions: Sequence[Question], leak: Leak,
+    pairs: Sequence[CandidatePair] = (),
+) -> None:  # fmt: skip
+    """Store and print how many candidates the leak control touched: those that the judge has read
+    otherwise than they were written, or not at all; and how many of them ended in pairs.
+    """
+    if leak == "none":
+        return
+    by_id = {q.id: q for q in questions}
+
+    def touched(attempts: Iterable[Attempt]) -> int:
+        asked = [(a.rationale, by_id[a.question_id]) for a in attempts]
+        return sum(utility_text(*own, leak) != utility_text(*own, "none") for own in asked)
+
+    facts: dict[str, Any] = {"control": leak}
+    for name, groups in (("written", candidates.written), ("refined", candidates.refined)):
+        own = [a for group in groups.values() for a in group]
+        facts[name] = {"n": len(own), "touched": touched(own)}
+    facts["pairs"] = {
+        "n": len(pairs), "chosen": touched(p.chosen for p in pairs),
+        "rejected": touched(p.rejected for p in pairs),
+    }  # fmt: skip
+    run.write_json(f"leak-{when}.json", facts)
+    done = {"mask": "had an answer masked", "penalty": "only named answers"}[leak]
+    told = ", ".join(f"{facts[name]['touched']} of {facts[name]['n']} {name}"
+                     for name in ("written", "refined"))  # fmt: skip
+    among = "; in {n} pairs {chosen} of the chosen, {rejected} of the rejected"
+    say(f"leak control, {when}: {told} candidates {done}"
+        + (among.format(**facts["pairs"]) if pairs else ""))  # fmt: skip
 
 
 def log_clones(
