@@ -71,8 +71,18 @@ def test_every_stage_leaves_what_it_made(finished):
     results = json.loads((finished / "results.json").read_text())
     rows = {"COALITION", "random controller", "self-refinement", "M_IFT alone", "self-consistency"}
     assert rows <= set(results["methods"])
+    run = Run.read(finished)
+    [before], [after] = (run.read_json(f"clones-{when}.json") for when in ("tuned", "round0"))
+    assert before["n"] == after["n"] == 4
+    assert before["split"] == after["split"] == "dev"
+    assert before["kl"] != after["kl"]
+    shards = [
+        run.read_shard(f"clones-{w}-variant-{i}") for w in ("tuned", "round0") for i in (1, 2)
+    ]
+    assert all([a.question_id for a in own] == [a.question_id for a in shards[0]] for own in shards)
+    assert {a.split for own in shards for a in own} == {"dev"}
     leak = json.loads((finished / "leak-round0.json").read_text())
-    shard = Run.read(finished).read_shard("round0-utilities")
+    shard = run.read_shard("round0-utilities")
     assert leak["control"] == "penalty"
     assert leak["written"]["n"] + leak["refined"]["n"] == len(shard)
     pairs = [stages[f"variant-{i}-round0"]["pairs"] for i in (1, 2)]
@@ -430,8 +440,9 @@ def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
         n for n, row in results["methods"].items() if "utility" in row["splits"]["test"]["metrics"]
     }
     assert rows <= told
-    files = [(p / "reading.json").read_bytes() for p in arms.values()]
-    assert files[0] == files[1] == files[2]
+    for file in ("reading.json", "clones-tuned.json"):
+        files = [(p / file).read_bytes() for p in arms.values()]
+        assert files[0] == files[1] == files[2]
 
 
 def test_the_grid_takes_the_full_method_from_a_finished_run(finished, model, tmp_path):

@@ -53,11 +53,11 @@ from rationalize.methods.candidates import (
     utility_reward,
     write_candidates,
 )
+from rationalize.methods.coalition_clones import log_clones
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_results import (
     conclude,
     dev_accuracy,
-    log_clones,
     log_leak,
     log_reading,
     log_refining,
@@ -131,6 +131,7 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
     setup.suite = setup.suite.with_reward(utility_reward(judge, own.leak))
     log_reading(run, judge, [*setup.dev, *held])
     scores = {"tuned": dev_accuracy(setup, made, "tuned", 0)}
+    log_clones(variants, setup.dev, config, run, "tuned", 0)
     parts = dict(zip(names, dpo_parts(learned, config), strict=True))
     for round in range(config.rounds):
         stage = f"round{round}"
@@ -139,7 +140,6 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
             refined_of={name: {q.id for q in asked} for name, (_, asked) in parts.items()},
         )  # fmt: skip
         candidates = scored_once(run, f"{stage}-utilities", attempts, learned, judge, own.leak)
-        log_clones(variants, names, attempts, learned, instruction.texts, config.fit, run, stage)
         found = {
             name: pairs_of(name, candidates, *questions, own, config.seed)
             for name, questions in parts.items()
@@ -150,6 +150,7 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
         for name, (pairs, dropped) in found.items():
             learn_from_pairs(variants, name, pairs, dropped, config, run, round)
         scores[stage] = dev_accuracy(setup, made, stage, round + 1)
+        log_clones(variants, setup.dev, config, run, stage, round + 1)
     best = best_round(scores, config)
     run.write_json("rounds.json", {"dev_accuracy": scores, "kept": best})
     for name in names:
@@ -258,9 +259,6 @@ def learn_who_works(
     )
     log_refining(run, candidates, "final")
     log_leak(run, "final", candidates, held, config.candidates.leak)
-    log_clones(
-        variants, config.names, attempts, held, config.instruction.texts, config.fit, run, "final"
-    )
     variants.add_adapter(CONTROLLER)
     facts: dict[str, Any] = {}
     if run.done(CONTROLLER) is None:

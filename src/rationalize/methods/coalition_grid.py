@@ -170,12 +170,13 @@ def shared(full: CoalitionConfig, arm: CoalitionConfig) -> dict[str, list[str]]:
     if not alike:
         return common
     common["variants"] = [f"{name}-tuned" for name in arm.names]
+    common["files"].append("clones-tuned.json")
     if arm.rounds:
         common["shards"] += [f"round0-{name}-writes" for name in arm.names]
         if arm.candidates.refiners == full.candidates.refiners:
             common["shards"] += [f"round0-{name}-refines" for name in arm.names]
             common["shards"].append("round0-utilities")
-            common["files"] += ["round0-utilities.json", "clones-round0.json"]
+            common["files"] += ["round0-utilities.json"]
     return common
 
 
