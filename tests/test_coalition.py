@@ -167,6 +167,41 @@ def test_one_folder_loads_and_answers_as_before(finished):
         Coalition.load(finished)
 
 
+def test_evaluate_works_on_a_coalitions_run(finished, tmp_path, capsys):
+    out, asked = tmp_path / "out", "builtin:train=24,dev=4,test=6,unseen=0"
+    flags = ["--model", str(finished), "--questions", asked, "--out", str(out)]
+    evaluate = ["evaluate", *flags, "--max-new-tokens", "12", "--name", "again"]
+    assert main(evaluate) == 0
+    results = json.loads((out / "results.json").read_text())
+    before = json.loads((finished / "results.json").read_text())
+    own, then = (
+        found["methods"][name]["splits"]["test"]["metrics"]
+        for found, name in ((results, "again"), (before, "COALITION"))
+    )
+    for name in ("accuracy", "diversity", "length", "repetition"):
+        assert own[name]["mean"] == then[name]["mean"], name
+    assert len(results["chains"]) == 6
+    assert {c["writer"] for c in results["chains"]} <= {"variant-1", "variant-2"}
+    trained = {"method": "again", "stages": ["coalition"], "rewards": ["utility"]}
+    assert results["trained"] == [trained]
+    assert main(evaluate) == 0  # a second start
+    assert json.loads((out / "results.json").read_text())["chains"] == results["chains"]
+    for wrong, message in (
+        (["--n", "2"], "answers a question once"),
+        (["--mode", "answer"], "always writes a rationale first"),
+        (["--control", "diversity=best"], "no control tokens"),
+    ):
+        assert main(["evaluate", *flags, *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [".", "coalition"])
+def test_sample_refuses_a_coalition(finished, tmp_path, capsys, place):
+    model, out = str(finished / place), str(tmp_path / "a.jsonl")
+    assert main(["sample", "--model", model, "--questions", "builtin", "--out", out]) == 2
+    assert "`rationalize ask` and `rationalize evaluate` work with it" in capsys.readouterr().err
+
+
 def test_a_free_form_answer_has_64_tokens(finished, monkeypatch):
     from rationalize.sampling import coalition as work
 
