@@ -224,7 +224,8 @@ def log_leak(
     """Store and print how many candidates the leak control touched: those that the judge has read
     otherwise than they were written, or not at all; and how many of them ended in pairs.
     """
-    if leak == "none":
+    file = f"leak-{when}.json"
+    if leak == "none" or run.read_json(file) is not None:
         return
     by_id = {q.id: q for q in questions}
 
@@ -240,7 +241,7 @@ def log_leak(
         "n": len(pairs), "chosen": touched(p.chosen for p in pairs),
         "rejected": touched(p.rejected for p in pairs),
     }  # fmt: skip
-    run.write_json(f"leak-{when}.json", facts)
+    run.write_json(file, facts)
     done = {"mask": "had an answer masked", "penalty": "only named answers"}[leak]
     told = ", ".join(f"{facts[name]['touched']} of {facts[name]['n']} {name}"
                      for name in ("written", "refined"))  # fmt: skip
