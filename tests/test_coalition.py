@@ -550,33 +550,60 @@ def test_held_out_utility_rises(model, tmp_path, monkeypatch, copies):
     assert mean[1] > mean[0] + 0.05
 
 
-def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
-    """Killed between and within stages: the coalition has the same bits."""
+class Killed(Exception):
+    """What stands for a kill."""
+
+
+def kill_now_and_then(patch):
+    """Kill within training, and before or after shards are stored and stages marked as finished:
+    each at its first time alone, so that a next start comes further. Returns where.
+    """
     from rationalize.training import loop
 
-    whole = config(model, fit=dataclasses.replace(FIT, checkpoint_every=0.0))
+    killed = []
+
+    def patched(owner, name, every, turns):
+        real, seen = getattr(owner, name), []
+
+        def call(*args, **facts):
+            what = args[-1] if owner is Run else len(seen)  # a shard, a stage; each save is new
+            new = what not in seen
+            seen.extend([what] * new)
+            when = turns.get(len(seen) % every) if new else None
+            if when != "before":
+                real(*args, **facts)
+            if when:
+                killed.append((name, when))
+                raise Killed
+
+        patch.setattr(owner, name, call)
+
+    patched(loop, "_save", 15, {0: "after"})
+    patched(Run, "append", 8, {3: "before", 7: "after"})
+    patched(Run, "finish", 4, {1: "before", 0: "after"})
+    return killed
+
+
+def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
+    """Killed between and within stages, in two rounds: the coalition has the same bits."""
+    whole = config(
+        model, fit=dataclasses.replace(FIT, checkpoint_every=0.0), rounds=2,
+        questions="builtin:train=16,dev=2,test=4,unseen=0",
+    )  # fmt: skip
     train_coalition(whole, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    real, calls = loop._save, {"n": 0}
-
-    def save(*args):
-        real(*args)
-        calls["n"] += 1
-        if calls["n"] % 7 == 0:
-            raise Killed
-
-    monkeypatch.setattr(loop, "_save", save)
-    for _ in range(40):
-        try:
-            train_coalition(whole, tmp_path / "killed")
-            break
-        except Killed:
-            loaded_again = tmp_path / "killed"
-            assert (loaded_again / "config.yaml").exists()
-    assert calls["n"] > 7
+    with monkeypatch.context() as patch:
+        killed = kill_now_and_then(patch)
+        for _ in range(60):
+            try:
+                train_coalition(whole, tmp_path / "killed")
+                break
+            except Killed:
+                assert (tmp_path / "killed" / "config.yaml").exists()
+    assert set(killed) == {
+        ("_save", "after"), ("append", "before"), ("append", "after"), ("finish", "before"),
+        ("finish", "after"),
+    }  # fmt: skip
+    assert len(killed) >= 10
     for name in ("variant-1", "variant-2", "controller"):
         file = f"coalition/{name}/{name}/adapter_model.safetensors"
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
@@ -585,3 +612,5 @@ def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
     )
     assert often["rounds"] == once["rounds"]
     assert often["methods"] == once["methods"]
+    for file in ("rounds.json", "stages.json", "leak-round1.json", "clones-round1.json"):
+        assert (tmp_path / "killed" / file).read_text() == (tmp_path / "whole" / file).read_text()
