@@ -8,11 +8,18 @@ import pytest
 from tiny import tiny_folder
 from toys import attempt
 
-from rationalize.errors import UserError
+from rationalize.cli import main
+from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig, utilities_of, utility_reward
-from rationalize.methods.coalition import best_round, dpo_parts, hold_out, train_coalition
+from rationalize.methods.coalition import (
+    best_round,
+    dpo_parts,
+    hold_out,
+    judged_by,
+    train_coalition,
+)
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_demo import CoalitionDemoConfig, run_coalition_demo
 from rationalize.methods.coalition_results import log_reading, self_consistency
@@ -65,6 +72,22 @@ def test_every_stage_leaves_what_it_made(finished):
     rows = {"COALITION", "random controller", "self-refinement", "no refinement", "M_IFT alone",
             "self-consistency"}  # fmt: skip
     assert rows <= set(results["methods"])
+    run = Run.read(finished)
+    [before], [after] = (run.read_json(f"clones-{when}.json") for when in ("tuned", "round0"))
+    assert before["n"] == after["n"] == 4
+    assert before["split"] == after["split"] == "dev"
+    assert before["kl"] != after["kl"]
+    shards = [
+        run.read_shard(f"clones-{w}-variant-{i}") for w in ("tuned", "round0") for i in (1, 2)
+    ]
+    assert all([a.question_id for a in own] == [a.question_id for a in shards[0]] for own in shards)
+    assert {a.split for own in shards for a in own} == {"dev"}
+    leak = json.loads((finished / "leak-round0.json").read_text())
+    shard = run.read_shard("round0-utilities")
+    assert leak["control"] == "penalty"
+    assert leak["written"]["n"] + leak["refined"]["n"] == len(shard)
+    pairs = [stages[f"variant-{i}-round0"]["pairs"] for i in (1, 2)]
+    assert leak["pairs"]["n"] == sum(sum(own.values()) for own in pairs)
     rounds = json.loads((finished / "rounds.json").read_text())
     assert set(rounds["dev_accuracy"]) == {"tuned", "round0"}
     assert results["trained"] == [
@@ -143,6 +166,58 @@ def test_one_folder_loads_and_answers_as_before(finished):
     assert [c.prediction for c in again] == [c["prediction"] for c in chains]
     with pytest.raises(UserError, match="train coalition"):
         Coalition.load(finished)
+
+
+def test_evaluate_works_on_a_coalitions_run(finished, tmp_path, capsys):
+    out, asked = tmp_path / "out", "builtin:train=24,dev=4,test=6,unseen=0"
+    flags = ["--model", str(finished), "--questions", asked, "--out", str(out)]
+    evaluate = ["evaluate", *flags, "--max-new-tokens", "12", "--name", "again"]
+    assert main(evaluate) == 0
+    results = json.loads((out / "results.json").read_text())
+    before = json.loads((finished / "results.json").read_text())
+    own, then = (
+        found["methods"][name]["splits"]["test"]["metrics"]
+        for found, name in ((results, "again"), (before, "COALITION"))
+    )
+    for name in ("accuracy", "diversity", "length", "repetition"):
+        assert own[name]["mean"] == then[name]["mean"], name
+    assert len(results["chains"]) == 6
+    assert {c["writer"] for c in results["chains"]} <= {"variant-1", "variant-2"}
+    trained = {"method": "again", "stages": ["coalition"], "rewards": ["utility"]}
+    assert results["trained"] == [trained]
+    assert main(evaluate) == 0  # a second start
+    assert json.loads((out / "results.json").read_text())["chains"] == results["chains"]
+    for wrong, message in (
+        (["--n", "2"], "answers a question once"),
+        (["--mode", "answer"], "always writes a rationale first"),
+        (["--control", "diversity=best"], "no control tokens"),
+    ):
+        assert main(["evaluate", *flags, *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", [".", "coalition"])
+def test_sample_refuses_a_coalition(finished, tmp_path, capsys, place):
+    model, out = str(finished / place), str(tmp_path / "a.jsonl")
+    assert main(["sample", "--model", model, "--questions", "builtin", "--out", out]) == 2
+    assert "`rationalize ask` and `rationalize evaluate` work with it" in capsys.readouterr().err
+
+
+def test_a_free_form_answer_has_64_tokens(finished, monkeypatch):
+    from rationalize.sampling import coalition as work
+
+    asked = []
+
+    class Noted(work.Sampler):
+        def sample(self, prompts, config, **options):
+            asked.append(config.max_new_tokens)
+            return super().sample(prompts, config, **options)
+
+    monkeypatch.setattr(work, "Sampler", Noted)
+    loaded = Coalition.load(finished / "coalition")
+    loaded.chains([Question("free", "What is ice?", "cold")], SamplingConfig(max_new_tokens=4))
+    assert asked[0] == 4
+    assert asked[-1] == 64
 
 
 @pytest.mark.parametrize("changes", [
@@ -228,6 +303,33 @@ def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
     assert run.done("variant-1-tuned")["questions"] == 4
 
 
+def test_without_teacher_rationales_m_ift_judges(model, tmp_path, capsys):
+    """The train questions are questions and answers; what M_IFT learns from is the source."""
+    folder = tmp_path / "bare"
+    folder.mkdir()
+    for split, questions in load_splits("builtin:train=16,dev=4,test=4,unseen=0").items():
+        rows = [{"id": q.id, "question": q.question, "answer": q.answer, "choices": q.choices}
+                for q in questions]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    source = tmp_path / "cot.jsonl"
+    rows = [{"question": f"Repeat {i}.", "answer": f"it is {i}", "rationale": f"{i}, said."}
+            for i in range(8)]  # fmt: skip
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    tuning = dataclasses.replace(config(model).instruction, source=str(source))
+    own = config(
+        model, judge=CoalitionConfig().judge, questions=str(folder), instruction=tuning,
+        controller_share=0.0,
+    )  # fmt: skip
+    train_coalition(own, tmp_path / "run")
+    said = "none of the 16 train questions has a teacher rationale that led to its answer"
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "run" / "coalition" / "coalition.json").exists()
+    assert not (tmp_path / "run" / "scorers").exists()
+    assert Run.read(tmp_path / "run").config["judge"] == "cross-fit"  # a second start asks the same
+    given = dataclasses.replace(own, answer_scorer="one")
+    assert judged_by(given, []) == given
+
+
 def test_a_source_gives_no_held_out_question_away(model, tmp_path, capsys):
     tuning = dataclasses.replace(config(model).instruction, source="builtin:train=24")
     train_coalition(config(model, instruction=tuning, controller_share=0.25), tmp_path / "run")
@@ -255,7 +357,7 @@ def test_no_pair_left_is_said_with_counts(model, tmp_path):
 
 
 def test_parts_are_disjoint_and_stratified():
-    train = [Question(f"q{i}", "?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(40)]
+    train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(40)]
     first, second = parts_of(train, CoalitionConfig())
     assert not {q.id for q in first} & {q.id for q in second}
     assert len(first) == len(second) == 20
@@ -267,6 +369,35 @@ def test_parts_are_disjoint_and_stratified():
     ids = [q.id for own in quarters for part in own for q in part]
     assert sorted(ids) == sorted(q.id for q in learned)
     assert CoalitionConfig(candidates=CandidateConfig()).names == ["variant-1", "variant-2"]
+
+
+def test_questions_that_ask_the_same_are_dealt_together():
+    train = [
+        Question(f"q{i}", f"Is it {i // 3}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(60)
+    ]
+    learned, held = hold_out(train, 0.25, 0)
+    assert (len(learned), len(held)) == (45, 15)
+    quarters = dpo_parts(learned, CoalitionConfig())
+    dealt = [[learned, held], [part for own in quarters for part in own]]
+    dealt.append(parts_of(learned, CoalitionConfig()))
+    for parts in dealt:
+        asked = [{q.question for q in part} for part in parts]
+        assert all(asked)
+        assert sum(map(len, asked)) == len(set().union(*asked))
+
+
+def test_questions_without_repeats_are_dealt_as_ever():
+    train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(12)]
+    learned, held = hold_out(train, 0.25, 0)
+
+    def dealt(part):
+        return " ".join(q.id[1:] for q in part)
+
+    assert dealt(held) == "6 7 5"
+    assert dealt(learned) == "0 9 4 3 10 11 8 2 1"
+    assert [dealt(p) for p in parts_of(learned, CoalitionConfig())] == ["4 3 11 8 2", "0 9 10 1"]
+    quarters = [dealt(p) for own in dpo_parts(learned, CoalitionConfig()) for p in own]
+    assert quarters == ["0 9", "4 3", "10 11", "8 2 1"]
 
 
 def test_the_best_round_is_kept():
@@ -282,6 +413,41 @@ def test_bad_settings():
     with pytest.raises(ValueError, match="at least 2 variants"):
         CoalitionConfig(variants=1, candidates=CandidateConfig(refiners="cross"))
     assert AnswerScorerConfig().texts == "choices"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--init", "model"], "init has no effect in Coalition; leave it out"),
+        (["--sft-epochs", "3"], "sft_epochs has no effect"),
+        (["--sft-fit.batch-size", "2"], "sft_fit has no effect"),
+        (["--verifier", "vera"], "verifier has no effect"),
+        (["--instruction.seed", "3"], "instruction.seed has no effect in Coalition; set seed"),
+        (["--instruction.columns", "id=key"], "instruction.columns has no effect"),
+        (["--variant-fit.batch-size", "3"], "variant_fit.batch_size is 3; expected at least 4"),
+    ],
+)  # fmt: skip
+def test_settings_without_effect_or_sense_are_refused(flags, message, capsys):
+    assert main(["train", "coalition", *flags, "--dry-run"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_part_may_repeat_what_the_run_says():
+    same = CoalitionConfig(seed=3, instruction=InstructionConfig(seed=3))
+    assert same.instruction.seed == 3
+    with pytest.raises(UsageError, match=r"sft\.model has no effect"):
+        CoalitionDemoConfig(sft=SftConfig(model="other"))
+    with pytest.raises(UsageError, match="verifier has no effect in CoalitionDemo"):
+        CoalitionDemoConfig(verifier="vera")
+
+
+def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(model, tmp_path):
+    with pytest.raises(UsageError, match="--reward-model DIR"):
+        config(model, judge="reward-model")
+    lost = config(model, judge="reward-model", reward_model=str(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"nowhere: no reward_model.json there; expected"):
+        train_coalition(lost, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
@@ -309,8 +475,9 @@ def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
         n for n, row in results["methods"].items() if "utility" in row["splits"]["test"]["metrics"]
     }
     assert rows <= told
-    files = [(p / "reading.json").read_bytes() for p in arms.values()]
-    assert files[0] == files[1] == files[2]
+    for file in ("reading.json", "clones-tuned.json"):
+        files = [(p / file).read_bytes() for p in arms.values()]
+        assert files[0] == files[1] == files[2]
 
 
 def test_the_grid_takes_the_full_method_from_a_finished_run(finished, model, tmp_path):
@@ -383,33 +550,60 @@ def test_held_out_utility_rises(model, tmp_path, monkeypatch, copies):
     assert mean[1] > mean[0] + 0.05
 
 
-def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
-    """Killed between and within stages: the coalition has the same bits."""
+class Killed(Exception):
+    """What stands for a kill."""
+
+
+def kill_now_and_then(patch):
+    """Kill within training, and before or after shards are stored and stages marked as finished:
+    each at its first time alone, so that a next start comes further. Returns where.
+    """
     from rationalize.training import loop
 
-    whole = config(model, fit=dataclasses.replace(FIT, checkpoint_every=0.0))
+    killed = []
+
+    def patched(owner, name, every, turns):
+        real, seen = getattr(owner, name), []
+
+        def call(*args, **facts):
+            what = args[-1] if owner is Run else len(seen)  # a shard, a stage; each save is new
+            new = what not in seen
+            seen.extend([what] * new)
+            when = turns.get(len(seen) % every) if new else None
+            if when != "before":
+                real(*args, **facts)
+            if when:
+                killed.append((name, when))
+                raise Killed
+
+        patch.setattr(owner, name, call)
+
+    patched(loop, "_save", 15, {0: "after"})
+    patched(Run, "append", 8, {3: "before", 7: "after"})
+    patched(Run, "finish", 4, {1: "before", 0: "after"})
+    return killed
+
+
+def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
+    """Killed between and within stages, in two rounds: the coalition has the same bits."""
+    whole = config(
+        model, fit=dataclasses.replace(FIT, checkpoint_every=0.0), rounds=2,
+        questions="builtin:train=16,dev=2,test=4,unseen=0",
+    )  # fmt: skip
     train_coalition(whole, tmp_path / "whole")
-
-    class Killed(Exception):
-        pass
-
-    real, calls = loop._save, {"n": 0}
-
-    def save(*args):
-        real(*args)
-        calls["n"] += 1
-        if calls["n"] % 7 == 0:
-            raise Killed
-
-    monkeypatch.setattr(loop, "_save", save)
-    for _ in range(40):
-        try:
-            train_coalition(whole, tmp_path / "killed")
-            break
-        except Killed:
-            loaded_again = tmp_path / "killed"
-            assert (loaded_again / "config.yaml").exists()
-    assert calls["n"] > 7
+    with monkeypatch.context() as patch:
+        killed = kill_now_and_then(patch)
+        for _ in range(60):
+            try:
+                train_coalition(whole, tmp_path / "killed")
+                break
+            except Killed:
+                assert (tmp_path / "killed" / "config.yaml").exists()
+    assert set(killed) == {
+        ("_save", "after"), ("append", "before"), ("append", "after"), ("finish", "before"),
+        ("finish", "after"),
+    }  # fmt: skip
+    assert len(killed) >= 10
     for name in ("variant-1", "variant-2", "controller"):
         file = f"coalition/{name}/{name}/adapter_model.safetensors"
         assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
@@ -418,3 +612,5 @@ def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
     )
     assert often["rounds"] == once["rounds"]
     assert often["methods"] == once["methods"]
+    for file in ("rounds.json", "stages.json", "leak-round1.json", "clones-round1.json"):
+        assert (tmp_path / "killed" / file).read_text() == (tmp_path / "whole" / file).read_text()

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from tiny import tiny_policy
 
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
 from rationalize.methods.instruction import (
     InstructionConfig,
     instruct,
@@ -68,6 +68,26 @@ def test_batches_hold_the_shares():
     assert batch == mixed_batch(rows, counts, 3, 0)
     seen = {r for step in range(5) for r in mixed_batch(rows, counts, step, 0)}
     assert len(seen) == 10
+
+
+@pytest.mark.parametrize(
+    ("shares", "batch_size", "message"),
+    [
+        ({"rationale": 1.0, "answr": 0.5}, 16, "unknown mode 'answr'; did you mean 'answer'"),
+        ({"rationale": 1.0, "refine": -0.1}, 16, "refine has the share -0.1; expected at least 0"),
+        ({"rationale": 0.0}, 16, "no mode but refine has a share"),
+        ({"refine": 1.0}, 16, "no mode but refine has a share"),
+        ({"rationale": 1.0, "refine": 1.0, "answer": 0.0}, 1, "is 1; expected at least 2"),
+    ],
+)
+def test_shares_that_fill_no_batch_are_refused(shares, batch_size, message):
+    fit = dataclasses.replace(CONFIG.fit, batch_size=batch_size)
+    with pytest.raises(UsageError, match=message):
+        InstructionConfig(shares=shares, fit=fit)
+
+
+def test_shares_are_of_their_sum():
+    assert InstructionConfig(shares={"rationale": 5.0, "refine": 3.0}).shares["refine"] == 3.0
 
 
 def test_it_learns_every_mode(tmp_path):

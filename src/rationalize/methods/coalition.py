@@ -37,11 +37,12 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rationalize.errors import UsageError
 from rationalize.methods.candidates import (
     CandidatePair,
     UtilityJudge,
@@ -52,35 +53,68 @@ from rationalize.methods.candidates import (
     utility_reward,
     write_candidates,
 )
+from rationalize.methods.coalition_clones import log_clones
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_results import (
     conclude,
     dev_accuracy,
-    log_clones,
+    log_leak,
     log_reading,
     log_refining,
 )
 from rationalize.methods.coalition_tuning import keep_variant, m_ift, parts_of, tune_variant
-from rationalize.methods.common import share
+from rationalize.methods.common import load_method_splits, share
 from rationalize.methods.controller import describe, train_controller
 from rationalize.methods.setup import Setup, open_method
 from rationalize.models.choices import ChoiceScorer
-from rationalize.models.reward_model import RewardModel
+from rationalize.models.reward_model import RewardModel, read_facts, reward_model_folder
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
+from rationalize.progress import say
+from rationalize.questions import alike
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import CONTROLLER, Coalition
+from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.pairs import partition
 from rationalize.training.preference import PairTexts, learn_pairs
+
+Own = TypeVar("Own", bound=CoalitionConfig)
 
 
 def train_coalition(config: CoalitionConfig, out: Path) -> None:
     """Train in `out`; `Coalition.load(out / "coalition")` writes and answers."""
-    rewards = ("consistency",) if config.judge == "cross-fit" else ()
-    with open_method(config, "coalition", out, rewards=rewards) as setup:
-        made = coalition(setup, config)
+    with open_coalition(config, "coalition", out) as setup:
+        made = coalition(setup, setup.config)
         conclude(setup, made)
+
+
+@contextmanager
+def open_coalition(config: Own, method: str, out: Path) -> Iterator[Setup[Own]]:
+    """`open_method`, with the judge's scorer trained; a judge that cannot be is told first, and
+    `setup.config` says who judges.
+    """
+    if config.judge == "reward-model":
+        read_facts(reward_model_folder(config.reward_model or ""))
+    splits = load_method_splits(config)
+    able = judged_by(config, splits["train"])
+    rewards = ("consistency",) if able.judge == "cross-fit" else ()
+    with open_method(config, method, out, rewards, splits) as setup:
+        setup.config = able
+        yield setup
+
+
+def judged_by(config: Own, train: Sequence[Question]) -> Own:
+    """The configuration, with M_IFT as the judge where a cross-fitted one has nothing to learn
+    from.
+    """
+    if config.judge != "cross-fit" or config.answer_scorer or teacher_attempts(train, "correct"):
+        return config
+    say(
+        f"none of the {len(train)} train questions has a teacher rationale that led to its answer, "
+        "which the judge cross-fit learns from: M_IFT judges in its place (--judge ift)"
+    )
+    return replace(config, judge="ift")
 
 
 def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
@@ -97,6 +131,7 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
     setup.suite = setup.suite.with_reward(utility_reward(judge, own.leak))
     log_reading(run, judge, [*setup.dev, *held])
     scores = {"tuned": dev_accuracy(setup, made, "tuned", 0)}
+    log_clones(variants, setup.dev, config, run, "tuned", 0)
     parts = dict(zip(names, dpo_parts(learned, config), strict=True))
     for round in range(config.rounds):
         stage = f"round{round}"
@@ -105,15 +140,17 @@ def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
             refined_of={name: {q.id for q in asked} for name, (_, asked) in parts.items()},
         )  # fmt: skip
         candidates = scored_once(run, f"{stage}-utilities", attempts, learned, judge, own.leak)
-        log_clones(variants, names, attempts, learned, instruction.texts, config.fit, run, stage)
         found = {
             name: pairs_of(name, candidates, *questions, own, config.seed)
             for name, questions in parts.items()
         }
+        made_of = [p for pairs, _ in found.values() for p in pairs]
+        log_leak(run, stage, candidates, learned, own.leak, made_of)
         check_pairs(found, round)
         for name, (pairs, dropped) in found.items():
             learn_from_pairs(variants, name, pairs, dropped, config, run, round)
         scores[stage] = dev_accuracy(setup, made, stage, round + 1)
+        log_clones(variants, setup.dev, config, run, stage, round + 1)
     best = best_round(scores, config)
     run.write_json("rounds.json", {"dev_accuracy": scores, "kept": best})
     for name in names:
@@ -132,9 +169,8 @@ def best_round(scores: Mapping[str, float], config: CoalitionConfig) -> str:
 def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> UtilityJudge:
     """The frozen scorer of utilities, the same in all rounds."""
     if config.judge == "reward-model":
-        if not config.reward_model:
-            raise UsageError("judge reward-model needs the folder of one: --reward-model DIR")
-        return RewardModel.load(config.reward_model, trust_remote_code=config.trust_remote_code)
+        own = config.reward_model or ""
+        return RewardModel.load(own, trust_remote_code=config.trust_remote_code)
     if config.judge == "cross-fit":
         folder = config.answer_scorer or setup.run.path / "scorers" / "answer"
         return AnswerScorer.load(folder)
@@ -153,23 +189,29 @@ def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> Utili
 def hold_out(
     train: Sequence[Question], share: float, seed: int
 ) -> tuple[list[Question], list[Question]]:
-    """Questions for tuning and DPO, shuffled, and questions for the controller alone."""
-    order = random.Random(f"{seed}/controller").sample(range(len(train)), len(train))
-    held = round(share * len(train))
-    return [train[i] for i in order[held:]], [train[i] for i in order[:held]]
+    """Questions for tuning and DPO, shuffled, and questions for the controller alone; those that
+    ask the same stay together.
+    """
+    groups = alike(train)
+    order = random.Random(f"{seed}/controller").sample(groups, len(groups))
+    held = round(share * len(groups))
+    return [train[i] for g in order[held:] for i in g], [train[i] for g in order[:held] for i in g]
 
 
 def dpo_parts(
     learned: Sequence[Question], config: CoalitionConfig
 ) -> list[tuple[Sequence[Question], Sequence[Question]]]:
     """Per variant the questions of its generation pairs and of its refinement pairs
-    (coalition.md 4.1: quarters for two variants).
+    (coalition.md 4.1: quarters for two variants); those that ask the same stay together.
     """
     n = config.variants
     if config.partition == "all":
         return [(learned, learned)] * n
     per = 2 if config.partition == "quarters" else 1
-    cut = [[learned[i] for i in part] for part in partition(len(learned), per * n)]
+    groups = alike(learned)
+    cut = [
+        [learned[i] for k in part for i in groups[k]] for part in partition(len(groups), per * n)
+    ]
     return [(cut[per * g], cut[per * g + per - 1]) for g in range(n)]
 
 
@@ -217,9 +259,7 @@ def learn_who_works(
         run, "controller-utilities", attempts, held, judge, config.candidates.leak
     )
     log_refining(run, candidates, "final")
-    log_clones(
-        variants, config.names, attempts, held, config.instruction.texts, config.fit, run, "final"
-    )
+    log_leak(run, "final", candidates, held, config.candidates.leak)
     variants.add_adapter(CONTROLLER)
     facts: dict[str, Any] = {}
     if run.done(CONTROLLER) is None:

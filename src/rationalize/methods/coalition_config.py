@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rationalize.errors import UsageError
 from rationalize.methods.candidates import CandidateConfig
-from rationalize.methods.common import MethodConfig
+from rationalize.methods.common import MethodConfig, refuse_nested, refuse_unused
 from rationalize.methods.controller import ControllerConfig
-from rationalize.methods.instruction import InstructionConfig
+from rationalize.methods.instruction import InstructionConfig, check_shares
 from rationalize.training.loop import FitConfig
 
 Judge = Literal["cross-fit", "ift", "variants", "reward-model"]
@@ -57,10 +58,18 @@ class CoalitionConfig(MethodConfig):
     """How the controller learns."""
 
     def __post_init__(self) -> None:
+        refuse_unused(self, "init", "sft_epochs", "sft_fit", "verifier")
+        refuse_nested(self, "instruction")
+        check_shares(self.instruction.shares, self.variant_fit.batch_size, "variant_fit.batch_size")
         if self.variants < 1:
             raise ValueError(f"variants is {self.variants}; expected at least 1")
         if self.variants == 1 and self.candidates.refiners == "cross":
             raise ValueError("refiners=cross needs at least 2 variants")
+        if self.judge == "reward-model" and not self.reward_model:
+            raise UsageError(
+                "judge=reward-model without a reward model; name the folder of a trained one: "
+                "--reward-model DIR (`rationalize train reward-model` makes one)"
+            )
 
     @property
     def names(self) -> list[str]:

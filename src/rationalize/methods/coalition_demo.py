@@ -8,13 +8,14 @@ from pathlib import Path
 
 from rationalize.evaluation.floor import BASE
 from rationalize.methods.candidates import CandidateConfig
-from rationalize.methods.coalition import coalition
+from rationalize.methods.coalition import coalition, open_coalition
 from rationalize.methods.coalition_config import CoalitionConfig, Judge, Partition
 from rationalize.methods.coalition_results import conclude
+from rationalize.methods.common import refuse_nested
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.demo import SFT, floor_of, taught_by_sft
 from rationalize.methods.instruction import InstructionConfig
-from rationalize.methods.setup import open_method, said_done
+from rationalize.methods.setup import said_done
 from rationalize.methods.sft import SftConfig
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig
@@ -60,12 +61,15 @@ class CoalitionDemoConfig(CoalitionConfig):
     controller: ControllerConfig = ControllerConfig(epochs=2.0, fit=FitConfig(learning_rate=5e-4))
     """How the controller learns."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_nested(self, "sft")
+
 
 def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
     """Write `results.json`, `report.html` and `coalition/` in `out`, and print the table."""
     started = time.monotonic()
-    rewards = ("consistency",) if config.judge == "cross-fit" else ()
-    with open_method(config, "coalition-demo", out, rewards=rewards) as setup:
+    with open_coalition(config, "coalition-demo", out) as setup:
         run = setup.run
         if said_done(run, "demo"):
             return
@@ -74,6 +78,6 @@ def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
         for split in setup.final_splits:
             own = setup.evaluate(policy, SFT, split, seed=config.seed)
             methods.setdefault(SFT, {})[split] = {config.seed: own}
-        made = coalition(setup, config)
+        made = coalition(setup, setup.config)
         conclude(setup, made, methods, [("COALITION", SFT), (SFT, BASE)], started)
         run.finish("demo", seconds=time.monotonic() - started)  # of this start

@@ -20,10 +20,10 @@ from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
-from rationalize.methods.coalition import coalition
+from rationalize.methods.coalition import coalition, open_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_results import COMPARED, chain_shard, evaluate_chains
-from rationalize.methods.setup import Setup, majority_row, open_method, said_done, write_results
+from rationalize.methods.setup import Setup, majority_row, said_done, write_results
 from rationalize.progress import say
 from rationalize.runs import Run, differences
 
@@ -70,12 +70,13 @@ def run_grid(config: CoalitionGridConfig, out: Path) -> None:
         raise UsageError(f"unknown arms {unknown}; expected some of {', '.join(ARMS)}")
     full = settings_of(config)
     config = CoalitionGridConfig(**own_fields(full), arms=config.arms, full=config.full)
-    rewards = ("consistency",) if config.judge == "cross-fit" else ()
-    if rewards and config.full and not config.answer_scorer:  # the one that judged the full method
-        config = replace(config, answer_scorer=str(Path(config.full) / "scorers" / "answer"))
-    with open_method(config, "coalition-grid", out, rewards=rewards) as setup:
+    scorer = Path(config.full) / "scorers" / "answer"  # the one that judged the full method
+    if config.judge == "cross-fit" and config.full and not config.answer_scorer and scorer.exists():
+        config = replace(config, answer_scorer=str(scorer))
+    with open_coalition(config, "coalition-grid", out) as setup:
         if said_done(setup.run, "grid"):
             return
+        full = replace(full, judge=setup.config.judge)
         try:
             arms = {name: ARMS[name][1](full) for name in config.arms}
         except ValueError as error:
@@ -169,12 +170,13 @@ def shared(full: CoalitionConfig, arm: CoalitionConfig) -> dict[str, list[str]]:
     if not alike:
         return common
     common["variants"] = [f"{name}-tuned" for name in arm.names]
+    common["files"].append("clones-tuned.json")
     if arm.rounds:
         common["shards"] += [f"round0-{name}-writes" for name in arm.names]
         if arm.candidates.refiners == full.candidates.refiners:
             common["shards"] += [f"round0-{name}-refines" for name in arm.names]
             common["shards"].append("round0-utilities")
-            common["files"] += ["round0-utilities.json", "clones-round0.json"]
+            common["files"] += ["round0-utilities.json"]
     return common
 
 

@@ -1,17 +1,15 @@
-"""How a coalition is measured: chains on held-out questions, how different its variants are."""
+"""How a coalition is measured: chains on held-out questions, its judge, its candidates."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import permutations
 from typing import Any
 
 import numpy as np
 
 from rationalize.answers import is_correct
-from rationalize.evaluation.clones import clone_rows, format_clones
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.intervals import paired_difference
@@ -19,23 +17,17 @@ from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.refining import format_refining, refining_rows, refining_utilities
 from rationalize.evaluation.results import difference_row
 from rationalize.evaluation.voting import chosen_attempt
-from rationalize.methods.candidates import Candidates
+from rationalize.methods.candidates import CandidatePair, Candidates, Leak, utility_text
 from rationalize.methods.common import log_round, rollouts
 from rationalize.methods.own_attempts import first_right
 from rationalize.methods.setup import Setup, majority_row, trained_rows, write_results
-from rationalize.models.answer_texts import Texts
-from rationalize.models.choices import ChoiceScorer
-from rationalize.models.scorers import AnswerFold, AnswerScorer
-from rationalize.models.variants import Variants
+from rationalize.models.scorers import AnswerScorer
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.rewards.reading import likeliest
 from rationalize.runs import Run, slug
 from rationalize.sampling.coalition import Chain, Coalition, Who
 from rationalize.sampling.writing import question_seed
-from rationalize.training.loop import FitConfig
-from rationalize.training.objectives import response_logprobs
-from rationalize.training.rows import RowMaker
 
 COMPARED: dict[str, Who] = {
     "COALITION": "controller",
@@ -231,41 +223,34 @@ def log_refining(run: Run, candidates: Candidates, when: str) -> None:
         print(format_refining(rows))
 
 
-def log_clones(
-    variants: Variants, names: Sequence[str], attempts: Sequence[Attempt],
-    questions: Sequence[Question], texts: Texts, config: FitConfig, run: Run, when: str,
+def log_leak(
+    run: Run, when: str, candidates: Candidates, questions: Sequence[Question], leak: Leak,
+    pairs: Sequence[CandidatePair] = (),
 ) -> None:  # fmt: skip
-    """Store and print how different the variants' rationales are: before a round, or at the end."""
-    file = f"clones-{when}.json"
-    if len(names) < 2 or run.read_json(file) is not None:
+    """Store and print how many candidates the leak control touched: those that the judge has read
+    otherwise than they were written, or not at all; and how many of them ended in pairs.
+    """
+    file = f"leak-{when}.json"
+    if leak == "none" or run.read_json(file) is not None:
         return
     by_id = {q.id: q for q in questions}
-    first: dict[str, dict[str, Attempt]] = {name: {} for name in names}
-    for attempt in attempts:
-        if not attempt.refines:
-            first[attempt.writer].setdefault(attempt.question_id, attempt)
-    answers: dict[str, dict[str, str | None]] = {}
-    with variants.bare() as policy:
-        reader = ChoiceScorer(policy)
-        for name, own in first.items():
-            asked = [by_id[i] for i in own if by_id[i].choices]
-            given = [own[q.id].rationale or None for q in asked]
-            found = AnswerFold(reader, reader).probabilities(asked, given, texts)
-            answers[name] = {
-                q.id: (q.choices or ())[int(np.argmax(p))]
-                for q, p in zip(asked, found, strict=True)
-            }
-    logprobs: dict[tuple[str, str], float] = {}
-    for reader_name in names:
-        with variants.active(reader_name) as policy:
-            maker = RowMaker(policy)
-            for name, own in first.items():
-                rows = [maker.attempt(a) for a in own.values() if a.completion]
-                tokens = sum(len(row.response_ids) for row in rows)
-                total = sum(response_logprobs(policy, rows, config))
-                logprobs[name, reader_name] = total / max(1, tokens)
-    divergences = {(a, b): logprobs[a, a] - logprobs[a, b] for a, b in permutations(names, 2)}
-    written = {n: {i: a.rationale for i, a in own.items()} for n, own in first.items()}
-    pairs = clone_rows(written, answers, divergences)
-    run.write_json(file, pairs)
-    print(format_clones(pairs))
+
+    def touched(attempts: Iterable[Attempt]) -> int:
+        asked = [(a.rationale, by_id[a.question_id]) for a in attempts]
+        return sum(utility_text(*own, leak) != utility_text(*own, "none") for own in asked)
+
+    facts: dict[str, Any] = {"control": leak}
+    for name, groups in (("written", candidates.written), ("refined", candidates.refined)):
+        own = [a for group in groups.values() for a in group]
+        facts[name] = {"n": len(own), "touched": touched(own)}
+    facts["pairs"] = {
+        "n": len(pairs), "chosen": touched(p.chosen for p in pairs),
+        "rejected": touched(p.rejected for p in pairs),
+    }  # fmt: skip
+    run.write_json(file, facts)
+    done = {"mask": "had an answer masked", "penalty": "only named answers"}[leak]
+    told = ", ".join(f"{facts[name]['touched']} of {facts[name]['n']} {name}"
+                     for name in ("written", "refined"))  # fmt: skip
+    among = "; in {n} pairs {chosen} of the chosen, {rejected} of the rejected"
+    say(f"leak control, {when}: {told} candidates {done}"
+        + (among.format(**facts["pairs"]) if pairs else ""))  # fmt: skip

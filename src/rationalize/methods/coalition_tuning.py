@@ -21,6 +21,7 @@ from rationalize.methods.setup import Setup
 from rationalize.models.choices import halve
 from rationalize.models.policy import load_policy
 from rationalize.models.variants import Variants
+from rationalize.questions import alike
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.training.loop import forget_checkpoint
@@ -52,12 +53,18 @@ def m_ift(
 
 
 def parts_of(train: Sequence[Question], config: CoalitionConfig) -> list[list[Question]]:
-    """What each variant is tuned on: disjoint parts, each kind of question dealt out in turn."""
+    """What each variant is tuned on: disjoint parts, each kind of question dealt out in turn, and
+    what asks the same to one.
+    """
     if config.parts == "same":
         return [list(train)] * config.variants
-    order = random.Random(config.seed).sample(range(len(train)), len(train))
-    dealt = sorted(order, key=lambda i: train[i].kind or "")
-    return [[train[i] for i in sorted(dealt[k :: config.variants])] for k in range(config.variants)]
+    groups = alike(train)
+    order = random.Random(config.seed).sample(groups, len(groups))
+    dealt = sorted(order, key=lambda group: train[group[0]].kind or "")
+    own = [
+        sorted(i for g in dealt[k :: config.variants] for i in g) for k in range(config.variants)
+    ]
+    return [[train[i] for i in part] for part in own]
 
 
 def tune_variant(

@@ -70,13 +70,13 @@ class MethodConfig:
 
 def refuse_unused(config: MethodConfig, *names: str) -> None:
     """Raise `UsageError` where a field that has no effect in this method was set."""
-    defaults = {f.name: f for f in dataclasses.fields(config)}
+    fields = {f.name: f for f in dataclasses.fields(config)}
     for name in names:
-        if getattr(config, name) != defaults[name].default:
-            raise UsageError(
-                f"{name} has no effect in {type(config).__name__.removesuffix('Config')}; "
-                "leave it out"
-            )
+        f = fields[name]
+        made = f.default_factory
+        if getattr(config, name) != (f.default if made is dataclasses.MISSING else made()):
+            method = type(config).__name__.removesuffix("Config")
+            raise UsageError(f"{name} has no effect in {method}; leave it out")
 
 
 def refuse_nested(config: MethodConfig, *names: str) -> None:

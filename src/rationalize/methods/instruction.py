@@ -28,7 +28,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rationalize.answers import is_correct
-from rationalize.errors import UserError
+from rationalize.config import nearest
+from rationalize.errors import UsageError, UserError
 from rationalize.methods.common import MethodConfig, restore_or, rollouts
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.forward import Row
@@ -65,7 +66,9 @@ class InstructionConfig(MethodConfig):
     warm_up: float = 0.4
     """Share of the steps before the imperfect rationales are written."""
     shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
-    """Share of each mode in a batch; a mode at 0 is not learned."""
+    """Share of each mode (rationale, refine, answer_from_rationale, answer) in a batch, of their
+    sum; a mode at 0 is not learned.
+    """
     texts: Texts = "choices"
     """How answers are written: in the words of the choice, or as its letter (`modes`)."""
     imperfect: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=48)
@@ -74,6 +77,29 @@ class InstructionConfig(MethodConfig):
     """Built-in demonstrations for the few-shot attempts where no question has a rationale."""
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=16)
     """How the model learns."""
+
+    def __post_init__(self) -> None:
+        check_shares(self.shares, self.fit.batch_size, "fit.batch_size")
+
+
+def check_shares(shares: Mapping[str, float], batch_size: int, name: str) -> None:
+    """Raise `UsageError` where the shares name no mode, or cannot fill a batch."""
+    for mode, share in shares.items():
+        if mode not in SHARES:
+            raise UsageError(f"shares: unknown mode {mode!r}{nearest(mode, SHARES)}")
+        if not share >= 0:
+            raise UsageError(f"shares: {mode} has the share {share}; expected at least 0")
+    shared = [mode for mode, share in shares.items() if share]
+    if set(shared) <= {"refine"}:
+        raise UsageError(
+            "shares: no mode but refine has a share; expected one of "
+            f"{', '.join(m for m in SHARES if m != 'refine')}, which come before it"
+        )
+    if batch_size < len(shared):
+        raise UsageError(
+            f"{name} is {batch_size}; expected at least {len(shared)}, a row for each mode that "
+            f"has a share ({', '.join(shared)})"
+        )
 
 
 def instruct(

@@ -255,10 +255,11 @@ def print_tables(results: Mapping[str, Any]) -> None:
 
 @contextmanager
 def open_method(
-    config: Own, method: str, out: Path, rewards: Sequence[str] = ()
-) -> Iterator[Setup[Own]]:
-    """Everything a method needs, in one run directory."""
-    splits = load_method_splits(config)
+    config: Own, method: str, out: Path, rewards: Sequence[str] = (),
+    splits: dict[str, list[Question]] | None = None,
+) -> Iterator[Setup[Own]]:  # fmt: skip
+    """Everything a method needs, in one run directory; `splits` where they are read already."""
+    splits = splits or load_method_splits(config)
     base = load_policy(config.model, tuning="full", trust_remote_code=config.trust_remote_code)
     with Run.open(
         out, {"method": method, **dataclasses.asdict(config)}, base_hash=base.weights_hash

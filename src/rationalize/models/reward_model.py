@@ -66,10 +66,9 @@ class RewardModel:
         """A reward model that `save_facts` completed, or the run that trained it; adapters bring
         their base model along.
         """
-        inside = Path(folder) / "model"
-        folder = inside if (inside / FILE).is_file() else folder
+        folder = reward_model_folder(folder)
         facts = read_facts(folder)
-        policy, unit = load_parts(Path(folder), facts, trust_remote_code=trust_remote_code)
+        policy, unit = load_parts(folder, facts, trust_remote_code=trust_remote_code)
         return cls(lambda: nullcontext(policy), unit, **scaling(facts))
 
     def utilities(
@@ -143,6 +142,12 @@ def read_facts(folder: Path | str) -> dict[str, Any]:
             "`rationalize train reward-model` or `train self-motivated`"
         )
     return json.loads(file.read_text())
+
+
+def reward_model_folder(folder: Path | str) -> Path:
+    """A reward model's own folder: this one, or `model/` of the run that trained it."""
+    inside = Path(folder) / "model"
+    return inside if (inside / FILE).is_file() else Path(folder)
 
 
 def scaling(facts: dict[str, Any]) -> dict[str, Any]:

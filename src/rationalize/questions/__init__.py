@@ -9,12 +9,13 @@ from rationalize.questions.load import (
     load_sample,
     load_splits,
 )
-from rationalize.questions.splits import check_overlap, same_question_key, without_repeats
+from rationalize.questions.splits import alike, check_overlap, same_question_key, without_repeats
 
 __all__ = [
     "BadRow",
     "BadRows",
     "ReferenceRationale",
+    "alike",
     "builtin_questions",
     "check_overlap",
     "load_questions",

@@ -26,6 +26,14 @@ def same_question_key(question: Question) -> tuple[str, ...]:
     return (_plain(question.context or ""), _plain(question.question), *choices)
 
 
+def alike(questions: Iterable[Question]) -> list[list[int]]:
+    """Positions of the questions, those that ask the same together, by the first of each."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for i, question in enumerate(questions):
+        groups.setdefault(same_question_key(question), []).append(i)
+    return list(groups.values())
+
+
 def cut(questions: Iterable[Question], missing: Iterable[str]) -> dict[str, list[Question]]:
     """`dev` or `test` (a tenth each) and the remaining `train`, by a hash of the question."""
     wanted = {split: _SHARE[split] for split in missing}

@@ -267,7 +267,7 @@ class Coalition:
             ]
             probabilities = [alone, *given]
             prompts = [answer_prompt(self.texts, q, finals[q.id]) for q in free]
-            greedy = SamplingConfig(temperature=0.0, max_new_tokens=16)
+            greedy = SamplingConfig(temperature=0.0, max_new_tokens=64)
             texts = Sampler(policy).sample(prompts, greedy, seeds=[0] * len(free)) if free else []
         answers: dict[str, str | None] = {
             q.id: own[0].text.strip() or None for q, own in zip(free, texts, strict=True)

@@ -1,12 +1,16 @@
-"""`ask` for a coalition: who wrote, who refined, what changed, how sure of the answer."""
+"""`ask` and `evaluate` for a coalition: who wrote, who refined, what changed, how sure it is."""
 
 from __future__ import annotations
 
+import hashlib
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rationalize.records import Question
+from rationalize.errors import UsageError
+from rationalize.records import Attempt, Question
 from rationalize.report.chains import changes
 from rationalize.text import printable
 
@@ -21,6 +25,35 @@ def coalition_folder(model: str) -> Path | None:
         if (folder / "coalition.json").is_file():
             return folder
     return None
+
+
+def refuse_unfit(config: Any) -> None:
+    """Raise `UsageError` where a verb's fields ask a coalition for what it has not."""
+    if config.control or config.guidance:
+        raise UsageError(f"{config.model} is a coalition, which has no control tokens")
+    if getattr(config, "mode", "rationale_answer") != "rationale_answer":
+        raise UsageError(f"{config.model} is a coalition, which always writes a rationale first")
+
+
+def coalition_hash(folder: Path) -> str:
+    """Of all its weights: the base's, the variants', the controller's."""
+    from rationalize.models.folders import weights_hash
+
+    parts = sorted({file.parent for file in folder.rglob("*.safetensors")})
+    return hashlib.sha256("".join(weights_hash(p, None) for p in parts).encode()).hexdigest()
+
+
+def chain_attempts(
+    folder: Path, questions: Sequence[Question], sampling: SamplingConfig, *, split: str,
+    seed: int, name: str, trust_remote_code: bool = False,
+) -> tuple[list[Attempt], list[dict[str, Any]]]:  # fmt: skip
+    """The coalition's chains as attempts of `name`, and as rows for files and the page."""
+    from rationalize.sampling.coalition import Coalition
+
+    coalition = Coalition.load(folder, trust_remote_code=trust_remote_code)
+    chains = coalition.chains(questions, sampling, split=split, seed=seed)
+    attempts = [replace(c.as_attempt(name), writer=name, seed=seed) for c in chains]
+    return attempts, [{"method": name, "split": split, **c.as_row()} for c in chains]
 
 
 def ask_coalition(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +13,12 @@ from tyro.conf import Positional
 from rationalize.errors import UsageError
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
+from rationalize.verbs.chain import (
+    chain_attempts,
+    coalition_folder,
+    coalition_hash,
+    refuse_unfit,
+)
 from rationalize.verbs.places import (
     ScorerPlaces,
     Writer,
@@ -24,13 +31,18 @@ from rationalize.verbs.places import (
 if TYPE_CHECKING:
     from rationalize.runs import Run
 
+_CHAINS = "chains.json"
+"""How a coalition answered, in a run's folder."""
+
 
 @dataclass(frozen=True)
 class EvaluateConfig(ScorerPlaces):
     """Accuracy and every reward, with intervals."""
 
     model: str
-    """`default`, a folder, a run, or a hub id; with `server`, the name of a model there."""
+    """`default`, a folder, a run (a coalition's too), or a hub id; with `server`, the name of a
+    model there.
+    """
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     out: Path = Path("runs/evaluate")
@@ -104,11 +116,26 @@ def evaluate(config: EvaluateConfig) -> None:
 
     questions, train = _questions(config)
     settings = {"method": "evaluate", **settings_of(config)}
+    folder = _coalition(config)
+    if folder:
+        refuse_unfit(config)
+        if config.n > 1:
+            raise UsageError(
+                f"{config.model} is a coalition, which answers a question once; leave --n out, or "
+                "evaluate it under several seeds"
+            )
+        name = config.name or Path(config.model).resolve().name
+        with Run.open(config.out, settings, base_hash=coalition_hash(folder)) as run:
+            write = partial(_chains, config, run, folder, name, questions)
+            _evaluate(config, run, name, write, questions, train)
+        return
     with (
         open_writer(config) as writer,
         Run.open(config.out, settings, base_hash=writer.weights_hash) as run,
     ):
-        _evaluate(config, run, writer, questions, train)
+        name = config.name or writer.sampler.name
+        write = partial(_written, config, writer, name, questions)
+        _evaluate(config, run, name, write, questions, train)
 
 
 def compare(config: CompareConfig) -> None:
@@ -131,7 +158,8 @@ def compare(config: CompareConfig) -> None:
 def _evaluate(
     config: EvaluateConfig,
     run: Run,
-    writer: Writer,
+    name: str,
+    write: Callable[[], list[Attempt]],
     questions: Sequence[Question],
     train: Sequence[Question],
 ) -> None:
@@ -141,7 +169,6 @@ def _evaluate(
     from rationalize.report import write_report
     from rationalize.rewards import RewardSuite
 
-    name = config.name or writer.sampler.name
     by_id = {q.id: q for q in questions}
     suite = RewardSuite(
         rewards_of(
@@ -152,7 +179,7 @@ def _evaluate(
     )  # fmt: skip
     shard = f"final-{config.split}-{config.seed}"
     if not run.has_shard(shard):
-        run.append(suite.score(_written(config, writer, name, questions), by_id), shard)
+        run.append(suite.score(write(), by_id), shard)
     attempts = {name: run.read_shard(shard)}
     if train:
         floor = majority_attempts(train, questions, split=config.split)
@@ -170,9 +197,12 @@ def _evaluate(
         merge_log(results, trained.metrics())
         its = (trained.read_json("results.json") or {}).get("trained") or []
         exported = (trained.done("export") or {}).get("method")  # whose `model/` is
+        exported = "COALITION" if _coalition(config) else exported
         results["trained"] = [{**row, "method": name} for row in its if row["method"] == exported]
     if config.n > 1:
         results["votes"] = _votes(config, attempts[name], by_id, name)
+    if chains := run.read_json(_CHAINS):
+        results["chains"] = chains
     run.write_json("results.json", results)
     save_questions(run, questions)
     write_report(results, attempts, by_id, run.path / "report.html")
@@ -204,6 +234,22 @@ def _written(
         split=config.split, seed=config.seed, writer=name, mode=config.mode,
         control=writer.control, label=f"{name} on {config.split}",
     )  # fmt: skip
+
+
+def _coalition(config: EvaluateConfig) -> Path | None:
+    """The folder of the coalition that is evaluated, if it is one."""
+    return coalition_folder(config.model) if config.server is None else None
+
+
+def _chains(
+    config: EvaluateConfig, run: Run, folder: Path, name: str, questions: Sequence[Question]
+) -> list[Attempt]:
+    attempts, rows = chain_attempts(
+        folder, questions, sampling_of(config), split=config.split, seed=config.seed, name=name,
+        trust_remote_code=config.trust_remote_code,
+    )  # fmt: skip
+    run.write_json(_CHAINS, rows)
+    return attempts
 
 
 def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rationalize.config import nearest, to_dict
 from rationalize.errors import UsageError, UserError
+from rationalize.verbs.chain import coalition_folder
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -83,6 +84,12 @@ def settings_of(config: Any) -> dict[str, Any]:
 
 def load(model: str, *, trust_remote_code: bool = False) -> Policy:
     """The policy of a finished run, a folder, a hub id, or the embedded default."""
+    if coalition_folder(model):
+        raise UsageError(
+            f"{model} is a coalition: several models that answer together, where one was expected. "
+            "`rationalize ask` and `rationalize evaluate` work with it; so does, from Python, "
+            "Coalition.load(FOLDER).chains(questions, sampling)"
+        )
     run = Path(model)
     if (run / "config.yaml").is_file() and not (run / "model").is_dir():
         raise UserError(

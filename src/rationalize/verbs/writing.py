@@ -14,7 +14,7 @@ from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
 from rationalize.text import printable
-from rationalize.verbs.chain import ask_coalition, coalition_folder
+from rationalize.verbs.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.verbs.partial import Partial
 from rationalize.verbs.places import bins_of, load, open_writer, sampling_of, settings_of
 
@@ -160,8 +160,7 @@ def ask(config: AskConfig) -> None:
     )
     folder = coalition_folder(config.model)
     if folder:
-        if config.control or config.guidance:
-            raise UsageError(f"{config.model} is a coalition, which has no control tokens")
+        refuse_unfit(config)
         ask_coalition(
             folder, question, sampling_of(config), n=config.n, seed=config.seed,
             trust_remote_code=config.trust_remote_code,
