@@ -81,7 +81,7 @@ def refuse_unused(config: MethodConfig, *names: str) -> None:
 
 def refuse_nested(config: MethodConfig, *names: str) -> None:
     """Raise `UsageError` where the nested configuration of a name sets what `share` takes from
-    `config`, and where a dotted name (`rm.attempts`), which has no effect at all, was set.
+    `config` to something else, and where a dotted name (`rm.attempts`), which has no effect at all, was set.
     """
     method = type(config).__name__.removesuffix("Config")
     given = {f.name: f.default for f in dataclasses.fields(config)}
@@ -90,7 +90,7 @@ def refuse_nested(config: MethodConfig, *names: str) -> None:
         nested = getattr(config, name)
         own = {f.name: getattr(nested, f.name) for f in dataclasses.fields(nested)}
         rest = {} if single else {key: own[key] for key in own if key not in common}
-        untouched = (type(nested)(**rest), given[name], MethodConfig())
+        untouched = (type(nested)(**rest), given[name], MethodConfig(), config)
         for key in [single] if single else [key for key in common if key in own]:
             if own[key] not in [getattr(one, key) for one in untouched if hasattr(one, key)]:
                 where = "leave it out" if single else f"set {key}, which holds for every stage"
