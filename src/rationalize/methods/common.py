@@ -80,8 +80,9 @@ def refuse_unused(config: MethodConfig, *names: str) -> None:
 
 
 def refuse_nested(config: MethodConfig, *names: str) -> None:
-    """Raise `UsageError` where the nested configuration of a name sets what `share` takes from
-    `config` to something else, and where a dotted name (`rm.attempts`), which has no effect at all, was set.
+    """Raise `UsageError` where the nested configuration of a name sets to something else what
+    `share` takes from `config`, and where a dotted name (`rm.attempts`), which has no effect at
+    all, was set.
     """
     method = type(config).__name__.removesuffix("Config")
     given = {f.name: f.default for f in dataclasses.fields(config)}
