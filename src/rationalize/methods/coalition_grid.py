@@ -25,7 +25,7 @@ from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_results import COMPARED, chain_shard, evaluate_chains
 from rationalize.methods.setup import Setup, majority_row, said_done, write_results
 from rationalize.progress import say
-from rationalize.runs import Run, differences
+from rationalize.runs import Run, check_resumable, differences
 
 Change = Callable[[CoalitionConfig], CoalitionConfig]
 
@@ -124,8 +124,11 @@ def settings_of(config: CoalitionGridConfig) -> CoalitionConfig:
 def _finished(
     setup: Setup, methods: Methods, config: CoalitionConfig, folder: Path
 ) -> tuple[Run, CoalitionConfig]:
-    """A finished run as the full method's arm. Raises `UserError` where it is not finished."""
+    """A finished run as the full method's arm. Raises `UserError` where it is not finished, or has
+    another base model.
+    """
     run = Run.read(folder)
+    check_resumable(folder, run.config, base_hash=setup.base.weights_hash)
     for split in setup.final_splits:
         for who in COMPARED:
             shard = chain_shard(who, split, config.seed)
@@ -171,6 +174,8 @@ def shared(full: CoalitionConfig, arm: CoalitionConfig) -> dict[str, list[str]]:
         return common
     common["variants"] = [f"{name}-tuned" for name in arm.names]
     common["files"].append("clones-tuned.json")
+    if arm.candidates.refiners == full.candidates.refiners:
+        common["shards"].append("dev-tuned")
     if arm.rounds:
         common["shards"] += [f"round0-{name}-writes" for name in arm.names]
         if arm.candidates.refiners == full.candidates.refiners:
