@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from rationalize import cli
 from rationalize.cli import METHODS, VERBS, Command, main
@@ -40,6 +42,11 @@ def run_toy(config: ToyConfig, out: Path) -> None:
         raise UsageError("unknown reward")
     if config.fail == "interrupt":
         raise KeyboardInterrupt
+    if config.fail == "disk":
+        raise OSError(errno.ENOSPC, "No space left on device")
+    if config.fail == "weights":  # its words on a full disk
+        raise SafetensorError("Error while serializing: I/O error: No space left on device "
+                              "(os error 28)")  # fmt: skip
     if config.fail == "bug":
         raise AssertionError("a bug")
 
@@ -96,6 +103,14 @@ def test_train_calls_the_method_with_its_configuration_and_folder(tmp_path):
 def test_how_a_verb_can_end(capsys, fail, status, message):
     assert main(["train", "toy", "--fail", fail]) == status
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize("fail", ["disk", "weights"])
+def test_a_full_disk_is_a_sentence(capsys, fail):
+    assert main(["train", "toy", "--fail", fail]) == 1
+    said = capsys.readouterr().err
+    assert "the disk is full" in said
+    assert "make room and start the same command again" in said
 
 
 def test_a_bug_keeps_its_traceback():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
 import logging
@@ -11,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from rationalize import __version__
 from rationalize.config import load_yaml, nearest, to_dict
@@ -258,10 +261,27 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"rationalize: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except (OSError, SafetensorError) as error:
+        if not disk_is_full(error):
+            raise
+        print(
+            f"rationalize: the disk is full ({printable(str(error))}); make room and start the "
+            "same command again: a run goes on from its last checkpoint",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         print("\ninterrupted; run again with the same directory to resume", file=sys.stderr)
         return 130
     return 0
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether a write failed for want of room (safetensors has errors of its own kind)."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(
+        f"os error {n})" in str(error) for n in full
+    )
 
 
 def _method(argv: list[str], known: Mapping[str, Command]) -> tuple[str | None, list[str]]:
