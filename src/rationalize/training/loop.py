@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rationalize.errors import UserError
-from rationalize.memory import keep_freed_memory
+from rationalize.memory import give_back_freed_memory, keep_freed_memory
 from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
 from rationalize.models.precision import has_fast_bfloat16
@@ -149,6 +149,10 @@ def fit(
                 _save(folder, step + 1, parameters, optimizer)
                 saved_at = time.monotonic()
             progress(step + 1, steps, tokens)
+    optimizer.zero_grad(set_to_none=True)
+    del optimizer
+    if policy.device.type == "cpu":
+        give_back_freed_memory()
 
 
 def forget_checkpoint(run: Run, stage: str) -> None:
