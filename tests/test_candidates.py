@@ -127,7 +127,7 @@ def test_what_the_leak_control_touched_is_counted(tmp_path, capsys):
     refined = attempt(ONE, "Cold, so yes.", None, refines=written[0].id, writer="variant-1")
     with Run.open(tmp_path, {}) as run:
         for leak, (touched, words, chosen, rejected) in told.items():
-            scored = utilities_of([*written, refined], [ONE], Judge(), leak)
+            scored = utilities_of([*written, refined], [ONE], Judge(), leak, {"q1": 0.5})
             found = by_source({"q1": 0.5}, scored)
             pair = CandidatePair("p", scored[1], scored[0], "generation")
             log_leak(run, leak, found, [ONE], leak, [pair])

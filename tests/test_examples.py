@@ -126,13 +126,16 @@ def test_learn_from_own_attempts(half_right, tmp_path, capsys):
     model, questions = half_right
     quick = FitConfig(learning_rate=1e-3, batch_size=8, precision="float32")
     sampling = SamplingConfig(n=8, max_new_tokens=24)
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=24)
     writing = dataclasses.replace(module.ATTEMPTS, shots=0, sampling=sampling)
     config = dataclasses.replace(
         module.CONFIG, model=model, questions=questions, redraw=writing, modes=("rm+z",),
-        kept=dataclasses.replace(module.CONFIG.kept, warm_up=0, write=writing, fit=quick),
+        kept=dataclasses.replace(
+            module.CONFIG.kept, warm_up=0, write=writing, fit=quick, evaluation_sampling=greedy
+        ),
         rm=dataclasses.replace(module.CONFIG.rm, gate=0.0, gate_masked=0.0, fit=quick),
         ppo=dataclasses.replace(module.CONFIG.ppo, updates=1, fit=quick),
-        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=24),
+        evaluation_sampling=greedy,
     )  # fmt: skip
     train_self_motivated(config, tmp_path / "run")
     module.compare_two_rationales(tmp_path / "run", questions)
