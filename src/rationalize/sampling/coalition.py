@@ -127,7 +127,6 @@ class Coalition:
     texts: Texts = "choices"
     controller: bool = True
     """Whether a controller was trained; else `who` falls back to chance."""
-    _drafts: dict[tuple, dict[str, Attempt]] = field(default_factory=dict, init=False, repr=False)
     _without: tuple[list[Question], dict[str, list[float]]] = field(
         default=([], {}), init=False, repr=False
     )
@@ -144,7 +143,12 @@ class Coalition:
         who = who if self.controller or who != "controller" else "random"
         writers = self._writers(questions, seed, who)
         once = replace(sampling, n=1)
-        by_id = self._written(questions, writers, once, split, seed)
+        by_id = self._work(
+            questions, writers, lambda sampler, own, name: write_attempts(
+                sampler, own, once, split=split, seed=question_seed(seed, name), writer=name,
+                mode="rationale", label=f"{name} writes {split}",
+            )
+        )  # fmt: skip
         written = [by_id[q.id] for q in questions]
         refiners = self._refiners(questions, written, seed, who)
         refined = self._work(
@@ -165,26 +169,6 @@ class Coalition:
             )
             for q, own in zip(questions, last, strict=True)
         ]  # fmt: skip
-
-    def _written(
-        self, questions: Sequence[Question], writers: Sequence[str], sampling: SamplingConfig,
-        split: str, seed: int,
-    ) -> dict[str, Attempt]:  # fmt: skip
-        """What the writers wrote, by question id. Nobody writes twice for the same question,
-        whoever is compared: variants at work do not learn.
-        """
-        drafts = {n: self._drafts.setdefault((n, sampling, split, seed), {}) for n in set(writers)}
-        asked = [(q, n) for q, n in zip(questions, writers, strict=True) if q.id not in drafts[n]]
-        fresh = self._work(
-            [q for q, _ in asked], [n for _, n in asked],
-            lambda sampler, own, name: write_attempts(
-                sampler, own, sampling, split=split, seed=question_seed(seed, name), writer=name,
-                mode="rationale", label=f"{name} writes {split}",
-            ),
-        )  # fmt: skip
-        for q, name in asked:
-            drafts[name][q.id] = fresh[q.id]
-        return {q.id: drafts[name][q.id] for q, name in zip(questions, writers, strict=True)}
 
     def _writers(self, questions: Sequence[Question], seed: int, who: Who) -> list[str]:
         if who == "controller" and len(self.names) > 1:
