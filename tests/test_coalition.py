@@ -330,6 +330,27 @@ def test_without_teacher_rationales_m_ift_judges(model, tmp_path, capsys):
     assert judged_by(given, []) == given
 
 
+def test_the_demo_goes_on_without_teacher_rationales(model, tmp_path, capsys):
+    """SFT has nothing to imitate then; demonstrations are the built-in ones."""
+    folder = tmp_path / "sums"
+    folder.mkdir()
+    for split, n in (("train", 12), ("dev", 3), ("test", 4)):
+        rows = [{"id": f"{split}{i}", "question": f"{split}: 2 + {i}?", "answer": str(2 + i)}
+                for i in range(n)]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    tuning = dataclasses.replace(config(model).instruction, source="builtin:train=8")
+    own = config(model, questions=str(folder), instruction=tuning, controller_share=0.0)
+    shared = {f.name: getattr(own, f.name) for f in dataclasses.fields(own)}
+    run_coalition_demo(CoalitionDemoConfig(**shared, shots=1, direct_epochs=0.5), tmp_path / "run")
+    results = json.loads((tmp_path / "run/results.json").read_text())
+    assert "SFT" not in results["methods"]
+    assert {"base, few-shot", "COALITION"} <= set(results["methods"])
+    assert "SFT is left out" in capsys.readouterr().err
+    [asked] = {a.prompt.count("So the answer is") for a in Run.read(tmp_path / "run").read_shard(
+        "final-base--few-shot-test-0")}  # fmt: skip
+    assert asked == 1
+
+
 def test_a_source_gives_no_held_out_question_away(model, tmp_path, capsys):
     tuning = dataclasses.replace(config(model).instruction, source="builtin:train=24")
     train_coalition(config(model, instruction=tuning, controller_share=0.25), tmp_path / "run")

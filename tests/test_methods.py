@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import tiny_policy
 
+from rationalize.errors import UserError
 from rationalize.evaluation.obedience import obedience
 from rationalize.methods.common import restore_or
 from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
@@ -284,7 +285,7 @@ def test_lora_keeps_no_second_model_and_learns(tmp_path):
 
 def test_questions_without_right_rationales_are_refused(tmp_path):
     wrong = [dataclasses.replace(q, extra={"teacher_answers": ("no", "no")}) for q in TRAIN]
-    with pytest.raises(ValueError, match="no training question has a teacher rationale"):
+    with pytest.raises(UserError, match="no training question has a teacher rationale"):
         sft(tiny_policy("decoder"), wrong, DEV, SFT, Run.open(tmp_path, {}), "sft")
 
 

@@ -17,7 +17,9 @@ from rationalize.methods.demo import SFT, floor_of, taught_by_sft
 from rationalize.methods.instruction import InstructionConfig
 from rationalize.methods.setup import said_done
 from rationalize.methods.sft import SftConfig
+from rationalize.progress import say
 from rationalize.sampling.local import SamplingConfig
+from rationalize.sampling.writing import teacher_attempts
 from rationalize.training.loop import FitConfig
 
 
@@ -74,10 +76,15 @@ def run_coalition_demo(config: CoalitionDemoConfig, out: Path) -> None:
         if said_done(run, "demo"):
             return
         methods = floor_of(setup, setup.base)
-        policy = taught_by_sft(setup, config.seed)
-        for split in setup.final_splits:
-            own = setup.evaluate(policy, SFT, split, seed=config.seed)
-            methods.setdefault(SFT, {})[split] = {config.seed: own}
+        pairs = [("COALITION", BASE)]
+        if teacher_attempts(setup.train, "correct"):
+            policy = taught_by_sft(setup, config.seed)
+            for split in setup.final_splits:
+                own = setup.evaluate(policy, SFT, split, seed=config.seed)
+                methods.setdefault(SFT, {})[split] = {config.seed: own}
+            pairs = [("COALITION", SFT), (SFT, BASE)]
+        else:
+            say(f"{SFT} is left out: no train question has a teacher rationale that is right")
         made = coalition(setup, setup.config)
-        conclude(setup, made, methods, [("COALITION", SFT), (SFT, BASE)], started)
+        conclude(setup, made, methods, pairs, started)
         run.finish("demo", seconds=time.monotonic() - started)  # of this start

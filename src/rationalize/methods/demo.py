@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from rationalize.methods.sft import SftConfig, sft
 from rationalize.methods.verifier import VerifierConfig
 from rationalize.models.policy import Policy, load_policy
 from rationalize.progress import say
+from rationalize.questions.demonstrations import demonstrations, form_of
 from rationalize.records import Question
 from rationalize.rewards.check import check_rewards, format_table
 from rationalize.runs import Run
@@ -264,8 +266,13 @@ def _trained(setup: Setup[DemoConfig]) -> list[dict[str, Any]]:
 
 
 def _demos(train: Sequence[Question], shots: int) -> list[Question]:
-    """The first solved questions, one of each kind as far as there are kinds."""
+    """The first solved questions, one of each kind as far as there are kinds; where none is solved,
+    the built-in demonstrations of the commonest form of answer.
+    """
     solved = [q for q in train if q.rationales]
+    if not solved:
+        form = Counter(form_of(q) for q in train).most_common(1)[0][0]
+        return demonstrations("builtin", train, shots, train)[form]
     by_kind: dict[str | None, list[Question]] = {}
     for q in solved:
         by_kind.setdefault(q.kind, []).append(q)

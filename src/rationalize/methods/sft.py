@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rationalize.errors import UserError
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE
 from rationalize.methods.common import (
     MethodConfig,
@@ -100,7 +101,7 @@ def sft(
     else:
         texts = [(prompt_text("answer", q), target_text("answer", q)) for q in train]
     if not texts:
-        raise ValueError(
+        raise UserError(
             "no training question has a teacher rationale that led to its answer; give questions "
             "with `rationales`, or write some with `rationalize sample --keep-correct`"
         )
