@@ -47,14 +47,10 @@ def refining_rows(utilities_S: Sequence[Utilities]) -> list[dict[str, Any]]:
     """Paired differences of utility over questions, averaged over the seeds that asked them."""
     rows = []
     for a, b in COMPARED:
-        shared = [
-            (
-                {q: own[a][q] for q in own[a] if q in own[b]},
-                {q: own[b][q] for q in own[a] if q in own[b]},
-            )
-            for own in utilities_S
-        ]
-        of_a, of_b = (over_seeds([pair[i] for pair in shared]) for i in (0, 1))
+        of_a, of_b = (
+            over_seeds([{q: own[who][q] for q in own[a] if q in own[b]} for own in utilities_S])
+            for who in (a, b)
+        )
         if of_a:
             means = {
                 "mean_a": float(np.mean([*of_a.values()])),

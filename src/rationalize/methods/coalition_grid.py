@@ -22,8 +22,14 @@ from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.floor import FLOOR
 from rationalize.methods.coalition import coalition, open_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
-from rationalize.methods.coalition_results import COMPARED, chain_shard, evaluate_chains
-from rationalize.methods.setup import Setup, majority_row, said_done, write_results
+from rationalize.methods.coalition_results import COMPARED, evaluate_chains
+from rationalize.methods.setup import (
+    Setup,
+    final_shard,
+    majority_row,
+    said_done,
+    write_results,
+)
 from rationalize.progress import say
 from rationalize.runs import Run, check_resumable, differences
 
@@ -131,7 +137,7 @@ def _finished(
     check_resumable(folder, run.config, base_hash=setup.base.weights_hash)
     for split in setup.final_splits:
         for who in COMPARED:
-            shard = chain_shard(who, split, config.seed)
+            shard = final_shard(who, split, config.seed)
             if not run.has_shard(shard):
                 raise UserError(f"{folder} is not finished: {shard} is missing; start it again")
             methods.setdefault(who, {})[split] = {config.seed: run.read_shard(shard)}

@@ -20,7 +20,13 @@ from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.candidates import CandidatePair, Candidates, Leak, utility_text
 from rationalize.methods.common import log_round, rollouts
 from rationalize.methods.own_attempts import first_right
-from rationalize.methods.setup import Setup, majority_row, trained_rows, write_results
+from rationalize.methods.setup import (
+    Setup,
+    final_shard,
+    majority_row,
+    trained_rows,
+    write_results,
+)
 from rationalize.models.scorers import AnswerScorer
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
@@ -110,12 +116,7 @@ def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> lis
         attempts = [_of_method(c, name, config.seed) for c in chains]
         return setup.suite.score(attempts, {q.id: q for q in questions})
 
-    return rollouts(setup.run, chain_shard(name, split, config.seed), write)
-
-
-def chain_shard(name: str, split: str, seed: int) -> str:
-    """The shard of a row's chains on a split."""
-    return f"final-{slug(name)}-{split}-{seed}"
+    return rollouts(setup.run, final_shard(name, split, config.seed), write)
 
 
 def spent(attempts: Sequence[Attempt]) -> float:
@@ -145,7 +146,7 @@ def self_consistency(setup: Setup, made: Coalition, split: str, tokens: float) -
         say(f"{SELF_CONSISTENCY}: {len(drawn)} votes")
         return setup.suite.score(chosen, {q.id: q for q in questions})
 
-    return rollouts(setup.run, chain_shard(SELF_CONSISTENCY, split, config.seed), write)
+    return rollouts(setup.run, final_shard(SELF_CONSISTENCY, split, config.seed), write)
 
 
 def _of_method(chain: Chain, name: str, seed: int) -> Attempt:

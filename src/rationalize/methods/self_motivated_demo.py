@@ -40,12 +40,18 @@ from rationalize.methods.self_motivated import (
     open_modes,
     stage_of,
 )
-from rationalize.methods.setup import Setup, open_method, said_done, trained_rows, write_results
+from rationalize.methods.setup import (
+    Setup,
+    final_shard,
+    open_method,
+    said_done,
+    trained_rows,
+    write_results,
+)
 from rationalize.methods.sft import SftConfig
 from rationalize.models.policy import Policy
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
-from rationalize.runs import slug
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
 from rationalize.training.loop import FitConfig
@@ -262,7 +268,7 @@ def _vote(
             rules[f"RFT, {config.votes} votes weighted by reward model"] = (score, True)
         for name, (by, weighted) in rules.items():
             pick = partial(_picked, groups, questions, by, weighted, name, seed)
-            stored = rollouts(setup.run, f"final-{slug(name)}-{split}-{seed}", pick)
+            stored = rollouts(setup.run, final_shard(name, split, seed), pick)
             methods.setdefault(name, {}).setdefault(split, {})[seed] = stored
         curves += [
             {"method": f"{RFT} on {split}, seed {seed}", **row}

@@ -108,7 +108,7 @@ class Setup(Generic[Own]):
             )  # fmt: skip
             return self.suite.score(attempts, {q.id: q for q in questions})
 
-        return rollouts(self.run, shard or f"final-{slug(name)}-{split}-{seed}", write)
+        return rollouts(self.run, shard or final_shard(name, split, seed), write)
 
     def judged(
         self, attempts: Sequence[Attempt], suite: RewardSuite, name: str, split: str, seed: int
@@ -147,6 +147,11 @@ class Setup(Generic[Own]):
         self.export(policy, name, seed=seed, control=control, guidance=guidance, mode=mode)
         write_results(self, methods, [(name, FLOOR)], trained=trained_rows(name, trained or {}))
         print(f"model: {self.run.path / 'model'}\nreport: {self.run.path / 'report.html'}")
+
+
+def final_shard(name: str, split: str, seed: int) -> str:
+    """The shard of a row's attempts on an evaluation split."""
+    return f"final-{slug(name)}-{split}-{seed}"
 
 
 def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

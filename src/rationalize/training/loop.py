@@ -149,7 +149,6 @@ def fit(
                 _save(folder, step + 1, parameters, optimizer)
                 saved_at = time.monotonic()
             progress(step + 1, steps, tokens)
-    optimizer.zero_grad(set_to_none=True)
     del optimizer
     if policy.device.type == "cpu":
         give_back_freed_memory()
@@ -162,10 +161,12 @@ def forget_checkpoint(run: Run, stage: str) -> None:
 
 def rate_groups(parameters: dict[str, Tensor], config: FitConfig) -> list[dict[str, Any]]:
     """AdamW's groups with their peak rates: all weights, and a scalar head where it has its own."""
-    heads = [p for n, p in parameters.items() if config.head_rate and n.startswith(HEAD_NAME)]
-    others = [p for p in parameters.values() if all(p is not own for own in heads)]
+    heads = {n: p for n, p in parameters.items() if config.head_rate and n.startswith(HEAD_NAME)}
+    others = [p for n, p in parameters.items() if n not in heads]
     groups = [{"params": others, "lr": config.learning_rate}]
-    return [*groups, {"params": heads, "lr": config.head_rate}] if heads else groups
+    if heads:
+        groups.append({"params": list(heads.values()), "lr": config.head_rate})
+    return groups
 
 
 def rate_at(step: int, steps: int, config: FitConfig) -> float:
