@@ -110,7 +110,7 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     )  # fmt: skip
     """Stage E; its `mode` is one of `modes`."""
     star: StarConfig = StarConfig(
-        rounds=2, warm_up=160, warm_up_epochs=3.0, first_steps=20,
+        rounds=2, warm_up=160, warm_up_epochs=3.0, first_steps=45,
         write=WriteConfig(
             hints="failed", sampling=SamplingConfig(temperature=0.0, max_new_tokens=48)
         ),
