@@ -1,7 +1,8 @@
-"""The chains of a coalition on the page and on the terminal."""
+"""A coalition on the page and on the terminal: its chains, and tables on itself."""
 
 from rationalize.records import Attempt, Question
 from rationalize.report.chains import chains, changes
+from rationalize.report.coalition import coalition
 from rationalize.sampling.coalition import Chain
 from rationalize.verbs.chain import chain_text
 
@@ -30,6 +31,32 @@ def test_changes():
         ("same", "a"), ("gone", "b"), ("same", "c"), ("come", "d"),
     ]  # fmt: skip
     assert changes("", "") == []
+
+
+def test_tables_on_the_coalition_itself():
+    gain = {"mean": 0.2, "low": 0.1, "high": 0.3, "p": 0.01, "n": 9}
+    picks = {
+        f"{name}_{kind}": 0.5 for name in ("controller", "majority", "random", "oracle")
+        for kind in ("accuracy", "utility")
+    }  # fmt: skip
+    reading, variants, refining, who = coalition(
+        {
+            "reading": [{"alone": 0.5, "with_rationale": 0.7, "n": 9, "gain": gain}],
+            "variants": [
+                {"when": "tuned", "variants": ["a", "b"], "n": 4, "bleu": 40.0, "identical": 0.25,
+                 "disagreement": None, "kl": [0.01, None]}
+            ],
+            "refining": [{"a": "cross", "b": "self", "mean_a": 0.6, "mean_b": 0.4, **gain}],
+            "controller": [{"choice": "write", "n": 5, "tokens_read": 56.2, **picks}],
+        }
+    )  # fmt: skip
+    assert reading["rows"] == [[9, "50.0%", "70.0%", "+0.200 [+0.100, +0.300]"]]
+    assert variants["rows"] == [["tuned: a and b", 4, "40.0", "25.0%", "–", "0.010 / –"]]
+    assert refining["rows"][0][:4] == ["cross − self", 9, "0.600", "0.400"]
+    assert who["rows"] == [["who writes", 5, *["0.500 / 0.500"] * 4, "56"]]
+    for table in (reading, variants, refining, who):
+        assert {len(row) for row in table["rows"]} == {len(table["columns"])}
+    assert coalition({"leaderboard": []}) == []
 
 
 def attempt(rationale, writer):

@@ -1,4 +1,4 @@
-"""COALITION on tiny models: every stage, resume, one folder that loads, a utility that rises."""
+"""COALITION on tiny models: every stage, one folder that loads, what it says, its ablations."""
 
 import dataclasses
 import json
@@ -11,19 +11,14 @@ from toys import attempt
 from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
-from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig, utilities_of, utility_reward
 from rationalize.methods.coalition import (
-    best_round,
-    dpo_parts,
-    hold_out,
     judged_by,
     train_coalition,
 )
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_demo import CoalitionDemoConfig, run_coalition_demo
 from rationalize.methods.coalition_results import log_reading, self_consistency
-from rationalize.methods.coalition_tuning import parts_of
 from rationalize.methods.controller import ControllerConfig
 from rationalize.methods.instruction import InstructionConfig
 from rationalize.methods.sft import SftConfig
@@ -97,7 +92,12 @@ def test_every_stage_leaves_what_it_made(finished):
     accuracy = [r["mean"] for r in logged if r["reward"] == "accuracy"]
     assert accuracy == list(rounds["dev_accuracy"].values())
     assert [r["round"] for r in logged if r["reward"] == "utility"] == [0, 1]
-    assert "COALITION (coalition)" in (finished / "report.html").read_text()
+    page = (finished / "report.html").read_text()
+    assert "COALITION (coalition)" in page
+    assert [row["when"] for row in results["variants"]] == ["tuned", "round0"]
+    assert {"write", "refine"} >= {row["choice"] for row in results["controller"]} >= {"write"}
+    assert "Are the variants clones?" in page
+    assert "Does the controller know whom to pick?" in page
     chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
     assert len(chains) == 6
     assert {c["writer"] for c in chains} <= {"variant-1", "variant-2"}
@@ -377,91 +377,6 @@ def test_no_pair_left_is_said_with_counts(model, tmp_path):
         train_coalition(config(model, candidates=high, variant_epochs=0.0), tmp_path / "run")
 
 
-def test_parts_are_disjoint_and_stratified():
-    train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(40)]
-    first, second = parts_of(train, CoalitionConfig())
-    assert not {q.id for q in first} & {q.id for q in second}
-    assert len(first) == len(second) == 20
-    assert sum(q.kind == "x" for q in first) == 10
-    learned, held = hold_out(train, 0.25, 0)
-    assert len(held) == 10
-    assert not {q.id for q in learned} & {q.id for q in held}
-    quarters = dpo_parts(learned, CoalitionConfig())
-    ids = [q.id for own in quarters for part in own for q in part]
-    assert sorted(ids) == sorted(q.id for q in learned)
-    assert CoalitionConfig(candidates=CandidateConfig()).names == ["variant-1", "variant-2"]
-
-
-def test_questions_that_ask_the_same_are_dealt_together():
-    train = [
-        Question(f"q{i}", f"Is it {i // 3}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(60)
-    ]
-    learned, held = hold_out(train, 0.25, 0)
-    assert (len(learned), len(held)) == (45, 15)
-    quarters = dpo_parts(learned, CoalitionConfig())
-    dealt = [[learned, held], [part for own in quarters for part in own]]
-    dealt.append(parts_of(learned, CoalitionConfig()))
-    for parts in dealt:
-        asked = [{q.question for q in part} for part in parts]
-        assert all(asked)
-        assert sum(map(len, asked)) == len(set().union(*asked))
-
-
-def test_questions_without_repeats_are_dealt_as_ever():
-    train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(12)]
-    learned, held = hold_out(train, 0.25, 0)
-
-    def dealt(part):
-        return " ".join(q.id[1:] for q in part)
-
-    assert dealt(held) == "6 7 5"
-    assert dealt(learned) == "0 9 4 3 10 11 8 2 1"
-    assert [dealt(p) for p in parts_of(learned, CoalitionConfig())] == ["4 3 11 8 2", "0 9 10 1"]
-    quarters = [dealt(p) for own in dpo_parts(learned, CoalitionConfig()) for p in own]
-    assert quarters == ["0 9", "4 3", "10 11", "8 2 1"]
-
-
-def test_the_best_round_is_kept():
-    scores = {"tuned": 0.5, "round0": 0.7, "round1": 0.7, "round2": 0.6}
-    assert best_round(scores, CoalitionConfig()) == "round1"
-    assert best_round(scores, CoalitionConfig(select=False)) == "round2"
-    assert best_round({"tuned": 0.5}, CoalitionConfig()) == "tuned"
-
-
-def test_bad_settings():
-    with pytest.raises(ValueError, match="at least 1"):
-        CoalitionConfig(variants=0)
-    with pytest.raises(ValueError, match="at least 2 variants"):
-        CoalitionConfig(variants=1, candidates=CandidateConfig(refiners="cross"))
-    assert AnswerScorerConfig().texts == "choices"
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--init", "model"], "init has no effect in Coalition; leave it out"),
-        (["--sft-epochs", "3"], "sft_epochs has no effect"),
-        (["--sft-fit.batch-size", "2"], "sft_fit has no effect"),
-        (["--verifier", "vera"], "verifier has no effect"),
-        (["--instruction.seed", "3"], "instruction.seed has no effect in Coalition; set seed"),
-        (["--instruction.columns", "id=key"], "instruction.columns has no effect"),
-        (["--variant-fit.batch-size", "3"], "variant_fit.batch_size is 3; expected at least 4"),
-    ],
-)  # fmt: skip
-def test_settings_without_effect_or_sense_are_refused(flags, message, capsys):
-    assert main(["train", "coalition", *flags, "--dry-run"]) == 2
-    assert message in capsys.readouterr().err
-
-
-def test_a_part_may_repeat_what_the_run_says():
-    same = CoalitionConfig(seed=3, instruction=InstructionConfig(seed=3))
-    assert same.instruction.seed == 3
-    with pytest.raises(UsageError, match=r"sft\.model has no effect"):
-        CoalitionDemoConfig(sft=SftConfig(model="other"))
-    with pytest.raises(UsageError, match="verifier has no effect in CoalitionDemo"):
-        CoalitionDemoConfig(verifier="vera")
-
-
 def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(model, tmp_path):
     with pytest.raises(UsageError, match="--reward-model DIR"):
         config(model, judge="reward-model")
@@ -520,118 +435,3 @@ def test_the_grid_takes_the_full_method_from_a_finished_run(finished, model, tmp
     (tmp_path / "half" / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
     with pytest.raises(UserError, match="half is not finished: final-COALITION-test-0 is missing"):
         run_grid(dataclasses.replace(grid, full=str(tmp_path / "half")), tmp_path / "third")
-
-
-class Liking:
-    """A judge that likes one kind of rationale."""
-
-    def utilities(self, questions, rationales):
-        return [0.5 if r is None else 0.9 if "a b c" in r else 0.1 for r in rationales]
-
-
-def toy_file(path):
-    words = ("ice", "sand", "wood", "stone", "grass", "glass", "clay", "mud", "wool", "silk")
-    for split, own in (("train", words[:8]), ("dev", words[8:]), ("test", words[8:])):
-        rows = [
-            {
-                "id": f"{split}-{w}", "question": f"{w}, {split}?", "choices": ["yes", "no"],
-                "answer": "yes", "rationales": ["a b c d e f.", "so so so so so so."],
-            }
-            for w in own
-        ]  # fmt: skip
-        (path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
-
-
-@pytest.mark.parametrize("copies", [False, True])
-def test_held_out_utility_rises(model, tmp_path, monkeypatch, copies):
-    """Two kinds of rationale are imitated; preference by utility leaves the useful one."""
-    from rationalize.methods import coalition as method
-
-    monkeypatch.setattr(method, "judge_of", lambda *_: Liking())
-    folder = tmp_path / "toy"
-    folder.mkdir()
-    toy_file(folder)
-    fast = dataclasses.replace(FIT, learning_rate=3e-3)
-    sampling = SamplingConfig(max_new_tokens=24, n=4)
-    taught = config(
-        model, questions=str(folder), copies=copies, controller_share=0.25, epochs=6.0,
-        candidates=CandidateConfig(sampling=sampling), nll_weight=0.2, variant_fit=fast,
-        instruction=InstructionConfig(epochs=60.0, imperfect=sampling, fit=fast), select=False,
-    )  # fmt: skip
-    mean = {}
-    for rounds in (0, 1):
-        out = tmp_path / f"run{rounds}"
-        train_coalition(dataclasses.replace(taught, rounds=rounds), out)
-        loaded = Coalition.load(out / "coalition")
-        questions = [Question(f"q{i}", "silk, test?", "yes", ("yes", "no")) for i in range(40)]
-        chains = loaded.chains(questions, SamplingConfig(max_new_tokens=24), who="random")
-        mean[rounds] = sum(Liking().utilities([], [c.rationale for c in chains])) / len(chains)
-    assert mean[0] < 0.8
-    assert mean[1] > mean[0] + 0.05
-
-
-class Killed(Exception):
-    """What stands for a kill."""
-
-
-def kill_now_and_then(patch):
-    """Kill within training, and before or after shards are stored and stages marked as finished:
-    each at its first time alone, so that a next start comes further. Returns where.
-    """
-    from rationalize.training import loop
-
-    killed = []
-
-    def patched(owner, name, every, turns):
-        real, seen = getattr(owner, name), []
-
-        def call(*args, **facts):
-            what = args[-1] if owner is Run else len(seen)  # a shard, a stage; each save is new
-            new = what not in seen
-            seen.extend([what] * new)
-            when = turns.get(len(seen) % every) if new else None
-            if when != "before":
-                real(*args, **facts)
-            if when:
-                killed.append((name, when))
-                raise Killed
-
-        patch.setattr(owner, name, call)
-
-    patched(loop, "_save", 15, {0: "after"})
-    patched(Run, "append", 8, {3: "before", 7: "after"})
-    patched(Run, "finish", 4, {1: "before", 0: "after"})
-    return killed
-
-
-def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
-    """Killed between and within stages, in two rounds: the coalition has the same bits."""
-    whole = config(
-        model, fit=dataclasses.replace(FIT, checkpoint_every=0.0), rounds=2,
-        questions="builtin:train=16,dev=2,test=4,unseen=0",
-    )  # fmt: skip
-    train_coalition(whole, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        killed = kill_now_and_then(patch)
-        for _ in range(60):
-            try:
-                train_coalition(whole, tmp_path / "killed")
-                break
-            except Killed:
-                assert (tmp_path / "killed" / "config.yaml").exists()
-    assert set(killed) == {
-        ("_save", "after"), ("append", "before"), ("append", "after"), ("finish", "before"),
-        ("finish", "after"),
-    }  # fmt: skip
-    assert len(killed) >= 10
-    for name in ("variant-1", "variant-2", "controller"):
-        file = f"coalition/{name}/{name}/adapter_model.safetensors"
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    once, often = (
-        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")
-    )
-    assert often["rounds"] == once["rounds"]
-    assert often["methods"] == once["methods"]
-    for file in ("rounds.json", "stages.json", "leak-round1.json", "clones-round1.json"):
-        assert (tmp_path / "killed" / file).read_text() == (tmp_path / "whole" / file).read_text()

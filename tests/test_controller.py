@@ -1,6 +1,7 @@
 """The controller: labels, weights, what it is measured against; how different variants are."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -85,6 +86,13 @@ def test_no_question_is_learned_from_and_measured_on():
     learn, held = split_by_question(examples, 0.2, 0)
     assert len(held) == 16
     assert not {e.question.id for e in learn} & {e.question.id for e in held}
+
+
+def test_questions_that_ask_the_same_are_on_one_side():
+    questions = [replace(q, id=f"{q.id}-{k}") for q in QUESTIONS[:10] for k in range(3)]
+    learn, held = split_by_question([Example(q, None, (0.1, 0.2)) for q in questions], 0.2, 0)
+    assert (len(learn), len(held)) == (24, 6)
+    assert not {e.question.question for e in learn} & {e.question.question for e in held}
 
 
 def test_choices_are_probabilities_whatever_the_batch():

@@ -1,5 +1,6 @@
 """The choice scorer against a naive loop; the answer scorer and the verifier on top of it; Vera."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from transformers import T5Config, T5EncoderModel
 
 from rationalize.errors import UserError
+from rationalize.methods.folds import folds_of
 from rationalize.models import choices
 from rationalize.models.answer_texts import answer_prompt, answer_texts
 from rationalize.models.calibration import fit_temperature
@@ -18,7 +20,6 @@ from rationalize.models.scorers import (
     AnswerScorer,
     Verifier,
     VerifierFold,
-    fold_of,
     mean_of_folds,
     softmax,
 )
@@ -144,20 +145,27 @@ def test_temperature_finds_the_scale_of_the_truth():
 
 
 def test_folds_judge_what_they_have_not_seen():
-    ids = [f"train-{i}" for i in range(40)]
-    assert {fold_of(i) for i in ids} == {0, 1}
-    assert fold_of("builtin-train-00000") == fold_of("builtin-train-00000")
+    seen = {f"train-{i}": i // 3 % 2 for i in range(40)}
+    ids = list(seen)
     asked: dict[int, list[str]] = {0: [], 1: []}
 
     def judged(fold, rows):
         asked[fold] += [[*ids, "new"][i] for i in rows]
         return [[float(fold)] for _ in rows]
 
-    means = mean_of_folds([*ids, "new"], frozenset(ids), 2, judged)
-    assert all(i not in asked[fold_of(i)] for i in ids)
+    means = mean_of_folds([*ids, "new"], seen, 2, judged)
+    assert all(i not in asked[seen[i]] for i in ids)
     assert means[-1] == [0.5]
-    assert means[0] == [1.0 - fold_of(ids[0])]
-    assert mean_of_folds(ids, frozenset(ids), 1, judged)[0] == [0.0]  # one model judges all
+    assert means[0] == [1.0 - seen[ids[0]]]
+    assert mean_of_folds(ids, seen, 1, judged)[0] == [0.0]  # one model judges all
+
+
+def test_questions_that_ask_the_same_are_in_one_fold():
+    questions = [dataclasses.replace(CHOICES, id=f"q{i}", question=f"{i % 20}?") for i in range(60)]
+    folds = folds_of(questions, 2)
+    assert set(folds.values()) == {0, 1}
+    assert all(folds[f"q{i}"] == folds[f"q{i + 20}"] == folds[f"q{i + 40}"] for i in range(20))
+    assert set(folds_of(questions, 1).values()) == {0}
 
 
 @pytest.mark.parametrize(
@@ -183,12 +191,8 @@ def test_answer_scorer_is_a_softmax_of_means_averaged_over_folds(texts, written)
     assert sum(without) == pytest.approx(1.0)
     means = [naive(p, answer_prompt("modes", FREE, None), "4").utility for p in policies]
     assert utility == pytest.approx([np.mean(means)], abs=1e-4)
-    [alone] = AnswerScorer(folds, texts=texts, seen=frozenset({"q1"})).probabilities(
-        [CHOICES], ["dense"]
-    )
-    assert alone == pytest.approx(
-        folds[1 - fold_of("q1")].probabilities([CHOICES], ["dense"], texts)[0]
-    )
+    [alone] = AnswerScorer(folds, texts=texts, seen={"q1": 1}).probabilities([CHOICES], ["dense"])
+    assert alone == pytest.approx(folds[0].probabilities([CHOICES], ["dense"], texts)[0])
 
 
 def test_answers_without_rationale_are_computed_once(monkeypatch):
@@ -208,7 +212,7 @@ def test_hash_tells_scorers_apart():
         AnswerScorer([warm]),
         AnswerScorer([fold, fold]),
         AnswerScorer([fold], texts="released"),
-        AnswerScorer([fold], seen=frozenset({"q"})),
+        AnswerScorer([fold], seen={"q": 0}),
     ]
     assert len({s.weights_hash for s in scorers}) == len(scorers)
 

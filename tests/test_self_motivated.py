@@ -107,6 +107,7 @@ def test_an_adapter_at_full_tunings_rates_is_pointed_to_the_preset(capsys):
         ("--rm.attempts", "a.jsonl", "rm.attempts has no effect"),
         ("--rm.select.min_words", "3", "set kept.select"),
         ("--ppo.mode", "z", "ppo.mode has no effect"),
+        ("--sft.epochs", "3", "sft.epochs has no effect in SelfMotivatedDemo; leave it out"),
     ],
 )
 def test_what_a_nested_setting_cannot_change_is_refused(flag, value, advice, capsys):

@@ -31,7 +31,7 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
     slow = small(FIT, learning_rate=1e-4)
     config = small(
         d, model=model, questions=questions, methods=METHODS, shots=1,
-        sft=small(d.sft, epochs=1, fit=FIT), redraw=writing,
+        sft=small(d.sft, fit=FIT), redraw=writing,
         kept=small(d.kept, warm_up=2, warm_up_epochs=1, epochs=1, fit=slow, write=writing),
         rm=small(d.rm, gate=0.0, gate_masked=0.0, fit=FIT),
         ppo=small(d.ppo, updates=1, prompts=4, fit=FIT,

@@ -35,7 +35,6 @@ refined, refinements are compared with the rationale that they refine, the answe
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,7 +70,7 @@ from rationalize.models.reward_model import RewardModel, read_facts, reward_mode
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.progress import say
-from rationalize.questions import alike
+from rationalize.questions import alike, hold_out
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import CONTROLLER, Coalition
@@ -120,7 +119,9 @@ def judged_by(config: Own, train: Sequence[Question]) -> Own:
 def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
     """All seven steps; every stage is stored when it ends."""
     run, names, own = setup.run, config.names, config.candidates
-    learned, held = hold_out(setup.train, config.controller_share, config.seed)
+    train = setup.train
+    apart = hold_out(train, config.controller_share, f"{config.seed}/controller")
+    learned, held = ([train[i] for i in part] for part in apart)  # the controller's, held out
     instruction = share(config.instruction, config)
     variants, taught, imperfect = m_ift(setup, learned, instruction, config)
     for name, part in zip(names, parts_of(taught, config), strict=True):
@@ -184,18 +185,6 @@ def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> Utili
                 frozen.append(policy.frozen())
     readers = [ChoiceScorer(p) for p in frozen]
     return AnswerScorer([AnswerFold(r, r) for r in readers], texts=config.instruction.texts)
-
-
-def hold_out(
-    train: Sequence[Question], share: float, seed: int
-) -> tuple[list[Question], list[Question]]:
-    """Questions for tuning and DPO, shuffled, and questions for the controller alone; those that
-    ask the same stay together.
-    """
-    groups = alike(train)
-    order = random.Random(f"{seed}/controller").sample(groups, len(groups))
-    held = round(share * len(groups))
-    return [train[i] for g in order[held:] for i in g], [train[i] for g in order[:held] for i in g]
 
 
 def dpo_parts(

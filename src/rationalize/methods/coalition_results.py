@@ -32,7 +32,7 @@ from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.rewards.reading import likeliest
 from rationalize.runs import Run, slug
-from rationalize.sampling.coalition import Chain, Coalition, Who
+from rationalize.sampling.coalition import CONTROLLER, Chain, Coalition, Who
 from rationalize.sampling.writing import question_seed
 
 COMPARED: dict[str, Who] = {
@@ -97,7 +97,8 @@ def conclude(
     # consistency is the same scorer's word: no yardstick
     rewards = [name for name in ("utility", "consistency") if name in loaded]
     trained = trained_rows("COALITION", {STAGE: rewards})
-    write_results(setup, methods, [*own_pairs, *pairs], meta, chains=chains, trained=trained)
+    sections = {"chains": chains, "trained": trained, **measured(setup.run, setup.config.rounds)}
+    write_results(setup, methods, [*own_pairs, *pairs], meta, **sections)
     folder = setup.run.path / "coalition"
     made.save(folder)
     print(f"coalition: {folder}\nreport: {setup.run.path / 'report.html'}")
@@ -117,6 +118,23 @@ def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> lis
         return setup.suite.score(attempts, {q.id: q for q in questions})
 
     return rollouts(setup.run, final_shard(name, split, config.seed), write)
+
+
+def measured(run: Run, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """What was stored on the coalition itself on the way, as rows for the page."""
+    reading, facts = run.read_json("reading.json"), run.done(CONTROLLER) or {}
+    return {
+        "reading": [reading] if reading else [],
+        "variants": [
+            {"when": when, **row}
+            for when in ("tuned", *(f"round{r}" for r in range(rounds)))
+            for row in run.read_json(f"clones-{when}.json") or []
+        ],
+        "refining": run.read_json("refining-final.json") or [],
+        "controller": [
+            {"choice": kind, **facts[kind]} for kind in ("write", "refine") if kind in facts
+        ],
+    }
 
 
 def spent(attempts: Sequence[Attempt]) -> float:

@@ -25,6 +25,7 @@ import torch
 from rationalize.models.controller import choice_logits, choose, controller_row
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
+from rationalize.questions import alike
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.signals.draws import shuffled_passes
@@ -115,9 +116,11 @@ def weighted_choice(policy: Policy, rows: Sequence[Row]) -> LossOutput:
 def split_by_question(
     examples: Sequence[Example], share: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Examples to learn from and to measure on; no question is in both."""
-    ids = sorted({e.question.id for e in examples})
-    held = set(random.Random(seed).sample(ids, round(share * len(ids))))
+    """Examples to learn from and to measure on; what asks the same is on one side."""
+    questions = sorted({e.question.id: e.question for e in examples}.items())
+    groups = alike(question for _, question in questions)
+    chosen = random.Random(seed).sample(groups, round(share * len(groups)))
+    held = {questions[i][0] for group in chosen for i in group}
     return (
         [e for e in examples if e.question.id not in held],
         [e for e in examples if e.question.id in held],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import random
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,8 @@ from rationalize.methods.common import MethodConfig, load_method_splits
 from rationalize.models.forward import GroupOf
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy, load_policy
-from rationalize.models.scorers import SCORER_FILE, fold_of
+from rationalize.models.scorers import SCORER_FILE
+from rationalize.questions import alike, hold_out
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.training.loop import (
@@ -71,16 +72,17 @@ def cross_fit(
     with Run.open(out, {"method": kind, **dataclasses.asdict(config)}, base_hash=base) as run:
         if run.done(kind) is not None:
             return
-        folds = []
+        folds, seen = [], folds_of(train, config.folds)
         for fold in range(config.folds):
-            own = [q for q in train if config.folds == 1 or fold_of(q.id) == fold]
+            own = [q for q in train if seen[q.id] == fold]
             if not own:
                 raise UserError(
                     f"none of the {len(train)} training questions falls into fold {fold} of the "
                     f"{kind}; give more questions, or folds=1"
                 )
-            folds.append(learn(run, f"fold{fold}", *_hold_out(own, config.held_out, config.seed)))
-        seen = sorted(q.id for q in train)
+            parts = hold_out(own, config.held_out, config.seed)
+            learned, held = ([own[i] for i in sorted(part)] for part in parts)
+            folds.append(learn(run, f"fold{fold}", learned, held))
         text = json.dumps({"kind": kind, **facts, "folds": folds, "seen": seen}, indent=1)
         write_text(run.path / SCORER_FILE, text + "\n")
         run.finish(kind)
@@ -115,13 +117,15 @@ def train_model(
     forget_checkpoint(run, name)
 
 
-def _hold_out(
-    questions: Sequence[Question], share: float, seed: int
-) -> tuple[list[Question], list[Question]]:
-    """Questions to learn from and questions to calibrate on; of one question, none is held out."""
-    order = random.Random(seed).sample(range(len(questions)), len(questions))
-    held = set(order[: min(round(share * len(questions)), len(questions) - 1)])
-    return (
-        [q for i, q in enumerate(questions) if i not in held],
-        [q for i, q in enumerate(questions) if i in held],
-    )
+def fold_of(question_id: str) -> int:
+    """The fold, 0 or 1, that may train on a question; the same in every process."""
+    return zlib.crc32(f"fold/{question_id}".encode()) & 1
+
+
+def folds_of(questions: Sequence[Question], folds: int) -> dict[str, int]:
+    """The fold that trains on each question, by its id; those that ask the same are in one."""
+    return {
+        questions[i].id: fold_of(questions[group[0]].id) if folds == 2 else 0
+        for group in alike(questions)
+        for i in group
+    }

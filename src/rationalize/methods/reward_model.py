@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -44,6 +43,7 @@ from rationalize.models.reward_model import (
     save_facts,
 )
 from rationalize.progress import say
+from rationalize.questions import hold_out
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels
@@ -254,9 +254,9 @@ def split_questions(
     ranked: Sequence[Ranked], share: float, seed: int
 ) -> tuple[list[Ranked], list[Ranked]]:
     """Questions to learn from and held out: whole questions, never single pairs."""
-    order = random.Random(f"{seed}/reward-model").sample(range(len(ranked)), len(ranked))
-    held = min(max(1, round(share * len(ranked))), len(ranked) - 1)
-    return [ranked[i] for i in order[held:]], [ranked[i] for i in order[:held]]
+    parts = hold_out([one.question for one in ranked], share, f"{seed}/reward-model", least=1)
+    learned, held = ([ranked[i] for i in part] for part in parts)
+    return learned, held
 
 
 def ranked_rows(policy: Policy, one: Ranked, reads: Reads) -> list[Row]:

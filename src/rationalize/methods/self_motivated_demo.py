@@ -128,7 +128,7 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_unused(self, "modes", "rounds")  # `methods` says which modes
-        refuse_nested(self, "sft", "star", "dpo")
+        refuse_nested(self, "sft", "sft.epochs", "sft.evaluations", "star", "dpo")
 
 
 def run_self_motivated_demo(config: SelfMotivatedDemoConfig, out: Path) -> None:

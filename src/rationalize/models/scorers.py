@@ -10,10 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,6 @@ __all__ = [
     "ChoiceScorer",
     "Continuation",
     "Verifier",
-    "fold_of",
     "load_verifier",
 ]
 
@@ -47,15 +46,14 @@ LABELS = (("yes", "no"), ("Yes", "No"), ("true", "false"), ("1", "0"))
 """Label words of a verifier, in order of preference; both must be one token."""
 
 
-def fold_of(question_id: str) -> int:
-    """The fold, 0 or 1, that may train on a question; the same in every process."""
-    return zlib.crc32(f"fold/{question_id}".encode()) & 1
+Seen = Mapping[str, int]
+"""Which fold was trained on a question, by its id."""
 
 
-def judges(question_id: str | None, seen: frozenset[str], folds: int) -> list[int]:
+def judges(question_id: str | None, seen: Seen, folds: int) -> list[int]:
     """The folds that judge a question."""
-    if folds == 2 and question_id in seen:
-        return [1 - fold_of(question_id or "")]
+    if folds == 2 and question_id is not None and question_id in seen:
+        return [1 - seen[question_id]]
     return list(range(folds))
 
 
@@ -130,7 +128,7 @@ class AnswerScorer:
         folds: Sequence[AnswerFold],
         *,
         texts: Texts = "choices",
-        seen: frozenset[str] = frozenset(),
+        seen: Seen = MappingProxyType({}),
     ) -> None:
         self.folds = list(folds)
         self.texts = texts
@@ -138,7 +136,7 @@ class AnswerScorer:
         self.weights_hash = _digest(
             "answer",
             texts,
-            sorted(seen),
+            sorted(seen.items()),
             [
                 [_hash(f.answer), _hash(f.answer_from_rationale), sorted(f.temperature.items())]
                 for f in self.folds
@@ -164,7 +162,7 @@ class AnswerScorer:
             )
             for fold in facts["folds"]
         ]
-        return cls(folds, texts=facts["texts"], seen=frozenset(facts["seen"]))
+        return cls(folds, texts=facts["texts"], seen=facts["seen"])
 
     @classmethod
     def load_pair(
@@ -258,7 +256,7 @@ class Verifier:
     def __init__(
         self,
         folds: Sequence[VerifierFold],
-        seen: frozenset[str] = frozenset(),
+        seen: Seen = MappingProxyType({}),
         *,
         reads_question: bool = False,
     ) -> None:
@@ -268,7 +266,7 @@ class Verifier:
         """Whether a statement is a question and a rationale, not a rationale alone."""
         self.weights_hash = _digest(
             "question verifier" if reads_question else "verifier",
-            sorted(seen),
+            sorted(seen.items()),
             [[_hash(f.scorer), f.temperature] for f in self.folds],
         )
 
@@ -283,7 +281,7 @@ class Verifier:
         for fold in folds:
             label_ids(fold.scorer.policy)
         reads_question = facts.get("statement") == "question"
-        return cls(folds, frozenset(facts["seen"]), reads_question=reads_question)
+        return cls(folds, facts["seen"], reads_question=reads_question)
 
     def probabilities(
         self, statements: Sequence[str], question_ids: Sequence[str | None]
@@ -324,7 +322,7 @@ def label_ids(policy: Policy) -> tuple[int, int]:
 
 def mean_of_folds(
     question_ids: Sequence[str | None],
-    seen: frozenset[str],
+    seen: Seen,
     folds: int,
     judged: Callable[[int, Sequence[int]], list[list[float]]],
 ) -> list[list[float]]:

@@ -9,7 +9,13 @@ from rationalize.questions.load import (
     load_sample,
     load_splits,
 )
-from rationalize.questions.splits import alike, check_overlap, same_question_key, without_repeats
+from rationalize.questions.splits import (
+    alike,
+    check_overlap,
+    hold_out,
+    same_question_key,
+    without_repeats,
+)
 
 __all__ = [
     "BadRow",
@@ -18,6 +24,7 @@ __all__ = [
     "alike",
     "builtin_questions",
     "check_overlap",
+    "hold_out",
     "load_questions",
     "load_reference_rationales",
     "load_sample",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -32,6 +33,19 @@ def alike(questions: Iterable[Question]) -> list[list[int]]:
     for i, question in enumerate(questions):
         groups.setdefault(same_question_key(question), []).append(i)
     return list(groups.values())
+
+
+def hold_out(
+    questions: Sequence[Question], share: float, seed: int | str, least: int = 0
+) -> tuple[list[int], list[int]]:
+    """Positions of the questions to learn from and of those held out, both shuffled.
+
+    Questions that ask the same stay together; of one, none is held out.
+    """
+    groups = alike(questions)
+    order = random.Random(seed).sample(groups, len(groups))
+    held = max(0, min(max(least, round(share * len(groups))), len(groups) - 1))
+    return [i for g in order[held:] for i in g], [i for g in order[:held] for i in g]
 
 
 def cut(questions: Iterable[Question], missing: Iterable[str]) -> dict[str, list[Question]]:

@@ -20,6 +20,7 @@ from rationalize.report import attempts as attempts_page
 from rationalize.report import sections
 from rationalize.report.browser import browser_data
 from rationalize.report.chains import chains
+from rationalize.report.coalition import coalition
 from rationalize.report.hacking import hacking
 from rationalize.report.text import HOME, json_for_script, style, template
 
@@ -71,6 +72,7 @@ def render(
         rounds=sections.rounds(results["rounds"], facts),
         obedience=sections.obedience(results["obedience"], facts),
         chains=chains(results.get("chains") or []),
+        coalition=coalition(results),
         occupancy=sections.occupancy(results["bins"], facts),
         training=sections.training(results["training"]),
         coverage=attempts_page.coverage(results.get("coverage") or []),
