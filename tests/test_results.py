@@ -329,6 +329,22 @@ def test_runs_that_differ_in_their_seed_are_seeds_of_one_method(tmp_path):
     assert write_report(results, attempts, questions, tmp_path / "report.html").exists()
 
 
+def test_seeds_of_one_demo_may_lie_in_several_runs(tmp_path):
+    """What each trained under the same seed and wrote alike is one row, with one seed."""
+    both = []
+    for seed, wrong in ((1, (0,)), (2, (0, 1))):
+        rows = {**seeded(seed, wrong), "direct": {"test": {0: write("direct", (3,), seed=0)}}}
+        both.append(finished(tmp_path / str(seed), rows, {"seed": 0, "seeds": [seed]}))
+    results, attempts, _ = compare_runs(both)
+    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio", "direct"]
+    assert len(results["methods"]["MaRio"]["splits"]["test"]["metrics"]["accuracy"]["seeds"]) == 2
+    assert len(attempts["direct"]) == 12
+    other = {**seeded(3, (0,)), "direct": {"test": {0: write("direct", (4,), seed=0)}}}
+    third = finished(tmp_path / "3", other, {"seed": 0, "seeds": [3]})
+    results, _, _ = compare_runs([both[0], third])
+    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio", "direct (1)", "direct (3)"]
+
+
 def test_runs_of_other_configurations_stand_side_by_side(tmp_path):
     one = finished(tmp_path / "a", seeded(0, (0,)), {"beta": 0.1, "seed": 0})
     two = finished(tmp_path / "b", seeded(0, (0, 1, 2, 3)), {"beta": 0.2, "seed": 0})

@@ -72,8 +72,9 @@ def compare_runs(
     """Results over all methods of several runs, with everything that `write_report` needs.
 
     A method that several runs hold is one method of several seeds where their configurations differ
-    in nothing but the seed; otherwise each gets its run's name: `MaRio (run-2)`. What no seed
-    moves is shown once. Without `pairs`, the last method is compared with each of the others.
+    in nothing but the seeds, and none wrote otherwise under the same one; otherwise each gets its
+    run's name: `MaRio (run-2)`. What no seed moves is shown once. Without `pairs`, the last method
+    is compared with each of the others.
     """
     runs = [read_run(path) for path in paths]
     labels = _distinct_names(runs)
@@ -125,12 +126,19 @@ def flat(methods: Methods) -> dict[str, list[Attempt]]:
 
 
 def _same_but_seed(one: EvaluatedRun, other: EvaluatedRun, method: str) -> bool:
-    seeds, configs = [], []
+    replies, configs = [], []
     for r in (one, other):
-        seeds.append({s for of_split in r.attempts[method].values() for s in of_split})
-        configs.append({k: v for k, v in r.run.config.items() if k != "seed"})
-    apart = method in SEEDLESS or not seeds[0] & seeds[1]
-    return apart and configs[0] == configs[1]
+        replies.append(
+            {
+                (split, seed): [(a.question_id, a.completion, a.prediction) for a in attempts]
+                for split, of_split in r.attempts[method].items()
+                for seed, attempts in of_split.items()
+            }
+        )
+        configs.append({k: v for k, v in r.run.config.items() if k not in ("seed", "seeds")})
+    first, second = replies
+    apart = all(first[key] == second[key] for key in first.keys() & second.keys())
+    return (method in SEEDLESS or apart) and configs[0] == configs[1]
 
 
 def _distinct_names(runs: Sequence[EvaluatedRun]) -> list[str]:
