@@ -1,6 +1,7 @@
 """Own attempts: how they are written, sorted and learned from."""
 
 import pytest
+import torch
 from tiny import tiny_policy
 from toys import GOOD, Q, attempt, question
 
@@ -20,6 +21,7 @@ from rationalize.methods.own_attempts import (
 from rationalize.models.reward_model import reply
 from rationalize.questions.demonstrations import BUILT_IN, demonstrations, form_of
 from rationalize.runs import Run
+from rationalize.sampling import local
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.training.loop import FitConfig
 
@@ -196,6 +198,24 @@ def test_a_question_that_is_shown_solved_is_not_asked(tmp_path):
         few_shot=True, train=train,
     )  # fmt: skip
     assert [a.question_id for a in attempts] == ["q2"]
+
+
+def test_a_chat_stops_after_its_answer(monkeypatch):
+    """A shown question's blank line ends a reply once it has an answer, not before."""
+    sampler = Sampler(tiny_policy(chat=True))
+    assert sampler.policy.chat
+    said = "It is dense.\n\nSo the answer is (A).\n\nAnother question. So the answer is (B)."
+    ids = sampler.policy.encode_response(said, eos=False)
+    config = SamplingConfig(max_new_tokens=len(ids))
+    steps = iter(ids)
+    monkeypatch.setattr(local, "draw", lambda *_: torch.tensor([next(steps)]))
+    [[stopped]] = sampler.sample(["Why?"], config, seeds=[0], stop="\n\n")
+    assert stopped.text == "It is dense.\n\nSo the answer is (A)."
+    assert stopped.finish == "stop"
+    assert stopped.n_tokens < len(ids)
+    steps = iter(ids)
+    [[free]] = sampler.sample(["Why?"], config, seeds=[0])
+    assert (free.text, free.finish) == (said, "length")
 
 
 def test_a_base_model_stops_before_a_question_of_its_own():

@@ -16,6 +16,7 @@ MARKER = "So the answer is"
 
 # ASCII: `str.lower` changes the length of some texts, Unicode folding takes other letters for ours
 _MARKER = re.compile(rf"(?<![a-z]){MARKER}(?![a-z])", re.IGNORECASE | re.ASCII)
+_ANSWERED = re.compile(rf"{_MARKER.pattern}:?\s*\S", re.IGNORECASE | re.ASCII)
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*(?:\)|$)")
 _BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -71,6 +72,18 @@ def parse_reply(completion: str, choices: Sequence[str] | None) -> Reply:
 def has_marker(text: str) -> bool:
     """Whether a reply with this text in it would be split there."""
     return _MARKER.search(text) is not None
+
+
+def end_after_answer(text: str, stop: str) -> int:
+    """Where the first `stop` after a reply's first answer begins, or -1: what follows it is no part
+    of the reply.
+
+    >>> text = "2 + 2 = 4.\n\nSo the answer is 4.\n\nAnn has 3 pens."
+    >>> text[: end_after_answer(text, "\n\n")]
+    '2 + 2 = 4.\n\nSo the answer is 4.'
+    """
+    answer = _ANSWERED.search(text)
+    return text.find(stop, answer.end()) if answer else -1
 
 
 def read_answer(text: str, choices: Sequence[str] | None) -> str | None:

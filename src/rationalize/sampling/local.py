@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from rationalize.answers import end_after_answer
 from rationalize.models.forward import head
 from rationalize.models.policy import Policy
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
@@ -26,6 +27,7 @@ from rationalize.sampling.streams import Query, open_stream
 
 __all__ = ["Sampler", "SamplingConfig"]
 
+_TAIL = 8  # tokens that are read for a text that ends a reply, at every step
 _CROWDED = 0.9  # rows leave when fewer are still writing than this share: it copies the cache
 
 
@@ -78,9 +80,9 @@ class Sampler:
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """`config.n` completions per prompt, in order. `controls` names the bins (0 is best) that
-        each is written under; a policy without a chat's turns ends before the text `stop`.
+        each is written under. A reply ends before the text `stop`: in a chat, whose rationales may
+        hold it, before the first one after the answer; else before the first one at all.
         """
-        stop = None if self.policy.chat else stop
         ids_PG = self.sample_ids(
             prompts, config, seeds=seeds, controls=controls, stop=stop, progress=progress
         )
@@ -194,7 +196,7 @@ class Sampler:
                     written[row].append(token)
             going &= tokens != self.policy.eos_id
             if stop:
-                said = [stop not in self._tail(written[row]) for row in row_of.tolist()]
+                said = [self._end(written[row], stop) < 0 for row in row_of.tolist()]
                 going &= torch.tensor(said)
             left = int(going.sum()) if step + 1 < config.max_new_tokens else 0
             yield written, len(written) - left
@@ -212,12 +214,20 @@ class Sampler:
         best, worst = torch.log_softmax(logits.float(), -1).chunk(2)
         return best + self.guidance * (best - worst)
 
-    def _tail(self, ids: Sequence[int]) -> str:
-        """The text of the last few tokens, as it is."""
-        return self.policy.tokenizer.decode(ids[-8:])
+    def _end(self, ids: Sequence[int], stop: str) -> int:
+        """Where a reply's text ends before `stop`; -1 where that is not written, or not an end."""
+        if stop not in self.policy.tokenizer.decode(ids[-_TAIL:]):
+            return -1
+        text = self._text(ids)
+        return end_after_answer(text, stop) if self.policy.chat else text.find(stop)
+
+    def _text(self, ids: Sequence[int]) -> str:
+        """The words as they are, with the space around them."""
+        words = [i for i in ids if i < self.policy.n_vocab]
+        return self.policy.tokenizer.decode(words, skip_special_tokens=True)
 
     def _completion(self, ids: Sequence[int], stop: str | None) -> Completion:
         text, ended = self.policy.decode(ids), ids[-1] == self.policy.eos_id
-        if stop and stop in self._tail(ids):
-            text, ended = text.partition(stop)[0].rstrip(), True
+        if stop and (end := self._end(ids, stop)) >= 0:
+            text, ended = self._text(ids)[:end].strip(), True
         return Completion(text, "stop" if ended else "length", len(ids), tuple(ids))

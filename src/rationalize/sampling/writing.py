@@ -37,8 +37,8 @@ class AnySampler(Protocol):
         stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """`config.n` completions per prompt, in order. A model without a chat's turns ends before
-        `stop`.
+        """`config.n` completions per prompt, in order. A reply ends before `stop`: in a chat,
+        before the first one after the answer.
         """
 
 
