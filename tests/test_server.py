@@ -88,6 +88,15 @@ def test_a_base_model_completes_text_after_a_line_break_up_to_an_empty_line():
     assert (found.text, found.finish, found.n_tokens) == ("heavy", "length", 5)
 
 
+def test_a_chat_that_goes_on_after_its_answer_is_cut_there():
+    said = "Steel.\n\nSo the answer is (A).\n\nWhich floats? So the answer is (B)."
+    with serving(answer=replies(said)) as server:
+        sampler = Patient(server.url)
+        for stop, kept in ((None, said), ("\n\n", "Steel.\n\nSo the answer is (A).")):
+            [[found]] = sampler.sample(["p"], ONCE, seeds=[0], stop=stop)
+            assert (found.text, found.finish) == (kept, "stop")
+
+
 def test_fields_are_added_changed_and_left_out():
     fields = {"seed": "null", "max_tokens": "null", "max_completion_tokens": "32", "min_p": "0.1",
               "reasoning_effort": "low"}  # fmt: skip

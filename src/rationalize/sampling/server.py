@@ -13,12 +13,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+from rationalize.answers import end_after_answer
 from rationalize.errors import UsageError, UserError
 from rationalize.files import cache_folder
 from rationalize.progress import Progress
@@ -129,8 +130,9 @@ class ServerSampler:
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """`config.n` completions per prompt, in order; `/completions` ends at an empty line,
-        whatever `stop` says. A reply without text is an empty completion,
-        counted in the bill; `n_tokens` is a reply's share of its answer's, 0 where none was given.
+        whatever `stop` says, and what a chat wrote after the first `stop` behind its answer is cut
+        off. A reply without text is an empty completion, counted in the bill; `n_tokens` is a
+        reply's share of its answer's, 0 where none was given.
 
         Raises `UsageError` where control tokens or beams are asked for, which no server has, and
         `UserError` where the server refuses a request or fails eight times at it.
@@ -149,7 +151,7 @@ class ServerSampler:
         ]
         jobs = list(dict.fromkeys(asked))
         replies = self._all(jobs, config, n, progress)
-        written = [[r.completion for r in replies[job.key]] for job in asked]
+        written = [[_ended(r.completion, stop) for r in replies[job.key]] for job in asked]
         return [replies_G * (config.n // n) for replies_G in written]
 
     def _all(
@@ -268,6 +270,14 @@ class ServerSampler:
         with self._lock:
             self.bill.again[reason] += 1
             return self.bill.again[reason] == 1
+
+
+def _ended(completion: Completion, stop: str | None) -> Completion:
+    """Without what was written after the answer."""
+    end = end_after_answer(completion.text, stop) if stop else -1
+    if end < 0:
+        return completion
+    return replace(completion, text=completion.text[:end].strip(), finish="stop")
 
 
 def _reply(choice: Mapping[str, Any], text: str | None, n_tokens: int) -> Reply:
