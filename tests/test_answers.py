@@ -9,6 +9,7 @@ from rationalize.answers import (
     Reply,
     answer_alone,
     answer_label,
+    end_after_answer,
     has_marker,
     is_correct,
     normalise,
@@ -229,3 +230,25 @@ def test_matching(prediction, answer, choices, expected):
 
 def test_normalising_ignores_case_space_and_the_full_stop():
     assert normalise("  The  Plane. ") == "the plane"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("So the answer is (A).\n\nNext. So the answer is (B).", "So the answer is (A)."),
+        ("So the answer is: **$4**.\n\nNext.", "So the answer is: **$4**."),
+        ("**So the answer is:**\n\n**(A)**\n\nNext.", "**So the answer is:**\n\n**(A)**"),
+        ("So the answer is steel.\n\nNext.", "So the answer is steel."),
+        ("So the answer is Yes, it does.\n\nNext.", "So the answer is Yes, it does."),
+        ("It is dense.\n\nSo the answer is B\n\nNext.", "It is dense.\n\nSo the answer is B"),
+        ("So the answer is not clear yet.\n\nSo the answer is (B).\n\nNext.",
+         "So the answer is not clear yet.\n\nSo the answer is (B)."),
+        ("So the answer is the sum minus three.\n\n10 - 3", None),
+        ("So the answer is (A).\nIt is dense.", None),
+        ("It is dense.\n\nNext.", None),
+        ("", None),
+    ],
+)  # fmt: skip
+def test_where_a_reply_ends_after_its_answer(text, kept):
+    end = end_after_answer(text, "\n\n")
+    assert (text[:end] if end >= 0 else None) == kept

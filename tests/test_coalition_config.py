@@ -6,19 +6,13 @@ from rationalize.cli import main
 from rationalize.errors import UsageError
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.candidates import CandidateConfig
-from rationalize.methods.coalition import best_round, dpo_parts
+from rationalize.methods.coalition import best_round, dpo_parts, keep_apart
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_demo import CoalitionDemoConfig
 from rationalize.methods.coalition_tuning import parts_of
 from rationalize.methods.instruction import InstructionConfig
 from rationalize.methods.sft import SftConfig
-from rationalize.questions import hold_out
 from rationalize.records import Question
-
-
-def held_apart(train):
-    parts = hold_out(train, 0.25, "0/controller")
-    return [[train[i] for i in part] for part in parts]
 
 
 def test_parts_are_disjoint_and_stratified():
@@ -27,7 +21,7 @@ def test_parts_are_disjoint_and_stratified():
     assert not {q.id for q in first} & {q.id for q in second}
     assert len(first) == len(second) == 20
     assert sum(q.kind == "x" for q in first) == 10
-    learned, held = held_apart(train)
+    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25))
     assert len(held) == 10
     assert not {q.id for q in learned} & {q.id for q in held}
     quarters = dpo_parts(learned, CoalitionConfig())
@@ -40,7 +34,7 @@ def test_questions_that_ask_the_same_are_dealt_together():
     train = [
         Question(f"q{i}", f"Is it {i // 3}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(60)
     ]
-    learned, held = held_apart(train)
+    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25))
     assert (len(learned), len(held)) == (45, 15)
     quarters = dpo_parts(learned, CoalitionConfig())
     dealt = [[learned, held], [part for own in quarters for part in own]]
@@ -53,7 +47,7 @@ def test_questions_that_ask_the_same_are_dealt_together():
 
 def test_questions_without_repeats_are_dealt_as_ever():
     train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(12)]
-    learned, held = held_apart(train)
+    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25))
 
     def dealt(part):
         return " ".join(q.id[1:] for q in part)

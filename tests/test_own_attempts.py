@@ -1,5 +1,7 @@
 """Own attempts: how they are written, sorted and learned from."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import tiny_policy
@@ -216,6 +218,9 @@ def test_a_chat_stops_after_its_answer(monkeypatch):
     steps = iter(ids)
     [[free]] = sampler.sample(["Why?"], config, seeds=[0])
     assert (free.text, free.finish) == (said, "length")
+    monkeypatch.setattr(local, "beam_search", lambda *_: [[[*ids, sampler.policy.eos_id]]])
+    [[best]] = sampler.sample(["Why?"], replace(config, beams=2), seeds=[0], stop="\n\n")
+    assert best.text == stopped.text
 
 
 def test_a_base_model_stops_before_a_question_of_its_own():

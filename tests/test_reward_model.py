@@ -168,6 +168,15 @@ def test_the_split_is_by_question():
     assert not {r.question.id for r in learned} & {r.question.id for r in held}
 
 
+def test_the_split_keeps_together_what_asks_the_same():
+    questions, attempts = told_apart(20)
+    alike = {q.id: dataclasses.replace(q, question=f"{i // 4}?") for i, q in enumerate(questions)}
+    parts = split_questions(rank_attempts(attempts, alike, RM), 0.2, 0)
+    learned, held = ({one.question.question for one in part} for part in parts)
+    assert [len(part) for part in parts] == [16, 4]
+    assert not learned & held
+
+
 def test_hinted_attempts_and_questions_on_one_level_are_never_ranked():
     questions = [question(0), question(1)]
     attempts = [

@@ -139,6 +139,12 @@ def test_a_verifier_learns_and_judges_across_folds(base, tmp_path):
     own, other = (Verifier([f]).probabilities([statement], [None])[0] for f in verifier.folds)
     assert unseen == pytest.approx((own + other) / 2)
     assert seen == pytest.approx([other, own][facts["seen"][train[0].id]])
+    old = {**facts, "seen": sorted(facts["seen"])}  # as it was stored before
+    (tmp_path / "old").mkdir()
+    for fold in facts["folds"]:
+        (tmp_path / "old" / fold["model"]).symlink_to(tmp_path / fold["model"])
+    (tmp_path / "old/scorer.json").write_text(json.dumps(old))
+    assert load_verifier(tmp_path / "old").seen == facts["seen"]
     written = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
     train_verifier(config, tmp_path, train)  # done: nothing is trained again
     assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == written

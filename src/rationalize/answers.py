@@ -16,7 +16,13 @@ MARKER = "So the answer is"
 
 # ASCII: `str.lower` changes the length of some texts, Unicode folding takes other letters for ours
 _MARKER = re.compile(rf"(?<![a-z]){MARKER}(?![a-z])", re.IGNORECASE | re.ASCII)
-_ANSWERED = re.compile(rf"{_MARKER.pattern}:?\s*\S", re.IGNORECASE | re.ASCII)
+_ANSWERED = re.compile(
+    rf"{_MARKER.pattern}[\s:*\"'`]*"
+    r"(?:\(?[a-z]\)|[-+]?[$£€]?\d|(?:yes|no)\b|[\w-]+[.*\"'`]*[^\S\n]*\n)",
+    re.IGNORECASE | re.ASCII,
+)
+"""The sentence with a label, a number, yes, no or a single word: not `So the answer is not clear`.
+"""
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*(?:\)|$)")
 _BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -75,15 +81,15 @@ def has_marker(text: str) -> bool:
 
 
 def end_after_answer(text: str, stop: str) -> int:
-    """Where the first `stop` after a reply's first answer begins, or -1: what follows it is no part
-    of the reply.
+    r"""Where the first `stop` after a reply's first plain answer begins, or -1. To a model that has
+    read solved questions, what follows is another question.
 
-    >>> text = "2 + 2 = 4.\n\nSo the answer is 4.\n\nAnn has 3 pens."
+    >>> text = "2 + 2 = 4.\n\nSo the answer is 4.\n\nAnn has 3 pens. So the answer is 3."
     >>> text[: end_after_answer(text, "\n\n")]
     '2 + 2 = 4.\n\nSo the answer is 4.'
     """
     answer = _ANSWERED.search(text)
-    return text.find(stop, answer.end()) if answer else -1
+    return text.find(stop, answer.end() - 1) if answer else -1
 
 
 def read_answer(text: str, choices: Sequence[str] | None) -> str | None:

@@ -126,19 +126,20 @@ def flat(methods: Methods) -> dict[str, list[Attempt]]:
 
 
 def _same_but_seed(one: EvaluatedRun, other: EvaluatedRun, method: str) -> bool:
-    replies, configs = [], []
-    for r in (one, other):
-        replies.append(
-            {
-                (split, seed): [(a.question_id, a.completion, a.prediction) for a in attempts]
-                for split, of_split in r.attempts[method].items()
-                for seed, attempts in of_split.items()
-            }
-        )
-        configs.append({k: v for k, v in r.run.config.items() if k not in ("seed", "seeds")})
-    first, second = replies
-    apart = all(first[key] == second[key] for key in first.keys() & second.keys())
-    return (method in SEEDLESS or apart) and configs[0] == configs[1]
+    configs = [
+        {k: v for k, v in r.run.config.items() if k not in ("seed", "seeds")} for r in (one, other)
+    ]
+    if configs[0] != configs[1] or method in SEEDLESS:
+        return configs[0] == configs[1]
+    first, second = (
+        {
+            (split, seed): [(a.question_id, a.completion, a.prediction) for a in attempts]
+            for split, of_split in r.attempts[method].items()
+            for seed, attempts in of_split.items()
+        }
+        for r in (one, other)
+    )
+    return all(first[key] == second[key] for key in first.keys() & second.keys())
 
 
 def _distinct_names(runs: Sequence[EvaluatedRun]) -> list[str]:

@@ -119,9 +119,7 @@ def judged_by(config: Own, train: Sequence[Question]) -> Own:
 def coalition(setup: Setup, config: CoalitionConfig) -> Coalition:
     """All seven steps; every stage is stored when it ends."""
     run, names, own = setup.run, config.names, config.candidates
-    train = setup.train
-    apart = hold_out(train, config.controller_share, f"{config.seed}/controller")
-    learned, held = ([train[i] for i in part] for part in apart)  # the controller's, held out
+    learned, held = keep_apart(setup.train, config)
     instruction = share(config.instruction, config)
     variants, taught, imperfect = m_ift(setup, learned, instruction, config)
     for name, part in zip(names, parts_of(taught, config), strict=True):
@@ -185,6 +183,15 @@ def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> Utili
                 frozen.append(policy.frozen())
     readers = [ChoiceScorer(p) for p in frozen]
     return AnswerScorer([AnswerFold(r, r) for r in readers], texts=config.instruction.texts)
+
+
+def keep_apart(
+    train: Sequence[Question], config: CoalitionConfig
+) -> tuple[list[Question], list[Question]]:
+    """Questions for tuning and DPO, shuffled, and questions for the controller alone."""
+    parts = hold_out(train, config.controller_share, f"{config.seed}/controller")
+    learned, held = ([train[i] for i in part] for part in parts)
+    return learned, held
 
 
 def dpo_parts(

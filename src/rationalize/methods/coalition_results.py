@@ -123,6 +123,7 @@ def evaluate_chains(setup: Setup, made: Coalition, name: str, split: str) -> lis
 def measured(run: Run, rounds: int) -> dict[str, list[dict[str, Any]]]:
     """What was stored on the coalition itself on the way, as rows for the page."""
     reading, facts = run.read_json("reading.json"), run.done(CONTROLLER) or {}
+    facts = facts if facts.get("learned_from") else {}  # else chance picks
     return {
         "reading": [reading] if reading else [],
         "variants": [

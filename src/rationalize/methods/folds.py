@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from rationalize.methods.common import MethodConfig, load_method_splits
 from rationalize.models.forward import GroupOf
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy, load_policy
-from rationalize.models.scorers import SCORER_FILE
+from rationalize.models.scorers import SCORER_FILE, fold_of
 from rationalize.questions import alike, hold_out
 from rationalize.records import Question
 from rationalize.runs import Run
@@ -115,11 +114,6 @@ def train_model(
     policy.save(run.folder(name))
     run.finish(name, steps=steps)
     forget_checkpoint(run, name)
-
-
-def fold_of(question_id: str) -> int:
-    """The fold, 0 or 1, that may train on a question; the same in every process."""
-    return zlib.crc32(f"fold/{question_id}".encode()) & 1
 
 
 def folds_of(questions: Sequence[Question], folds: int) -> dict[str, int]:

@@ -80,9 +80,7 @@ class SelfMotivatedDemoConfig(SelfMotivatedConfig):
     """How development and test rationales are written."""
     shots: int = 2
     """Demonstrations of the few-shot floor."""
-    sft: SftConfig = SftConfig(
-        epochs=1.5, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
-    )
+    sft: SftConfig = SftConfig(fit=FitConfig(learning_rate=3e-4, batch_size=8))
     """The direct fine-tune."""
     direct_epochs: float = 1.0
     """Passes of the direct fine-tune over the questions."""

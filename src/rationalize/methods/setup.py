@@ -174,7 +174,8 @@ def write_results(
     **sections: Sequence[Mapping[str, Any]],
 ) -> Results:
     """Summarise, store, print and draw; `sections` are rows for further sections of the page
-    (`chains` of a coalition, `votes` among several attempts, `trained` rewards).
+    (`chains` of a coalition and what is known of itself, `votes` among several attempts, `trained`
+    rewards).
     """
     questions = {q.id: q for split in setup.splits.values() for q in split}
     results = summarise(

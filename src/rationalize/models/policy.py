@@ -103,10 +103,11 @@ class Policy:
         ids = self.tokenizer(whole_characters(text), add_special_tokens=False)["input_ids"]
         return [*ids, self.eos_id] if eos else ids
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], *, strip: bool = True) -> str:
         """Text of a response, without special and control tokens."""
         words = [i for i in ids if i < self.n_vocab]
-        return self.tokenizer.decode(words, skip_special_tokens=True).strip()
+        text = self.tokenizer.decode(words, skip_special_tokens=True)
+        return text.strip() if strip else text
 
     def render(self, text: str) -> str:
         """The prompt in the chat template's words."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,11 @@ LABELS = (("yes", "no"), ("Yes", "No"), ("true", "false"), ("1", "0"))
 
 Seen = Mapping[str, int]
 """Which fold was trained on a question, by its id."""
+
+
+def fold_of(question_id: str) -> int:
+    """The fold, 0 or 1, that may train on a question; the same in every process."""
+    return zlib.crc32(f"fold/{question_id}".encode()) & 1
 
 
 def judges(question_id: str | None, seen: Seen, folds: int) -> list[int]:
@@ -373,4 +379,6 @@ def _facts(folder: Path | str, kind: str, command: str) -> dict[str, Any]:
             f"{folder}: this is a trained {facts['kind']}; expected one made by "
             f"`rationalize train {command}`"
         )
+    if isinstance(facts["seen"], list):  # before 0.1.0: each question by its own id
+        facts["seen"] = {i: fold_of(i) for i in facts["seen"]}
     return facts

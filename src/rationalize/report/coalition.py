@@ -58,7 +58,7 @@ def _variants(rows: Rows) -> Table:
 def _refining(rows: Rows) -> Table:
     return {
         "title": "What is refinement worth?",
-        "note": "Mean utility (likelihood per token of the gold answer) on the controller's "
+        "note": "Mean utility, by the judge that pairs were chosen by, on the controller's "
         "questions, which no variant learned from: no rationale, as written, refined by its own "
         "writer, refined by another variant. Differences are paired by question, with 95 % "
         "intervals.",

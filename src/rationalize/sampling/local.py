@@ -196,8 +196,8 @@ class Sampler:
                     written[row].append(token)
             going &= tokens != self.policy.eos_id
             if stop:
-                said = [self._end(written[row], stop) < 0 for row in row_of.tolist()]
-                going &= torch.tensor(said)
+                ended = [self._just_ended(written[row], stop) for row in row_of.tolist()]
+                going &= ~torch.tensor(ended)
             left = int(going.sum()) if step + 1 < config.max_new_tokens else 0
             yield written, len(written) - left
             if not left:
@@ -214,20 +214,18 @@ class Sampler:
         best, worst = torch.log_softmax(logits.float(), -1).chunk(2)
         return best + self.guidance * (best - worst)
 
-    def _end(self, ids: Sequence[int], stop: str) -> int:
-        """Where a reply's text ends before `stop`; -1 where that is not written, or not an end."""
+    def _just_ended(self, ids: Sequence[int], stop: str) -> bool:
+        """Whether the last few tokens have brought a reply's end."""
         if stop not in self.policy.tokenizer.decode(ids[-_TAIL:]):
-            return -1
-        text = self._text(ids)
+            return False
+        return self._end(self.policy.decode(ids, strip=False), stop) >= 0
+
+    def _end(self, text: str, stop: str) -> int:
+        """Where a reply ends before `stop`, or -1."""
         return end_after_answer(text, stop) if self.policy.chat else text.find(stop)
 
-    def _text(self, ids: Sequence[int]) -> str:
-        """The words as they are, with the space around them."""
-        words = [i for i in ids if i < self.policy.n_vocab]
-        return self.policy.tokenizer.decode(words, skip_special_tokens=True)
-
     def _completion(self, ids: Sequence[int], stop: str | None) -> Completion:
-        text, ended = self.policy.decode(ids), ids[-1] == self.policy.eos_id
-        if stop and (end := self._end(ids, stop)) >= 0:
-            text, ended = self._text(ids)[:end].strip(), True
-        return Completion(text, "stop" if ended else "length", len(ids), tuple(ids))
+        text, ended = self.policy.decode(ids, strip=False), ids[-1] == self.policy.eos_id
+        if stop and (end := self._end(text, stop)) >= 0:
+            text, ended = text[:end], True
+        return Completion(text.strip(), "stop" if ended else "length", len(ids), tuple(ids))
