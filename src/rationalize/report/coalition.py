@@ -7,9 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from rationalize.evaluation.tables import NONE, show, show_interval, show_p
+
 Rows = Sequence[Mapping[str, Any]]
 Table = dict[str, Any]
 
+_FACT: Mapping[str, Any] = {}  # shares and utilities: three decimals
+_MEANS = ("mean_a", "mean_b")
 _PICKED_BY = ("controller", "majority", "random", "oracle")
 
 
@@ -31,15 +35,15 @@ def _reading(rows: Rows) -> Table:
         "columns": ["questions", "alone", "with a rationale", "difference"],
         "rows": [
             [row["n"], f"{row['alone']:.1%}", f"{row['with_rationale']:.1%}",
-             _interval(row["gain"])] for row in rows
+             show_interval(row["gain"], _FACT, sign=True)] for row in rows
         ],
     }  # fmt: skip
 
 
 def _variants(rows: Rows) -> Table:
     def shown(row: Mapping[str, Any]) -> list[Any]:
-        differ = "–" if row["disagreement"] is None else f"{row['disagreement']:.1%}"
-        kl = " / ".join("–" if x is None else f"{x:.3f}" for x in row["kl"])
+        differ = NONE if row["disagreement"] is None else f"{row['disagreement']:.1%}"
+        kl = " / ".join(show(x, _FACT) for x in row["kl"])
         pair = " and ".join(row["variants"])
         return [f"{row['when']}: {pair}", row["n"], f"{row['bleu']:.1f}",
                 f"{row['identical']:.1%}", differ, kl]  # fmt: skip
@@ -64,8 +68,8 @@ def _refining(rows: Rows) -> Table:
         "intervals.",
         "columns": ["compared", "questions", "first", "second", "difference", "p"],
         "rows": [
-            [f"{row['a']} − {row['b']}", row["n"], f"{row['mean_a']:.3f}", f"{row['mean_b']:.3f}",
-             _interval(row), f"{row['p']:.3f}"] for row in rows
+            [f"{row['a']} − {row['b']}", row["n"], *(show(row[k], _FACT) for k in _MEANS),
+             show_interval(row, _FACT, sign=True), show_p(row["p"])] for row in rows
         ],
     }  # fmt: skip
 
@@ -84,7 +88,3 @@ def _controller(rows: Rows) -> Table:
         "columns": ["choice", "choices", *_PICKED_BY, "tokens read"],
         "rows": [shown(row) for row in rows],
     }
-
-
-def _interval(row: Mapping[str, Any]) -> str:
-    return f"{row['mean']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
