@@ -18,7 +18,7 @@ from rationalize import cli
 from rationalize.cli import METHODS, VERBS, Command, main
 from rationalize.config import load_yaml
 from rationalize.errors import UsageError, UserError
-from rationalize.flags import field_docs
+from rationalize.config.flags import field_docs
 from rationalize.runs import Run
 
 called: list[tuple] = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rationalize.config import dump_yaml, from_dict, load_yaml, to_dict
 from rationalize.errors import UsageError
-from rationalize.flags import explain, field_docs, merge, take
+from rationalize.config.flags import explain, field_docs, merge, take
 
 
 @dataclass(frozen=True)

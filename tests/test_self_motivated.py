@@ -11,7 +11,7 @@ from toys import GOOD, attempt, question, told_apart
 
 from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError, UserError
-from rationalize.flags import merge
+from rationalize.config.flags import merge
 from rationalize.methods.common import share
 from rationalize.methods.expert_iteration import (
     RftConfig,

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from rationalize import __version__
 from rationalize.config import load_yaml, nearest, to_dict
 from rationalize.errors import UsageError, UserError
-from rationalize.flags import explain, merge, take
+from rationalize.config.flags import explain, merge, take
 from rationalize.text import printable
 
 

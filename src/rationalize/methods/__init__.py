@@ -1,1 +1,138 @@
-"""One file per row of the table of methods, and one per trained scorer."""
+"""The table of methods: where each is, its configuration, its name in tables, what it learns from.
+
+The command line, the experiments and the reports read it. Places are import paths, so that reading
+the table imports no torch. A method of your own is named as `my_file:my_method`, or is in the
+entry-point group `rationalize.methods` of an installed package.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Literal
+
+from rationalize.config import nearest
+from rationalize.config.user_code import import_user_object
+from rationalize.errors import UsageError
+
+HERE = "rationalize.methods"
+ENTRY_POINTS = "rationalize.methods"
+"""Entry-point group of methods in other packages."""
+
+CORRECTNESS = ("correctness",)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method that teaches a policy."""
+
+    learn: str | Callable[..., Any]
+    """`learn(exp, policy, config, stage)` teaches `policy` in place; returns it, or a `Learned`."""
+    config: str | type
+    """Dataclass of the method's own settings."""
+    label: str
+    """Its row in tables."""
+    about: str
+    """What it does, in a line."""
+    start: Literal["model", "sft"] = "model"
+    """What it starts from: the base model, or SFT on the teacher's rationales."""
+    scorers: bool = False
+    """Whether its rewards may read an answer scorer, a verifier or a reward model."""
+    learned_from: Callable[[Any], Sequence[str]] = lambda config: CORRECTNESS
+    """Configuration -> the rewards that it learns from, for the report's verdict on hacking."""
+    asked: str | Callable[..., Any] | None = None
+    """`asked(exp, config) -> Asked`: how what it taught is asked; None: for a rationale."""
+    conclude: str | Callable[..., Any] = f"{HERE}.outcome:conclude"
+    """Evaluates what was learned, and writes results, report and model."""
+
+
+METHODS: Mapping[str, Method] = {
+    "sft": Method(
+        f"{HERE}.sft:sft", f"{HERE}.sft:SftConfig", "SFT",
+        "imitate the teacher's rationales", learned_from=lambda config: (),
+    ),
+    "direct": Method(
+        f"{HERE}.sft:direct", f"{HERE}.sft:SftConfig", "direct fine-tune",
+        "question to answer, no rationale", learned_from=lambda config: (),
+        asked=f"{HERE}.sft:asked_directly",
+    ),
+    "filt-acc": Method(
+        f"{HERE}.filt_acc:filt_acc", f"{HERE}.filt_acc:FiltAccConfig", "FILT-ACC",
+        "imitate one's own rationales that led to the right answer", start="sft", scorers=True,
+        learned_from=lambda config: tuple(config.filters),
+    ),
+    "star": Method(
+        f"{HERE}.self_training:self_training", f"{HERE}.self_training:StarConfig", "STaR",
+        "the same in rounds that restart from the base model, with hints",
+    ),
+    "rft": Method(
+        f"{HERE}.self_training:self_training", f"{HERE}.self_training:RftConfig", "RFT",
+        "imitate many sampled attempts that were right, equal ones once",
+    ),
+    "dpo": Method(
+        f"{HERE}.iterative_dpo:iterative_dpo", f"{HERE}.iterative_dpo:IterativeDpoConfig",
+        "iterative DPO", "right over wrong attempts by DPO and NLL, in rounds", start="sft",
+    ),
+    "self-motivated": Method(
+        f"{HERE}.self_motivated:self_motivated", f"{HERE}.self_motivated:SelfMotivatedConfig",
+        "Self-motivated Learning",
+        "correctness ranks own attempts, the rank trains a reward model, PPO learns from it",
+    ),
+    "mario": Method(
+        f"{HERE}.mario:mario", f"{HERE}.mario:MarioConfig", "MaRio",
+        "several rewards at once, one control token each", start="sft", scorers=True,
+        learned_from=lambda config: config.rewards, asked=f"{HERE}.mario:under_best_tokens",
+    ),
+    "coalition": Method(
+        f"{HERE}.coalition.algorithm:coalition", f"{HERE}.coalition.config:CoalitionConfig",
+        "COALITION", "variants write, refine each other and learn by preference",
+        learned_from=lambda config: ("utility",), conclude=f"{HERE}.coalition.evaluate:conclude",
+    ),
+}  # fmt: skip
+
+
+def method_named(name: str) -> Method:
+    """The method of a name: of the table, of another package, or yours as `module:function`.
+
+    Raises `UsageError` where there is none, or where yours does not say its configuration.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if ":" in name:
+        return _as_method(import_user_object(name, "method"), name)
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name in installed:
+        return _as_method(installed[name].load(), name)
+    known = [*METHODS, *installed]
+    raise UsageError(f"unknown METHOD {name!r}{nearest(name, known)}")
+
+
+def load(place: Any) -> Any:
+    """The object at an import path `module:name`; anything else as it is."""
+    if not isinstance(place, str):
+        return place
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _as_method(found: Any, name: str) -> Method:
+    """A `Method`, or a function whose parameter `config` says which dataclass configures it."""
+    if isinstance(found, Method):
+        return found
+    if not callable(found):
+        raise UsageError(f"{name}: found {type(found).__name__}, expected a Method or a function")
+    parameters = list(inspect.signature(found).parameters)
+    config = typing.get_type_hints(found).get("config")
+    if parameters[:4] != ["exp", "policy", "config", "stage"] or not dataclasses.is_dataclass(config):
+        raise UsageError(
+            f"{name}: found the parameters ({', '.join(parameters)}), expected (exp, policy, "
+            "config, stage) with a dataclass as the annotation of config"
+        )
+    about = (inspect.getdoc(found) or "a method of your own").splitlines()[0].rstrip(".")
+    label = getattr(found, "__name__", name).replace("_", " ")
+    return Method(found, typing.cast(type, config), label, about)

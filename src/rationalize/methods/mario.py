@@ -34,7 +34,7 @@ Deviations from the released code (numbers in brackets: the list in its review, 
     something to mean; where the correctness token is not obeyed, they seem to cost accuracy. The
     default is the code's, correct samples only.
 10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so
-    that a negative consistency turns the other rewards round (`product: raw` restores that). [13]
+    that a negative consistency turns the other rewards round (`variant: product-raw`). [13]
 11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
 12. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may
     be guided (`guidance`); 1 and 0 are the paper's.
@@ -45,42 +45,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.obedience import obedience
-from rationalize.methods.common import (
-    MethodConfig,
+from rationalize.methods.base import (
+    Asked,
+    Experiment,
     evaluate_on_dev,
-    finish_stage,
     questions_for,
-    restore_or,
-    rollouts,
+    selected,
 )
 from rationalize.methods.pool import Pool
-from rationalize.methods.setup import open_method
-from rationalize.methods.sft import start_policy
 from rationalize.models.forward import Row
-from rationalize.records import Attempt, Question
+from rationalize.models.policy import Policy
+from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
+from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
 from rationalize.signals.bins import Ties
-from rationalize.training.loop import FitConfig, fit
+from rationalize.training.loop import ControlFitConfig, fit
 from rationalize.training.losses import KLDirection
 from rationalize.training.objectives import quark
 from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
-if TYPE_CHECKING:
-    from rationalize.models.policy import Policy
-    from rationalize.runs import Run
+
+Variant = Literal["classic", "additive", "additive-left", "product", "product-raw"]
 
 
 @dataclass(frozen=True)
-class MarioConfig(MethodConfig):
+class MarioConfig:
     """MaRio."""
 
     rewards: tuple[str, ...] = ("consistency", "correctness", "plausibility", "diversity")
@@ -93,16 +89,14 @@ class MarioConfig(MethodConfig):
     """Pool attempts below this score are not learned from. A reward named here and in `rewards` is
     the code's `filter_quark`.
     """
-    variant: Literal["classic", "additive", "product"] = "classic"
-    """When rewards enter: all at once, one by one, or multiplied into one."""
-    side: Literal["right", "left"] = "right"
-    """ADDITIVE: at which end of the prefix the next reward enters (right: next to the text)."""
+    variant: Variant = "classic"
+    """When rewards enter: all at once; one by one, at the right end of the prefix (next to the
+    text) or at the left; multiplied into one, mapped to [0, 1] by their range or raw.
+    """
     interval: int = 0
     """ADDITIVE: steps between two rewards; 0 spreads the entries evenly over the run."""
     groups: tuple[int, ...] = ()
     """ADDITIVE: how many rewards enter together (2, 1, 1); empty: one by one."""
-    product: Literal["normalised", "raw"] = "normalised"
-    """PRODUCT: whether rewards are mapped to [0, 1] before they are multiplied."""
     ties: Ties = "together"
     """Whether equal scores share a bin."""
     draw: Literal["balanced", "uniform"] = "balanced"
@@ -117,8 +111,8 @@ class MarioConfig(MethodConfig):
     """Optimiser steps."""
     sample_interval: int = 200
     """Steps between two explorations; one happens at step 0."""
-    rollouts: int = 0
-    """Attempts written per exploration; 0: one per training question."""
+    prompts: int = 0
+    """Questions that are written to per exploration; 0: every training question."""
     teacher: Teacher = "correct"
     """Teacher samples in the pool at step 0: the correct ones (as released), all, or none."""
     control_copies: int = 1
@@ -133,7 +127,9 @@ class MarioConfig(MethodConfig):
     """Bins tried on development questions after each round; after the last `ends` becomes `all`."""
     obedience_questions: int = 0
     """How many development questions obedience is measured on; 0: all."""
-    fit: FitConfig = FitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
+    fit: ControlFitConfig = ControlFitConfig(
+        learning_rate=5e-5, control_factor=20.0, batch_size=8
+    )
     """How the policy learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
     """How rollouts are written."""
@@ -142,21 +138,19 @@ class MarioConfig(MethodConfig):
         "released": {
             "ties": "released",
             "draw": "uniform",
-            "product": "raw",
             "steps": 50_000,
             "sample_interval": 4_000,
             "beta": 0.1,
             "alpha": 0.0,
             "fit": {
                 "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
-                "max_grad_norm": 1.0, "precision": "float32",
+                "max_grad_norm": 1.0,
             },
+            "precision": "float32",
             "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
-            "evaluation_sampling": {"temperature": 0.0, "max_new_tokens": 256},
-            "sft_epochs": 25.0,
-            "sft_fit": {
-                "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5,
-                "precision": "float32",
+            "sft": {
+                "epochs": 25.0,
+                "fit": {"learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5},
             },
         },
     }  # fmt: skip
@@ -165,7 +159,7 @@ class MarioConfig(MethodConfig):
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
         groups = self.groups or (1,) * len(self.rewards)
-        last_entry = self.interval * (len(groups) - 1) if self.variant == "additive" else 0
+        last_entry = self.interval * (len(groups) - 1) if self.additive else 0
         for ok, message in (
             (len(self.rewards) > 0, "rewards is empty; name at least one"),
             (
@@ -190,68 +184,63 @@ class MarioConfig(MethodConfig):
             if not ok:
                 raise UsageError(f"mario: {message}")
 
+    @property
+    def additive(self) -> bool:
+        return self.variant in ("additive", "additive-left")
 
-def train_mario(config: MarioConfig, out: Path) -> None:
-    """SFT (unless `init: model`), scorers where none are given, MaRio; leaves `out/model`."""
-    names = (*config.rewards, *config.filters)
-    with open_method(config, "mario", out, rewards=names) as setup:
-        policy, run = start_policy(setup), setup.run
-        own = named_as_loaded(config, setup.suite)
-        restore_or(
-            run, "mario", policy,
-            lambda: mario(policy, setup.suite, setup.train, setup.dev, own, run, "mario"),
-        )  # fmt: skip
-        setup.conclude(
-            policy, "MaRio", control=best_prefix(own), guidance=config.guidance,
-            trained={"mario": own.rewards},
-        )  # fmt: skip
+    @property
+    def product(self) -> bool:
+        return self.variant in ("product", "product-raw")
 
 
-def mario(
-    policy: Policy,
-    suite: RewardSuite,
-    train: Sequence[Question],
-    dev: Sequence[Question],
-    config: MarioConfig,
-    run: Run,
-    stage: str,
-) -> None:
-    """Algorithm 1 of Quark with MaRio's tokens; leaves the selected weights in `policy`."""
-    controls = control_bins(config, suite)
-    reference = policy.become_reference(half=config.fit.precision != "float32")
+def mario(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -> Policy:
+    """Quark's algorithm 1 with MaRio's tokens; leaves the selected weights in `policy`."""
+    config = named_as_loaded(config, exp.suite)
+    stage.policy(policy, lambda: _learn(exp, policy, config, stage))
+    return policy
+
+
+def _learn(
+    exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage
+) -> Mapping[str, Any]:
+    questions = {q.id: q for q in exp.train}
+    controls = control_bins(config, exp.suite)
+    reference = policy.become_reference()
     policy.add_controls(
-        controls, copies=config.control_copies, init=config.control_init, seed=config.seed
+        controls, copies=config.control_copies, init=config.control_init, seed=exp.seed
     )
-    pool = Pool(config, suite, controls)
-    rows = RowMaker(policy)
-    best = BestCheckpoint(run, stage)
+    pool = Pool(config, exp.suite, controls, exp.seed)
+    maker, best = RowMaker(policy), BestCheckpoint(stage)
 
+    # 1. explore: the policy writes under its best tokens, and the pool grows
     def explore(step: int) -> None:
         if step == 0:  # what the rounds are measured against; its tokens mean nothing yet
-            evaluate_on_dev(run, stage, Sampler(policy), suite, dev, config, round=0, step=0)
+            evaluate_on_dev(exp, stage, policy, round=0, step=0)
         for round in range(pool.rounds, step // config.sample_interval + 1):
-            attempts = rollouts(run, f"{stage}-round{round}", partial(write_round, round))
+            attempts = stage.attempts(f"round{round}", lambda round=round: write_round(round))
+            # 2. quantise: each reward by itself over the whole pool
             pool.add(attempts, active_when_training(round * config.sample_interval, config))
             if policy.controls:
                 policy.controls = replace(policy.controls, lowest=pool.lowest())
-            pool.log(run, stage)
+            pool.log(stage)
 
     def write_round(round: int) -> list[Attempt]:
         step = round * config.sample_interval
         active = active_when_sampling(step, config)
         attempts = write_attempts(
-            Sampler(policy), questions_for(train, config.rollouts, round, config.seed),
-            config.sampling, split="train", seed=config.seed, round=round, step=step,
-            control=dict.fromkeys(active, 0), label=f"{stage} explores, round {round}",
+            Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
+            config.sampling, split="train", seed=exp.seed, round=round, step=step,
+            control=dict.fromkeys(active, 0), label=f"{stage.name} explores, round {round}",
         )  # fmt: skip
         if round == 0:
-            attempts = teacher_attempts(train, config.teacher) + attempts
-        return suite.score(attempts, {q.id: q for q in train})
+            attempts = teacher_attempts(exp.train, config.teacher) + attempts
+        return exp.suite.score(attempts, questions)
 
+    # 3. learn: each row under the tokens of its bins
     def batch_at(step: int) -> list[Row]:
         active = active_when_training(step, config)
         return [
-            rows.attempt(attempt, {name: bins[name] for name in active})
+            maker.attempt(attempt, {name: bins[name] for name in active})
             for attempt, bins in pool.draw(step, active)
         ]
 
@@ -259,29 +248,27 @@ def mario(
         done = step + 1
         if done % config.sample_interval and done != config.steps:
             return
-        sampler = Sampler(policy, guidance=config.guidance)
         active = dict.fromkeys(active_when_sampling(done, config), 0)
+        asked = Asked(control=active, guidance=config.guidance)
         round = -(-done // config.sample_interval)
-        score = evaluate_on_dev(
-            run, stage, sampler, suite, dev, config, round=round, step=done, control=active
-        )
+        means = evaluate_on_dev(exp, stage, policy, round=round, step=done, asked=asked)
         if len(active) == len(controls):  # a policy is only ever used under all its tokens
-            best.offer(done, score, policy)
+            best.offer(done, selected(means, config.select_by), policy)
         if config.obedience != "none" and active:
             bins = {name: pool.filled()[name] for name in active}
-            _log_obedience(run, stage, sampler, suite, dev, config, bins, round, done)
+            _log_obedience(exp, policy, config, stage, bins, round, done)
 
     fit(
         policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl),
-        batch_at, config.fit, run=run, stage=stage, steps=config.steps, before_step=explore,
+        batch_at, config.fit, stage, steps=config.steps, before_step=explore,
         after_step=after_step,
     )  # fmt: skip
-    finish_stage(run, stage, best, policy)
+    return best.load_into(policy)
 
 
 def control_bins(config: MarioConfig, suite: RewardSuite) -> dict[str, int]:
     """Control tokens: reward -> number of bins, in prefix order."""
-    if config.variant == "product":
+    if config.product:
         return {"product": config.bins}
     return {
         name: len(levels)
@@ -303,6 +290,12 @@ def named_as_loaded(config: MarioConfig, suite: RewardSuite) -> MarioConfig:
     )
 
 
+def under_best_tokens(exp: Experiment, config: MarioConfig) -> Asked:
+    """How a finished policy is asked."""
+    named = named_as_loaded(config, exp.suite)
+    return Asked(control=best_prefix(named), guidance=config.guidance)
+
+
 def best_prefix(config: MarioConfig) -> dict[str, int]:
     """The tokens that a finished policy is asked under: the best one of every reward."""
     return dict.fromkeys(active_when_sampling(config.steps, config), 0)
@@ -310,7 +303,7 @@ def best_prefix(config: MarioConfig) -> dict[str, int]:
 
 def active_when_training(step: int, config: MarioConfig) -> tuple[str, ...]:
     """Rewards whose token is in the prefix of training step `step`."""
-    if config.variant == "product":
+    if config.product:
         return ("product",)
     if config.variant == "classic":
         return config.rewards
@@ -324,7 +317,7 @@ def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
     """
     if step == 0:
         return ()
-    if config.variant != "additive":
+    if not config.additive:
         return active_when_training(step, config)
     return _cut(config, _entered(step - 1, config))
 
@@ -332,31 +325,31 @@ def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
 def _entered(step: int, config: MarioConfig) -> int:
     """How many rewards have entered by `step`: min(R, floor(s / I) + 1), or whole groups (3.3)."""
     groups = config.groups or (1,) * len(config.rewards)
-    if config.side == "left":
+    if config.variant == "additive-left":
         groups = groups[::-1]  # taken from the end of the list, as released
     interval = config.interval or -(-config.steps // len(groups))
     return sum(groups[: step // interval + 1])
 
 
 def _cut(config: MarioConfig, count: int) -> tuple[str, ...]:
-    if config.side == "right":
+    if config.variant == "additive":
         return config.rewards[:count]
     return config.rewards[len(config.rewards) - count :]
 
 
 def _log_obedience(
-    run: Run, stage: str, sampler: Sampler, suite: RewardSuite, dev: Sequence[Question],
-    config: MarioConfig, bins: Mapping[str, Sequence[int]], round: int, step: int,
+    exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage,
+    bins: Mapping[str, Sequence[int]], round: int, step: int,
 ) -> None:  # fmt: skip
+    """What the policy reaches when it is asked for each bin, on development questions."""
     which = "all" if step == config.steps else config.obedience
-    name = f"obedience/{stage}-{step}.json"
-    if not (run.path / name).exists():
-        rows = obedience(
-            sampler, suite, dev[: config.obedience_questions or None],
-            config.evaluation_sampling, bins=bins, which=which, split="dev", seed=config.seed,
-            round=round, step=step, product_of=config.rewards, raw_product=config.product == "raw",
-        )  # fmt: skip
-        run.write_json(name, rows)
-    run.rewind(f"{stage}/obedience", step)
-    for row in run.read_json(name):
-        run.log(f"{stage}/obedience", **row)
+    asked = exp.dev[: config.obedience_questions or None]
+    rows = stage.facts(
+        f"obedience/{stage.name}-{step}",
+        lambda: obedience(
+            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation, bins=bins,
+            which=which, split="dev", seed=exp.seed, round=round, step=step,
+            product_of=config.rewards, raw_product=config.variant == "product-raw",
+        ),
+    )  # fmt: skip
+    stage.log("obedience", step, rows)

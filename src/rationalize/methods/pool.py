@@ -11,7 +11,7 @@ import numpy as np
 from rationalize.errors import UserError
 from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
-from rationalize.runs import Run
+from rationalize.runs import Stage
 from rationalize.signals.bins import bin_counts, rank_bins, value_bins
 from rationalize.signals.draws import balanced_bins, shuffled_passes
 from rationalize.signals.filters import keep_above
@@ -26,9 +26,9 @@ class Pool:
     """Nothing ever leaves it; what cannot be learned from is counted."""
 
     def __init__(
-        self, config: MarioConfig, suite: RewardSuite, controls: Mapping[str, int]
+        self, config: MarioConfig, suite: RewardSuite, controls: Mapping[str, int], seed: int
     ) -> None:
-        self._config, self._suite, self._controls = config, suite, controls
+        self._config, self._suite, self._controls, self._seed = config, suite, controls, seed
         self._rounds: list[list[Attempt]] = []
         self.attempts: list[Attempt] = []
         """What is learned from: parsed, and passed by the filters."""
@@ -62,7 +62,7 @@ class Pool:
     def draw(self, step: int, active: Sequence[str]) -> list[tuple[Attempt, dict[str, int]]]:
         """The rows of a step, with their bins; `balanced` spreads over the active rewards' bins."""
         config = self._config
-        size, seed = config.fit.batch_size, [config.seed, self.rounds]
+        size, seed = config.fit.batch_size, [self._seed, self.rounds]
         if config.draw == "balanced":
             shown = {name: self.bins[name] for name in active}
             indices = balanced_bins(shown, size, step, seed)
@@ -81,21 +81,25 @@ class Pool:
         """The worst filled bin of each reward."""
         return {name: bins[-1] for name, bins in self.filled().items()}
 
-    def log(self, run: Run, stage: str) -> None:
+    def log(self, stage: Stage) -> None:
         """Counts of the newest round and occupancy of every bin; an empty bin warns."""
         round, attempts = self.rounds - 1, self._rounds[-1]
-        run.rewind(f"{stage}/pool", round)
         undefined = {n: sum(a.rewards[n] is None for a in attempts) for n in attempts[0].rewards}
-        run.log(
-            f"{stage}/pool", round, written=len(attempts), learned_from=len(self.attempts),
-            unparsed=sum(not a.parsed for a in attempts),
-            cut=sum(a.finish == "length" for a in attempts),
-            undefined={n: count for n, count in undefined.items() if count},
-        )  # fmt: skip
-        run.rewind(f"{stage}/bins", round)
-        for name, bins in self.bins.items():
-            counts = bin_counts(bins, self._controls[name])
-            run.log(f"{stage}/bins", round, round=round, reward=name, counts=counts)
+        counted = {
+            "written": len(attempts),
+            "learned_from": len(self.attempts),
+            "unparsed": sum(not a.parsed for a in attempts),
+            "cut": sum(a.finish == "length" for a in attempts),
+            "undefined": {n: count for n, count in undefined.items() if count},
+        }
+        stage.log("pool", round, [counted])
+        occupancy = {n: bin_counts(bins, self._controls[n]) for n, bins in self.bins.items()}
+        stage.log(
+            "bins",
+            round,
+            [{"round": round, "reward": n, "counts": c} for n, c in occupancy.items()],
+        )
+        for name, counts in occupancy.items():
             if not counts[0]:
                 raise UserError(
                     f"no attempt has the best value of {name!r} (counts, best first: {counts}), so "
@@ -105,12 +109,12 @@ class Pool:
             if 0 in counts:
                 logger.warning(
                     "%s: bins %s of %s are empty, their tokens not trained (counts: %s)",
-                    stage, [b for b, count in enumerate(counts) if not count], name, counts,
+                    stage.name, [b for b, count in enumerate(counts) if not count], name, counts,
                 )  # fmt: skip
         share = sum(a.parsed for a in attempts) / len(attempts)
         if share < 0.8:
             logger.warning(
-                "%s: only %.0f %% of round %d could be parsed", stage, 100 * share, round
+                "%s: only %.0f %% of round %d could be parsed", stage.name, 100 * share, round
             )
 
     def _bins(self, name: str) -> np.ndarray:
@@ -133,12 +137,12 @@ class Pool:
         product = np.ones(len(self.attempts))
         for name in self._config.rewards:
             scores = self._scores(self.attempts, name)
-            if self._config.product == "normalised":
+            if self._config.variant == "product":
                 low, high = self._suite[name].range
                 if not np.isfinite(high - low):
                     raise UserError(
                         f"PRODUCT needs finite ranges, and {name!r} has [{low}, {high}]; "
-                        "declare its range, or use product=raw"
+                        "declare its range, or use variant=product-raw"
                     )
                 scores = (scores - low) / (high - low)
             product *= scores

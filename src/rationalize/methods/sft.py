@@ -1,35 +1,24 @@
-"""SFT on the teacher's rationales: `question -> rationale So the answer is (X).` (mario.md 5.1)
+"""SFT on the teacher's rationales: `question -> rationale So the answer is (X).`
 
-Also the direct fine-tune of the floor: `question -> (X)`, no rationale. Loss: NLL of the response
-tokens, averaged over the batch's tokens. Deviations from the released script: development accuracy
-selects the checkpoint (the script states no rule).
+The start of MaRio (arXiv 2311.02805, section 3), and the direct fine-tune beside it:
+`question -> (X)`, no rationale. Loss: NLL of the response tokens, averaged over the batch's tokens.
+Deviations from the released script: development accuracy selects the checkpoint (the script states
+no rule).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rationalize.errors import UserError
-from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE
-from rationalize.methods.common import (
-    MethodConfig,
-    finish_stage,
-    log_round,
-    restore_or,
-    rollouts,
-    share,
-)
-from rationalize.methods.setup import Setup, open_method
+from rationalize.methods.base import Asked, Experiment, Learned, evaluate_on_dev
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
-from rationalize.records import Attempt, Question
-from rationalize.runs import Run
-from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import teacher_attempts, write_attempts
+from rationalize.runs import Stage
+from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.templates import prompt_text, target_text
 from rationalize.training.loop import FitConfig, fit
@@ -37,9 +26,15 @@ from rationalize.training.objectives import nll
 from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
+DIRECTLY = Asked(mode="answer")
+"""How the direct fine-tune is asked."""
+
+Texts = Sequence[tuple[str, str]]
+"""Prompts and their responses."""
+
 
 @dataclass(frozen=True)
-class SftConfig(MethodConfig):
+class SftConfig:
     """SFT on teacher rationales, or the direct fine-tune."""
 
     epochs: float = 2.0
@@ -50,123 +45,94 @@ class SftConfig(MethodConfig):
     """How the policy learns."""
 
 
-def train_sft(config: SftConfig, out: Path) -> None:
-    """SFT alone; the policy lands in `out/model`."""
-    with open_method(config, "sft", out) as setup:
-        policy = setup.load_policy()
-        restore_or(
-            setup.run, "sft", policy,
-            lambda: sft(policy, setup.train, setup.dev, config, setup.run, "sft"),
-        )  # fmt: skip
-        setup.conclude(policy, "SFT")
+@dataclass(frozen=True)
+class StartConfig:
+    """SFT as the start of another method."""
+
+    epochs: float = 2.0
+    """Passes over the teacher's rationales; 0: start from the base model."""
+    fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
+    """How that SFT learns."""
 
 
-def train_direct(config: SftConfig, out: Path) -> None:
-    """The direct fine-tune (question -> answer); the policy lands in `out/model`."""
-    with open_method(config, "direct", out) as setup:
-        policy = setup.load_policy()
-        restore_or(
-            setup.run, "direct", policy,
-            lambda: sft(policy, setup.train, setup.dev, config, setup.run, "direct", mode="answer"),
-        )  # fmt: skip
-        setup.conclude(policy, "direct fine-tune", mode="answer")
+@dataclass(frozen=True)
+class SftStart:
+    """Of methods that start from SFT."""
+
+    sft: StartConfig = StartConfig()
+    """SFT on the teacher's rationales, done first, in this run."""
 
 
-def start_policy(setup: Setup, stage: str = "sft") -> Policy:
-    """Where a method starts: after SFT on the teacher's rationales, or from the model itself."""
-    policy, own = setup.load_policy(), setup.config
-    if own.init == "sft":
-        config = share(SftConfig(epochs=own.sft_epochs, fit=own.sft_fit), own)
-        restore_or(
-            setup.run,
-            stage,
-            policy,
-            lambda: sft(policy, setup.train, setup.dev, config, setup.run, stage),
-        )
-    return policy
-
-
-def sft(
-    policy: Policy,
-    train: Sequence[Question],
-    dev: Sequence[Question],
-    config: SftConfig,
-    run: Run,
-    stage: str,
-    mode: Literal["rationale_answer", "answer"] = "rationale_answer",
-) -> None:
-    """Imitate the teacher's rationales, or in mode `answer` the gold answers."""
-    if mode == "rationale_answer":
-        texts = [(a.prompt, a.completion) for a in teacher_attempts(train, "correct")]
-    else:
-        texts = [(prompt_text("answer", q), target_text("answer", q)) for q in train]
-    if not texts:
+def sft(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> Policy:
+    """Imitate the teacher's rationales that led to the gold answer."""
+    taught = teacher_attempts(exp.train, "correct")
+    if not taught:
         raise UserError(
             "no training question has a teacher rationale that led to its answer; give questions "
             "with `rationales`, or write some with `rationalize sample --keep-correct`"
         )
-    steps = max(1, math.ceil(config.epochs * len(texts) / config.fit.batch_size))
-    imitate(policy, texts, dev, config, run, stage, steps=steps, mode=mode)
+    texts = [(a.prompt, a.completion) for a in taught]
+    return imitate(exp, policy, texts, config, stage, steps=steps_for(texts, config))
+
+
+def direct(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> Policy:
+    """Imitate the gold answers alone."""
+    texts = [(prompt_text("answer", q), target_text("answer", q)) for q in exp.train]
+    steps = steps_for(texts, config)
+    return imitate(exp, policy, texts, config, stage, steps=steps, asked=DIRECTLY)
+
+
+def asked_directly(exp: Experiment, config: SftConfig) -> Asked:
+    """For the answer alone."""
+    return DIRECTLY
+
+
+def steps_for(texts: Texts, config: SftConfig) -> int:
+    """Optimiser steps of `epochs` passes over the texts."""
+    return max(1, math.ceil(config.epochs * len(texts) / config.fit.batch_size))
 
 
 def imitate(
-    policy: Policy,
-    texts: Sequence[tuple[str, str]],
-    dev: Sequence[Question],
-    config: SftConfig,
-    run: Run,
-    stage: str,
-    *,
-    steps: int,
-    mode: Literal["rationale_answer", "answer"] = "rationale_answer",
-) -> None:
+    exp: Experiment, policy: Policy, texts: Texts, config: SftConfig, stage: Stage, *, steps: int,
+    asked: Asked | None = None,
+) -> Policy:  # fmt: skip
     """Learn prompts and their responses in place, and leave the weights of the best development
     accuracy in `policy`.
     """
-    maker = RowMaker(policy)
-    rows = [maker.text(prompt, response) for prompt, response in texts]
-    checks = {round(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)}
-    best = BestCheckpoint(run, stage)
 
-    def batch_at(step: int) -> list[Row]:
-        picked = shuffled_passes(len(rows), config.fit.batch_size, step, config.seed)
-        return [rows[i] for i in picked]
+    def learn() -> Mapping[str, Any]:
+        maker = RowMaker(policy)
+        rows = [maker.text(prompt, response) for prompt, response in texts]
+        # steps after which development accuracy is measured, the last one among them
+        checks = [round(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)]
+        best = BestCheckpoint(stage)
 
-    def after_step(step: int) -> None:
-        if step + 1 in checks:
-            score = dev_accuracy(
-                policy, dev, config, run, stage, step + 1, sorted(checks).index(step + 1) + 1, mode
-            )
-            best.offer(step + 1, score, policy)
+        def batch_at(step: int) -> list[Row]:
+            picked = shuffled_passes(len(rows), config.fit.batch_size, step, exp.seed)
+            return [rows[i] for i in picked]
 
-    fit(policy, nll, batch_at, config.fit, run=run, stage=stage, steps=steps, after_step=after_step)
-    finish_stage(run, stage, best, policy)
+        def after_step(step: int) -> None:
+            done = step + 1
+            if done in checks:
+                place = sorted(set(checks)).index(done) + 1
+                means = evaluate_on_dev(
+                    exp, stage, policy, round=place, step=done, asked=asked, scored=False
+                )
+                best.offer(done, means["accuracy"], policy)
+
+        fit(policy, nll, batch_at, config.fit, stage, steps=steps, after_step=after_step)
+        return best.load_into(policy)
+
+    stage.policy(policy, learn)
+    return policy
 
 
-def dev_accuracy(
-    policy: Policy,
-    dev: Sequence[Question],
-    config: MethodConfig,
-    run: Run,
-    stage: str,
-    step: int,
-    round: int,
-    mode: str,
-) -> float:
-    """Greedy accuracy on development questions, in [0, 1]."""
-    sampling = (
-        config.evaluation_sampling
-        if mode != "answer"
-        else SamplingConfig(temperature=0.0, max_new_tokens=8)
-    )
-
-    def write() -> list[Attempt]:
-        return write_attempts(
-            Sampler(policy), dev, sampling, split="dev", seed=config.seed, writer=stage, mode=mode,
-            step=step, label=f"{stage} on dev, step {step}",
-        )  # fmt: skip
-
-    by_id = {q.id: q for q in dev}
-    attempts = rollouts(run, f"{stage}-dev{step}", write)
-    metrics = [ACCURACY, PARSE_RATE]
-    return log_round(run, stage, attempts, by_id, metrics, round=round, step=step)["accuracy"]
+def start_from_sft(
+    exp: Experiment, policy: Policy, config: StartConfig
+) -> tuple[Experiment, Policy]:
+    """The experiment and the policy after SFT; as they are at 0 epochs."""
+    if not config.epochs:
+        return exp, policy
+    stage = exp.stage("sft", needs=("sft",))
+    sft(exp, policy, SftConfig(epochs=config.epochs, fit=config.fit), stage)
+    return replace(exp, start=Learned(policy, stage.folder)), policy

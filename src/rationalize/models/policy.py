@@ -21,7 +21,7 @@ from rationalize.models.folders import (
     save_policy,
     weights_hash,
 )
-from rationalize.models.precision import autocast, frozen_copy, has_fast_bfloat16
+from rationalize.models.precision import frozen_copy, has_fast_bfloat16
 from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
 
@@ -30,6 +30,7 @@ FULL_TUNING_LIMIT = 500_000_000
 
 Style = Literal["chat", "plain"]
 Tuning = Literal["auto", "full", "lora"]
+Precision = Literal["auto", "bfloat16", "float32"]
 
 
 @dataclass
@@ -52,6 +53,8 @@ class Policy:
     """Ids below this are words. Control ids are not below it, and are never predicted."""
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = 16
+    precision: Precision = "auto"
+    """What learning computes in; `auto`: bfloat16 where the hardware has it."""
     controls: ControlTokens | None = None
     folds_system: bool = False
     """Whether the chat template takes no system message, so that its text opens the user's."""
@@ -90,6 +93,16 @@ class Policy:
     def start_id(self) -> int:
         """First decoder id of an encoder-decoder."""
         return self.model.config.decoder_start_token_id
+
+    @property
+    def half(self) -> bool:
+        """Whether learning computes in bfloat16."""
+        fast = self.precision == "auto" and has_fast_bfloat16(self.device)
+        return fast or self.precision == "bfloat16"
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision that learning computes in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of the prompt, up to where the response (or its control tokens) begins."""
@@ -150,31 +163,28 @@ class Policy:
         )
         self._wrap()
 
-    def become_reference(
-        self, *, half: bool = True
-    ) -> Callable[[], AbstractContextManager[Policy]]:
+    def become_reference(self) -> Callable[[], AbstractContextManager[Policy]]:
         """Freeze the policy as it is now; learning goes on from here.
 
         Returns `reference()`, a context manager that yields the frozen policy. Under LoRA the
         adapter is merged and a new one starts, so that the reference is the adapter switched off
-        and no second model exists. Under full tuning it is a copy, with its linear layers in
-        bfloat16 where that is fast: what autocast computes, bit for bit. A run in float32 asks for
-        `half=False`.
+        and no second model exists. Under full tuning it is a copy, in bfloat16 (its linear layers
+        alone) where learning computes in it: what autocast computes, bit for bit.
         """
         self.merge()
         if self.tuning == "lora":
             return self.reference
-        frozen = self.frozen(half=half)
+        frozen = self.frozen(half=self.half)
 
         @contextmanager
         def reference() -> Iterator[Policy]:
-            with autocast(self.device) if half else nullcontext():
+            with self.autocast():
                 yield frozen
 
         return reference
 
     def frozen(self, *, half: bool = True) -> Policy:
-        """A copy that never learns; `half`: to be used under `autocast`."""
+        """A copy that never learns; `half`: its linear layers in bfloat16 where that is fast."""
         dtype = torch.bfloat16 if half and has_fast_bfloat16(self.device) else self.dtype
         return replace(self, model=frozen_copy(self.model, dtype, linear_only=True))
 
@@ -208,7 +218,7 @@ class Policy:
         saved = load_policy(
             folder, tuning=self.tuning, style=self.style, system=self.system,
             lora_rank=self.lora_rank, dtype=self.dtype, device=self.device,
-            trust_remote_code=self.trust_remote_code,
+            trust_remote_code=self.trust_remote_code, precision=self.precision,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
@@ -274,6 +284,7 @@ def load_policy(
     style: Literal["auto", "chat", "plain"] = "auto",
     system: str | None = DEFAULT_SYSTEM,
     lora_rank: int = 16,
+    precision: Precision = "auto",
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
     trust_remote_code: bool = False,
@@ -320,6 +331,7 @@ def load_policy(
         or min(len(tokenizer), loaded.get_input_embeddings().weight.shape[0]),
         tuning=tuning,
         lora_rank=lora_rank,
+        precision=precision,
         trust_remote_code=trust_remote_code,
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )

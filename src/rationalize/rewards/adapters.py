@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from rationalize.answers import parse_reply
+from rationalize.config.user_code import import_user_object
 from rationalize.errors import UsageError
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.suite import COLUMNS
@@ -25,22 +23,7 @@ def user_reward(place: str) -> Reward:
     working folder are found. A function whose annotation says that completions are messages (as
     those of `trl.rewards` do) gets prompts and completions as messages.
     """
-    module_name, _, name = place.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.split(".")[0] and error.name != module_name:
-            raise  # the module is there, and something that it imports is not
-        raise UsageError(
-            f"no module {module_name!r} for the reward {place!r}; expected module:function of an "
-            f"installed module or of a file in {here}"
-        ) from None
-    if not hasattr(module, name):
-        raise UsageError(f"module {module_name!r} has no {name!r} for the reward {place!r}")
-    found = getattr(module, name)
+    found = import_user_object(place, "reward")
     if isinstance(found, Reward):
         return replace(found, source=place)
     if not callable(found):
@@ -48,7 +31,7 @@ def user_reward(place: str) -> Reward:
             f"{place!r} is {type(found).__name__}; expected a Reward, or a function "
             "`f(prompts, completions, **columns) -> list of scores`"
         )
-    own = getattr(found, "__name__", name)
+    own = getattr(found, "__name__", place.partition(":")[2])
     return Reward(own, _fed(found, place), cacheable=False, needs_gold=True, source=place)
 
 

@@ -13,7 +13,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,26 +26,23 @@ from rationalize.errors import UserError
 from rationalize.memory import give_back_freed_memory, keep_freed_memory
 from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
-from rationalize.models.precision import has_fast_bfloat16
 from rationalize.progress import progress_bar
-from rationalize.runs import Run
+from rationalize.runs import Stage
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 
+BETAS, EPSILON = (0.9, 0.99), 1e-8
+"""AdamW's decays, as MaRio's code has them (its second is .99, not PyTorch's .999), and epsilon."""
+
+
 @dataclass(frozen=True)
 class FitConfig:
-    """How a stage learns."""
+    """How a stage learns, by AdamW."""
 
     learning_rate: float = 5e-5
     """Peak learning rate of AdamW."""
-    control_factor: float = 1.0
-    """The control tokens' embedding rows move this many times as far per step as AdamW says."""
-    head_rate: float = 0.0
-    """Peak learning rate of a scalar head (of a reward model, of PPO's values), which begins at
-    nothing; 0: as all weights.
-    """
     batch_size: int = 8
     """Rows per optimiser step."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
@@ -55,18 +51,24 @@ class FitConfig:
     """Warm-up, as a share of the steps."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
-    beta1: float = 0.9
-    """AdamW's first decay."""
-    beta2: float = 0.99
-    """AdamW's second decay (MaRio's released value)."""
-    epsilon: float = 1e-8
-    """AdamW's epsilon."""
-    precision: Literal["auto", "bfloat16", "float32"] = "auto"
-    """Autocast precision; `auto`: bfloat16 where the processor or accelerator computes in it."""
     micro_tokens: int = 2048
     """Padded tokens in one forward pass; a batch is accumulated over as many as that takes."""
-    checkpoint_every: float = 120.0
-    """Seconds between checkpoints."""
+
+
+@dataclass(frozen=True)
+class ControlFitConfig(FitConfig):
+    """How a policy with control tokens learns."""
+
+    control_factor: float = 1.0
+    """Learning-rate multiplier of the control tokens' embedding rows."""
+
+
+@dataclass(frozen=True)
+class HeadFitConfig(FitConfig):
+    """How a policy with a scalar head learns."""
+
+    head_rate: float = 0.0
+    """Peak learning rate of the scalar head, which starts untrained; 0: as all weights."""
 
 
 @dataclass
@@ -90,15 +92,14 @@ def fit(
     loss: Loss,
     batch_at: BatchAt,
     config: FitConfig,
+    stage: Stage,
     *,
-    run: Run,
-    stage: str,
     steps: int,
     after_step: Callable[[int], None] | None = None,
     before_step: Callable[[int], None] | None = None,
     group_of: GroupOf | None = None,
 ) -> None:
-    """Train `policy` in place for `steps` optimiser steps; resumes `stage` of `run`.
+    """Train `policy` in place for `steps` optimiser steps; resumes `stage`.
 
     `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must
     be repeatable: after a kill, they are called again for the steps since the last checkpoint. At a
@@ -117,16 +118,17 @@ def fit(
     policy.model.eval()  # dropout off; gradients flow all the same
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(
-        rate_groups(parameters, config), betas=(config.beta1, config.beta2), eps=config.epsilon,
-        weight_decay=0.0, fused=True,
+        rate_groups(parameters, config), betas=BETAS, eps=EPSILON, weight_decay=0.0,
+        fused=True,
     )  # fmt: skip
     peaks = [group["lr"] for group in optimizer.param_groups]
-    folder = run.path / "checkpoints" / stage
+    run, name = stage.run, stage.name
+    folder = run.path / "checkpoints" / name
     start = _restore(folder, parameters, optimizer)
-    run.rewind(stage, start)
+    run.rewind(name, start)
     saved_at = time.monotonic()
     tokens = 0
-    with progress_bar(stage, "steps") as progress:
+    with progress_bar(name, "steps") as progress:
         progress(start, steps, 0)
         for step in range(start, steps):
             if before_step:
@@ -142,10 +144,10 @@ def fit(
                 )
             metrics["learning_rate"] = config.learning_rate * share
             tokens += sum(r.length for r in rows)
-            run.log(stage, step, **metrics)
+            run.log(name, step, **metrics)
             if after_step:
                 after_step(step)
-            if time.monotonic() - saved_at > config.checkpoint_every and step + 1 < steps:
+            if time.monotonic() - saved_at > run.checkpoint_every and step + 1 < steps:
                 _save(folder, step + 1, parameters, optimizer)
                 saved_at = time.monotonic()
             progress(step + 1, steps, tokens)
@@ -154,18 +156,14 @@ def fit(
         give_back_freed_memory()
 
 
-def forget_checkpoint(run: Run, stage: str) -> None:
-    """Delete a finished stage's checkpoint; its result is stored elsewhere by then."""
-    shutil.rmtree(run.path / "checkpoints" / stage, ignore_errors=True)
-
-
 def rate_groups(parameters: dict[str, Tensor], config: FitConfig) -> list[dict[str, Any]]:
     """AdamW's groups with their peak rates: all weights, and a scalar head where it has its own."""
-    heads = {n: p for n, p in parameters.items() if config.head_rate and n.startswith(HEAD_NAME)}
+    rate = config.head_rate if isinstance(config, HeadFitConfig) else 0.0
+    heads = {n: p for n, p in parameters.items() if rate and n.startswith(HEAD_NAME)}
     others = [p for n, p in parameters.items() if n not in heads]
     groups = [{"params": others, "lr": config.learning_rate}]
     if heads:
-        groups.append({"params": list(heads.values()), "lr": config.head_rate})
+        groups.append({"params": list(heads.values()), "lr": rate})
     return groups
 
 
@@ -189,7 +187,7 @@ def _optimise(
     sums = torch.zeros(2, device=accelerator.device)
     metrics: dict[str, float] = {}
     for passed in micro_batches(rows, config.micro_tokens, group_of):
-        with precision(config, accelerator.device):
+        with policy.autocast():
             out = loss(policy, passed)
         accelerator.backward(out.total)
         sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
@@ -203,11 +201,12 @@ def _optimise(
         )
     torch._foreach_div_(gradients, max(weight, 1.0))
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
-    before = policy.control_rows() if config.control_factor != 1.0 and policy.controls else None
+    factor = config.control_factor if isinstance(config, ControlFitConfig) else 1.0
+    before = policy.control_rows() if factor != 1.0 and policy.controls else None
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if before is not None:
-        policy.extrapolate_control_rows(before, config.control_factor)
+        policy.extrapolate_control_rows(before, factor)
     per_unit = {name: value / max(weight, 1.0) for name, value in metrics.items()}
     return {
         "loss": total / max(weight, 1.0),
@@ -215,13 +214,6 @@ def _optimise(
         "weight": weight,
         **per_unit,
     }
-
-
-def precision(config: FitConfig, device: torch.device) -> AbstractContextManager:
-    """The autocast that a configuration asks for."""
-    fast = config.precision == "auto" and has_fast_bfloat16(device)
-    half = fast or config.precision == "bfloat16"
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
 def _save(

@@ -20,7 +20,7 @@ from rationalize.models.forward import (
     token_logprobs,
 )
 from rationalize.models.heads import head_values, reply_scores
-from rationalize.training.loop import FitConfig, Loss, LossOutput, precision
+from rationalize.training.loop import FitConfig, Loss, LossOutput
 from rationalize.training.losses import (
     KLDirection,
     bradley_terry,
@@ -232,7 +232,7 @@ def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) ->
     found: dict[int, float] = {}
     numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
     for passed in micro_batches(numbered, config.micro_tokens):
-        with precision(config, policy.device):
+        with policy.autocast():
             logprobs = token_logprobs(policy, passed)
         found |= {row.tag: own.sum().item() for row, own in zip(passed, logprobs, strict=True)}
     return [found[i] for i in range(len(rows))]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from rationalize.models.forward import Row
-from rationalize.runs import Run
+from rationalize.runs import Stage
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import PairTag, dpo, response_logprobs
 from rationalize.training.rows import RowMaker, grouped_batch
@@ -32,7 +32,7 @@ class PairTexts(NamedTuple):
 
 def learn_pairs(
     policy: Policy, pairs: Sequence[PairTexts], config: FitConfig, *, beta: float,
-    nll_weight: float, epochs: float, run: Run, stage: str, seed: int | Sequence[int],
+    nll_weight: float, epochs: float, stage: Stage, seed: int | Sequence[int],
 ) -> None:  # fmt: skip
     """DPO in place; the reference is the policy as it is now, and its log-probabilities are
     computed once. A batch of `config.batch_size` rows is half as many pairs.
@@ -58,6 +58,6 @@ def learn_pairs(
         return grouped_batch(halves, size, step, seed)
 
     fit(
-        policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, run=run, stage=stage,
+        policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, stage,
         steps=max(1, math.ceil(epochs * len(pairs) / size)), group_of=lambda row: row.tag.pair,
     )  # fmt: skip

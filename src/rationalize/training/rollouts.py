@@ -30,7 +30,7 @@ from rationalize.models.forward import (
 )
 from rationalize.models.heads import head_values
 from rationalize.training.advantages import gae, token_rewards, whiten
-from rationalize.training.loop import FitConfig, precision
+from rationalize.training.loop import FitConfig
 from rationalize.training.losses import token_nll
 from rationalize.training.objectives import RolloutTag
 
@@ -66,12 +66,12 @@ def measure(
         numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
         own: dict[int, Rollout] = {}
         for passed in micro_batches(numbered, config.micro_tokens):
-            with precision(config, policy.device):
+            with policy.autocast():
                 batch = collate(passed, policy)
                 hidden_Nd = hidden_at_response(policy, batch)
                 logprob_N = -token_nll(head(policy, hidden_Nd), batch.targets)
                 values_N = head_values(unit, hidden_Nd)
-            with reference() as frozen, precision(config, policy.device):
+            with reference() as frozen, policy.autocast():
                 references = token_logprobs(frozen, passed)
             sizes = [len(row.response_ids) for row in passed]
             for row, logprob, value, other in zip(

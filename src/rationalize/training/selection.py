@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors.torch import load_file, save_file
 
-from rationalize.runs import Run
+from rationalize.runs import Stage
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
+Key = TypeVar("Key")
+
+
+def best_of(scores: Mapping[Key, float]) -> Key:
+    """The key of the highest score on development questions; of equals the earliest: what has
+    learned less.
+
+    >>> best_of({"start": 0.5, "round0": 0.7, "round1": 0.7})
+    'round0'
+    """
+    return max(scores, key=scores.__getitem__)
+
 
 class BestCheckpoint:
-    """The trainable weights of the best step so far, on disk; ties keep the earlier step.
+    """The trainable weights of the best step of a stage so far, on disk; `best_of` is the rule.
 
-    Offers may be repeated (resume).
+    Offers may be repeated (resume). The stage deletes the files when it ends.
     """
 
-    def __init__(self, run: Run, stage: str) -> None:
-        self._run = run
-        self._name = f"checkpoints/{stage}-best.json"
-        self._weights = run.path / "checkpoints" / f"{stage}-best.safetensors"
-        self._record: dict = run.read_json(self._name) if (run.path / self._name).exists() else {}
+    def __init__(self, stage: Stage) -> None:
+        self._run = stage.run
+        self._name = f"checkpoints/{stage.name}-best.json"
+        self._weights = stage.run.path / "checkpoints" / f"{stage.name}-best.safetensors"
+        self._record: dict = self._run.read_json(self._name) or {}
 
     @property
     def step(self) -> int | None:
@@ -37,20 +50,18 @@ class BestCheckpoint:
     def offer(self, step: int, score: float, policy: Policy) -> None:
         if step in self.scores:
             return
-        best = self.scores.get(self.step) if self.step is not None else None
-        record = {
-            "scores": {**self._record.get("scores", {}), str(step): score},
-            "step": step if best is None or score > best else self.step,
-        }
-        if record["step"] == step:
+        scores = {**self.scores, step: score}
+        best = best_of(scores)
+        if best == step:
             self._weights.parent.mkdir(parents=True, exist_ok=True)
             fresh = self._weights.with_suffix(".new")
             save_file(_trainable(policy), fresh)
             os.replace(fresh, self._weights)
-        self._record = record
-        self._run.write_json(self._name, record)
+        self._record = {"scores": {str(k): v for k, v in scores.items()}, "step": best}
+        self._run.write_json(self._name, self._record)
 
-    def load_into(self, policy: Policy) -> None:
+    def load_into(self, policy: Policy) -> dict[str, Any]:
+        """Leave the best weights in the policy; returns the facts that the stage ends with."""
         if self.step is None:
             raise RuntimeError(
                 "no checkpoint was offered: nothing was evaluated on development questions"
@@ -59,11 +70,7 @@ class BestCheckpoint:
         for name, parameter in policy.model.named_parameters():
             if name in tensors:
                 parameter.data.copy_(tensors[name])
-
-    def forget(self) -> None:
-        """Drop weights and record, once the stage has stored both elsewhere."""
-        (self._run.path / self._name).unlink(missing_ok=True)
-        self._weights.unlink(missing_ok=True)
+        return {"step": self.step, "scores": {str(k): v for k, v in self.scores.items()}}
 
 
 def _trainable(policy: Policy) -> dict:

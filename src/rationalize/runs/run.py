@@ -17,19 +17,20 @@ import json
 import logging
 import os
 import re
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 
 from rationalize.attempt_files import load_attempts, save_attempts
+from rationalize.config import dump_yaml, load_yaml
+from rationalize.config.old import is_old, upgrade
 from rationalize.environment import environment
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
 from rationalize.files import mend_lines, plain, whole_lines, write_text
 from rationalize.records import Attempt
+from rationalize.runs.lock import lock, unlock
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +46,6 @@ def slug(name: str) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-.") else "-" for c in name)
 
 
-_locks: dict[Path, int] = {}
-"""Open lock files of this process; the system drops them when it ends, however it ends."""
-
-
 @dataclass(frozen=True)
 class Run:
     """A run directory, open."""
@@ -58,6 +55,11 @@ class Run:
     """What `config.yaml` holds, without the base model's hash."""
     access: Literal["write", "read", "follow"] = "write"
     """`follow`: another process of the same launch writes, and writes here do nothing."""
+
+    @property
+    def checkpoint_every(self) -> float:
+        """Seconds between two checkpoints of the training loop."""
+        return self.config.get("checkpoint_every", 120.0)
 
     @classmethod
     def open(
@@ -78,7 +80,7 @@ class Run:
         run = cls(path, wanted)
         if not (path / "config.yaml").exists():
             stored = {**wanted, BASE_HASH: base_hash} if base_hash else wanted
-            write_text(path / "config.yaml", _yaml(stored))
+            write_text(path / "config.yaml", dump_yaml(stored))
         _tidy(path)
         run._record_environment()
         return run
@@ -185,8 +187,8 @@ class Run:
                 f"{path}: {error}; expected JSON. Restore the file, or start in another folder"
             ) from error
 
-    def stage(self, name: str) -> Run:
-        """A run inside this one, for what is trained on the way; shares configuration and lock."""
+    def nested(self, name: str) -> Run:
+        """A run inside this one; shares configuration and lock."""
         run = dataclasses.replace(self, path=self.path / "stages" / name)
         if self.access == "write":
             run.folder()
@@ -243,9 +245,12 @@ def check_resumable(
                 "restore it, or choose another folder"
             )
         return
-    stored = _load_yaml(path / "config.yaml")
+    stored = _read(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
+    if is_old(stored):  # it cannot name settings that came later
+        stored = upgrade(stored)
+        unknown |= set(_flat(wanted)) - set(_flat(stored))
     differing = differences(stored, wanted, "in the run", "asked for", but=unknown)
     if differing:
         raise UserError(
@@ -255,8 +260,15 @@ def check_resumable(
 
 
 def read_config(path: Path | str) -> dict[str, Any]:
-    """The configuration in a YAML file, without the base model's hash that a run adds."""
-    return {key: value for key, value in _load_yaml(Path(path)).items() if key != BASE_HASH}
+    """A run's configuration under today's names, without the base model's hash that it adds."""
+    return {key: value for key, value in upgrade(_read(Path(path))).items() if key != BASE_HASH}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return load_yaml(path)
+    except UsageError as error:  # nobody named this file on the command line
+        raise UserError(str(error)) from error
 
 
 def differences(
@@ -287,69 +299,3 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
         for key, inner in value.items()
         for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
     }
-
-
-def lock(path: Path) -> None:
-    """Take a folder for this process; taking it twice is fine. Another's raises `UserError`."""
-    key = path.resolve()
-    if key in _locks:
-        return
-    descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            os.lseek(descriptor, 1024, os.SEEK_SET)  # past the text, which others read
-            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-            os.lseek(descriptor, 0, os.SEEK_SET)
-        else:
-            import fcntl
-
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        writer = os.read(descriptor, 20).decode("ascii", "replace").strip() or "unknown"
-        os.close(descriptor)
-        raise UserError(
-            f"{path} is being written by another process (pid {writer}); "
-            "wait until it ends, stop it, or choose another folder"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()}\n".encode())
-    _locks[key] = descriptor
-
-
-def unlock(path: Path) -> None:
-    """Let another process take the folder."""
-    held = _locks.pop(path.resolve(), None)
-    if held is not None:
-        os.close(held)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which `1e-5` is a number: PyYAML alone asks for `1.0e-5`."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the text "1e-5", which `_Loader` would read as a number."""
-
-
-for _class in (_Loader, _Dumper):
-    _class.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
-    )
-
-
-def _yaml(config: Mapping[str, Any]) -> str:
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, width=120)
-
-
-def _load_yaml(path: Path) -> dict[str, Any]:
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); expected a configuration in YAML"
-        ) from error
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: found {type(config).__name__}; expected `key: value` lines")
-    return config

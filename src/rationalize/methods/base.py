@@ -1,0 +1,296 @@
+"""What every method works with: the run's settings, and an `Experiment` made from them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rationalize.errors import UsageError, UserError
+from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
+from rationalize.evaluation.results import round_rows
+from rationalize.models.policy import FULL_TUNING_LIMIT, Policy, Precision, load_policy
+from rationalize.questions import check_overlap, load_splits
+from rationalize.records import Attempt, Question
+from rationalize.rewards.base import Reward
+from rationalize.rewards.suite import RewardSuite
+from rationalize.runs import Run, Stage, slug
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import write_attempts
+from rationalize.signals.draws import shuffled_passes
+
+ANSWER_SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=8)
+"""How an answer without a rationale is written."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run: settings that hold for all of its stages."""
+
+    model: str = "default"
+    """Base model: `default` (SmolLM2-135M-Instruct), a folder, or a hub id."""
+    questions: str = "builtin"
+    """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Column mapping for questions of another shape: our field -> theirs."""
+    train_limit: int = 0
+    """Use the first so many training questions; 0: all."""
+    dev_limit: int = 0
+    """Use the first so many development questions; 0: all."""
+    test_limit: int = 0
+    """Use the first so many test questions; 0: all."""
+    teacher_limit: int = 0
+    """Use the first so many teacher rationales of a question, right and wrong each; 0: all."""
+    skip_bad_rows: str | None = None
+    """Go on without rows that cannot be read, and write them to this file."""
+    tuning: Literal["auto", "full", "lora"] = "auto"
+    """Which weights learn; `auto`: all up to 500M parameters, LoRA above."""
+    precision: Precision = "auto"
+    """What learning computes in; `auto`: bfloat16 where the processor or accelerator has it."""
+    checkpoint_every: float = 120.0
+    """Seconds between two checkpoints of what is learning."""
+    evaluation_tokens: int = 0
+    """Longest greedy reply to a development or test question; 0: as long as the method's own."""
+    seed: int = 0
+    """Seed of every random draw."""
+    trust_remote_code: bool = False
+    """Let a hub model run its own Python code."""
+
+    def load_policy(self, model: str | Path | None = None, **options: Any) -> Policy:
+        """The base model (or another) as a policy; `options` are those of `load_policy`."""
+        options = {"tuning": self.tuning, "precision": self.precision, **options}
+        model = self.model if model is None else model
+        return load_policy(model, trust_remote_code=self.trust_remote_code, **options)
+
+    def load_splits(self) -> dict[str, list[Question]]:
+        """Questions by split, limited, checked for overlap."""
+        splits = load_splits(
+            self.questions, columns=self.columns or None, skip_bad_rows=self.skip_bad_rows
+        )
+        limits = {"train": self.train_limit, "dev": self.dev_limit, "test": self.test_limit}
+        splits = {s: q[: limits.get(s) or None] for s, q in splits.items()}
+        if self.teacher_limit:
+            splits["train"] = [with_first(q, self.teacher_limit) for q in splits["train"]]
+        check_overlap(splits)
+        return splits
+
+
+@dataclass(frozen=True)
+class ScorerFolders:
+    """Models that rewards read with."""
+
+    answer_scorer: str | None = None
+    """Folder of a trained answer scorer; none: one is trained in this run where needed."""
+    verifier: str | None = None
+    """Folder of a trained verifier, or `vera`; none: one is trained in this run where needed."""
+    reward_model: str | None = None
+    """Folder of a trained reward model, for the reward of that name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a policy is asked for a reply."""
+
+    mode: str = "rationale_answer"
+    control: Mapping[str, int] | None = None
+    """Bin of each reward to write under; 0 is best."""
+    guidance: float = 0.0
+    """Weight of (log-probability under the best tokens minus under the worst)."""
+    demos: Sequence[Question] = ()
+    """Solved questions that are shown before."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a method leaves behind, for the table and for what starts from it."""
+
+    policy: Any
+    """The policy; a coalition where several models answer together."""
+    weights: Path
+    """Its weights in the run."""
+    asked: Asked = Asked()
+    """How it is asked."""
+    trained: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Stage -> the rewards that it learned from there."""
+    label: str = ""
+    """Its row in tables, where it is not the method's own."""
+    attempts: Sequence[Attempt] = ()
+    """This very policy's attempts at training questions, if it was asked for some."""
+    store: Sequence[Attempt] = ()
+    """All attempts that were written on the way to it."""
+    reward_model: Path | None = None
+    """Folder of the reward model that ranks its attempts."""
+    closed: str = ""
+    """Why nothing may learn from that reward model."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A run, its settings, questions, rewards and base model: the first argument of a method."""
+
+    run: Run
+    config: RunConfig
+    splits: Mapping[str, Sequence[Question]]
+    suite: RewardSuite
+    base: Policy
+    evaluation: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
+    """How development and test rationales are written."""
+    start: Learned | None = None
+    """What the method starts from, where that is not the base model itself."""
+    source: Run | None = None
+    """Another run, whose finished stages are taken over where they depend on the same settings."""
+    shared: frozenset[str] = frozenset()
+    """Settings that are the same there."""
+
+    @property
+    def train(self) -> Sequence[Question]:
+        return self.splits["train"]
+
+    @property
+    def dev(self) -> Sequence[Question]:
+        return self.splits.get("dev", [])
+
+    @property
+    def seed(self) -> int:
+        return self.config.seed
+
+    @property
+    def final_splits(self) -> list[str]:
+        """What is evaluated once, at the end: development questions where there is nothing else."""
+        kept = [s for s, asked in self.splits.items() if s not in ("train", "dev") and asked]
+        return kept or ["dev"]
+
+    @property
+    def tuning(self) -> Literal["full", "lora"]:
+        """Which weights learn."""
+        if self.config.tuning != "auto":
+            return self.config.tuning
+        size = sum(p.numel() for p in self.base.model.parameters())
+        return "full" if size <= FULL_TUNING_LIMIT else "lora"
+
+    def with_seed(self, seed: int) -> Experiment:
+        return replace(self, config=replace(self.config, seed=seed))
+
+    def with_reward(self, reward: Reward) -> Experiment:
+        return replace(self, suite=self.suite.with_reward(reward))
+
+    def stage(self, name: str, *, kind: str = "policies", needs: Iterable[str] | None = None) -> Stage:
+        """The stage of a name. One that says which settings it `needs` is taken over from `source`
+        where they are the same there.
+        """
+        stage = Stage(self.run, name, kind)
+        if self.source is None or needs is None or not set(needs) <= self.shared:
+            return stage
+        return replace(stage, source=Stage(self.source, name, kind))
+
+    def load_policy(self, weights: Path | None = None) -> Policy:
+        """The base model with the weights that shall learn; `weights`: those of a stage in it."""
+        policy = self.config.load_policy()
+        if weights is not None:
+            policy.load_weights(weights)
+        return policy
+
+    def evaluate(
+        self, policy: Policy, name: str, split: str, *, asked: Asked | None = None,
+        seed: int | None = None,
+    ) -> list[Attempt]:  # fmt: skip
+        """Attempts of the row `name` at a split, scored by every reward; stored, so that none is
+        written twice.
+        """
+        asked = asked or Asked()
+        seed = self.seed if seed is None else seed
+        questions = self.splits[split]
+
+        def write() -> list[Attempt]:
+            attempts = write_attempts(
+                Sampler(policy, guidance=asked.guidance), questions, self.sampling(asked.mode),
+                split=split, seed=seed, writer=name, mode=asked.mode, control=asked.control,
+                demos=asked.demos, label=f"{name} on {split}",
+            )  # fmt: skip
+            return self.suite.score(attempts, {q.id: q for q in questions})
+
+        return final_stage(self.run, name).attempts(f"{split}-{seed}", write)
+
+    def sampling(self, mode: str) -> SamplingConfig:
+        """How development and test replies are written in a mode."""
+        return ANSWER_SAMPLING if mode == "answer" else self.evaluation
+
+    def judged(
+        self, attempts: Sequence[Attempt], suite: RewardSuite, name: str, split: str, seed: int
+    ) -> list[Attempt]:
+        """A row's attempts with the scores of a suite that was not there when they were written."""
+        questions = {q.id: q for q in self.splits[split]}
+        stage = Stage(self.run, f"judged-{slug(name)}")
+        return stage.attempts(f"{split}-{seed}", lambda: suite.score(attempts, questions))
+
+
+def final_stage(run: Run, row: str) -> Stage:
+    """Under which a row's attempts at the evaluation splits are stored, by split and seed."""
+    return Stage(run, f"final-{slug(row)}")
+
+
+def evaluate_on_dev(
+    exp: Experiment, stage: Stage, policy: Policy, *, round: int, step: int,
+    asked: Asked | None = None, scored: bool = True,
+) -> dict[str, float]:  # fmt: skip
+    """Write development rationales, log what they reach, and return the mean of every metric.
+
+    `scored`: by all rewards; else accuracy and the share of replies with an answer alone.
+    """
+    asked = asked or Asked()
+
+    def write() -> list[Attempt]:
+        attempts = write_attempts(
+            Sampler(policy, guidance=asked.guidance), exp.dev, exp.sampling(asked.mode),
+            split="dev", seed=exp.seed, writer=stage.name, mode=asked.mode, round=round, step=step,
+            control=asked.control, label=f"{stage.name} on dev, step {step}",
+        )  # fmt: skip
+        return exp.suite.score(attempts, {q.id: q for q in exp.dev}) if scored else attempts
+
+    attempts = stage.attempts(f"dev{step}", write)
+    return log_dev(exp, stage, attempts, round=round, step=step, scored=scored)
+
+
+def log_dev(
+    exp: Experiment, stage: Stage, attempts: Sequence[Attempt], *, round: int, step: int,
+    scored: bool = True,
+) -> dict[str, float]:  # fmt: skip
+    """Log what development attempts reach, for the report's curves and its verdict on hacking;
+    returns each metric's mean.
+    """
+    suite = exp.suite
+    metrics = metrics_of(suite.trainable, suite.diagnostics) if scored else [ACCURACY, PARSE_RATE]
+    rows = round_rows(attempts, {q.id: q for q in exp.dev}, metrics, round=round, split="dev")
+    stage.log("rounds", step, rows)
+    return {row["reward"]: row["mean"] for row in rows}
+
+
+def selected(means: Mapping[str, float], select_by: str) -> float:
+    """The development metric that selects. Raises `UsageError` where it is none."""
+    if select_by not in means:
+        raise UsageError(f"select_by={select_by!r} is no metric; expected one of {', '.join(means)}")
+    return means[select_by]
+
+
+def questions_for(
+    train: Sequence[Question], count: int, round: int, seed: int
+) -> list[Question]:
+    """`count` questions in shuffled passes over all, so that each has its turn; 0: all."""
+    if not count:
+        return list(train)
+    return [train[i] for i in shuffled_passes(len(train), count, round, [seed, 7])]
+
+
+def with_first(question: Question, count: int) -> Question:
+    """The question with its first `count` teacher rationales, and as many that went wrong."""
+    extra = dict(question.extra)
+    for key in ("teacher_answers", "rationales_wrong"):
+        if extra.get(key):
+            extra[key] = extra[key][:count]
+    return dataclasses.replace(question, rationales=question.rationales[:count], extra=extra)
+
+
+class NothingToLearn(UserError):
+    """A method found nothing to learn from: its row, and what starts from it, is left out."""

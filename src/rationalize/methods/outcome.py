@@ -1,0 +1,170 @@
+"""What a run ends with: one evaluation, `results.json`, `report.html`, a model with its card."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rationalize.environment import environment
+from rationalize.evaluation.compare import Methods, flat
+from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.evaluation.harness import Asked as AskedElsewhere
+from rationalize.evaluation.harness import write_harness_tasks
+from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
+from rationalize.evaluation.tables import format_table, splits_of
+from rationalize.files import write_text
+from rationalize.methods.base import Asked, Experiment, Learned
+from rationalize.models.cards import CARD, base_facts
+from rationalize.models.folders import read_facts
+from rationalize.models.policy import Policy
+from rationalize.models.precision import has_fast_bfloat16
+from rationalize.records import Attempt
+from rationalize.report import write_report
+from rationalize.report.card import CardFacts, model_card
+from rationalize.runs import Run
+
+
+def conclude(exp: Experiment, learned: Learned, name: str) -> None:
+    """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
+    policy = learned.policy
+    methods: Methods = {FLOOR: majority_row(exp), name: {}}
+    for split in exp.final_splits:
+        attempts = exp.evaluate(policy, name, split, asked=learned.asked)
+        methods[name][split] = {exp.seed: attempts}
+    export(exp, policy, name, learned.asked)
+    write_results(exp, methods, [(name, FLOOR)], trained=trained_rows(name, learned.trained))
+    print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
+
+
+def export(exp: Experiment, policy: Policy, name: str, asked: Asked) -> None:
+    """Write `model/`; `write_results` puts the card and the harness's tasks beside it."""
+    policy.export(exp.run.folder("model"), bake=asked.control)
+    exp.run.finish(
+        "export", method=name, seed=exp.seed, mode=asked.mode, guidance=asked.guidance
+    )
+
+
+def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Rows of the section `trained`, from stage -> rewards.
+
+    >>> trained_rows("MaRio", {"mario-0": ["diversity"], "mario-1": ["diversity"]})
+    [{'method': 'MaRio', 'stages': ['mario-0', 'mario-1'], 'rewards': ['diversity']}]
+    """
+    of: dict[tuple[str, ...], list[str]] = {}
+    for stage, rewards in trained.items():
+        of.setdefault(tuple(rewards), []).append(stage)
+    return [{"method": method, "stages": s, "rewards": list(r)} for r, s in of.items()]
+
+
+def write_results(
+    exp: Experiment,
+    methods: Methods,
+    pairs: Sequence[tuple[str, str]],
+    meta: Mapping[str, Any] | None = None,
+    **sections: Sequence[Mapping[str, Any]],
+) -> Results:
+    """Summarise, store, print and draw; `sections` are rows for further sections of the page
+    (`chains` of a coalition and what is known of itself, `votes` among several attempts, `trained`
+    rewards).
+    """
+    questions = {q.id: q for split in exp.splits.values() for q in split}
+    results = summarise(
+        methods, questions, exp.suite.trainable, exp.suite.diagnostics, pairs=pairs,
+        meta={
+            "model": exp.base.name, "config": exp.run.config, "command": command(),
+            "hardware": hardware(), **(meta or {}),
+        },
+    )  # fmt: skip
+    for split, seeds in methods.get(FLOOR, {}).items():
+        exp.run.append(seeds[0], f"final-majority-{split}")
+    merge_log(results, exp.run.metrics())
+    results |= {name: list(rows) for name, rows in sections.items() if rows}
+    exp.run.write_json("results.json", results)
+    attempts = flat(methods)
+    shown = {a.question_id: questions[a.question_id] for own in attempts.values() for a in own}
+    save_questions(exp.run, shown.values())
+    write_report(results, attempts, shown, exp.run.path / "report.html")
+    describe_model(exp, results, attempts)
+    print_tables(results)
+    return results
+
+
+def describe_model(
+    exp: Experiment, results: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]]
+) -> None:
+    """To an exported model: its card, and tasks that ask it the same questions elsewhere."""
+    run, exported = exp.run, exp.run.done("export")
+    if exported is None or run.access != "write":
+        return
+    folder, method, mode = run.path / "model", exported["method"], exported["mode"]
+    facts = read_facts(folder)
+    decoder_only = "decoder_prefix" not in facts
+    baked = facts.get("baked") or {}
+    asked = AskedElsewhere(
+        mode, templated=decoder_only and bool(facts["style"] == "chat" or baked),
+        line_break=decoder_only, stop=exp.base.tokenizer.eos_token,
+    )  # fmt: skip
+    sampling = exp.sampling(mode)
+    splits = {split: exp.splits[split] for split in exp.final_splits}
+    write_harness_tasks(run.path, splits, asked, sampling)
+    base = base_facts(exp.config.model)
+    card = CardFacts(
+        method=method, seed=exported["seed"], verb=run.config["method"], base=exp.base.name,
+        base_id=base.hub_id, licence=base.licence, base_hash=exp.base.weights_hash,
+        source=_source_name(exp.config.questions), train=len(exp.train),
+        with_rationale=sum(bool(q.rationales) for q in exp.train), asked=asked, baked=baked,
+        guidance=exported["guidance"], sampling=sampling,
+        decoder_only=decoder_only, packages=run.read_json("env.json")["packages"],
+    )  # fmt: skip
+    own = [a for a in attempts[method] if a.seed == exported["seed"]]
+    by_id = {q.id: q for questions in splits.values() for q in questions}
+    write_text(folder / CARD, model_card(results, card, own, by_id))
+
+
+def _source_name(questions: str) -> str:
+    """A folder's or file's own name: where it lies is nobody's business."""
+    return Path(questions).name if Path(questions).exists() else questions
+
+
+def said_done(run: Run, stage: str) -> bool:
+    """Whether this run is finished: then its tables are printed again."""
+    if run.done(stage) is None:
+        return False
+    print_tables(run.read_json("results.json"))
+    print(f"{run.path} is done: see {run.path / 'report.html'}, or choose another folder")
+    return True
+
+
+def majority_row(exp: Experiment) -> dict[str, dict[int, list[Attempt]]]:
+    """The floor's first row: the majority answer on every split that is evaluated."""
+    return {
+        split: {0: majority_attempts(exp.train, exp.splits[split], split=split)}
+        for split in exp.final_splits
+    }
+
+
+def print_tables(results: Mapping[str, Any]) -> None:
+    """Every split's means and differences."""
+    for split in splits_of(results):
+        print(format_table(results, split), end="\n\n")
+
+
+def command() -> str:
+    """How this process was started, without its folder."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def hardware() -> str:
+    """Processor or accelerator, cores used and precision."""
+    facts = environment()
+    where = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{facts['platform']}, {facts['threads']} threads"
+    )
+    fast = has_fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return f"{where}, {'bfloat16' if fast else 'float32'}, torch {torch.__version__}"
