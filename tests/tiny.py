@@ -40,6 +40,7 @@ def tiny_policy(
     kind: Kind = "decoder", seed: int = 0, *, chat: bool = False, **options: Any
 ) -> Policy:
     """A tiny policy in float32; `options` go to `load_policy`."""
+    options = {"precision": "float32", **options}
     return load_policy(_cached_folder(kind, seed, chat), device="cpu", **options)
 
 

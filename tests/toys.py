@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from rationalize.answers import reply_text
+from rationalize.methods.base import Experiment, RunConfig
 from rationalize.records import Attempt, Question
+from rationalize.rewards import RewardSuite, load_rewards
+from rationalize.runs import Run
+from rationalize.sampling.local import SamplingConfig
 
 
 def question(i, **changes):
@@ -37,3 +41,15 @@ def told_apart(n=40):
         ):
             attempts.append(attempt(q, f"{words} of {i}", "yes" if right else "no", j))
     return questions, attempts
+
+
+def experiment(path, train, dev=(), rewards=("correctness", "diversity"), *, policy=None, **facts):
+    """An experiment in a run at `path`: `facts` are fields of `Experiment` (`suite`, `evaluation`,
+    `config`), and `checkpoint_every` of the run.
+    """
+    stored = {"checkpoint_every": facts.pop("checkpoint_every", 120.0)}
+    facts.setdefault("config", RunConfig(precision="float32"))
+    facts.setdefault("suite", RewardSuite(load_rewards(rewards)))
+    facts.setdefault("evaluation", SamplingConfig(temperature=0.0, max_new_tokens=40))
+    splits = {"train": list(train), "dev": list(dev)}
+    return Experiment(Run.open(path, stored), splits=splits, base=policy, **facts)

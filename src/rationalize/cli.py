@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import importlib
 import io
 import logging
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,125 +16,113 @@ from safetensors import SafetensorError
 
 from rationalize import __version__
 from rationalize.config import load_yaml, nearest, to_dict
-from rationalize.errors import UsageError, UserError
 from rationalize.config.flags import explain, merge, take
+from rationalize.errors import UsageError, UserError
+from rationalize.methods import DEMOS, METHODS, TRAINERS, installed, load, method_named
 from rationalize.text import printable
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where a verb's code is, and what it does in a line."""
+    """A verb's configuration and its code; both are imported when they are needed."""
 
-    module: str
-    config: str
-    function: str
+    config: Callable[[], type]
+    call: Callable[..., None]
+    """Called with the settings, and with the run's folder where it has one."""
     about: str
     folder: bool = False
-    """The function is called with `(config, out)`; a second start with the same folder resumes."""
+    """Whether it fills a run's folder; a second start with the same folder resumes."""
     preset_flag: str = "--preset"
     """Chooses one of the configuration's `PRESETS`."""
+    method: str = ""
+    """What `config.yaml` calls it."""
 
 
-METHODS: Mapping[str, Command] = {
-    "sft": Command(
-        "rationalize.methods.sft", "SftConfig", "train_sft",
-        "imitate the teacher's rationales", True,
-    ),
-    "direct": Command(
-        "rationalize.methods.sft", "SftConfig", "train_direct",
-        "question to answer, no rationale", True,
-    ),
-    "filt-acc": Command(
-        "rationalize.methods.expert_iteration", "ExpertIterationConfig", "train_expert_iteration",
-        "imitate one's own rationales that led to the right answer", True,
-    ),
-    "star": Command(
-        "rationalize.methods.expert_iteration", "StarConfig", "train_star",
-        "the same in rounds that restart from the base model, with hints", True,
-    ),
-    "rft": Command(
-        "rationalize.methods.expert_iteration", "RftConfig", "train_rft",
-        "imitate many sampled attempts that were right, equal ones once", True,
-    ),
-    "dpo": Command(
-        "rationalize.methods.iterative_dpo", "IterativeDpoConfig", "train_iterative_dpo",
-        "right over wrong attempts by DPO and NLL, in rounds", True,
-    ),
-    "self-motivated": Command(
-        "rationalize.methods.self_motivated", "SelfMotivatedConfig", "train_self_motivated",
-        "correctness ranks own attempts, the rank trains a reward model, PPO learns from it", True,
-    ),
-    "mario": Command(
-        "rationalize.methods.mario", "MarioConfig", "train_mario",
-        "several rewards at once, one control token each", True,
-    ),
-    "coalition": Command(
-        "rationalize.methods.coalition", "CoalitionConfig", "train_coalition",
-        "variants write, refine each other and learn by preference", True,
-    ),
-    "coalition-grid": Command(
-        "rationalize.methods.coalition_grid", "CoalitionGridConfig", "run_grid",
-        "the coalition and its ablations, from shared candidates", True,
-    ),
-    "answer-scorer": Command(
-        "rationalize.methods.answer_scorer", "AnswerScorerConfig", "train_answer_scorer",
-        "how likely an answer is, given a rationale or none", True,
-    ),
-    "reward-model": Command(
-        "rationalize.methods.reward_model", "RewardModelConfig", "train_reward_model",
-        "how good a reply is, from the rank that correctness gives attempts", True,
-    ),
-    "verifier": Command(
-        "rationalize.methods.verifier", "VerifierConfig", "train_verifier",
-        "how plausible a statement is", True,
-    ),
-}  # fmt: skip
+def _verb(module: str, config: str, function: str, about: str) -> Command:
+    """A verb without a run's folder: its configuration and function, by name."""
+    place = f"rationalize.verbs.{module}"
+    return Command(
+        lambda: load(f"{place}:{config}"), lambda settings: load(f"{place}:{function}")(settings),
+        about,
+    )  # fmt: skip
 
-DEMOS: Mapping[str, Command] = {
-    "mario": Command(
-        "rationalize.methods.demo", "DemoConfig", "run_demo",
-        "teach the embedded model on built-in questions, to a report", True, "--size",
-    ),
-    "coalition": Command(
-        "rationalize.methods.coalition_demo", "CoalitionDemoConfig", "run_coalition_demo",
-        "variants of the embedded model on built-in questions, to a report", True, "--size",
-    ),
-    "self-motivated": Command(
-        "rationalize.methods.self_motivated_demo", "SelfMotivatedDemoConfig",
-        "run_self_motivated_demo",
-        "the embedded model learns from its own attempts, to a report", True, "--size",
-    ),
-}  # fmt: skip
+
+def _method_command(name: str) -> Command:
+    """`train METHOD` of the table, of another package, or `my_file:my_method`."""
+    method = method_named(name)
+
+    def settings() -> type:
+        from rationalize.methods.launch import settings_of
+
+        return settings_of(method)
+
+    def call(settings: Any, out: Path) -> None:
+        from rationalize.methods.launch import train
+
+        train(name, out, settings)
+
+    return Command(settings, call, method.about, folder=True, method=name)
+
+
+def _trainer_command(name: str) -> Command:
+    """`train` of what is no method: scorers, and the grid of ablations."""
+    function, configs, about = TRAINERS[name]
+
+    def settings() -> type:
+        from rationalize.config.compose import compose
+        from rationalize.methods.base import RunConfig
+
+        return compose(name, [*map(load, configs), RunConfig])
+
+    def call(settings: Any, out: Path) -> None:
+        from rationalize.config.compose import split
+
+        *others, run_config = split(settings)
+        load(function)(run_config, *others, out)
+
+    return Command(settings, call, about, folder=True, method=name)
+
+
+def _demo_command(name: str) -> Command:
+    demo = DEMOS[name]
+
+    def settings() -> type:
+        from rationalize.methods.launch import settings_of
+
+        return settings_of(demo)
+
+    def call(settings: Any, out: Path) -> None:
+        from rationalize.methods.launch import demo as run_demo
+
+        run_demo(name, out, settings)
+
+    return Command(
+        settings, call, demo.about, folder=True, preset_flag="--size", method=demo.method
+    )
+
 
 VERBS: Mapping[str, Command] = {
-    "demo": DEMOS["mario"],
-    "sample": Command("rationalize.verbs.writing", "SampleConfig", "sample", "write attempts"),
-    "ask": Command(
-        "rationalize.verbs.writing", "AskConfig", "ask",
+    "demo": _demo_command("mario"),
+    "sample": _verb("writing", "SampleConfig", "sample", "write attempts"),
+    "ask": _verb("writing", "AskConfig", "ask",
         "one question, answered on the terminal",
     ),
-    "score": Command(
-        "rationalize.verbs.scoring", "ScoreConfig", "score",
+    "score": _verb("scoring", "ScoreConfig", "score",
         "score anybody's rationales",
     ),
-    "check-rewards": Command(
-        "rationalize.verbs.checking", "CheckRewardsConfig", "check_rewards",
+    "check-rewards": _verb("checking", "CheckRewardsConfig", "check_rewards",
         "rewards attacked, or compared with people's votes",
     ),
-    "evaluate": Command(
-        "rationalize.verbs.evaluating", "EvaluateConfig", "evaluate",
+    "evaluate": _verb("evaluating", "EvaluateConfig", "evaluate",
         "accuracy and every reward, with intervals",
     ),
-    "compare": Command(
-        "rationalize.verbs.evaluating", "CompareConfig", "compare",
+    "compare": _verb("evaluating", "CompareConfig", "compare",
         "runs side by side, with paired tests",
     ),
-    "leaderboard": Command(
-        "rationalize.verbs.leaderboard", "LeaderboardConfig", "leaderboard",
+    "leaderboard": _verb("leaderboard", "LeaderboardConfig", "leaderboard",
         "other models' rationales and runs on the same test questions",
     ),
-    "export": Command(
-        "rationalize.verbs.exporting", "ExportConfig", "export",
+    "export": _verb("exporting", "ExportConfig", "export",
         "attempts as files that `trl sft` and `trl dpo` read",
     ),
 }  # fmt: skip
@@ -160,7 +147,7 @@ def overview() -> str:
     about = {name: command.about for name, command in VERBS.items()}
     about |= {"train": "teach a model, or a scorer", "config": "a full configuration, as YAML"}
     verbs = "\n".join(f"  {form:<44} {about[verb]}" for verb, form in FORMS.items())
-    methods = "\n".join(f"  {name:<44} {command.about}" for name, command in METHODS.items())
+    methods = "\n".join(f"  {name:<44} {about}" for name, about in trained().items())
     return f"""rationalize {__version__}: small language models that write rationales
 
 {verbs}
@@ -186,16 +173,17 @@ def run(argv: Sequence[str]) -> None:
     elif verb == "config":
         show_config(rest)
     elif verb == "train":
-        method, rest = _method(rest, METHODS)
+        method, rest = _named(rest, trained())
         if method:
-            execute(f"train {method}", METHODS[method], rest, default_out=f"runs/{method}")
+            folder = f"runs/{method.rpartition(':')[2]}"
+            execute(f"train {method}", command_of(method), rest, default_out=folder)
     elif verb == "demo":
         found, rest = take(rest, "--method")
         method = found or "mario"
         if method not in DEMOS:
             raise UsageError(f"unknown --method {method!r}{nearest(method, DEMOS)}")
         folder = "runs/demo" if method == "mario" else f"runs/demo-{method}"
-        execute("demo", DEMOS[method], rest, default_out=folder)
+        execute("demo", _demo_command(method), rest, default_out=folder)
     elif verb in VERBS:
         execute(verb, VERBS[verb], rest, default_out=f"runs/{verb}")
     else:
@@ -214,25 +202,36 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
     config = _resolve(verb, command, file, argv)
     if dry:
         print(f"# rationalize {verb}\n{explain(config, comments=False)}")
-        print(f"# plan: {command.about}{_destination(out, config)}")
+        print(f"# plan: {command.about}{_destination(out, command.method, config)}")
         print("# dry run: nothing was written or downloaded")
         return
-    function = _load(command, command.function)
-    if out is None:
-        function(config)
-    else:
-        function(config, out)
+    command.call(config) if out is None else command.call(config, out)
 
 
 def show_config(argv: list[str]) -> None:
     """`config METHOD [--explain] [flags]`: the full configuration, valid as a `--config` file."""
-    targets = {**METHODS, **{k: v for k, v in VERBS.items() if v.folder}}
     explained = "--explain" in argv
-    method, argv = _method([a for a in argv if a != "--explain"], targets)
+    known = {**trained(), "demo": VERBS["demo"].about}
+    method, argv = _named([a for a in argv if a != "--explain"], known)
     if method:
         file, argv = take(argv, "--config")
-        config = _resolve(f"config {method}", targets[method], file, argv)
+        command = VERBS["demo"] if method == "demo" else command_of(method)
+        if method == "demo":
+            found, argv = take(argv, "--method")
+            command = _demo_command(found or "mario")
+        config = _resolve(f"config {method}", command, file, argv)
         print(explain(config, comments=explained), end="")
+
+
+def trained() -> dict[str, str]:
+    """What `train` takes -> what it is about."""
+    found = {name: method.about for name, method in METHODS.items()}
+    return found | {name: about for name, (_, _, about) in TRAINERS.items()}
+
+
+def command_of(name: str) -> Command:
+    """The command of `train NAME`."""
+    return _trainer_command(name) if name in TRAINERS else _method_command(name)
 
 
 def entry() -> None:
@@ -284,21 +283,21 @@ def disk_is_full(error: Exception) -> bool:
     )
 
 
-def _method(argv: list[str], known: Mapping[str, Command]) -> tuple[str | None, list[str]]:
+def _named(argv: list[str], known: Mapping[str, str]) -> tuple[str | None, list[str]]:
     """The METHOD among the arguments and the others; None when it is the help that is asked for."""
-    if argv and argv[0] in known:
-        return argv[0], argv[1:]
     if argv and argv[0] in ("-h", "--help"):
-        print("\n".join(f"  {name:<16} {command.about}" for name, command in known.items()))
+        print("\n".join(f"  {name:<16} {about}" for name, about in known.items()))
         return None, []
     if not argv or argv[0].startswith("-"):
         raise UsageError(f"expected a METHOD first: one of {', '.join(known)}")
-    raise UsageError(f"unknown METHOD {argv[0]!r}{nearest(argv[0], known)}")
+    if argv[0] not in known and ":" not in argv[0] and not installed(argv[0]):
+        raise UsageError(f"unknown METHOD {argv[0]!r}{nearest(argv[0], known)}")
+    return argv[0], argv[1:]
 
 
 def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> Any:
     about = command.about[0].upper() + command.about[1:]
-    cls = _load(command, command.config)
+    cls = command.config()
     also = [
         "--config FILE.yaml (values below the flags)",
         "--dry-run (print the configuration and stop)",
@@ -313,24 +312,19 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
         argv,
         prog=f"rationalize {verb}",
         description=f"{about}. Also: {', '.join(also)}.",
-        method=verb.split()[-1],
+        method=command.method,
         preset_flag=command.preset_flag,
     )
 
 
-def _load(command: Command, name: str) -> Any:
-    return getattr(importlib.import_module(command.module), name)
-
-
-def _destination(out: Path | None, config: Any) -> str:
+def _destination(out: Path | None, method: str, config: Any) -> str:
     """What would happen to the run's folder; raises what a start would raise there."""
     if out is None:
         return ""
     if not (out / "config.yaml").exists():
         return f"; a new run in {out}"
-    from rationalize.runs import check_resumable
+    from rationalize.runs import BASE_HASH, check_resumable
 
-    stored = load_yaml(out / "config.yaml")
-    added = {key: stored[key] for key in ("method",) if key in stored}
-    check_resumable(out, {**added, **to_dict(config)}, base_hash=stored.get("base_hash"))
+    base_hash = load_yaml(out / "config.yaml").get(BASE_HASH)
+    check_resumable(out, {"method": method, **to_dict(config)}, base_hash=base_hash)
     return f"; resume the run in {out}"

@@ -1,7 +1,7 @@
 """One flat configuration out of several: a method's knobs beside the settings of its run.
 
-    >>> Settings = compose("mario", [MarioConfig, RunConfig])     # doctest: +SKIP
-    >>> mario, run = split(Settings(bins=3, seed=1))              # doctest: +SKIP
+>>> Settings = compose("mario", [MarioConfig, RunConfig])     # doctest: +SKIP
+>>> mario, run = split(Settings(bins=3, seed=1))              # doctest: +SKIP
 """
 
 from __future__ import annotations

@@ -8,17 +8,20 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import logging
 import textwrap
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rationalize.config import dump_yaml, from_dict, load_yaml, nearest, to_dict
+from rationalize.config.old import new_name, upgrade
 from rationalize.errors import UsageError
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 def merge(
@@ -44,7 +47,7 @@ def merge(
             base = _preset(cls, presets, preset, preset_flag)
     default = from_dict(cls, found, str(file), base=base, missing=tyro.MISSING)
     options = _options(default)
-    argv = _spread(argv, options)
+    argv = _spread([_todays(token, options, method) for token in argv], options)
     for token in argv:
         name = token.removeprefix("--").partition("=")[0].replace("-", "_")
         if (
@@ -65,14 +68,43 @@ def merge(
     )
 
 
+def _todays(token: str, options: Mapping[str, Any], method: str) -> str:
+    """A flag under today's name; an earlier one warns."""
+    name, equals, value = token.partition("=")
+    old = name.removeprefix("--").replace("-", "_")
+    if not token.startswith("--") or old in options:
+        return token
+    new = new_name(old, method)
+    if new == old or new not in options:
+        return token
+    flag = "--" + new.replace("_", "-")
+    log.warning("%s is called %s now", name, flag)
+    return f"{flag}{equals}{value}"
+
+
 def _load(cls: type, file: str | Path, method: str) -> dict[str, Any]:
     """A file's keys, less what a run's config.yaml adds to its configuration."""
     found = load_yaml(file)
     added = {"method", "base_hash"} - {f.name for f in dataclasses.fields(cls)}
-    other = found.get("method")
-    if "method" in added and method and other not in (None, method):
+    other = str(found.get("method", method)).replace(" ", "-")
+    if "method" in added and method and other != method:
         raise UsageError(f"{file}: found a configuration of {other!r}, expected one of {method!r}")
-    return {key: value for key, value in found.items() if key not in added}
+    upgraded = upgrade(found, method)
+    if gone := sorted(set(_paths(found)) - set(_paths(upgraded))):
+        told = ", ".join(gone[:6]) + (f" and {len(gone) - 6} more" if len(gone) > 6 else "")
+        log.warning(
+            "%s: settings of an earlier version (%s) are read under today's names", file, told
+        )
+    return {key: value for key, value in upgraded.items() if key not in added}
+
+
+def _paths(mapping: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Dotted names of a file's settings."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _paths(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
 
 
 def _preset(cls: type[T], presets: Mapping[str, Any], name: Any, flag: str) -> T:
@@ -162,7 +194,7 @@ def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field, read from the source, base classes first."""
     docs: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(owner):
+        if not dataclasses.is_dataclass(owner) or "PARTS" in vars(owner):
             continue
         (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
         statements = body.body if isinstance(body, ast.ClassDef) else []

@@ -47,7 +47,7 @@ def is_old(stored: Mapping[str, Any]) -> bool:
 
 def upgrade(stored: Mapping[str, Any], method: str = "") -> dict[str, Any]:
     """The settings under today's names. Raises `UsageError` for one that has no place any more."""
-    method = str(stored.get("method", method))
+    method = str(stored.get("method", method)).replace(" ", "-")
     found: dict[str, Any] = {}
     for path, value in _leaves(_without_copies(stored, method)):
         new = _moved(path, value, method)
@@ -78,6 +78,8 @@ def _without_copies(stored: Mapping[str, Any], method: str) -> dict[str, Any]:
     if not is_old(stored):
         return dict(stored)
     unused = [] if method in _STARTS_FROM_SFT else ["init", "sft_epochs", "sft_fit"]
+    if method in ("answer-scorer", "verifier", "reward-model"):
+        unused.append("evaluation_sampling")
     if method not in _SCORES:
         unused += ["answer_scorer", "verifier", "reward_model"]
     elif method.startswith("coalition"):

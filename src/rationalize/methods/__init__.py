@@ -13,7 +13,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
 from rationalize.config import nearest
@@ -96,6 +96,63 @@ METHODS: Mapping[str, Method] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Demo:
+    """An experiment that shows a system beside what it must beat."""
+
+    run: str
+    """`run(exp, config, started)` fills the run's folder."""
+    config: str
+    method: str
+    """What `config.yaml` calls it."""
+    about: str
+    scorers: bool = False
+
+
+DEMOS: Mapping[str, Demo] = {
+    "mario": Demo(
+        f"{HERE}.demos.mario:mario_demo", f"{HERE}.demos.mario:MarioDemoConfig", "demo",
+        "teach the embedded model on built-in questions, to a report", scorers=True,
+    ),
+    "coalition": Demo(
+        f"{HERE}.demos.coalition:coalition_demo", f"{HERE}.demos.coalition:CoalitionDemoConfig",
+        "coalition-demo", "variants of the embedded model on built-in questions, to a report",
+    ),
+    "self-motivated": Demo(
+        f"{HERE}.demos.self_motivated:self_motivated_demo",
+        f"{HERE}.demos.self_motivated:SelfMotivatedDemoConfig", "self-motivated-demo",
+        "the embedded model learns from its own attempts, to a report",
+    ),
+}  # fmt: skip
+
+TRAINERS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
+    "coalition-grid": (
+        f"{HERE}.coalition.ablations:ablations",
+        (f"{HERE}.coalition.ablations:GridConfig", f"{HERE}.coalition.config:CoalitionConfig",
+         f"{HERE}.base:EvaluationConfig"),
+        "the coalition and its ablations, from shared candidates",
+    ),
+    "answer-scorer": (
+        f"{HERE}.train_scorers.answer_scorer:train_answer_scorer",
+        (f"{HERE}.train_scorers.answer_scorer:AnswerScorerConfig",),
+        "how likely an answer is, given a rationale or none",
+    ),
+    "reward-model": (
+        f"{HERE}.train_scorers.reward_model:train_reward_model",
+        (f"{HERE}.train_scorers.reward_model:RewardModelConfig",),
+        "how good a reply is, from the rank that correctness gives attempts",
+    ),
+    "verifier": (
+        f"{HERE}.train_scorers.verifier:train_verifier",
+        (f"{HERE}.train_scorers.verifier:VerifierConfig",),
+        "how plausible a statement is",
+    ),
+}  # fmt: skip
+"""What else `train` makes: name -> function, configurations, about. It is called with the run's
+settings, the others', and the folder.
+"""
+
+
 def method_named(name: str) -> Method:
     """The method of a name: of the table, of another package, or yours as `module:function`.
 
@@ -105,11 +162,14 @@ def method_named(name: str) -> Method:
         return METHODS[name]
     if ":" in name:
         return _as_method(import_user_object(name, "method"), name)
-    installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name in installed:
-        return _as_method(installed[name].load(), name)
-    known = [*METHODS, *installed]
-    raise UsageError(f"unknown METHOD {name!r}{nearest(name, known)}")
+    if point := installed(name):
+        return _as_method(point.load(), name)
+    raise UsageError(f"unknown METHOD {name!r}{nearest(name, METHODS)}")
+
+
+def installed(name: str) -> EntryPoint | None:
+    """The method of a name that another package offers."""
+    return next(iter(entry_points(group=ENTRY_POINTS, name=name)), None)
 
 
 def load(place: Any) -> Any:
@@ -128,7 +188,9 @@ def _as_method(found: Any, name: str) -> Method:
         raise UsageError(f"{name}: found {type(found).__name__}, expected a Method or a function")
     parameters = list(inspect.signature(found).parameters)
     config = typing.get_type_hints(found).get("config")
-    if parameters[:4] != ["exp", "policy", "config", "stage"] or not dataclasses.is_dataclass(config):
+    if parameters[:4] != ["exp", "policy", "config", "stage"] or not dataclasses.is_dataclass(
+        config
+    ):
         raise UsageError(
             f"{name}: found the parameters ({', '.join(parameters)}), expected (exp, policy, "
             "config, stage) with a dataclass as the annotation of config"

@@ -51,8 +51,6 @@ class RunConfig:
     """What learning computes in; `auto`: bfloat16 where the processor or accelerator has it."""
     checkpoint_every: float = 120.0
     """Seconds between two checkpoints of what is learning."""
-    evaluation_tokens: int = 0
-    """Longest greedy reply to a development or test question; 0: as long as the method's own."""
     seed: int = 0
     """Seed of every random draw."""
     trust_remote_code: bool = False
@@ -75,6 +73,14 @@ class RunConfig:
             splits["train"] = [with_first(q, self.teacher_limit) for q in splits["train"]]
         check_overlap(splits)
         return splits
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How a method's run is evaluated."""
+
+    evaluation_tokens: int = 0
+    """Longest greedy reply to a development or test question; 0: as long as the method's own."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +182,9 @@ class Experiment:
     def with_reward(self, reward: Reward) -> Experiment:
         return replace(self, suite=self.suite.with_reward(reward))
 
-    def stage(self, name: str, *, kind: str = "policies", needs: Iterable[str] | None = None) -> Stage:
+    def stage(
+        self, name: str, *, kind: str = "policies", needs: Iterable[str] | None = None
+    ) -> Stage:
         """The stage of a name. One that says which settings it `needs` is taken over from `source`
         where they are the same there.
         """
@@ -270,13 +278,13 @@ def log_dev(
 def selected(means: Mapping[str, float], select_by: str) -> float:
     """The development metric that selects. Raises `UsageError` where it is none."""
     if select_by not in means:
-        raise UsageError(f"select_by={select_by!r} is no metric; expected one of {', '.join(means)}")
+        raise UsageError(
+            f"select_by={select_by!r} is no metric; expected one of {', '.join(means)}"
+        )
     return means[select_by]
 
 
-def questions_for(
-    train: Sequence[Question], count: int, round: int, seed: int
-) -> list[Question]:
+def questions_for(train: Sequence[Question], count: int, round: int, seed: int) -> list[Question]:
     """`count` questions in shuffled passes over all, so that each has its turn; 0: all."""
     if not count:
         return list(train)

@@ -71,7 +71,6 @@ from rationalize.training.objectives import quark
 from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
-
 Variant = Literal["classic", "additive", "additive-left", "product", "product-raw"]
 
 
@@ -127,9 +126,7 @@ class MarioConfig:
     """Bins tried on development questions after each round; after the last `ends` becomes `all`."""
     obedience_questions: int = 0
     """How many development questions obedience is measured on; 0: all."""
-    fit: ControlFitConfig = ControlFitConfig(
-        learning_rate=5e-5, control_factor=20.0, batch_size=8
-    )
+    fit: ControlFitConfig = ControlFitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
     """How the policy learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
     """How rollouts are written."""
@@ -200,9 +197,7 @@ def mario(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) ->
     return policy
 
 
-def _learn(
-    exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage
-) -> Mapping[str, Any]:
+def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -> Mapping[str, Any]:
     questions = {q.id: q for q in exp.train}
     controls = control_bins(config, exp.suite)
     reference = policy.become_reference()

@@ -43,9 +43,7 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
 def export(exp: Experiment, policy: Policy, name: str, asked: Asked) -> None:
     """Write `model/`; `write_results` puts the card and the harness's tasks beside it."""
     policy.export(exp.run.folder("model"), bake=asked.control)
-    exp.run.finish(
-        "export", method=name, seed=exp.seed, mode=asked.mode, guidance=asked.guidance
-    )
+    exp.run.finish("export", method=name, seed=exp.seed, mode=asked.mode, guidance=asked.guidance)
 
 
 def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-
 from rationalize.attempt_files import load_attempts, save_attempts
 from rationalize.config import dump_yaml, load_yaml
 from rationalize.config.old import is_old, upgrade
@@ -248,9 +247,9 @@ def check_resumable(
     stored = _read(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
-    if is_old(stored):  # it cannot name settings that came later
+    if is_old(stored):  # what either does not name came later, or had no effect
         stored = upgrade(stored)
-        unknown |= set(_flat(wanted)) - set(_flat(stored))
+        unknown |= set(_flat(wanted)) ^ set(_flat(stored))
     differing = differences(stored, wanted, "in the run", "asked for", but=unknown)
     if differing:
         raise UserError(

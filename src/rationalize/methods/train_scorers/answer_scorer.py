@@ -31,7 +31,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rationalize.errors import UserError
-from rationalize.methods.folds import ScorerConfig, cross_fit, train_model
+from rationalize.methods.base import RunConfig
+from rationalize.methods.train_scorers.crossfit import ScorerConfig, cross_fit, train_model
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.calibration import fit_temperature
 from rationalize.models.forward import Row
@@ -62,7 +63,10 @@ class AnswerScorerConfig(ScorerConfig):
 
 
 def train_answer_scorer(
-    config: AnswerScorerConfig, out: Path, train: Sequence[Question] | None = None
+    run_config: RunConfig,
+    config: AnswerScorerConfig,
+    out: Path,
+    train: Sequence[Question] | None = None,
 ) -> None:
     """Train in `out`; load the result with `AnswerScorer.load(out)`."""
 
@@ -72,15 +76,21 @@ def train_answer_scorer(
         names: dict[str, str] = {m: f"{name}/{m}" if config.separate else name for m in MODES}
         for model in dict.fromkeys(names.values()):
             modes = [mode for mode in MODES if names[mode] == model]
-            prepare = partial(_prepare, questions=questions, config=config, modes=modes)
-            train_model(run, model, config, prepare)
+            prepare = partial(
+                _prepare, questions=questions, config=config, modes=modes, seed=run_config.seed
+            )
+            train_model(run, model, run_config, config, prepare)
         return {**names, **_calibrate(run, names, held_out, config.texts)}
 
-    cross_fit(config, out, "answer scorer", learn, train, texts=config.texts)
+    cross_fit(run_config, config, out, "answer scorer", learn, train, texts=config.texts)
 
 
 def _prepare(
-    policy: Policy, questions: Sequence[Question], config: AnswerScorerConfig, modes: Sequence[Mode]
+    policy: Policy,
+    questions: Sequence[Question],
+    config: AnswerScorerConfig,
+    modes: Sequence[Mode],
+    seed: int,
 ) -> tuple[Loss, BatchAt, int]:
     maker = RowMaker(policy)
     by_id = {q.id: q for q in questions}
@@ -92,7 +102,7 @@ def _prepare(
             "no training question has a teacher rationale that led to its answer; give questions "
             "with `rationales`, or write some with `rationalize sample --keep-correct`"
         )
-    size, seed = config.fit.batch_size, config.seed
+    size = config.fit.batch_size
     n_alone = min(max(1, round(config.answer_share * size)), size - 1) if given else size
     n_alone = n_alone if alone else 0
     n_given = size - n_alone

@@ -6,7 +6,6 @@ A training question is later judged by the fold that has not seen it.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,27 +14,22 @@ from typing import Any, Literal
 
 import torch
 
+from rationalize.config import to_dict
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.methods.common import MethodConfig, load_method_splits
+from rationalize.methods.base import RunConfig
 from rationalize.models.forward import GroupOf
 from rationalize.models.freezing import freeze_lower
-from rationalize.models.policy import Policy, load_policy
+from rationalize.models.policy import Policy
 from rationalize.models.scorers import SCORER_FILE, fold_of
 from rationalize.questions import alike, hold_out
 from rationalize.records import Question
-from rationalize.runs import Run
-from rationalize.training.loop import (
-    BatchAt,
-    FitConfig,
-    Loss,
-    fit,
-    forget_checkpoint,
-)
+from rationalize.runs import Run, Stage
+from rationalize.training.loop import BatchAt, FitConfig, Loss, fit
 
 
 @dataclass(frozen=True)
-class ScorerConfig(MethodConfig):
+class ScorerConfig:
     """What the trained scorers share."""
 
     folds: Literal[1, 2] = 2
@@ -53,6 +47,7 @@ class ScorerConfig(MethodConfig):
 
 
 def cross_fit(
+    run_config: RunConfig,
     config: ScorerConfig,
     out: Path,
     kind: str,
@@ -63,33 +58,37 @@ def cross_fit(
     """Train every fold in `out` and write `scorer.json` there; a second start resumes.
 
     `learn(run, name, questions, held_out)` trains the fold `name` and returns its entry in
-    `scorer.json`. Questions come from `config.questions` unless `train` gives them.
+    `scorer.json`. Questions are those of `run_config` unless `train` gives them.
     """
     if train is None:
-        train = load_method_splits(config)["train"]
-    base = load_policy(config.model, trust_remote_code=config.trust_remote_code).weights_hash
-    with Run.open(out, {"method": kind, **dataclasses.asdict(config)}, base_hash=base) as run:
-        if run.done(kind) is not None:
-            return
-        folds, seen = [], folds_of(train, config.folds)
-        for fold in range(config.folds):
-            own = [q for q in train if seen[q.id] == fold]
-            if not own:
-                raise UserError(
-                    f"none of the {len(train)} training questions falls into fold {fold} of the "
-                    f"{kind}; give more questions, or folds=1"
-                )
-            parts = hold_out(own, config.held_out, config.seed)
-            learned, held = ([own[i] for i in sorted(part)] for part in parts)
-            folds.append(learn(run, f"fold{fold}", learned, held))
-        text = json.dumps({"kind": kind, **facts, "folds": folds, "seen": seen}, indent=1)
-        write_text(run.path / SCORER_FILE, text + "\n")
-        run.finish(kind)
+        train = run_config.load_splits()["train"]
+    base = run_config.load_policy(tuning="full").weights_hash
+    stored = {"method": kind.replace(" ", "-"), **to_dict(run_config), **to_dict(config)}
+    with Run.open(out, stored, base_hash=base) as run:
+
+        def make() -> dict[str, Any]:
+            folds, seen = [], folds_of(train, config.folds)
+            for fold in range(config.folds):
+                questions = [q for q in train if seen[q.id] == fold]
+                if not questions:
+                    raise UserError(
+                        f"none of the {len(train)} training questions falls into fold {fold} of "
+                        f"the {kind}; give more questions, or folds=1"
+                    )
+                parts = hold_out(questions, config.held_out, run_config.seed)
+                learned, held = ([questions[i] for i in sorted(part)] for part in parts)
+                folds.append(learn(run, f"fold{fold}", learned, held))
+            text = json.dumps({"kind": kind, **facts, "folds": folds, "seen": seen}, indent=1)
+            write_text(run.path / SCORER_FILE, text + "\n")
+            return {}
+
+        Stage(run, kind).once(make)
 
 
 def train_model(
     run: Run,
     name: str,
+    run_config: RunConfig,
     config: ScorerConfig,
     prepare: Callable[[Policy], tuple[Loss, BatchAt, int]],
     group_of: GroupOf | None = None,
@@ -98,22 +97,19 @@ def train_model(
 
     `prepare(policy)` gives the loss, the batches and the number of steps; `group_of` as in `fit`.
     """
-    if run.done(name) is not None:
-        return
-    policy = load_policy(
-        config.model,
-        tuning=config.tuning,
-        style=config.style,
-        trust_remote_code=config.trust_remote_code,
-    )
-    freeze_lower(policy, config.frozen_layers, halve=config.fit.precision != "float32")
-    loss, batch_at, steps = prepare(policy)
-    fit(policy, loss, batch_at, config.fit, run=run, stage=name, steps=steps, group_of=group_of)
-    policy.merge()
-    policy.model.to(torch.bfloat16)
-    policy.save(run.folder(name))
-    run.finish(name, steps=steps)
-    forget_checkpoint(run, name)
+    stage = Stage(run, name)
+
+    def make() -> dict[str, Any]:
+        policy = run_config.load_policy(style=config.style)
+        freeze_lower(policy, config.frozen_layers, halve=policy.precision != "float32")
+        loss, batch_at, steps = prepare(policy)
+        fit(policy, loss, batch_at, config.fit, stage, steps=steps, group_of=group_of)
+        policy.merge()
+        policy.model.to(torch.bfloat16)
+        policy.save(run.folder(name))
+        return {"steps": steps}
+
+    stage.once(make)
 
 
 def folds_of(questions: Sequence[Question], folds: int) -> dict[str, int]:

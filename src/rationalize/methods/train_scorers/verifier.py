@@ -40,7 +40,8 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
-from rationalize.methods.folds import ScorerConfig, cross_fit, train_model
+from rationalize.methods.base import RunConfig
+from rationalize.methods.train_scorers.crossfit import ScorerConfig, cross_fit, train_model
 from rationalize.models.calibration import fit_temperature
 from rationalize.models.forward import Row, collate, head, hidden_at_response
 from rationalize.models.policy import Policy
@@ -99,21 +100,25 @@ Group = list[Statement]
 
 
 def train_verifier(
-    config: VerifierConfig, out: Path, train: Sequence[Question] | None = None
+    run_config: RunConfig,
+    config: VerifierConfig,
+    out: Path,
+    train: Sequence[Question] | None = None,
 ) -> None:
     """Train in `out`; load the result with `Verifier.load(out)`."""
 
     def learn(
         run: Run, name: str, questions: Sequence[Question], held_out: Sequence[Question]
     ) -> dict[str, Any]:
-        prepare = partial(_prepare, questions=questions, config=config)
-        train_model(run, name, config, prepare, group_of=lambda row: row.tag.group)
+        seed = run_config.seed
+        prepare = partial(_prepare, questions=questions, config=config, seed=seed)
+        train_model(run, name, run_config, config, prepare, group_of=lambda row: row.tag.group)
         groups = rationale_groups(
-            held_out, config.negatives, config.seed, with_question=config.statement == "question"
+            held_out, config.negatives, seed, with_question=config.statement == "question"
         )
         return {"model": name, **_calibrate(run.path / name, groups)}
 
-    cross_fit(config, out, "verifier", learn, train, statement=config.statement)
+    cross_fit(run_config, config, out, "verifier", learn, train, statement=config.statement)
 
 
 def vera_loss(
@@ -253,15 +258,15 @@ def spliced(rationale: str, other: str) -> str:
 
 
 def _prepare(
-    policy: Policy, questions: Sequence[Question], config: VerifierConfig
+    policy: Policy, questions: Sequence[Question], config: VerifierConfig, seed: int
 ) -> tuple[Loss, BatchAt, int]:
     groups = rationale_groups(
         questions,
         config.negatives,
-        config.seed,
+        seed,
         config.rationale_statements,
         with_question=config.statement == "question",
-    ) + choice_groups(questions, config.negatives, config.choice_statements, config.seed)
+    ) + choice_groups(questions, config.negatives, config.choice_statements, seed)
     if not groups:
         raise UserError(
             "no statements to learn from: no training question has choices, or a rationale that "
@@ -282,7 +287,7 @@ def _prepare(
     size = max(1, config.fit.batch_size * len(groups) // sum(map(len, groups)))
 
     def batch_at(step: int) -> list[Row]:
-        return grouped_batch(rows, size, step, config.seed)
+        return grouped_batch(rows, size, step, seed)
 
     steps = max(1, math.ceil(config.epochs * len(groups) / size))
     return statement_loss(policy, config.choice_weight), batch_at, steps

@@ -1,0 +1,1 @@
+"""The demos of the three systems, as rows on the experiment driver."""

@@ -1,0 +1,162 @@
+"""MaRio's demo: baselines, SFT, and what starts from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from rationalize.evaluation.floor import BASE
+from rationalize.evaluation.preflight import format_preflight, preflight
+from rationalize.files import write_text
+from rationalize.methods.base import Experiment, Learned, ScorerFolders
+from rationalize.methods.experiment import (
+    SFT,
+    Row,
+    baselines,
+    refuse_unknown_methods,
+    run_rows,
+)
+from rationalize.methods.filt_acc import FiltAccConfig
+from rationalize.methods.mario import MarioConfig, Variant, control_bins
+from rationalize.methods.outcome import export, write_results
+from rationalize.methods.scoring import Scoring
+from rationalize.methods.sft import SftConfig, StartConfig
+from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig
+from rationalize.methods.train_scorers.verifier import VerifierConfig
+from rationalize.progress import say
+from rationalize.records import Question
+from rationalize.rewards.check import CheckRow, check_rewards, format_table
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import write_attempts
+from rationalize.training.loop import ControlFitConfig, FitConfig
+
+SHORT = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
+
+VARIANTS: Mapping[str, tuple[str, Variant]] = {
+    "mario": ("MaRio", "classic"),
+    "mario-additive": ("MaRio ADDITIVE", "additive"),
+    "mario-additive-left": ("MaRio ADDITIVE (left)", "additive-left"),
+    "product": ("PRODUCT", "product"),
+}
+"""Method of MaRio's demo -> its row, and the variant of MaRio."""
+
+FILT_ACC = "FILT-ACC"
+
+
+@dataclass(frozen=True)
+class MarioDemoConfig:
+    """MaRio's demo: baselines, SFT, and what starts from it."""
+
+    methods: tuple[str, ...] = ("mario",)
+    """Learners beside SFT: filt-acc, mario, mario-additive, mario-additive-left, product."""
+    seeds: tuple[int, ...] = (0,)
+    """One SFT model and one run of each learner per seed."""
+    shots: int = 2
+    """Demonstrations of the few-shot baseline."""
+    direct: StartConfig = StartConfig(epochs=1.0, fit=FitConfig(learning_rate=3e-4, batch_size=8))
+    """The direct fine-tune."""
+    sft: SftConfig = SftConfig(
+        epochs=1.25, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+    )
+    """SFT."""
+    filt_acc: FiltAccConfig = FiltAccConfig(
+        steps=36, sample_interval=12, prompts=48, fit=FitConfig(learning_rate=1e-4), sampling=SHORT
+    )
+    """FILT-ACC."""
+    mario: MarioConfig = MarioConfig(
+        bins=3, steps=36, sample_interval=12, prompts=48, obedience_questions=8,
+        fit=ControlFitConfig(learning_rate=1e-4, control_factor=20.0), sampling=SHORT,
+    )  # fmt: skip
+    """MaRio; its other variants differ in `variant` alone."""
+    train_answer_scorer: AnswerScorerConfig = AnswerScorerConfig(
+        epochs=1.25, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+    )
+    """How the answer scorer that consistency reads is trained."""
+    train_verifier: VerifierConfig = VerifierConfig(epochs=0.6, choice_statements=0.25)
+    """How the verifier that plausibility reads is trained."""
+
+    RUN: ClassVar[dict[str, Any]] = {
+        "questions": "builtin:train=200,dev=24,test=120,unseen=20",
+        "evaluation_tokens": 48,
+    }
+    """The run's settings, where the demo has its own."""
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "small": {},
+        "large": {
+            "questions": "builtin:train=1000,dev=150,test=400,unseen=200",
+            "methods": ["filt-acc", "mario"],
+            "seeds": [0, 1, 2],
+            "filt_acc": {"steps": 600, "sample_interval": 200, "prompts": 0},
+            "mario": {
+                "bins": 5, "steps": 600, "sample_interval": 200, "prompts": 0,
+                "obedience_questions": 0,
+            },
+        },
+    }  # fmt: skip
+
+    def __post_init__(self) -> None:
+        refuse_unknown_methods(self.methods, ("filt-acc", *VARIANTS))
+
+    def scoring(self, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:
+        """MaRio's rewards, with the scorers that are trained for them."""
+        rewards = ("correctness", *self.mario.rewards)
+        return Scoring(rewards, folders, self.train_answer_scorer, self.train_verifier)
+
+
+def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None:
+    """SFT with every seed, and every learner from it."""
+    sizes = ", ".join(f"{len(questions)} {split}" for split, questions in exp.splits.items())
+    say(f"{sizes} questions; rewards {', '.join(config.mario.rewards)}")
+    _check_rewards(exp)
+    rows = [Row(SFT, "sft", config.sft, "sft-{seed}")]
+    for name in config.methods:
+        if name == "filt-acc":
+            rows.append(Row(FILT_ACC, "filt-acc", config.filt_acc, "filt-acc-{seed}", SFT))
+        else:
+            label, variant = VARIANTS[name]
+            settings = replace(config.mario, variant=variant)
+            rows.append(Row(label, "mario", settings, f"{name}-{{seed}}", SFT))
+
+    def after(seeded: Experiment, row: Row, learned: Learned) -> None:
+        if row.label == SFT:
+            _preflight(seeded, config.mario, learned)
+        elif row == rows[-1] and seeded.seed == config.seeds[-1]:
+            export(seeded, learned.policy, row.label, learned.asked)
+
+    table = baselines(exp, config.direct, config.shots)
+    run_rows(exp, rows, config.seeds, table, after)
+    learners = [row.label for row in rows[1:]]
+    pairs = [(name, SFT) for name in learners] + [(name, learners[0]) for name in learners[1:]]
+    meta = {"seconds": time.monotonic() - started, "seeds": list(config.seeds)}
+    write_results(exp, table.methods, [*pairs, (SFT, BASE)], meta, trained=table.trained())
+    say(f"report: {exp.run.path / 'report.html'}")
+
+
+def _check_rewards(exp: Experiment) -> None:
+    """Self-tests of every reward on development questions, before any of them enters a headline."""
+
+    def measure() -> Any:
+        solved = [q for q in exp.dev if q.rationales] or [q for q in exp.train if q.rationales]
+        asked = solved[:8]
+        return check_rewards(exp.suite.rewards, asked, [q.rationales[0] for q in asked])
+
+    rows = [CheckRow(**row) for row in exp.stage("check").facts("check_rewards", measure)]
+    write_text(exp.run.path / "check_rewards.txt", format_table(rows))
+    print(format_table(rows))
+
+
+def _preflight(exp: Experiment, config: MarioConfig, learned: Learned) -> None:
+    """Spread of each reward over two sampled attempts of 32 training questions."""
+
+    def measure() -> Any:
+        asked = exp.train[:32]
+        attempts = write_attempts(
+            Sampler(learned.policy), asked, replace(config.sampling, n=2), split="train",
+            seed=exp.seed, writer="preflight", label="preflight",
+        )  # fmt: skip
+        scored = exp.suite.score(attempts, {q.id: q for q in asked})
+        return preflight(scored, exp.suite, control_bins(config, exp.suite))
+
+    say(format_preflight(exp.stage("preflight").facts(f"preflight-{exp.seed}", measure)))

@@ -1,0 +1,151 @@
+"""The one experiment driver: baselines and rows, times seeds, to a table and a page.
+
+A row is a method with its configuration, and the row that it starts from. Every stage is stored in
+the run when it ends; a second start goes on where the first was stopped. The three demos
+(`presets.py`) and the larger experiments are rows with other sizes and seeds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rationalize.errors import UsageError
+from rationalize.evaluation.compare import Methods
+from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
+from rationalize.methods import method_named
+from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn
+from rationalize.methods.launch import learn
+from rationalize.methods.outcome import majority_row, trained_rows
+from rationalize.methods.sft import DIRECTLY, SftConfig, StartConfig, direct
+from rationalize.progress import say
+from rationalize.questions.demonstrations import demonstrations, form_of
+from rationalize.records import Question
+
+DIRECT, SFT = "direct fine-tune", "SFT"
+"""Rows of every table, beside the baselines."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a method with its configuration, and what it starts from."""
+
+    label: str
+    method: str
+    """Its name in the table of methods, or `module:function`."""
+    config: Any
+    stage: str
+    """Its name in the run; `{seed}` stands for the seed."""
+    start: str = ""
+    """Label of the row whose policy it starts from; empty: the base model."""
+    shown: bool = True
+    """Whether it is evaluated and stands in the table."""
+
+
+@dataclass
+class Table:
+    """What the rows of an experiment came to."""
+
+    methods: Methods = field(default_factory=dict)
+    """Label -> split -> seed -> scored attempts."""
+    learned: dict[tuple[str, int], Learned] = field(default_factory=dict)
+    """What each row left behind, by label and seed, without its policy."""
+
+    def add(self, label: str, split: str, seed: int, attempts: Any) -> None:
+        self.methods.setdefault(label, {}).setdefault(split, {})[seed] = attempts
+
+    def trained(self) -> list[dict[str, Any]]:
+        """Rows of the section `trained`: which rewards each row learned from, by stage."""
+        by_label: dict[str, dict[str, Sequence[str]]] = {}
+        for (label, _), learned in self.learned.items():
+            if label in self.methods:
+                by_label.setdefault(label, {}).update(learned.trained)
+        return [row for label, stages in by_label.items() for row in trained_rows(label, stages)]
+
+
+After = Callable[[Experiment, Row, Learned], None]
+
+
+def run_rows(
+    exp: Experiment, rows: Sequence[Row], seeds: Sequence[int], table: Table,
+    after: After | None = None,
+) -> None:  # fmt: skip
+    """Learn and evaluate every row with every seed; `after` is called when a row is done.
+
+    A row that finds nothing to learn from says so and is left out, with those that start from it.
+    """
+    for seed in seeds:
+        seeded = exp.with_seed(seed)
+        for row in rows:
+            start = table.learned.get((row.start, seed))
+            if row.start and start is None:
+                continue
+            try:
+                learned = run_row(replace(seeded, start=start), row)
+            except NothingToLearn as error:
+                say(f"{row.label} is left out: {error}")
+                continue
+            if row.shown:
+                for split in exp.final_splits:
+                    attempts = seeded.evaluate(
+                        learned.policy, row.label, split, asked=learned.asked
+                    )
+                    table.add(row.label, split, seed, attempts)
+            if after:
+                after(seeded, row, learned)
+            table.learned[row.label, seed] = replace(learned, policy=None)
+
+
+def run_row(exp: Experiment, row: Row) -> Learned:
+    """What a row's method makes of what it starts from."""
+    policy = exp.load_policy(exp.start.weights if exp.start else None)
+    stage = exp.stage(row.stage.format(seed=exp.seed))
+    return learn(exp, policy, row.config, stage, method_named(row.method))
+
+
+def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
+    """Majority answer, the untouched base model, and the direct fine-tune as `config` says."""
+    table = Table({FLOOR: majority_row(exp), BASE: {}, FEW_SHOT: {}, DIRECT: {}})
+    demos = Asked(demos=solved_examples(exp.train, shots))
+    policy = exp.load_policy()
+    own = SftConfig(epochs=config.epochs, evaluations=1, fit=config.fit)
+    direct(exp, policy, own, exp.stage("direct"))
+    for split in exp.final_splits:
+        table.add(BASE, split, 0, exp.evaluate(exp.base, BASE, split, seed=0))
+        few_shot = exp.evaluate(exp.base, FEW_SHOT, split, asked=demos, seed=0)
+        table.add(FEW_SHOT, split, 0, few_shot)
+        answers = exp.evaluate(policy, DIRECT, split, asked=DIRECTLY)
+        table.add(DIRECT, split, exp.seed, answers)
+    return table
+
+
+def solved_examples(train: Sequence[Question], shots: int) -> list[Question]:
+    """The first solved questions, one of each kind as far as there are kinds; where none is solved,
+    the built-in demonstrations of the commonest form of answer.
+    """
+    solved = [q for q in train if q.rationales]
+    if not solved:
+        form = Counter(form_of(q) for q in train).most_common(1)[0][0]
+        return demonstrations("builtin", train, shots, train)[form]
+    by_kind: dict[str | None, list[Question]] = {}
+    for q in solved:
+        by_kind.setdefault(q.kind, []).append(q)
+    turns = [asked[i] for i in range(shots) for asked in by_kind.values() if i < len(asked)]
+    return turns[:shots]
+
+
+def tokens_written(exp: Experiment) -> Mapping[str, int]:
+    """Tokens written on training questions, by who wrote them."""
+    tokens: Counter[str] = Counter()
+    for attempt in exp.run.attempts(split="train"):
+        tokens[attempt.writer.replace("-hinted", "")] += attempt.n_tokens
+    return dict(tokens)
+
+
+def refuse_unknown_methods(methods: Sequence[str], known: Sequence[str]) -> None:
+    """Raise `UsageError` for a method that an experiment does not have."""
+    unknown = sorted(set(methods) - set(known))
+    if unknown:
+        raise UsageError(f"unknown methods {unknown}; expected some of {', '.join(known)}")
