@@ -40,7 +40,7 @@ from rationalize.models.forward import padded
 from rationalize.models.policy import Policy, load_policy
 from rationalize.questions import load_splits
 from rationalize.records import Attempt
-from rationalize.runs import Run
+from rationalize.runs import Run, Stage
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.training.loop import FitConfig, fit
@@ -104,11 +104,11 @@ def compare(
     clock: Callable[[], float],
 ) -> dict[str, Any]:
     """Seconds per step of both, the median of their ratios, and how far their losses are apart."""
-    policy = load_policy(source, device="cpu")
+    policy = load_policy(source, precision=precision, device="cpu")
     reference = copy.deepcopy(policy.model)
     policy.add_controls(BINS)
     released = ReleasedStep(policy, reference)
-    was = policy.become_reference(half=precision != "float32")
+    was = policy.become_reference()
     maker = RowMaker(policy)
     theirs: list[float] = []
     ours: list[float] = []
@@ -133,15 +133,15 @@ def compare(
         ours.append(clock() - started)
 
     config = FitConfig(
-        learning_rate=LEARNING_RATE, beta1=BETAS[0], beta2=BETAS[1], max_grad_norm=MAX_NORM,
-        batch_size=batch_size, schedule="constant", warmup=0.0, precision=precision,
-        checkpoint_every=float("inf"),
+        learning_rate=LEARNING_RATE, max_grad_norm=MAX_NORM, batch_size=batch_size,
+        schedule="constant", warmup=0.0,
     )  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, Run.open(folder, {}) as run:
+    never = {"checkpoint_every": float("inf")}
+    with tempfile.TemporaryDirectory() as folder, Run.open(folder, never) as run:
         fit(
             policy, quark(was, beta=BETA, alpha=0.0, direction="reverse"),
             lambda step: [maker.attempt(attempt, bins) for attempt, bins in batch_of(step)], config,
-            run=run, stage="mario", steps=CHECKED + steps, before_step=before_step,
+            Stage(run, "mario"), steps=CHECKED + steps, before_step=before_step,
             after_step=after_step,
         )  # fmt: skip
         our_losses = [line["loss"] for line in run.metrics("mario")]

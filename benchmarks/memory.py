@@ -60,7 +60,7 @@ def measure(
     """MiB after loading, at the end, and of the frozen copy."""
     from rationalize.models.policy import load_policy
     from rationalize.questions import load_splits
-    from rationalize.runs import Run
+    from rationalize.runs import Run, Stage
     from rationalize.sampling.writing import teacher_attempts
     from rationalize.signals.draws import shuffled_passes
     from rationalize.training.loop import FitConfig, fit
@@ -68,12 +68,12 @@ def measure(
     from rationalize.training.rows import RowMaker
 
     attempts = teacher_attempts(load_splits(args.questions)["train"], "all")
-    policy = load_policy(args.model, tuning=tuning, device="cpu")
+    policy = load_policy(args.model, tuning=tuning, precision=args.precision, device="cpu")
     loaded = high_water()
     control, loss, frozen_copy = None, nll, 0.0
     if method == "mario":
         policy.add_controls(BINS)
-        reference = policy.become_reference(half=args.precision != "float32")
+        reference = policy.become_reference()
         loss = quark(reference, beta=0.1, alpha=0.0, direction="reverse")
         control = dict.fromkeys(BINS, 0)
         with reference() as frozen:
@@ -86,11 +86,9 @@ def measure(
         drawn = shuffled_passes(len(attempts), args.batch_size, step, 0)
         return [maker.attempt(attempts[i], control) for i in drawn]
 
-    config = FitConfig(
-        batch_size=args.batch_size, precision=args.precision, checkpoint_every=float("inf")
-    )
-    with tempfile.TemporaryDirectory() as folder, Run.open(folder, {}) as run:
-        fit(policy, loss, batch_at, config, run=run, stage=method, steps=args.steps)
+    config, never = FitConfig(batch_size=args.batch_size), {"checkpoint_every": float("inf")}
+    with tempfile.TemporaryDirectory() as folder, Run.open(folder, never) as run:
+        fit(policy, loss, batch_at, config, Stage(run, method), steps=args.steps)
     return {"loaded": loaded, "peak": high_water(), "frozen_copy": frozen_copy}
 
 

@@ -4,8 +4,8 @@
 
 Three rewards are cut by rank, one by value; scores have ties, as diversity has. Against it: the
 whole pool sorted anew for each reward in plain Python, with a copy of all its lists for the data
-set, as the released code does (mario.md, section 7, item 17); with ties split by position both must
-agree. `pool` is what a MaRio round pays: the scores gathered from the attempts, too.
+set, as MaRio's released code does; with ties split by position both must agree. `pool` is what a
+MaRio round pays: the scores gathered from the attempts, too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.methods.mario import MarioConfig, Pool, control_bins
+from rationalize.methods.mario import MarioConfig, control_bins
+from rationalize.methods.pool import Pool
 from rationalize.records import Attempt
 from rationalize.signals.bins import rank_bins, value_bins
 
@@ -120,7 +121,7 @@ def empty_pool() -> Pool:
     config = MarioConfig(rewards=(*RANKED, "correctness"), bins=K)
     suite: Any = {name: SimpleNamespace(levels=None, range=(-1.0, 1.0)) for name in RANKED}
     suite["correctness"] = SimpleNamespace(levels=(1.0, 0.0), range=(0.0, 1.0))
-    return Pool(config, suite, control_bins(config, suite))
+    return Pool(config, suite, control_bins(config, suite), seed=0)
 
 
 def timed(work: Callable[[], Any]) -> float:

@@ -23,7 +23,7 @@ from rationalize.models.heads import new_head, reply_scores
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.reward_model import reward_row
 from rationalize.questions import load_splits
-from rationalize.training.loop import FitConfig, precision
+from rationalize.training.loop import FitConfig
 
 Work = Callable[[Sequence[Row]], Tensor]
 
@@ -77,24 +77,26 @@ def rows_of(policy: Policy, source: str, asked: int, replies: int) -> list[Row]:
 def gradient_gap(policy: Policy, work: Work, rows: Sequence[Row]) -> float:
     """How far the two sides' gradients are apart in float32, as a share of their norm."""
     found = []
+    policy.precision = "float32"
     for share in (True, False):
-        learn(policy, work, rows, share, FitConfig(precision="float32"))
+        learn(policy, work, rows, share)
         found.append(torch.cat([p.grad.flatten() for p in policy.model.parameters()]))
         policy.model.zero_grad()
+    policy.precision = "auto"
     return float((found[0] - found[1]).norm() / found[1].norm())
 
 
 def seconds(policy: Policy, work: Work, rows: Sequence[Row], share: bool) -> float:
     began = time.perf_counter()
-    learn(policy, work, rows, share, FitConfig())
+    learn(policy, work, rows, share)
     policy.model.zero_grad()
     return time.perf_counter() - began
 
 
-def learn(policy: Policy, work: Work, rows: Sequence[Row], share: bool, config: FitConfig) -> None:
+def learn(policy: Policy, work: Work, rows: Sequence[Row], share: bool) -> None:
     policy.takes_trees = share
-    for passed in micro_batches(rows, config.micro_tokens, lambda row: row.prompt_ids):
-        with precision(config, policy.device):
+    for passed in micro_batches(rows, FitConfig().micro_tokens, lambda row: row.prompt_ids):
+        with policy.autocast():
             total = work(passed)
         total.backward()
 

@@ -9,28 +9,28 @@ import sys
 from pathlib import Path
 
 from rationalize import (
-    FitConfig,
     PpoConfig,
     RewardModel,
     RewardModelConfig,
     RftConfig,
     SamplingConfig,
-    SelfMotivatedConfig,
     WriteConfig,
     load_questions,
-    train_self_motivated,
+    train,
 )
+from rationalize.training.loop import HeadFitConfig
 
-ATTEMPTS = WriteConfig(sampling=SamplingConfig(temperature=1.0, max_new_tokens=48, n=4))
-CONFIG = SelfMotivatedConfig(
-    questions="builtin:train=120,dev=24,test=80,unseen=0",
-    kept=RftConfig(warm_up=40, write=ATTEMPTS),  # the embedded model needs some seed rationales
-    redraw=ATTEMPTS,
-    rm=RewardModelConfig(fit=FitConfig(learning_rate=1e-4, batch_size=8)),
-    ppo=PpoConfig(updates=5, prompts=12, fit=FitConfig(learning_rate=1e-5, batch_size=16),
-                  sampling=ATTEMPTS.sampling),
-    modes=("z", "rm+z"),
-)  # fmt: skip
+QUESTIONS = "builtin:train=120,dev=24,test=80,unseen=0"
+SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=48, n=4)
+SETTINGS = {
+    # the embedded model needs some seed rationales
+    "rft": RftConfig(seed_rationales=40, write=WriteConfig(sampling=SAMPLING)),
+    "redraw": SAMPLING,
+    "rm": RewardModelConfig(fit=HeadFitConfig(learning_rate=1e-4, batch_size=8)),
+    "ppo": PpoConfig(updates=5, prompts=12, sampling=SAMPLING,
+                     fit=HeadFitConfig(learning_rate=1e-5, batch_size=16)),
+    "modes": ("z", "rm+z"),
+}  # fmt: skip
 
 
 def compare_two_rationales(run: Path, questions: str) -> None:
@@ -46,6 +46,6 @@ def compare_two_rationales(run: Path, questions: str) -> None:
 
 if __name__ == "__main__":
     out = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/self")
-    train_self_motivated(CONFIG, out)
+    train("self-motivated", out, questions=QUESTIONS, **SETTINGS)
     if (out / "scorers/round0-reward-model/reward_model.json").exists():
-        compare_two_rationales(out, CONFIG.questions)
+        compare_two_rationales(out, QUESTIONS)

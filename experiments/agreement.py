@@ -33,9 +33,9 @@ from rationalize.evaluation.people import (
     judged_attempts,
     judged_set,
 )
-from rationalize.methods.answer_scorer import AnswerScorerConfig, train_answer_scorer
-from rationalize.methods.common import with_first
-from rationalize.methods.verifier import VerifierConfig, train_verifier
+from rationalize.methods.base import RunConfig, with_first
+from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig, train_answer_scorer
+from rationalize.methods.train_scorers.verifier import VerifierConfig, train_verifier
 from rationalize.models.choices import ChoiceScorer, halve
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.scorers import AnswerScorer, Verifier, VerifierFold
@@ -124,7 +124,7 @@ def develop(
     merged: dict[str, list[Attempt]] = attempts
     floor = load_rewards(FLOOR_REWARDS, base=base)
     for name in [*args.candidates, "floor"]:
-        stage = run.stage(f"dev-{slug(name)}")
+        stage = run.nested(f"dev-{slug(name)}")
         rewards = floor if name == "floor" else [candidate(name, args, taboo, base)]
         suite = RewardSuite(rewards, cache=stage.folder("scores"))
         methods = {JUDGED: {name: {0: own} for name, own in attempts.items()}}
@@ -154,8 +154,8 @@ def candidate(
         )
     mix, changes = CANDIDATES[name]
     folder = args.out / "verifiers" / slug(name)
-    config = VerifierConfig(model=args.model, **changes)
-    train_verifier(config, folder, taught(args.data, mix, args.train, taboo))
+    questions = taught(args.data, mix, args.train, taboo)
+    train_verifier(RunConfig(model=args.model), VerifierConfig(**changes), folder, questions)
     return dataclasses.replace(plausibility(Verifier.load(folder)), name=name)
 
 
@@ -193,13 +193,13 @@ def test_once(
     """The one run on the test rows, and reference rationales."""
     folder = args.out / "answer-scorer"
     questions = taught(args.data, MIXED, args.train, taboo)
-    train_answer_scorer(AnswerScorerConfig(model=args.model), folder, questions)
+    train_answer_scorer(RunConfig(model=args.model), AnswerScorerConfig(), folder, questions)
     scorer = AnswerScorer.load(folder)
     rewards = [
         candidate(chosen, args, taboo, base),
         *load_rewards(OTHER_REWARDS, answer_scorer=scorer, base=base),
     ]
-    stage = run.stage("test")
+    stage = run.nested("test")
     suite = RewardSuite(rewards, cache=stage.folder("scores"))
     measure_agreement(stage, suite, people, references(args), PREFER)
 

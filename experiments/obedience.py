@@ -15,13 +15,14 @@ import json
 from pathlib import Path
 
 from rationalize.config import from_dict
+from rationalize.config.compose import split
 from rationalize.evaluation.obedience import obedience
-from rationalize.methods.common import load_method_splits, share
-from rationalize.methods.demo import DemoConfig
+from rationalize.methods import DEMOS
+from rationalize.methods.base import ScorerFolders
+from rationalize.methods.launch import make_experiment, settings_of, tokens_of
 from rationalize.methods.mario import control_bins, mario
-from rationalize.methods.setup import make_suite
-from rationalize.models.policy import load_policy
-from rationalize.runs import Run, read_config
+from rationalize.methods.scoring import Scoring
+from rationalize.runs import Run
 from rationalize.sampling.local import Sampler
 
 SETTINGS = {
@@ -61,28 +62,25 @@ def main() -> None:
     parser.add_argument("--questions", help="other development questions: `builtin:..,dev=60,..`")
     args = parser.parse_args()
 
-    stored = read_config(args.run / "config.yaml")
-    stored.pop("method")
-    config: DemoConfig = from_dict(DemoConfig, stored)
     demo = Run.read(args.run)
-    splits = load_method_splits(config)
+    stored = {key: value for key, value in demo.config.items() if key != "method"}
+    settings = from_dict(settings_of(DEMOS["mario"]), stored, str(args.run))
+    config, _, evaluation, run_config = split(settings)
+    splits = run_config.load_splits()
     if args.questions:
         trained = {q.id for q in splits["train"]}
-        splits = load_method_splits(dataclasses.replace(config, questions=args.questions))
+        splits = dataclasses.replace(run_config, questions=args.questions).load_splits()
         if {q.id for q in splits["train"]} != trained:
             raise SystemExit("--questions must have the run's train questions, or the pool is lost")
-    base = load_policy(config.model)
-    config = dataclasses.replace(
-        config,
-        answer_scorer=str(args.run / "scorers/answer"),
-        verifier=str(args.run / "scorers/verifier"),
-    )
+    base = run_config.load_policy(tuning="full")
+    folders = ScorerFolders(str(args.run / "scorers/answer"), str(args.run / "scorers/verifier"))
+    tokens = evaluation.evaluation_tokens or tokens_of(config)
     rows = []
     for name in args.settings:
         changes = {k: v for k, v in SETTINGS[name].items() if k not in ("fit", "steps")}
         steps = args.steps * SETTINGS[name].get("steps", 1)
-        own = share(
-            config.mario, config, **changes, steps=steps, sample_interval=steps, obedience="none",
+        own = dataclasses.replace(
+            config.mario, **changes, steps=steps, sample_interval=steps, obedience="none",
             select_by="diversity",
             fit=dataclasses.replace(config.mario.fit, **SETTINGS[name].get("fit", {})),
         )  # fmt: skip
@@ -90,18 +88,14 @@ def main() -> None:
         with Run.open(
             args.out / trained_as.replace(" ", "-"), {"setting": trained_as, "steps": steps}
         ) as run:
-            suite = make_suite(own.rewards, config, run, base, splits["train"])
+            scoring = Scoring(own.rewards, folders)
+            exp = make_experiment(run, base, run_config, scoring, tokens=tokens, splits=splits)
             run.append(demo.read_shard("mario-0-round0"), "mario-round0")
-            policy = load_policy(args.run / "policies" / "sft-0")
-            if run.done("mario") is None:
-                training = dataclasses.replace(own, guidance=0.0)
-                mario(policy, suite, splits["train"], splits["dev"], training, run, "mario")
-            else:
-                policy.load_weights(run.folder("policies", "mario"))
+            policy = exp.load_policy(args.run / "policies" / "sft-0")
+            mario(exp, policy, dataclasses.replace(own, guidance=0.0), exp.stage("mario"))
             found = obedience(
-                Sampler(policy, guidance=own.guidance), suite, splits["dev"],
-                config.evaluation_sampling, which="ends",
-                bins={n: range(k) for n, k in control_bins(own, suite).items()},
+                Sampler(policy, guidance=own.guidance), exp.suite, exp.dev, exp.evaluation,
+                bins={n: range(k) for n, k in control_bins(own, exp.suite).items()}, which="ends",
                 split="dev", seed=0,
             )  # fmt: skip
         rows += [

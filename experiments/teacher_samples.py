@@ -14,15 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from rationalize.config import from_dict
+from rationalize.config.compose import split
 from rationalize.evaluation.intervals import paired_difference
-from rationalize.methods.common import load_method_splits
-from rationalize.methods.demo import DemoConfig
+from rationalize.methods import DEMOS
+from rationalize.methods.base import RunConfig
+from rationalize.methods.demos.mario import MarioDemoConfig
+from rationalize.methods.launch import settings_of
 from rationalize.methods.mario import best_prefix
 from rationalize.models.policy import load_policy
 from rationalize.questions import load_splits
 from rationalize.records import Question
-from rationalize.runs import read_config
-from rationalize.sampling.local import Sampler
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
 
 
@@ -32,15 +35,15 @@ def main() -> None:
     parser.add_argument("all", type=Path)
     parser.add_argument("--questions", type=int, default=200)
     args = parser.parse_args()
-    configs = {name: demo_config(getattr(args, name)) for name in ("correct", "all")}
-    config = configs["correct"]
-    questions = fresh_questions(config, args.questions)
+    settings = {name: demo_settings(getattr(args, name)) for name in ("correct", "all")}
+    config, run_config, greedy = settings["correct"]
+    questions = fresh_questions(run_config, args.questions)
     right: dict[str, list[np.ndarray]] = {"SFT": [], "correct": [], "all": []}
     for seed in config.seeds:
-        right["SFT"].append(measure(args.correct / "policies" / f"sft-{seed}", config, questions))
-        for name, own in configs.items():
+        right["SFT"].append(measure(args.correct / "policies" / f"sft-{seed}", greedy, questions))
+        for name, (own, _, sampling) in settings.items():
             folder = getattr(args, name) / "policies" / f"mario-{seed}"
-            right[name].append(measure(folder, own, questions, best_prefix(own.mario)))
+            right[name].append(measure(folder, sampling, questions, best_prefix(own.mario)))
     for name, own in right.items():
         print(f"{name:<8} accuracy of each seed: {' '.join(f'{r.mean():.3f}' for r in own)}")
     means = {name: np.mean(own, axis=0) for name, own in right.items()}
@@ -49,26 +52,30 @@ def main() -> None:
         print(f"{a} - {b}: {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}], p {d.p:.3f}, n {d.n}")
 
 
-def demo_config(run: Path) -> DemoConfig:
-    stored = {k: v for k, v in read_config(run / "config.yaml").items() if k != "method"}
-    return from_dict(DemoConfig, stored, str(run))
+def demo_settings(run: Path) -> tuple[MarioDemoConfig, RunConfig, SamplingConfig]:
+    """A demo's own settings, its run's, and how its development questions were answered."""
+    stored = {key: value for key, value in Run.read(run).config.items() if key != "method"}
+    settings = from_dict(settings_of(DEMOS["mario"]), stored, str(run))
+    config, _, evaluation, run_config = split(settings)
+    tokens = evaluation.evaluation_tokens
+    return config, run_config, SamplingConfig(temperature=0.0, max_new_tokens=tokens)
 
 
-def fresh_questions(config: DemoConfig, count: int) -> list[Question]:
+def fresh_questions(config: RunConfig, count: int) -> list[Question]:
     """More development questions of the same generator, none of them in another split."""
-    splits = load_method_splits(config)
+    splits = config.load_splits()
     used = {(q.question, q.choices) for own in splits.values() for q in own}
     more = load_splits(f"builtin:train={len(splits['train'])},dev={count},test=0,unseen=0")["dev"]
     return [q for q in more if (q.question, q.choices) not in used]
 
 
 def measure(
-    folder: Path, config: DemoConfig, questions: list[Question], control: dict | None = None
+    folder: Path, greedy: SamplingConfig, questions: list[Question], control: dict | None = None
 ) -> np.ndarray:
     """1 for every question that is answered right, greedily."""
     policy = load_policy(folder)
     attempts = write_attempts(
-        Sampler(policy), questions, config.evaluation_sampling, split="dev", seed=0,
+        Sampler(policy), questions, greedy, split="dev", seed=0,
         control=control, label=str(folder),
     )  # fmt: skip
     return np.array([float(a.prediction == a.gold) for a in attempts])

@@ -4,14 +4,14 @@ import dataclasses
 import json
 
 import pytest
-from tiny import tiny_policy
+from tiny import tiny_folder, tiny_policy
+from toys import experiment
 
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.records import Question
-from rationalize.runs import Run
 from rationalize.training.loop import FitConfig
 
-FIT = FitConfig(learning_rate=3e-3, batch_size=8, precision="float32")
+FIT = FitConfig(learning_rate=3e-3, batch_size=8)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,8 @@ def half_right(tmp_path_factory):
     names = ("ab", "ta", "dr", "se", "ev", "es")
     taught = [q for n in names for a in ("yes", "no") for q in rows(n, 14, lambda i, a=a: a)]
     config = SftConfig(epochs=15, evaluations=1, fit=FIT)
-    sft(policy, taught, taught[:1], config, Run.open(folder / "run", {}), "sft")
+    exp = experiment(folder / "run", taught, taught[:1], policy=policy)
+    sft(exp, policy, config, exp.stage("sft"))
     policy.save(folder / "model")
     (folder / "questions").mkdir()
     for split, n in (("train", 24), ("dev", 12), ("test", 12)):
@@ -38,3 +39,28 @@ def half_right(tmp_path_factory):
         lines = [json.dumps({k: v for k, v in q.items() if v}) + "\n" for q in own]
         (folder / f"questions/{split}.jsonl").write_text("".join(lines))
     return str(folder / "model"), str(folder / "questions")
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory):
+    """The folder of a base model that knows nothing."""
+    return str(tiny_folder("decoder", tmp_path_factory.mktemp("tiny") / "model"))
+
+
+@pytest.fixture(scope="session")
+def mostly_yes(tmp_path_factory):
+    """The answer is mostly "yes", which the first rationales, those of the seed SFT, do not say."""
+    folder = tmp_path_factory.mktemp("questions")
+    for split, n in (("train", 24), ("dev", 6), ("test", 6)):
+        rows = [
+            {
+                "id": f"{split}{i}", "question": f"{split[:2]} {i}?", "answer": "yes",
+                "choices": ["yes", "no"], "rationales": ["a b c d e f."],
+            }
+            for i in range(n)
+        ]  # fmt: skip
+        if split == "train":
+            for row in rows[:12:2]:
+                row["answer"] = "no"
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(folder)

@@ -6,10 +6,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from toys import attempt, question
+from toys import attempt, experiment, question
 
-from rationalize.methods.candidates import (
-    CandidateConfig,
+from rationalize.methods.coalition.candidates import (
     CandidatePair,
     by_source,
     generation_pairs,
@@ -17,8 +16,8 @@ from rationalize.methods.candidates import (
     refinement_pairs,
     utilities_of,
 )
-from rationalize.methods.coalition_results import log_leak
-from rationalize.runs import Run
+from rationalize.methods.coalition.config import CandidateConfig
+from rationalize.methods.coalition.diagnostics import log_leak
 
 ONE, TWO = question(1), question(2)
 NAMES = ("variant-1", "variant-2")
@@ -125,15 +124,15 @@ def test_what_the_leak_control_touched_is_counted(tmp_path, capsys):
     }
     written = [attempt(ONE, text, None, i, writer=NAMES[i % 2]) for i, text in enumerate(said)]
     refined = attempt(ONE, "Cold, so yes.", None, refines=written[0].id, writer="variant-1")
-    with Run.open(tmp_path, {}) as run:
-        for leak, (touched, words, chosen, rejected) in told.items():
-            scored = utilities_of([*written, refined], [ONE], Judge(), leak, {"q1": 0.5})
-            found = by_source({"q1": 0.5}, scored)
-            pair = CandidatePair("p", scored[1], scored[0], "generation")
-            log_leak(run, leak, found, [ONE], leak, [pair])
-            facts = run.read_json(f"leak-{leak}.json")
-            assert facts["written"] == {"n": 4, "touched": touched}
-            assert facts["pairs"] == {"n": 1, "chosen": chosen, "rejected": rejected}
-            assert words in capsys.readouterr().err
-        log_leak(run, "none", found, [ONE], "none")
-        assert run.read_json("leak-none.json") is None
+    exp = experiment(tmp_path, [ONE])
+    for leak, (touched, words, chosen, rejected) in told.items():
+        scored = utilities_of([*written, refined], [ONE], Judge(), leak, {"q1": 0.5})
+        candidates = by_source({"q1": 0.5}, scored)
+        pair = CandidatePair("p", scored[1], scored[0], "generation")
+        log_leak(exp, candidates, [ONE], leak, leak, [pair])
+        facts = exp.run.read_json(f"leak-{leak}.json")
+        assert facts["written"] == {"n": 4, "touched": touched}
+        assert facts["pairs"] == {"n": 1, "chosen": chosen, "rejected": rejected}
+        assert words in capsys.readouterr().err
+    log_leak(exp, candidates, [ONE], "none", "none")
+    assert exp.run.read_json("leak-none.json") is None

@@ -1,9 +1,9 @@
 """A coalition on the page and on the terminal: its chains, and tables on itself."""
 
+from rationalize.methods.coalition.inference import Chain
 from rationalize.records import Attempt, Question
 from rationalize.report.chains import chains, changes
 from rationalize.report.coalition import coalition
-from rationalize.sampling.coalition import Chain
 from rationalize.verbs.chain import chain_text
 
 

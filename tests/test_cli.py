@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import importlib
 import subprocess
 import sys
 import time
@@ -13,13 +12,14 @@ from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
+from tiny import tiny_folder
 
-from rationalize import cli
-from rationalize.cli import METHODS, VERBS, Command, main
+from rationalize import Method
+from rationalize.cli import VERBS, command_of, main, trained
 from rationalize.config import load_yaml
-from rationalize.errors import UsageError, UserError
 from rationalize.config.flags import field_docs
-from rationalize.runs import Run
+from rationalize.errors import UsageError, UserError
+from rationalize.methods import DEMOS
 
 called: list[tuple] = []
 
@@ -28,14 +28,15 @@ called: list[tuple] = []
 class ToyConfig:
     """A toy."""
 
-    model: str = "default"
-    """Base model."""
+    game: str = "chess"
+    """What to play."""
     fail: str = ""
     """How to end."""
 
 
-def run_toy(config: ToyConfig, out: Path) -> None:
-    called.append((config, out))
+def play(exp, policy, config: ToyConfig, stage):
+    """Play."""
+    called.append((config, exp.run.path))
     if config.fail == "user":
         raise UserError("q.jsonl:3: no answer")
     if config.fail == "usage":
@@ -49,13 +50,27 @@ def run_toy(config: ToyConfig, out: Path) -> None:
                               "(os error 28)")  # fmt: skip
     if config.fail == "bug":
         raise AssertionError("a bug")
+    return policy
+
+
+def nothing(exp, policy, settings):
+    """Lacks two parameters."""
+
+
+toy = Method(play, ToyConfig, "toy", "play", conclude=lambda *_: None)
+TOY = f"{__name__}:toy"
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch):
+def _forget():
     called.clear()
-    command = Command(__name__, "ToyConfig", "run_toy", "play", True)
-    monkeypatch.setattr(cli, "METHODS", {**METHODS, "toy": command})
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Flags of a small run."""
+    model = tiny_folder("decoder", tmp_path_factory.mktemp("tiny"))
+    return ["--model", str(model), "--questions", "builtin:train=4,dev=2,test=2"]
 
 
 def python(code: str) -> subprocess.CompletedProcess:
@@ -70,7 +85,7 @@ def test_help_names_every_verb_and_method_and_loads_no_torch():
     )
     assert time.monotonic() - started < 5  # under a second on an idle machine
     assert found.stdout.splitlines()[-1] == "0 []", found.stderr
-    for name in [*VERBS, *METHODS, "train", "config"]:
+    for name in [*VERBS, *trained(), "train", "config"]:
         assert f"  {name}" in found.stdout
 
 
@@ -84,11 +99,13 @@ def test_module_runs_as_a_program():
     assert found.stdout.startswith("rationalize 0.")
 
 
-def test_train_calls_the_method_with_its_configuration_and_folder(tmp_path):
+def test_train_calls_the_method_with_its_configuration_and_folder(tmp_path, small, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "c.yaml"
-    file.write_text("model: a\nfail: ''\n")
-    assert main(["train", "toy", "--config", str(file), "--out", str(tmp_path / "run")]) == 0
-    assert main(["train", "toy", "--config", str(file), "--model", "b"]) == 0
+    file.write_text("game: a\nfail: ''\n")
+    started = ["train", TOY, "--config", str(file), *small]
+    assert main([*started, "--out", str(tmp_path / "run")]) == 0
+    assert main([*started, "--game", "b"]) == 0
     assert called == [(ToyConfig("a"), tmp_path / "run"), (ToyConfig("b"), Path("runs/toy"))]
 
 
@@ -100,39 +117,40 @@ def test_train_calls_the_method_with_its_configuration_and_folder(tmp_path):
         ("interrupt", 130, "\ninterrupted; run again with the same directory to resume\n"),
     ],
 )
-def test_how_a_verb_can_end(capsys, fail, status, message):
-    assert main(["train", "toy", "--fail", fail]) == status
+def test_how_a_verb_can_end(capsys, fail, status, message, small, tmp_path):
+    assert main(["train", TOY, "--fail", fail, "--out", str(tmp_path), *small]) == status
     assert capsys.readouterr().err == message
 
 
 @pytest.mark.parametrize("fail", ["disk", "weights"])
-def test_a_full_disk_is_a_sentence(capsys, fail):
-    assert main(["train", "toy", "--fail", fail]) == 1
+def test_a_full_disk_is_a_sentence(capsys, fail, small, tmp_path):
+    assert main(["train", TOY, "--fail", fail, "--out", str(tmp_path), *small]) == 1
     said = capsys.readouterr().err
     assert "the disk is full" in said
     assert "make room and start the same command again" in said
 
 
-def test_a_bug_keeps_its_traceback():
+def test_a_bug_keeps_its_traceback(small, tmp_path):
     with pytest.raises(AssertionError, match="a bug"):
-        main(["train", "toy", "--fail", "bug"])
+        main(["train", TOY, "--fail", "bug", "--out", str(tmp_path), *small])
 
 
 def test_dry_run_prints_the_configuration_and_calls_nothing(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "toy", "--model", "b", "--dry-run", "--out", "there"]) == 0
+    assert main(["train", TOY, "--game", "b", "--dry-run", "--out", "there"]) == 0
     printed = capsys.readouterr().out
-    assert "model: b\n" in printed
+    assert "game: b\n" in printed
     assert "a new run in there" in printed
     assert called == []
     assert list(tmp_path.iterdir()) == []
 
 
-def test_dry_run_says_whether_a_folder_would_be_resumed(tmp_path, capsys):
-    Run.open(tmp_path, {"method": "toy", "model": "b", "fail": ""}, base_hash="9f2c").close()
-    assert main(["train", "toy", "--model", "b", "--dry-run", "--out", str(tmp_path)]) == 0
+def test_dry_run_says_whether_a_folder_would_be_resumed(tmp_path, capsys, small):
+    started = ["train", TOY, "--out", str(tmp_path), *small]
+    assert main([*started, "--game", "b"]) == 0
+    assert main([*started, "--game", "b", "--dry-run"]) == 0
     assert f"resume the run in {tmp_path}" in capsys.readouterr().out
-    assert main(["train", "toy", "--model", "c", "--dry-run", "--out", str(tmp_path)]) == 1
+    assert main([*started, "--game", "c", "--dry-run"]) == 1
     assert "belongs to another configuration" in capsys.readouterr().err
 
 
@@ -144,10 +162,16 @@ def test_dry_run_says_whether_a_folder_would_be_resumed(tmp_path, capsys):
         (["train"], "expected a METHOD first"),
         (["train", "--seed", "1"], "expected a METHOD first"),
         (["train", "mairo"], "unknown METHOD 'mairo'; did you mean 'mario'?"),
-        (["train", "toy", "--modle", "x"], "unknown flag --modle; did you mean 'model'?"),
-        (["train", "toy", "--config"], "--config needs a value"),
-        (["train", "toy", "--config", "no.yaml"], "no.yaml: there is no such file"),
-        (["config", "toyy"], "unknown METHOD 'toyy'; did you mean 'toy'?"),
+        (["train", TOY, "--modle", "x"], "unknown flag --modle; did you mean 'model'?"),
+        (["train", TOY, "--gaem", "x"], "unknown flag --gaem; did you mean 'game'?"),
+        (["train", TOY, "--config"], "--config needs a value"),
+        (["train", TOY, "--config", "no.yaml"], "no.yaml: there is no such file"),
+        (["config", "mairo"], "unknown METHOD 'mairo'; did you mean 'mario'?"),
+        (["demo", "--method", "mairo"], "unknown --method 'mairo'; did you mean 'mario'?"),
+        (["train", "no_such_file:toy"], "no module 'no_such_file' for the method"),
+        (["train", f"{__name__}:dice"], "has no 'dice' for the method"),
+        (["train", f"{__name__}:TOY"], "found str, expected a Method or a function"),
+        (["train", f"{__name__}:nothing"], "expected (exp, policy, config, stage)"),
     ],
 )
 def test_wrong_usage_exits_2_and_says_what_was_meant(argv, message, capsys):
@@ -158,23 +182,29 @@ def test_wrong_usage_exits_2_and_says_what_was_meant(argv, message, capsys):
 def test_an_unknown_key_in_a_file_exits_2(tmp_path, capsys):
     file = tmp_path / "c.yaml"
     file.write_text("modle: a\n")
-    assert main(["train", "toy", "--config", str(file)]) == 2
+    assert main(["train", TOY, "--config", str(file)]) == 2
     assert f"{file}: unknown key 'modle'; did you mean 'model'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("method", [*METHODS, "demo"])
-def test_every_configuration_is_a_valid_file_and_is_explained(method, tmp_path, capsys):
-    assert main(["config", method, "--explain"]) == 0
+CONFIGURED = [[name] for name in (*trained(), TOY)] + [["demo", "--method", name] for name in DEMOS]
+
+
+@pytest.mark.parametrize("words", CONFIGURED, ids=" ".join)
+def test_every_configuration_is_a_valid_file_and_is_explained(words, tmp_path, capsys):
+    assert main(["config", *words, "--explain"]) == 0
     explained = capsys.readouterr().out
     file = tmp_path / "c.yaml"
     file.write_text(explained)
-    assert main(["config", method, "--config", str(file)]) == 0
+    assert main(["config", *words, "--config", str(file)]) == 0
     assert load_yaml(file) == load_yaml_text(capsys.readouterr().out, tmp_path)
 
 
-@pytest.mark.parametrize("command", [*METHODS.values(), *VERBS.values()], ids=[*METHODS, *VERBS])
-def test_every_field_of_every_configuration_has_a_docstring(command):
-    cls = getattr(importlib.import_module(command.module), command.config)
+COMMANDS = {**VERBS, **{name: command_of(name) for name in trained()}}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_field_of_every_configuration_has_a_docstring(name):
+    cls = COMMANDS[name].config()
     assert {f.name for f in dataclasses.fields(cls)} <= set(field_docs(cls))
     for f in dataclasses.fields(cls):
         if dataclasses.is_dataclass(f.default):
@@ -193,3 +223,38 @@ def test_every_verb_explains_itself(verb, capsys):
         main([verb, "--help"])
     assert stop.value.code == 0
     assert f"usage: rationalize {verb}" in capsys.readouterr().out
+
+
+MINE = '''
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class MineConfig:
+    """Mine."""
+
+    dice: int = 2
+    """How many dice."""
+
+def my_method(exp, policy, config: MineConfig, stage):
+    """Throw dice."""
+    return policy
+'''
+
+
+def test_a_method_in_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_file.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path)
+    assert main(["config", "my_file:my_method", "--explain", "--dice", "3"]) == 0
+    assert "# How many dice.\ndice: 3\n" in capsys.readouterr().out
+    assert main(["train", "my_file:my_method", "--dry-run"]) == 0
+    assert f"plan: Throw dice; a new run in {Path('runs/my_method')}" in capsys.readouterr().out
+
+
+def test_a_method_of_an_installed_package_has_a_name(tmp_path, monkeypatch, capsys):
+    facts = tmp_path / "dice-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: dice\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text(f"[rationalize.methods]\nplay = {TOY}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["config", "play", "--game", "go"]) == 0
+    assert "game: go\n" in capsys.readouterr().out

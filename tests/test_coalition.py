@@ -2,48 +2,57 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import pytest
 from tiny import tiny_folder
-from toys import attempt
+from toys import attempt, experiment
 
+from rationalize import Coalition, train
 from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
-from rationalize.methods.candidates import CandidateConfig, utilities_of, utility_reward
-from rationalize.methods.coalition import (
-    judged_by,
-    train_coalition,
+from rationalize.methods.base import EvaluationConfig, RunConfig
+from rationalize.methods.coalition.ablations import GridConfig, ablations
+from rationalize.methods.coalition.candidates import utilities_of, utility_reward
+from rationalize.methods.coalition.config import (
+    CandidateConfig,
+    CoalitionConfig,
+    ControllerConfig,
+    InstructionConfig,
 )
-from rationalize.methods.coalition_config import CoalitionConfig
-from rationalize.methods.coalition_demo import CoalitionDemoConfig, run_coalition_demo
-from rationalize.methods.coalition_results import log_reading, self_consistency
-from rationalize.methods.controller import ControllerConfig
-from rationalize.methods.instruction import InstructionConfig
-from rationalize.methods.sft import SftConfig
+from rationalize.methods.coalition.diagnostics import log_reading
+from rationalize.methods.coalition.evaluate import self_consistency
+from rationalize.methods.launch import demo
+from rationalize.methods.sft import SftConfig, StartConfig
+from rationalize.models.answer_texts import answer_prompt
 from rationalize.models.scorers import AnswerScorer
 from rationalize.questions import load_splits
 from rationalize.records import Attempt, Question
-from rationalize.rewards import RewardSuite, load_rewards
+from rationalize.rewards import RewardSuite
 from rationalize.runs import Run
-from rationalize.sampling.coalition import Coalition
-from rationalize.sampling.local import SamplingConfig
+from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.training.loop import FitConfig
 
-FIT = FitConfig(learning_rate=1e-3, batch_size=8, precision="float32")
+FIT = FitConfig(learning_rate=1e-3, batch_size=8)
 SHORT = SamplingConfig(max_new_tokens=12)
+QUESTIONS = "builtin:train=24,dev=4,test=6,unseen=0"
+INSTRUCTION = InstructionConfig(epochs=1.0, imperfect=SHORT, fit=FIT)
+CONFIG = CoalitionConfig(
+    judge="ift", candidates=CandidateConfig(sampling=SHORT, filtered=False), rounds=1, epochs=1.0,
+    fit=FIT, instruction=INSTRUCTION, variant_fit=FIT, partition="all",
+    controller=ControllerConfig(epochs=1.0, fit=FIT),
+)  # fmt: skip
+EVALUATION = EvaluationConfig(evaluation_tokens=12)
 
 
-def config(model, **changes):
-    base = CoalitionConfig(
-        model=str(model), questions="builtin:train=24,dev=4,test=6,unseen=0", judge="ift",
-        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=12),
-        candidates=CandidateConfig(sampling=SHORT, filtered=False), rounds=1, epochs=1.0, fit=FIT,
-        instruction=InstructionConfig(epochs=1.0, imperfect=SHORT, fit=FIT), variant_fit=FIT,
-        partition="all", controller=ControllerConfig(epochs=1.0, fit=FIT),
-    )  # fmt: skip
-    return dataclasses.replace(base, **changes)
+def run_config(model, questions=QUESTIONS):
+    return RunConfig(model=str(model), questions=str(questions), precision="float32")
+
+
+def settings(model, questions=QUESTIONS, **changes):
+    """All settings of a small run, by name."""
+    parts = (run_config(model, questions), EVALUATION, CONFIG)
+    return {f.name: getattr(p, f.name) for p in parts for f in dataclasses.fields(p)} | changes
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +63,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("coalition") / "run"
-    train_coalition(config(model), out)
+    train("coalition", out, **settings(model))
     return out
 
 
@@ -104,12 +113,10 @@ def test_every_stage_leaves_what_it_made(finished):
 
 
 def test_the_demo_judges_every_row_by_the_same_utility(model, tmp_path):
-    own = config(model)
-    shared = {f.name: getattr(own, f.name) for f in dataclasses.fields(own)}
-    demo = CoalitionDemoConfig(
-        **shared, sft=SftConfig(epochs=0.5, evaluations=1, fit=FIT), shots=1, direct_epochs=0.5
-    )
-    run_coalition_demo(demo, tmp_path / "run")
+    demo(
+        "coalition", tmp_path / "run", **settings(model), shots=1,
+        sft=SftConfig(epochs=0.5, evaluations=1, fit=FIT), direct=StartConfig(epochs=0.5, fit=FIT),
+    )  # fmt: skip
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["meta"]["seconds"] > 0
     found = read_run(tmp_path / "run").attempts
@@ -133,11 +140,11 @@ def test_a_judge_that_cannot_read_is_named(tmp_path, capsys):
 
     questions = load_splits("builtin:train=24,dev=20,test=6,unseen=0")["dev"]
     for share, said in ((0.0, True), (0.9, False)):
-        with Run.open(tmp_path / str(share), {}) as run:
-            log_reading(run, Reads(share), questions)
-            facts = run.read_json("reading.json")
-            log_reading(run, None, questions)  # no reader: nothing to say
-            assert run.read_json("reading.json") == facts
+        exp = experiment(tmp_path / str(share), [])
+        log_reading(exp, object(), questions, CONFIG)  # no reader: nothing to say
+        assert exp.run.read_json("reading.json") is None
+        log_reading(exp, Reads(share), questions, CONFIG)
+        facts = exp.run.read_json("reading.json")
         assert (facts["alone"], facts["with_rationale"], facts["n"]) == (0.0, share, 20)
         assert ("utilities may be noise" in capsys.readouterr().err) == said
 
@@ -159,7 +166,7 @@ def test_the_reward_is_the_utility_of_the_pairs():
 
 def test_one_folder_loads_and_answers_as_before(finished):
     chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
-    questions = load_splits("builtin:train=24,dev=4,test=6,unseen=0")["test"]
+    questions = load_splits(QUESTIONS)["test"]
     loaded = Coalition.load(finished / "coalition")
     again = loaded.chains(questions, SamplingConfig(temperature=0.0, max_new_tokens=12))
     assert [c.as_row()["refined"] for c in again] == [c["refined"] for c in chains]
@@ -169,8 +176,8 @@ def test_one_folder_loads_and_answers_as_before(finished):
 
 
 def test_evaluate_works_on_a_coalitions_run(finished, tmp_path, capsys):
-    out, asked = tmp_path / "out", "builtin:train=24,dev=4,test=6,unseen=0"
-    flags = ["--model", str(finished), "--questions", asked, "--out", str(out)]
+    out = tmp_path / "out"
+    flags = ["--model", str(finished), "--questions", QUESTIONS, "--out", str(out)]
     evaluate = ["evaluate", *flags, "--max-new-tokens", "12", "--name", "again"]
     assert main(evaluate) == 0
     results = json.loads((out / "results.json").read_text())
@@ -203,21 +210,17 @@ def test_sample_refuses_a_coalition(finished, tmp_path, capsys, place):
     assert "`rationalize ask` and `rationalize evaluate` work with it" in capsys.readouterr().err
 
 
-def test_a_free_form_answer_has_64_tokens(finished, monkeypatch):
-    from rationalize.sampling import coalition as work
-
-    asked = []
-
-    class Noted(work.Sampler):
-        def sample(self, prompts, config, **options):
-            asked.append(config.max_new_tokens)
-            return super().sample(prompts, config, **options)
-
-    monkeypatch.setattr(work, "Sampler", Noted)
-    loaded = Coalition.load(finished / "coalition")
-    loaded.chains([Question("free", "What is ice?", "cold")], SamplingConfig(max_new_tokens=4))
-    assert asked[0] == 4
-    assert asked[-1] == 64
+def test_a_free_form_answer_has_64_tokens(finished):
+    coalition = Coalition.load(finished / "coalition")
+    questions = [Question(f"free{i}", f"What is {i}?", "cold") for i in range(8)]
+    chains = coalition.chains(questions, SamplingConfig(max_new_tokens=4))
+    assert max(c.refined.n_tokens for c in chains) <= 4
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=64)
+    with coalition.variants.bare() as policy:
+        prompts = [answer_prompt(coalition.texts, c.question, c.rationale) for c in chains]
+        replies = [r for [r] in Sampler(policy).sample(prompts, greedy, seeds=[0] * len(prompts))]
+    assert [c.prediction for c in chains] == [r.text.strip() or None for r in replies]
+    assert max(r.n_tokens for r in replies) > 12
 
 
 @pytest.mark.parametrize("changes", [
@@ -228,11 +231,11 @@ def test_a_free_form_answer_has_64_tokens(finished, monkeypatch):
     {"candidates": CandidateConfig(sampling=SHORT, filtered=False, refiners="none", leak="mask")},
 ])  # fmt: skip
 def test_other_shapes(model, tmp_path, changes):
-    train_coalition(config(model, **changes), tmp_path / "run")
+    train("coalition", tmp_path / "run", **settings(model, **changes))
     assert (tmp_path / "run" / "coalition" / "coalition.json").exists()
 
 
-def test_self_consistency_spends_no_fewer_tokens(finished, model, tmp_path):
+def test_self_consistency_spends_no_fewer_tokens(finished, tmp_path):
     results = json.loads((finished / "results.json").read_text())
     spent = results["meta"]["tokens_a_question"]["test"]
     assert spent["self-consistency"] > 0
@@ -259,12 +262,10 @@ def test_self_consistency_spends_no_fewer_tokens(finished, model, tmp_path):
                 self.of, question_id=self.question.id, prediction=said, n_tokens=1
             )
 
-    questions = load_splits("builtin:train=24,dev=4,test=6,unseen=0")["test"]
-    setup = SimpleNamespace(
-        splits={"test": questions}, config=config(model), run=Run.open(tmp_path / "votes", {}),
-        suite=RewardSuite(load_rewards(["correctness"])),
-    )  # fmt: skip
-    own = self_consistency(setup, Cheap(), "test", tokens=4.5)
+    questions = load_splits(QUESTIONS)["test"]
+    exp = experiment(tmp_path / "votes", [])
+    exp = dataclasses.replace(exp, splits={"test": questions})
+    own = self_consistency(exp, Cheap(), SHORT, "test", tokens=4.5)
     assert votes["n"] == 5
     assert [a.n_tokens for a in own] == [5] * 6
     assert [a.prediction for a in own] == [q.choices[1] for q in questions]  # 1, 0, 1, 0, 1
@@ -291,12 +292,9 @@ def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     tuning = dataclasses.replace(
-        config(model).instruction,
-        source=str(file),
-        source_columns={"kind": "task"},
-        source_sample=8,
+        INSTRUCTION, source=str(file), source_columns={"kind": "task"}, source_sample=8
     )
-    train_coalition(config(model, instruction=tuning), tmp_path / "run")
+    train("coalition", tmp_path / "run", **settings(model, instruction=tuning))
     run = Run.read(tmp_path / "run")
     assert len(run.read_shard("ift-imperfect")) == 8
     assert run.done("ift")["rows"]["rationale"] == 8
@@ -315,19 +313,16 @@ def test_without_teacher_rationales_m_ift_judges(model, tmp_path, capsys):
     rows = [{"question": f"Repeat {i}.", "answer": f"it is {i}", "rationale": f"{i}, said."}
             for i in range(8)]  # fmt: skip
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    tuning = dataclasses.replace(config(model).instruction, source=str(source))
-    own = config(
-        model, judge=CoalitionConfig().judge, questions=str(folder), instruction=tuning,
-        controller_share=0.0,
-    )  # fmt: skip
-    train_coalition(own, tmp_path / "run")
+    tuning = dataclasses.replace(INSTRUCTION, source=str(source))
+    judge = CoalitionConfig().judge
+    changes = {"judge": judge, "instruction": tuning, "controller_share": 0.0}
+    train("coalition", tmp_path / "run", **settings(model, folder, **changes))
     said = "none of the 16 train questions has a teacher rationale that led to its answer"
     assert said in capsys.readouterr().err
     assert (tmp_path / "run" / "coalition" / "coalition.json").exists()
     assert not (tmp_path / "run" / "scorers").exists()
     assert Run.read(tmp_path / "run").config["judge"] == "cross-fit"  # a second start asks the same
-    given = dataclasses.replace(own, answer_scorer="one")
-    assert judged_by(given, []) == given
+    assert CoalitionConfig(answer_scorer="one").judged_by([]) == "cross-fit"
 
 
 def test_the_demo_goes_on_without_teacher_rationales(model, tmp_path, capsys):
@@ -338,10 +333,11 @@ def test_the_demo_goes_on_without_teacher_rationales(model, tmp_path, capsys):
         rows = [{"id": f"{split}{i}", "question": f"{split}: 2 + {i}?", "answer": str(2 + i)}
                 for i in range(n)]  # fmt: skip
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    tuning = dataclasses.replace(config(model).instruction, source="builtin:train=8")
-    own = config(model, questions=str(folder), instruction=tuning, controller_share=0.0)
-    shared = {f.name: getattr(own, f.name) for f in dataclasses.fields(own)}
-    run_coalition_demo(CoalitionDemoConfig(**shared, shots=1, direct_epochs=0.5), tmp_path / "run")
+    tuning = dataclasses.replace(INSTRUCTION, source="builtin:train=8")
+    demo(
+        "coalition", tmp_path / "run", shots=1, direct=StartConfig(epochs=0.5, fit=FIT),
+        **settings(model, folder, instruction=tuning, controller_share=0.0),
+    )  # fmt: skip
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert "SFT" not in results["methods"]
     assert {"base, few-shot", "COALITION"} <= set(results["methods"])
@@ -352,48 +348,45 @@ def test_the_demo_goes_on_without_teacher_rationales(model, tmp_path, capsys):
 
 
 def test_a_source_gives_no_held_out_question_away(model, tmp_path, capsys):
-    tuning = dataclasses.replace(config(model).instruction, source="builtin:train=24")
-    train_coalition(config(model, instruction=tuning, controller_share=0.25), tmp_path / "run")
+    tuning = dataclasses.replace(INSTRUCTION, source="builtin:train=24")
+    train("coalition", tmp_path / "run", **settings(model, instruction=tuning))
     assert "24 questions, 6 left out" in capsys.readouterr().err  # the controller's
     assert len(Run.read(tmp_path / "run").read_shard("ift-imperfect")) == 18
     file = tmp_path / "test.jsonl"
     rows = [
         {"question": f"Answer this: {q.question} Think.", "answer": q.answer, "rationale": "r"}
-        for q in load_splits("builtin:train=24,dev=4,test=6,unseen=0")["test"]
+        for q in load_splits(QUESTIONS)["test"]
     ]  # fmt: skip
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     leaking = dataclasses.replace(tuning, source=str(file))
     with pytest.raises(UserError, match="all of its 6 questions repeat held-out ones"):
-        train_coalition(config(model, instruction=leaking), tmp_path / "leak")
+        train("coalition", tmp_path / "leak", **settings(model, instruction=leaking))
 
 
 def test_t5(tmp_path):
-    train_coalition(config(tiny_folder("t5", tmp_path / "t5")), tmp_path / "run")
+    train("coalition", tmp_path / "run", **settings(tiny_folder("t5", tmp_path / "t5")))
 
 
 def test_no_pair_left_is_said_with_counts(model, tmp_path):
     high = CandidateConfig(sampling=SamplingConfig(temperature=0.0, max_new_tokens=1))
     with pytest.raises(UserError, match=r"no pair left to learn from \("):
-        train_coalition(config(model, candidates=high, variant_epochs=0.0), tmp_path / "run")
+        train("coalition", tmp_path / "run",
+              **settings(model, candidates=high, variant_epochs=0.0))  # fmt: skip
 
 
 def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(model, tmp_path):
     with pytest.raises(UsageError, match="--reward-model DIR"):
-        config(model, judge="reward-model")
-    lost = config(model, judge="reward-model", reward_model=str(tmp_path / "nowhere"))
+        CoalitionConfig(judge="reward-model")
+    lost = settings(model, judge="reward-model", reward_model=str(tmp_path / "nowhere"))
     with pytest.raises(UserError, match=r"nowhere: no reward_model.json there; expected"):
-        train_coalition(lost, tmp_path / "run")
+        train("coalition", tmp_path / "run", **lost)
     assert not (tmp_path / "run").exists()
 
 
 def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
-    from rationalize.methods.coalition_grid import CoalitionGridConfig, run_grid
-
-    base = config(model, rounds=1)
-    fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    grid = CoalitionGridConfig(**fields, arms=("random-labels", "one-variant", "no-sro"))
+    grid = GridConfig(arms=("random-labels", "one-variant", "no-sro"))
     out = tmp_path / "grid"
-    run_grid(grid, out)
+    ablations(run_config(model), grid, CONFIG, EVALUATION, out)
     results = json.loads((out / "results.json").read_text())
     rows = {"COALITION", "A5: random pair labels", "A1: one variant", "A8: no preference learning"}
     assert rows <= set(results["methods"])
@@ -417,10 +410,12 @@ def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
 
 
 def test_the_grid_takes_the_full_method_from_a_finished_run(finished, model, tmp_path):
-    from rationalize.methods.coalition_grid import CoalitionGridConfig, run_grid
+    def run_grid(full, out, **changes):
+        config = CoalitionConfig(**changes)
+        grid = GridConfig(full=str(full), arms=("random-labels",))
+        ablations(RunConfig(), grid, config, EvaluationConfig(), out)
 
-    grid = CoalitionGridConfig(full=str(finished), arms=("random-labels",))
-    run_grid(grid, tmp_path / "grid")
+    run_grid(finished, tmp_path / "grid")
     results = json.loads((tmp_path / "grid" / "results.json").read_text())
     before = json.loads((finished / "results.json").read_text())
     for name in ("COALITION", "random controller", "self-refinement"):
@@ -430,8 +425,8 @@ def test_the_grid_takes_the_full_method_from_a_finished_run(finished, model, tmp
         taken, own = (p / "attempts" / f"{shard}.parquet" for p in (finished, arm))
         assert taken.read_bytes() == own.read_bytes()
     with pytest.raises(UserError, match=r"other settings .*\n.*model: "):
-        run_grid(dataclasses.replace(grid, beta=0.5), tmp_path / "other")
+        run_grid(finished, tmp_path / "other", beta=0.5)
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "config.yaml").write_bytes((finished / "config.yaml").read_bytes())
     with pytest.raises(UserError, match="half is not finished: final-COALITION-test-0 is missing"):
-        run_grid(dataclasses.replace(grid, full=str(tmp_path / "half")), tmp_path / "third")
+        run_grid(tmp_path / "half", tmp_path / "third")

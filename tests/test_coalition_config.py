@@ -4,24 +4,19 @@ import pytest
 
 from rationalize.cli import main
 from rationalize.errors import UsageError
-from rationalize.methods.answer_scorer import AnswerScorerConfig
-from rationalize.methods.candidates import CandidateConfig
-from rationalize.methods.coalition import best_round, dpo_parts, keep_apart
-from rationalize.methods.coalition_config import CoalitionConfig
-from rationalize.methods.coalition_demo import CoalitionDemoConfig
-from rationalize.methods.coalition_tuning import parts_of
-from rationalize.methods.instruction import InstructionConfig
-from rationalize.methods.sft import SftConfig
+from rationalize.methods.coalition.algorithm import dpo_parts, keep_apart
+from rationalize.methods.coalition.config import CandidateConfig, CoalitionConfig
+from rationalize.methods.coalition.tuning import parts_of
 from rationalize.records import Question
 
 
 def test_parts_are_disjoint_and_stratified():
     train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(40)]
-    first, second = parts_of(train, CoalitionConfig())
+    first, second = parts_of(train, CoalitionConfig(), 0)
     assert not {q.id for q in first} & {q.id for q in second}
     assert len(first) == len(second) == 20
     assert sum(q.kind == "x" for q in first) == 10
-    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25))
+    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25), 0)
     assert len(held) == 10
     assert not {q.id for q in learned} & {q.id for q in held}
     quarters = dpo_parts(learned, CoalitionConfig())
@@ -34,11 +29,11 @@ def test_questions_that_ask_the_same_are_dealt_together():
     train = [
         Question(f"q{i}", f"Is it {i // 3}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(60)
     ]
-    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25))
+    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25), 0)
     assert (len(learned), len(held)) == (45, 15)
     quarters = dpo_parts(learned, CoalitionConfig())
     dealt = [[learned, held], [part for own in quarters for part in own]]
-    dealt.append(parts_of(learned, CoalitionConfig()))
+    dealt.append(parts_of(learned, CoalitionConfig(), 0))
     for parts in dealt:
         asked = [{q.question for q in part} for part in parts]
         assert all(asked)
@@ -47,54 +42,35 @@ def test_questions_that_ask_the_same_are_dealt_together():
 
 def test_questions_without_repeats_are_dealt_as_ever():
     train = [Question(f"q{i}", f"{i}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(12)]
-    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25))
+    learned, held = keep_apart(train, CoalitionConfig(controller_share=0.25), 0)
 
     def dealt(part):
         return " ".join(q.id[1:] for q in part)
 
     assert dealt(held) == "6 7 5"
     assert dealt(learned) == "0 9 4 3 10 11 8 2 1"
-    assert [dealt(p) for p in parts_of(learned, CoalitionConfig())] == ["4 3 11 8 2", "0 9 10 1"]
+    assert [dealt(p) for p in parts_of(learned, CoalitionConfig(), 0)] == ["4 3 11 8 2", "0 9 10 1"]
     quarters = [dealt(p) for own in dpo_parts(learned, CoalitionConfig()) for p in own]
     assert quarters == ["0 9", "4 3", "10 11", "8 2 1"]
 
 
-def test_the_best_round_is_kept():
-    scores = {"tuned": 0.5, "round0": 0.7, "round1": 0.7, "round2": 0.6}
-    assert best_round(scores, CoalitionConfig()) == "round1"
-    assert best_round(scores, CoalitionConfig(select=False)) == "round2"
-    assert best_round({"tuned": 0.5}, CoalitionConfig()) == "tuned"
-
-
 def test_bad_settings():
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(UsageError, match="at least 1"):
         CoalitionConfig(variants=0)
-    with pytest.raises(ValueError, match="at least 2 variants"):
+    with pytest.raises(UsageError, match="at least 2 variants"):
         CoalitionConfig(variants=1, candidates=CandidateConfig(refiners="cross"))
-    assert AnswerScorerConfig().texts == "choices"
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--init", "model"], "init has no effect in Coalition; leave it out"),
-        (["--sft-epochs", "3"], "sft_epochs has no effect"),
-        (["--sft-fit.batch-size", "2"], "sft_fit has no effect"),
-        (["--verifier", "vera"], "verifier has no effect"),
-        (["--instruction.seed", "3"], "instruction.seed has no effect in Coalition; set seed"),
-        (["--instruction.columns", "id=key"], "instruction.columns has no effect"),
+        (["--sft.epochs", "3"], "unknown flag --sft.epochs"),
+        (["--verifier", "vera"], "unknown flag --verifier"),
+        (["--instruction.seed", "3"], "unknown flag --instruction.seed"),
+        (["--variants", "0"], "variants is 0; expected at least 1"),
         (["--variant-fit.batch-size", "3"], "variant_fit.batch_size is 3; expected at least 4"),
     ],
 )  # fmt: skip
 def test_settings_without_effect_or_sense_are_refused(flags, message, capsys):
     assert main(["train", "coalition", *flags, "--dry-run"]) == 2
     assert message in capsys.readouterr().err
-
-
-def test_a_part_may_repeat_what_the_run_says():
-    same = CoalitionConfig(seed=3, instruction=InstructionConfig(seed=3))
-    assert same.instruction.seed == 3
-    with pytest.raises(UsageError, match=r"sft\.model has no effect"):
-        CoalitionDemoConfig(sft=SftConfig(model="other"))
-    with pytest.raises(UsageError, match="verifier has no effect in CoalitionDemo"):
-        CoalitionDemoConfig(verifier="vera")

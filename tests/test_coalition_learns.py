@@ -1,26 +1,43 @@
-"""COALITION end to end on tiny models: a held-out utility that rises; killed anywhere, it ends the
-same.
-"""
+"""COALITION on a toy task: a held-out utility that rises; killed anywhere, a run ends the same."""
 
-import dataclasses
 import json
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 import pytest
-from tiny import tiny_folder
+from tiny import tiny_folder, tiny_policy
+from toys import experiment
 
-from rationalize.methods.candidates import CandidateConfig
-from rationalize.methods.coalition import train_coalition
-from rationalize.methods.instruction import InstructionConfig
+from rationalize.methods.base import RunConfig
+from rationalize.methods.coalition.ablations import equal_settings
+from rationalize.methods.coalition.algorithm import coalition
+from rationalize.methods.coalition.config import (
+    CandidateConfig,
+    CoalitionConfig,
+    ControllerConfig,
+    InstructionConfig,
+)
+from rationalize.methods.coalition.evaluate import conclude
+from rationalize.models.variants import Variants
+from rationalize.questions import load_splits
 from rationalize.records import Question
 from rationalize.runs import Run
-from rationalize.sampling.coalition import Coalition
 from rationalize.sampling.local import SamplingConfig
-from tests.test_coalition import FIT, config
+from rationalize.training.loop import FitConfig
+
+FIT = FitConfig(learning_rate=1e-3, batch_size=8)
+FAST = FitConfig(learning_rate=3e-3, batch_size=8)
+SEVERAL = SamplingConfig(max_new_tokens=24, n=4)
+WORDS = ("ice", "sand", "wood", "stone", "grass", "glass", "clay", "mud", "wool", "silk")
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     return tiny_folder("decoder", tmp_path_factory.mktemp("tiny"), chat=True)
+
+
+def run_config(model):
+    return RunConfig(model=str(model), precision="float32")
 
 
 class Liking:
@@ -30,109 +47,133 @@ class Liking:
         return [0.5 if r is None else 0.9 if "a b c" in r else 0.1 for r in rationales]
 
 
-def toy_file(path):
-    words = ("ice", "sand", "wood", "stone", "grass", "glass", "clay", "mud", "wool", "silk")
-    for split, own in (("train", words[:8]), ("dev", words[8:]), ("test", words[8:])):
-        rows = [
-            {
-                "id": f"{split}-{w}", "question": f"{w}, {split}?", "choices": ["yes", "no"],
-                "answer": "yes", "rationales": ["a b c d e f.", "so so so so so so."],
-            }
-            for w in own
-        ]  # fmt: skip
-        (path / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    return path
+def asked(split, words):
+    return [
+        Question(
+            f"{split}-{w}", f"{w}, {split}?", "yes", ("yes", "no"),
+            rationales=("a b c d e f.", "so so so so so so."),
+        )
+        for w in words
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("copies", [False, True])
-def test_held_out_utility_rises(model, tmp_path, monkeypatch, copies):
+def test_held_out_utility_rises(model, tmp_path, copies):
     """Two kinds of rationale are imitated; preference by utility leaves the useful one."""
-    from rationalize.methods import coalition as method
-
-    monkeypatch.setattr(method, "judge_of", lambda *_: Liking())
-    folder = tmp_path / "toy"
-    folder.mkdir()
-    toy_file(folder)
-    fast = dataclasses.replace(FIT, learning_rate=3e-3)
-    sampling = SamplingConfig(max_new_tokens=24, n=4)
-    taught = config(
-        model, questions=str(folder), copies=copies, controller_share=0.25, epochs=6.0,
-        candidates=CandidateConfig(sampling=sampling), nll_weight=0.2, variant_fit=fast,
-        instruction=InstructionConfig(epochs=60.0, imperfect=sampling, fit=fast), select=False,
+    learns = CoalitionConfig(
+        copies=copies, judge="ift", candidates=CandidateConfig(sampling=SEVERAL), rounds=1,
+        epochs=6.0, nll_weight=0.2, partition="all", select=False, fit=FIT, variant_fit=FAST,
+        instruction=InstructionConfig(epochs=60.0, imperfect=SEVERAL, fit=FAST),
+        controller=ControllerConfig(epochs=1.0, fit=FIT),
     )  # fmt: skip
-    mean = {}
-    for rounds in (0, 1):
-        out = tmp_path / f"run{rounds}"
-        train_coalition(dataclasses.replace(taught, rounds=rounds), out)
-        loaded = Coalition.load(out / "coalition")
-        questions = [Question(f"q{i}", "silk, test?", "yes", ("yes", "no")) for i in range(40)]
-        chains = loaded.chains(questions, SamplingConfig(max_new_tokens=24), who="random")
-        mean[rounds] = sum(Liking().utilities([], [c.rationale for c in chains])) / len(chains)
-    assert mean[0] < 0.8
-    assert mean[1] > mean[0] + 0.05
+    tuned = replace(learns, rounds=0)
+    questions = [Question(f"q{i}", "silk, test?", "yes", ("yes", "no")) for i in range(40)]
+
+    def mean_utility(path, config, **source):
+        exp = experiment(
+            path, asked("train", WORDS[:8]), asked("dev", WORDS[8:]), config=run_config(model)
+        )
+        exp, stage = replace(exp, **source), exp.stage("coalition")
+        made = coalition(exp, exp.load_policy(), config, stage, judge=Liking()).policy
+        chains = made.chains(questions, SamplingConfig(max_new_tokens=24), routing="random")
+        return exp.run, sum(Liking().utilities([], [c.rationale for c in chains])) / len(chains)
+
+    source, before = mean_utility(tmp_path / "tuned", tuned)
+    shared = equal_settings(tuned, learns)
+    run, after = mean_utility(tmp_path / "learns", learns, source=source, shared=shared)
+    assert before < 0.8
+    assert after > before + 0.05
+    trained = {line["stage"] for line in run.metrics()}
+    assert not {"ift", "ift-warm", "variant-1-tuned"} & trained  # taken over, not learned again
+    assert {"variant-1-round0", "variant-2-round0"} <= trained
+
+
+def test_a_full_copy_that_is_loaded_learns_in_the_same_precision(model, tmp_path):
+    variants = Variants.of(tiny_policy(chat=True), model, ["variant-1"], copies=True)
+    variants.save("variant-1", tmp_path)
+    variants.load("variant-1", tmp_path)
+    assert variants.copies["variant-1"].precision == "float32"
 
 
 class Killed(Exception):
     """What stands for a kill."""
 
 
-def kill_now_and_then(patch):
-    """Kill within training, and before or after shards are stored and stages marked as finished:
-    each at its first time alone, so that a next start comes further. Returns where.
+@dataclass(frozen=True)
+class KilledRun(Run):
+    """A run that is killed within training, and before or after shards are stored and stages marked
+    as finished: each at its first time alone, so that the next start comes further.
     """
-    from rationalize.training import loop
 
-    killed = []
+    seen: dict = field(default_factory=dict)
+    """What was stored for the first time -> how many things of its kind came before it."""
+    kills: list = field(default_factory=list)
 
-    def patched(owner, name, every, turns):
-        real, seen = getattr(owner, name), []
+    def log(self, stage, step, **metrics):
+        if not stage.count("/"):  # a step of training; the one before has a checkpoint
+            self._kill("step", (stage, step), 15, {0: "before"})
+        super().log(stage, step, **metrics)
 
-        def call(*args, **facts):
-            what = args[-1] if owner is Run else len(seen)  # a shard, a stage; each save is new
-            new = what not in seen
-            seen.extend([what] * new)
-            when = turns.get(len(seen) % every) if new else None
-            if when != "before":
-                real(*args, **facts)
-            if when:
-                killed.append((name, when))
-                raise Killed
+    def append(self, attempts, shard):
+        self._kill("shard", shard, 8, {3: "before"})
+        super().append(attempts, shard)
+        self._kill("stored shard", shard, 8, {7: "after"})
 
-        patch.setattr(owner, name, call)
+    def finish(self, stage, **facts):
+        self._kill("stage", stage, 4, {1: "before"})
+        super().finish(stage, **facts)
+        self._kill("finished stage", stage, 4, {0: "after"})
 
-    patched(loop, "_save", 15, {0: "after"})
-    patched(Run, "append", 8, {3: "before", 7: "after"})
-    patched(Run, "finish", 4, {1: "before", 0: "after"})
-    return killed
+    def _kill(self, kind, what, every, turns):
+        if (kind, what) in self.seen:
+            return
+        count = sum(k == kind for k, _ in self.seen) + 1
+        self.seen[kind, what] = count
+        if count % every in turns:
+            self.kills.append((kind, turns[count % every]))
+            raise Killed
 
 
-def test_killed_anywhere_a_run_ends_the_same(model, tmp_path, monkeypatch):
+def test_killed_anywhere_a_run_ends_the_same(model, tmp_path):
     """Killed between and within stages, in two rounds: the coalition has the same bits."""
-    whole = config(
-        model, fit=dataclasses.replace(FIT, checkpoint_every=0.0), rounds=2,
-        questions="builtin:train=16,dev=2,test=4,unseen=0",
+    splits = load_splits("builtin:train=16,dev=2,test=4,unseen=0")
+    short = SamplingConfig(max_new_tokens=12)
+    config = CoalitionConfig(
+        judge="ift", candidates=CandidateConfig(sampling=short, filtered=False), rounds=2,
+        epochs=1.0, partition="all", fit=FIT, variant_fit=FIT,
+        instruction=InstructionConfig(epochs=1.0, imperfect=short, fit=FIT),
+        controller=ControllerConfig(epochs=1.0, fit=FIT),
     )  # fmt: skip
-    train_coalition(whole, tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        killed = kill_now_and_then(patch)
-        for _ in range(60):
-            try:
-                train_coalition(whole, tmp_path / "killed")
-                break
-            except Killed:
-                assert (tmp_path / "killed" / "config.yaml").exists()
-    assert set(killed) == {
-        ("_save", "after"), ("append", "before"), ("append", "after"), ("finish", "before"),
-        ("finish", "after"),
+    base = tiny_policy(chat=True)
+
+    def start(path, run=None):
+        exp = experiment(
+            path, [], policy=base, config=run_config(model), checkpoint_every=0.0,
+            evaluation=replace(short, temperature=0.0),
+        )  # fmt: skip
+        exp = replace(exp, splits=splits, run=run or exp.run)
+        learned = coalition(exp, exp.load_policy(), config, exp.stage("coalition"))
+        conclude(exp, learned)
+        return exp.run
+
+    whole = start(tmp_path / "whole")
+    killed = KilledRun(tmp_path / "killed", whole.config)
+    for _ in range(60):
+        try:
+            start(tmp_path / "killed", killed)
+            break
+        except Killed:
+            assert (tmp_path / "killed" / "config.yaml").exists()
+    assert set(killed.kills) == {
+        ("step", "before"), ("shard", "before"), ("stored shard", "after"), ("stage", "before"),
+        ("finished stage", "after"),
     }  # fmt: skip
-    assert len(killed) >= 10
+    assert min(Counter(killed.kills).values()) >= 2
     for name in ("variant-1", "variant-2", "controller"):
         file = f"coalition/{name}/{name}/adapter_model.safetensors"
-        assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
-    once, often = (
-        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "killed")
-    )
+        assert (killed.path / file).read_bytes() == (whole.path / file).read_bytes()
+    once, often = (json.loads((r.path / "results.json").read_text()) for r in (whole, killed))
     assert often["rounds"] == once["rounds"]
     assert often["methods"] == once["methods"]
     for file in ("rounds.json", "stages.json", "leak-round1.json", "clones-round1.json"):
-        assert (tmp_path / "killed" / file).read_text() == (tmp_path / "whole" / file).read_text()
+        assert (killed.path / file).read_text() == (whole.path / file).read_text()

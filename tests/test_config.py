@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rationalize.config import dump_yaml, from_dict, load_yaml, to_dict
-from rationalize.errors import UsageError
 from rationalize.config.flags import explain, field_docs, merge, take
+from rationalize.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def test_a_required_key_that_is_missing():
     [
         (b"a: [1", r"c\.yaml:\d: not YAML"),
         (b"- 1", "expected keys and values"),
-        (b"a: 1\na: 2", r"c\.yaml:2: .*'a' stands there twice"),
+        (b"a: 1\na: 2", r"c\.yaml:2: .*duplicate key 'a'"),
         (b"a: \xff", "not UTF-8"),
     ],
 )

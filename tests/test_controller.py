@@ -9,25 +9,20 @@ import pytest
 from tiny import tiny_policy
 
 from rationalize.evaluation.clones import bleu, clone_rows, format_clones
-from rationalize.methods.candidates import (
-    CandidateConfig,
-    by_source,
-    controller_examples,
-    utilities_of,
-    utility_text,
-)
-from rationalize.methods.controller import (
-    ControllerConfig,
+from rationalize.methods.coalition.candidates import by_source, utilities_of, utility_text
+from rationalize.methods.coalition.config import CandidateConfig, ControllerConfig, refines
+from rationalize.methods.coalition.controller import (
     Example,
+    controller_examples,
     measure,
     split_by_question,
     train_controller,
     weighted_choice,
 )
+from rationalize.methods.coalition.inference import Coalition
 from rationalize.models.controller import choice_logits, choose, controller_row, letter_ids
 from rationalize.records import Attempt, Question
-from rationalize.runs import Run
-from rationalize.sampling.coalition import Coalition, refines
+from rationalize.runs import Run, Stage
 from rationalize.training.loop import FitConfig
 from rationalize.verbs.chain import word_diff
 
@@ -46,19 +41,14 @@ def attempt(id, writer, utility, refines=None, rationale="r"):
     )  # fmt: skip
 
 
-def test_it_learns_who_is_better_at_what():
+def test_it_learns_who_is_better_at_what(tmp_path):
     """Variant A is better at even questions, B at odd ones: held-out choices follow."""
     policy = tiny_policy("decoder")
     examples = [Example(q, None, (0.2, 0.8) if i % 2 else (0.9, 0.1))
                 for i, q in enumerate(QUESTIONS)]  # fmt: skip
-    config = ControllerConfig(
-        epochs=30.0, fit=FitConfig(learning_rate=3e-3, batch_size=8, precision="float32")
-    )
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        facts = train_controller(policy, examples, config, Run.open(folder, {}), "controller", 0)
-    own = facts["write"]
+    config = ControllerConfig(epochs=30.0, fit=FitConfig(learning_rate=3e-3, batch_size=8))
+    stage = Stage(Run.open(tmp_path, {}), "controller")
+    own = train_controller(policy, examples, config, stage, 0)["write"]
     assert own["n"] == 8
     assert own["controller_accuracy"] > 0.9
     assert own["oracle_accuracy"] == 1.0

@@ -1,44 +1,48 @@
 """The whole pipeline with a tiny model: every stage, a report, a second start that has no work."""
 
-import dataclasses
 import json
 
+import pytest
 from tiny import tiny_folder
 
+from rationalize import demo
+from rationalize.config import to_dict
+from rationalize.errors import UserError
 from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
-from rationalize.methods.answer_scorer import AnswerScorerConfig
-from rationalize.methods.demo import DIRECT, SFT, DemoConfig, run_demo
-from rationalize.methods.expert_iteration import ExpertIterationConfig
+from rationalize.methods import DEMOS
+from rationalize.methods.experiment import DIRECT, SFT
+from rationalize.methods.filt_acc import FiltAccConfig
+from rationalize.methods.launch import settings_of
 from rationalize.methods.mario import MarioConfig
-from rationalize.methods.sft import SftConfig
-from rationalize.methods.verifier import VerifierConfig
+from rationalize.methods.sft import SftConfig, StartConfig
+from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig
+from rationalize.methods.train_scorers.verifier import VerifierConfig
 from rationalize.runs import Run
 from rationalize.sampling.local import SamplingConfig
-from rationalize.training.loop import FitConfig
+from rationalize.training.loop import ControlFitConfig, FitConfig
 
-FIT = FitConfig(learning_rate=1e-3, batch_size=4, precision="float32")
+FIT = FitConfig(learning_rate=1e-3, batch_size=4)
+CONTROL_FIT = ControlFitConfig(learning_rate=1e-3, batch_size=4)
 SHORT = SamplingConfig(max_new_tokens=8)
-
-
-def config(model):
-    return DemoConfig(
-        model=str(model), questions="builtin:train=24,dev=6,test=6,unseen=4",
-        methods=("filt-acc", "mario", "product"), seeds=(0, 1), shots=1,
-        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
-        sft=SftConfig(epochs=0.5, evaluations=1, fit=FIT),
-        filt_acc=ExpertIterationConfig(
-            steps=2, sample_interval=1, rollouts=4, fit=FIT, sampling=SHORT
-        ),
-        mario=MarioConfig(steps=2, sample_interval=1, rollouts=4, bins=2, fit=FIT, sampling=SHORT),
-        scorer=AnswerScorerConfig(epochs=0.5, fit=FIT),
-        statements=VerifierConfig(epochs=0.5, fit=FIT),
-    )  # fmt: skip
+SETTINGS = {
+    "questions": "builtin:train=24,dev=6,test=6,unseen=4",
+    "methods": ("filt-acc", "mario", "product"), "seeds": (0, 1), "shots": 1,
+    "evaluation_tokens": 8, "precision": "float32",
+    "direct": StartConfig(epochs=0.5, fit=FIT),
+    "sft": SftConfig(epochs=0.5, evaluations=1, fit=FIT),
+    "filt_acc": FiltAccConfig(steps=2, sample_interval=1, prompts=4, fit=FIT, sampling=SHORT),
+    "mario": MarioConfig(
+        steps=2, sample_interval=1, prompts=4, bins=2, fit=CONTROL_FIT, sampling=SHORT
+    ),
+    "train_answer_scorer": AnswerScorerConfig(epochs=0.5, fit=FIT),
+    "train_verifier": VerifierConfig(epochs=0.5, fit=FIT),
+}  # fmt: skip
 
 
 def test_the_demo_end_to_end(tmp_path, capsys):
-    settings = config(tiny_folder("decoder", tmp_path / "tiny", chat=True))
+    settings = {**SETTINGS, "model": str(tiny_folder("decoder", tmp_path / "tiny", chat=True))}
     out = tmp_path / "run"
-    run_demo(settings, out)
+    demo("mario", out, **settings)
     results = json.loads((out / "results.json").read_text())
     floor = {FLOOR, BASE, FEW_SHOT, DIRECT, SFT}
     assert set(results["methods"]) == floor | {"FILT-ACC", "MaRio", "PRODUCT"}
@@ -65,16 +69,13 @@ def test_the_demo_end_to_end(tmp_path, capsys):
 
     shown = capsys.readouterr().out
     assert "accuracy" in shown
-    run_demo(settings, out)
+    demo("mario", out, **settings)
     assert "is done" in capsys.readouterr().out
 
 
 def test_another_configuration_is_refused(tmp_path):
-    import pytest
-
-    from rationalize.errors import UserError
-
-    settings = config(tiny_folder("decoder", tmp_path / "tiny", chat=True))
-    Run.open(tmp_path / "run", {"method": "demo", **dataclasses.asdict(settings), "seed": 7})
+    settings = {**SETTINGS, "model": str(tiny_folder("decoder", tmp_path / "tiny", chat=True))}
+    stored = settings_of(DEMOS["mario"])(**settings, seed=7)
+    Run.open(tmp_path / "run", {"method": "demo", **to_dict(stored)})
     with pytest.raises(UserError, match="seed"):
-        run_demo(settings, tmp_path / "run")
+        demo("mario", tmp_path / "run", **settings)

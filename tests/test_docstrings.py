@@ -11,7 +11,7 @@ import rationalize
 NEED_A_MODEL = {
     f"rationalize.{name}"
     for name in (
-        "models.choices", "models.reward_model", "models.scorers", "rewards.suite", "runs",
+        "models.choices", "models.reward_model", "models.scorers", "rewards.suite", "runs.run",
     )
 }  # fmt: skip
 """Their examples load what is not here, or go on from somebody's attempts."""

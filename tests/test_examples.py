@@ -16,9 +16,10 @@ from rationalize import (
     Run,
     SamplingConfig,
     evaluate,
-    train_mario,
-    train_self_motivated,
+    train,
 )
+from rationalize.methods.sft import StartConfig
+from rationalize.training.loop import ControlFitConfig, HeadFitConfig
 from tests.loopback import replies, serving
 from tests.tiny import tiny_folder, tiny_policy
 
@@ -58,20 +59,14 @@ def test_score_rationales_as_a_script(monkeypatch, capsys):
 
 
 def test_mario_with_a_reward_of_ones_own(tmp_path):
-    quick = FitConfig(learning_rate=1e-3, batch_size=4, precision="float32")
-    config = dataclasses.replace(
-        example("mario_with_my_reward").CONFIG,
-        model=str(tiny_folder("decoder", tmp_path / "tiny", chat=True)),
-        questions="builtin:train=8,dev=4,test=4",
-        sft_epochs=4.0,
-        sft_fit=quick,
-        fit=quick,
-        steps=2,
-        sample_interval=1,
-        sampling=SamplingConfig(max_new_tokens=24),
-        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
-    )
-    train_mario(config, tmp_path / "run")
+    quick = {
+        "model": str(tiny_folder("decoder", tmp_path / "tiny", chat=True)),
+        "questions": "builtin:train=8,dev=4,test=4", "precision": "float32",
+        "sft": StartConfig(epochs=4.0, fit=FitConfig(learning_rate=1e-3, batch_size=4)),
+        "fit": ControlFitConfig(learning_rate=1e-3, batch_size=4), "steps": 2, "sample_interval": 1,
+        "sampling": SamplingConfig(max_new_tokens=24), "evaluation_tokens": 8,
+    }  # fmt: skip
+    train("mario", tmp_path / "run", **{**example("mario_with_my_reward").SETTINGS, **quick})
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert {"brevity", "correctness"} == {row["reward"] for row in results["obedience"]}
     assert "brevity" in results["methods"]["MaRio"]["splits"]["test"]["metrics"]
@@ -124,19 +119,20 @@ def test_compare_two_runs(tmp_path, capsys):
 def test_learn_from_own_attempts(half_right, tmp_path, capsys):
     module = example("learn_from_own_attempts")
     model, questions = half_right
-    quick = FitConfig(learning_rate=1e-3, batch_size=8, precision="float32")
+    rft, rm, ppo = (module.SETTINGS[name] for name in ("rft", "rm", "ppo"))
     sampling = SamplingConfig(n=8, max_new_tokens=24)
-    greedy = SamplingConfig(temperature=0.0, max_new_tokens=24)
-    writing = dataclasses.replace(module.ATTEMPTS, shots=0, sampling=sampling)
-    config = dataclasses.replace(
-        module.CONFIG, model=model, questions=questions, redraw=writing, modes=("rm+z",),
-        kept=dataclasses.replace(
-            module.CONFIG.kept, warm_up=0, write=writing, fit=quick, evaluation_sampling=greedy
+    head_fit = HeadFitConfig(learning_rate=1e-3, batch_size=8)
+    quick = {
+        "rft": dataclasses.replace(
+            rft, seed_rationales=0, fit=FitConfig(learning_rate=1e-3, batch_size=8),
+            write=dataclasses.replace(rft.write, shots=0, sampling=sampling),
         ),
-        rm=dataclasses.replace(module.CONFIG.rm, gate=0.0, gate_masked=0.0, fit=quick),
-        ppo=dataclasses.replace(module.CONFIG.ppo, updates=1, fit=quick),
-        evaluation_sampling=greedy,
-    )  # fmt: skip
-    train_self_motivated(config, tmp_path / "run")
+        "redraw": sampling,
+        "rm": dataclasses.replace(rm, gate=0.0, gate_masked=0.0, fit=head_fit),
+        "ppo": dataclasses.replace(ppo, updates=1, fit=head_fit),
+        "modes": ("rm+z",), "model": model, "questions": questions, "precision": "float32",
+        "evaluation_tokens": 24,
+    }  # fmt: skip
+    train("self-motivated", tmp_path / "run", **{**module.SETTINGS, **quick})
     module.compare_two_rationales(tmp_path / "run", questions)
     assert "'right': " in capsys.readouterr().out

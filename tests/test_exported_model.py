@@ -9,18 +9,18 @@ from markdown_it import MarkdownIt
 from tiny import tiny_folder
 from toys import attempt, question
 
+from rationalize import train
 from rationalize.answers import is_correct, parse_reply, read_answer
 from rationalize.evaluation.floor import majority_attempts
 from rationalize.evaluation.harness import Asked, harness_rows, harness_task
 from rationalize.evaluation.results import summarise
-from rationalize.methods.mario import MarioConfig, train_mario
-from rationalize.methods.sft import SftConfig, train_direct, train_sft
+from rationalize.methods.sft import StartConfig
 from rationalize.models.cards import base_facts, read_card
 from rationalize.models.policy import load_policy
 from rationalize.report.card import CardFacts, model_card
 from rationalize.runs import Run
 from rationalize.sampling.local import SamplingConfig
-from rationalize.training.loop import FitConfig
+from rationalize.training.loop import ControlFitConfig, FitConfig
 
 DOCUMENTED = {
     "task", "task_alias", "tag", "dataset_path", "dataset_name", "dataset_kwargs", "training_split",
@@ -30,11 +30,13 @@ DOCUMENTED = {
     "filter_list", "should_decontaminate", "doc_to_decontamination_query", "metadata",
 }  # fmt: skip
 """The fields of a task in the harness's docs/task_guide.md."""
+FIT = FitConfig(learning_rate=3e-3, batch_size=8)
 SMALL = {
     "questions": "builtin:train=12,dev=4,test=6,unseen=4",
-    "fit": FitConfig(learning_rate=3e-3, batch_size=8, precision="float32"),
-    "evaluation_sampling": SamplingConfig(temperature=0.0, max_new_tokens=12),
+    "evaluation_tokens": 12,
+    "precision": "float32",
 }
+ONCE = {**SMALL, "epochs": 1, "evaluations": 1, "fit": FIT}
 RATIONALE = Asked("rationale_answer", templated=False, line_break=True, stop="</s>")
 HOSTILE = (
     "</td><script>alert(1)</script> <img src=x onerror=alert(1)> | a | [b](javascript:x) `c` "
@@ -49,7 +51,7 @@ def taught(request, tmp_path_factory):
     kind = "t5" if request.param == "t5" else "decoder"
     model = tiny_folder(kind, folder / "base", chat=request.param == "chat")
     (model / "README.md").write_text("---\nlicense: mit\nbase_model: some/one\n---\n# A base\n")
-    train_sft(SftConfig(model=str(model), epochs=1, evaluations=1, seed=3, **SMALL), folder / "run")
+    train("sft", folder / "run", model=str(model), seed=3, **ONCE)
     return folder / "run"
 
 
@@ -88,8 +90,7 @@ def test_the_cards_numbers_are_those_of_the_results(taught):
 
 def test_a_second_start_writes_the_same_card(taught):
     before = (taught / "model" / "README.md").read_bytes()
-    config = Run.read(taught).config
-    train_sft(SftConfig(model=config["model"], epochs=1, evaluations=1, seed=3, **SMALL), taught)
+    train("sft", taught, model=Run.read(taught).config["model"], seed=3, **ONCE)
     assert (taught / "model" / "README.md").read_bytes() == before
 
 
@@ -204,11 +205,11 @@ def test_the_harness_reads_answers_alone():
 
 def test_baked_control_tokens_are_said_and_asked_for(tmp_path):
     model = tiny_folder("decoder", tmp_path / "base")
-    config = MarioConfig(
-        model=str(model), rewards=("correctness", "diversity"), bins=2, steps=2, sample_interval=2,
-        obedience="none", select_by="accuracy", sft_epochs=1, **SMALL,
+    train(
+        "mario", tmp_path / "run", model=str(model), rewards=("correctness", "diversity"), bins=2,
+        steps=2, sample_interval=2, obedience="none", select_by="accuracy",
+        sft=StartConfig(epochs=1), fit=ControlFitConfig(learning_rate=3e-3, batch_size=8), **SMALL,
     )  # fmt: skip
-    train_mario(config, tmp_path / "run")
     text = (tmp_path / "run" / "model" / "README.md").read_text()
     assert "under control tokens for correctness=0, diversity=0 (0 is best)" in text
     assert "--apply_chat_template" in text
@@ -218,7 +219,7 @@ def test_baked_control_tokens_are_said_and_asked_for(tmp_path):
 
 def test_a_direct_models_task_asks_for_answers(tmp_path):
     model = tiny_folder("decoder", tmp_path / "base")
-    train_direct(SftConfig(model=str(model), epochs=1, evaluations=1, **SMALL), tmp_path / "run")
+    train("direct", tmp_path / "run", model=str(model), **ONCE)
     task = yaml.safe_load((tmp_path / "run/lm_eval/rationalize_test.yaml").read_text())
     assert task["generation_kwargs"]["max_gen_toks"] == 8
     assert (

@@ -13,8 +13,8 @@ from rationalize.errors import UsageError
 from rationalize.evaluation.leakage import leakage_adjusted
 from rationalize.evaluation.results import summarise
 from rationalize.evaluation.tables import format_table
-from rationalize.methods.common import MethodConfig
-from rationalize.methods.setup import make_suite
+from rationalize.methods.base import RunConfig
+from rationalize.methods.scoring import Scoring, make_suite
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.remembered import Remembered
 from rationalize.models.scorers import AnswerFold, AnswerScorer
@@ -153,20 +153,19 @@ def test_diagnostics_are_refused_where_something_is_trained(tmp_path):
         Run.open(tmp_path, {}) as run,
         pytest.raises(UsageError, match="prediction_leak: a diagnostic, which is never trained on"),
     ):
-        make_suite(["prediction_leak"], MethodConfig(), run, tiny_policy(), [])
+        make_suite(Scoring(["prediction_leak"]), RunConfig(), run, tiny_policy(), [])
 
 
-def test_each_distinct_text_is_read_once_whatever_asks(monkeypatch):
-    policy = tiny_policy("decoder")
-    scorer = AnswerScorer([AnswerFold(ChoiceScorer(policy), ChoiceScorer(policy))])
+def test_each_distinct_text_is_read_once_whatever_asks():
     read = []
-    real = AnswerFold.probabilities
 
-    def counted(self, questions, rationales, texts):
-        read.extend(zip([q.id for q in questions], rationales, strict=True))
-        return real(self, questions, rationales, texts)
+    class Counted(AnswerFold):
+        def probabilities(self, questions, rationales, texts):
+            read.extend(zip([q.id for q in questions], rationales, strict=True))
+            return super().probabilities(questions, rationales, texts)
 
-    monkeypatch.setattr(AnswerFold, "probabilities", counted)
+    policy = tiny_policy("decoder")
+    scorer = AnswerScorer([Counted(ChoiceScorer(policy), ChoiceScorer(policy))])
     twin = Question("q3", "Which sinks?", "wood", ("wood", "steel"))
     text = "Steel is dense. So it sinks."
     attempts = [

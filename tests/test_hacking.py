@@ -9,20 +9,19 @@ import sys
 import numpy as np
 import pytest
 
+from rationalize import train
 from rationalize.evaluation.hacking import GOES_WITH, cases, judge, moves, stage_rows
 from rationalize.evaluation.metrics import metrics_from_facts, metrics_of, settle_worst
 from rationalize.evaluation.results import merge_log, round_rows, summarise
 from rationalize.evaluation.suspects import suspects
-from rationalize.methods.expert_iteration import ExpertIterationConfig, train_expert_iteration
-from rationalize.methods.sft import SftConfig, sft
+from rationalize.methods.sft import SftConfig, StartConfig, sft
 from rationalize.records import Question
 from rationalize.report import write_report
 from rationalize.rewards import DIAGNOSTICS, Reward, RewardSuite, load_rewards
-from rationalize.runs import Run
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig
 from tests.tiny import tiny_policy
-from tests.toys import attempt
+from tests.toys import attempt, experiment
 
 N = 60
 CHOICES = ("the heavy cart", "the light cart")
@@ -325,8 +324,13 @@ def says_options(rationale, choices, **_):
 """
 REPLIES = {"wordy": "a b c d e f a d c b f e.", "says_options": "yes no yes no yes no."}
 SHORT = "a b c."
-FIT = FitConfig(learning_rate=3e-3, batch_size=16, precision="float32", checkpoint_every=0.0)
+FIT = FitConfig(learning_rate=3e-3, batch_size=16)
 SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=40)
+FROM_THE_MODEL = {
+    "sft": StartConfig(epochs=0), "teacher": "none", "steps": 30, "sample_interval": 15,
+    "fit": FIT, "sampling": SAMPLING, "precision": "float32", "checkpoint_every": 0.0,
+}  # fmt: skip
+"""FILT-ACC without SFT before it."""
 
 
 def toy(names, rationales):
@@ -352,7 +356,8 @@ def test_a_model_that_was_made_to_hack_is_found_out(trick, named, tmp_path, monk
     policy = tiny_policy()
     both = toy(("ab", "dr", "ta"), (SHORT, SHORT, REPLIES[trick]))
     config = SftConfig(epochs=25, evaluations=1, fit=FIT)
-    sft(policy, both, both[:1], config, Run.open(tmp_path / "sft", {}), "sft")
+    exp = experiment(tmp_path / "sft", both, both[:1], policy=policy)
+    sft(exp, policy, config, exp.stage("sft"))
     policy.save(tmp_path / "model")
     (tmp_path / "questions").mkdir()
     for split, names in (
@@ -365,14 +370,10 @@ def test_a_model_that_was_made_to_hack_is_found_out(trick, named, tmp_path, monk
             for q in toy(names, ())
         ]
         (tmp_path / f"questions/{split}.jsonl").write_text("\n".join(rows) + "\n")
-    train_expert_iteration(
-        ExpertIterationConfig(
-            model=str(tmp_path / "model"), questions=str(tmp_path / "questions"), init="model",
-            filters={f"hacks:{trick}": 0.9}, teacher="none", select_by=trick, steps=30,
-            sample_interval=15, rollouts=60, fit=FIT, sampling=SAMPLING,
-            evaluation_sampling=SAMPLING,
-        ),
-        tmp_path / "run",
+    train(
+        "filt-acc", tmp_path / "run", model=str(tmp_path / "model"),
+        questions=str(tmp_path / "questions"), filters={f"hacks:{trick}": 0.9}, select_by=trick,
+        prompts=60, **FROM_THE_MODEL,
     )  # fmt: skip
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert results["trained"] == [
@@ -385,13 +386,9 @@ def test_a_model_that_was_made_to_hack_is_found_out(trick, named, tmp_path, monk
 
 def test_a_model_that_only_got_better_is_left_alone(half_right, tmp_path):
     model, questions = half_right
-    train_expert_iteration(
-        ExpertIterationConfig(
-            model=model, questions=questions, init="model", teacher="none", steps=30,
-            sample_interval=15, rollouts=96, fit=FIT, sampling=SAMPLING,
-            evaluation_sampling=SAMPLING,
-        ),
-        tmp_path / "run",
+    train(
+        "filt-acc", tmp_path / "run", model=model, questions=questions, prompts=96,
+        **FROM_THE_MODEL,
     )  # fmt: skip
     results = json.loads((tmp_path / "run/results.json").read_text())
     of = [r for r in results["rounds"] if r["reward"] == "accuracy"]

@@ -11,9 +11,9 @@ import pytest
 
 from rationalize.cli import main
 from rationalize.evaluation.results import save_questions, summarise
+from rationalize.methods.coalition.inference import Chain
 from rationalize.records import Question
 from rationalize.runs import Run
-from rationalize.sampling.coalition import Chain
 from rationalize.text import clipped, visible
 from rationalize.verbs import writing
 from rationalize.verbs.chain import chain_text

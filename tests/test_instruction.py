@@ -4,19 +4,15 @@ import dataclasses
 
 import pytest
 from tiny import tiny_policy
+from toys import attempt, experiment
 
 from rationalize.errors import UsageError, UserError
-from rationalize.methods.instruction import (
-    InstructionConfig,
-    instruct,
-    mode_rows,
-    with_rationales,
-)
+from rationalize.methods.coalition.config import InstructionConfig
+from rationalize.methods.coalition.tuning import instruct, mode_rows, with_rationales
 from rationalize.models.forward import Row
 from rationalize.records import Question
-from rationalize.runs import Run
 from rationalize.sampling.local import SamplingConfig
-from rationalize.sampling.writing import teacher_attempts, write_attempts
+from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.draws import apportion
 from rationalize.training.loop import FitConfig
 from rationalize.training.rows import mixed_batch
@@ -30,7 +26,7 @@ QUESTIONS = [
 ]  # fmt: skip
 CONFIG = InstructionConfig(
     epochs=4.0, imperfect=SamplingConfig(max_new_tokens=8),
-    fit=FitConfig(learning_rate=1e-3, batch_size=8, precision="float32"),
+    fit=FitConfig(learning_rate=1e-3, batch_size=8),
 )  # fmt: skip
 
 
@@ -91,37 +87,42 @@ def test_shares_are_of_their_sum():
 
 
 def test_it_learns_every_mode(tmp_path):
-    policy = tiny_policy("decoder")
-    run = Run.open(tmp_path, {})
-    imperfect = instruct(policy, QUESTIONS, dataclasses.replace(CONFIG, epochs=60.0), run, "ift")
+    policy, again = tiny_policy("decoder"), tiny_policy("decoder")
+    exp = experiment(tmp_path, QUESTIONS)
+    stage, config = exp.stage("ift"), dataclasses.replace(CONFIG, epochs=60.0)
+    imperfect = instruct(exp, policy, QUESTIONS, config, stage)
     assert {a.writer for a in imperfect} == {"warm-up"}
-    done = run.done("ift")
-    assert done["rows"]["refine"] > 0
-    losses = [line["loss"] for line in run.metrics("ift")]
-    assert losses[-1] < 0.5 * run.metrics("ift-warm")[0]["loss"]
-    again = tiny_policy("decoder")
-    instruct(again, QUESTIONS, dataclasses.replace(CONFIG, epochs=60.0), run, "ift")
+    assert stage.done["rows"]["refine"] > 0
+    losses = [line["loss"] for line in stage.metrics()]
+    assert losses[-1] < 0.5 * stage.sub("warm").metrics()[0]["loss"]
+    instruct(exp, again, QUESTIONS, config, stage)
     for a, b in zip(policy.model.parameters(), again.model.parameters(), strict=True):
         assert a.equal(b)
 
 
-def test_without_rationales_the_models_own_right_ones_are_taken(tmp_path, monkeypatch, capsys):
+def test_without_rationales_the_models_own_right_ones_are_taken(tmp_path, capsys):
     bare = [dataclasses.replace(q, rationales=(), extra={}) for q in QUESTIONS]
     policy = tiny_policy("decoder")
 
-    def right_on_two(sampler, questions, *args, **options):
-        found = write_attempts(sampler, questions, *args, **options)
-        return [
-            dataclasses.replace(a, rationale="Own.", prediction="yes" if i < 2 else "no")
-            for i, a in enumerate(found)
-        ]
+    def rationales_of(exp, attempts):
+        stage = exp.stage("ift")
+        stage.attempts("bootstrap", lambda: attempts)  # written by an earlier start
+        return [q.rationales for q in with_rationales(exp, policy, bare, CONFIG, stage)]
 
-    from rationalize.methods import instruction
-
-    monkeypatch.setattr(instruction, "write_attempts", right_on_two)
-    found = with_rationales(policy, bare, CONFIG, Run.open(tmp_path / "a", {}), "ift")
-    assert [q.rationales for q in found] == [("Own.",), ("Own.",), (), ()]
+    attempts = [attempt(q, "Own.", "yes" if i < 2 else "no") for i, q in enumerate(bare)]
+    exp = experiment(tmp_path / "a", bare)
+    assert rationales_of(exp, attempts) == [("Own.",), ("Own.",), (), ()]
     assert "2 of 4 few-shot attempts" in capsys.readouterr().err
-    monkeypatch.setattr(instruction, "write_attempts", lambda *_, **__: [])
     with pytest.raises(UserError, match="no rationale to learn from"):
-        with_rationales(policy, bare, CONFIG, Run.open(tmp_path / "b", {}), "ift")
+        rationales_of(experiment(tmp_path / "b", bare), [])
+
+
+def test_few_shot_attempts_are_written_once(tmp_path):
+    bare = [dataclasses.replace(q, rationales=(), extra={}) for q in QUESTIONS]
+    exp = experiment(tmp_path, bare)
+    stage = exp.stage("ift")
+    with pytest.raises(UserError, match="none of the 4 few-shot attempts is right"):
+        with_rationales(exp, tiny_policy("decoder"), bare, CONFIG, stage)
+    attempts = stage.stored("bootstrap")
+    assert {a.writer for a in attempts} == {"few-shot"}
+    assert all(a.prompt.count("So the answer is") == CONFIG.shots for a in attempts)

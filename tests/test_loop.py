@@ -9,19 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rationalize.models.forward import Row, micro_batches, token_logprobs
-from rationalize.runs import Run
+from rationalize.runs import Run, Stage
 from rationalize.training import loop
-from rationalize.training.loop import (
-    FitConfig,
-    LossOutput,
-    fit,
-    forget_checkpoint,
-    rate_at,
-)
+from rationalize.training.loop import FitConfig, LossOutput, fit, rate_at
 from rationalize.training.objectives import nll
 from tests.tiny import tiny_policy
 
-CONFIG = FitConfig(learning_rate=1e-3, precision="float32", checkpoint_every=0.0)
+CONFIG = FitConfig(learning_rate=1e-3)
 STEPS = 5
 
 
@@ -95,13 +89,13 @@ def test_a_step_over_groups_is_the_same_in_one_pass_or_many(tmp_path):
     ]
     logged = []
     for micro_tokens in (1, 1 << 20):
-        run = Run.open(tmp_path / str(micro_tokens), {})
-        config = FitConfig(precision="float32", micro_tokens=micro_tokens)
+        stage = Stage(Run.open(tmp_path / str(micro_tokens), {}), "s")
+        config = FitConfig(micro_tokens=micro_tokens)
         fit(
-            tiny_policy(), choice, lambda _: rows, config, run=run, stage="s", steps=1,
+            tiny_policy(), choice, lambda _: rows, config, stage, steps=1,
             group_of=lambda one: one.tag[0],
         )  # fmt: skip
-        logged += run.metrics("s")
+        logged += stage.metrics()
     assert logged[0]["weight"] == logged[1]["weight"] == 3
     assert logged[0]["loss"] == pytest.approx(logged[1]["loss"], rel=1e-5)
     assert logged[0]["grad_norm"] == pytest.approx(logged[1]["grad_norm"], rel=1e-4)
@@ -115,9 +109,14 @@ def batch_at(step):
 def taught(path, config=CONFIG):
     """A policy's weights after training, and what was logged."""
     policy = tiny_policy()
-    run = Run.open(path, {})
-    fit(policy, nll, batch_at, config, run=run, stage="s", steps=STEPS)
-    return [p.detach().clone() for p in policy.model.parameters()], run.metrics("s")
+    stage = stage_in(path)
+    fit(policy, nll, batch_at, config, stage, steps=STEPS)
+    return [p.detach().clone() for p in policy.model.parameters()], stage.metrics()
+
+
+def stage_in(path):
+    """A stage that stores a checkpoint after every step."""
+    return Stage(Run.open(path, {"checkpoint_every": 0.0}), "s")
 
 
 class Killed(Exception):
@@ -181,13 +180,16 @@ def remembering(real, found):
     return call
 
 
-def test_a_forgotten_checkpoint_is_gone(tmp_path):
+def test_the_checkpoint_is_gone_when_the_stage_ends(tmp_path):
     taught(tmp_path)
-    run = Run.open(tmp_path, {})
     assert (tmp_path / "checkpoints" / "s").exists()
-    forget_checkpoint(run, "s")
-    forget_checkpoint(run, "s")
+    stage_in(tmp_path).once(dict)
     assert not (tmp_path / "checkpoints" / "s").exists()
+
+
+def test_checkpoints_are_as_far_apart_as_the_run_says(tmp_path):
+    fit(tiny_policy(), nll, batch_at, CONFIG, Stage(Run.open(tmp_path, {}), "s"), steps=STEPS)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
@@ -198,7 +200,5 @@ def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
     policy = tiny_policy()
     before = [p.detach().clone() for p in policy.model.parameters()]
     with pytest.raises(FloatingPointError, match="loss became nan; lower the learning rate or use"):
-        fit(
-            policy, broken, batch_at, CONFIG, run=Run.open(tmp_path, {}), stage="s", steps=1
-        )  # fmt: skip
+        fit(policy, broken, batch_at, CONFIG, stage_in(tmp_path), steps=1)
     assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))

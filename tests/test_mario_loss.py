@@ -1,5 +1,5 @@
-"""MaRio's loss over rows with control tokens, against a naive form of mario.md 2.3 and 3.2: whole
-forward passes of the transformers model, one row at a time, no padding, one position after another.
+"""MaRio's loss (Quark, section 2) over rows with control tokens, against a naive form: whole passes
+of the transformers model, one row at a time, no padding, one position after another.
 """
 
 import copy
@@ -10,7 +10,7 @@ import torch
 
 from rationalize.models.forward import Row, collate
 from rationalize.records import Attempt
-from rationalize.runs import Run
+from rationalize.runs import Run, Stage
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import quark
 from rationalize.training.rows import RowMaker
@@ -31,7 +31,7 @@ def policy(request):
     kind, _, tuning = request.param.partition("-")
     made = tiny_policy(kind, tuning=tuning or "full")
     made.add_controls(BINS)
-    made.was = made.become_reference(half=False)
+    made.was = made.become_reference()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.model.parameters():
@@ -162,7 +162,7 @@ def test_control_tokens_are_never_predicted(kind):
     policy = tiny_policy(kind)
     policy.add_controls(BINS)
     untie(policy)
-    reference = policy.become_reference(half=False)
+    reference = policy.become_reference()
     rows = rows_of(policy)
     loss = quark(reference, direction="reverse", **COEFFICIENTS)
     first = loss(policy, rows)
@@ -260,14 +260,14 @@ def test_accumulation_keeps_the_mean_over_tokens(kind, tmp_path):
     for micro_tokens in (2048, 1):
         policy = tiny_policy(kind)
         policy.add_controls(BINS)
-        policy.was = policy.become_reference(half=False)
+        policy.was = policy.become_reference()
         rows = rows_of(policy)
         expected = naive_loss(policy, rows, **COEFFICIENTS).item()
-        config = FitConfig(precision="float32", micro_tokens=micro_tokens)
+        config = FitConfig(micro_tokens=micro_tokens)
         with Run.open(tmp_path / str(micro_tokens), {}) as run:
             fit(
                 policy, quark(policy.was, direction="reverse", **COEFFICIENTS), lambda _step,
-                r=rows: r, config, run=run, stage="mario", steps=1,
+                r=rows: r, config, Stage(run, "mario"), steps=1,
             )  # fmt: skip
             (logged,) = run.metrics("mario")
         losses.append(logged["loss"])

@@ -4,11 +4,11 @@ from rationalize.methods.mario import MarioConfig, active_when_sampling, active_
 
 FOUR = ("a", "b", "c", "d")
 RIGHT = MarioConfig(rewards=FOUR, variant="additive", interval=10, steps=60)
-LEFT = dataclasses.replace(RIGHT, side="left")
+LEFT = dataclasses.replace(RIGHT, variant="additive-left")
 
 
 def test_additive_training_schedule():
-    # mario.md 7: R = 4, I = 10: s = 0..9 -> 1 token, 10..19 -> 2, 30+ -> 4
+    # 4 rewards, interval 10: s = 0..9 -> 1 token, 10..19 -> 2, 30+ -> 4
     counts = [len(active_when_training(s, RIGHT)) for s in range(60)]
     assert counts[:10] == [1] * 10
     assert counts[10:20] == [2] * 10
@@ -17,7 +17,7 @@ def test_additive_training_schedule():
 
 
 def test_additive_sampling_never_uses_an_untrained_token():
-    # mario.md 7: sampling at s = 10 uses 1, at 20 uses 2, at 11 uses 2
+    # sampling at s = 10 uses 1, at 20 uses 2, at 11 uses 2
     counts = {s: len(active_when_sampling(s, RIGHT)) for s in (0, 10, 11, 20, 30, 31, 40, 50)}
     assert counts == {0: 0, 10: 1, 11: 2, 20: 2, 30: 3, 31: 4, 40: 4, 50: 4}
 
@@ -31,7 +31,7 @@ def test_sides():
 def test_groups_enter_together():
     config = dataclasses.replace(RIGHT, groups=(2, 1, 1))
     assert [len(active_when_training(s, config)) for s in (0, 10, 20, 40)] == [2, 3, 4, 4]
-    left = dataclasses.replace(config, side="left")  # groups are taken from the end of the list
+    left = dataclasses.replace(config, variant="additive-left")  # groups from the list's end
     assert [active_when_training(s, left) for s in (0, 10, 20)] == [("d",), ("c", "d"), FOUR]
 
 

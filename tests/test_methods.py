@@ -2,37 +2,37 @@
 
 import dataclasses
 import hashlib
+import json
 
 import pytest
 import torch
-from tiny import tiny_policy
+from tiny import tiny_folder, tiny_policy
+from toys import experiment
 
-from rationalize.errors import UserError
+from rationalize import train
+from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.obedience import obedience
-from rationalize.methods.common import restore_or
-from rationalize.methods.expert_iteration import ExpertIterationConfig, expert_iteration
+from rationalize.methods.base import RunConfig
+from rationalize.methods.filt_acc import FiltAccConfig, filt_acc
 from rationalize.methods.mario import MarioConfig, mario
-from rationalize.methods.sft import SftConfig, sft
+from rationalize.methods.sft import SftConfig, StartConfig, sft
 from rationalize.records import Question
 from rationalize.rewards import RewardSuite, load_rewards
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
-from rationalize.training.loop import FitConfig
+from rationalize.sampling.writing import teacher_attempts, write_attempts
+from rationalize.training.loop import ControlFitConfig, FitConfig
 
 WORDS = ("ice", "sand", "wood", "stone", "grass", "glass", "clay", "mud", "wool", "silk")
-GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=40)
-FIT = FitConfig(learning_rate=3e-3, batch_size=16, precision="float32", checkpoint_every=0.0)
-SFT = SftConfig(epochs=100, evaluations=1, fit=FIT, evaluation_sampling=GREEDY)
+FIT = FitConfig(learning_rate=3e-3, batch_size=16)
+SFT = SftConfig(epochs=100, evaluations=1, fit=FIT)
+SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=40)
 MARIO = MarioConfig(
     rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, obedience="none",
-    select_by="diversity", fit=dataclasses.replace(FIT, control_factor=3.0),
-    evaluation_sampling=GREEDY, sampling=SamplingConfig(temperature=1.0, max_new_tokens=40),
+    select_by="diversity", sampling=SAMPLING,
+    fit=ControlFitConfig(learning_rate=3e-3, batch_size=16, control_factor=3.0),
 )  # fmt: skip
-FILTER = ExpertIterationConfig(
-    steps=60, sample_interval=30, fit=FIT, evaluation_sampling=GREEDY,
-    sampling=SamplingConfig(temperature=1.0, max_new_tokens=40),
-)  # fmt: skip
+FILTER = FiltAccConfig(steps=60, sample_interval=30, fit=FIT, sampling=SAMPLING)
 
 
 def toy(words):
@@ -54,6 +54,11 @@ def suite():
     return RewardSuite(load_rewards(["correctness", "diversity"]))
 
 
+def toy_experiment(path, train=TRAIN, **facts):
+    """An experiment that stores a checkpoint after every step."""
+    return experiment(path, train, DEV, checkpoint_every=0.0, **facts)
+
+
 def weights(policy):
     digest = hashlib.sha256()
     for _, tensor in sorted(policy.model.state_dict().items()):
@@ -73,8 +78,8 @@ def sft_folder(tmp_path_factory):
         if kind not in made:
             path = tmp_path_factory.mktemp(kind)
             policy = tiny_policy(kind)
-            config = dataclasses.replace(SFT, epochs=EPOCHS[kind])
-            sft(policy, TRAIN, DEV, config, Run.open(path / "run", {}), "sft")
+            exp = toy_experiment(path / "run")
+            sft(exp, policy, dataclasses.replace(SFT, epochs=EPOCHS[kind]), exp.stage("sft"))
             policy.save(path / "model")
             made[kind] = path / "model"
         return made[kind]
@@ -109,8 +114,8 @@ def test_mario_raises_the_held_out_reward_and_obeys(kind, sft_folder, tmp_path):
     policy = taught(kind, sft_folder)
     before = mean_diversity(policy, None)
     assert 0.1 < before < 0.9  # SFT imitates both kinds of rationale
-    run = Run.open(tmp_path / "mario", {})
-    mario(policy, suite(), TRAIN, DEV, MARIO, run, "mario")
+    exp = toy_experiment(tmp_path / "mario")
+    mario(exp, policy, MARIO, exp.stage("mario"))
     assert mean_diversity(policy, {"correctness": 0, "diversity": 0}) > before + 0.05
     rows = obedience(
         Sampler(policy),
@@ -141,7 +146,8 @@ def test_filter_raises_held_out_accuracy(sft_folder, tmp_path):
     config = dataclasses.replace(
         FILTER, filters={"diversity": 0.9}, select_by="diversity", teacher="none"
     )
-    expert_iteration(policy, suite(), TRAIN, DEV, config, Run.open(tmp_path / "run", {}), "filt")
+    exp = toy_experiment(tmp_path / "run")
+    filt_acc(exp, policy, config, exp.stage("filt"))
     assert reward(1) > before + 0.05
 
 
@@ -155,15 +161,13 @@ def test_a_question_asked_twice_gets_two_draws(tmp_path):
 
 def test_additive_selects_only_what_was_trained_under_every_token(sft_folder, tmp_path):
     policy = taught("decoder", sft_folder)
-    run = Run.open(tmp_path / "mario", {})
+    exp = toy_experiment(tmp_path / "mario")
     config = dataclasses.replace(MARIO, variant="additive", steps=40, sample_interval=20)
-    mario(policy, suite(), TRAIN, DEV, config, run, "mario")
-    assert run.done("mario")["step"] == 40  # at 20 only one of the two tokens was trained
+    mario(exp, policy, config, exp.stage("mario"))
+    assert exp.stage("mario").done["step"] == 40  # at 20 only one of the two tokens was trained
 
 
 def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, monkeypatch):
-    from rationalize.methods.mario import named_as_loaded
-
     (tmp_path / "mine.py").write_text(
         "def brief(completions, **_):\n    return [1 / (1 + len(c.split())) for c in completions]\n"
     )
@@ -175,12 +179,11 @@ def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, mon
         sample_interval=4,
         select_by="accuracy",
     )  # fmt: skip
-    own = named_as_loaded(config, rewards)
-    assert own.rewards == ("correctness", "brief")
-    run = Run.open(tmp_path / "mario", {})
-    mario(policy, rewards, TRAIN, DEV, own, run, "mario")
-    assert {r["reward"] for r in run.metrics("mario/bins")} == {"correctness", "brief"}
-    assert run.metrics("mario/pool")[0]["written"] == 24
+    exp = toy_experiment(tmp_path / "mario", suite=rewards)
+    stage = exp.stage("mario")
+    mario(exp, policy, config, stage)
+    assert {r["reward"] for r in stage.metrics("bins")} == {"correctness", "brief"}
+    assert stage.metrics("pool")[0]["written"] == 24
 
 
 @pytest.mark.parametrize(
@@ -193,31 +196,31 @@ def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, mon
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_paid_for(wrong):
-    from rationalize.errors import UsageError
-
     with pytest.raises(UsageError, match="mario"):
         dataclasses.replace(MARIO, **wrong)
 
 
-def test_a_kill_while_the_end_is_written_loses_nothing(tmp_path, monkeypatch):
-    from tiny import tiny_folder
+def test_a_kill_while_the_end_is_written_loses_nothing(tmp_path):
+    def start():
+        train(
+            "mario", out, model=str(tiny_folder("decoder", tmp_path / "tiny")),
+            rewards=("correctness", "diversity"), steps=4, sample_interval=2, bins=2,
+            questions="builtin:train=12,dev=4,test=4,unseen=4", select_by="diversity",
+            sft=StartConfig(epochs=0.5, fit=FIT), fit=MARIO.fit, obedience="none",
+            sampling=SamplingConfig(max_new_tokens=8), precision="float32", checkpoint_every=0.0,
+        )  # fmt: skip
 
-    from rationalize.methods.mario import train_mario
-    from rationalize.methods.setup import Setup
-
-    config = dataclasses.replace(
-        MARIO, model=str(tiny_folder("decoder", tmp_path / "tiny")),
-        rewards=("correctness", "diversity"), steps=4, sample_interval=2,
-        questions="builtin:train=12,dev=4,test=4,unseen=4", sft_epochs=0.5, sft_fit=FIT,
-        sampling=SamplingConfig(max_new_tokens=8),
-        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=8),
-    )  # fmt: skip
-    with monkeypatch.context() as patch:
-        patch.setattr(Setup, "conclude", lambda *_, **__: (_ for _ in ()).throw(Killed))
-        with pytest.raises(Killed):
-            train_mario(config, tmp_path / "run")
-    train_mario(config, tmp_path / "run")
-    assert (tmp_path / "run" / "results.json").exists()
+    out = tmp_path / "run"
+    (out / "report.html").mkdir(parents=True)  # the page cannot be written
+    with pytest.raises(OSError, match=r"report\.html"):
+        start()
+    (out / "report.html").rmdir()
+    learned = Run.read(out).metrics("mario")
+    start()
+    assert Run.read(out).metrics("mario") == learned  # nothing was learned again
+    assert (out / "results.json").exists()
+    assert (out / "report.html").is_file()
+    assert (out / "model" / "README.md").exists()
 
 
 class Killed(Exception):
@@ -249,11 +252,9 @@ def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, sft_folder, tmp_path
 
     def learn(path):
         policy = taught(kind, sft_folder)
-        run = Run.open(path, {})
-        restore_or(
-            run, "mario", policy, lambda: mario(policy, suite(), TRAIN, DEV, config, run, "mario")
-        )
-        return weights(policy), run.metrics("mario")
+        exp = toy_experiment(path)
+        mario(exp, policy, config, exp.stage("mario"))
+        return weights(policy), exp.stage("mario").metrics()
 
     whole = learn(tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -265,36 +266,25 @@ def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, sft_folder, tmp_path
 
 def test_lora_keeps_no_second_model_and_learns(tmp_path):
     policy = tiny_policy("decoder", tuning="lora")
-    run = Run.open(tmp_path / "sft", {})
-    sft(
-        policy,
-        TRAIN,
-        DEV,
-        dataclasses.replace(SFT, epochs=20, fit=dataclasses.replace(FIT, learning_rate=1e-2)),
-        run,
-        "sft",
-    )
+    exp = toy_experiment(tmp_path / "run")
+    fit = dataclasses.replace(FIT, learning_rate=1e-2)
+    sft(exp, policy, dataclasses.replace(SFT, epochs=20, fit=fit), exp.stage("sft"))
     before = mean_diversity(policy, None)
     parameters = sum(p.numel() for p in policy.model.parameters())
-    run = Run.open(tmp_path / "mario", {})
     config = dataclasses.replace(MARIO, fit=dataclasses.replace(MARIO.fit, learning_rate=1e-2))
-    mario(policy, suite(), TRAIN, DEV, config, run, "mario")
+    mario(exp, policy, config, exp.stage("mario"))
     assert sum(p.numel() for p in policy.model.parameters()) < 1.2 * parameters
     assert mean_diversity(policy, {"correctness": 0, "diversity": 0}) > before
 
 
 def test_questions_without_right_rationales_are_refused(tmp_path):
     wrong = [dataclasses.replace(q, extra={"teacher_answers": ("no", "no")}) for q in TRAIN]
+    exp = toy_experiment(tmp_path, train=wrong)
     with pytest.raises(UserError, match="no training question has a teacher rationale"):
-        sft(tiny_policy("decoder"), wrong, DEV, SFT, Run.open(tmp_path, {}), "sft")
+        sft(exp, tiny_policy("decoder"), SFT, exp.stage("sft"))
 
 
 def test_of_many_teacher_rationales_the_first_are_taken(tmp_path):
-    import json
-
-    from rationalize.methods.common import load_method_splits
-    from rationalize.sampling.writing import teacher_attempts
-
     row = {
         "id": "q", "question": "Why?", "choices": ["yes", "no"], "answer": "yes",
         "rationales": ["a", "b", "c"],
@@ -304,8 +294,7 @@ def test_of_many_teacher_rationales_the_first_are_taken(tmp_path):
         own = {**row, "id": split, "question": f"{split}?"}
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(own) + "\n")
     for limit, right, every in ((0, "abc", "abcxyz"), (2, "ab", "abxy")):
-        config = SftConfig(questions=str(tmp_path), teacher_limit=limit)
-        train = load_method_splits(config)["train"]
+        splits = RunConfig(questions=str(tmp_path), teacher_limit=limit).load_splits()
         for which, expected in (("correct", right), ("all", every)):
-            found = [a.rationale.rstrip(".") for a in teacher_attempts(train, which)]
+            found = [a.rationale.rstrip(".") for a in teacher_attempts(splits["train"], which)]
             assert "".join(found) == expected

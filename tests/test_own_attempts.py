@@ -1,15 +1,12 @@
 """Own attempts: how they are written, sorted and learned from."""
 
-from dataclasses import replace
-
 import pytest
-import torch
 from tiny import tiny_policy
-from toys import GOOD, Q, attempt, question
+from toys import GOOD, Q, attempt, experiment, question
 
 from rationalize.errors import UserError
+from rationalize.methods.base import NothingToLearn
 from rationalize.methods.own_attempts import (
-    NothingRight,
     SelectConfig,
     WriteConfig,
     check_writer,
@@ -22,13 +19,11 @@ from rationalize.methods.own_attempts import (
 )
 from rationalize.models.reward_model import reply
 from rationalize.questions.demonstrations import BUILT_IN, demonstrations, form_of
-from rationalize.runs import Run
-from rationalize.sampling import local
+from rationalize.runs import Run, Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.training.loop import FitConfig
-
-FIT = FitConfig(learning_rate=3e-3, batch_size=8, precision="float32", checkpoint_every=0.0)
-
+from rationalize.training.loop import FitConfig, fit
+from rationalize.training.objectives import nll
+from rationalize.training.rows import RowMaker
 
 # Sorting
 
@@ -118,19 +113,20 @@ def test_coverage():
     assert found.unparsed == pytest.approx(1 / 6)
 
 
-def test_how_the_writer_does_is_said_and_one_that_never_answers_stops_the_run(capsys):
+def test_how_the_writer_does_is_said_and_one_that_never_answers_stops_the_run(tmp_path, capsys):
     questions = [question(i) for i in range(8)]
+    rft = Stage(Run.open(tmp_path, {}), "rft")
     silent = [attempt(q, GOOD, None) for q in questions]
     with pytest.raises(
-        NothingRight, match=r"0\.0% of 8 development questions; 100\.0% of(.|\n)*warm_up"
+        NothingToLearn, match=r"0\.0% of 8 development questions; 100\.0% of(.|\n)*seed_rationales"
     ):
-        check_writer(silent, questions, "rft", "off")
-    check_writer(silent, questions, "rft", "failed")  # a hint may help
-    check_writer(silent[:7], questions, "rft", "off")  # too few to say
+        check_writer(silent, questions, rft, "off")
+    check_writer(silent, questions, rft, "failed")  # a hint may help
+    check_writer(silent[:7], questions, rft, "off")  # too few to say
     capsys.readouterr()
-    check_writer([*silent[:7], attempt(questions[7], GOOD, "yes")], questions, "rft", "off")
+    check_writer([*silent[:7], attempt(questions[7], GOOD, "yes")], questions, rft, "off")
     assert "12.5% of 8 development questions; 87.5%" in capsys.readouterr().err
-    check_writer([], questions, "rft", "off")
+    check_writer([], questions, rft, "off")
 
 
 def test_what_is_ranked_has_no_fault_and_no_double():
@@ -156,14 +152,12 @@ def test_what_is_learned_has_neither_demonstrations_nor_hint():
 
 
 def test_few_shot_prompts_hints_and_provenance(tmp_path):
-    questions = [question(0), question(1, answer="12", choices=None)]
-    run = Run.open(tmp_path / "run", {})
+    exp = experiment(tmp_path / "run", [question(0), question(1, answer="12", choices=None)])
     config = WriteConfig(
         shots=2, hints="failed", sampling=SamplingConfig(n=2, max_new_tokens=6, temperature=0.7)
     )
-    attempts = own_attempts(
-        Sampler(tiny_policy()), questions, config, run, "a", round=0, seed=0, few_shot=True
-    )
+    attempts = own_attempts(exp, tiny_policy(), config, exp.stage("a"), "writes", few_shot=True)
+    assert {a.writer for a in attempts} == {"a-writes", "a-writes-hinted"}
     free = [a for a in attempts if not a.hinted]
     assert [a.question_id for a in free] == ["q0", "q0", "q1", "q1"]
     assert "whale" in free[0].prompt  # a demonstration of its form
@@ -175,9 +169,16 @@ def test_few_shot_prompts_hints_and_provenance(tmp_path):
     assert hinted[0].prompt.count("Hint:") == 3  # demonstrations are told theirs too
     assert all(a.rewards["correctness"] == 0.0 for a in attempts)
     assert len({a.id for a in attempts}) == len(attempts)
-    assert (
-        own_attempts(None, questions, config, run, "a", round=0, seed=0, few_shot=True) == attempts
-    )
+    # read back: nobody writes
+    assert own_attempts(exp, None, config, exp.stage("a"), "writes", few_shot=True) == attempts
+
+
+def test_development_questions_of_other_forms_are_not_asked(tmp_path):
+    dev = [question(7), question(8, answer="12", choices=None)]
+    exp = experiment(tmp_path / "run", [question(0)], dev)
+    config = WriteConfig(sampling=SamplingConfig(max_new_tokens=2))
+    attempts = own_attempts(exp, tiny_policy(), config, exp.stage("a"), "dev", split="dev")
+    assert [(a.question_id, a.split) for a in attempts] == [("q7", "dev")]
 
 
 def test_demonstrations():
@@ -195,44 +196,39 @@ def test_demonstrations():
 def test_a_question_that_is_shown_solved_is_not_asked(tmp_path):
     train = [question(i, rationales=(GOOD,)) for i in range(3)]
     config = WriteConfig(shots=2, demos="train", sampling=SamplingConfig(max_new_tokens=2))
-    attempts = own_attempts(
-        Sampler(tiny_policy()), train, config, Run.open(tmp_path / "r", {}), "a", round=0, seed=0,
-        few_shot=True, train=train,
-    )  # fmt: skip
+    exp = experiment(tmp_path / "run", train)
+    attempts = own_attempts(exp, tiny_policy(), config, exp.stage("a"), "writes", few_shot=True)
     assert [a.question_id for a in attempts] == ["q2"]
 
 
-def test_a_chat_stops_after_its_answer(monkeypatch):
+def test_a_chat_stops_after_its_answer(tmp_path):
     """A shown question's blank line ends a reply once it has an answer, not before."""
-    sampler = Sampler(tiny_policy(chat=True))
-    assert sampler.policy.chat
+    policy = tiny_policy(chat=True)
+    assert policy.chat
     said = "It is dense.\n\nSo the answer is (A).\n\nAnother question. So the answer is (B)."
-    ids = sampler.policy.encode_response(said, eos=False)
-    config = SamplingConfig(max_new_tokens=len(ids))
-    steps = iter(ids)
-    monkeypatch.setattr(local, "draw", lambda *_: torch.tensor([next(steps)]))
+    row = RowMaker(policy).text("Why?", said)  # learned by heart
+    learn = FitConfig(learning_rate=3e-3, batch_size=1)
+    stage = Stage(Run.open(tmp_path, {}), "heart")
+    fit(policy, nll, lambda step: [row], learn, stage, steps=60)
+    sampler, n = Sampler(policy), len(row.response_ids) - 1
+    config = SamplingConfig(temperature=0.0, max_new_tokens=n)
     [[stopped]] = sampler.sample(["Why?"], config, seeds=[0], stop="\n\n")
     assert stopped.text == "It is dense.\n\nSo the answer is (A)."
     assert stopped.finish == "stop"
-    assert stopped.n_tokens < len(ids)
-    steps = iter(ids)
+    assert stopped.n_tokens < n
     [[free]] = sampler.sample(["Why?"], config, seeds=[0])
     assert (free.text, free.finish) == (said, "length")
-    monkeypatch.setattr(local, "beam_search", lambda *_: [[[*ids, sampler.policy.eos_id]]])
-    [[best]] = sampler.sample(["Why?"], replace(config, beams=2), seeds=[0], stop="\n\n")
-    assert best.text == stopped.text
 
 
-def test_a_base_model_stops_before_a_question_of_its_own():
-    from rationalize.models.policy import Policy
-
-    policy = tiny_policy()
-    sampler = Sampler(policy)
-    free = sampler.sample(["Why?"], SamplingConfig(max_new_tokens=12), seeds=[0])[0][0]
-    letter = next(c for c in free.text[2:] if not c.isspace() and free.text.count(c) >= 1)
-    cut = sampler.sample(["Why?"], SamplingConfig(max_new_tokens=12), seeds=[0], stop=letter)[0][0]
-    assert isinstance(policy, Policy)
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_base_model_stops_before_a_question_of_its_own(beams):
+    sampler = Sampler(tiny_policy())
+    config = SamplingConfig(temperature=0.0, max_new_tokens=12, beams=beams)
+    [[free]] = sampler.sample(["Why?"], config, seeds=[0])
+    letter = next(c for c in free.text[2:] if c.isascii() and c.isalnum())
+    [[cut]] = sampler.sample(["Why?"], config, seeds=[0], stop=letter)
     assert cut.finish == "stop"
     assert cut.text == free.text.partition(letter)[0].rstrip()
-    assert cut.n_tokens < free.n_tokens
-    assert cut.ids == free.ids[: cut.n_tokens]
+    if beams == 1:  # a search ends by itself
+        assert cut.n_tokens < free.n_tokens
+        assert cut.ids == free.ids[: cut.n_tokens]

@@ -88,7 +88,7 @@ def rows_of(policy, *, reference=(0.0, 0.0, 0.0, 0.0)):
 @pytest.mark.parametrize("kind", ["decoder", "t5"])
 def test_at_the_reference_the_loss_is_ln_2(kind):
     policy = tiny_policy(kind)
-    config = FitConfig(precision="float32", micro_tokens=16)
+    config = FitConfig(micro_tokens=16)
     reference = response_logprobs(policy, rows_of(policy), config)
     out = dpo(beta=0.3)(policy, rows_of(policy, reference=reference))
     assert out.weight == 2
@@ -109,8 +109,7 @@ def test_nll_term_is_per_token_of_the_chosen():
     policy = tiny_policy("decoder")
     rows = rows_of(policy)
     plain, with_nll = dpo(beta=0.1)(policy, rows), dpo(beta=0.1, nll_weight=0.5)(policy, rows)
-    config = FitConfig(precision="float32")
-    own = response_logprobs(policy, rows, config)
+    own = response_logprobs(policy, rows, FitConfig())
     expected = -0.5 * sum(own[i] / len(rows[i].response_ids) for i in (0, 2))
     assert (with_nll.total - plain.total).item() == pytest.approx(expected, abs=1e-4)
 

@@ -10,7 +10,6 @@ from rationalize.errors import UserError
 from rationalize.models import default
 from rationalize.models.forward import Row, token_logprobs
 from rationalize.models.policy import load_policy
-from rationalize.models.precision import autocast
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.templates import DEFAULT_SYSTEM
 from tests.tiny import tiny_folder, tiny_policy
@@ -208,7 +207,7 @@ def test_lora_reference_is_the_start(kind):
 def test_full_reference_is_a_frozen_copy():
     policy = tiny_policy("decoder")
     start = logprobs(policy, controls=False)
-    reference = policy.become_reference(half=False)
+    reference = policy.become_reference()
     policy.add_controls({"diversity": 5})
     learn(policy, steps=2)
     with reference() as frozen:
@@ -220,9 +219,9 @@ def test_full_reference_is_a_frozen_copy():
 
 def test_half_reference_is_what_autocast_computes():
     """KL is exactly 0 before the first step, although the copy is half the size."""
-    policy = tiny_policy("decoder")
+    policy = tiny_policy("decoder", precision="auto")
     reference = policy.become_reference()
-    with autocast(policy.device):
+    with policy.autocast():
         start = logprobs(policy, controls=False)
     with reference() as frozen:
         assert torch.equal(logprobs(frozen, controls=False), start)

@@ -6,31 +6,31 @@ import hashlib
 import pytest
 import torch
 from tiny import tiny_policy
+from toys import experiment
 
 from rationalize.errors import UsageError
-from rationalize.methods.common import restore_or
-from rationalize.methods.ppo import PpoConfig, end_reason, minibatch, ppo, score
+from rationalize.methods.ppo import PpoConfig, PpoRowConfig, end_reason, minibatch, ppo, score
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
 from rationalize.records import Question
 from rationalize.rewards import Reward, RewardSuite
 from rationalize.rewards.correctness import correctness
-from rationalize.runs import Run
+from rationalize.runs import Run, Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import write_attempts
-from rationalize.training.loop import FitConfig
+from rationalize.training.loop import HeadFitConfig
+from rationalize.training.objectives import RolloutTag
+from rationalize.training.objectives import ppo as objective
 from rationalize.training.rollouts import Rollout, load_rollouts, to_learn
 
 QUESTIONS = [Question(id=w, question=f"{w}?", answer="yes", choices=("yes", "no")) for w in "uvw"]
-FIT = FitConfig(
-    learning_rate=5e-3, batch_size=24, schedule="constant", max_grad_norm=0.5,
-    precision="float32", checkpoint_every=0.0, micro_tokens=200,
-)  # fmt: skip
-PPO = PpoConfig(
+FIT = HeadFitConfig(
+    learning_rate=5e-3, batch_size=24, schedule="constant", max_grad_norm=0.5, micro_tokens=200
+)
+PPO = PpoRowConfig(
     mode="rm", unparsed_penalty=0.0, updates=12, prompts=3, epochs=2, beta=0.0, stop_kl=1e9,
     epoch_kl=1e9, evaluate_every=100, select_by="reward_model", fit=FIT,
     sampling=SamplingConfig(n=16, max_new_tokens=1),
-    evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=2),
 )  # fmt: skip
 
 
@@ -50,13 +50,12 @@ def suite(reward):
 
 def learn(tmp_path, reward, config=PPO, kind="decoder", name="run", tuning="full"):
     policy = tiny_policy(kind, tuning=tuning)
-    run = Run.open(tmp_path / name, {})
-    reference = policy.become_reference(half=False)
-    restore_or(
-        run, "ppo", policy,
-        lambda: ppo(policy, reference, suite(reward), QUESTIONS, QUESTIONS, config, run, "ppo"),
+    exp = experiment(
+        tmp_path / name, QUESTIONS, QUESTIONS, suite=suite(reward), checkpoint_every=0.0,
+        evaluation=SamplingConfig(temperature=0.0, max_new_tokens=2),
     )  # fmt: skip
-    return policy, run
+    ppo(exp, policy, policy.become_reference(), config, exp.stage("ppo"))
+    return policy, exp.run
 
 
 def mean_reward(policy, reward, tokens=1):
@@ -133,12 +132,13 @@ def test_where_it_stops_is_a_candidate_too(tmp_path):
 def test_mode_z_does_not_look_at_a_reward_model(tmp_path):
     lines = [("reward_model", up) for up in (0.1, 0.2, 0.3, 0.4)]
     lines += [("accuracy", down) for down in (0.4, 0.3, 0.2, 0.1)]
-    run = Run.open(tmp_path / "run", {})
+    stage = Stage(Run.open(tmp_path / "run", {}), "ppo")
     for i, (name, mean) in enumerate(lines):
-        run.log("ppo/rounds", i, reward=name, mean=mean, round=0)
-    assert "over-optimised" in end_reason(run, "ppo", 4, dataclasses.replace(PPO, patience=3))
-    assert not end_reason(run, "ppo", 4, dataclasses.replace(PPO, mode="z", patience=3))
-    assert not end_reason(run, "ppo", 4, dataclasses.replace(PPO, patience=0))
+        stage.log("rounds", i, [{"reward": name, "mean": mean, "round": 0}])
+    config = dataclasses.replace(PPO, patience=3)
+    assert "over-optimised" in end_reason(stage, 4, config)
+    assert not end_reason(stage, 4, config.in_mode("z"))
+    assert not end_reason(stage, 4, dataclasses.replace(PPO, patience=0))
 
 
 def test_every_token_of_a_right_reply_is_pushed_up_at_first():
@@ -203,20 +203,17 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("at", [0, 3, 6, 10])
 def test_a_killed_run_ends_in_the_same_bits(at, tmp_path, monkeypatch):
-    from rationalize.training import loop
-
     config = dataclasses.replace(PPO, updates=4, evaluate_every=2, kl_target=0.5, beta=0.1)
     whole, run = learn(tmp_path, first_letter, config, name="whole")
-    real, seen = loop._optimise, {"n": 0}
+    real, steps = torch.optim.AdamW.step, iter(range(at))
 
-    def optimise(*args):
-        seen["n"] += 1
-        if seen["n"] > at:
+    def step(*args, **options):
+        if next(steps, None) is None:
             raise Killed
-        return real(*args)
+        return real(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "_optimise", optimise)
+        patch.setattr(torch.optim.AdamW, "step", step)
         with pytest.raises(Killed):
             learn(tmp_path, first_letter, config, name="killed")
     again, other = learn(tmp_path, first_letter, config, name="killed")
@@ -226,9 +223,6 @@ def test_a_killed_run_ends_in_the_same_bits(at, tmp_path, monkeypatch):
 
 
 def test_the_value_head_moves_the_policy_only_if_it_may():
-    from rationalize.training.objectives import RolloutTag
-    from rationalize.training.objectives import ppo as objective
-
     policy = tiny_policy()
     unit = new_head(policy, seed=1)
     zeros, ones = torch.zeros(3), torch.ones(3)
@@ -250,10 +244,10 @@ def test_minibatches_cover_every_reply_once_an_epoch():
     config = dataclasses.replace(PPO, fit=dataclasses.replace(FIT, batch_size=10))
     n = config.prompts * config.sampling.n
     for epoch in range(2):
-        parts = [minibatch(n, epoch, k, 0, config) for k in range(config.minibatches)]
+        parts = [minibatch(n, epoch, k, 0, config, 0) for k in range(config.minibatches)]
         assert sorted(i for part in parts for i in part) == list(range(n))
         assert max(map(len, parts)) <= 10
-    assert minibatch(n, 0, 0, 0, config) != minibatch(n, 1, 0, 0, config)
+    assert minibatch(n, 0, 0, 0, config, 0) != minibatch(n, 1, 0, 0, config, 0)
 
 
 @pytest.mark.parametrize(
@@ -266,8 +260,7 @@ def test_the_score_of_each_mode(mode, parsed, worth):
     )
     rewards = {"correctness": float(parsed), "reward_model": 0.8}
     attempt = dataclasses.replace(attempt, parsed=parsed, rewards=rewards)
-    config = PpoConfig(mode=mode)
-    assert score(attempt, config) == pytest.approx(worth)
+    assert score(attempt, PpoConfig().in_mode(mode)) == pytest.approx(worth)
 
 
 def test_sampling_that_biases_the_ratio_is_refused():

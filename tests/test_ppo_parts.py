@@ -1,4 +1,4 @@
-"""Formulas of self_motivated.md section 3: rank losses, token rewards, GAE, PPO's losses."""
+"""Rank losses, token rewards, GAE and PPO's losses, against numbers worked out by hand."""
 
 import pytest
 import torch

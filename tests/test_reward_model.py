@@ -1,6 +1,7 @@
 """The reward model: its rank, its split, its gate, and that it survives."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -8,7 +9,11 @@ from tiny import tiny_policy
 from toys import GOOD, attempt, question, told_apart
 
 from rationalize.errors import UserError
-from rationalize.methods.reward_model import (
+from rationalize.methods.base import NothingToLearn, RunConfig
+from rationalize.methods.own_attempts import RejectConfig
+from rationalize.methods.train_scorers.reward_model import (
+    AttemptsConfig,
+    RankData,
     RewardModelConfig,
     attempts_at,
     describe,
@@ -22,26 +27,23 @@ from rationalize.methods.reward_model import (
 from rationalize.models.heads import load_head, new_head
 from rationalize.models.reward_model import RewardModel, read_facts, save_facts
 from rationalize.rewards import load_rewards
-from rationalize.runs import Run
-from rationalize.training.loop import FitConfig
+from rationalize.runs import Run, Stage
+from rationalize.training.loop import HeadFitConfig
 
-FIT = FitConfig(learning_rate=3e-3, batch_size=8, precision="float32", checkpoint_every=0.0)
-
-
-# The reward model
-
-
-RM = RewardModelConfig(epochs=12, held_out=0.25, fit=dataclasses.replace(FIT, batch_size=8))
+FIT = HeadFitConfig(learning_rate=3e-3, batch_size=8)
+RM = RewardModelConfig(epochs=12, held_out=0.25, fit=FIT)
 
 
 def learned_rm(tmp_path, config=RM, attempts=None, kind="decoder", name="rm"):
-    questions, own = told_apart()
-    policy = tiny_policy(kind)
+    questions, right_and_wrong = told_apart()
     run = Run.open(tmp_path / name, {})
-    facts = learn_rank(
-        policy, attempts or own, questions, config, run, "rm", run.path / "model", policy.save
-    )
-    return facts, run.path / "model"
+    data = RankData(attempts or right_and_wrong, questions)
+    folder = run.path / "model"
+    return learn_rank(tiny_policy(kind), data, config, Stage(run, "rm"), folder), folder
+
+
+def ranked(attempts, questions, config=RM):
+    return rank_attempts(attempts, {q.id: q for q in questions}, RejectConfig(), config, 0)
 
 
 @pytest.mark.parametrize("kind", ["decoder", "t5"])
@@ -64,8 +66,8 @@ def test_swapped_labels_swap_the_accuracy(tmp_path):
     ]  # fmt: skip
     config = dataclasses.replace(RM, reads="rationale")
     _, folder = learned_rm(tmp_path, config, swapped)
-    ranked = rank_attempts(attempts, {q.id: q for q in questions}, config)
-    assert pair_accuracy(RewardModel.load(folder), ranked, "rationale") < 0.1
+    model = RewardModel.load(folder)
+    assert pair_accuracy(model, ranked(attempts, questions, config), "rationale") < 0.1
 
 
 def test_an_answer_memoriser_is_found_out(tmp_path):
@@ -130,27 +132,23 @@ def test_it_survives_save_and_load_and_is_a_reward(tmp_path):
 
 
 @pytest.mark.parametrize("facts", [{}, {"adapter_on": "../sft"}])
-def test_a_backbone_with_code_of_its_own_is_asked_for_with_it(facts, tmp_path, monkeypatch):
-    from rationalize.models import reward_model as module
-
-    asked = []
-
-    def load_policy(place, **options):
-        asked.append(options["trust_remote_code"])
-        raise UserError("enough")
-
-    monkeypatch.setattr(module, "load_policy", load_policy)
-    save_facts(tmp_path, mean=0.0, std=1.0, reads="reply", **facts)
-    for trust in (True, False):
-        with pytest.raises(UserError, match="enough"):
-            RewardModel.load(tmp_path, trust_remote_code=trust)
-    assert asked == [True, False]
+def test_a_backbone_with_code_of_its_own_is_asked_for_with_it(facts, tmp_path):
+    backbone = tmp_path / ("sft" if facts else "rm")
+    backbone.mkdir()
+    mine = {"model_type": "mine", "auto_map": {"AutoConfig": "configuration_mine.MineConfig"}}
+    (backbone / "config.json").write_text(json.dumps(mine))
+    (backbone / "configuration_mine.py").write_text("raise NameError('its own code ran')")
+    (tmp_path / "rm").mkdir(exist_ok=True)
+    save_facts(tmp_path / "rm", mean=0.0, std=1.0, reads="reply", **facts)
+    with pytest.raises(NameError, match="its own code ran"):
+        RewardModel.load(tmp_path / "rm", trust_remote_code=True)
+    with pytest.raises(UserError, match="trust_remote_code"):
+        RewardModel.load(tmp_path / "rm", trust_remote_code=False)
 
 
-def test_the_order_of_attempts_changes_nothing(tmp_path):
+def test_the_order_of_attempts_changes_nothing():
     questions, attempts = told_apart(8)
-    by_id = {q.id: q for q in questions}
-    one, other = (rank_attempts(own, by_id, RM) for own in (attempts, attempts[::-1]))
+    one, other = (ranked(group, questions) for group in (attempts, attempts[::-1]))
 
     def pairs(ranked):
         return {
@@ -162,16 +160,15 @@ def test_the_order_of_attempts_changes_nothing(tmp_path):
 
 def test_the_split_is_by_question():
     questions, attempts = told_apart(20)
-    ranked = rank_attempts(attempts, {q.id: q for q in questions}, RM)
-    learned, held = split_questions(ranked, 0.1, 0)
+    learned, held = split_questions(ranked(attempts, questions), 0.1, 0)
     assert (len(held), len(learned)) == (2, 18)
     assert not {r.question.id for r in learned} & {r.question.id for r in held}
 
 
 def test_the_split_keeps_together_what_asks_the_same():
     questions, attempts = told_apart(20)
-    alike = {q.id: dataclasses.replace(q, question=f"{i // 4}?") for i, q in enumerate(questions)}
-    parts = split_questions(rank_attempts(attempts, alike, RM), 0.2, 0)
+    alike = [dataclasses.replace(q, question=f"{i // 4}?") for i, q in enumerate(questions)]
+    parts = split_questions(ranked(attempts, alike), 0.2, 0)
     learned, held = ({one.question.question for one in part} for part in parts)
     assert [len(part) for part in parts] == [16, 4]
     assert not learned & held
@@ -183,16 +180,16 @@ def test_hinted_attempts_and_questions_on_one_level_are_never_ranked():
         attempt(questions[0], GOOD, "yes", hinted=True), attempt(questions[0], GOOD, "no"),
         attempt(questions[1], GOOD, "yes"), attempt(questions[1], GOOD + " !", "yes"),
     ]  # fmt: skip
-    assert rank_attempts(attempts, {q.id: q for q in questions}, RM) == []
+    assert ranked(attempts, questions) == []
 
 
 def test_luck_is_weighed_out():
     q = question(0)
     attempts = [attempt(q, f"{GOOD} {i}", p) for i, p in enumerate(["yes", "yes", "yes", "no"])]
     config = dataclasses.replace(RM, chance_correction=True)
-    [one] = rank_attempts(attempts, {q.id: q}, config)
+    [one] = ranked(attempts, [q], config)
     assert one.weight == pytest.approx(0.5)
-    assert rank_attempts(attempts[1:2] + attempts[3:], {q.id: q}, config) == []
+    assert ranked(attempts[1:2] + attempts[3:], [q], config) == []
 
 
 def test_attempts_come_from_a_run_and_what_is_left_out_is_counted(tmp_path, capsys):
@@ -212,38 +209,56 @@ def test_attempts_come_from_a_run_and_what_is_left_out_is_counted(tmp_path, caps
         attempts_at(tmp_path / "empty", splits)
 
 
-def test_nothing_to_learn_from_is_said_before_the_model_is_loaded(tmp_path, monkeypatch):
-    from rationalize.methods import reward_model as module
-
-    monkeypatch.setattr(module, "load_policy", lambda *_, **__: pytest.fail("loaded"))
+def test_nothing_to_learn_from_is_said_before_the_model_is_loaded(tmp_path):
     (tmp_path / "empty").mkdir()
-    config = RewardModelConfig(attempts=str(tmp_path / "empty"))
+    run_config = RunConfig(
+        model=str(tmp_path / "none"), questions="builtin:train=4,dev=2,test=2,unseen=0"
+    )
+    source = AttemptsConfig(str(tmp_path / "empty"))
     with pytest.raises(UserError, match="Expected attempts at training questions"):
-        train_reward_model(config, tmp_path / "out")
+        train_reward_model(run_config, RM, source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_whether_the_gate_is_open(tiny_model, mostly_yes, tmp_path, capsys):
+    run_config = RunConfig(model=tiny_model, questions=mostly_yes, precision="float32")
+    train = run_config.load_splits()["train"]
+    said = [
+        attempt(q, f"{words} of {q.id} as it is", answer, i)
+        for q in train
+        for i, (words, answer) in enumerate([("a clear stone", "yes"), ("no clue", "no")])
+    ]
+    Run.open(tmp_path / "run", {}).append(said, "a")
+    source = AttemptsConfig(str(tmp_path / "run"))
+    for gate, told in ((0.0, "gate: open"), (1.1, "gate: closed, held-out pair accuracy is")):
+        config = dataclasses.replace(RM, epochs=1, gate=gate, gate_masked=0.0)
+        train_reward_model(run_config, config, source, tmp_path / f"rm{gate}")
+        assert told in capsys.readouterr().out
+    assert RewardModel.load(tmp_path / "rm0.0").scores(train[:1], ["a stone"], ["yes"])
 
 
 def test_too_few_questions_with_signal_are_refused(tmp_path):
     q = question(0)
-    with pytest.raises(UserError, match="teach no rank"):
-        learn_rank(
-            tiny_policy(), [attempt(q, GOOD, "yes"), attempt(q, GOOD, "no")], [q], RM,
-            Run.open(tmp_path / "run", {}), "rm", tmp_path / "m", lambda _: None,
-        )  # fmt: skip
+    data = RankData([attempt(q, GOOD, "yes"), attempt(q, GOOD, "no")], [q])
+    stage = Stage(Run.open(tmp_path / "run", {}), "rm")
+    with pytest.raises(NothingToLearn, match="teach no rank"):
+        learn_rank(tiny_policy(), data, RM, stage, tmp_path / "m")
 
 
 def test_the_head_has_a_rate_of_its_own(tmp_path):
     """AdamW's first step moves every weight by its rate."""
-    questions, own = told_apart(8)
+    questions, attempts = told_apart(8)
     policy = tiny_policy("decoder")
     before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
-    fast = dataclasses.replace(
-        FIT, learning_rate=1e-6, head_rate=1e-2, warmup=0.0, schedule="constant", batch_size=32
+    fast = HeadFitConfig(
+        learning_rate=1e-6, head_rate=1e-2, warmup=0.0, schedule="constant", batch_size=32
     )
     config = dataclasses.replace(RM, epochs=1, fit=fast)
     run = Run.open(tmp_path, {})
-    unit = new_head(policy, seed=config.seed)
-    learn_rank(policy, own, questions, config, run, "rm", run.path / "model", policy.save)
+    head_before = new_head(policy, seed=0)
+    data = RankData(attempts, questions)
+    learn_rank(policy, data, config, Stage(run, "rm"), run.path / "model")
     moved = max((p - before[n]).abs().max().item() for n, p in policy.model.named_parameters())
     assert 0 < moved < 1.1e-6
     head = load_head(policy, run.path / "model")
-    assert (head.weight - unit.weight).abs().max().item() == pytest.approx(1e-2, rel=0.01)
+    assert (head.weight - head_before.weight).abs().max().item() == pytest.approx(1e-2, rel=0.01)

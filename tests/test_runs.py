@@ -164,7 +164,7 @@ def test_what_is_no_run_is_not_written_to(tmp_path):
         Run.read(tmp_path / "lost")
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "config.yaml").write_text("a: [")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match=r"config\.yaml:\d: not YAML"):
         Run.open(tmp_path / "bad", CONFIG)
 
 
@@ -339,11 +339,11 @@ def test_reading_takes_no_lock_and_writes_nothing(tmp_path):
 
 def test_a_run_inside_a_run_has_its_own_records(tmp_path):
     run = Run.open(tmp_path / "run", CONFIG)
-    inner = run.stage("scorer")
+    inner = run.nested("scorer")
     inner.log("fit", 0, loss=1.0)
     with open(inner.path / "metrics.jsonl", "a") as file:
         file.write('{"stage"')
-    assert len(run.stage("scorer").metrics()) == 1
+    assert len(run.nested("scorer").metrics()) == 1
     assert run.metrics() == []
     assert inner.path == run.path / "stages" / "scorer"
     assert inner.config == run.config

@@ -10,7 +10,7 @@ import torch
 from transformers import T5Config, T5EncoderModel
 
 from rationalize.errors import UserError
-from rationalize.methods.folds import folds_of
+from rationalize.methods.train_scorers.crossfit import folds_of
 from rationalize.models import choices
 from rationalize.models.answer_texts import answer_prompt, answer_texts
 from rationalize.models.calibration import fit_temperature
@@ -195,12 +195,20 @@ def test_answer_scorer_is_a_softmax_of_means_averaged_over_folds(texts, written)
     assert alone == pytest.approx(folds[0].probabilities([CHOICES], ["dense"], texts)[0])
 
 
-def test_answers_without_rationale_are_computed_once(monkeypatch):
+def test_answers_without_rationale_are_computed_once():
+    asked = []
+
+    class Counted(AnswerFold):
+        def probabilities(self, questions, rationales, texts):
+            asked.extend(questions)
+            return super().probabilities(questions, rationales, texts)
+
     policy = tiny_policy("decoder")
-    scorer = AnswerScorer([AnswerFold(ChoiceScorer(policy), ChoiceScorer(policy))])
+    scorer = AnswerScorer([Counted(ChoiceScorer(policy), ChoiceScorer(policy))])
     [first] = scorer.probabilities([CHOICES], [None])
-    monkeypatch.setattr(AnswerFold, "probabilities", None)
+    assert asked == [CHOICES]
     assert scorer.probabilities([CHOICES, CHOICES], [None, None]) == [first, first]
+    assert asked == [CHOICES]
 
 
 def test_hash_tells_scorers_apart():

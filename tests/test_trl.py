@@ -22,7 +22,7 @@ def test_our_dpo_is_trls(tmp_path):
 
     policy = tiny_policy("decoder", seed=0)
     reference = tiny_policy("decoder", seed=1)
-    config = FitConfig(precision="float32")
+    config = FitConfig()
 
     def rows(logprobs):
         return [

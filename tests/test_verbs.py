@@ -12,7 +12,7 @@ from rationalize.errors import UsageError, UserError
 from rationalize.models.control import ControlTokens
 from rationalize.questions import BadRows, builtin_questions, load_questions
 from rationalize.records import Attempt
-from rationalize.runs import Run
+from rationalize.runs import Run, Stage
 from rationalize.verbs import writing
 from rationalize.verbs.partial import Partial
 from rationalize.verbs.places import bins_of, load
@@ -256,15 +256,20 @@ def test_evaluate_then_compare(tiny, tmp_path, capsys):
 
 
 def test_several_samples_are_worth_a_curve(tiny, tmp_path, capsys):
-    from rationalize.methods.reward_model import RewardModelConfig, learn_rank
-    from rationalize.training.loop import FitConfig
+    from rationalize.methods.train_scorers.reward_model import (
+        RankData,
+        RewardModelConfig,
+        learn_rank,
+    )
+    from rationalize.training.loop import HeadFitConfig
     from tests.tiny import tiny_policy
     from tests.toys import told_apart
 
     questions, attempts = told_apart(8)
     judge, policy = Run.open(tmp_path / "rm", {}), tiny_policy()
-    config = RewardModelConfig(fit=FitConfig(precision="float32", batch_size=8))
-    learn_rank(policy, attempts, questions, config, judge, "rm", judge.folder("model"), policy.save)
+    config = RewardModelConfig(fit=HeadFitConfig(batch_size=8))
+    data = RankData(attempts, questions)
+    learn_rank(policy, data, config, Stage(judge, "rm"), judge.folder("model"))
     flags = ["evaluate", "--model", tiny, *QUICK, "--name", "tiny", "--limit", "3"]
     flags += ["--temperature", "1", "--rewards", "correctness,reward_model", "--reward-model"]
     one, four = tmp_path / "one", tmp_path / "four"

@@ -9,8 +9,13 @@ import pytest
 import torch
 
 from rationalize.errors import UserError
-from rationalize.methods.answer_scorer import AnswerScorerConfig, gold_text, train_answer_scorer
-from rationalize.methods.verifier import (
+from rationalize.methods.base import RunConfig
+from rationalize.methods.train_scorers.answer_scorer import (
+    AnswerScorerConfig,
+    gold_text,
+    train_answer_scorer,
+)
+from rationalize.methods.train_scorers.verifier import (
     VerifierConfig,
     _prepare,
     choice_groups,
@@ -21,7 +26,6 @@ from rationalize.methods.verifier import (
     train_verifier,
     vera_loss,
 )
-from rationalize.models.policy import load_policy
 from rationalize.models.scorers import AnswerScorer, Verifier, load_verifier
 from rationalize.questions.builtin import builtin_questions
 from rationalize.records import Question
@@ -117,16 +121,21 @@ def test_corruptions():
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return str(tiny_folder("decoder", tmp_path_factory.mktemp("base")))
+    """The run of a scorer: its base model, in float32."""
+    return run_of(tiny_folder("decoder", tmp_path_factory.mktemp("base")))
 
 
-FIT = FitConfig(learning_rate=3e-3, batch_size=12, precision="float32")
+def run_of(model):
+    return RunConfig(model=str(model), precision="float32")
+
+
+FIT = FitConfig(learning_rate=3e-3, batch_size=12)
 
 
 def test_a_verifier_learns_and_judges_across_folds(base, tmp_path):
     train = QUESTIONS["train"]
-    config = VerifierConfig(model=base, epochs=4, frozen_layers=0.0, fit=FIT)
-    train_verifier(config, tmp_path, train)
+    config = VerifierConfig(epochs=4, frozen_layers=0.0, fit=FIT)
+    train_verifier(base, config, tmp_path, train)
     facts = json.loads((tmp_path / "scorer.json").read_text())
     assert set(facts["seen"]) == {q.id for q in train}
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -146,7 +155,7 @@ def test_a_verifier_learns_and_judges_across_folds(base, tmp_path):
     (tmp_path / "old/scorer.json").write_text(json.dumps(old))
     assert load_verifier(tmp_path / "old").seen == facts["seen"]
     written = (tmp_path / "metrics.jsonl").stat().st_mtime_ns
-    train_verifier(config, tmp_path, train)  # done: nothing is trained again
+    train_verifier(base, config, tmp_path, train)  # done: nothing is trained again
     assert (tmp_path / "metrics.jsonl").stat().st_mtime_ns == written
     with pytest.raises(UserError, match="trained verifier; expected one made by"):
         AnswerScorer.load(tmp_path)
@@ -156,9 +165,9 @@ def test_a_verifier_learns_and_judges_across_folds(base, tmp_path):
 def test_an_answer_scorer_is_trained_saved_and_loaded(base, tmp_path, separate):
     texts = "released" if separate else "choices"
     config = AnswerScorerConfig(
-        model=base, epochs=1, separate=separate, texts=texts, frozen_layers=0.5, fit=FIT
+        epochs=1, separate=separate, texts=texts, frozen_layers=0.5, fit=FIT
     )
-    train_answer_scorer(config, tmp_path, QUESTIONS["train"])
+    train_answer_scorer(base, config, tmp_path, QUESTIONS["train"])
     scorer = AnswerScorer.load(tmp_path)
     assert (scorer.texts, len(scorer.folds)) == (texts, 2)
     assert (scorer.folds[0].answer is scorer.folds[0].answer_from_rationale) != separate
@@ -175,9 +184,8 @@ def test_an_answer_scorer_is_trained_saved_and_loaded(base, tmp_path, separate):
 
 
 def test_a_group_that_a_batch_holds_twice_counts_twice(base):
-    config = VerifierConfig(model=base, fit=FitConfig(batch_size=18), choice_statements=0.0)
-    policy = load_policy(base)
-    _, batch_at, _ = _prepare(policy, QUESTIONS["train"][:4], config)
+    config = VerifierConfig(fit=FitConfig(batch_size=18), choice_statements=0.0)
+    _, batch_at, _ = _prepare(base.load_policy(), QUESTIONS["train"][:4], config, seed=0)
     sizes = {len({row.tag[0] for row in batch_at(step)}) for step in range(6)}
     assert len(sizes) == 1  # groups a batch, though passes end within some
 
@@ -185,9 +193,9 @@ def test_a_group_that_a_batch_holds_twice_counts_twice(base):
 def test_no_rationales_is_said_plainly(base, tmp_path):
     bare = [Question(f"q{i}", "?", "a", ("a", "b")) for i in range(8)]
     with pytest.raises(UserError, match="no training question has a teacher rationale"):
-        train_answer_scorer(AnswerScorerConfig(model=base, fit=FIT), tmp_path / "a", bare)
+        train_answer_scorer(base, AnswerScorerConfig(fit=FIT), tmp_path / "a", bare)
     with pytest.raises(UserError, match="falls into fold"):
-        train_verifier(VerifierConfig(model=base, fit=FIT), tmp_path / "v", bare[:1])
+        train_verifier(base, VerifierConfig(fit=FIT), tmp_path / "v", bare[:1])
 
 
 def test_gold_text_in_both_formats():
@@ -212,10 +220,10 @@ def test_statements_with_their_question(tmp_path):
     assert sum(len(g) for g in groups) > sum(len(g) for g in alone)
 
     config = VerifierConfig(
-        model=str(tiny_folder("decoder", tmp_path / "model")), statement="question", folds=1,
-        fit=FitConfig(learning_rate=1e-3, batch_size=12, precision="float32"),
-    )  # fmt: skip
-    train_verifier(config, tmp_path / "run", questions[:6])
+        statement="question", folds=1, fit=FitConfig(learning_rate=1e-3, batch_size=12)
+    )
+    run_config = run_of(tiny_folder("decoder", tmp_path / "model"))
+    train_verifier(run_config, config, tmp_path / "run", questions[:6])
     verifier = Verifier.load(tmp_path / "run")
     [reward] = load_rewards(["plausibility"], verifier=verifier)
     columns = {

@@ -1,4 +1,4 @@
-"""Several attempts at a question: self_motivated.md N2, and slow counterparts."""
+"""Several attempts at a question: V-STaR's estimator (arXiv 2402.06457), slow counterparts."""
 
 import itertools
 from dataclasses import replace

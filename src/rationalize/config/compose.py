@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +26,14 @@ def compose(name: str, parts: Sequence[type], defaults: Mapping[str, Any] | None
                     f"{owner[field.name].__name__}; rename it"
                 )
             owner[field.name] = part
-    kinds = {f.name: f.type for part in parts for f in dataclasses.fields(part)}
+    # a type's name means what it means in its own part's module
+    kinds = {
+        key: typing.get_type_hints(owner[key], include_extras=True)[key] for key in defaults or {}
+    }
     members = {
         "__doc__": parts[0].__doc__,
         "__module__": parts[0].__module__,
-        "__annotations__": {key: kinds[key] for key in defaults or {}},
+        "__annotations__": kinds,
         "__post_init__": _check_parts,
         "PARTS": tuple(parts),
         **(defaults or {}),

@@ -25,12 +25,38 @@ RENAMED = {
 }
 """Part of a setting's name, then and now."""
 
+_RANKED: dict[str, str | None] = {
+    "redraw.sampling": "redraw", "redraw.shots": None, "redraw.demos": None, "ppo.mode": None,
+    "rm.attempts": None, "rm.select": None,
+}  # fmt: skip
+_MOVED: dict[str, dict[str, str | None]] = {
+    "dpo": {
+        "write.sampling": "sampling", "write.shots": None, "write.demos": None,
+        "select.positives": None,
+    },
+    "reward-model": {"select.positives": None},
+    "self-motivated": _RANKED,
+    "self-motivated-demo": _RANKED | {
+        "dpo.write.sampling": "dpo.sampling", "dpo.write.shots": None, "dpo.write.demos": None,
+        "dpo.select.positives": None, "modes": None, "rounds": None, "sft.fit": "direct.fit",
+        "sft.epochs": None, "sft.evaluations": None,
+    },
+}  # fmt: skip
+"""Method -> the beginning of a setting's name, then and now; None: it had no effect there."""
+
 _RUN = (
     "model", "questions", "columns", "train_limit", "dev_limit", "test_limit", "teacher_limit",
     "skip_bad_rows", "tuning", "init", "sft_epochs", "sft_fit", "answer_scorer", "verifier",
     "reward_model", "evaluation_sampling", "seed", "trust_remote_code",
 )  # fmt: skip
 """The run's settings, of which every part had a copy."""
+
+_EARLIER = (
+    "sft", "direct", "filt-acc", "star", "rft", "dpo", "self-motivated", "mario", "coalition",
+    "coalition-grid", "answer-scorer", "reward-model", "verifier", "demo", "coalition-demo",
+    "self-motivated-demo",
+)  # fmt: skip
+"""What earlier versions could run: other methods' settings never had other names."""
 
 _STARTS_FROM_SFT = ("mario", "filt-acc", "dpo")
 _SCORES = ("mario", "filt-acc", "demo", "coalition", "coalition-grid", "coalition-demo")
@@ -45,12 +71,23 @@ def is_old(stored: Mapping[str, Any]) -> bool:
     return "evaluation_sampling" in stored
 
 
-def upgrade(stored: Mapping[str, Any], method: str = "") -> dict[str, Any]:
-    """The settings under today's names. Raises `UsageError` for one that has no place any more."""
+def upgrade(
+    stored: Mapping[str, Any], method: str = "", *, reading: bool = False
+) -> dict[str, Any]:
+    """The settings under today's names. Raises `UsageError` for one that has no place any more;
+    `reading`: leaves it out, since nothing will be done by it.
+    """
     method = str(stored.get("method", method)).replace(" ", "-")
+    if method and method not in _EARLIER:
+        return dict(stored)
     found: dict[str, Any] = {}
     for path, value in _leaves(_without_copies(stored, method)):
-        new = _moved(path, value, method)
+        try:
+            new = _moved(path, value, method)
+        except UsageError:
+            if not reading:
+                raise
+            continue
         if new is None:
             continue
         path, value = new
@@ -58,7 +95,7 @@ def upgrade(stored: Mapping[str, Any], method: str = "") -> dict[str, Any]:
         for key in path[:-1]:
             place = place.setdefault(key, {})
         known = place.setdefault(path[-1], value)
-        if path == ("precision",) and known != value:
+        if path == ("precision",) and known != value and not reading:
             raise UsageError(
                 f"precision is {known} in one part and {value} in another; one precision holds for "
                 "the whole run now: choose it, and leave the parts' out"
@@ -69,6 +106,8 @@ def upgrade(stored: Mapping[str, Any], method: str = "") -> dict[str, Any]:
 
 def new_name(dotted: str, method: str = "") -> str:
     """Today's name of a flag: `kept.warm_up` -> `rft.seed_rationales`."""
+    if method and method not in _EARLIER:
+        return dotted
     moved = _moved(tuple(dotted.split(".")), None, method)
     return ".".join(moved[0]) if moved else dotted
 
@@ -84,7 +123,10 @@ def _without_copies(stored: Mapping[str, Any], method: str) -> dict[str, Any]:
         unused += ["answer_scorer", "verifier", "reward_model"]
     elif method.startswith("coalition"):
         unused.append("verifier")
-    return {k: _parts(v) for k, v in stored.items() if k not in unused}
+    kept = {k: _parts(v) for k, v in stored.items() if k not in unused}
+    if method in ("demo", "coalition-demo"):  # their direct fine-tune learned as SFT did
+        kept["direct"] = {"fit": kept["sft"]["fit"]}
+    return kept
 
 
 def _parts(value: Any) -> Any:
@@ -95,7 +137,7 @@ def _parts(value: Any) -> Any:
 
 
 def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping) and (value or not path):
         for key, inner in value.items():
             yield from _leaves(inner, (*path, str(key)))
     else:
@@ -113,6 +155,15 @@ def _moved(path: Path, value: Any, method: str) -> tuple[Path, Any] | None:
         return None
     if path == ("init",):
         return (("sft", "epochs"), 0.0) if value == "model" else None
+    if last == "hints" and (path[0] == "redraw" or "dpo" in (method, path[0])):
+        if value not in (None, "off"):
+            raise UsageError(f"{name} is {value}: these attempts are written without hints now")
+        return None
+    for old, new in _MOVED.get(method, {}).items():
+        if f"{name}.".startswith(f"{old}."):
+            if new is None:
+                return None
+            path = (*new.split("."), *path[old.count(".") + 1 :])
     if len(path) > 1 and path[-2].endswith("fit"):
         if last in ("precision", "checkpoint_every"):
             return (last,), value
@@ -120,10 +171,8 @@ def _moved(path: Path, value: Any, method: str) -> tuple[Path, Any] | None:
             if value not in (None, _FIXED[last]):
                 raise UsageError(f"{name} is {value}: AdamW's {last} is {_FIXED[last]}, fixed")
             return None
-        if last == "control_factor" and path not in (("fit", last), ("mario", "fit", last)):
-            return None
-        if last == "control_factor" and method in ("filt-acc", "sft", "direct"):
-            return None
+        if last == "control_factor" and path != ("mario", "fit", last):
+            return (path, value) if path == ("fit", last) and method in ("mario", "") else None
         if last == "head_rate" and not ({"rm", "ppo"} & set(path) or method == "reward-model"):
             return None
     if "instruction" in path:  # its `warm_up` is another one

@@ -82,6 +82,7 @@ METHODS: Mapping[str, Method] = {
         f"{HERE}.self_motivated:self_motivated", f"{HERE}.self_motivated:SelfMotivatedConfig",
         "Self-motivated Learning",
         "correctness ranks own attempts, the rank trains a reward model, PPO learns from it",
+        conclude=f"{HERE}.self_motivated:conclude",
     ),
     "mario": Method(
         f"{HERE}.mario:mario", f"{HERE}.mario:MarioConfig", "MaRio",
@@ -139,7 +140,8 @@ TRAINERS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "reward-model": (
         f"{HERE}.train_scorers.reward_model:train_reward_model",
-        (f"{HERE}.train_scorers.reward_model:RewardModelConfig",),
+        (f"{HERE}.train_scorers.reward_model:RewardModelConfig",
+         f"{HERE}.train_scorers.reward_model:AttemptsConfig"),
         "how good a reply is, from the rank that correctness gives attempts",
     ),
     "verifier": (
@@ -197,4 +199,7 @@ def _as_method(found: Any, name: str) -> Method:
         )
     about = (inspect.getdoc(found) or "a method of your own").splitlines()[0].rstrip(".")
     label = getattr(found, "__name__", name).replace("_", " ")
-    return Method(found, typing.cast(type, config), label, about)
+    return Method(
+        found, typing.cast(type, config), label, about,
+        learned_from=lambda config: getattr(config, "rewards", CORRECTNESS),
+    )  # fmt: skip

@@ -118,8 +118,8 @@ class Learned:
     """Its weights in the run."""
     asked: Asked = Asked()
     """How it is asked."""
-    trained: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Stage -> the rewards that it learned from there."""
+    trained: Mapping[str, Sequence[str]] | None = None
+    """Stage -> the rewards that it learned from there; None: as the table of methods says."""
     label: str = ""
     """Its row in tables, where it is not the method's own."""
     attempts: Sequence[Attempt] = ()

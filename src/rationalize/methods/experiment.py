@@ -56,12 +56,17 @@ class Table:
     def add(self, label: str, split: str, seed: int, attempts: Any) -> None:
         self.methods.setdefault(label, {}).setdefault(split, {})[seed] = attempts
 
+    def selected(self, exp: Experiment, label: str, seed: int) -> float:
+        """The development score of a row's weights."""
+        facts = exp.run.done(self.learned[label, seed].weights.name) or {}
+        return max(facts["scores"].values())
+
     def trained(self) -> list[dict[str, Any]]:
         """Rows of the section `trained`: which rewards each row learned from, by stage."""
         by_label: dict[str, dict[str, Sequence[str]]] = {}
         for (label, _), learned in self.learned.items():
             if label in self.methods:
-                by_label.setdefault(label, {}).update(learned.trained)
+                by_label.setdefault(label, {}).update(learned.trained or {})
         return [row for label, stages in by_label.items() for row in trained_rows(label, stages)]
 
 

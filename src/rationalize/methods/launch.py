@@ -106,7 +106,9 @@ def learn(exp: Experiment, policy: Policy, config: Any, stage: Any, method: Meth
     """Call the method, and complete what it leaves by what the table says of it."""
     made = load(method.learn)(exp, policy, config, stage)
     learned = made if isinstance(made, Learned) else Learned(made, stage.folder)
-    if not learned.trained:
+    if learned.weights == stage.folder and stage.done is None:  # the method did not store it
+        stage.policy(learned.policy, dict)
+    if learned.trained is None:
         names = [exp.suite[name].name for name in method.learned_from(config)]
         learned = replace(learned, trained={stage.name: tuple(names)} if names else {})
     if method.asked and learned.asked == Asked():

@@ -36,7 +36,7 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
         attempts = exp.evaluate(policy, name, split, asked=learned.asked)
         methods[name][split] = {exp.seed: attempts}
     export(exp, policy, name, learned.asked)
-    write_results(exp, methods, [(name, FLOOR)], trained=trained_rows(name, learned.trained))
+    write_results(exp, methods, [(name, FLOOR)], trained=trained_rows(name, learned.trained or {}))
     print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
 
 

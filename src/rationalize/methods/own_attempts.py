@@ -1,8 +1,8 @@
-"""A model's own attempts at training questions, sorted by whether they are right: the one store
-that STaR, RFT, iterative DPO, the reward model and PPO's start all read (self_motivated.md 2.A, B).
+"""A model's own attempts at training questions, sorted by whether they are right.
 
-Each attempt keeps the prompt that it was written under, demonstrations and hint included; whoever
-learns from it learns it as an answer to the question alone.
+STaR, RFT, iterative DPO and the reward model learn from them (docs/methods/self-motivated.md,
+stages A and B). Each attempt keeps the prompt that it was written under, with demonstrations and
+hint; it is learned as an answer to the question alone.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Literal
 
 from rationalize.answers import MARKER, answer_alone, is_correct, normalise, reply_text
 from rationalize.errors import UserError
-from rationalize.methods.common import rollouts
+from rationalize.methods.base import Experiment, NothingToLearn
+from rationalize.models.policy import Policy
 from rationalize.progress import say
 from rationalize.questions.demonstrations import demonstrations, form_of
 from rationalize.records import Attempt, Question
 from rationalize.rewards.correctness import correctness
 from rationalize.rewards.suite import RewardSuite
-from rationalize.runs import Run
+from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import teacher_attempts, write_attempts
 from rationalize.signals.duplicates import Dedupe, distinct, equations_hold
@@ -30,7 +31,7 @@ from rationalize.templates import INSTRUCTION, prompt_text
 
 Hints = Literal["off", "failed", "all"]
 
-LEAST_ASKED = 8
+MIN_DEV_QUESTIONS = 8
 """Fewer development questions do not stop a run whose writer answers none of them."""
 
 
@@ -54,8 +55,8 @@ class WriteConfig:
 
 
 @dataclass(frozen=True)
-class SelectConfig:
-    """Which attempts are learned from."""
+class RejectConfig:
+    """Which attempts are not learned from."""
 
     min_words: int = 5
     """A rationale with fewer words is rejected."""
@@ -63,22 +64,28 @@ class SelectConfig:
     """One of equal rationales is kept: by `equations` where there are some, else by `words`."""
     true_equations: bool = False
     """Reject a rationale with a false equation (RFT)."""
+
+
+@dataclass(frozen=True)
+class SelectConfig(RejectConfig):
+    """Which attempts are imitated."""
+
     positives: int = 4
     """Right attempts kept per question; 0: all."""
 
 
 @dataclass
 class Sorted:
-    """Attempts by what they are good for. Nothing is dropped without a name."""
+    """Attempts by what can be learned from them; what is dropped is counted with its reason."""
 
     positives: list[Attempt] = field(default_factory=list)
     """Right, distinct, within the cap."""
     negatives: list[Attempt] = field(default_factory=list)
     """Wrong, with an answer that could be read."""
     unparsed: list[Attempt] = field(default_factory=list)
-    """Without a readable answer: the third bucket."""
+    """Without a readable answer."""
     hinted: list[Attempt] = field(default_factory=list)
-    """Right, but shown the answer: to imitate, never to rank."""
+    """Right, but shown the answer: imitated, never ranked."""
     rejected: Counter[str] = field(default_factory=Counter)
     """Reason -> how many."""
 
@@ -94,9 +101,9 @@ class Coverage:
     solved: float
     """Share of questions with a right attempt."""
     with_signal: float
-    """Share of questions with a right attempt and a wrong one: they alone give pairs."""
+    """Share of questions with right and wrong attempts, which alone give pairs."""
     expected_signal: float
-    """The same, were every question passed at the mean rate (self_motivated.md B.5)."""
+    """The same if every question had the mean pass rate p: 1 - p^n - (1 - p)^n."""
     unparsed: float
     """Share of attempts without a readable answer."""
 
@@ -109,49 +116,48 @@ class Coverage:
 
 
 def own_attempts(
-    sampler: Sampler,
-    questions: Sequence[Question],
-    config: WriteConfig,
-    run: Run,
-    shard: str,
-    *,
-    round: int,
-    seed: int,
-    few_shot: bool,
-    train: Sequence[Question] = (),
-    split: str = "train",
-) -> list[Attempt]:
-    """`config.sampling.n` attempts per question, and hinted ones, stored in the run as `shard`.
+    exp: Experiment, policy: Policy, config: WriteConfig, stage: Stage, part: str, *,
+    round: int = 0, split: str = "train", few_shot: bool = False,
+) -> list[Attempt]:  # fmt: skip
+    """The policy's `config.sampling.n` attempts per question, and hinted ones: written and stored
+    as a part of the stage, or read back. Correctness is scored.
 
-    `few_shot` shows demonstrations, where `train` may be their source; a question that is one of
-    them is not asked. Correctness is scored.
+    `few_shot` shows demonstrations; a question that is one of them is not asked.
     """
-    shown = demonstrations(config.demos, questions, config.shots if few_shot else 0, train)
+    writer = f"{stage.name}-{part}"
+    questions = exp.splits.get(split, [])
+    if split != "train":  # there are demonstrations for the forms of training questions alone
+        forms = {form_of(q) for q in exp.train}
+        questions = [q for q in questions if form_of(q) in forms]
+    shots = config.shots if few_shot else 0
+    shown = demonstrations(config.demos, questions, shots, exp.train)  # form -> questions
     solved_for = {demo.id for demos in shown.values() for demo in demos}
     questions = [q for q in questions if q.id not in solved_for]
 
-    def written(asked: Sequence[Question], hinted: bool) -> list[Attempt]:
+    def ask(questions: Sequence[Question], *, hinted: bool) -> list[Attempt]:
         by_id: dict[str, list[Attempt]] = {}
         for form, demos in shown.items():
-            own = [q for q in asked if form_of(q) == form]
             for attempt in write_attempts(
-                sampler, own, config.sampling, split=split, seed=seed, round=round, demos=demos,
-                writer=f"{shard}-hinted" if hinted else shard, hinted=hinted, stream=shard,
-                label=f"{shard} writes{', hinted' if hinted else ''}",
+                Sampler(policy), [q for q in questions if form_of(q) == form], config.sampling,
+                split=split, seed=exp.seed, round=round, demos=demos, hinted=hinted, stream=writer,
+                writer=f"{writer}-hinted" if hinted else writer,
+                label=f"{writer} writes{', hinted' if hinted else ''}",
             ):  # fmt: skip
                 by_id.setdefault(attempt.question_id, []).append(attempt)
-        in_order = [a for q in asked for a in by_id.get(q.id, [])]
-        return RewardSuite([correctness()]).score(in_order, {q.id: q for q in asked})
+        in_order = [a for q in questions for a in by_id.get(q.id, [])]
+        return RewardSuite([correctness()]).score(in_order, {q.id: q for q in questions})
 
     def write() -> list[Attempt]:
-        attempts = written(questions, False)
-        if config.hints != "off":
-            solved = {a.question_id for a in attempts if a.rewards["correctness"]}
-            failed = [q for q in questions if config.hints == "all" or q.id not in solved]
-            attempts += written(failed, True) if failed else []
-        return attempts
+        attempts = ask(questions, hinted=False)
+        solved = {a.question_id for a in attempts if a.rewards["correctness"]}
+        to_hint = {
+            "off": [],
+            "failed": [q for q in questions if q.id not in solved],
+            "all": questions,
+        }[config.hints]
+        return attempts + ask(to_hint, hinted=True) if to_hint else attempts
 
-    return rollouts(run, shard, write)
+    return stage.attempts(part, write)
 
 
 def first_right(questions: Sequence[Question]) -> list[Attempt]:
@@ -166,8 +172,8 @@ def seed_attempts(train: Sequence[Question], count: int) -> list[Attempt]:
     seeds = first_right(train)[:count]
     if len(seeds) < count:
         raise UserError(
-            f"warm_up asks for {count} seed rationales, but only {len(seeds)} training questions "
-            "have a teacher rationale that led to the right answer; lower warm_up"
+            f"seed_rationales asks for {count}, but only {len(seeds)} training questions have a "
+            "teacher rationale that led to the right answer; lower seed_rationales"
         )
     return seeds
 
@@ -178,34 +184,35 @@ def sort_attempts(
     """Right, wrong, unreadable and hinted attempts, each question's in the order they were written
     (stage B).
     """
-    found = Sorted()
+    result = Sorted()
     right: dict[str, list[Attempt]] = {}
     for attempt in attempts:
         question = questions[attempt.question_id]
         if not attempt.parsed:
-            found.unparsed.append(attempt)
+            result.unparsed.append(attempt)
         elif why := fault(attempt, question, config):
-            found.rejected[why] += 1
+            result.rejected[why] += 1
         elif not is_right(attempt, question):
-            found.rejected["wrong despite the hint"] += attempt.hinted
-            found.negatives += [] if attempt.hinted else [attempt]
+            result.rejected["wrong despite the hint"] += attempt.hinted
+            result.negatives += [] if attempt.hinted else [attempt]
         else:
             right.setdefault(question.id, []).append(attempt)
-    for own in right.values():
-        free = [a for a in own if not a.hinted]
-        hinted = [] if free else [a for a in own if a.hinted]
-        found.rejected["solved without the hint"] += len(own) - len(free) - len(hinted)
-        same = distinct([a.rationale for a in free or hinted], config.dedupe)
-        kept = [a for a, keep in zip(free or hinted, same, strict=True) if keep]
+    for group in right.values():
+        # a hint is of use only where no attempt without one was right
+        unhinted = [a for a in group if not a.hinted]
+        usable = unhinted or group
+        result.rejected["solved without the hint"] += len(group) - len(usable)
+        first = distinct([a.rationale for a in usable], config.dedupe)
+        kept = [a for a, keep in zip(usable, first, strict=True) if keep]
         cap = config.positives or len(kept)
-        found.rejected["says the same"] += len(free or hinted) - len(kept)
-        found.rejected["over the cap"] += len(kept[cap:])
-        (found.positives if free else found.hinted).extend(kept[:cap])
-    found.rejected = +found.rejected
-    return found
+        result.rejected["says the same"] += len(usable) - len(kept)
+        result.rejected["over the cap"] += len(kept[cap:])
+        (result.positives if unhinted else result.hinted).extend(kept[:cap])
+    result.rejected = +result.rejected
+    return result
 
 
-def fault(attempt: Attempt, question: Question, config: SelectConfig) -> str | None:
+def fault(attempt: Attempt, question: Question, config: RejectConfig) -> str | None:
     """Why an attempt with an answer is not learned from, or None."""
     if attempt.finish != "stop":
         return "cut at the length limit"
@@ -229,80 +236,78 @@ def coverage(attempts: Sequence[Attempt], questions: Sequence[Question]) -> Cove
     by_id = {q.id: q for q in questions}
     right: dict[str, list[bool]] = {}
     wrong: set[str] = set()
-    free = [a for a in attempts if not a.hinted]
-    for attempt in free:
+    unhinted = [a for a in attempts if not a.hinted]
+    for attempt in unhinted:
         correct = is_right(attempt, by_id[attempt.question_id])
         right.setdefault(attempt.question_id, []).append(correct)
         if attempt.parsed and not correct:
             wrong.add(attempt.question_id)
-    signal = {id: any(own) and id in wrong for id, own in right.items()}
     if not right:
         return Coverage(len(questions), 0, 0.0, 0.0, 0.0, 0.0, 0.0)
-    rates = [sum(own) / len(own) for own in right.values()]
-    mean, n = sum(rates) / len(rates), round(len(free) / len(right))
+    rates = [sum(correct) / len(correct) for correct in right.values()]
+    mean, n = sum(rates) / len(rates), round(len(unhinted) / len(right))
     return Coverage(
         questions=len(right),
-        attempts=len(free),
+        attempts=len(unhinted),
         pass_rate=mean,
         solved=sum(rate > 0 for rate in rates) / len(rates),
-        with_signal=sum(signal.values()) / len(rates),
+        with_signal=sum(any(right[id]) for id in wrong) / len(rates),
         expected_signal=usable_share(mean, n),
-        unparsed=sum(not a.parsed for a in free) / len(free),
+        unparsed=sum(not a.parsed for a in unhinted) / len(unhinted),
     )
 
 
 def log_coverage(
-    attempts: Sequence[Attempt], questions: Sequence[Question], found: Sorted, run: Run, stage: str
+    stage: Stage, attempts: Sequence[Attempt], questions: Sequence[Question], kept: Sorted
 ) -> str:
     """Log and print how far attempts reach and what is kept; returns the line that was printed."""
     reached = coverage(attempts, questions)
-    run.rewind(f"{stage}/coverage", 0)
-    run.log(
-        f"{stage}/coverage", 0, **asdict(reached), kept=len(found.positives),
-        hinted=len(found.hinted), rejected=dict(found.rejected),
-    )  # fmt: skip
-    reasons = ", ".join(f"{n} {why}" for why, n in found.rejected.most_common())
-    line = f"{stage}: {reached}. Kept {len(found.positives)} (+{len(found.hinted)} hinted)"
-    say(f"{line}; not kept: {reasons or 'none'}")
-    return f"{line}; not kept: {reasons or 'none'}"
+    counts = {"kept": len(kept.positives), "hinted": len(kept.hinted)}
+    stage.log("coverage", 0, [{**asdict(reached), **counts, "rejected": dict(kept.rejected)}])
+    reasons = ", ".join(f"{n} {why}" for why, n in kept.rejected.most_common())
+    line = (
+        f"{stage.name}: {reached}. Kept {counts['kept']} (+{counts['hinted']} hinted); not kept: "
+        f"{reasons or 'none'}"
+    )
+    say(line)
+    return line
 
 
-class NothingRight(UserError):
-    """No attempt can be learned from."""
-
-    def __init__(self, figures: str) -> None:
-        super().__init__(
-            f"{figures}\nno attempt can be learned from. Write more per question "
-            "(`write.sampling.n`), give demonstrations of your questions (`write.demos`), allow "
-            "hints (`write.hints failed`), teach the writer a few seed rationales first "
-            "(`warm_up`), or take a larger model (in a demo and in self-motivated these settings "
-            "are under `kept.`)"
-        )
+def nothing_right(figures: str) -> NothingToLearn:
+    """The error that no attempt can be learned from, with figures and advice."""
+    return NothingToLearn(
+        f"{figures}\nno attempt can be learned from. Write more per question "
+        "(`write.sampling.n`), give demonstrations of your questions (`write.demos`), allow hints "
+        "(`write.hints failed`), teach the writer a few seed rationales first "
+        "(`seed_rationales`), or take a larger model (in a demo and in self-motivated these "
+        "settings are under `rft.`)"
+    )
 
 
 def check_writer(
-    before: Sequence[Attempt], questions: Sequence[Question], stage: str, hints: Hints
+    attempts: Sequence[Attempt], questions: Sequence[Question], stage: Stage, hints: Hints
 ) -> None:
-    """Say how well the first writer does on development questions, before the long writing starts;
-    raise `NothingRight` where none of its replies can be read, and no hint would help.
+    """Say how well the first writer does on development questions, before the long writing starts.
+
+    Raises `NothingToLearn` where none of its replies can be read, and no hint would help.
     """
-    reached = coverage(before, questions)
+    reached = coverage(attempts, questions)
     if not reached.attempts:
         return
     line = (
-        f"{stage}: the first writer is right on {reached.pass_rate:.1%} of {reached.questions} "
-        f"development questions; {reached.unparsed:.1%} of its replies have no answer"
+        f"{stage.name}: the first writer is right on {reached.pass_rate:.1%} of "
+        f"{reached.questions} development questions; {reached.unparsed:.1%} of its replies have no "
+        "answer"
     )
     say(line)
-    if reached.unparsed == 1 and hints == "off" and reached.questions >= LEAST_ASKED:
-        raise NothingRight(
-            f"{line}: each should end in `{MARKER} ..` (`evaluation_sampling.max_new_tokens` "
-            "leaves room for it?)"
+    if reached.unparsed == 1 and hints == "off" and reached.questions >= MIN_DEV_QUESTIONS:
+        raise nothing_right(
+            f"{line}: each should end in `{MARKER} ..` (`evaluation_tokens` leaves room for it?)"
         )
 
 
 def rankable(
-    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SelectConfig
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: RejectConfig
 ) -> list[Attempt]:
     """Attempts without a hint and without a fault; those that say the same as an earlier one with
     the same answer are left out (stage B, for the rank).
@@ -313,14 +318,11 @@ def rankable(
         if attempt.hinted or (attempt.parsed and fault(attempt, question, config)):
             continue
         groups.setdefault((question.id, attempt.prediction), []).append(attempt)
-    return [
-        attempt
-        for own in groups.values()
-        for attempt, keep in zip(
-            own, distinct([a.rationale for a in own], config.dedupe), strict=True
-        )
-        if keep
-    ]
+    ranked = []
+    for group in groups.values():
+        first = distinct([a.rationale for a in group], config.dedupe)
+        ranked += [a for a, keep in zip(group, first, strict=True) if keep]
+    return ranked
 
 
 def learned_text(attempt: Attempt, question: Question) -> tuple[str, str]:

@@ -1,52 +1,48 @@
-"""PPO on rationales (arXiv 1707.06347; self_motivated.md 2.E).
+"""PPO on rationales (Schulman et al., arXiv 1707.06347).
 
     1. roll out   `prompts` questions x `sampling.n` replies from the policy, at temperature 1
     2. score      S = rm_weight R(x, y) + correct_weight z(y) - unparsed_penalty (1 - u(y))
                   modes: `rm` (R alone), `z` (correctness alone), `rm+z`
     3. reward     rho_t = -beta (log pi - log pi_ref)(y_t), and S at the last token
-    4. advantage  generalised advantage estimation, whitened over the rollouts
+    4. advantage  generalised advantage estimation (arXiv 1506.02438), whitened over the rollouts
     5. learn      `epochs` passes: clipped policy loss + value_weight * clipped value loss
 
 The reference is the policy as it started, which is kept where no later one does better on
-development questions. Its log-probabilities, the policy's own and the values
-are computed once per rollout. Mode `z` needs no reward model and none is loaded.
+development questions. Its log-probabilities, the policy's own and the values are computed once per
+rollout. Mode `z` needs no reward model and none is loaded.
 
-Deviations: the paper's figures could not be read; these are ours. The value head reads the policy's
-hidden states without moving them (`detach_value`), starts at 0, and has a learning rate of its own:
-at the policy's it would stay there, and lambda leave early tokens no credit. An update's scores are
-taken less their mean, or else the early tokens of right replies, to which lambda leaves little of
-the score, would fall below the mean advantage and be pushed down. Whitening does not blow up the
-noise of replies that are all worth the same (`least_spread`): it undid what had been learned.
+Deviations: the figures of Self-motivated Learning (arXiv 2404.07017) could not be read; these are
+ours (docs/methods/self-motivated.md). The value head reads the policy's hidden states without
+moving them (`detach_value`), starts at 0, and has a learning rate of its own: at the policy's it
+would stay there, and lambda leave early tokens no credit. An update's scores are taken less their
+mean, or else the early tokens of right replies, to which lambda leaves little of the score, would
+fall below the mean advantage and be pushed down. Whitening does not scale up the noise of replies
+that are all worth the same (`min_advantage_std`): it undid what had been learned.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from rationalize.errors import UsageError
-from rationalize.methods.common import (
-    MethodConfig,
-    evaluate_on_dev,
-    finish_stage,
-    questions_for,
-)
+from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
 from rationalize.models.policy import Policy
 from rationalize.progress import say
-from rationalize.records import Attempt, Question
-from rationalize.rewards.suite import RewardSuite
-from rationalize.runs import Run
+from rationalize.records import Attempt
+from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Recorded, write_attempts
 from rationalize.training.advantages import explained_variance
-from rationalize.training.loop import FitConfig, fit
+from rationalize.training.loop import HeadFitConfig, fit
 from rationalize.training.objectives import ppo as ppo_objective
 from rationalize.training.rollouts import (
     Reference,
@@ -65,11 +61,9 @@ HORIZON = 0.1
 
 
 @dataclass(frozen=True)
-class PpoConfig(MethodConfig):
-    """PPO."""
+class PpoConfig:
+    """PPO, in any mode."""
 
-    mode: Mode = "rm+z"
-    """What a reply is worth: the reward model's score, its correctness, or both."""
     rm_weight: float = 1.0
     """Weight of the reward model's scaled score."""
     correct_weight: float = 1.0
@@ -98,7 +92,7 @@ class PpoConfig(MethodConfig):
     """Discount per token."""
     lam: float = 0.95
     """Generalised advantage estimation's lambda."""
-    least_spread: float = 0.1
+    min_advantage_std: float = 0.1
     """An update's advantages are scaled to mean 0 and deviation 1; a deviation smaller than this is
     not scaled up: replies that are all worth the same teach nothing, and their noise should not.
     """
@@ -114,7 +108,7 @@ class PpoConfig(MethodConfig):
     """
     select_by: str = "accuracy"
     """Development metric that selects the checkpoint."""
-    fit: FitConfig = FitConfig(
+    fit: HeadFitConfig = HeadFitConfig(
         learning_rate=1e-6, head_rate=1e-3, batch_size=64, schedule="constant", max_grad_norm=0.5
     )
     """How the policy learns; a batch is a minibatch of replies, `head_rate` the value head's."""
@@ -139,116 +133,149 @@ class PpoConfig(MethodConfig):
         """Optimiser steps of an epoch."""
         return math.ceil(self.prompts * self.sampling.n / self.fit.batch_size)
 
+    @property
+    def steps_per_update(self) -> int:
+        return self.minibatches * self.epochs
+
+    def in_mode(self, mode: Mode) -> PpoRowConfig:
+        """PPO as it is here, in a mode."""
+        return PpoRowConfig(**vars(self) | {"mode": mode})
+
+
+@dataclass(frozen=True)
+class PpoRowConfig(PpoConfig):
+    """PPO in a mode."""
+
+    mode: Mode = "rm+z"
+    """What a reply is worth: the reward model's score, its correctness, or both."""
+
 
 def ppo(
-    policy: Policy,
-    reference: Reference,
-    suite: RewardSuite,
-    train: Sequence[Question],
-    dev: Sequence[Question],
-    config: PpoConfig,
-    run: Run,
-    stage: str,
-) -> None:
-    """Train in place and leave the weights selected on development questions in `policy`.
+    exp: Experiment, policy: Policy, reference: Reference, config: PpoRowConfig, stage: Stage
+) -> Policy:
+    """Teach in place, and leave the weights selected on development questions in `policy`.
 
-    `suite` holds `correctness`, and `reward_model` unless the mode is `z`.
+    The experiment's rewards hold `correctness`, and `reward_model` unless the mode is `z`.
     """
-    unit = new_head(policy, zero=True)
-    maker, best = RowMaker(policy), BestCheckpoint(run, stage)
-    by_id = {q.id: q for q in train}
-    scored = suite.only(*scores_of(config.mode))
-    per_update = config.minibatches * config.epochs
-    current: list[Row] = []
-    loaded, ended = -1, ""
 
-    def roll_out(step: int) -> None:
-        nonlocal current, loaded, ended
-        update = step // per_update
-        if update == loaded:
+    def learn() -> Mapping[str, Any]:
+        updates = Updates(exp, policy, reference, config, stage)
+        # 5. learn
+        objective = ppo_objective(
+            updates.value_head, clip=config.clip, value_clip=config.value_clip,
+            value_weight=config.value_weight, detach_value=config.detach_value,
+        )  # fmt: skip
+        with attached(policy, updates.value_head):
+            fit(
+                policy, objective, updates.batch_at, config.fit, stage,
+                steps=config.updates * config.steps_per_update,
+                before_step=updates.before_step, after_step=updates.after_step,
+            )  # fmt: skip
+        return updates.best.load_into(policy)
+
+    stage.policy(policy, learn)
+    return policy
+
+
+class Updates:
+    """PPO's updates: replies are written once, and learned from for `epochs` passes.
+
+    Whatever an update depends on is stored or logged, so that a resumed run makes the same one.
+    """
+
+    def __init__(
+        self, exp: Experiment, policy: Policy, reference: Reference, config: PpoRowConfig,
+        stage: Stage,
+    ) -> None:  # fmt: skip
+        self.exp, self.policy, self.reference = exp, policy, reference
+        self.config, self.stage = config, stage
+        self.value_head = new_head(policy, zero=True)
+        self.best = BestCheckpoint(stage)
+        self.questions = {q.id: q for q in exp.train}
+        self.rows: list[Row] = []  # replies of the current update, with advantages and returns
+        self.current, self.ended = -1, ""
+
+    def before_step(self, step: int) -> None:
+        """At an update's first step, phases 1 to 4; at step 0, an evaluation of the start."""
+        update = step // self.config.steps_per_update
+        if update == self.current:
             return
         if step == 0:
-            evaluate(0, 0)
-        loaded = update
-        if ended:
+            self._evaluate(0, 0)
+        self.current = update
+        if self.ended:
             return
-        if ended := end_reason(run, stage, update, config):
-            evaluate(update, step)  # where training got to is a candidate too
-            return
-        name = f"{stage}-update{update}"
-        file = run.folder("rollouts") / f"{name}.safetensors"
-        if not (file.exists() and run.has_shard(name)):
-            attempts, rows = write(update)
-            first = [minibatch(len(rows), 0, k, update, config) for k in range(config.minibatches)]
-            measured = measure(
-                policy, unit, reference, [[rows[i] for i in own] for own in first], config.fit
-            )
-            place = dict(zip((i for own in first for i in own), measured, strict=True))
-            save_rollouts([place[i] for i in range(len(rows))], file)
-            run.append(attempts, name)
-        attempts, rollouts = run.read_shard(name), load_rollouts(file)
-        beta = next_beta(run, stage, update, config)
-        worth = [score(a, config) for a in attempts]
-        baseline = float(np.mean(worth))
-        current, returns_N = to_learn(
-            rollouts,
-            [own - baseline for own in worth],
-            beta=beta,
-            gamma=config.gamma,
-            lam=config.lam,
-            least_spread=config.least_spread,
-        )
-        values_N = torch.cat([r.value_T for r in rollouts])
-        run.rewind(f"{stage}/rollouts", update)
-        run.log(
-            f"{stage}/rollouts", update, score=baseline, beta=beta,
-            kl=float(np.mean([r.kl for r in rollouts])), returns=float(returns_N.mean()),
-            explained_variance=explained_variance(values_N, returns_N),
-            **mean_facts(attempts),
-        )  # fmt: skip
+        self.ended = end_reason(self.stage, update, self.config)
+        if self.ended:
+            self._evaluate(update, step)  # where training got to is a candidate too
+        else:
+            self._prepare(update)
 
-    def write(update: int) -> tuple[list[Attempt], list[Row]]:
-        sampler = Recorded(Sampler(policy))
-        attempts = write_attempts(
-            sampler, questions_for(train, config.prompts, update, config.seed),
-            config.sampling, split="train", seed=config.seed, round=update,
-            step=update * per_update, writer=stage, stream=stage,
-            label=f"{stage} writes, update {update}",
-        )  # fmt: skip
-        rows = [maker.drawn(a.prompt, ids) for a, ids in zip(attempts, sampler.ids, strict=True)]
-        return scored.score(attempts, by_id), rows
-
-    def batch_at(step: int) -> list[Row]:
-        update, within = divmod(step, per_update)
-        epoch, k = divmod(within, config.minibatches)
-        if ended or too_far(run, stage, update, epoch, config):
+    def batch_at(self, step: int) -> list[Row]:
+        """A minibatch of the update's replies; none where its further epochs are dropped."""
+        update, within = divmod(step, self.config.steps_per_update)
+        epoch, k = divmod(within, self.config.minibatches)
+        if self.ended or too_far(self.stage, update, epoch, self.config):
             return []
-        return [current[i] for i in minibatch(len(current), epoch, k, update, config)]
+        picked = minibatch(len(self.rows), epoch, k, update, self.config, self.exp.seed)
+        return [self.rows[i] for i in picked]
 
-    def after_step(step: int) -> None:
-        update, within = divmod(step + 1, per_update)
-        last = step + 1 == config.updates * per_update
-        if (within or update % config.evaluate_every) and not last:
-            return
-        if not ended:
-            evaluate(update, step + 1)
+    def after_step(self, step: int) -> None:
+        """An evaluation after every `evaluate_every` updates, and at the end."""
+        update, within = divmod(step + 1, self.config.steps_per_update)
+        due = not within and update % self.config.evaluate_every == 0
+        if (due or update == self.config.updates) and not self.ended:
+            self._evaluate(update, step + 1)
 
-    def evaluate(update: int, step: int) -> None:
-        points = evaluate_on_dev(
-            run, stage, Sampler(policy), suite, dev, config, round=update, step=step
-        )
-        best.offer(step, points, policy)
-
-    objective = ppo_objective(
-        unit, clip=config.clip, value_clip=config.value_clip, value_weight=config.value_weight,
-        detach_value=config.detach_value,
-    )  # fmt: skip
-    with attached(policy, unit):
-        fit(
-            policy, objective, batch_at, config.fit, run=run, stage=stage,
-            steps=config.updates * per_update, before_step=roll_out, after_step=after_step,
+    def _prepare(self, update: int) -> None:
+        config, stage = self.config, self.stage
+        folder = self.exp.run.folder("rollouts")
+        file = folder / f"{stage.name}-update{update}.safetensors"
+        # 1. roll out, and 2. score
+        attempts = stage.attempts(f"update{update}", lambda: self._roll_out(update, file))
+        rollouts = load_rollouts(file)  # log-probabilities and values, each (T,)
+        scores = [score(a, config) for a in attempts]
+        baseline = float(np.mean(scores))
+        # 3. reward: (T,) per reply, and 4. advantage: (T,), whitened over all tokens (N,)
+        beta = next_beta(stage, update, config)
+        self.rows, returns_N = to_learn(
+            rollouts, [own - baseline for own in scores], beta=beta, gamma=config.gamma,
+            lam=config.lam, least_spread=config.min_advantage_std,
         )  # fmt: skip
-    finish_stage(run, stage, best, policy)
+        values_N = torch.cat([r.value_T for r in rollouts])
+        facts = {
+            "score": baseline, "beta": beta, "kl": float(np.mean([r.kl for r in rollouts])),
+            "returns": float(returns_N.mean()),
+            "explained_variance": explained_variance(values_N, returns_N),
+        }  # fmt: skip
+        stage.log("rollouts", update, [{**facts, **mean_facts(attempts)}])
+
+    def _roll_out(self, update: int, file: Path) -> list[Attempt]:
+        """Write and score replies; their token ids, log-probabilities and values go to `file`."""
+        config, exp, name = self.config, self.exp, self.stage.name
+        sampler = Recorded(Sampler(self.policy))
+        attempts = write_attempts(
+            sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling,
+            split="train", seed=exp.seed, round=update, step=update * config.steps_per_update,
+            writer=name, stream=name, label=f"{name} writes, update {update}",
+        )  # fmt: skip
+        maker = RowMaker(self.policy)
+        rows = [maker.drawn(a.prompt, ids) for a, ids in zip(attempts, sampler.ids, strict=True)]
+        # in the passes of the first epoch, so that its ratios are exactly 1
+        picked = [
+            minibatch(len(rows), 0, k, update, config, exp.seed) for k in range(config.minibatches)
+        ]
+        measured = measure(
+            self.policy, self.value_head, self.reference,
+            [[rows[i] for i in batch] for batch in picked], config.fit,
+        )  # fmt: skip
+        place = dict(zip((i for batch in picked for i in batch), measured, strict=True))
+        save_rollouts([place[i] for i in range(len(rows))], file)
+        return exp.suite.only(*scores_of(config.mode)).score(attempts, self.questions)
+
+    def _evaluate(self, update: int, step: int) -> None:
+        means = evaluate_on_dev(self.exp, self.stage, self.policy, round=update, step=step)
+        self.best.offer(step, selected(means, self.config.select_by), self.policy)
 
 
 def scores_of(mode: Mode) -> tuple[str, ...]:
@@ -256,8 +283,8 @@ def scores_of(mode: Mode) -> tuple[str, ...]:
     return ("correctness",) if mode == "z" else ("correctness", "reward_model")
 
 
-def score(attempt: Attempt, config: PpoConfig) -> float:
-    """S(x, y): what a reply is worth (self_motivated.md 2.E)."""
+def score(attempt: Attempt, config: PpoRowConfig) -> float:
+    """S(x, y): what a reply is worth."""
     total = 0.0 if attempt.parsed else -config.unparsed_penalty
     if config.mode != "z":
         total += config.rm_weight * (attempt.rewards["reward_model"] or 0.0)
@@ -266,58 +293,56 @@ def score(attempt: Attempt, config: PpoConfig) -> float:
     return total
 
 
-def minibatch(n: int, epoch: int, k: int, update: int, config: PpoConfig) -> list[int]:
+def minibatch(n: int, epoch: int, k: int, update: int, config: PpoConfig, seed: int) -> list[int]:
     """Indices of minibatch `k` of an epoch: a shuffled cut of all `n` replies."""
-    order = np.random.default_rng([config.seed, update, epoch]).permutation(n)
+    order = np.random.default_rng([seed, update, epoch]).permutation(n)
     return np.array_split(order, config.minibatches)[k].tolist()
 
 
-def too_far(run: Run, stage: str, update: int, epoch: int, config: PpoConfig) -> bool:
+def too_far(stage: Stage, update: int, epoch: int, config: PpoConfig) -> bool:
     """Whether an earlier epoch of this update moved the policy beyond `epoch_kl`."""
     if not epoch:
         return False
-    first = update * config.minibatches * config.epochs
-    lines = {line["step"]: line for line in run.metrics(stage) if line["step"] >= first}
-    for earlier in range(epoch):
-        start = first + earlier * config.minibatches
-        own = [lines[s] for s in range(start, start + config.minibatches) if s in lines]
-        moved = [line["approx_kl"] for line in own if "approx_kl" in line]
+    first = update * config.steps_per_update
+    lines = {line["step"]: line for line in stage.metrics() if line["step"] >= first}
+    for start in range(first, first + epoch * config.minibatches, config.minibatches):
+        steps = range(start, start + config.minibatches)
+        moved = [lines[s]["approx_kl"] for s in steps if "approx_kl" in lines.get(s, ())]
         if moved and np.mean(moved) > config.epoch_kl:
             return True
     return False
 
 
-def next_beta(run: Run, stage: str, update: int, config: PpoConfig) -> float:
+def next_beta(stage: Stage, update: int, config: PpoConfig) -> float:
     """The KL coefficient of an update; adaptive, it follows the KL of the one before."""
-    before = [line for line in run.metrics(f"{stage}/rollouts") if line["step"] == update - 1]
+    before = [line for line in stage.metrics("rollouts") if line["step"] == update - 1]
     if not config.kl_target or not before:
         return config.beta
     error = float(np.clip(before[0]["kl"] / config.kl_target - 1, -0.2, 0.2))
     return before[0]["beta"] * (1 + HORIZON * error)
 
 
-def end_reason(run: Run, stage: str, update: int, config: PpoConfig) -> str:
+def end_reason(stage: Stage, update: int, config: PpoRowConfig) -> str:
     """Why training ends before this update, or nothing: too far from the reference, or the reward
     model is being over-optimised. Said once.
     """
     reason = ""
-    lines = [line for line in run.metrics(f"{stage}/rollouts") if line["step"] < update]
+    lines = [line for line in stage.metrics("rollouts") if line["step"] < update]
     if lines and lines[-1]["kl"] > config.stop_kl:
         reason = f"the KL to the reference is {lines[-1]['kl']:.1f} nats a reply"
     means: dict[str, list[float]] = {"reward_model": [], "accuracy": []}
-    for line in run.metrics(f"{stage}/rounds"):
+    for line in stage.metrics("rounds"):
         if line["reward"] in means and line["round"] <= update:
             means[line["reward"]].append(line["mean"])
-    learned = config.mode != "z" and config.patience > 0
-    if learned and over_optimised(means["reward_model"], means["accuracy"], config.patience):
+    reads_model = config.mode != "z" and config.patience > 0
+    if reads_model and over_optimised(means["reward_model"], means["accuracy"], config.patience):
         reason = (
             f"over {config.patience} evaluations the reward model's score rose and development "
             "accuracy fell: it is being over-optimised"
         )
     if reason:
-        say(f"{stage} ends before update {update}: {reason}")
-        if run.read_json(f"{stage}-ended.json") is None:
-            run.write_json(f"{stage}-ended.json", {"before_update": update, "reason": reason})
+        say(f"{stage.name} ends before update {update}: {reason}")
+        stage.facts(f"{stage.name}-ended", lambda: {"before_update": update, "reason": reason})
     return reason
 
 

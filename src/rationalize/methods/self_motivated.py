@@ -4,12 +4,11 @@ and PPO learns from it.
 Feng et al., "Improving Language Model Reasoning with Self-motivated Learning" (LREC-COLING 2024,
 arXiv 2404.07017). Of the paper, the abstract alone could be read: the model writes its own
 rationales, correctness ranks them, the rank trains a reward model, reinforcement learning learns
-from it. Every figure and formula below that is our default, and docs/methods/self-motivated.md
-says which.
+from it. Every figure and formula below that is our default: docs/methods/self-motivated.md.
 
     A  write    the base model attempts every question, few-shot                 own_attempts.py
     B  sort     right, wrong, unreadable; equals once; caps; coverage            own_attempts.py
-    C  imitate  M_sft <- the base model, fresh, on the right attempts (= RFT)    expert_iteration.py
+    C  imitate  M_sft <- the base model, fresh, on the right attempts (RFT)      self_training.py
     C' redraw   M_sft attempts every question
     D  rank     R <- M_sft with a scalar head, on right over wrong (B and C')    reward_model.py
        gate     R must order held-out pairs, also without the answer sentence
@@ -37,14 +36,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
-from rationalize.methods.common import (
-    MethodConfig,
-    evaluate_as_written,
-    refuse_nested,
-    refuse_unused,
-    share,
-)
-from rationalize.methods.expert_iteration import RftConfig, restarting
+from rationalize.methods import outcome
+from rationalize.methods.base import Experiment, Learned, NothingToLearn
 from rationalize.methods.own_attempts import (
     SelectConfig,
     WriteConfig,
@@ -52,56 +45,50 @@ from rationalize.methods.own_attempts import (
     own_attempts,
     sort_attempts,
 )
-from rationalize.methods.ppo import Mode, PpoConfig, ppo, scores_of
-from rationalize.methods.reward_model import (
-    NoRank,
+from rationalize.methods.ppo import Mode, PpoConfig, PpoRowConfig, ppo, scores_of
+from rationalize.methods.self_training import RftConfig, self_training
+from rationalize.methods.train_scorers.reward_model import (
+    RankData,
     RewardModelConfig,
     describe,
     gate_reason,
     learn_rank,
 )
-from rationalize.methods.setup import Setup, open_method
 from rationalize.models.heads import load_head
-from rationalize.models.policy import Policy, load_policy
+from rationalize.models.policy import Policy
 from rationalize.models.reward_model import ADAPTER, RewardModel, read_facts, scaling
 from rationalize.models.variants import Variants
 from rationalize.progress import say
-from rationalize.records import Attempt
-from rationalize.rewards.base import Reward
 from rationalize.rewards.reward_model import reward_model as reward_of
-from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.runs import Stage
+from rationalize.sampling.local import SamplingConfig
+from rationalize.training.selection import best_of
 
 
 @dataclass(frozen=True)
-class SelfMotivatedConfig(MethodConfig):
+class SelfMotivatedConfig:
     """Self-motivated Learning."""
 
-    kept: RftConfig = RftConfig(
+    rft: RftConfig = RftConfig(
         write=WriteConfig(sampling=SamplingConfig(temperature=0.7, max_new_tokens=256, n=16)),
         select=SelectConfig(positives=4),
     )
-    """Stages A to C: how attempts are written, sorted and imitated. Its model, questions and seed
-    are this method's own.
-    """
-    redraw: WriteConfig = WriteConfig(
-        shots=0, sampling=SamplingConfig(temperature=1.0, max_new_tokens=256, n=8)
-    )
+    """Stages A to C: how attempts are written, sorted and imitated."""
+    redraw: SamplingConfig = SamplingConfig(temperature=1.0, max_new_tokens=256, n=8)
     """Stage C': how M_sft attempts every question again."""
     rm: RewardModelConfig = RewardModelConfig()
-    """Stage D: the reward model and its gate. It ranks what `kept.select` says."""
+    """Stage D: the reward model and its gate. What is not ranked, `rft.select` says."""
     ppo: PpoConfig = PpoConfig()
-    """Stage E; its `mode` is one of `modes`."""
+    """Stage E."""
     modes: tuple[Mode, ...] = ("rm+z",)
     """PPO runs, each from M_sft: `rm`, `z`, `rm+z`. The best on development questions is kept."""
     rounds: int = 1
     """Passes A to E; ends early when development accuracy rises by less than a standard error."""
-    evaluation_sampling: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=256)
-    """How development and test rationales are written; by default as long as `kept.write`'s."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "lora": {
             "tuning": "lora",
-            "kept": {"fit": {"learning_rate": 2e-4}},
+            "rft": {"fit": {"learning_rate": 2e-4}},
             "rm": {"fit": {"learning_rate": 1e-4}},
             "ppo": {"fit": {"learning_rate": 1e-5}},
         }
@@ -110,64 +97,81 @@ class SelfMotivatedConfig(MethodConfig):
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
             raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
-        refuse_unused(self, "init", "sft_epochs", "sft_fit")
-        evaluate_as_written(self, self.kept.write.sampling)
-        refuse_nested(self, "kept", "rm", "ppo", "rm.attempts", "ppo.mode")  # `modes` says which
-        if self.rm.select not in (SelectConfig(), self.kept.select):
-            raise UsageError(
-                "rm.select has no effect in SelfMotivated; set kept.select, which says for both "
-                "what is learned from"
-            )
         if self.rounds < 1:
             raise UsageError(f"rounds is {self.rounds}; expected at least 1")
 
+    @property
+    def max_new_tokens(self) -> int:
+        """The longest reply that is written."""
+        return self.rft.max_new_tokens
 
-@dataclass
-class Learned:
-    """What a pass of A to E leaves behind."""
-
-    sft: Path
-    """M_sft's weights; a role loads them when its turn comes."""
-    attempts: list[Attempt]
-    """Of stages A and C'."""
-    redrawn: list[Attempt]
-    """Of stage C' alone: M_sft's own."""
-    reward_model: Path | None
-    """Folder, unless no mode reads one."""
-    closed: str | None
-    """Why the gate is closed, if it is."""
+    @property
+    def ranking(self) -> RankConfig:
+        """Stages C' and D."""
+        return RankConfig(self.redraw, self.rft.select, self.rm, self.modes)
 
 
-def train_self_motivated(config: SelfMotivatedConfig, out: Path) -> None:
-    """All stages in `out`; the policy lands in `out/model`."""
-    with open_method(config, "self-motivated", out) as setup:
-        if setup.tuning == "lora":
-            say_slow_rates(config)
-        best, folder, name, writer = -math.inf, None, "Self-motivated Learning", None
-        trained: dict[str, Sequence[str]] = {}
-        for round in range(config.rounds):
-            learned = attempts_to_rewards(
-                setup, config, config.modes, f"round{round}", round, writer
-            )
-            scores: dict[Mode, float] = {}
-            for mode in open_modes(config.modes, learned.closed):
-                stage = f"{stage_of(mode)}-round{round}"
-                improve(setup, learned, replace(config.ppo, mode=mode), stage)
-                scores[mode] = best_score(setup, stage)
-            if not scores:
-                if folder is None:
-                    folder, name = learned.sft, "RFT"
-                break
-            mode = max(scores, key=scores.__getitem__)
-            rise, best = scores[mode] - best, max(best, scores[mode])
-            if rise > 0:
-                stage = f"{stage_of(mode)}-round{round}"
-                folder = setup.run.folder("policies", stage)
-                trained = {stage: learned_from(mode)}
-            if rise < 0.5 / math.sqrt(len(setup.dev)):
-                break  # less than a standard error of a share, at its widest
-            writer = again(setup, folder or learned.sft)
-        setup.conclude(again(setup, folder or learned.sft), name, trained=trained)
+@dataclass(frozen=True)
+class RankConfig:
+    """Stages C' and D: M_sft's own attempts, and the reward model of their rank."""
+
+    redraw: SamplingConfig = SamplingConfig(temperature=1.0, max_new_tokens=256, n=8)
+    """How M_sft attempts every question again."""
+    select: SelectConfig = SelectConfig()
+    """What is not ranked."""
+    rm: RewardModelConfig = RewardModelConfig()
+    """The reward model and its gate."""
+    modes: tuple[Mode, ...] = ("rm+z",)
+    """What PPO shall learn from: where no mode reads a reward model, none is trained."""
+
+
+def self_motivated(
+    exp: Experiment, policy: Policy, config: SelfMotivatedConfig, stage: Stage
+) -> Learned:
+    """All stages; leaves the weights of the best round and mode in `policy`.
+
+    Stages are named by round and mode alone, not after `stage`: there is one such method in a run.
+    """
+    if exp.tuning == "lora":
+        say_slow_rates(config)
+    best, kept = -math.inf, None
+    for round in range(config.rounds):
+        prefix = f"round{round}"
+        # A write, B sort, C imitate: M_sft
+        m_sft = self_training(exp, policy, config.rft, exp.stage(f"{prefix}-sft"))
+        # C' redraw, D rank, and the gate
+        ranked = rank(
+            replace(exp, start=m_sft), policy, config.ranking, exp.stage(prefix), round=round
+        )
+        exp = replace(with_reward_model(exp, ranked), start=ranked)
+        # E improve: PPO in every open mode, from M_sft each
+        improved: dict[Mode, Learned] = {}
+        scores: dict[Mode, float] = {}
+        for mode in open_modes(config.modes, ranked.closed):
+            policy.load_weights(m_sft.weights)
+            this = exp.stage(f"ppo-{mode.replace('+', '-')}-{prefix}")
+            improved[mode] = improve(exp, policy, config.ppo.in_mode(mode), this)
+            scores[mode] = max((this.done or {})["scores"].values())
+        if not scores:
+            kept = kept or replace(m_sft, label="RFT")
+            break
+        mode = best_of(scores)
+        rise = scores[mode] - best
+        if rise > 0 or kept is None:
+            best, kept = scores[mode], improved[mode]
+        if rise < 0.5 / math.sqrt(len(exp.dev)):
+            break  # less than a standard error of a share, at its widest
+        # F repeat: the best so far writes in the place of the base model
+        policy.load_weights(kept.weights)
+        exp = replace(exp, start=kept)
+    assert kept is not None
+    policy.load_weights(kept.weights)
+    return replace(kept, reward_model=ranked.reward_model or kept.reward_model)
+
+
+def conclude(exp: Experiment, learned: Learned, name: str) -> None:
+    """As every method, with the scores of the reward model."""
+    outcome.conclude(with_reward_model(exp, learned), learned, name)
 
 
 def say_slow_rates(config: SelfMotivatedConfig) -> None:
@@ -175,7 +179,7 @@ def say_slow_rates(config: SelfMotivatedConfig) -> None:
     default = SelfMotivatedConfig()
     slow = [
         f"{stage}.fit.learning_rate {getattr(config, stage).fit.learning_rate:g}"
-        for stage in ("kept", "rm", "ppo")
+        for stage in ("rft", "rm", "ppo")
         if getattr(config, stage).fit.learning_rate == getattr(default, stage).fit.learning_rate
     ]
     if slow:
@@ -185,97 +189,126 @@ def say_slow_rates(config: SelfMotivatedConfig) -> None:
         )
 
 
-def attempts_to_rewards(
-    setup: Setup, config: SelfMotivatedConfig, modes: Sequence[Mode], prefix: str, round: int = 0,
-    writer: Policy | None = None,
-) -> Learned:  # fmt: skip
-    """Stages A to D; the reward model is trained where a mode reads it, and joins the suite."""
-    run, by_id = setup.run, {q.id: q for q in setup.train}
-    sft = restarting(setup, share(config.kept, config), f"{prefix}-sft", writer)
-    redrawn = own_attempts(
-        Sampler(sft.policy), setup.train, config.redraw, run, f"{prefix}-redraws", round=round,
-        seed=config.seed, few_shot=False,
-    )  # fmt: skip
-    found = sort_attempts(redrawn, by_id, config.kept.select)
-    log_coverage(redrawn, setup.train, found, run, f"{prefix}-redraws")
-    learned = Learned(sft.folder, [*sft.attempts, *redrawn], redrawn, None, None)
-    if any(mode != "z" for mode in modes):
-        own = share(config.rm, config, select=config.kept.select)
-        folder = run.folder("scorers", f"{prefix}-reward-model")
-        facts: dict[str, Any] = {}
-        try:
-            facts = reward_model(setup, own, learned, folder, f"{prefix}-reward-model")
-            learned.reward_model, learned.closed = folder, gate_reason(facts, own)
-            say(describe(facts))
-            if setup.tuning == "full":  # under LoRA it shares the policy's backbone, in `improve`
-                setup.suite = setup.suite.with_reward(loaded_reward(setup, folder))
-        except NoRank as error:
-            learned.closed = str(error)
-        gate = {"open": learned.closed is None, "reason": learned.closed, **facts}
-        run.write_json(f"{prefix}-gate.json", gate)
-    return learned
+def rank(
+    exp: Experiment, policy: Policy, config: RankConfig, stage: Stage, *, round: int = 0
+) -> Learned:
+    """Stages C' and D from M_sft, which `exp.start` is: leaves M_sft with its attempts, the reward
+    model where a mode reads one, and the gate's reason where it is closed.
+    """
+    start = _start(exp)
+    # C' redraw
+    write = WriteConfig(sampling=config.redraw)
+    redrawn = own_attempts(exp, policy, write, stage, "redraws", round=round)
+    kept = sort_attempts(redrawn, {q.id: q for q in exp.train}, config.select)
+    log_coverage(stage.sub("redraws"), redrawn, exp.train, kept)
+    ranked = replace(start, policy=policy, attempts=redrawn, store=[*start.store, *redrawn])
+    if set(config.modes) == {"z"}:
+        return ranked
+    # D rank: the reward model
+    model_stage = replace(stage.sub("reward-model"), kind="scorers")
+    data = RankData(ranked.store, exp.train, config.select, scale_on=redrawn, seed=exp.seed)
+    facts: dict[str, Any] = {}
+    closed: str | None = None
+    try:
+        facts = _reward_model(exp, policy, data, config.rm, model_stage)
+    except NothingToLearn as error:
+        closed = str(error)
+    else:
+        # the gate
+        closed = gate_reason(facts, config.rm)
+        say(describe(facts))
+        ranked = replace(ranked, reward_model=model_stage.folder)
+    gate = {"open": closed is None, "reason": closed, **facts}
+    exp.run.write_json(f"{stage.name}-gate.json", gate)
+    return replace(ranked, closed=closed or "")
 
 
-def loaded_reward(setup: Setup, folder: Path) -> Reward:
-    """A finished reward model with weights of its own."""
-    trust = setup.config.trust_remote_code
-    return reward_of(RewardModel.load(folder, trust_remote_code=trust))
-
-
-def reward_model(
-    setup: Setup, config: RewardModelConfig, learned: Learned, folder: Path, stage: str
+def _reward_model(
+    exp: Experiment, policy: Policy, data: RankData, config: RewardModelConfig, stage: Stage
 ) -> dict[str, Any]:
-    """Stage D, from M_sft's weights: in full, or as an adapter on them."""
-    run = setup.run
-    if run.done(stage) is not None:
-        return read_facts(folder)
-    if setup.tuning == "full":
-        policy = again(setup, learned.sft)
-        return learn_rank(
-            policy, learned.attempts, setup.train, config, run, stage, folder, policy.save,
-            scale_on=learned.redrawn,
-        )  # fmt: skip
-    variants = adapters(setup, learned.sft, [ADAPTER])
-    with variants.active(ADAPTER) as policy:
-        return learn_rank(
-            policy, learned.attempts, setup.train, config, run, stage, folder,
-            lambda place: variants.save(ADAPTER, place), scale_on=learned.redrawn,
-            adapter_on=os.path.relpath(variants.source, folder),
-        )  # fmt: skip
+    """Trained from M_sft, in full or as an adapter on it; `policy` is M_sft again afterwards."""
+    if stage.done is not None:
+        return read_facts(stage.folder)
+    try:
+        if exp.tuning == "full":
+            return learn_rank(policy, data, config, stage, stage.folder)
+        variants = adapters(exp, policy, [ADAPTER])
+        with variants.active(ADAPTER) as scorer:
+            return learn_rank(
+                scorer, data, config, stage, stage.folder,
+                save=lambda place: variants.save(ADAPTER, place),
+                adapter_on=os.path.relpath(variants.source, stage.folder),
+            )  # fmt: skip
+    finally:
+        policy.load_weights(_start(exp).weights)
 
 
-def open_modes(modes: Sequence[Mode], closed: str | None) -> list[Mode]:
+def open_modes(modes: Sequence[Mode], closed: str) -> list[Mode]:
     """The modes that may run: all, or behind a closed gate those that need no reward model."""
-    if closed is None:
+    if not closed:
         return list(modes)
     stopped = [mode for mode in modes if mode != "z"]
     say(f"PPO with {', '.join(stopped)} is left out: {closed}")
     return [mode for mode in modes if mode == "z"]
 
 
-def improve(setup: Setup, learned: Learned, config: PpoConfig, stage: str) -> None:
-    """Stage E from M_sft; the weights land in the run's `policies/STAGE`."""
-    own, run = share(config, setup.config, mode=config.mode), setup.run
-    if run.done(stage) is not None:
-        return
-    if setup.tuning == "full":
-        policy = again(setup, learned.sft)
-        reference = policy.become_reference(half=own.fit.precision != "float32")
-        ppo(policy, reference, setup.suite, setup.train, setup.dev, own, run, stage)
-        return
-    variants = adapters(setup, learned.sft, [stage])
-    suite = setup.suite
-    if own.mode != "z" and learned.reward_model:
-        suite = suite.with_reward(reward_of(shared_model(variants, learned.reward_model, stage)))
-    with variants.active(stage) as policy:
-        ppo(policy, variants.bare, suite, setup.train, setup.dev, own, run, stage)
+def improve(exp: Experiment, policy: Policy, config: PpoRowConfig, stage: Stage) -> Learned:
+    """Stage E: PPO in a mode from M_sft with its reward model, which `rank` left as `exp.start`.
+
+    Raises `NothingToLearn` where the mode reads a reward model behind a closed gate.
+    """
+    start, reads_model = _start(exp), config.mode != "z"
+    if reads_model and start.closed:
+        raise NothingToLearn(start.closed)
+    if stage.done is None:
+        if exp.tuning == "full":
+            exp = with_reward_model(exp, start)
+            ppo(exp, policy, policy.become_reference(), config, stage)
+        else:
+            variants = adapters(exp, policy, [stage.name])
+            if reads_model and start.reward_model:
+                model = shared_model(variants, start.reward_model, stage.name)
+                exp = exp.with_reward(reward_of(model))
+            with variants.active(stage.name) as learner:
+                ppo(exp, learner, variants.bare, config, stage)
+    policy.load_weights(stage.folder)
+    trained = {stage.name: learned_from(config.mode)}
+    return replace(start, weights=stage.folder, policy=policy, trained=trained, attempts=())
 
 
-def shared_model(variants: Variants, folder: Path, policy: str) -> RewardModel:
-    """The reward model as one more adapter; after it has scored, `policy` is active again."""
+def with_reward_model(exp: Experiment, learned: Learned) -> Experiment:
+    """The experiment with the reward model that a method left, where it has weights of its own:
+    under LoRA it shares the policy's backbone, in `improve`.
+    """
+    folder = learned.reward_model
+    if folder is None or exp.tuning == "lora":
+        return exp
+    loaded = {reward.scorer_hash for reward in exp.suite.rewards if reward.name == "reward_model"}
+    if read_facts(folder)["weights_hash"] in loaded:
+        return exp
+    return exp.with_reward(reward_of(load_reward_model(exp, folder)))
+
+
+def load_reward_model(exp: Experiment, folder: Path) -> RewardModel:
+    """A finished reward model, with weights of its own."""
+    return RewardModel.load(folder, trust_remote_code=exp.config.trust_remote_code)
+
+
+def adapters(exp: Experiment, policy: Policy, names: Sequence[str]) -> Variants:
+    """M_sft, whose weights never learn, with an adapter per name: in the memory of `policy`, which
+    must be loaded again afterwards.
+    """
+    m_sft = _start(exp).weights
+    policy.load_weights(m_sft)
+    base = replace(policy, model=policy.model.unload(), tuning="full")  # its adapter is new
+    return Variants.of(base, m_sft, names, seed=exp.seed)
+
+
+def shared_model(variants: Variants, folder: Path, learner: str) -> RewardModel:
+    """The reward model as one more adapter; after it has scored, `learner` is active again."""
     variants.load(ADAPTER, folder)
     with variants.active(ADAPTER) as scorer:
-        unit = load_head(scorer, folder).requires_grad_(False)
+        scalar_head = load_head(scorer, folder).requires_grad_(False)
 
     @contextmanager
     def opened() -> Iterator[Policy]:
@@ -283,35 +316,19 @@ def shared_model(variants: Variants, folder: Path, policy: str) -> RewardModel:
             try:
                 yield scorer
             finally:
-                variants.base.model.set_adapter(policy)
+                variants.base.model.set_adapter(learner)
 
     opening: Any = opened
-    return RewardModel(opening, unit, **scaling(read_facts(folder)))
+    return RewardModel(opening, scalar_head, **scaling(read_facts(folder)))
 
 
-def adapters(setup: Setup, sft: Path, names: Sequence[str]) -> Variants:
-    """M_sft's weights, which never learn, with an adapter per name."""
-    base = load_policy(sft, tuning="full", trust_remote_code=setup.config.trust_remote_code)
-    return Variants.of(base, sft, names, seed=setup.config.seed)
-
-
-def stage_of(mode: Mode) -> str:
-    """A name that may be a file's."""
-    return f"ppo-{mode.replace('+', '-')}"
-
-
-def again(setup: Setup, folder: Path) -> Policy:
-    """A stage's weights, loaded to learn."""
-    policy = setup.load_policy()
-    policy.load_weights(folder)
-    return policy
+def _start(exp: Experiment) -> Learned:
+    """M_sft, or what `rank` left."""
+    if exp.start is None:
+        raise UsageError("this stage goes on from the right attempts' SFT; start it from RFT's row")
+    return exp.start
 
 
 def learned_from(mode: Mode) -> tuple[str, ...]:
     """The rewards that PPO's score adds up in a mode."""
     return ("reward_model",) if mode == "rm" else scores_of(mode)
-
-
-def best_score(setup: Setup, stage: str) -> float:
-    """Development score of a finished stage's selected weights."""
-    return max((setup.run.done(stage) or {})["scores"].values())

@@ -2,7 +2,7 @@
 
 It reads the question (and the rationale, never its author) and chooses among letters; the letters'
 rows of the lm-head are its classifier, so that it is an adapter like any other. Inference only:
-`methods/controller.py` trains it.
+`methods/coalition/controller.py` trains it.
 """
 
 from __future__ import annotations

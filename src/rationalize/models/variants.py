@@ -121,10 +121,11 @@ class Variants:
         """Take over one variant's weights from a folder that `save` wrote; add it if it is new."""
         facts = folder / FILE
         if not facts.exists():
-            own = load_policy(folder, style=self.base.style, system=self.base.system,
-                              dtype=self.base.dtype, device=self.base.device,
-                              trust_remote_code=self.base.trust_remote_code)  # fmt: skip
-            self.copies[name] = own
+            self.copies[name] = load_policy(
+                folder, style=self.base.style, system=self.base.system, dtype=self.base.dtype,
+                device=self.base.device, precision=self.base.precision,
+                trust_remote_code=self.base.trust_remote_code,
+            )  # fmt: skip
             return
         from safetensors.torch import load_file
 

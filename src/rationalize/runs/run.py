@@ -260,7 +260,8 @@ def check_resumable(
 
 def read_config(path: Path | str) -> dict[str, Any]:
     """A run's configuration under today's names, without the base model's hash that it adds."""
-    return {key: value for key, value in upgrade(_read(Path(path))).items() if key != BASE_HASH}
+    settings = upgrade(_read(Path(path)), reading=True)
+    return {key: value for key, value in settings.items() if key != BASE_HASH}
 
 
 def _read(path: Path) -> dict[str, Any]:

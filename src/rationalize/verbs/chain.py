@@ -15,7 +15,7 @@ from rationalize.report.chains import changes
 from rationalize.text import printable
 
 if TYPE_CHECKING:
-    from rationalize.sampling.coalition import Chain
+    from rationalize.methods.coalition.inference import Chain
     from rationalize.sampling.config import SamplingConfig
 
 
@@ -48,7 +48,7 @@ def chain_attempts(
     seed: int, name: str, trust_remote_code: bool = False,
 ) -> tuple[list[Attempt], list[dict[str, Any]]]:  # fmt: skip
     """The coalition's chains as attempts of `name`, and as rows for files and the page."""
-    from rationalize.sampling.coalition import Coalition
+    from rationalize.methods.coalition.inference import Coalition
 
     coalition = Coalition.load(folder, trust_remote_code=trust_remote_code)
     chains = coalition.chains(questions, sampling, split=split, seed=seed)
@@ -66,7 +66,7 @@ def ask_coalition(
     trust_remote_code: bool = False,
 ) -> None:
     """Print `n` chains for one question."""
-    from rationalize.sampling.coalition import Coalition
+    from rationalize.methods.coalition.inference import Coalition
 
     coalition = Coalition.load(folder, trust_remote_code=trust_remote_code)
     for i in range(n):

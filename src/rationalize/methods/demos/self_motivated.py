@@ -1,8 +1,46 @@
+"""The demo of Self-motivated Learning: every method that learns from one store of attempts.
+
+All rows restart from the same base model, or go on from the same M_sft; STaR alone writes its own
+attempts. Where the base model cannot follow demonstrations, the writer is taught some of the
+teacher's rationales first: its row says how many.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from rationalize.evaluation.floor import FEW_SHOT
+from rationalize.methods.base import Experiment, Learned
+from rationalize.methods.experiment import (
+    Row,
+    baselines,
+    refuse_unknown_methods,
+    run_rows,
+    tokens_written,
+)
+from rationalize.methods.iterative_dpo import IterativeDpoConfig
+from rationalize.methods.outcome import export, write_results
+from rationalize.methods.own_attempts import SelectConfig, WriteConfig
+from rationalize.methods.ppo import Mode, PpoConfig
+from rationalize.methods.self_motivated import RankConfig
+from rationalize.methods.self_training import RftConfig, StarConfig
+from rationalize.methods.sft import StartConfig
+from rationalize.methods.train_scorers.reward_model import RewardModelConfig
+from rationalize.methods.votes import score_by_reward_models, vote
+from rationalize.sampling.local import SamplingConfig
+from rationalize.training.loop import FitConfig, HeadFitConfig
+from rationalize.training.selection import best_of
+
+HERE = "rationalize.methods"
+
 RFT, STAR, DPO = "RFT (M_sft)", "STaR", "iterative DPO"
 RANK = "reward model"
 PPO_ROWS: Mapping[Mode, str] = {"z": "PPO, z", "rm": "PPO, rm", "rm+z": "PPO, rm+z"}
 
-SELF_SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=48, n=3)
+SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=48, n=3)
 
 
 @dataclass(frozen=True)
@@ -22,11 +60,11 @@ class SelfMotivatedDemoConfig:
     """The direct fine-tune."""
     rft: RftConfig = RftConfig(
         seed_rationales=160, seed_epochs=3.0, epochs=2.0, evaluations=1,
-        write=WriteConfig(sampling=SELF_SAMPLING), select=SelectConfig(positives=2),
+        write=WriteConfig(sampling=SAMPLING), select=SelectConfig(positives=2),
         fit=FitConfig(learning_rate=3e-4, batch_size=8),
     )  # fmt: skip
     """Stages A to C: how attempts are written, sorted and imitated."""
-    redraw: WriteConfig = WriteConfig(shots=0, sampling=SELF_SAMPLING)
+    redraw: SamplingConfig = SAMPLING
     """Stage C': how M_sft attempts every question again."""
     rm: RewardModelConfig = RewardModelConfig(
         pairs=8, held_out=0.2, epochs=3.0,
@@ -34,7 +72,7 @@ class SelfMotivatedDemoConfig:
     )  # fmt: skip
     """Stage D: the reward model and its gate."""
     ppo: PpoConfig = PpoConfig(
-        updates=5, prompts=12, epochs=1, evaluate_every=3, sampling=SELF_SAMPLING,
+        updates=5, prompts=12, epochs=1, evaluate_every=3, sampling=SAMPLING,
         fit=HeadFitConfig(
             learning_rate=2e-5, head_rate=1e-3, batch_size=16, schedule="constant",
             max_grad_norm=0.5,
@@ -50,7 +88,7 @@ class SelfMotivatedDemoConfig:
     )  # fmt: skip
     """STaR."""
     dpo: IterativeDpoConfig = IterativeDpoConfig(
-        rounds=1, pairs=4, write=WriteConfig(shots=0, sampling=SELF_SAMPLING),
+        rounds=1, pairs=4, sampling=SAMPLING,
         fit=FitConfig(learning_rate=1e-5, batch_size=16),
     )  # fmt: skip
     """Iterative DPO, from M_sft and its redrawn attempts."""
@@ -61,10 +99,69 @@ class SelfMotivatedDemoConfig:
     }
 
     def __post_init__(self) -> None:
-        refuse_unknown(self.methods, ("star", "dpo", *(f"ppo-{mode}" for mode in PPO_ROWS)))
+        refuse_unknown_methods(self.methods, ("star", "dpo", *(f"ppo-{mode}" for mode in PPO_ROWS)))
 
     @property
     def modes(self) -> list[Mode]:
         return [mode for mode in PPO_ROWS if f"ppo-{mode}" in self.methods]
 
 
+
+    def rows(self) -> list[Row]:
+        """The table's rows, each after what it starts from."""
+        start, rows = "", []
+        if self.rft.seed_rationales:
+            start = f"SFT on {self.rft.seed_rationales} seed rationales"
+            rows.append(Row(start, f"{HERE}.self_training:seed_sft", self.rft, "seed{seed}-sft"))
+        rows.append(Row(RFT, "rft", self.rft, "seed{seed}-sft", start))
+        ranking = RankConfig(self.redraw, self.rft.select, self.rm, tuple(self.modes) or ("z",))
+        rank = f"{HERE}.self_motivated:rank"
+        rows.append(Row(RANK, rank, ranking, "seed{seed}", RFT, shown=False))
+        if "star" in self.methods:
+            rows.append(Row(STAR, "star", self.star, "star-{seed}"))
+        if "dpo" in self.methods:
+            rows.append(Row(DPO, "dpo", self.dpo, "dpo-{seed}", RANK))
+        for mode in self.modes:
+            stage = f"ppo-{mode.replace('+', '-')}-seed{{seed}}"
+            improve = f"{HERE}.self_motivated:improve"
+            rows.append(Row(PPO_ROWS[mode], improve, self.ppo.in_mode(mode), stage, RANK))
+        return rows
+
+
+def self_motivated_demo(exp: Experiment, config: SelfMotivatedDemoConfig, started: float) -> None:
+    """Every row with every seed, votes of M_sft, and all attempts scored by the reward models."""
+    rows = config.rows()
+    votes: list[dict[str, Any]] = []
+    table = baselines(exp, config.direct, config.shots)
+
+    def after(seeded: Experiment, row: Row, learned: Learned) -> None:
+        if row.label == RANK and config.votes:
+            sampling = replace(config.redraw, n=config.votes)
+            votes.extend(vote(seeded, table.methods, RFT, learned, sampling))
+
+    run_rows(exp, rows, config.seeds, table, after)
+    last = config.seeds[-1]
+    ppo = [row for row in PPO_ROWS.values() if (row, last) in table.learned]
+    best = best_of({row: table.selected(exp, row, last) for row in ppo}) if ppo else RFT
+    seeded = exp.with_seed(last)
+    weights = table.learned[best, last].weights
+    export(seeded, seeded.load_policy(weights), best, table.learned[best, last].asked)
+    models = {
+        seed: learned.reward_model
+        for (label, seed), learned in table.learned.items()
+        if label == RANK and learned.reward_model
+    }
+    exp = score_by_reward_models(exp, table.methods, models)
+
+    shown = [row.label for row in rows if row.shown]
+    learners = [name for name in table.methods if name in shown[1:] or name.startswith("RFT,")]
+    writer = shown[0] if config.rft.seed_rationales else FEW_SHOT
+    pairs = [*((name, RFT) for name in learners if name != RFT), (RFT, writer)]
+    if {"PPO, rm+z", "PPO, z"} <= set(table.methods):
+        pairs.append(("PPO, rm+z", "PPO, z"))
+    meta = {
+        "seconds": time.monotonic() - started,
+        "seeds": list(config.seeds),
+        "tokens_written": tokens_written(exp),
+    }
+    write_results(exp, table.methods, pairs, meta, votes=votes, trained=table.trained())

@@ -1,10 +1,10 @@
-"""A coalition at work: controller -> write -> controller -> refine -> answer (coalition.md 5.3).
+"""COALITION's step 7, inference: controller -> write -> controller -> refine -> answer.
 
     coalition = Coalition.load("runs/coalition/coalition")
     [chain] = coalition.chains([question])
     chain.writer, chain.rationale, chain.refiner, chain.refined, chain.prediction
 
-Questions are worked on in batches: an adapter is switched once per step, not once per question.
+Questions are processed in batches: an adapter is switched once per step, not once per question.
 The gold answer is never read.
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 from rationalize.answers import is_correct, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
+from rationalize.methods.coalition.config import Refiners, refines
 from rationalize.models.answer_texts import Texts, answer_prompt
 from rationalize.models.choices import ChoiceScorer, halve
 from rationalize.models.controller import KEEP, choose
@@ -41,18 +42,13 @@ CONTROLLER = "controller"
 BASE = "base"
 """M_IFT as a writer."""
 
-Refiners = Literal["both", "self", "cross", "none"]
-Who = Literal["controller", "random", "self", "keep", "base"]
-"""Who works: the controller says; anybody who may, or nobody refines; a random writer always
-refines itself; a random writer, unrefined; the base, unrefined.
+FREE_FORM = SamplingConfig(temperature=0.0, max_new_tokens=64)
+"""How an answer is written where there are no choices."""
+
+Routing = Literal["controller", "random", "self", "keep", "base"]
+"""Who writes and who refines: the controller says; anybody who may, or nobody refines; a random
+writer always refines itself; a random writer, unrefined; the base, unrefined.
 """
-
-
-def refines(refiner: str, writer: str, who: Refiners) -> bool:
-    """Whether one variant refines what another wrote."""
-    return who == "both" or (who == "self" and refiner == writer) or (
-        who == "cross" and refiner != writer
-    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -78,17 +74,19 @@ class Chain:
     def rationale(self) -> str:
         return self.refined.rationale
 
-    def as_attempt(self, writer: str) -> Attempt:
-        """The chain as one attempt: its last rationale, its answer, all tokens it cost."""
+    def as_attempt(self, row: str, seed: int = 0) -> Attempt:
+        """The chain as one attempt of a table's row: its last rationale, its answer, all tokens it
+        cost.
+        """
         answer = self.prediction
         text = (
             reply_text(self.rationale, answer, self.question.choices) if answer else self.rationale
         )
         cost = self.written.n_tokens + (self.refined.n_tokens if self.refiner != KEEP else 0)
         return replace(
-            self.refined, id=f"{writer}/{self.question.id}", mode="rationale_answer",
+            self.refined, id=f"{row}/{self.question.id}", mode="rationale_answer",
             completion=text, prediction=answer, parsed=answer is not None, n_tokens=cost,
-            writer=f"{self.writer} > {self.refiner}",
+            writer=row, seed=seed,
         )  # fmt: skip
 
     def as_row(self) -> dict[str, Any]:
@@ -126,101 +124,112 @@ class Coalition:
     refiners: Refiners = "both"
     texts: Texts = "choices"
     controller: bool = True
-    """Whether a controller was trained; else `who` falls back to chance."""
+    """Whether a controller was trained; else `routing` falls back to chance."""
     _without: tuple[list[Question], dict[str, list[float]]] = field(
         default=([], {}), init=False, repr=False
     )
+    """The questions that were asked last, and p(choice | question) of each."""
 
     def chains(
         self, questions: Sequence[Question], sampling: SamplingConfig, *, split: str = "test",
-        seed: int = 0, who: Who = "controller",
+        seed: int = 0, routing: Routing = "controller",
     ) -> list[Chain]:  # fmt: skip
         """One chain per question, in order."""
         if len({q.id for q in questions}) < len(questions):
             raise ValueError("two questions share an id")
         if not questions:
             return []
-        who = who if self.controller or who != "controller" else "random"
-        writers = self._writers(questions, seed, who)
+        if routing == "controller" and not self.controller:
+            routing = "random"
         once = replace(sampling, n=1)
-        by_id = self._work(
-            questions, writers, lambda sampler, own, name: write_attempts(
-                sampler, own, once, split=split, seed=question_seed(seed, name), writer=name,
+
+        # who writes, and what
+        writers = self._writers(questions, seed, routing)
+        by_id = self._each(
+            questions, writers, lambda sampler, asked, name: write_attempts(
+                sampler, asked, once, split=split, seed=question_seed(seed, name), writer=name,
                 mode="rationale", label=f"{name} writes {split}",
             )
         )  # fmt: skip
         written = [by_id[q.id] for q in questions]
-        refiners = self._refiners(questions, written, seed, who)
-        refined = self._work(
-            questions, refiners, lambda sampler, own, name: write_attempts(
-                sampler, own, once, split=split, seed=question_seed(seed, name, "refine"),
-                writer=name, mode="refine", given=[by_id[q.id] for q in own],
+
+        # who refines it, and what becomes of it
+        refiners = self._refiners(questions, written, seed, routing)
+        refined = self._each(
+            questions, refiners, lambda sampler, asked, name: write_attempts(
+                sampler, asked, once, split=split, seed=question_seed(seed, name, "refine"),
+                writer=name, mode="refine", given=[by_id[q.id] for q in asked],
                 label=f"{name} refines {split}",
             )
         )  # fmt: skip
         # an empty refinement is no refinement
         kept = {id: attempt for id, attempt in refined.items() if attempt.rationale}
         last = [kept.get(q.id, by_id[q.id]) for q in questions]
+
+        # the answer, from the last rationale
         probabilities, answers = self._answers(questions, written, last)
         return [
             Chain(
                 q, by_id[q.id].writer, by_id[q.id], kept[q.id].writer if q.id in kept else KEEP,
-                own, answers[q.id], *(tuple(p.get(q.id, ())) for p in probabilities),
+                attempt, answers[q.id], *(tuple(p.get(q.id, ())) for p in probabilities),
             )
-            for q, own in zip(questions, last, strict=True)
+            for q, attempt in zip(questions, last, strict=True)
         ]  # fmt: skip
 
-    def _writers(self, questions: Sequence[Question], seed: int, who: Who) -> list[str]:
-        if who == "controller" and len(self.names) > 1:
+    def _writers(self, questions: Sequence[Question], seed: int, routing: Routing) -> list[str]:
+        if routing == "controller" and len(self.names) > 1:
             everybody = [self.names] * len(questions)
             return self._chosen(questions, [None] * len(questions), self.names, everybody)
-        if who == "base":
+        if routing == "base":
             return [BASE] * len(questions)
         return [random.Random(f"{seed}/writes/{q.id}").choice(self.names) for q in questions]
 
     def _refiners(
-        self, questions: Sequence[Question], written: Sequence[Attempt], seed: int, who: Who
+        self, questions: Sequence[Question], written: Sequence[Attempt], seed: int, routing: Routing
     ) -> list[str]:
         writers = [a.writer for a in written]
-        may = [[*(n for n in self.names if refines(n, w, self.refiners)), KEEP] for w in writers]
-        if self.refiners == "none" or who in ("keep", "base"):
-            own = [KEEP] * len(questions)
-        elif who == "self":
-            own = writers
-        elif who == "controller":
+        allowed = [
+            [*(n for n in self.names if refines(n, writer, self.refiners)), KEEP]
+            for writer in writers
+        ]
+        if self.refiners == "none" or routing in ("keep", "base"):
+            refiners = [KEEP] * len(questions)
+        elif routing == "self":
+            refiners = writers
+        elif routing == "controller":
             rationales = [a.rationale for a in written]
-            own = self._chosen(questions, rationales, [*self.names, KEEP], may)
+            refiners = self._chosen(questions, rationales, [*self.names, KEEP], allowed)
         else:
-            own = [
-                random.Random(f"{seed}/refines/{q.id}").choice(allowed)
-                for q, allowed in zip(questions, may, strict=True)
+            refiners = [
+                random.Random(f"{seed}/refines/{q.id}").choice(options)
+                for q, options in zip(questions, allowed, strict=True)
             ]
-        return [n if a.rationale else KEEP for n, a in zip(own, written, strict=True)]
+        return [n if a.rationale else KEEP for n, a in zip(refiners, written, strict=True)]
 
     def _chosen(
         self, questions: Sequence[Question], rationales: Sequence[str | None],
-        names: Sequence[str], may: Sequence[Sequence[str]],
+        names: Sequence[str], allowed: Sequence[Sequence[str]],
     ) -> list[str]:  # fmt: skip
-        """The controller's favourite of those who `may`, per question."""
+        """Per question the one of those `allowed` that the controller finds likeliest."""
         with self.variants.active(CONTROLLER) as policy:
             probabilities = choose(policy, questions, rationales, len(names))
         return [
-            max(allowed, key=dict(zip(names, own, strict=True)).__getitem__)
-            for own, allowed in zip(probabilities, may, strict=True)
+            max(options, key=dict(zip(names, p, strict=True)).__getitem__)
+            for p, options in zip(probabilities, allowed, strict=True)
         ]
 
-    def _work(
+    def _each(
         self, questions: Sequence[Question], names: Sequence[str],
         write: Callable[[Sampler, list[Question], str], list[Attempt]],
     ) -> dict[str, Attempt]:  # fmt: skip
-        """Every variant does its questions at once; what was written, by question id."""
-        found: dict[str, Attempt] = {}
+        """What each variant writes for its questions, in one batch, by question id."""
+        attempts: dict[str, Attempt] = {}
         for name in (*self.names, BASE):
-            own = [q for q, n in zip(questions, names, strict=True) if n == name]
-            if own:
+            asked = [q for q, n in zip(questions, names, strict=True) if n == name]
+            if asked:
                 with self._writing_as(name) as policy:
-                    found |= {a.question_id: a for a in write(Sampler(policy), own, name)}
-        return found
+                    attempts |= {a.question_id: a for a in write(Sampler(policy), asked, name)}
+        return attempts
 
     def _writing_as(self, name: str) -> AbstractContextManager[Policy]:
         return self.variants.bare() if name == BASE else self.variants.active(name)
@@ -232,40 +241,38 @@ class Coalition:
         and the last rationale, under the base; and the answers, the likeliest choice, or what the
         base writes where there are none.
         """
-        chosen = [q for q in questions if q.choices]
-        free = [q for q in questions if not q.choices]
+        with_choices = [q for q in questions if q.choices]
+        free_form = [q for q in questions if not q.choices]
         drafts, finals = (
-            {q.id: a.rationale or None for q, a in zip(questions, own, strict=True)}
-            for own in (written, last)
+            {q.id: a.rationale or None for q, a in zip(questions, attempts, strict=True)}
+            for attempts in (written, last)
         )
         with self.variants.bare() as policy:
             reader = ChoiceScorer(policy)
             fold = AnswerFold(reader, reader)
-            alone = self._alone(fold, chosen)
-            said = {(q.id, text): q for v in (drafts, finals) for q in chosen if (text := v[q.id])}
-            read = fold.probabilities(list(said.values()), [text for _, text in said], self.texts)
-            known = dict(zip(said, read, strict=True))
-            given = [
-                {q.id: known[q.id, text] if (text := view[q.id]) else alone[q.id] for q in chosen}
-                for view in (drafts, finals)
-            ]
-            probabilities = [alone, *given]
-            prompts = [answer_prompt(self.texts, q, finals[q.id]) for q in free]
-            greedy = SamplingConfig(temperature=0.0, max_new_tokens=64)
-            texts = Sampler(policy).sample(prompts, greedy, seeds=[0] * len(free)) if free else []
+            alone = self._alone(fold, with_choices)
+            read = [(q, v[q.id]) for v in (drafts, finals) for q in with_choices if v[q.id]]
+            asked, texts = [q for q, _ in read], [text for _, text in read]
+            given = iter(fold.probabilities(asked, texts, self.texts))
+            before, after = (
+                {q.id: next(given) if v[q.id] else alone[q.id] for q in with_choices}
+                for v in (drafts, finals)
+            )
+            prompts = [answer_prompt(self.texts, q, finals[q.id]) for q in free_form]
+            seeds = [0] * len(prompts)
+            replies = Sampler(policy).sample(prompts, FREE_FORM, seeds=seeds) if prompts else []
         answers: dict[str, str | None] = {
-            q.id: own[0].text.strip() or None for q, own in zip(free, texts, strict=True)
+            q.id: reply[0].text.strip() or None for q, reply in zip(free_form, replies, strict=True)
         }
-        for q in chosen:
-            answers[q.id] = (q.choices or ())[int(np.argmax(probabilities[-1][q.id]))]
-        return probabilities, answers
+        for q in with_choices:
+            answers[q.id] = (q.choices or ())[int(np.argmax(after[q.id]))]
+        return [alone, before, after], answers
 
     def _alone(self, fold: AnswerFold, questions: Sequence[Question]) -> dict[str, list[float]]:
-        """p(answer | question), once for the same questions, whoever works on them."""
+        """p(choice | question), computed once for the same questions, whatever the routing."""
         if self._without[0] != list(questions):
-            found = fold.probabilities(questions, [None] * len(questions), self.texts)
-            of = dict(zip([q.id for q in questions], found, strict=True))
-            self._without = list(questions), of
+            p = fold.probabilities(questions, [None] * len(questions), self.texts)
+            self._without = list(questions), dict(zip([q.id for q in questions], p, strict=True))
         return self._without[1]
 
     def save(self, folder: Path) -> None:

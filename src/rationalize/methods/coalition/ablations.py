@@ -1,0 +1,199 @@
+"""The ablations of COALITION in one command, from shared candidates.
+
+Every arm is a whole run with one setting changed, in `stages/arm-NAME`. What does not depend on
+that setting is taken over from the full method: M_IFT, the tuned variants, the candidates of round
+0. The full method itself may be a run that is finished (`full`). One table compares all arms, each
+paired with the full method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from rationalize.config import from_dict, to_dict
+from rationalize.errors import UsageError, UserError
+from rationalize.evaluation.compare import Methods
+from rationalize.evaluation.floor import FLOOR
+from rationalize.methods.base import (
+    EvaluationConfig,
+    Experiment,
+    RunConfig,
+    ScorerFolders,
+    final_stage,
+)
+from rationalize.methods.coalition.algorithm import coalition
+from rationalize.methods.coalition.config import CoalitionConfig
+from rationalize.methods.coalition.evaluate import (
+    COALITION,
+    OTHERS,
+    evaluate_chains,
+)
+from rationalize.methods.coalition.inference import Routing
+from rationalize.methods.launch import make_experiment, open_run, tokens_of
+from rationalize.methods.outcome import majority_row, said_done, write_results
+from rationalize.progress import say
+from rationalize.runs import Run, check_resumable, differences
+
+Change = Callable[[CoalitionConfig], CoalitionConfig]
+
+
+def _candidates(**changes: Any) -> Change:
+    return lambda c: replace(c, candidates=replace(c.candidates, **changes))
+
+
+ARMS: Mapping[str, tuple[str, Change]] = {
+    "one-variant": ("A1: one variant", lambda c: replace(c, variants=1)),
+    "same-data": ("A2: same data for all", lambda c: replace(c, parts="same")),
+    "no-refinement": ("A3: no refinement", _candidates(refiners="none")),
+    "self-only": ("A4: self-refinement only", _candidates(refiners="self")),
+    "cross-only": ("A4: cross-refinement only", _candidates(refiners="cross")),
+    "random-labels": ("A5: random pair labels", _candidates(labels="random")),
+    "no-filter": ("A6: no filter", _candidates(filtered=False)),
+    "no-sro": ("A8: no preference learning", lambda c: replace(c, rounds=0)),
+}
+"""Name -> its row in the table, and what it changes."""
+
+ROUTINGS: Mapping[str, Routing] = {COALITION: "controller", **OTHERS}
+"""Rows of the full method."""
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """COALITION and its ablations."""
+
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Ablations to run: one-variant, same-data, no-refinement, self-only, cross-only,
+    random-labels, no-filter, no-sro.
+    """
+    full: str = ""
+    """A finished run of `train coalition`, or of its demo, that is the full method: settings,
+    M_IFT, variants and candidates are taken from it. None: the full method is run here.
+    """
+
+
+def ablations(
+    run_config: RunConfig, grid: GridConfig, config: CoalitionConfig, evaluation: EvaluationConfig,
+    out: Path,
+) -> None:  # fmt: skip
+    """Write `results.json` and `report.html` in `out`, and print the table."""
+    if unknown := sorted(set(grid.arms) - set(ARMS)):
+        raise UsageError(f"unknown arms {unknown}; expected some of {', '.join(ARMS)}")
+    if grid.full:
+        run_config, evaluation, config = settings_of(grid.full, run_config, evaluation, config)
+        scorer = Path(grid.full) / "scorers" / "answer"  # the one that judged the full method
+        if config.judge == "cross-fit" and not config.answer_scorer and scorer.exists():
+            config = replace(config, answer_scorer=str(scorer))
+    stored = _joined(run_config, evaluation, config, grid)
+    splits = run_config.load_splits()
+    scoring = config.scoring(ScorerFolders(), splits["train"])
+    with open_run(run_config, out, {"method": "coalition-grid", **stored}) as (run, base):
+        if said_done(run, "grid"):
+            return
+        tokens = evaluation.evaluation_tokens or tokens_of(config)
+        exp = make_experiment(run, base, run_config, scoring, tokens=tokens, splits=splits)
+        config = replace(
+            config, judge=config.judged_by(exp.train),
+            answer_scorer=config.answer_scorer or str(run.path / "scorers" / "answer"),
+        )  # fmt: skip
+        try:
+            arms = {name: ARMS[name][1](config) for name in grid.arms}
+        except UsageError as error:
+            raise UsageError(f"an arm cannot be made from these settings: {error}") from error
+        methods: Methods = {FLOOR: majority_row(exp)}
+        if grid.full:
+            source = _finished(exp, methods, Path(grid.full))
+        else:
+            exp = _run_arm(exp, methods, "full", config, {row: row for row in ROUTINGS})
+            source = run.nested("arm-full")
+        for name, arm in arms.items():
+            exp = replace(exp, source=source, shared=equal_settings(config, arm))
+            exp = _run_arm(exp, methods, name, arm, {COALITION: ARMS[name][0]})
+        others = [*OTHERS, *(ARMS[name][0] for name in grid.arms)]
+        write_results(exp, methods, [(COALITION, other) for other in others])
+        run.finish("grid", arms=list(grid.arms))
+
+
+def settings_of(
+    full: str, run_config: RunConfig, evaluation: EvaluationConfig, config: CoalitionConfig
+) -> tuple[RunConfig, EvaluationConfig, CoalitionConfig]:
+    """The settings of a run that is the full method.
+
+    Raises `UsageError` where settings are given that are not the run's.
+    """
+    stored = Run.read(full).config
+    given = (run_config, evaluation, config)
+
+    def of_the_run(cls: Any) -> Any:
+        known = {f.name: stored[f.name] for f in fields(cls) if f.name in stored}
+        return from_dict(cls, known, where=full)
+
+    taken = of_the_run(RunConfig), of_the_run(EvaluationConfig), of_the_run(CoalitionConfig)
+    if given not in (taken, (RunConfig(), EvaluationConfig(), CoalitionConfig())):
+        differing = differences(_joined(*taken), _joined(*given), "in the run", "asked for")
+        raise UsageError(
+            "\n  ".join([f"{full} was run with other settings than are asked for:", *differing])
+            + "\nleave them out (with `full` they are the run's), or leave `full` out"
+        )
+    return taken
+
+
+def _joined(*parts: Any) -> dict[str, Any]:
+    return {key: value for part in parts for key, value in to_dict(part).items()}
+
+
+def equal_settings(one: CoalitionConfig, other: CoalitionConfig) -> frozenset[str]:
+    """Dotted names of the settings, and of the sections, that are equal in both.
+
+    >>> no_filter = ARMS["no-filter"][1](CoalitionConfig())
+    >>> equal = equal_settings(CoalitionConfig(), no_filter)
+    >>> [name in equal for name in ("candidates", "candidates.filtered", "candidates.leak", "fit")]
+    [False, False, True, True]
+    """
+
+    def equal(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> Iterator[str]:
+        for key in a.keys() & b.keys():
+            if a[key] == b[key]:
+                yield f"{path}{key}"
+            if isinstance(a[key], Mapping):
+                yield from equal(a[key], b[key], f"{path}{key}.")
+
+    return frozenset(equal(to_dict(one), to_dict(other)))
+
+
+def _finished(exp: Experiment, methods: Methods, folder: Path) -> Run:
+    """A finished run whose rows are the full method's. Raises `UserError` where it is not finished,
+    or has another base model.
+    """
+    run = Run.read(folder)
+    check_resumable(folder, run.config, base_hash=exp.base.weights_hash)
+    for split in exp.final_splits:
+        for row in ROUTINGS:
+            stage = final_stage(run, row)
+            attempts = stage.stored(f"{split}-{exp.seed}")
+            if attempts is None:
+                shard = f"{stage.name}-{split}-{exp.seed}"
+                raise UserError(f"{folder} is not finished: {shard} is missing; start it again")
+            methods.setdefault(row, {})[split] = {exp.seed: attempts}
+    return run
+
+
+def _run_arm(
+    exp: Experiment, methods: Methods, name: str, config: CoalitionConfig, labels: Mapping[str, str]
+) -> Experiment:
+    """Run one arm, and put rows of it into the table under `labels`.
+
+    Returns the experiment, with the utility that all arms share among its rewards: with the
+    variants as the judge each arm has its own.
+    """
+    say(f"grid: {labels[COALITION]}")
+    arm = replace(exp, run=exp.run.nested(f"arm-{name}"))
+    learned = coalition(arm, arm.load_policy(), config, arm.stage("coalition"))
+    arm = arm.with_reward(learned.utility)
+    for split in exp.final_splits:
+        for row, label in labels.items():
+            attempts = evaluate_chains(arm, learned.policy, row, split, ROUTINGS[row])
+            methods.setdefault(label, {})[split] = {exp.seed: attempts}
+    return exp if config.judge == "variants" else exp.with_reward(learned.utility)

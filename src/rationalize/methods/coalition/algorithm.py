@@ -1,0 +1,218 @@
+"""COALITION: variants of one small model that write, refine each other's rationales and learn by
+preference, and a controller that picks who works.
+
+Patnaik et al., "It Helps to Take a Second Opinion: Teaching Smaller LLMs to Deliberate Mutually via
+Selective Rationale Optimisation" (ICLR 2025, arXiv 2503.02463). What is the paper's and what is our
+default is told apart in docs/methods/coalition.md.
+
+    1. tune        M_IFT in four modes on all questions; V_1..V_N go on from it, each on its part
+    2. candidates  R[a] = V_a(I) and S[a,b] = V_b.refine(I, R[a]), every pair of variants
+    3. utility     U(R) = likelihood per token of the gold answer given I, R, under a frozen scorer
+    4. select      generation: the best R[a] against the worst, kept if U(best) > U(no rationale)
+                   refinement of R[g]: best S[g,b] against the worst, kept if U(best) > U(R[g])
+    5. learn       DPO on both kinds together, V_g on its own questions, reference V_g at the
+                   round's start; then from 2 with fresh candidates
+    6. controller  from questions that no variant's DPO has seen: who writes, who refines, or keep
+    7. infer       controller -> write -> controller -> refine -> answer
+
+Deviations:
+ 1. The scorer is cross-fitted (`judge: cross-fit`): two folds, each judges the questions that it
+    has not learned from. `ift` is the paper's M_IFT, `variants` the code's mean of the variants.
+ 2. Variants go on from M_IFT, each on its own questions, as adapters over one base; the paper
+    trains all three from the base model, in full (`copies` for full copies).
+ 3. A rationale's answer is masked before its utility is taken (`leak: mask`), or a rationale that
+    only states the answer is worth no more than none (`leak: penalty`, the default): likelihood
+    rises by stating the answer alone. `none` is the paper's.
+ 4. N variants: best against worst. Several candidates per variant where `sampling.n` is above 1.
+ 5. Questions for the controller are held out of tuning and DPO; keeping a rationale is a legal
+    refinement.
+ 6. The answerer is M_IFT's choice among the options; free-form answers are written.
+ 7. Development questions say which round's variants are kept (`select`), no round among them.
+ 8. An NLL term on the chosen text (`nll_weight`); 0 is the paper's.
+The release's faults are not kept: rationales are stored with who wrote and who refined, refinements
+are compared with the rationale that they refine, the answer is the final one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rationalize.methods.base import Experiment
+from rationalize.methods.coalition.candidates import (
+    Pairs,
+    UtilityJudge,
+    check_pairs,
+    pairs_of,
+    utility_reward,
+    with_utilities,
+    write_candidates,
+)
+from rationalize.methods.coalition.config import CoalitionConfig
+from rationalize.methods.coalition.controller import fit_controller
+from rationalize.methods.coalition.diagnostics import log_clones, log_leak, log_reading
+from rationalize.methods.coalition.evaluate import LearnedCoalition, dev_accuracy
+from rationalize.methods.coalition.inference import Coalition
+from rationalize.methods.coalition.tuning import VariantWeights, tuned_variants
+from rationalize.models.choices import ChoiceScorer
+from rationalize.models.policy import Policy
+from rationalize.models.reward_model import RewardModel
+from rationalize.models.scorers import AnswerFold, AnswerScorer
+from rationalize.models.variants import Variants
+from rationalize.questions import alike, hold_out
+from rationalize.records import Question
+from rationalize.runs import Stage
+from rationalize.signals.pairs import partition
+from rationalize.training.preference import PairTexts, learn_pairs
+from rationalize.training.selection import best_of
+
+
+def coalition(
+    exp: Experiment, policy: Policy, config: CoalitionConfig, stage: Stage,
+    judge: UtilityJudge | None = None,
+) -> LearnedCoalition:  # fmt: skip
+    """All seven steps. `policy` becomes M_IFT; the coalition is `policy` of what is returned.
+
+    `judge` gives the utilities; None: as the configuration says.
+    """
+    config = replace(config, judge=config.judged_by(exp.train))
+    names, leak = config.names, config.candidates.leak
+    learned, held = keep_apart(exp.train, config, exp.seed)
+
+    # 1. tune: M_IFT in four modes, and the variants from it, each on its part
+    variants = tuned_variants(exp, policy, learned, config)
+    made = Coalition(
+        variants, names, config.candidates.refiners, config.instruction.texts, controller=False
+    )
+
+    # the frozen scorer of step 3, the same in all rounds; and what the rounds are measured against
+    judge = judge or judge_of(exp, variants, config)
+    utility = utility_reward(judge, leak)
+    exp = exp.with_reward(utility)
+    log_reading(exp, judge, [*exp.dev, *held], config)
+    scores = {"tuned": dev_accuracy(exp, made, stage, "tuned", 0)}
+    log_clones(exp, variants, config, "tuned", 0)
+
+    parts = dict(zip(names, dpo_parts(learned, config), strict=True))
+    refined_of = {name: {q.id for q in to_refine} for name, (_, to_refine) in parts.items()}
+    for round in range(config.rounds):
+        when = f"round{round}"
+
+        # 2. candidates: every variant writes, and refines what the others wrote
+        attempts = write_candidates(exp, variants, config, learned, when, round, refined_of)
+
+        # 3. utility: how likely the gold answer is, given each
+        candidates = with_utilities(exp, config, learned, attempts, when, judge)
+        exp = replace(exp, source=None)  # what follows depends on all settings
+
+        # 4. select: the best against the worst
+        pairs_by_variant = {
+            name: pairs_of(name, candidates, *parts[name], config.candidates, exp.seed)
+            for name in names
+        }
+        all_pairs = [pair for pairs, _ in pairs_by_variant.values() for pair in pairs]
+        log_leak(exp, candidates, learned, leak, when, all_pairs)
+        check_pairs(pairs_by_variant, round)
+
+        # 5. learn: DPO of each variant on its pairs of both kinds
+        for name, pairs in pairs_by_variant.items():
+            learn_from_pairs(exp, variants, name, pairs, config, round)
+        scores[when] = dev_accuracy(exp, made, stage, when, round + 1)
+        log_clones(exp, variants, config, when, round + 1)
+
+    kept = best_of(scores) if config.select else list(scores)[-1]
+    exp.run.write_json("rounds.json", {"dev_accuracy": scores, "kept": kept})
+    for name in names:
+        variants.load(name, exp.run.path / "variants" / f"{name}-{kept}")
+
+    # 6. controller: who writes, who refines, from questions that nobody has learned from
+    exp = replace(exp, source=None)
+    made.controller = fit_controller(exp, variants, held, judge, config)
+
+    # 7. infer: `Coalition.chains`
+    rewards = ["utility", *(r.name for r in exp.suite.trainable if r.name == "consistency")]
+    return LearnedCoalition(
+        made, exp.run.path / "coalition", trained={stage.name: rewards}, config=config,
+        utility=utility,
+    )  # fmt: skip
+
+
+def judge_of(exp: Experiment, variants: Variants, config: CoalitionConfig) -> UtilityJudge:
+    """The frozen scorer of utilities."""
+    if config.judge == "reward-model":
+        return RewardModel.load(
+            config.reward_model or "", trust_remote_code=exp.config.trust_remote_code
+        )
+    if config.judge == "cross-fit":
+        return AnswerScorer.load(config.answer_scorer or exp.run.path / "scorers" / "answer")
+    if config.judge == "ift":
+        with variants.bare() as policy:
+            frozen = [policy.frozen()]
+    else:
+        frozen = []
+        for name in config.names:
+            with variants.active(name) as policy:
+                frozen.append(policy.frozen())
+    readers = [ChoiceScorer(p) for p in frozen]
+    return AnswerScorer([AnswerFold(r, r) for r in readers], texts=config.instruction.texts)
+
+
+def keep_apart(
+    train: Sequence[Question], config: CoalitionConfig, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """Questions for tuning and DPO, shuffled, and questions for the controller alone."""
+    parts = hold_out(train, config.controller_share, f"{seed}/controller")
+    learned, held = ([train[i] for i in part] for part in parts)
+    return learned, held
+
+
+def dpo_parts(
+    learned: Sequence[Question], config: CoalitionConfig
+) -> list[tuple[Sequence[Question], Sequence[Question]]]:
+    """Per variant the questions of its generation pairs and of its refinement pairs: quarters for
+    two variants, as in the release. Questions that ask the same are in one part.
+    """
+    n = config.variants
+    if config.partition == "all":
+        return [(learned, learned)] * n
+    per_variant = 2 if config.partition == "quarters" else 1
+    groups = alike(learned)
+    parts = [
+        [learned[i] for k in part for i in groups[k]]
+        for part in partition(len(groups), per_variant * n)
+    ]
+    first = [per_variant * g for g in range(n)]
+    return [(parts[i], parts[i + per_variant - 1]) for i in first]
+
+
+def learn_from_pairs(
+    exp: Experiment, variants: Variants, name: str, pairs: Pairs, config: CoalitionConfig,
+    round: int,
+) -> None:  # fmt: skip
+    """DPO; the reference is the variant as it is now. A variant without pairs stays as it is."""
+    stage = exp.stage(f"{name}-round{round}", kind="variants")
+    kept, dropped = pairs
+
+    def learn() -> Mapping[str, Any]:
+        texts = [
+            PairTexts(
+                p.prompt, p.chosen.rationale, p.rejected.rationale, p.kind,
+                p.chosen.finish == "stop", p.rejected.finish == "stop",
+            )
+            for p in kept
+        ]  # fmt: skip
+        if texts:
+            with variants.active(name) as policy:
+                learn_pairs(
+                    policy, texts, config.fit, beta=config.beta, nll_weight=config.nll_weight,
+                    epochs=config.epochs, stage=stage, seed=[exp.seed, round],
+                )  # fmt: skip
+        return {
+            "pairs": dict(Counter(p.kind for p in kept)),
+            "dropped": dict(dropped),
+            "chosen_from_others": sum(p.chosen.writer != name for p in kept),
+        }
+
+    stage.policy(VariantWeights(variants, name), learn)

@@ -1,0 +1,220 @@
+"""COALITION's settings, and what several of its files share.
+
+Which defaults are the paper's (arXiv 2503.02463), its code's or ours: docs/methods/coalition.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from rationalize.config import nearest
+from rationalize.errors import UsageError
+from rationalize.methods.base import ScorerFolders
+from rationalize.methods.scoring import Scoring
+from rationalize.models.answer_texts import Texts
+from rationalize.models.reward_model import read_facts, reward_model_folder
+from rationalize.progress import say
+from rationalize.records import Question
+from rationalize.sampling.config import SamplingConfig
+from rationalize.sampling.writing import teacher_attempts
+from rationalize.training.loop import FitConfig
+
+Judge = Literal["cross-fit", "ift", "variants", "reward-model"]
+Partition = Literal["quarters", "halves", "all"]
+Leak = Literal["none", "mask", "penalty"]
+Refiners = Literal["both", "self", "cross", "none"]
+
+SHARES = {"rationale": 0.35, "refine": 0.35, "answer_from_rationale": 0.2, "answer": 0.1}
+"""Modes of instruction tuning, and the share of a batch that each has by default."""
+
+# Settings that a part of the algorithm depends on. A run with the same ones has made the same part,
+# which is taken over from there (`Experiment.stage(needs=..)`).
+FOR_IFT = ("instruction", "controller_share")
+FOR_VARIANTS = (*FOR_IFT, "variants", "parts", "copies", "variant_epochs", "variant_fit")
+FOR_WRITING = (*FOR_VARIANTS, "candidates.sampling")
+FOR_REFINING = (*FOR_WRITING, "candidates.refiners", "partition")
+FOR_JUDGING = ("judge", "answer_scorer", "reward_model")
+FOR_UTILITIES = (*FOR_REFINING, *FOR_JUDGING, "candidates.leak")
+
+
+def refines(refiner: str, writer: str, refiners: Refiners) -> bool:
+    """Whether one variant refines what another wrote."""
+    return refiners == "both" or (refiners == "self" and refiner == writer) or (
+        refiners == "cross" and refiner != writer
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InstructionConfig:
+    """Multi-mode instruction tuning."""
+
+    source: str = ""
+    """Questions with rationales to tune on in the place of the train questions: a file, a folder, a
+    set's name (`cot-collection`), a hub id.
+    """
+    source_columns: dict[str, str] = field(default_factory=dict)
+    """Column names of the source, as `columns`."""
+    source_sample: int = 0
+    """How many of the source's questions, at random; 0: all."""
+    epochs: float = 2.0
+    """Passes over the rationales, warm-up included."""
+    warm_up: float = 0.4
+    """Share of the steps before the imperfect rationales are written."""
+    shares: dict[str, float] = field(default_factory=lambda: dict(SHARES))
+    """Share of each mode (rationale, refine, answer_from_rationale, answer) in a batch, of their
+    sum; a mode at 0 is not learned.
+    """
+    texts: Texts = "choices"
+    """How answers are written: in the words of the choice, or as its letter (`modes`)."""
+    imperfect: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.95, max_new_tokens=48)
+    """How the rationales to refine are written."""
+    shots: int = 3
+    """Built-in demonstrations for the few-shot attempts where no question has a rationale."""
+    fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=16)
+    """How the model learns."""
+
+    def __post_init__(self) -> None:
+        check_shares(self.shares, self.fit.batch_size, "fit.batch_size")
+
+
+@dataclass(frozen=True)
+class CandidateConfig:
+    """How candidates are written, judged and paired."""
+
+    refiners: Refiners = "both"
+    """Who refines a rationale: its writer, the others, both, or nobody (ablations A3, A4)."""
+    leak: Leak = "penalty"
+    """What is done about rationales that only state the answer."""
+    labels: Literal["utility", "random"] = "utility"
+    """Which of two candidates is chosen: the more useful, or either (A5)."""
+    filtered: bool = True
+    """Drop pairs whose better half does not beat the reference (A6: off)."""
+    sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
+    """How rationales and refinements are written; at least two of each are."""
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """How the controller learns."""
+
+    epochs: float = 3.0
+    """Passes over its examples."""
+    held_out: float = 0.2
+    """Share of its questions kept aside to measure it."""
+    lowest_weight: float = 0.05
+    """Weight of an example whose best two options are alike."""
+    fit: FitConfig = FitConfig(learning_rate=2e-4, batch_size=16)
+    """How it learns."""
+
+
+@dataclass(frozen=True)
+class CoalitionConfig:
+    """COALITION."""
+
+    variants: int = 2
+    """Writers; 1 refines itself alone (ablation A1)."""
+    parts: Literal["stratified", "same"] = "stratified"
+    """What each variant is tuned on: its own part, stratified by kind, or all of it (A2)."""
+    copies: bool = False
+    """Full copies instead of adapters on one base."""
+    candidates: CandidateConfig = CandidateConfig()
+    """How candidates are written, judged and paired."""
+    judge: Judge = "cross-fit"
+    """Whose likelihood is the utility: a cross-fitted scorer's, M_IFT's, or the variants' mean. Or
+    the score of a trained `reward_model` in its place.
+    """
+    answer_scorer: str | None = None
+    """Folder of the trained answer scorer that judges; none: one is trained in this run."""
+    reward_model: str | None = None
+    """Folder of the trained reward model that judges."""
+    partition: Partition = "quarters"
+    """Questions of a variant's DPO: its own for each kind of pair, its own for both, or all."""
+    rounds: int = 2
+    """Rounds of candidates and DPO; 0 leaves the tuned variants as they are (A8)."""
+    select: bool = True
+    """Keep the variants of the round that did best on development questions; else of the last."""
+    beta: float = 0.1
+    """Strength of the pull to the reference."""
+    nll_weight: float = 0.0
+    """Weight of the NLL of chosen texts."""
+    epochs: float = 3.0
+    """Passes over a variant's pairs in a round."""
+    controller_share: float = 0.25
+    """Share of the train questions that only the controller learns from."""
+    fit: FitConfig = FitConfig(learning_rate=5e-5, batch_size=16, schedule="cosine", warmup=0.1)
+    """How a variant learns from its pairs."""
+    instruction: InstructionConfig = field(default_factory=InstructionConfig)
+    """Multi-mode tuning of M_IFT, and of the variants for `variant_epochs`."""
+    variant_epochs: float = 1.0
+    """Passes of each variant over its own part."""
+    variant_fit: FitConfig = FitConfig(learning_rate=5e-4, batch_size=16)
+    """How a variant learns its own part: a rate for adapters; full copies want a fifth of it."""
+    controller: ControllerConfig = ControllerConfig()
+    """How the controller learns."""
+
+    def __post_init__(self) -> None:
+        check_shares(self.instruction.shares, self.variant_fit.batch_size, "variant_fit.batch_size")
+        if self.variants < 1:
+            raise UsageError(f"variants is {self.variants}; expected at least 1")
+        if self.variants == 1 and self.candidates.refiners == "cross":
+            raise UsageError("refiners=cross needs at least 2 variants")
+        if self.judge == "reward-model" and not self.reward_model:
+            raise UsageError(
+                "judge=reward-model without a reward model; name the folder of a trained one: "
+                "--reward-model DIR (`rationalize train reward-model` makes one)"
+            )
+
+    @property
+    def names(self) -> list[str]:
+        return [f"variant-{i + 1}" for i in range(self.variants)]
+
+    @property
+    def passes(self) -> float:
+        """Passes over what a variant is tuned on: as many steps for a part of it as for all."""
+        return self.variant_epochs / (self.variants if self.parts == "same" else 1)
+
+    def judged_by(self, train: Sequence[Question]) -> Judge:
+        """Who judges: M_IFT where a cross-fitted scorer has nothing to learn from."""
+        if self.judge != "cross-fit" or self.answer_scorer or teacher_attempts(train, "correct"):
+            return self.judge
+        return "ift"
+
+    def scoring(self, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:
+        """The run's rewards; consistency among them where its answer scorer judges anyway.
+
+        Raises `UserError` where there is no such judge, before anything is trained.
+        """
+        if self.judge == "reward-model":
+            read_facts(reward_model_folder(self.reward_model or ""))
+        judge = self.judged_by(train)
+        if judge != self.judge:
+            say(
+                f"none of the {len(train)} train questions has a teacher rationale that led to its "
+                "answer, which the judge cross-fit learns from: M_IFT judges in its place "
+                "(--judge ift)"
+            )
+        rewards = ("consistency",) if judge == "cross-fit" else ()
+        folders = replace(folders, answer_scorer=self.answer_scorer)
+        return Scoring(("correctness", "diversity", *rewards), folders)
+
+
+def check_shares(shares: Mapping[str, float], batch_size: int, name: str) -> None:
+    """Raise `UsageError` where the shares name no mode, or cannot fill a batch."""
+    for mode, share in shares.items():
+        if mode not in SHARES:
+            raise UsageError(f"shares: unknown mode {mode!r}{nearest(mode, SHARES)}")
+        if not share >= 0:
+            raise UsageError(f"shares: {mode} has the share {share}; expected at least 0")
+    shared = [mode for mode, share in shares.items() if share]
+    if set(shared) <= {"refine"}:
+        raise UsageError(
+            "shares: no mode but refine has a share; expected one of "
+            f"{', '.join(m for m in SHARES if m != 'refine')}, which come before it"
+        )
+    if batch_size < len(shared):
+        raise UsageError(
+            f"{name} is {batch_size}; expected at least {len(shared)}, a row for each mode that "
+            f"has a share ({', '.join(shared)})"
+        )

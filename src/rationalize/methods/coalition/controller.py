@@ -1,0 +1,230 @@
+"""COALITION's step 6: the controller learns from utilities who should write and who should refine.
+
+    label    index of the option with the highest utility; at refinement keeping is an option too
+    weight   best utility minus the next one, clipped to [0.05, 1]
+    L = mean_i weight_i CE_i          weights scaled to mean 1 over the examples; the softmax is
+                                      over the options there are (self- or cross-refinement alone)
+
+The paper releases no controller; every choice here is our default (docs/methods/coalition.md). The
+letters' rows of the lm-head are its classifier.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from rationalize.methods.base import Experiment
+from rationalize.methods.coalition.candidates import (
+    Candidates,
+    UtilityJudge,
+    utility,
+    with_utilities,
+    write_candidates,
+)
+from rationalize.methods.coalition.config import CoalitionConfig, ControllerConfig
+from rationalize.methods.coalition.diagnostics import log_leak, log_refining
+from rationalize.methods.coalition.inference import CONTROLLER
+from rationalize.methods.coalition.tuning import VariantWeights
+from rationalize.models.controller import choice_logits, choose, controller_row
+from rationalize.models.forward import Row
+from rationalize.models.policy import Policy
+from rationalize.models.variants import Variants
+from rationalize.questions import alike
+from rationalize.records import Attempt, Question
+from rationalize.runs import Stage
+from rationalize.signals.draws import shuffled_passes
+from rationalize.training.loop import LossOutput, fit
+
+
+@dataclass(frozen=True)
+class Example:
+    """One choice with the utility of every option."""
+
+    question: Question
+    rationale: str | None
+    """None: who writes; else who refines this."""
+    utilities: tuple[float, ...]
+    """NaN for an option that is not to be had."""
+
+    @property
+    def kind(self) -> str:
+        return "write" if self.rationale is None else "refine"
+
+    @property
+    def allowed(self) -> tuple[bool, ...]:
+        return tuple(u == u for u in self.utilities)
+
+    @property
+    def label(self) -> int:
+        return int(np.nanargmax(self.utilities))
+
+    @property
+    def gain(self) -> float:
+        """Best option minus the next best; 0 for a tie."""
+        first, second = sorted((u for u in self.utilities if u == u), reverse=True)[:2]
+        return first - second
+
+
+def fit_controller(
+    exp: Experiment, variants: Variants, held: Sequence[Question], judge: UtilityJudge,
+    config: CoalitionConfig,
+) -> bool:  # fmt: skip
+    """Train the controller on candidates for questions that nobody has learned from; False where
+    there is nothing to learn: no such question, nobody to choose among, or all options alike.
+    """
+    if not held or (config.variants == 1 and config.candidates.refiners == "none"):
+        return False
+    attempts = write_candidates(exp, variants, config, held, CONTROLLER, config.rounds)
+    candidates = with_utilities(exp, config, held, attempts, CONTROLLER, judge)
+    log_refining(exp, candidates, "final")
+    log_leak(exp, candidates, held, config.candidates.leak, "final")
+    variants.add_adapter(CONTROLLER)
+    stage = exp.stage(CONTROLLER, kind="variants")
+
+    def learn() -> Mapping[str, Any]:
+        examples = controller_examples(candidates, held, config.names)
+        with variants.active(CONTROLLER) as policy:
+            return train_controller(policy, examples, config.controller, stage, exp.seed)
+
+    facts = stage.policy(VariantWeights(variants, CONTROLLER), learn)
+    print(describe(facts))
+    return facts["learned_from"] > 0
+
+
+def controller_examples(
+    candidates: Candidates, questions: Sequence[Question], names: Sequence[str]
+) -> list[Example]:
+    """Who should write, and who should refine this or nobody, with each option's mean utility: NaN
+    for one that nobody took. An example without two options to choose among is left out.
+    """
+    examples = []
+    for q in questions:
+        written = candidates.written.get(q.id, ())
+        if len(names) > 1:
+            examples.append(Example(q, None, _means(written, names)))
+        for source in written:
+            if source.id in candidates.refined:
+                means = _means(candidates.refined[source.id], names)
+                examples.append(Example(q, source.rationale, (*means, utility(source))))
+    return [e for e in examples if sum(e.allowed) > 1]
+
+
+def _means(attempts: Sequence[Attempt], names: Sequence[str]) -> tuple[float, ...]:
+    """Mean utility by writer; NaN for one who wrote nothing."""
+    utilities = [[utility(a) for a in attempts if a.writer == name] for name in names]
+    return tuple(float(np.mean(u)) if u else float("nan") for u in utilities)
+
+
+def train_controller(
+    policy: Policy, examples: Sequence[Example], config: ControllerConfig, stage: Stage, seed: int
+) -> dict[str, Any]:
+    """Teach `policy` in place; returns its measures on held-out questions, per kind of choice."""
+    learn, held = split_by_question(examples, config.held_out, seed)
+    clear = [e for e in learn if e.gain > 0]
+    weights = np.clip([e.gain for e in clear], config.lowest_weight, 1.0)
+    rows = [
+        controller_row(policy, e.question, e.rationale, (e.label, e.allowed, float(w)))
+        for e, w in zip(clear, weights / weights.mean() if clear else (), strict=True)
+    ]
+    if rows:
+        size = config.fit.batch_size
+        steps = max(1, math.ceil(config.epochs * len(rows) / size))
+
+        def batch_at(step: int) -> list[Row]:
+            return [rows[i] for i in shuffled_passes(len(rows), size, step, seed)]
+
+        fit(policy, weighted_choice, batch_at, config.fit, stage, steps=steps)
+    facts: dict[str, Any] = {"learned_from": len(rows), "ties": len(learn) - len(rows)}
+    for kind in dict.fromkeys(e.kind for e in held):
+        labels = [e.label for e in clear if e.kind == kind]
+        facts[kind] = measure(policy, [e for e in held if e.kind == kind], labels)
+    return facts
+
+
+def weighted_choice(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+    """Weighted cross-entropy over rows tagged (label, which options are allowed, weight)."""
+    total, right = torch.zeros((), device=policy.device), 0.0
+    # rows with equally many options together
+    for count in sorted({len(row.tag[1]) for row in rows}):
+        group = [row for row in rows if len(row.tag[1]) == count]
+        logits = choice_logits(policy, group, count)  # (N, count)
+        allowed = torch.tensor([row.tag[1] for row in group], device=logits.device)
+        logits = logits.masked_fill(~allowed, -torch.inf)
+        label_N = torch.tensor([row.tag[0] for row in group], device=logits.device)
+        weight_N = torch.tensor([row.tag[2] for row in group], device=logits.device)
+        losses = torch.nn.functional.cross_entropy(logits, label_N, reduction="none")
+        total = total + (weight_N * losses).sum()
+        right += (logits.argmax(-1) == label_N).sum().item()
+    return LossOutput(total, len(rows), {"accuracy": right})
+
+
+def split_by_question(
+    examples: Sequence[Example], share: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Examples to learn from and to measure on; what asks the same is on one side."""
+    questions = sorted({e.question.id: e.question for e in examples}.items())
+    groups = alike(question for _, question in questions)
+    chosen = random.Random(seed).sample(groups, round(share * len(groups)))
+    held = {questions[i][0] for group in chosen for i in group}
+    return (
+        [e for e in examples if e.question.id not in held],
+        [e for e in examples if e.question.id in held],
+    )
+
+
+def measure(policy: Policy, examples: Sequence[Example], labels: Sequence[int]) -> dict[str, float]:
+    """Accuracy and mean utility of the controller's choice beside the most frequent label of its
+    training examples (ties aside), a random choice (its expectation) and the oracle.
+    """
+    count = len(examples[0].utilities)
+    probabilities = choose(
+        policy, [e.question for e in examples], [e.rationale for e in examples], count
+    )
+    frequency = np.bincount(labels, minlength=count) if labels else np.zeros(count)
+    # what each puts on the options of an example, summing to 1
+    pickers: dict[str, Callable[[int, Example], np.ndarray]] = {
+        "controller": lambda i, e: favourite(probabilities[i], e),
+        "majority": lambda i, e: favourite(frequency, e),
+        "random": lambda i, e: np.array(e.allowed) / sum(e.allowed),
+        "oracle": lambda i, e: favourite(e.utilities, e),
+    }
+    best = [np.array(e.utilities) == np.nanmax(e.utilities) for e in examples]
+    utilities = [np.nan_to_num(e.utilities) for e in examples]
+    lengths = [controller_row(policy, e.question, e.rationale).length - 1 for e in examples]
+    facts: dict[str, float] = {"n": len(examples), "tokens_read": float(np.mean(lengths))}
+    for name, pick in pickers.items():
+        picked = [pick(i, e) for i, e in enumerate(examples)]
+        for kind, values in (("accuracy", best), ("utility", utilities)):
+            facts[f"{name}_{kind}"] = float(
+                np.mean([p @ v for p, v in zip(picked, values, strict=True)])
+            )
+    return facts
+
+
+def favourite(scores: Sequence[float] | np.ndarray, example: Example) -> np.ndarray:
+    """All of the choice on the allowed option with the highest score, the first of equals."""
+    allowed = np.where(example.allowed, scores, -np.inf)
+    return np.eye(len(allowed))[int(np.argmax(allowed))]
+
+
+def describe(facts: Mapping[str, Any]) -> str:
+    """What `train_controller` measured, in a line per kind of choice."""
+    lines = [f"controller: learned from {facts['learned_from']} choices ({facts['ties']} ties)"]
+    for kind in ("write", "refine"):
+        if measured := facts.get(kind):
+            numbers = ", ".join(
+                f"{name} {measured[f'{name}_accuracy']:.3f} / {measured[f'{name}_utility']:.3f}"
+                for name in ("controller", "majority", "random", "oracle")
+            )
+            lines.append(
+                f"  who {kind}s, share of best picks / utility: {numbers} (n = {measured['n']}; "
+                f"one pass over {measured['tokens_read']:.0f} tokens a choice)"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,216 @@
+"""What a coalition's run says of itself: can the judge read, are the variants clones, what did the
+leak control touch, what is refinement worth. Each is a file of the run, measured once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+
+from rationalize.answers import is_correct
+from rationalize.evaluation.clones import clone_rows, format_clones
+from rationalize.evaluation.intervals import paired_difference
+from rationalize.evaluation.refining import format_refining, refining_rows, refining_utilities
+from rationalize.evaluation.results import difference_row
+from rationalize.methods.base import Experiment
+from rationalize.methods.coalition.candidates import CandidatePair, Candidates, utility_text
+from rationalize.methods.coalition.config import (
+    FOR_IFT,
+    FOR_JUDGING,
+    FOR_VARIANTS,
+    FOR_WRITING,
+    CoalitionConfig,
+    Leak,
+)
+from rationalize.models.answer_texts import Texts
+from rationalize.models.choices import ChoiceScorer
+from rationalize.models.scorers import AnswerFold, AnswerScorer
+from rationalize.models.variants import Variants
+from rationalize.progress import say
+from rationalize.records import Attempt, Question
+from rationalize.rewards.reading import likeliest
+from rationalize.sampling.local import Sampler
+from rationalize.sampling.writing import question_seed, teacher_attempts, write_attempts
+from rationalize.training.loop import FitConfig
+from rationalize.training.objectives import response_logprobs
+from rationalize.training.rows import RowMaker
+
+_ENOUGH = 64
+"""Development questions that variants are compared on: the first so many."""
+
+_ROOM = 0.9  # who is right more often has little to gain from a rationale
+
+Written = Mapping[str, Mapping[str, Attempt]]
+"""By variant and question id."""
+
+
+def log_reading(
+    exp: Experiment, judge: object, held_out: Sequence[Question], config: CoalitionConfig
+) -> None:
+    """Store and print how well the judge reads: the share of held-out questions that it answers
+    right alone, and with a teacher's rationale that led to the gold answer. What cannot read gives
+    utilities that are noise.
+    """
+    first: dict[str, str] = {}
+    for a in teacher_attempts(held_out, "correct"):
+        first.setdefault(a.question_id, a.rationale)
+    asked = [q for q in held_out if q.choices and q.id in first]
+    if not asked or not isinstance(judge, AnswerScorer):
+        return
+
+    def right(rationales: Sequence[str | None]) -> list[float]:
+        probabilities = judge.probabilities(asked, rationales)
+        return [
+            float(is_correct((q.choices or ())[likeliest(p)], q.answer, q.choices))
+            for q, p in zip(asked, probabilities, strict=True)
+        ]
+
+    def measure() -> dict[str, Any]:
+        alone, told = right([None] * len(asked)), right([first[q.id] for q in asked])
+        gain = paired_difference(told, alone)
+        facts = {"alone": float(np.mean(alone)), "with_rationale": float(np.mean(told))}
+        say(
+            f"the judge of utilities answers {facts['alone']:.0%} of {len(asked)} held-out "
+            f"questions right alone, {facts['with_rationale']:.0%} with a teacher's rationale that "
+            f"led there (difference {gain.mean:+.0%} [{gain.low:+.0%}, {gain.high:+.0%}])"
+        )
+        if gain.low <= 0 and facts["with_rationale"] < _ROOM:
+            say(
+                "that is no more than chance allows: utilities may be noise. Give reading more of "
+                "each batch (`instruction.shares`), more passes (`instruction.epochs`) or more "
+                "questions"
+            )
+        return {**facts, "n": len(asked), "gain": difference_row(gain)}
+
+    readers = FOR_VARIANTS if config.judge == "variants" else FOR_IFT
+    exp.stage("reading", needs=(*readers, *FOR_JUDGING)).facts("reading", measure)
+
+
+def log_clones(
+    exp: Experiment, variants: Variants, config: CoalitionConfig, when: str, round: int
+) -> None:
+    """Store and print how different the variants are, a row per pair; `when` is `tuned` or a
+    round's name.
+
+    They write the same development questions, sampled as candidates are, so that two files say
+    what DPO made of them. KL is taken on those draws: with `top_p` below 1 they leave out what is
+    unlikely, and it is not that of the whole distributions.
+    """
+    stage, asked = exp.stage("clones", needs=FOR_WRITING), exp.dev[:_ENOUGH]
+    if len(config.names) < 2 or not asked:
+        return
+    sampling = replace(config.candidates.sampling, n=1)
+
+    def write(name: str) -> list[Attempt]:
+        with variants.active(name) as policy:
+            return write_attempts(
+                Sampler(policy), asked, sampling, split="dev",
+                seed=question_seed(exp.seed, name, "clones"), writer=name, mode="rationale",
+                round=round, label=f"{name} writes dev, {when}",
+            )  # fmt: skip
+
+    def measure() -> list[dict[str, Any]]:
+        written = {
+            name: {a.question_id: a for a in stage.attempts(f"{when}-{name}", partial(write, name))}
+            for name in config.names
+        }
+        rows = clone_rows(
+            {name: {i: a.rationale for i, a in of.items()} for name, of in written.items()},
+            _answers(variants, asked, written, config.instruction.texts),
+            _divergences(variants, written, config.fit),
+        )
+        print(f"variants on development questions, {when}:\n{format_clones(rows)}")
+        return [{**row, "split": "dev"} for row in rows]
+
+    stage.facts(f"clones-{when}", measure)
+
+
+def _answers(
+    variants: Variants, questions: Sequence[Question], written: Written, texts: Texts
+) -> dict[str, dict[str, str | None]]:
+    """What M_IFT answers given each variant's rationales, where there are choices."""
+    asked = [q for q in questions if q.choices]
+    answers: dict[str, dict[str, str | None]] = {}
+    with variants.bare() as policy:
+        reader = ChoiceScorer(policy)
+        for name, attempts in written.items():
+            rationales = [attempts[q.id].rationale or None for q in asked]
+            probabilities = AnswerFold(reader, reader).probabilities(asked, rationales, texts)
+            answers[name] = {
+                q.id: (q.choices or ())[int(np.argmax(p))]
+                for q, p in zip(asked, probabilities, strict=True)
+            }
+    return answers
+
+
+def _divergences(
+    variants: Variants, written: Written, config: FitConfig
+) -> dict[tuple[str, str], float]:
+    """KL per token of a variant from another, on the first one's texts."""
+    logprobs: dict[tuple[str, str], float] = {}
+    for reader in written:
+        with variants.active(reader) as policy:
+            maker = RowMaker(policy)
+            for writer, attempts in written.items():
+                rows = [maker.attempt(a) for a in attempts.values() if a.completion]
+                tokens = sum(len(row.response_ids) for row in rows)
+                total = sum(response_logprobs(policy, rows, config))
+                logprobs[writer, reader] = total / max(1, tokens)
+    return {(a, b): logprobs[a, a] - logprobs[a, b] for a, b in permutations(written, 2)}
+
+
+def log_refining(exp: Experiment, candidates: Candidates, when: str) -> None:
+    """Store and print what refinement by the writer, and by the others, did to the utility."""
+
+    def measure() -> list[dict[str, Any]]:
+        attempts = [*candidates.all_written, *candidates.all_refined]
+        rows = refining_rows([refining_utilities(candidates.reference, attempts)])
+        if rows:
+            print(format_refining(rows))
+        return rows
+
+    exp.stage("refining").facts(f"refining-{when}", measure)
+
+
+def log_leak(
+    exp: Experiment, candidates: Candidates, questions: Sequence[Question], leak: Leak, when: str,
+    pairs: Sequence[CandidatePair] = (),
+) -> None:  # fmt: skip
+    """Store and print how many candidates the leak control touched: those that the judge has read
+    otherwise than they were written, or not at all; and how many of them ended in pairs.
+    """
+    if leak == "none":
+        return
+    by_id = {q.id: q for q in questions}
+
+    def touched(attempts: Iterable[Attempt]) -> int:
+        read = [(a.rationale, by_id[a.question_id]) for a in attempts]
+        return sum(utility_text(*text, leak) != utility_text(*text, "none") for text in read)
+
+    def measure() -> dict[str, Any]:
+        written, refined = candidates.all_written, candidates.all_refined
+        facts: dict[str, Any] = {
+            "control": leak,
+            "written": {"n": len(written), "touched": touched(written)},
+            "refined": {"n": len(refined), "touched": touched(refined)},
+            "pairs": {
+                "n": len(pairs), "chosen": touched(p.chosen for p in pairs),
+                "rejected": touched(p.rejected for p in pairs),
+            },
+        }  # fmt: skip
+        done = {"mask": "had an answer masked", "penalty": "only named answers"}[leak]
+        counts = ", ".join(
+            f"{facts[name]['touched']} of {facts[name]['n']} {name}"
+            for name in ("written", "refined")
+        )
+        among = "; in {n} pairs {chosen} of the chosen, {rejected} of the rejected"
+        say(f"leak control, {when}: {counts} candidates {done}"
+            + (among.format(**facts["pairs"]) if pairs else ""))  # fmt: skip
+        return facts
+
+    exp.stage("leak").facts(f"leak-{when}", measure)

@@ -1,0 +1,40 @@
+"""Every command line that the documents, the experiments and the examples quote is accepted."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rationalize.cli import FORMS, main
+
+ROOT = Path(__file__).parents[1]
+PLACES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "experiments/*", "examples/*.py")
+COMMAND = re.compile(rf"\brationalize ((?:{'|'.join(FORMS)})\b[^`\n]*)")
+MEANT_TO_FAIL = ("lerning-rate",)
+"""What a page quotes with the error that it gives."""
+
+
+def quoted() -> list[str]:
+    """The commands, as the shell would see them: continued lines joined, comments cut."""
+    commands: dict[str, None] = {}
+    for pattern in PLACES:
+        for file in sorted(ROOT.glob(pattern)):
+            text = re.sub(r"\\\n\s*(#\s*)?", " ", file.read_text(encoding="utf-8"))
+            for match in COMMAND.finditer(text):
+                if match.start() and text[match.start() - 1] in "`" and "--" not in match[1]:
+                    continue  # the name of a command in a sentence
+                command = re.split(r"\s#|;| > | \| |\)(?:\s|$)", match[1])[0].strip()
+                commands[command] = None
+    return [c for c in commands if not any(word in c for word in MEANT_TO_FAIL)]
+
+
+@pytest.mark.parametrize("command", quoted())
+def test_a_quoted_command_is_accepted(command, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    argv = [re.sub(r"\$\w+", "0", word) for word in shlex.split(command)]
+    if argv[0] != "config":
+        argv.append("--dry-run")
+    status = main(argv)
+    assert status == 0, capsys.readouterr().err
