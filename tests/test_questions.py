@@ -22,8 +22,8 @@ from rationalize.questions import (
     load_sample,
     load_splits,
 )
+from rationalize.questions.columns import cut_choices
 from rationalize.questions.hub import NAMED
-from rationalize.questions.rows import cut_choices
 from rationalize.records import Question
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"

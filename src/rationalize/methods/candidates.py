@@ -24,7 +24,7 @@ from rationalize.progress import progress_bar
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.mentions import bare_answer, masked
-from rationalize.rewards.reading import readings
+from rationalize.rewards.reader import readings
 from rationalize.runs import Run
 from rationalize.sampling.coalition import Refiners, refines
 from rationalize.sampling.local import Sampler, SamplingConfig

@@ -70,7 +70,7 @@ from rationalize.models.reward_model import RewardModel, read_facts, reward_mode
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.progress import say
-from rationalize.questions import alike, hold_out
+from rationalize.questions import group_duplicates, hold_out
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import CONTROLLER, Coalition
@@ -204,7 +204,7 @@ def dpo_parts(
     if config.partition == "all":
         return [(learned, learned)] * n
     per = 2 if config.partition == "quarters" else 1
-    groups = alike(learned)
+    groups = group_duplicates(learned)
     cut = [
         [learned[i] for k in part for i in groups[k]] for part in partition(len(groups), per * n)
     ]

@@ -30,7 +30,7 @@ from rationalize.methods.setup import (
 from rationalize.models.scorers import AnswerScorer
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
-from rationalize.rewards.reading import likeliest
+from rationalize.rewards.reader import likeliest
 from rationalize.runs import Run, slug
 from rationalize.sampling.coalition import CONTROLLER, Chain, Coalition, Who
 from rationalize.sampling.writing import question_seed

@@ -21,7 +21,7 @@ from rationalize.methods.setup import Setup
 from rationalize.models.choices import halve
 from rationalize.models.policy import load_policy
 from rationalize.models.variants import Variants
-from rationalize.questions import alike
+from rationalize.questions import group_duplicates
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.training.loop import forget_checkpoint
@@ -58,7 +58,7 @@ def parts_of(train: Sequence[Question], config: CoalitionConfig) -> list[list[Qu
     """
     if config.parts == "same":
         return [list(train)] * config.variants
-    groups = alike(train)
+    groups = group_duplicates(train)
     order = random.Random(config.seed).sample(groups, len(groups))
     dealt = sorted(order, key=lambda group: train[group[0]].kind or "")
     own = [

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rationalize.errors import UserError
+from rationalize.questions.columns import Columns
 from rationalize.questions.files import RawRow
-from rationalize.questions.rows import Columns
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _NUMBER_WORDS = (

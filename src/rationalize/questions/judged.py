@@ -15,8 +15,8 @@ from typing import Any, TypeGuard
 
 from rationalize.errors import UserError
 from rationalize.questions.bad_rows import BadRow, RowError, settle
+from rationalize.questions.columns import read_row
 from rationalize.questions.files import RawRow, read_rows, split_files
-from rationalize.questions.rows import read_row
 from rationalize.records import Question
 from rationalize.text import clip
 

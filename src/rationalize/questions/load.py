@@ -15,9 +15,9 @@ from typing import Any
 from rationalize.errors import UsageError, UserError
 from rationalize.questions.bad_rows import BadRow, RowError, settle
 from rationalize.questions.builtin import builtin_questions
+from rationalize.questions.columns import Columns, check_columns, read_row
 from rationalize.questions.files import SUFFIXES, RawRow, has_split, read_rows, split_files
 from rationalize.questions.hub import NAMED, find_set, hub_rows, nearest, open_hub
-from rationalize.questions.rows import Columns, check_columns, read_row
 from rationalize.questions.splits import check_overlap, cut, overlaps
 from rationalize.records import Question
 from rationalize.text import clip

@@ -27,7 +27,7 @@ def same_question_key(question: Question) -> tuple[str, ...]:
     return (_plain(question.context or ""), _plain(question.question), *choices)
 
 
-def alike(questions: Iterable[Question]) -> list[list[int]]:
+def group_duplicates(questions: Iterable[Question]) -> list[list[int]]:
     """Positions of the questions, those that ask the same together, by the first of each."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, question in enumerate(questions):
@@ -42,7 +42,7 @@ def hold_out(
 
     Questions that ask the same stay together; of one, none is held out.
     """
-    groups = alike(questions)
+    groups = group_duplicates(questions)
     order = random.Random(seed).sample(groups, len(groups))
     held = max(0, min(max(least, round(share * len(groups))), len(groups) - 1))
     return [i for g in order[held:] for i in g], [i for g in order[:held] for i in g]

@@ -21,7 +21,7 @@ from rationalize.rewards.information_gain import information_gain
 from rationalize.rewards.length import length
 from rationalize.rewards.option_copying import option_copying
 from rationalize.rewards.plausibility import StatementProbabilities, plausibility
-from rationalize.rewards.reading import AnswerProbabilities
+from rationalize.rewards.reader import AnswerProbabilities
 from rationalize.rewards.repetition import repetition
 from rationalize.rewards.reward_model import ReplyScores, reward_model
 from rationalize.rewards.simulatability import prediction_leak, simulatability

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from rationalize.rewards.base import Reward, Scores
-from rationalize.rewards.reading import (
+from rationalize.rewards.reader import (
     HELPLESS,
     AnswerProbabilities,
     likeliest,

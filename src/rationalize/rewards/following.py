@@ -28,7 +28,7 @@ from functools import partial
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.check import negated
 from rationalize.rewards.mentions import sentences
-from rationalize.rewards.reading import AnswerProbabilities, readings
+from rationalize.rewards.reader import AnswerProbabilities, readings
 
 CUTS = 4
 """Versions of a truncated rationale."""

@@ -16,7 +16,7 @@ import math
 from functools import partial
 
 from rationalize.rewards.base import Reward, Scores
-from rationalize.rewards.reading import HELPLESS, AnswerProbabilities, readings, with_and_without
+from rationalize.rewards.reader import HELPLESS, AnswerProbabilities, readings, with_and_without
 
 
 def score(scorer: AnswerProbabilities, *, gold, rationale, **columns) -> Scores:

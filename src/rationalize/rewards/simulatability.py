@@ -19,7 +19,7 @@ from functools import partial
 
 from rationalize.rewards.answer_leak import leaks
 from rationalize.rewards.base import Reward, Scores
-from rationalize.rewards.reading import (
+from rationalize.rewards.reader import (
     HELPLESS,
     AnswerProbabilities,
     likeliest,

@@ -40,7 +40,7 @@ def export(config: ExportConfig) -> None:
     """Write the rows; say how many there are and what was left out."""
     from rationalize.attempt_files import load_attempts, write_dpo_jsonl, write_sft_jsonl
     from rationalize.runs import Run
-    from rationalize.signals.exchange import learnable, right_ones, right_over_wrong
+    from rationalize.signals.export_selection import learnable, right_ones, right_over_wrong
 
     if not config.out.name.endswith((".jsonl", ".jsonl.gz")) or config.out.is_dir():
         raise UsageError(
