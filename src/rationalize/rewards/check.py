@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rationalize.bootstrap import bootstrap_means, percentiles
 from rationalize.errors import UserError
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import ATTACKS, Reward
@@ -190,7 +191,7 @@ def _compare(
         return CheckRow(reward.name, attack, mean, None, 0.0, 0.0, 0, "undefined", expected, ok)
     scores = np.array(pairs)  # (n, 2)
     mean_before, mean_after = scores.mean(0).tolist()
-    low, high = _interval(scores[:, 1] - scores[:, 0], seed)
+    low, high = percentiles(bootstrap_means(scores[:, 1] - scores[:, 0], _RESAMPLES, seed))
     moved = "drops" if high < 0 else "rises" if low > 0 else "stays"
     ok = {
         "-": True,
@@ -209,14 +210,6 @@ def _expectation(reward: Reward, attack: str) -> str:
     if attack in reward.should_rise:
         return "rises"
     return "no rise" if reward.trainable else "-"
-
-
-def _interval(differences: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, over questions."""
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(differences), size=(_RESAMPLES, len(differences)))
-    low, high = np.quantile(differences[draws].mean(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _number(value: float | None) -> str:
