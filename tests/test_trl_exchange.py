@@ -17,6 +17,7 @@ from rationalize.answers import has_marker
 from rationalize.attempt_files import save_attempts
 from rationalize.cli import main
 from rationalize.errors import UsageError
+from rationalize.evaluation.results import save_questions
 from rationalize.records import attempt_row
 from rationalize.rewards import RewardSuite, load_rewards, to_trl
 from rationalize.runs import Run
@@ -223,3 +224,19 @@ def test_an_attempt_without_a_score_is_right_by_its_prediction(tmp_path):
     assert main(["export", str(file), "--format", "dpo", "--out", str(out)]) == 0
     (row,) = map(json.loads, out.read_text().splitlines())
     assert row["chosen"].startswith("The stone")
+
+
+@pytest.mark.parametrize("format", ["sft", "dpo"])
+def test_a_choice_is_right_only_if_it_is_the_gold_one(tmp_path, capsys, format):
+    """Of the choices 24 and 24 hours one is right, though a free-form 24 hours would match 24."""
+    q = dataclasses.replace(question(0), answer="24", choices=("24", "24 hours"))
+    attempts = [attempt(q, f"The clock says {p}", p, split="test") for p in ("24", "24 hours")]
+    out = tmp_path / "out.jsonl"
+    with Run.open(tmp_path / "run", {}) as run:
+        run.append(attempts, "final")
+        save_questions(run, [q])
+    command = ["export", str(tmp_path / "run"), "--split", "test", "--out", str(out)]
+    assert main([*command, "--format", format]) == 0
+    (row,) = map(json.loads, out.read_text().splitlines())
+    assert row["completion" if format == "sft" else "chosen"].startswith("The clock says 24.")
+    assert ("1 wrong" in capsys.readouterr().out) == (format == "sft")

@@ -1,22 +1,23 @@
-"""Which attempts somebody else's trainer should learn from, and what is left out and why."""
+"""Which attempts to export for another library's trainer; what is left out, and why."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rationalize.answers import is_correct
-from rationalize.records import Attempt, Pair
+from rationalize.records import Attempt, Pair, Question
 from rationalize.signals.ranks import pairs_across, rank_levels
 
 LeftOut = Counter[str]
-"""Why -> attempts."""
+"""Reason -> number of attempts."""
 
 
 def learnable(attempts: Iterable[Attempt]) -> tuple[list[Attempt], LeftOut]:
-    """Attempts whose prompt is the question's and whose reply is whole, equal ones once.
+    """Attempts at the question's own prompt that are complete, without duplicates.
 
-    A hinted prompt gives the answer away; a reply that was cut would be learned with an end.
+    A hinted prompt gives the answer away. A reply that was cut at the length limit would teach the
+    learner to stop there.
     """
     kept: dict[tuple[str, str], Attempt] = {}
     left_out: LeftOut = Counter()
@@ -32,19 +33,21 @@ def learnable(attempts: Iterable[Attempt]) -> tuple[list[Attempt], LeftOut]:
     return list(kept.values()), left_out
 
 
-def right_ones(attempts: Iterable[Attempt]) -> tuple[list[Attempt], LeftOut]:
-    """The attempts that led to the right answer."""
+def right_ones(
+    attempts: Iterable[Attempt], questions: Mapping[str, Question]
+) -> tuple[list[Attempt], LeftOut]:
+    """The attempts with the right answer; `questions` as in `is_right`."""
     attempts = list(attempts)
-    right = [a for a in attempts if is_right(a)]
+    right = [a for a in attempts if is_right(a, questions)]
     return right, Counter({"wrong": len(attempts) - len(right)})
 
 
 def right_over_wrong(
-    attempts: Iterable[Attempt], cap: int = 0, seed: int = 0
+    attempts: Iterable[Attempt], questions: Mapping[str, Question], cap: int = 0, seed: int = 0
 ) -> tuple[list[Pair], LeftOut]:
-    """Right over wrong replies to one prompt, at most `cap` pairs of each (drawn; 0: all).
+    """Right over wrong replies to one prompt, at most `cap` pairs per prompt (drawn; 0: all).
 
-    Replies without an answer are in no pair.
+    Replies without an answer are in no pair. `questions` as in `is_right`.
     """
     by_prompt: dict[tuple[str, str], list[Attempt]] = {}
     left_out: LeftOut = Counter()
@@ -54,19 +57,26 @@ def right_over_wrong(
         else:
             left_out["without an answer"] += 1
     pairs = []
-    for number, own in enumerate(by_prompt.values()):
-        levels = rank_levels([is_right(a) for a in own], [True] * len(own))
-        found = pairs_across(levels, cap, [seed, number])
+    for number, group in enumerate(by_prompt.values()):
+        levels = rank_levels([is_right(a, questions) for a in group], [True] * len(group))
+        drawn = pairs_across(levels, cap, [seed, number])
         pairs += [
-            Pair(own[0].prompt, own[i].completion, own[j].completion, own[0].question_id)
-            for i, j in found
+            Pair(group[0].prompt, group[i].completion, group[j].completion, group[0].question_id)
+            for i, j in drawn
         ]
-        if not found:
-            left_out["all right or all wrong at their prompt"] += len(own)
+        if not drawn:
+            left_out["all right or all wrong at their prompt"] += len(group)
     return pairs, left_out
 
 
-def is_right(attempt: Attempt) -> bool:
-    """By its stored `correctness`; else by comparing its prediction with the gold answer."""
+def is_right(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
+    """By its stored `correctness`; else by comparing its prediction with the gold answer.
+
+    `questions` by id say which answers are choices: these match exactly, free-form answers also as
+    numbers. The answer to a question that is not among them counts as free-form.
+    """
     score = attempt.rewards.get("correctness")
-    return is_correct(attempt.prediction, attempt.gold) if score is None else score > 0
+    if score is not None:
+        return score > 0
+    question = questions.get(attempt.question_id)
+    return is_correct(attempt.prediction, attempt.gold, question.choices if question else None)
