@@ -1,4 +1,4 @@
-"""Text written by anybody, made safe to show, to store and to tokenise. No torch here."""
+"""Text from outside: safe to show, to store and to tokenise; and its words. No torch here."""
 
 from __future__ import annotations
 
@@ -21,6 +21,17 @@ _RISKY = re.compile(
     "[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
 """What UTF-8 cannot hold, what ends a line for some readers, and what a terminal obeys."""
+
+_WORD = re.compile(r"\w+(?:['’]\w+)?")
+
+
+def words(text: str) -> list[str]:
+    """Lower-case words without punctuation, in their order.
+
+    >>> words("It's 4 + 3, so: seven.")
+    ["it's", '4', '3', 'so', 'seven']
+    """
+    return _WORD.findall(text.lower())
 
 
 def visible(text: str) -> str:

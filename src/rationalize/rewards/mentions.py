@@ -6,17 +6,7 @@ import re
 from collections.abc import Sequence
 
 from rationalize.answers import label
-
-_WORD = re.compile(r"\w+(?:['’]\w+)?")
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words without punctuation.
-
-    >>> words("It's 4 + 3, so: seven.")
-    ["it's", '4', '3', 'so', 'seven']
-    """
-    return _WORD.findall(text.lower())
+from rationalize.text import words
 
 
 def mentions(text_words: Sequence[str], answer: str) -> list[int]:

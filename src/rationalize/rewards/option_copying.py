@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rationalize.rewards.base import Reward, Scores
-from rationalize.rewards.mentions import mentions, words
+from rationalize.rewards.mentions import mentions
+from rationalize.text import words
 
 
 def copied_share(text: str, choices: Sequence[str]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rationalize.rewards.base import Reward, Scores
-from rationalize.rewards.mentions import words
+from rationalize.text import words
 
 _SPAN = 3  # words in a row that count as said before
 

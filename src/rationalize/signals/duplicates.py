@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from rationalize.signals.filters import first_of_each
+from rationalize.text import words
 
 Dedupe = Literal["auto", "equations", "words", "exact", "none"]
 """How equals are told: `auto` by equations where a rationale has some, else by words."""
@@ -85,9 +86,13 @@ def equations_hold(text: str) -> bool:
     return True
 
 
-def words(text: str) -> frozenset[str]:
-    """The words of a text, in lower case, without punctuation."""
-    return frozenset(re.findall(r"\w+", text.lower()))
+def word_set(text: str) -> frozenset[str]:
+    """The distinct words of a text; both parts of `it's` count as words of their own.
+
+    >>> sorted(word_set("It's ice, so it slides."))
+    ['ice', 'it', 's', 'slides', 'so']
+    """
+    return frozenset(part for word in words(text) for part in re.split("['’]", word))
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
@@ -114,7 +119,7 @@ def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9
             keep[i] = found not in kept_lists
             kept_lists.add(found)
             continue
-        own = words(text)
+        own = word_set(text)
         keep[i] = all(jaccard(own, other) <= above for other in kept_words)
         if keep[i]:
             kept_words.append(own)
