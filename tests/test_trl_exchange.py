@@ -227,16 +227,24 @@ def test_an_attempt_without_a_score_is_right_by_its_prediction(tmp_path):
 
 
 @pytest.mark.parametrize("format", ["sft", "dpo"])
-def test_a_choice_is_right_only_if_it_is_the_gold_one(tmp_path, capsys, format):
-    """Of the choices 24 and 24 hours one is right, though a free-form 24 hours would match 24."""
+@pytest.mark.parametrize("source", ["run", "file"])
+def test_a_choice_is_right_only_if_it_is_the_gold_one(tmp_path, capsys, source, format):
+    """Of the choices 24 and 24 hours one is right, though a free-form 24 hours would match 24.
+
+    A run holds its questions; of a file the prompts alone list the choices.
+    """
     q = dataclasses.replace(question(0), answer="24", choices=("24", "24 hours"))
-    attempts = [attempt(q, f"The clock says {p}", p, split="test") for p in ("24", "24 hours")]
+    prompt = prompt_text("rationale_answer", q) if source == "file" else "Solved.\n\nWhen?"
+    attempts = [attempt(q, f"The clock says {p}", p, prompt=prompt) for p in q.choices]
     out = tmp_path / "out.jsonl"
-    with Run.open(tmp_path / "run", {}) as run:
-        run.append(attempts, "final")
-        save_questions(run, [q])
-    command = ["export", str(tmp_path / "run"), "--split", "test", "--out", str(out)]
-    assert main([*command, "--format", format]) == 0
+    if source == "file":
+        save_attempts(attempts, tmp_path / "attempts.jsonl")
+    else:
+        with Run.open(tmp_path / "run", {}) as run:
+            run.append(attempts, "final")
+            save_questions(run, [q])
+    given = tmp_path / ("run" if source == "run" else "attempts.jsonl")
+    assert main(["export", str(given), "--out", str(out), "--format", format]) == 0
     (row,) = map(json.loads, out.read_text().splitlines())
     assert row["completion" if format == "sft" else "chosen"].startswith("The clock says 24.")
     assert ("1 wrong" in capsys.readouterr().out) == (format == "sft")

@@ -72,6 +72,26 @@ def _block(
     return "\n".join(lines)
 
 
+def listed_choices(prompt: str) -> tuple[str, ...] | None:
+    r"""The choices that the last question of a `rationale_answer` prompt lists, None without any.
+
+    >>> listed_choices("Which sinks?\n(A) ice (B) a stone\nExplain, then answer.")
+    ('ice', 'a stone')
+    """
+    block = prompt.rpartition(BLOCK_END)[2]
+    body = block.removesuffix("\n" + INSTRUCTION["rationale_answer"])
+    _, start, rest = body.rpartition(f"\n{label(0)} ")
+    if not start or body == block:
+        return None
+    choices = []
+    for i in range(1, 26):
+        choice, mark, rest = rest.partition(f" {label(i)} ")
+        choices.append(choice)
+        if not mark:
+            break
+    return tuple(choices)
+
+
 def target_text(mode: str, question: Question, rationale: str | None = None) -> str:
     """What the model should write: the gold target of a mode."""
     if rationale is None and mode in ("rationale_answer", "rationale", "refine"):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from rationalize.answers import is_correct
 from rationalize.records import Attempt, Pair, Question
 from rationalize.signals.ranks import pairs_across, rank_levels
+from rationalize.templates import listed_choices
 
 LeftOut = Counter[str]
 """Reason -> number of attempts."""
@@ -72,11 +73,18 @@ def right_over_wrong(
 def is_right(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
     """By its stored `correctness`; else by comparing its prediction with the gold answer.
 
-    `questions` by id say which answers are choices: these match exactly, free-form answers also as
-    numbers. The answer to a question that is not among them counts as free-form.
+    Choices match exactly, free-form answers also as numbers. The choices are those of the attempt's
+    question; where `questions` (by id) lacks it, those that the prompt lists.
     """
     score = attempt.rewards.get("correctness")
     if score is not None:
         return score > 0
-    question = questions.get(attempt.question_id)
-    return is_correct(attempt.prediction, attempt.gold, question.choices if question else None)
+    return is_correct(attempt.prediction, attempt.gold, _choices(attempt, questions))
+
+
+def _choices(attempt: Attempt, questions: Mapping[str, Question]) -> Sequence[str] | None:
+    if attempt.question_id in questions:
+        return questions[attempt.question_id].choices
+    listed = listed_choices(attempt.prompt)
+    # a list without the gold answer is part of a free-form question's text
+    return listed if listed and attempt.gold in listed else None
