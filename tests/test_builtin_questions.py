@@ -159,7 +159,7 @@ def test_questions_and_rationales_are_short(questions):
 
 
 def test_running_out_says_so(monkeypatch):
-    monkeypatch.setattr(builtin, "_PATIENCE", 2)
+    monkeypatch.setattr(builtin, "_MAX_DRAWS", 2)
     with pytest.raises(UserError, match="dev questions ran out after"):
         builtin_questions(train=0, dev=400, test=0, unseen=0)
 

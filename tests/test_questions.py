@@ -279,7 +279,7 @@ def test_skipped_rows_are_said_and_written(tmp_path, caplog):
 
 def test_skipped_rows_overwrite_nothing_else(tmp_path):
     path = write(tmp_path / "q.jsonl", ROW, "{")
-    with pytest.raises(UserError, match="no list of bad rows"):
+    with pytest.raises(UserError, match="not a list of bad rows"):
         load_questions(path, skip_bad_rows=path)
     assert path.read_text().startswith('{"id"')
 

@@ -1,4 +1,4 @@
-"""Where questions come from. No torch here."""
+"""Load questions, split them, find duplicates among them. No torch here."""
 
 from rationalize.questions.bad_rows import BadRow, BadRows
 from rationalize.questions.builtin import builtin_questions
