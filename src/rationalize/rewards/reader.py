@@ -1,5 +1,5 @@
-"""What rewards that read with an answer scorer share: which attempts can be judged, and how
-probable an answer is with the rationale and without it.
+"""Shared by the rewards that ask an answer scorer: which attempts it can read, and the probability
+of an answer with and without the rationale.
 """
 
 from __future__ import annotations
@@ -12,61 +12,61 @@ from rationalize.records import Question
 from rationalize.rewards.base import column_questions, readable
 
 HELPLESS = frozenset({"empty", "one_word", "options", "other_question", "negation"})
-"""Attacks that leave nothing which leads to the gold answer."""
+"""Attacks after which no rationale leads to the gold answer."""
 
 
 class AnswerProbabilities(Protocol):
-    """What these rewards ask of an answer scorer."""
+    """The interface of an answer scorer (`models/scorers.py`)."""
 
     weights_hash: str
 
     def probabilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
     ) -> list[list[float]]:
-        """Per question the probability of each choice; without choices, of its answer alone."""
+        """Per question the probabilities (C,) of its choices; (1,) of the answer if free-form."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """An attempt that an answer scorer can judge."""
+    """An attempt that an answer scorer can read."""
 
     row: int
-    """Its place among the completions."""
+    """Index among the completions."""
     question: Question
-    """Its `answer` is the one whose probability is asked for."""
+    """Its `answer` is the answer whose probability is wanted."""
     at: int
-    """Where that answer's probability stands."""
+    """Index of that answer among the probabilities."""
     text: str | None
-    """The stripped rationale; None where it is empty, which leaves the question alone."""
+    """The stripped rationale; None if it is empty: the scorer then reads the question alone."""
 
 
 def readings(
     answers: Sequence[str | None], *, rationale, question, choices, context, question_id, **_
 ) -> list[Reading]:
-    """The attempts whose answer (the gold one, or the predicted one) can be judged.
+    """The attempts that the scorer can read, for `answers` that are gold or predicted.
 
-    Left out are those without an answer, with one that is not among the choices, and texts that are
-    too long to read.
+    Left out: an attempt without an answer, with an answer that is no choice, and a text that is too
+    long.
     """
     questions = column_questions(question, choices, answers, context, question_id)
-    found = []
+    kept = []
     for row, (q, text) in enumerate(zip(questions, rationale, strict=True)):
         known = q.answer in q.choices if q.choices else bool(q.answer)
         if known and readable(q, text):
             at = q.choices.index(q.answer) if q.choices else 0
-            found.append(Reading(row, q, at, text.strip() or None))
-    return found
+            kept.append(Reading(row, q, at, text.strip() or None))
+    return kept
 
 
 def with_and_without(
-    scorer: AnswerProbabilities, found: Sequence[Reading]
+    scorer: AnswerProbabilities, asked: Sequence[Reading]
 ) -> tuple[list[list[float]], list[list[float]]]:
-    """`p(. | question, rationale)` and `p(. | question)` of each reading."""
-    asked = [r.question for r in found]
-    without = scorer.probabilities(asked, [None] * len(asked))
-    return scorer.probabilities(asked, [r.text for r in found]), without
+    """`p(. | question, rationale)` and `p(. | question)`, (C,) each per reading."""
+    questions = [r.question for r in asked]
+    without = scorer.probabilities(questions, [None] * len(questions))
+    return scorer.probabilities(questions, [r.text for r in asked]), without
 
 
 def likeliest(p_C: Sequence[float]) -> int:
-    """The choice that the scorer would answer; the first of equals."""
+    """Index of the most probable choice; the first of equal ones."""
     return max(range(len(p_C)), key=p_C.__getitem__)
