@@ -1,4 +1,4 @@
-"""Diversity: distinct n-grams over n-grams, as in MaRio (arXiv 2311.02805; docs/methods/mario.md)."""
+"""Diversity: distinct n-grams over n-grams (MaRio, arXiv 2311.02805; docs/methods/mario.md)."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""Diagnostics: does a rationale tell a reader what its writer answers? (Hase et al., arXiv 2010.04119)
+"""Diagnostics: does a rationale tell a reader what its writer answers?
 
     simulatability = 1[reader(question, rationale) = prediction] - 1[reader(question) = prediction]
 
-where `reader` is the answer scorer's most probable choice, and `prediction` is the attempt's
-answer, right or wrong. Naming the prediction is enough for a high score, so compare it with
-`prediction_leak`: leakage-adjusted simulatability averages the mean over the attempts that leak and
-the mean over those that do not (`evaluation/leakage.py`).
+(Hase et al., arXiv 2010.04119), where `reader` is the answer scorer's most probable choice, and
+`prediction` is the attempt's answer, right or wrong. Naming the prediction is enough for a high
+score, so compare it with `prediction_leak`: leakage-adjusted simulatability averages the mean over
+the attempts that leak and the mean over those that do not (`evaluation/leakage.py`).
 
 Never trained on: a writer that is trained on it learns to give its answer away, and the adjustment
 exists only over many attempts. An empty rationale scores 0. Undefined for a free-form question,

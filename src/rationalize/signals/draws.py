@@ -1,4 +1,4 @@
-"""Which rows a training step draws: pure functions of (seed, step), so a resumed run repeats them."""
+"""Which rows a training step draws: pure functions of (seed, step), repeated by a resumed run."""
 
 from __future__ import annotations
 

@@ -67,9 +67,9 @@ def _side(text: str, *, last: bool) -> str:
     if last:
         side = re.sub(
             r"^(?:-\s+|[.,x×÷*/+)%^\s])+", "", side
-        )  # a bullet, or a left operand that is a word
+        )  # a bullet, or the x that ends a word
     side = re.sub(r"[-+*/x×÷(^.,\s$€£]+$", "", side).translate(_SIGNS)
-    # drop parentheses that the stretch opened or closed elsewhere
+    # drop a parenthesis whose partner is outside of this side
     while side.count("(") > side.count(")") and side.startswith("("):
         side = side[1:]
     while side.count(")") > side.count("(") and side.endswith(")"):
