@@ -27,12 +27,7 @@ __all__ = ["KINDS", "QUALITIES", "SPLITS", "UNSEEN_KINDS", "builtin_questions"]
 
 SPLITS = ("train", "dev", "test", "unseen")
 
-_BUCKETS = {
-    "train": range(14),
-    "dev": range(14, 16),
-    "test": range(16, 20),
-    "unseen": range(20),
-}
+_BUCKETS = {"train": range(14), "dev": range(14, 16), "test": range(16, 20), "unseen": range(20)}
 """Which twentieths of the puzzles a split takes; `unseen` takes all, since it shares no kind."""
 
 _MAX_DRAWS = 20_000

@@ -22,16 +22,8 @@ from rationalize.records import Question
 from rationalize.text import clip
 
 FIELDS = (
-    "id",
-    "question",
-    "choices",
-    "labels",
-    "answer",
-    "context",
-    "rationale",
-    "rationales",
-    "kind",
-)
+    "id", "question", "choices", "labels", "answer", "context", "rationale", "rationales", "kind",
+)  # fmt: skip
 """Fields that a mapping can name a column for; `labels` are the labels of the choices, in order."""
 
 FORMS = ("text", "letter", "index", "number", "label")

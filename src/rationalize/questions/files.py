@@ -66,16 +66,11 @@ def read_rows(path: Path) -> Iterator[RawRow | BadRow]:
 
 def split_files(folder: Path, split: str) -> list[Path]:
     """The files of a split in a folder: one file, or all its shards."""
-    names = SPLIT_ALIASES.get(split, (split,))
-    paths = []
-    for path in sorted(folder.iterdir()):
-        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
-        if suffix and _stem(path.name.removesuffix(suffix)) in names:
-            paths.append(path)
+    paths = _files_of(folder, split)
     shards = [path for path in paths if "-of-" in path.name]
     if not paths:
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        wanted = " or ".join(f"{n}.jsonl" for n in names)
+        wanted = " or ".join(f"{n}.jsonl" for n in SPLIT_ALIASES.get(split, (split,)))
         raise UserError(
             f"{folder}: no file for the split {split!r} (the folder holds {present}); "
             f"expected {wanted}, or one that ends in {', '.join(SUFFIXES[1:])}"
@@ -90,12 +85,17 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 def has_split(folder: Path, split: str) -> bool:
     """Whether the folder has a file for the split."""
-    return any(
-        _stem(path.name.removesuffix(suffix)) in SPLIT_ALIASES.get(split, (split,))
-        for path in folder.iterdir()
+    return bool(_files_of(folder, split))
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    names = SPLIT_ALIASES.get(split, (split,))
+    return [
+        path
+        for path in sorted(folder.iterdir())
         for suffix in SUFFIXES
-        if path.name.endswith(suffix)
-    )
+        if path.name.endswith(suffix) and _stem(path.name.removesuffix(suffix)) in names
+    ]
 
 
 def _stem(name: str) -> str:

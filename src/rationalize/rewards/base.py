@@ -14,15 +14,8 @@ Scores = list[float | None]
 """One score per attempt; None where the reward is undefined."""
 
 ATTACKS = (
-    "empty",
-    "one_word",
-    "repetition",
-    "options",
-    "gold",
-    "other_question",
-    "shuffled",
-    "negation",
-)
+    "empty", "one_word", "repetition", "options", "gold", "other_question", "shuffled", "negation",
+)  # fmt: skip
 """The ways in which `check_rewards` corrupts a good rationale."""
 
 LONGEST = 16_384

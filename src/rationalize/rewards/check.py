@@ -121,18 +121,9 @@ def format_table(rows: Sequence[CheckRow]) -> str:
     lines = [header]
     for row in rows:
         difference = "" if row.n == 0 else f"{row.low:+.3f} .. {row.high:+.3f}"
-        lines.append(
-            (
-                row.reward,
-                row.attack,
-                _number(row.before),
-                _number(row.after),
-                difference,
-                row.moved,
-                row.expected,
-                row.verdict,
-            )
-        )
+        before, after = _number(row.before), _number(row.after)
+        line = (row.reward, row.attack, before, after, difference, row.moved, row.expected)
+        lines.append((*line, row.verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

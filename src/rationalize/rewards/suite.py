@@ -15,16 +15,9 @@ from rationalize.rewards.cache import ScoreCache
 from rationalize.templates import TEMPLATE_VERSION
 
 COLUMNS = (
-    "prompts",
-    "completions",
-    "rationale",
-    "prediction",
-    "gold",
-    "choices",
-    "question",
-    "context",
+    "prompts", "completions", "rationale", "prediction", "gold", "choices", "question", "context",
     "question_id",
-)
+)  # fmt: skip
 """The columns that every reward is called with, in TRL's format."""
 
 

@@ -65,9 +65,8 @@ def _side(text: str, *, last: bool) -> str:
         return ""
     side = parts[-1 if last else 0].strip()
     if last:
-        side = re.sub(
-            r"^(?:-\s+|[.,x×÷*/+)%^\s])+", "", side
-        )  # a bullet, or the x that ends a word
+        # remove a bullet, or the x that ends a word
+        side = re.sub(r"^(?:-\s+|[.,x×÷*/+)%^\s])+", "", side)
     side = re.sub(r"[-+*/x×÷(^.,\s$€£]+$", "", side).translate(_SIGNS)
     # drop a parenthesis whose partner is outside of this side
     while side.count("(") > side.count(")") and side.startswith("("):
@@ -93,11 +92,7 @@ def equations_hold(text: str) -> bool:
 
 
 def word_set(text: str) -> frozenset[str]:
-    """The distinct words of a text; both parts of `it's` count as words of their own.
-
-    >>> sorted(word_set("It's ice, so it slides."))
-    ['ice', 'it', 's', 'slides', 'so']
-    """
+    """The distinct words of a text; `it's` counts as two, `it` and `s`."""
     return frozenset(part for word in words(text) for part in re.split("['’]", word))
 
 
@@ -150,5 +145,4 @@ def _value(expression: str) -> float:
             return float(node.value)
         raise ValueError(f"{ast.dump(node)[:60]} is not arithmetic")
 
-    # Python refuses leading zeros
     return value(ast.parse(re.sub(r"(?<![\d.])0+(?=\d)", "", expression), mode="eval").body)
