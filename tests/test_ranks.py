@@ -1,4 +1,4 @@
-"""Ranks, pairs, duplicates: self_motivated.md 2.B, 2.D and section 3."""
+"""Ranks, pairs, duplicates: see docs/methods/self-motivated.md, stages B and D."""
 
 import math
 

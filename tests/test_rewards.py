@@ -1,4 +1,4 @@
-"""Every reward against the specification's vectors, and what happens when a reward misbehaves."""
+"""Every reward against vectors worked out by hand, and what happens when a reward misbehaves."""
 
 import math
 

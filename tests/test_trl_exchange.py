@@ -104,8 +104,8 @@ def test_our_rewards_train_in_trls_grpo(tmp_path, messages):
     for name, ids, completions, scores in calls:
         texts = [c[-1]["content"] if messages else c for c in completions]
         assert not any(map(has_marker, texts))  # random words: all rationale, no answer
-        own = [attempt(questions[i], t, None) for i, t in zip(ids, texts, strict=True)]
-        again = RewardSuite([by_name[name]]).score(own, questions)
+        replies = [attempt(questions[i], t, None) for i, t in zip(ids, texts, strict=True)]
+        again = RewardSuite([by_name[name]]).score(replies, questions)
         assert scores == [a.rewards[name] for a in again]
     assert len({tuple(s) for name, _, _, s in calls if name == "length"}) > 1
     assert any(not p.equal(before[n]) for n, p in trainer.model.named_parameters())
@@ -158,8 +158,11 @@ def test_trl_reads_the_tokens_that_we_would_learn(tmp_path, messages):
     )  # fmt: skip
     right = [a for a in attempts if a.rewards["correctness"]]
     assert len(trainer.train_dataset) == len(right) == 4
-    for row, own in zip(trainer.train_dataset, right, strict=True):
-        prompt, response = policy.encode_prompt(own.prompt), policy.encode_response(own.completion)
+    for row, reply in zip(trainer.train_dataset, right, strict=True):
+        prompt, response = (
+            policy.encode_prompt(reply.prompt),
+            policy.encode_response(reply.completion),
+        )
         assert row["input_ids"][: len(prompt) + len(response)] == prompt + response
         batch = trainer.data_collator([row])
         assert batch["labels"][0][: len(prompt)].unique().tolist() == [-100]

@@ -33,7 +33,7 @@ class CheckRow:
     reward: str
     attack: str
     before: float | None
-    """Mean score of the good rationales, over the n questions where both scores are defined."""
+    """Mean score of the good rationales where both scores are defined (n = 0: of all)."""
     after: float | None
     """Mean score of the corrupted ones; None if the reward is undefined on all of them."""
     low: float

@@ -50,6 +50,7 @@ def equations(text: str) -> tuple[str, ...]:
         sides = stretch.split("=")
         for left, right in itertools.pairwise(sides):
             before, after = _side(left, last=True), _side(right, last=False)
+            # `x = 3` computes nothing: one side must hold an operator
             if before and after and (_TERM.search(before) or _TERM.search(after)):
                 pairs.append(f"{before}={after}")
     return tuple(pairs)
@@ -116,10 +117,12 @@ def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9
     kept_words: list[frozenset[str]] = []
     for i, text in enumerate(texts_N):
         steps = equations(text) if how in ("auto", "equations") else ()
+        # with equations: a list that was seen is a duplicate
         if steps or how == "equations":
             keep[i] = steps not in kept_equations
             kept_equations.add(steps)
             continue
+        # without: compare the words with those of every kept text
         text_words = word_set(text)
         keep[i] = all(jaccard(text_words, kept) <= above for kept in kept_words)
         if keep[i]:
@@ -128,6 +131,7 @@ def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9
 
 
 def _percent(text: str) -> str:
+    """`50% -> (50/100)`."""
     return re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", text)
 
 

@@ -45,6 +45,7 @@ def prefer(
         )
     if np.isnan(utilities).any() or np.isnan(reference):
         raise ValueError("a utility is NaN; give every candidate a number")
+    # argmax takes the first of equal ones; argmin of the reversed array takes the last
     chosen = int(utilities.argmax())
     rejected = int(len(utilities) - 1 - utilities[::-1].argmin())
     if texts_N[chosen] == texts_N[rejected]:

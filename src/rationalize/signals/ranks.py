@@ -26,7 +26,7 @@ def rank_levels(
         raise ValueError(f"{levels} levels; expected 2 or 3")
     ranks: list[int | None] = []
     for correct, parsed in zip(correct_N, parsed_N, strict=True):
-        level = (2 if correct else 1) if parsed else 0  # of three
+        level = (2 if correct else 1) if parsed else 0  # with three levels
         ranks.append(level if levels == 3 else (level - 1 if parsed else None))
     return ranks
 
@@ -49,6 +49,7 @@ def pairs_across(
     ]
     if not cap or len(pairs) <= cap:
         return pairs
+    # the drawn pairs keep the order of all pairs
     chosen = np.random.default_rng(seed).choice(len(pairs), cap, replace=False)
     return [pairs[i] for i in sorted(chosen)]
 
