@@ -188,7 +188,7 @@ def test_export_of_a_run_says_what_it_leaves_out(tmp_path, capsys):
     printed = capsys.readouterr().out
     for part in (
         "4 pairs of 22 attempts", "3 cut at the length limit", "3 written with the answer",
-        "1 there already", "3 not of split train", "4 without an answer",
+        "1 duplicate", "3 not of split train", "4 without an answer",
     ):  # fmt: skip
         assert part in printed
 

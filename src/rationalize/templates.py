@@ -123,17 +123,10 @@ def statement_text(question: str, context: str | None, text: str) -> str:
 
 
 def given_attempt(
-    id: str,
-    question: Question,
-    rationale: str,
-    prediction: str | None,
-    *,
-    writer: str,
-    split: str,
-    model: str | None = None,
-    completion: str | None = None,
+    id: str, question: Question, rationale: str, prediction: str | None, *, writer: str, split: str,
+    model: str | None = None, completion: str | None = None,
     rewards: Mapping[str, float] | None = None,
-) -> Attempt:
+) -> Attempt:  # fmt: skip
     """A rationale from elsewhere as an attempt at its question.
 
     Default `completion`: rationale and answer sentence, as a policy writes them. Default `model`:

@@ -20,10 +20,8 @@ from rationalize.text import clip
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 SPLIT_ALIASES = {
-    "train": ("train",),
-    "dev": ("dev", "validation", "valid", "val"),
-    "test": ("test",),
-}
+    "train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",),
+}  # fmt: skip
 """Our split -> what files and hub sets call it."""
 
 _GZIP = b"\x1f\x8b"

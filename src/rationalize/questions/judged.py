@@ -43,12 +43,9 @@ class JudgedQuestion:
 
 
 def load_judged_questions(
-    source: Path | str,
-    split: str = "test",
-    *,
-    limit: int | None = None,
+    source: Path | str, split: str = "test", *, limit: int | None = None,
     skip_bad_rows: str | Path | None = None,
-) -> list[JudgedQuestion]:
+) -> list[JudgedQuestion]:  # fmt: skip
     """The judged questions of a file, or of the split's file in a folder.
 
     Raises `BadRows`, and `UserError` if no judged question is left.

@@ -53,13 +53,9 @@ class _Rows:
 
 
 def load_questions(
-    source: str | Path,
-    split: str = "train",
-    *,
-    columns: Columns | None = None,
-    limit: int | None = None,
-    skip_bad_rows: str | Path | None = None,
-) -> list[Question]:
+    source: str | Path, split: str = "train", *, columns: Columns | None = None,
+    limit: int | None = None, skip_bad_rows: str | Path | None = None,
+) -> list[Question]:  # fmt: skip
     """One split of a source, or all of a file.
 
     A source is a file (JSONL, JSONL.gz, JSON, parquet), a folder with one file per split, the name
@@ -73,12 +69,9 @@ def load_questions(
 
 
 def load_splits(
-    source: str | Path,
-    *,
-    columns: Columns | None = None,
-    limit: int | None = None,
+    source: str | Path, *, columns: Columns | None = None, limit: int | None = None,
     skip_bad_rows: str | Path | None = None,
-) -> dict[str, list[Question]]:
+) -> dict[str, list[Question]]:  # fmt: skip
     """Train, dev and test (and the built-in `unseen`), without a question in common.
 
     A single file is cut into the three. `limit` is per split. If two splits share an id, every id
@@ -100,13 +93,9 @@ def load_splits(
 
 
 def load_sample(
-    source: str | Path,
-    count: int = 0,
-    *,
-    seed: int = 0,
-    columns: Columns | None = None,
+    source: str | Path, count: int = 0, *, seed: int = 0, columns: Columns | None = None,
     skip_bad_rows: str | Path | None = None,
-) -> list[Question]:
+) -> list[Question]:  # fmt: skip
     """`count` random train questions of a source (0: all), for tuning beside other questions.
 
     No dev or test is cut off. Rows of a hub set are drawn before they are parsed. Raises `BadRows`.

@@ -52,12 +52,9 @@ class CheckRow:
 
 
 def check_rewards(
-    rewards: Sequence[Reward],
-    questions: Sequence[Question],
-    good_rationales: Sequence[str],
-    *,
+    rewards: Sequence[Reward], questions: Sequence[Question], good_rationales: Sequence[str], *,
     seed: int = 0,
-) -> list[CheckRow]:
+) -> list[CheckRow]:  # fmt: skip
     """One row per reward and attack, from one good rationale per question.
 
     Raises `UserError` for fewer than two questions. The intervals are useful from about 30 on.
@@ -172,12 +169,9 @@ def _attempts(questions: Sequence[Question], rationales: Sequence[str]) -> list[
 
 
 def _compare(
-    reward: Reward,
-    attack: str,
-    before: Sequence[float | None],
-    after: Sequence[float | None],
+    reward: Reward, attack: str, before: Sequence[float | None], after: Sequence[float | None],
     seed: int,
-) -> CheckRow:
+) -> CheckRow:  # fmt: skip
     expected = _expectation(reward, attack)
     # paired by question, where both scores are defined
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if a is not None and b is not None]

@@ -13,7 +13,7 @@ prediction, given the question and the rationale `r`, each is the mean drop over
 Near 0, the answer does not depend on the rationale; below 0, the rationale speaks against it. The
 scorer is the reader: the drops measure what the text says, not how its writer decided.
 
-Never trained on: the highest drop goes to a rationale that is empty talk up to its last word, or
+Never trained on: the highest drop goes to a rationale that says nothing before its last word, or
 depends on one sentence. Undefined for an empty rationale (nothing can be cut), without a
 prediction, and for a text that is too long to read.
 """

@@ -30,7 +30,7 @@ def learnable(attempts: Iterable[Attempt]) -> tuple[list[Attempt], LeftOut]:
         elif attempt.finish == "length":
             left_out["cut at the length limit"] += 1
         elif kept.setdefault((attempt.prompt, attempt.completion), attempt) is not attempt:
-            left_out["there already"] += 1
+            left_out["duplicate"] += 1
     return list(kept.values()), left_out
 
 
