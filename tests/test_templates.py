@@ -1,7 +1,7 @@
 """The question comes first, in every mode, and what a target says is what the parser reads."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rationalize.answers import parse_reply
@@ -38,6 +38,7 @@ def test_a_free_form_question_shows_no_choices():
     choices=st.lists(st.text("aB() \n").map(str.strip).filter(len), min_size=2, max_size=26),
     context=st.sampled_from([None, "One.\n\nTwo."]),
 )
+@example(choices=["B"] * 26, context=None)
 def test_the_choices_of_a_prompt_are_read_back(choices, context):
     """Unless a blank line or a letter in brackets is part of a choice."""
     demo = Question(id="d", question="2 + 2?", answer="4", choices=("4", "5"), rationales=("Add.",))

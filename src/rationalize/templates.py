@@ -87,11 +87,12 @@ def listed_choices(prompt: str) -> tuple[str, ...] | None:
         return None
     choices = []
     for i in range(1, 26):
-        choice, mark, rest = rest.partition(f" {label(i)} ")
-        choices.append(choice)
+        choice, mark, after = rest.partition(f" {label(i)} ")
         if not mark:
             break
-    return tuple(choices)
+        choices.append(choice)
+        rest = after
+    return (*choices, rest)
 
 
 def target_text(mode: str, question: Question, rationale: str | None = None) -> str:
