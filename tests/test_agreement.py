@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from rationalize.bootstrap import resample_counts
 from rationalize.evaluation.agreement import (
     MEAN_OF_SETS,
     ScoredSet,
@@ -20,7 +21,6 @@ from rationalize.evaluation.agreement import (
     auroc,
     others_votes,
 )
-from rationalize.evaluation.intervals import resample_counts
 from rationalize.evaluation.metrics import GIVEN
 from rationalize.evaluation.people import (
     FLOOR,

@@ -11,7 +11,7 @@ SPEC = [1.0] * 8 + [0.9, 0.8, 0.7, 0.6]
 
 
 def test_released_rule_splits_ties_by_position():
-    # mario.md 2.2: 8 samples of 1.0, then .9 .8 .7 .6, K = 5
+    # 8 samples of 1.0, then .9 .8 .7 .6, K = 5
     assert rank_bins(SPEC, 5, "released").tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 4]
 
 
@@ -49,7 +49,7 @@ def test_both_rules_agree_without_ties_where_bins_are_equal(scores, k):
 
 
 def test_bins_by_value():
-    # the discrete consistency of mario.md 3.5: +1 -> 0, 0 -> 1, -1 -> 2
+    # `consistency_discrete`: +1 -> 0, 0 -> 1, -1 -> 2
     assert value_bins([1, 0, -1, 1], [1, 0, -1]).tolist() == [0, 1, 2, 0]
     with pytest.raises(ValueError, match=r"0\.5"):
         value_bins([1, 0.5], [1, 0])

@@ -37,27 +37,27 @@ def diversity(rationale: str) -> float:
 
 
 def by_quality(questions: dict[str, list[Question]]) -> dict[str, list[tuple[Question, str, str]]]:
-    found: dict[str, list[tuple[Question, str, str]]] = {quality: [] for quality in QUALITIES}
+    samples: dict[str, list[tuple[Question, str, str]]] = {quality: [] for quality in QUALITIES}
     for q in everything(questions):
         rows = zip(
             q.rationales, q.extra["rationale_quality"], q.extra["teacher_answers"], strict=True
         )
         for rationale, quality, answer in rows:
-            found[quality].append((q, rationale, answer))
-    return found
+            samples[quality].append((q, rationale, answer))
+    return samples
 
 
 def test_the_default_sizes_and_ids():
-    found = builtin_questions()
-    assert {split: len(qs) for split, qs in found.items()} == {
+    splits = builtin_questions()
+    assert {split: len(qs) for split, qs in splits.items()} == {
         "train": 200,
         "dev": 50,
         "test": 120,
         "unseen": 80,
     }
-    assert found["train"][12].id == "builtin-train-00012"
-    assert len({q.id for q in everything(found)}) == 450
-    assert all(len(q.rationales) == 2 for q in everything(found))
+    assert splits["train"][12].id == "builtin-train-00012"
+    assert len({q.id for q in everything(splits)}) == 450
+    assert all(len(q.rationales) == 2 for q in everything(splits))
 
 
 def test_the_same_seed_gives_the_same_questions():
@@ -83,11 +83,11 @@ def test_the_number_of_rationales_changes_no_question():
 def test_no_question_is_in_two_splits_under_any_seed_or_size(questions):
     other = builtin_questions(train=400, dev=200, test=200, unseen=100, seed=7)
     for a in SPLITS:
-        own = [normalise(q.question) for q in questions[a]]
-        assert len(own) == len(set(own))
+        texts = [normalise(q.question) for q in questions[a]]
+        assert len(texts) == len(set(texts))
         for b in SPLITS:
             if a != b:
-                assert not set(own) & {normalise(q.question) for q in (*questions[b], *other[b])}
+                assert not set(texts) & {normalise(q.question) for q in (*questions[b], *other[b])}
 
 
 def test_gold_is_among_two_to_four_distinct_choices(questions):
@@ -119,31 +119,31 @@ def test_unseen_kinds_are_in_no_other_split(questions):
 
 
 def test_the_quality_mix_is_as_stated(questions):
-    found = by_quality(questions)
-    total = sum(map(len, found.values()))
+    samples = by_quality(questions)
+    total = sum(map(len, samples.values()))
     for quality, share in QUALITIES.items():
-        assert len(found[quality]) / total == pytest.approx(share, abs=0.025)
+        assert len(samples[quality]) / total == pytest.approx(share, abs=0.025)
 
 
 def test_each_quality_shows_in_the_text(questions):
-    found = by_quality(questions)
+    samples = by_quality(questions)
     scores = {
-        quality: np.array([diversity(r) for _, r, _ in rows]) for quality, rows in found.items()
+        quality: np.array([diversity(r) for _, r, _ in rows]) for quality, rows in samples.items()
     }
     assert scores["repetitive"].max() < 0.7
     assert scores["good"].mean() > 0.95
-    for quality, rows in found.items():
+    for quality, rows in samples.items():
         assert all((answer != q.answer) == (quality == "wrong") for q, _, answer in rows)
-    last = {quality: [_last_choice(q, r) for q, r, _ in rows] for quality, rows in found.items()}
+    last = {quality: [_last_choice(q, r) for q, r, _ in rows] for quality, rows in samples.items()}
     for quality in ("good", "rambling", "repetitive"):
         assert all(
             choice == q.answer
-            for choice, (q, _, _) in zip(last[quality], found[quality], strict=True)
+            for choice, (q, _, _) in zip(last[quality], samples[quality], strict=True)
         )
     for quality in ("contradicting", "wrong"):
         assert all(
             choice != q.answer
-            for choice, (q, _, _) in zip(last[quality], found[quality], strict=True)
+            for choice, (q, _, _) in zip(last[quality], samples[quality], strict=True)
         )
 
 
@@ -159,7 +159,7 @@ def test_questions_and_rationales_are_short(questions):
 
 
 def test_running_out_says_so(monkeypatch):
-    monkeypatch.setattr(builtin, "_PATIENCE", 2)
+    monkeypatch.setattr(builtin, "_MAX_DRAWS", 2)
     with pytest.raises(UserError, match="dev questions ran out after"):
         builtin_questions(train=0, dev=400, test=0, unseen=0)
 

@@ -1,4 +1,4 @@
-"""The score cache: what a score is found by, and several processes at once."""
+"""The score cache: keys, and several processes at once."""
 
 import dataclasses
 import multiprocessing

@@ -1,4 +1,4 @@
-"""The adversarial self-tests find a reward that can be won cheaply, and leave honest ones alone."""
+"""The adversarial self-tests find rewards that are easy to game, and pass honest ones."""
 
 import pytest
 

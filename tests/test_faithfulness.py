@@ -38,11 +38,11 @@ class Reader:
         self.steel = steel
 
     def probabilities(self, questions, rationales):
-        found = []
+        probabilities = []
         for q, r in zip(questions, rationales, strict=True):
             p = self.steel[r]
-            found.append([1 - p, p] if q.choices else [p])
-        return found
+            probabilities.append([1 - p, p] if q.choices else [p])
+        return probabilities
 
 
 def judged(name, reader, *attempts):
@@ -51,12 +51,12 @@ def judged(name, reader, *attempts):
 
 def test_information_gain_is_the_log_ratio_in_nats():
     reader = Reader({None: 0.4, "good": 0.8, "bad": 0.1, "never": 0.0})
-    found = judged(
+    values = judged(
         "information_gain", reader, attempt("good"), attempt("bad"), attempt(" "),
         attempt("good", FREE, "5"), attempt("never"),
     )  # fmt: skip
-    assert found[:4] == pytest.approx([math.log(2), -math.log(4), 0.0, math.log(2)])
-    assert found[4] is None  # log 0
+    assert values[:4] == pytest.approx([math.log(2), -math.log(4), 0.0, math.log(2)])
+    assert values[4] is None  # log 0
     assert load_rewards(["information_gain"], answer_scorer=reader)[0].trainable
 
 
@@ -73,37 +73,37 @@ def test_information_gain_adds_up_and_agrees_with_consistency(p0, p, other):
 
 def test_simulatability_asks_for_the_prediction_not_the_gold_answer():
     reader = Reader({None: 0.3, "so steel": 0.9, "no clue": 0.2})  # alone, it answers wood
-    found = judged(
+    values = judged(
         "simulatability", reader, attempt("so steel"), attempt("no clue"),
         attempt("so steel", prediction="wood"), attempt("no clue", prediction="wood"), attempt(" "),
         attempt("so steel", prediction=None), attempt("so steel", prediction="cork"),
         attempt("so steel", FREE, "4"), attempt("x" * LONGEST),
     )  # fmt: skip
-    assert found == [1.0, 0.0, -1.0, 0.0, 0.0, None, None, None, None]
+    assert values == [1.0, 0.0, -1.0, 0.0, 0.0, None, None, None, None]
 
 
 def test_prediction_leak_is_about_the_attempts_own_answer():
-    found = judged(
+    values = judged(
         "prediction_leak", None, attempt("It is steel."),
         attempt("It is steel.", prediction="wood"), attempt("It is (A).", prediction="wood"),
         attempt("It is heavy."),
         attempt("It is steel.", prediction=None),
     )  # fmt: skip
-    assert found == [1.0, 0.0, 1.0, 0.0, None]
+    assert values == [1.0, 0.0, 1.0, 0.0, None]
 
 
 def test_truncation_drop_by_hand():
     reader = Reader({None: 0.2, "a": 0.3, "a b": 0.5, "a b c": 0.6, "a b c d": 0.9, "one": 0.7})
-    found = judged(
+    values = judged(
         "truncation_drop", reader, attempt("a b c d"), attempt("a b c d", prediction="wood"),
         attempt("one"), attempt("a b c d", FREE, "5"), attempt(" "),
         attempt("a b c d", prediction=None), attempt("x " * LONGEST),
     )  # fmt: skip
-    assert found[0] == pytest.approx(0.9 - (0.2 + 0.3 + 0.5 + 0.6) / 4)
-    assert found[1] == pytest.approx(-found[0])  # p(wood) = 1 - p(steel)
-    assert found[2] == pytest.approx(0.7 - 0.2)  # all four cuts of one word leave nothing
-    assert found[3] == found[0]  # without choices, the probability of what was predicted
-    assert found[4:] == [None, None, None]
+    assert values[0] == pytest.approx(0.9 - (0.2 + 0.3 + 0.5 + 0.6) / 4)
+    assert values[1] == pytest.approx(-values[0])  # p(wood) = 1 - p(steel)
+    assert values[2] == pytest.approx(0.7 - 0.2)  # all four cuts of one word leave nothing
+    assert values[3] == values[0]  # without choices, the probability of what was predicted
+    assert values[4:] == [None, None, None]
 
 
 def test_altered_step_drops_by_hand():
@@ -143,8 +143,8 @@ def test_a_reader_that_does_not_care_finds_nothing(p):
             return [[1 - p, p] for _ in questions]
 
     for name in ("simulatability", "truncation_drop", "removal_drop", "negation_drop"):
-        found = judged(name, Deaf({}), attempt("Steel is dense. So it sinks."))
-        assert found == pytest.approx([0.0], abs=1e-12)
+        values = judged(name, Deaf({}), attempt("Steel is dense. So it sinks."))
+        assert values == pytest.approx([0.0], abs=1e-12)
 
 
 def test_diagnostics_are_refused_where_something_is_trained(tmp_path):
@@ -207,8 +207,8 @@ def test_leakage_adjusted_by_hand():
         simulated(0.0, 0.0),
     ]
     attempts += [simulated(None, 1.0), simulated(None, None)]
-    found = leakage_adjusted(attempts)
-    assert {g: (row["mean"], row["n"]) for g, row in found.items()} == {
+    means = leakage_adjusted(attempts)
+    assert {g: (row["mean"], row["n"]) for g, row in means.items()} == {
         "open": (0.0, 4), "leaking": (1.0, 6), "adjusted": (0.5, 10)
     }  # fmt: skip
     more = leakage_adjusted([*attempts, *(simulated(1.0, 1.0, i) for i in range(90))])
@@ -262,10 +262,10 @@ def test_score_and_check_rewards_know_them_by_name(tmp_path, capsys, monkeypatch
     flags = ["--answer-scorer", "somewhere"]
     named = "simulatability,truncation_drop,information_gain"
     assert main(["score", str(file), "--rewards", named, "--out", str(out), *flags]) == 0
-    found = [json.loads(line)["rewards"] for line in Path(out).read_text().splitlines()]
-    assert [f["simulatability"] for f in found] == [1.0, 1.0, -1.0]
-    assert [f["prediction_leak"] for f in found] == [1.0, 0.0, 0.0]  # it came along
-    assert found[0]["truncation_drop"] == pytest.approx(0.9 - (0.3 + 0.3 + 0.6 + 0.6) / 4)
+    values = [json.loads(line)["rewards"] for line in Path(out).read_text().splitlines()]
+    assert [f["simulatability"] for f in values] == [1.0, 1.0, -1.0]
+    assert [f["prediction_leak"] for f in values] == [1.0, 0.0, 0.0]  # it came along
+    assert values[0]["truncation_drop"] == pytest.approx(0.9 - (0.3 + 0.3 + 0.6 + 0.6) / 4)
     assert "adjusted for leaks 0.5000" in capsys.readouterr().out
     assert main(["check-rewards", "--limit", "8", *flags]) == 0
     shown = capsys.readouterr().out

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rationalize import bootstrap
 from rationalize.errors import UserError
 from rationalize.evaluation.intervals import (
     average_seeds,
@@ -34,14 +35,12 @@ def test_accuracy_interval_is_the_binomials():
 
 
 def test_bounds_are_chunked_without_changing_the_draws(monkeypatch):
-    import rationalize.evaluation.intervals as intervals
-
     values = np.random.default_rng(0).normal(size=50)
     whole = bootstrap_mean(values, samples=501)
-    monkeypatch.setattr(intervals, "_CELLS", 777)
-    intervals.resample_counts.cache_clear()
+    monkeypatch.setattr(bootstrap, "CELLS", 777)
+    bootstrap.resample_counts.cache_clear()
     assert bootstrap_mean(values, samples=501) == whole
-    intervals.resample_counts.cache_clear()
+    bootstrap.resample_counts.cache_clear()
 
 
 @pytest.mark.parametrize(("values", "mean"), [([0.25], 0.25), ([2.0] * 7, 2.0)])

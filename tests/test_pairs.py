@@ -42,11 +42,11 @@ def test_of_many_the_best_and_the_worst():
 )
 def test_a_filtered_pair_is_what_it_says(candidates, reference):
     utilities, texts = zip(*candidates, strict=True)
-    found = prefer(utilities, reference, texts)
-    if isinstance(found, Preference):
-        assert utilities[found.chosen] == max(utilities) > reference
-        assert utilities[found.rejected] == min(utilities) < utilities[found.chosen]
-        assert texts[found.chosen] != texts[found.rejected]
+    pair = prefer(utilities, reference, texts)
+    if isinstance(pair, Preference):
+        assert utilities[pair.chosen] == max(utilities) > reference
+        assert utilities[pair.rejected] == min(utilities) < utilities[pair.chosen]
+        assert texts[pair.chosen] != texts[pair.rejected]
 
 
 def test_partition_of_gsm8k():
@@ -79,9 +79,9 @@ def rows_of(policy, *, reference=(0.0, 0.0, 0.0, 0.0)):
     return [
         Row(
             tuple(policy.encode_prompt(p)), tuple(policy.encode_response(r)),
-            tag=PairTag(i // 2, i % 2 == 0, own, "generation" if i < 2 else "refinement"),
+            tag=PairTag(i // 2, i % 2 == 0, logp, "generation" if i < 2 else "refinement"),
         )
-        for i, ((p, r), own) in enumerate(zip(texts, reference, strict=True))
+        for i, ((p, r), logp) in enumerate(zip(texts, reference, strict=True))
     ]  # fmt: skip
 
 
@@ -109,8 +109,9 @@ def test_nll_term_is_per_token_of_the_chosen():
     policy = tiny_policy("decoder")
     rows = rows_of(policy)
     plain, with_nll = dpo(beta=0.1)(policy, rows), dpo(beta=0.1, nll_weight=0.5)(policy, rows)
-    own = response_logprobs(policy, rows, FitConfig())
-    expected = -0.5 * sum(own[i] / len(rows[i].response_ids) for i in (0, 2))
+    config = FitConfig()
+    logprobs = response_logprobs(policy, rows, config)
+    expected = -0.5 * sum(logprobs[i] / len(rows[i].response_ids) for i in (0, 2))
     assert (with_nll.total - plain.total).item() == pytest.approx(expected, abs=1e-4)
 
 

@@ -130,7 +130,7 @@ def bad(changes):
         (bad({"votes": True}), "judged_rationales[0].votes = True; expected a number from 1"),
         (bad({"votes_acceptable": 4}),
          "judged_rationales[0].votes_acceptable = 4; expected a number from 0 to 3"),
-        (row(0), "the id 'p0' a second time; expected an id of its own"),
+        (row(0), "the id 'p0' a second time; expected a unique id"),
         (row(1, answer="gold"), "found the answer 'gold'"),
     ],
 )  # fmt: skip

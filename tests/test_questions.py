@@ -22,8 +22,8 @@ from rationalize.questions import (
     load_sample,
     load_splits,
 )
+from rationalize.questions.columns import cut_choices
 from rationalize.questions.hub import NAMED
-from rationalize.questions.rows import cut_choices
 from rationalize.records import Question
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -185,8 +185,8 @@ BAD = [
     ({**ROW, "question": None}, "no question", "'question'"),
     ({**ROW, "question": "  "}, "an empty question", "text"),
     ({**ROW, "question": 3}, "3 as question", "text"),
-    ({**ROW, "question": "\ud800"}, "half a character in the question", "whole ones"),
-    ({**ROW, "choices": ["tea", "ice\udfff"]}, "half a character in the choice", "whole ones"),
+    ({**ROW, "question": "\ud800"}, "an unpaired surrogate in the question", "valid Unicode"),
+    ({**ROW, "choices": ["tea", "ice\udfff"]}, "an unpaired surrogate in the choice", "valid Unicode"),
     ({"question": "?"}, "no answer (columns: 'question')", "'answer'"),
     ({**ROW, "answer": ""}, "no answer", "'answer'"),
     ({**ROW, "answer": "snow"}, "the answer 'snow'", "one of ['tea', 'ice']"),
@@ -279,7 +279,7 @@ def test_skipped_rows_are_said_and_written(tmp_path, caplog):
 
 def test_skipped_rows_overwrite_nothing_else(tmp_path):
     path = write(tmp_path / "q.jsonl", ROW, "{")
-    with pytest.raises(UserError, match="no list of bad rows"):
+    with pytest.raises(UserError, match="not a list of bad rows"):
         load_questions(path, skip_bad_rows=path)
     assert path.read_text().startswith('{"id"')
 

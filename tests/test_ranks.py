@@ -1,4 +1,4 @@
-"""Ranks, pairs, duplicates, against numbers worked out by hand."""
+"""Ranks, pairs, duplicates: see docs/methods/self-motivated.md, stages B and D."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationalize.signals.duplicates import distinct, equations, equations_hold, jaccard, words
+from rationalize.signals.duplicates import distinct, equations, equations_hold, jaccard, word_set
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels, usable_share
 
 
@@ -101,6 +101,6 @@ def test_distinct_by_equations_then_by_words():
 
 
 def test_jaccard():
-    assert jaccard(words("A leaf falls."), words("a LEAF falls")) == 1.0
-    assert jaccard(words("a b"), words("b c")) == pytest.approx(1 / 3)
-    assert jaccard(words(""), words("")) == 1.0
+    assert jaccard(word_set("A leaf falls."), word_set("a LEAF falls")) == 1.0
+    assert jaccard(word_set("a b"), word_set("b c")) == pytest.approx(1 / 3)
+    assert jaccard(word_set(""), word_set("")) == 1.0

@@ -1,4 +1,4 @@
-"""Every reward against the specification's vectors, and what happens when a reward misbehaves."""
+"""Every reward against vectors worked out by hand, and what happens when a reward misbehaves."""
 
 import math
 
@@ -227,7 +227,7 @@ def test_equal_attempts_are_scored_once():
 
 
 def test_suite_refuses_twins_and_strangers():
-    with pytest.raises(UserError, match="named twice: diversity"):
+    with pytest.raises(UserError, match="duplicate reward names: diversity"):
         RewardSuite(load_rewards(["diversity", "diversity"]))
     with pytest.raises(UserError, match="'q1', which is not among the 0 questions"):
         RewardSuite(load_rewards(["length"])).score([attempt("a")], {})

@@ -1,12 +1,12 @@
 """The question comes first, in every mode, and what a target says is what the parser reads."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rationalize.answers import parse_reply
 from rationalize.records import Question
-from rationalize.templates import MODES, prompt_text, question_text, target_text
+from rationalize.templates import MODES, listed_choices, prompt_text, question_text, target_text
 
 QUESTION = Question(
     id="q",
@@ -32,6 +32,22 @@ def test_a_question_is_its_context_its_text_and_its_lettered_choices():
 
 def test_a_free_form_question_shows_no_choices():
     assert question_text(Question(id="q", question="How many?", answer="3")) == "How many?"
+
+
+@given(
+    choices=st.lists(st.text("aB() \n").map(str.strip).filter(len), min_size=2, max_size=26),
+    context=st.sampled_from([None, "One.\n\nTwo."]),
+)
+@example(choices=["B"] * 26, context=None)
+def test_the_choices_of_a_prompt_are_read_back(choices, context):
+    """Unless a blank line or a letter in brackets is part of a choice."""
+    demo = Question(id="d", question="2 + 2?", answer="4", choices=("4", "5"), rationales=("Add.",))
+    free = Question(id="f", question="How many?", answer="3", context=context)
+    assert listed_choices(prompt_text("rationale_answer", free, demos=[demo])) is None
+    question = Question(**{**vars(free), "choices": tuple(choices)})
+    prompt = prompt_text("rationale_answer", question, demos=[demo])
+    if not any(mark in " ".join(choices) for mark in ("\n\n", "(B)")):
+        assert listed_choices(prompt) == question.choices
 
 
 def test_every_mode_begins_with_the_question():

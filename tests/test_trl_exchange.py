@@ -17,6 +17,7 @@ from rationalize.answers import has_marker
 from rationalize.attempt_files import save_attempts
 from rationalize.cli import main
 from rationalize.errors import UsageError
+from rationalize.evaluation.results import save_questions
 from rationalize.records import attempt_row
 from rationalize.rewards import RewardSuite, load_rewards, to_trl
 from rationalize.runs import Run
@@ -103,8 +104,8 @@ def test_our_rewards_train_in_trls_grpo(tmp_path, messages):
     for name, ids, completions, scores in calls:
         texts = [c[-1]["content"] if messages else c for c in completions]
         assert not any(map(has_marker, texts))  # random words: all rationale, no answer
-        own = [attempt(questions[i], t, None) for i, t in zip(ids, texts, strict=True)]
-        again = RewardSuite([by_name[name]]).score(own, questions)
+        replies = [attempt(questions[i], t, None) for i, t in zip(ids, texts, strict=True)]
+        again = RewardSuite([by_name[name]]).score(replies, questions)
         assert scores == [a.rewards[name] for a in again]
     assert len({tuple(s) for name, _, _, s in calls if name == "length"}) > 1
     assert any(not p.equal(before[n]) for n, p in trainer.model.named_parameters())
@@ -157,8 +158,11 @@ def test_trl_reads_the_tokens_that_we_would_learn(tmp_path, messages):
     )  # fmt: skip
     right = [a for a in attempts if a.rewards["correctness"]]
     assert len(trainer.train_dataset) == len(right) == 4
-    for row, own in zip(trainer.train_dataset, right, strict=True):
-        prompt, response = policy.encode_prompt(own.prompt), policy.encode_response(own.completion)
+    for row, reply in zip(trainer.train_dataset, right, strict=True):
+        prompt, response = (
+            policy.encode_prompt(reply.prompt),
+            policy.encode_response(reply.completion),
+        )
         assert row["input_ids"][: len(prompt) + len(response)] == prompt + response
         batch = trainer.data_collator([row])
         assert batch["labels"][0][: len(prompt)].unique().tolist() == [-100]
@@ -184,7 +188,7 @@ def test_export_of_a_run_says_what_it_leaves_out(tmp_path, capsys):
     printed = capsys.readouterr().out
     for part in (
         "4 pairs of 22 attempts", "3 cut at the length limit", "3 written with the answer",
-        "1 there already", "3 not of split train", "4 without an answer",
+        "1 duplicate", "3 not of split train", "4 without an answer",
     ):  # fmt: skip
         assert part in printed
 
@@ -223,3 +227,27 @@ def test_an_attempt_without_a_score_is_right_by_its_prediction(tmp_path):
     assert main(["export", str(file), "--format", "dpo", "--out", str(out)]) == 0
     (row,) = map(json.loads, out.read_text().splitlines())
     assert row["chosen"].startswith("The stone")
+
+
+@pytest.mark.parametrize("format", ["sft", "dpo"])
+@pytest.mark.parametrize("source", ["run", "file"])
+def test_a_choice_is_right_only_if_it_is_the_gold_one(tmp_path, capsys, source, format):
+    """Of the choices 24 and 24 hours one is right, though a free-form 24 hours would match 24.
+
+    A run holds its questions; of a file the prompts alone list the choices.
+    """
+    q = dataclasses.replace(question(0), answer="24", choices=("24", "24 hours"))
+    prompt = prompt_text("rationale_answer", q) if source == "file" else "Solved.\n\nWhen?"
+    attempts = [attempt(q, f"The clock says {p}", p, prompt=prompt) for p in q.choices]
+    out = tmp_path / "out.jsonl"
+    if source == "file":
+        save_attempts(attempts, tmp_path / "attempts.jsonl")
+    else:
+        with Run.open(tmp_path / "run", {}) as run:
+            run.append(attempts, "final")
+            save_questions(run, [q])
+    given = tmp_path / ("run" if source == "run" else "attempts.jsonl")
+    assert main(["export", str(given), "--out", str(out), "--format", format]) == 0
+    (row,) = map(json.loads, out.read_text().splitlines())
+    assert row["completion" if format == "sft" else "chosen"].startswith("The clock says 24.")
+    assert ("1 wrong" in capsys.readouterr().out) == (format == "sft")

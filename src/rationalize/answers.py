@@ -1,7 +1,4 @@
-"""What an answer is: choice labels, numbers, yes/no; reading one from text; matching.
-
-No torch here.
-"""
+"""Answers: write, parse and compare choice labels, numbers, yes and no. No torch here."""
 
 from __future__ import annotations
 
@@ -14,15 +11,14 @@ from dataclasses import dataclass
 MARKER = "So the answer is"
 """The sentence that separates the rationale from the answer; the last one in a reply wins."""
 
-# ASCII: `str.lower` changes the length of some texts, Unicode folding takes other letters for ours
+# ASCII: Unicode case folding would also match other letters (ſ as s)
 _MARKER = re.compile(rf"(?<![a-z]){MARKER}(?![a-z])", re.IGNORECASE | re.ASCII)
 _ANSWERED = re.compile(
     rf"{_MARKER.pattern}[\s:*\"'`]*"
     r"(?:\(?[a-z]\)|[-+]?[$£€]?\d|(?:yes|no)\b|[\w-]+[.*\"'`]*[^\S\n]*\n)",
     re.IGNORECASE | re.ASCII,
 )
-"""The sentence with a label, a number, yes, no or a single word: not `So the answer is not clear`.
-"""
+"""The marker with a label, number, yes, no or single word; not `So the answer is not clear`."""
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*(?:\)|$)")
 _BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
@@ -36,11 +32,11 @@ _CALCULATION = re.compile(r"[-+*/×÷^x().,$£€\d\s=]+")
 
 @dataclass(frozen=True)
 class Reply:
-    """A completion taken apart."""
+    """A parsed completion."""
 
     rationale: str
     prediction: str | None
-    """Choice text, or the free-form answer; None when none could be read."""
+    """Choice text, or free-form answer; None if none could be read."""
 
     @property
     def parsed(self) -> bool:
@@ -53,12 +49,12 @@ def label(index: int) -> str:
 
 
 def answer_label(answer: str, choices: Sequence[str] | None) -> str:
-    """What a model writes for this answer: the choice's letter, or the answer itself."""
+    """What a model writes for this answer: the choice's letter, or the free-form answer."""
     return label(list(choices).index(answer)) if choices else answer
 
 
 def reply_text(rationale: str, answer: str, choices: Sequence[str] | None) -> str:
-    """`{rationale} So the answer is {label}.`; a rationale without a full stop gets one."""
+    """`{rationale} So the answer is {label}.`; adds a full stop to a rationale without one."""
     rationale = rationale.strip()
     if rationale and rationale[-1] not in ".!?":
         rationale += "."
@@ -67,7 +63,7 @@ def reply_text(rationale: str, answer: str, choices: Sequence[str] | None) -> st
 
 
 def parse_reply(completion: str, choices: Sequence[str] | None) -> Reply:
-    """Split at the last marker (case and a colon are ignored) and read the answer after it."""
+    """Split a completion at its last marker (case-insensitive) and read the answer after it."""
     markers = list(_MARKER.finditer(completion))
     if not markers:
         return Reply(completion.strip(), None)
@@ -76,13 +72,14 @@ def parse_reply(completion: str, choices: Sequence[str] | None) -> Reply:
 
 
 def has_marker(text: str) -> bool:
-    """Whether a reply with this text in it would be split there."""
+    """Whether the text contains the marker, at which a reply is split."""
     return _MARKER.search(text) is not None
 
 
 def end_after_answer(text: str, stop: str) -> int:
-    r"""Where the first `stop` after a reply's first plain answer begins, or -1. To a model that has
-    read solved questions, what follows is another question.
+    r"""Where the first `stop` after a reply's first plain answer begins, or -1.
+
+    After few-shot demonstrations, a model often goes on with a question of its own.
 
     >>> text = "2 + 2 = 4.\n\nSo the answer is 4.\n\nAnn has 3 pens. So the answer is 3."
     >>> text[: end_after_answer(text, "\n\n")]
@@ -93,12 +90,11 @@ def end_after_answer(text: str, stop: str) -> int:
 
 
 def read_answer(text: str, choices: Sequence[str] | None) -> str | None:
-    """Read a choice (by letter, then by text), or a free-form answer, from the text after the
-    marker.
+    """Read a choice, or a free-form answer, from the text after the marker; None without one.
 
-    `(A)` is the first choice whatever follows it; a bare `A` only where no choice has that text.
-    Of the choices yes and no, the first of these words. A free-form answer ends at the line's first
-    full stop.
+    `(A)` is the first choice, whatever follows. Then come the choices' texts, and then a bare `A`.
+    For the choices yes and no, the first of these words counts. A free-form answer ends at the
+    first full stop of its line.
     """
     text = text.strip().lstrip(":").strip()
     if not text:
@@ -106,27 +102,29 @@ def read_answer(text: str, choices: Sequence[str] | None) -> str | None:
     line = text.splitlines()[0].strip().rstrip(".").strip()
     if not choices:
         return _STOP.split(line, maxsplit=1)[0].strip() or None
-    bare = line.strip("*\"'` ")  # chat models set answers in bold or quotes
-    found = _LETTER.match(bare)
-    if not found:
+    bare = line.strip("*\"'` ")  # chat models put answers in bold or quotes
+    letter = _LETTER.match(bare)
+    if not letter:
         texts = {normalise(c): c for c in reversed(choices)}
         for form in (line, bare):
             if normalise(form) in texts:
                 return texts[normalise(form)]
-        found = _BARE_LETTER.match(bare)
-        if not found and texts.keys() == {"yes", "no"} and (word := _YES_NO.search(bare)):
+        letter = _BARE_LETTER.match(bare)
+        if not letter and texts.keys() == {"yes", "no"} and (word := _YES_NO.search(bare)):
             return texts[word.group().lower()]
-    index = string.ascii_uppercase.index(found.group(1).upper()) if found else len(choices)
+    index = string.ascii_uppercase.index(letter.group(1).upper()) if letter else len(choices)
     return choices[index] if index < len(choices) else None
 
 
 def normalise(text: str) -> str:
-    """Case, surrounding space and a closing full stop do not make an answer different."""
+    """The answer in lower case, with single spaces and without a final full stop."""
     return " ".join(text.strip().rstrip(".").lower().split())
 
 
 def number(text: str) -> float | None:
-    """The number that an answer is; currency, thousands separators and units are ignored.
+    """The number in an answer, without currency, thousands separators and units; else None.
+
+    It is the number at the beginning, the result of a calculation there, or the only number.
 
     >>> [number(t) for t in ("$1,200 a year", "24 because 12 * 2 = 24", "12 * 2 = 24", "it is 7")]
     [1200.0, 24.0, 24.0, 7.0]
@@ -138,37 +136,40 @@ def number(text: str) -> float | None:
 
 
 def _number_in(text: str) -> str | None:
-    """The number that leads a text, on either side of a calculation; else the only one in it."""
+    """The text of the number that `number` reads."""
     text = text.replace("−", "-").strip("*\"'` ")
     leading = _CALCULATION.match(text)
+    # "12 * 2 = 24": of the sides of a calculation, only those that are one number
     if leading and any(c.isdigit() for c in leading.group()):
         sides = [
             side.strip(" \t(").rstrip(" \t.,()-+*/×÷^x") for side in leading.group().split("=")
         ]
-        found = [side for side in sides if _NUMBER.fullmatch(side)]
+        numbers = [side for side in sides if _NUMBER.fullmatch(side)]
     else:
-        found = _NUMBER.findall(text)
-    return found[-1] if len(set(found)) == 1 else None
+        numbers = _NUMBER.findall(text)
+    return numbers[-1] if len(set(numbers)) == 1 else None
 
 
 def answer_alone(prediction: str, answer: str, choices: Sequence[str] | None = None) -> str:
-    """A prediction without the words around it, where the gold answer is a number or yes or no.
+    """The number, yes or no in a free-form prediction, if the gold answer is of that form.
+
+    Otherwise the prediction unchanged.
 
     >>> answer_alone("24 because 12 * 2 = 24", "7")
     '24'
     """
-    found: str | None = None
+    alone: str | None = None
     if choices:
         return prediction
     if normalise(answer) in ("yes", "no"):
-        found = word.group() if (word := _YES_NO.search(prediction)) else None
+        alone = word.group() if (word := _YES_NO.search(prediction)) else None
     elif _NUMBER.fullmatch(answer.strip()):
-        found = _number_in(prediction)
-    return prediction if found is None else found
+        alone = _number_in(prediction)
+    return prediction if alone is None else alone
 
 
 def is_correct(prediction: str | None, answer: str, choices: Sequence[str] | None = None) -> bool:
-    """Exact match of choices; free-form answers also match as numbers, and as yes or no."""
+    """Exact match after `normalise`; free-form answers also match as numbers, and as yes or no."""
     if prediction is None:
         return False
     if normalise(prediction) == normalise(answer):
@@ -180,9 +181,9 @@ def is_correct(prediction: str | None, answer: str, choices: Sequence[str] | Non
         return True
     if not _NUMBER.fullmatch(answer.strip()):
         return False
-    found, gold = number(alone), number(answer)
+    predicted, gold = number(alone), number(answer)
     return (
-        found is not None
+        predicted is not None
         and gold is not None
-        and math.isclose(found, gold, rel_tol=0, abs_tol=1e-6)
+        and math.isclose(predicted, gold, rel_tol=0, abs_tol=1e-6)
     )

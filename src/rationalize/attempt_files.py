@@ -1,7 +1,7 @@
-"""Attempts on disk: parquet inside a run, JSONL for exchange, TRL's columns for training elsewhere.
+"""Attempts on disk: parquet inside a run, JSONL for exchange, TRL's columns for other trainers.
 
-`rewards`, `control` and `sampling` are JSON text in parquet, so that every file may have other keys
-and numbers come back exactly as they were.
+In parquet, `rewards`, `control` and `sampling` are JSON text: their keys differ between files, and
+numbers are read back exactly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _REQUIRED = ("question_id", "completion")
 
 
 def save_attempts(attempts: Iterable[Attempt], path: Path | str) -> None:
-    """Write attempts as parquet, JSONL or JSONL.gz, by the name's end, in one atomic step."""
+    """Write attempts atomically as parquet, JSONL or JSONL.gz, by the file's suffix."""
     path = Path(path)
     if path.name.endswith(".parquet"):
         with replacing(path) as fresh:
@@ -45,7 +45,10 @@ def save_attempts(attempts: Iterable[Attempt], path: Path | str) -> None:
 
 
 def load_attempts(path: Path | str, **equal: Any) -> list[Attempt]:
-    """Attempts of a file whose fields equal these, e.g. `load_attempts(f, writer="policy")`."""
+    """Attempts of a file whose fields equal these, e.g. `load_attempts(f, writer="policy")`.
+
+    Raises `UserError` if the file holds no attempts, `ValueError` for an unknown field.
+    """
     path = Path(path)
     unknown = [name for name in equal if name not in _SCHEMA.names or name in _JSON_COLUMNS]
     if unknown:
@@ -62,7 +65,7 @@ def write_sft_jsonl(
 ) -> None:
     """Prompts and completions in TRL's columns, as text or as chat messages.
 
-    As text, the prompt ends in a line break, as it does before every reply of a few-shot prompt.
+    As text, the prompt ends with a line break, as before every reply of a few-shot prompt.
     """
     rows = [_trl_row(a.prompt, messages, completion=a.completion) for a in attempts]
     _write_jsonl(rows, Path(path))
@@ -75,7 +78,7 @@ def write_dpo_jsonl(pairs: Iterable[Pair], path: Path | str, *, messages: bool =
 
 
 def _trl_row(prompt: str, messages: bool, **replies: str) -> dict[str, Any]:
-    prompt = whole_characters(prompt)  # UTF-8, as datasets reads, has no unpaired surrogates
+    prompt = whole_characters(prompt)  # `datasets` reads UTF-8: no unpaired surrogates
     replies = {name: whole_characters(text) for name, text in replies.items()}
     if not messages:
         return {"prompt": prompt.rstrip("\n") + "\n", **replies}
@@ -94,7 +97,7 @@ def _table(attempts: Sequence[Attempt]) -> pa.Table:
             None if v is None else json.dumps(dict(v), default=number_or_text)
             for v in columns[name]
         ]
-    for name in _TEXT_COLUMNS:  # parquet holds UTF-8, which has no unpaired surrogates
+    for name in _TEXT_COLUMNS:  # parquet stores UTF-8: no unpaired surrogates
         columns[name] = [None if t is None else whole_characters(t) for t in columns[name]]
     return pa.table(columns, schema=_SCHEMA)
 
@@ -106,10 +109,10 @@ def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:
         raise UserError(
             f"{path}: cannot be read as parquet ({error}); expected a file of attempts"
         ) from error
-    _need(path, None, table.column_names)
+    _require_fields(path, None, table.column_names)
     for name, value in equal.items():
         column = table.column(name)
-        value = whole_characters(value) if isinstance(value, str) else value  # as it was stored
+        value = whole_characters(value) if isinstance(value, str) else value  # as stored
         table = table.filter(
             pc.is_null(column) if value is None else pc.equal(column, pa.scalar(value, column.type))
         )
@@ -124,7 +127,7 @@ def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:
 def _write_jsonl(rows: Iterable[Mapping[str, Any]], path: Path) -> None:
     with replacing(path) as fresh:
         if path.name.endswith(".gz"):
-            # without a time stamp equal attempts make equal files
+            # mtime=0: equal attempts give equal files
             with open(fresh, "wb") as raw, gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
                 file.writelines(_line(row) for row in rows)
         else:
@@ -142,7 +145,7 @@ def _read_jsonl(path: Path) -> list[Attempt]:
         with gzip.open(path) if path.name.endswith(".gz") else open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 row = json.loads(line)
-                _need(path, number, row)
+                _require_fields(path, number, row)
                 attempts.append(attempt_from_row(row))
     except (OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error}); expected attempts as JSONL") from error
@@ -153,7 +156,7 @@ def _read_jsonl(path: Path) -> list[Attempt]:
     return attempts
 
 
-def _need(path: Path, line: int | None, names: Iterable[str]) -> None:
+def _require_fields(path: Path, line: int | None, names: Iterable[str]) -> None:
     missing = [name for name in _REQUIRED if name not in names]
     if missing:
         where = f"{path}, line {line}" if line else str(path)

@@ -1,4 +1,4 @@
-"""What results depend on besides the configuration: versions and hardware."""
+"""What results depend on besides the configuration: package versions and hardware."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions and hardware; names no host, user or path. `threads` is None while unknown."""
-    torch = sys.modules.get("torch")  # never imported for this
+    """Versions and hardware, without host, user or path. `threads` is None if unknown."""
+    torch = sys.modules.get("torch")  # not imported only for this
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     return {
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and values in JSON's types."""
+"""Atomic writes, JSON lines that survive a crash, and values in JSON's types."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path that takes the place of `path` when the block ends well.
-
-    A kill leaves the old file or the new one, never a part.
-    """
+    """A temporary path that replaces `path` atomically if the block raises nothing."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield fresh
@@ -33,26 +30,29 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(fresh: Path, path: Path) -> None:
-    """Move a finished file to its place, in one step that a power cut leaves done or undone."""
+    """Rename a finished file to `path`, atomically, also across a power cut."""
     _sync(fresh)
     os.replace(fresh, path)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
+    if os.name == "posix":  # other systems cannot open a folder
         _sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file in one atomic step."""
+    """Write a text file atomically."""
     with replacing(path) as fresh:
         fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
 def cache_folder() -> Path:
-    """Where things are kept between runs: `RATIONALIZE_CACHE`, or `~/.cache/rationalize`."""
+    """The folder for what runs share: `RATIONALIZE_CACHE`, or `~/.cache/rationalize`."""
     return Path(os.environ.get("RATIONALIZE_CACHE") or Path.home() / ".cache" / "rationalize")
 
 
 def plain(value: Any, *, finite: bool = True) -> Any:
-    """The value in JSON's types; with `finite`, infinities and NaN become None."""
+    """The value in JSON's types; with `finite`, infinities and NaN become None.
+
+    Raises `TypeError` for a value that has no JSON form.
+    """
     if isinstance(value, Mapping):
         return {str(k): plain(v, finite=finite) for k, v in value.items()}
     if isinstance(value, Enum):
@@ -79,7 +79,7 @@ def plain(value: Any, *, finite: bool = True) -> Any:
 
 
 def number_or_text(value: Any) -> Any:
-    """`json.dumps(default=...)`: numpy and torch scalars become Python numbers."""
+    """For `json.dumps(default=...)`: numpy and torch scalars become Python numbers."""
     if hasattr(value, "item"):
         return value.item()
     raise TypeError(
@@ -89,25 +89,29 @@ def number_or_text(value: Any) -> Any:
 
 
 def whole_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects of a file of lines; a last line without its end is left out."""
+    """The objects of a JSONL file; an unfinished last line is ignored.
+
+    Raises `UserError` for any other line that is not JSON.
+    """
     if not path.exists():
         return []
-    # what follows the last line break is being written, or was cut
+    # what follows the last line break is still being written, or was cut
     lines = path.read_bytes().split(b"\n")[:-1]
     try:
         return [json.loads(line) for line in lines]
     except ValueError as error:
         raise UserError(
-            f"{path}: {error}; expected one JSON object a line. Mend or delete the bad line"
+            f"{path}: {error}; expected one JSON object a line. Correct or delete the bad line"
         ) from error
 
 
 def mend_lines(path: Path) -> None:
-    """Drop what a kill or a power cut left after the last whole line."""
+    """Drop what a crash left after the last complete line, so that lines can be appended again."""
     if not path.exists():
         return
     content = path.read_bytes()
     kept = content[: content.rfind(b"\n") + 1]
+    # after a power cut, complete lines can be garbage too
     while kept and not _is_json(kept[kept.rfind(b"\n", 0, -1) + 1 :]):
         kept = kept[: kept.rfind(b"\n", 0, -1) + 1]
     if kept != content:

@@ -1,6 +1,6 @@
-"""Live progress of long work: done of total, tokens per second, time left.
+"""Progress of long work: done of total, tokens per second, time left.
 
-Plain lines where there is no terminal.
+A bar on a terminal, plain lines elsewhere.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[int, int, int], None]
-"""`progress(done, total, tokens)`: all three counted from the start of the work."""
+"""`progress(done, total, tokens)`, all counted from the start of the work."""
 
 _LINE_EVERY = 20.0  # seconds between lines of a log
 
 
 def say(text: str) -> None:
-    """A line beside the progress, at once."""
+    """Print a line to stderr at once."""
     print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
-    """A `Progress` that draws a bar on a terminal and prints a line now and then elsewhere."""
+    """A `Progress` that draws a bar on a terminal, and elsewhere prints a line every 20 seconds."""
     if sys.stderr.isatty():
         with _bar(description, unit) as report:
             yield report
@@ -66,9 +66,9 @@ def _lines(description: str, unit: str) -> Progress:
         if done < total and now - last < _LINE_EVERY:
             return
         last = now
-        spent = now - started
-        left = f", {spent / done * (total - done):.0f} s left" if 0 < done < total else ""
-        rate = f", {tokens / max(spent, 1e-9):.0f} tokens/s" if tokens else ""
+        elapsed = now - started
+        left = f", {elapsed / done * (total - done):.0f} s left" if 0 < done < total else ""
+        rate = f", {tokens / max(elapsed, 1e-9):.0f} tokens/s" if tokens else ""
         print(f"{description}: {done}/{total} {unit}{rate}{left}", file=sys.stderr, flush=True)
 
     return report

@@ -1,4 +1,4 @@
-"""The nouns that every room shares. No torch here."""
+"""The records that all packages share. No torch here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Question:
-    """One question, with whatever its source knows about it."""
+    """One question, with what its source provides."""
 
     id: str
     """Unique within its source."""
@@ -19,7 +19,7 @@ class Question:
     answer: str
     """Gold answer: the text of the right choice, or the free-form string."""
     choices: tuple[str, ...] | None = None
-    """Choice texts in the order they are shown, or None for a free-form answer."""
+    """Choice texts in the order shown, or None for a free-form answer."""
     context: str | None = None
     """Premise or passage shown before the question."""
     rationales: tuple[str, ...] = ()
@@ -27,12 +27,12 @@ class Question:
     kind: str | None = None
     """Kind of reasoning, for reports."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """Further fields of the source, kept for analysis and never shown to a trainer."""
+    """Further fields of the source, for analysis only: no trainer reads them."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One written rationale with its prediction and every score it was given."""
+    """One rationale with its prediction and scores."""
 
     id: str
     question_id: str
@@ -41,11 +41,11 @@ class Attempt:
     completion: str
     rationale: str
     prediction: str | None
-    """Text of the predicted choice (or free-form string); None when no answer could be read."""
+    """Text of the predicted choice, or free-form string; None if no answer could be read."""
     gold: str
     parsed: bool
     finish: str
-    """`stop` (the model ended) or `length` (cut at the limit)."""
+    """`stop` (the model ended) or `length` (cut at the token limit)."""
     writer: str
     """`teacher`, `policy`, or a variant's name."""
     model: str
@@ -56,9 +56,11 @@ class Attempt:
     n_tokens: int
     rewards: Mapping[str, float | None] = field(default_factory=dict)
     control: Mapping[str, int] | None = None
-    """Bin per reward that the attempt was written under (0 is best); never the bin it has."""
+    """Bin per reward that the attempt was conditioned on (0 is best), not the bin it reached."""
     refines: str | None = None
+    """Id of the attempt whose rationale this one refines."""
     hinted: bool = False
+    """Whether the prompt told the gold answer."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
 
     def scored(self, rewards: Mapping[str, float | None]) -> Attempt:
@@ -68,15 +70,15 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Completion:
-    """What a sampler returns for one sample of one prompt."""
+    """One sample of one prompt, as a sampler returns it."""
 
     text: str
     finish: str
     """`stop` or `length`."""
     n_tokens: int
-    """Tokens written, EOS included when it was written."""
+    """Tokens written, including a written EOS."""
     ids: tuple[int, ...] = ()
-    """These tokens, where the sampler knows them."""
+    """Ids of these tokens, if the sampler knows them."""
 
 
 @dataclass(frozen=True)
@@ -95,5 +97,6 @@ def attempt_row(attempt: Attempt) -> dict[str, Any]:
 
 
 def attempt_from_row(row: Mapping[str, Any]) -> Attempt:
+    """The inverse of `attempt_row`; unknown keys are ignored."""
     names = {f.name for f in dataclasses.fields(Attempt)}
     return Attempt(**{k: v for k, v in row.items() if k in names})

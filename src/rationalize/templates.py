@@ -1,6 +1,6 @@
-"""Modes and few-shot prompts: question -> text.
+"""Prompts and targets of every mode: question -> text.
 
-The question comes first, so that prefixes can be shared.
+The question comes first, so that the prompts of a question share a prefix.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from rationalize.records import Attempt, Question
 MODES = ("rationale_answer", "rationale", "refine", "answer", "answer_from_rationale")
 
 TEMPLATE_VERSION = "1"
-"""Part of every cache key: raise it when a template changes."""
+"""Part of every cache key: change it when a template changes."""
 
 DEFAULT_SYSTEM = "You are a careful reasoner."
-"""System line of a chat. Set explicitly, since many chat templates slip in one of their own."""
+"""System message of a chat. Always set, since many chat templates insert a default of their own."""
 
 INSTRUCTION = {
     "rationale_answer": "Explain, then answer.",
@@ -29,7 +29,7 @@ INSTRUCTION = {
 
 
 def question_text(question: Question) -> str:
-    """Context, question and lettered choices: the part that every mode shares."""
+    """Context, question and lettered choices: the prefix that all modes share."""
     parts = [question.context] if question.context else []
     parts.append(question.question)
     if question.choices:
@@ -38,15 +38,17 @@ def question_text(question: Question) -> str:
 
 
 BLOCK_END = "\n\n"
-"""Separates demonstrations; a base model goes on with a question of its own after it."""
+"""Separates demonstrations. What a base model writes after it is a question of its own."""
 
 
 def prompt_text(
     mode: str, question: Question, rationale: str | None = None, demos: Sequence[Question] = (),
     *, hinted: bool = False,
 ) -> str:  # fmt: skip
-    """The prompt of a mode; `demos` are solved questions put before it (few-shot), `hinted` tells
-    the gold answer beforehand (STaR's rationalisation; demonstrations are told theirs too).
+    """The prompt of a mode, after the solved questions `demos` (few-shot).
+
+    `hinted` prompts tell the gold answer, in demonstrations too (STaR's rationalisation, arXiv
+    2203.14465). Raises `ValueError` for an unknown mode, and if `rationale` is missing or unused.
     """
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; expected one of {', '.join(MODES)}")
@@ -62,7 +64,7 @@ def _block(
     mode: str, question: Question, rationale: str | None = None, *, hinted: bool = False
 ) -> str:
     if rationale is None and mode in ("refine", "answer_from_rationale"):
-        rationale = target_text("rationale", question)  # a demonstration shows its own
+        rationale = target_text("rationale", question)  # a demonstration
     lines = [question_text(question)]
     if rationale is not None:
         lines.append(f"Explanation: {rationale}")
@@ -72,8 +74,32 @@ def _block(
     return "\n".join(lines)
 
 
+def listed_choices(prompt: str) -> tuple[str, ...] | None:
+    r"""The choices that the last question of a `rationale_answer` prompt lists, None without any.
+
+    >>> listed_choices("Which sinks?\n(A) ice (B) a stone\nExplain, then answer.")
+    ('ice', 'a stone')
+    """
+    block = prompt.rpartition(BLOCK_END)[2]
+    body = block.removesuffix("\n" + INSTRUCTION["rationale_answer"])
+    _, start, rest = body.rpartition(f"\n{label(0)} ")
+    if not start or body == block:
+        return None
+    choices = []
+    for i in range(1, 26):
+        choice, mark, after = rest.partition(f" {label(i)} ")
+        if not mark:
+            break
+        choices.append(choice)
+        rest = after
+    return (*choices, rest)
+
+
 def target_text(mode: str, question: Question, rationale: str | None = None) -> str:
-    """What the model should write: the gold target of a mode."""
+    """The gold target of a mode: what the model should write.
+
+    Raises `ValueError` if the mode needs a rationale and there is none.
+    """
     if rationale is None and mode in ("rationale_answer", "rationale", "refine"):
         if not question.rationales:
             raise ValueError(
@@ -89,8 +115,7 @@ def target_text(mode: str, question: Question, rationale: str | None = None) -> 
 
 
 def statement_text(question: str, context: str | None, text: str) -> str:
-    """Context, question and a choice or rationale in one line, for a verifier that reads them
-    together.
+    """Context, question and a choice or rationale in one line, for a verifier that reads all.
 
     >>> statement_text("Which sinks?", None, "A stone is denser than water.")
     'Which sinks? A stone is denser than water.'
@@ -99,21 +124,14 @@ def statement_text(question: str, context: str | None, text: str) -> str:
 
 
 def given_attempt(
-    id: str,
-    question: Question,
-    rationale: str,
-    prediction: str | None,
-    *,
-    writer: str,
-    split: str,
-    model: str | None = None,
-    completion: str | None = None,
+    id: str, question: Question, rationale: str, prediction: str | None, *, writer: str, split: str,
+    model: str | None = None, completion: str | None = None,
     rewards: Mapping[str, float] | None = None,
-) -> Attempt:
-    """A rationale that somebody else wrote, as an attempt at its question.
+) -> Attempt:  # fmt: skip
+    """A rationale from elsewhere as an attempt at its question.
 
-    The completion is put together as a policy's would be, unless it is given; the model is called
-    like the writer, unless it is named.
+    Default `completion`: rationale and answer sentence, as a policy writes them. Default `model`:
+    the writer.
     """
     if completion is None:
         completion = rationale

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rationalize.evaluation.intervals import percentiles, resample_counts
+from rationalize.bootstrap import percentiles, resample_counts
 
 SAMPLES = 2000
 """Resamples of an interval."""

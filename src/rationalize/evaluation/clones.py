@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.rewards.mentions import words
+from rationalize.text import words
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str], order: int = 4) -> float:

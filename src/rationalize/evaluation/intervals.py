@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
+from rationalize.bootstrap import CELLS, bootstrap_means, percentiles
 from rationalize.errors import UserError
 
 Values = Mapping[str, float] | Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 """Per question id; or one value per question (Q,); or per seed and question (S, Q)."""
-
-_CELLS = 1 << 22
-"""Resampled values held at a time."""
 
 
 @dataclass(frozen=True)
@@ -150,38 +147,11 @@ def same_questions(a: Mapping[str, object], b: Mapping[str, object]) -> None:
 
 def resampled_means(values_Q: Values, *, samples: int = 10_000, seed: int = 0) -> np.ndarray:
     """The means of `samples` draws of as many questions with replacement, (samples,)."""
-    values = question_means(values_Q)
-    counts = resample_counts(len(values), samples, seed)
-    rows = max(1, _CELLS // len(values))
-    chunks = [counts[i : i + rows].astype(np.float64) @ values for i in range(0, samples, rows)]
-    return np.concatenate(chunks) / len(values)
-
-
-def percentiles(means: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The ends of the percentile interval of resampled means (samples,)."""
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return bootstrap_means(question_means(values_Q), samples, seed)
 
 
 def _bounds(values_Q: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
     return percentiles(resampled_means(values_Q, samples=samples, seed=seed), level)
-
-
-@lru_cache(maxsize=2)
-def resample_counts(n: int, samples: int, seed: int) -> np.ndarray:
-    """How often each resample holds each question, (samples, n).
-
-    Kept, since every metric of a split is resampled alike.
-    """
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CELLS // n)
-    chunks = []
-    for start in range(0, samples, rows):
-        count = min(rows, samples - start)
-        drawn = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=count * n).reshape(count, n)
-        chunks.append(counts.astype(np.uint8))
-    return np.concatenate(chunks)
 
 
 def _all_flips(m: int) -> Iterator[np.ndarray]:
@@ -191,7 +161,7 @@ def _all_flips(m: int) -> Iterator[np.ndarray]:
 
 def _random_flips(m: int, samples: int, seed: int) -> Iterator[np.ndarray]:
     rng = np.random.default_rng([seed, 1])
-    rows = max(1, _CELLS // m)
+    rows = max(1, CELLS // m)
     for start in range(0, samples, rows):
         shape = (min(rows, samples - start), -(-m // 8))
         yield np.unpackbits(rng.integers(0, 256, shape, dtype=np.uint8), axis=1, count=m)

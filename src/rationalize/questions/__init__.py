@@ -1,4 +1,4 @@
-"""Where questions come from. No torch here."""
+"""Load questions, split them, find duplicates among them. No torch here."""
 
 from rationalize.questions.bad_rows import BadRow, BadRows
 from rationalize.questions.builtin import builtin_questions
@@ -10,8 +10,8 @@ from rationalize.questions.load import (
     load_splits,
 )
 from rationalize.questions.splits import (
-    alike,
     check_overlap,
+    group_duplicates,
     hold_out,
     same_question_key,
     without_repeats,
@@ -21,9 +21,9 @@ __all__ = [
     "BadRow",
     "BadRows",
     "ReferenceRationale",
-    "alike",
     "builtin_questions",
     "check_overlap",
+    "group_duplicates",
     "hold_out",
     "load_questions",
     "load_reference_rationales",

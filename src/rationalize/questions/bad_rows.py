@@ -1,4 +1,4 @@
-"""Rows that cannot be used: collected, listed in one error, or written to a file and left out."""
+"""Bad rows of question files: all listed in one error, or written to a file and skipped."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class BadRow:
 
     file: str
     place: str
-    """`line 3`, `entry "17"` or `row 5`, whichever finds the row in its file."""
+    """Where in the file: `line 3`, `entry "17"` or `row 5`."""
     found: str
     expected: str
     row: str = ""
-    """The row as it stands in the file."""
+    """The row's text, or its values as JSON."""
 
     def __str__(self) -> str:
         place = f"{self.file}, {self.place}" if self.place else self.file
@@ -38,7 +38,7 @@ class BadRow:
 
 
 class RowError(ValueError):
-    """What is wrong with a row, before it is known where the row stands."""
+    """What is wrong with a row; raised where its file and place are not known."""
 
     def __init__(self, found: str, expected: str) -> None:
         super().__init__(f"found {found}; expected {expected}")
@@ -54,21 +54,21 @@ class BadRows(UserError):
         self.rows = list(islice(remaining, _SHOWN))
         """The first ten."""
         self.count = len(self.rows) + sum(1 for _ in remaining)
-        what = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
+        title = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
         if self.count > _SHOWN:
-            what += f" (the first {_SHOWN} follow)"
-        lines = [f"{what}:", *(f"  {row}" for row in self.rows)]
+            title += f" (the first {_SHOWN} follow)"
+        lines = [f"{title}:", *(f"  {row}" for row in self.rows)]
         lines.append(
-            "mend them, or leave them out with --skip-bad-rows FILE (skip_bad_rows=... in Python), "
+            "correct them, or skip them with --skip-bad-rows FILE (skip_bad_rows=... in Python), "
             "which writes them to FILE"
         )
         super().__init__("\n".join(lines))
 
 
 def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:
-    """Raise `BadRows` if there are any, or write them to the file and say how many they are.
+    """Raise `BadRows` if there is a bad row; with `skip_bad_rows`, write all to that file instead.
 
-    The rows are taken one by one: there may be as many as a file holds.
+    Rows are streamed: a file may consist of bad ones.
     """
     remaining = iter(bad)
     first = next(remaining, None)
@@ -87,20 +87,20 @@ def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:
             count += 1
         rows.seek(0)
         with replacing(path) as fresh, open(fresh, "w", encoding="utf-8", newline="\n") as file:
-            # bad rows of other files, which an earlier call wrote, stay
+            # keep what an earlier call wrote about other files
             file.writelines(line for line in _lines(path) if json.loads(line)["file"] not in files)
             shutil.copyfileobj(rows, file)
     log.warning("left out %d bad rows of %s, listed in %s", count, ", ".join(sorted(files)), path)
 
 
 def _refuse_other(path: Path) -> None:
-    """A file that is there must be a list of bad rows; nothing else is overwritten."""
+    """Raise `UserError` if the path exists and is not a list of bad rows."""
     try:
         if all(json.loads(line).keys() == _KEYS for line in _lines(path)):
             return
     except (ValueError, AttributeError, OSError):
         pass
-    raise UserError(f"{path} is there and is no list of bad rows; choose another file for them")
+    raise UserError(f"{path} exists and is not a list of bad rows; choose another file for them")
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -4,9 +4,9 @@
     >>> questions["train"][0].id
     'builtin-train-00000'
 
-Splits share no puzzle: what a question is about (kind, topic, entities; not its wording, polarity
-or order) is hashed to one of them. The hash ignores the seed, so that the test questions of one
-seed are never trained on under another. Each split draws from its own streams, so that its size
+No puzzle is in two splits: a hash of what a question is about (kind, topic, entities; not wording,
+polarity or order) picks its split. The hash ignores the seed, so that the test questions of one
+seed are never trained on under another. Each split has its own random streams, so that its size
 changes no other split, and a larger split begins with the smaller.
 """
 
@@ -27,16 +27,11 @@ __all__ = ["KINDS", "QUALITIES", "SPLITS", "UNSEEN_KINDS", "builtin_questions"]
 
 SPLITS = ("train", "dev", "test", "unseen")
 
-_BUCKETS = {
-    "train": range(14),
-    "dev": range(14, 16),
-    "test": range(16, 20),
-    "unseen": range(20),
-}
-"""Twentieths of the puzzles that belong to a split; `unseen` has its kinds to itself."""
+_BUCKETS = {"train": range(14), "dev": range(14, 16), "test": range(16, 20), "unseen": range(20)}
+"""Which twentieths of the puzzles a split takes; `unseen` takes all, since it shares no kind."""
 
-_PATIENCE = 20_000
-"""Draws in a row without a new puzzle before a split counts as exhausted."""
+_MAX_DRAWS = 20_000
+"""Draws without a new puzzle after which a kind counts as exhausted."""
 
 
 def builtin_questions(
@@ -47,12 +42,11 @@ def builtin_questions(
     rationales: int = 2,
     seed: int = 0,
 ) -> dict[str, list[Question]]:
-    """Questions per split, kinds in turn; `unseen` holds kinds that no other split has.
+    """Questions per split, cycling through its kinds; no other split has the kinds of `unseen`.
 
-    Each question carries `rationales` teacher rationales. Two entries of `extra` are aligned with
-    them and are for analysis only: `rationale_quality` (see `QUALITIES`) and `teacher_answers`, the
-    choice that the teacher then gave. Raises `UserError` where a split asks for more questions than
-    there are.
+    Each question has `rationales` teacher rationales. Two entries of `extra` are aligned with them
+    and are for analysis only: `rationale_quality` (see `QUALITIES`) and `teacher_answers`, the
+    choice that the teacher gave after each. Raises `UserError` if a split runs out of questions.
     """
     sizes = {"train": train, "dev": dev, "test": test, "unseen": unseen}
     return {split: _split(split, size, rationales, seed) for split, size in sizes.items()}
@@ -63,19 +57,20 @@ def _split(split: str, size: int, rationales: int, seed: int) -> list[Question]:
     streams = {kind: Random(f"{seed}/{split}/{kind}") for kind in kinds}
     seen: set[str] = set()
     questions: list[Question] = []
-    turns = cycle(kinds)
+    kind_cycle = cycle(kinds)
     while len(questions) < size:
-        kind = next(turns)
+        kind = next(kind_cycle)
         puzzle = _new_puzzle(kind, kinds, split, streams[kind], seen)
         questions.append(_question(puzzle, kind, split, len(questions), rationales, seed))
     return questions
 
 
 def _new_puzzle(kind: str, kinds: Mapping, split: str, stream: Random, seen: set[str]) -> Puzzle:
-    for _ in range(_PATIENCE):
+    for _ in range(_MAX_DRAWS):
         puzzle = kinds[kind](stream)
         text = normalise(puzzle.question)
-        if zlib.crc32(f"{kind}|{puzzle.key}".encode()) % 20 in _BUCKETS[split] and text not in seen:
+        bucket = zlib.crc32(f"{kind}|{puzzle.key}".encode()) % 20
+        if bucket in _BUCKETS[split] and text not in seen:
             seen.add(text)
             return puzzle
     raise UserError(
@@ -87,9 +82,9 @@ def _new_puzzle(kind: str, kinds: Mapping, split: str, stream: Random, seen: set
 def _question(
     puzzle: Puzzle, kind: str, split: str, number: int, rationales: int, seed: int
 ) -> Question:
-    texts, qualities, answers = teach(
-        puzzle, Random(f"{seed}/{split}/{number}/teacher"), rationales
-    )
+    # the teacher has a stream of its own: asking for more rationales changes no question
+    rng = Random(f"{seed}/{split}/{number}/teacher")
+    texts, qualities, answers = teach(puzzle, rng, rationales)
     return Question(
         id=f"builtin-{split}-{number:05d}",
         question=puzzle.question,

@@ -1,9 +1,9 @@
 """The kinds of everyday reasoning behind the built-in questions: each draws a `Puzzle`.
 
-A puzzle crosses things that are drawn apart (an XOR: which entity is which, and which of them is
-asked for), so that no single word, position or choice tells the answer, yet one or two steps that
+The answer is an XOR of independent draws (which entity has which property, and which entity the
+question is about). No single word, position or choice predicts it; one or two reasoning steps that
 restate the facts do. The choices of a puzzle are a pair of opposites in a fixed order: a small
-model finds the right word long before it can find the letter of a freely shuffled option, and only
+model learns to find the right word long before it learns the letter of a shuffled option, and only
 the former is reasoning.
 """
 
@@ -30,7 +30,7 @@ _ROOMS = (
     "tower", "office",
 )
 _EFFECTS = (
-    # what happens, its two ways, what the first and the second way say about the place, and where
+    # effect, its two outcomes, what each outcome says about the place, the possible places
     ("ball rolls", ("farther", "less far"), ("smoother", "rougher"), _SURFACES),
     ("sled slides", ("faster", "slower"), ("smoother", "rougher"), _SURFACES),
     ("box slides", ("more easily", "less easily"), ("smoother", "rougher"), _SURFACES),
@@ -79,6 +79,7 @@ _THINGS = ("cup", "box", "lamp", "toy", "radio", "stone", "clock", "bag")
 
 def physics(rng: Random) -> Puzzle:
     """An effect differs between two places: what does that say about one of them?"""
+    # the facts and the question
     effect, ways, pair, places = rng.choice(_EFFECTS)
     x, y = rng.sample(places, 2)
     way = rng.randrange(2)
@@ -90,6 +91,7 @@ def physics(rng: Random) -> Puzzle:
     )
     of_x = pair[way]
     answer = of_x if asked == x else _other(pair, of_x)
+    # a reasoning per choice; for the wrong choice the two places swap their words
     reasons, claims = {}, {}
     for word in pair:
         x_word = word if asked == x else _other(pair, word)
@@ -110,7 +112,7 @@ def physics(rng: Random) -> Puzzle:
 
 
 def ordering(rng: Random) -> Puzzle:
-    """Two people compared, or three in a row: how does one of them stand to another?"""
+    """Two people are compared, or three in a chain: how does one compare to another?"""
     pair = rng.choice(_SCALES)
     word = rng.choice(pair)
     a, b, c = rng.sample(NAMES, 3)
@@ -189,13 +191,14 @@ def _days(rng: Random) -> Puzzle:
         f"{name} goes to the {event} {span}. Is that a weekday or the weekend?",
     )
     answer = "weekend" if day in ("Saturday", "Sunday") else "weekday"
+    # the wrong choice counts in the wrong direction
     false_day = _DAYS[(_DAYS.index(start) + (-steps if after else steps)) % 7]
     reasons, claims = {}, {}
     for word in pair:
-        found = day if word == answer else false_day
+        reached = day if word == answer else false_day
         reasons[word] = (
-            f"{sentence(span)[:-1]} comes {found}. That day counts as {word}.",
-            f"Counting {span} gives {found}, which is a {word}.",
+            f"{sentence(span)[:-1]} comes {reached}. That day counts as {word}.",
+            f"Counting {span} gives {reached}, which is a {word}.",
         )
         claims[word] = f"it is a {word}"
     asides = ("A week has seven days.", f"Everybody likes a {event}.", f"{name} is often late.")

@@ -1,4 +1,4 @@
-"""The teacher of the built-in questions: honest, of mixed quality, and sometimes wrong."""
+"""The teacher of the built-in questions: of mixed quality, and sometimes wrong."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from random import Random
 
 @dataclass(frozen=True)
 class Puzzle:
-    """A question with everything a teacher could say about it."""
+    """A question with the parts of every rationale that the teacher can write."""
 
     key: str
-    """What the question is about, whatever its wording, polarity, order: splits never share one."""
+    """What the question is about, without wording, polarity and order; unique to a split."""
     question: str
     choices: tuple[str, ...]
-    """In the order in which they are shown."""
+    """In the order shown."""
     answer: str
     reasons: Mapping[str, tuple[str, ...]]
-    """Per choice, whole reasonings that arrive there; sound for the answer, mistaken for others."""
+    """Per choice, full reasonings that conclude it: valid for the answer, invalid for others."""
     claims: Mapping[str, str]
-    """Per choice, the bare conclusion as a clause."""
+    """Per choice, the conclusion alone, as a clause."""
     asides: tuple[str, ...]
-    """True remarks that settle nothing."""
+    """True remarks that do not help to answer."""
 
 
 QUALITIES = {
@@ -42,14 +42,11 @@ answers the right one.
 _OPENERS = ("Well, let me think.", "Hmm, a nice question.", "This can be seen in many ways.")
 _LINKS = ("Anyway, I suppose", "I would say that", "So perhaps")
 _DRAFTS = 10
-"""Tries to say something new before another quality is drawn."""
+"""Tries to write a new rationale before another quality is drawn."""
 
 
 def teach(puzzle: Puzzle, rng: Random, count: int) -> tuple[list[str], list[str], list[str]]:
-    """Rationales, the quality of each, and the answer that the teacher gave after each.
-
-    No rationale comes twice.
-    """
+    """`count` distinct rationales, the quality of each, and the teacher's answer after each."""
     rationales: list[str] = []
     qualities: list[str] = []
     answers: list[str] = []
@@ -58,7 +55,7 @@ def teach(puzzle: Puzzle, rng: Random, count: int) -> tuple[list[str], list[str]
         wrong = rng.choice([c for c in puzzle.choices if c != puzzle.answer])
         drafts = (_write(quality, puzzle, wrong, rng) for _ in range(_DRAFTS))
         text = next((draft for draft in drafts if draft not in rationales), None)
-        if text is None:  # nothing further to say in this quality
+        if text is None:  # no new text in this quality: draw another
             continue
         rationales.append(text)
         qualities.append(quality)
@@ -67,7 +64,7 @@ def teach(puzzle: Puzzle, rng: Random, count: int) -> tuple[list[str], list[str]
 
 
 def sentence(text: str) -> str:
-    """First letter raised, one full stop at the end."""
+    """The text with a capital letter first and one full stop at the end."""
     return text[0].upper() + text[1:].rstrip(".") + "."
 
 

@@ -1,5 +1,5 @@
-"""Worked examples to put before a question (few-shot): built in per form of answer, from a file, or
-the first solved training questions.
+"""Few-shot demonstrations: built in per form of answer, from a file, or the first solved training
+questions.
 """
 
 from __future__ import annotations
@@ -15,43 +15,42 @@ from rationalize.records import Question
 
 Form = Literal["number", "yes/no", "choice", "text"]
 
+_NUMBER = re.compile(r"-?[$€£]?\d[\d,]*(?:\.\d+)?%?")
+
 
 def form_of(question: Question) -> Form:
-    """What kind of answer a question wants."""
-    words = {c.strip().lower() for c in question.choices or (question.answer,)}
-    if words <= {"yes", "no", "true", "false"}:
+    """The form of a question's answer."""
+    answers = {c.strip().lower() for c in question.choices or (question.answer,)}
+    if answers <= {"yes", "no", "true", "false"}:
         return "yes/no"
     if question.choices:
         return "choice"
     return "number" if _NUMBER.fullmatch(question.answer.strip()) else "text"
 
 
-_NUMBER = re.compile(r"-?[$€£]?\d[\d,]*(?:\.\d+)?%?")
-
-
 def demonstrations(
     source: str, questions: Sequence[Question], shots: int, train: Sequence[Question]
 ) -> dict[Form, list[Question]]:
-    """Per form of answer among `questions`, up to `shots` solved questions to show.
+    """Form of answer -> up to `shots` solved questions, for every form among `questions`.
 
     `source`: `builtin`, `train` (the first training questions with a rationale), or a file or named
-    set of questions with rationales. Raises `UserError` where a form finds none.
+    set of questions with rationales. Raises `UserError` if a form has no solved question.
     """
     forms = sorted({form_of(q) for q in questions})
     if not shots:
         return {form: [] for form in forms}
-    given = BUILT_IN if source == "builtin" else train
+    candidates = BUILT_IN if source == "builtin" else train
     if source not in ("builtin", "train"):
-        given = load_questions(_file(source), "train")
-    solved = [q for q in given if q.rationales]
-    found = {form: [q for q in solved if form_of(q) == form][:shots] for form in forms}
-    missing = [form for form, own in found.items() if not own]
+        candidates = load_questions(_file(source), "train")
+    solved = [q for q in candidates if q.rationales]
+    shown = {form: [q for q in solved if form_of(q) == form][:shots] for form in forms}
+    missing = [form for form, demos in shown.items() if not demos]
     if missing:
         raise UserError(
             f"no demonstration for questions whose answer is a {missing[0]} in {source!r}; "
             "name a file of solved questions (`demos`), or ask without (`shots 0`)"
         )
-    return found
+    return shown
 
 
 def _file(source: str) -> str:
@@ -60,10 +59,10 @@ def _file(source: str) -> str:
     return source
 
 
-def _solved(kind: Form, *rows: tuple) -> list[Question]:
+def _solved(form: Form, *rows: tuple) -> list[Question]:
     return [
         Question(
-            id=f"demonstration/{kind}/{i}", question=text, choices=tuple(choices) or None,
+            id=f"demonstration/{form}/{i}", question=text, choices=tuple(choices) or None,
             answer=answer, rationales=(rationale,),
         )
         for i, (text, rationale, answer, *choices) in enumerate(rows)

@@ -1,4 +1,4 @@
-"""Rows of question files, one by one: JSONL, JSONL.gz, whole JSON documents, parquet."""
+"""Stream the rows of question files: JSONL, JSONL.gz, one JSON document, parquet."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from rationalize.text import clip
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
-_ALIASES = {"dev": ("dev", "validation", "valid", "val"), "train": ("train",), "test": ("test",)}
+SPLIT_ALIASES = {
+    "train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",),
+}  # fmt: skip
+"""Our split -> what files and hub sets call it."""
+
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
-_BATCH = 1000  # parquet rows held at a time
-_BUFFER = 1 << 20  # bytes read ahead in each parquet column, where it would else be read whole
+_BATCH = 1000  # parquet rows in memory at a time
+_BUFFER = 1 << 20  # bytes read ahead per parquet column; without it, pyarrow reads whole columns
 
 
 @dataclass(frozen=True)
 class RawRow:
-    """A row as a dictionary, and where it stands."""
+    """A row as a dictionary, with its place in its file."""
 
     file: str
     place: str
@@ -40,14 +44,17 @@ class RawRow:
 
 
 def read_rows(path: Path) -> Iterator[RawRow | BadRow]:
-    """The rows of a file in order; what is no row comes as a `BadRow`, not as an exception."""
+    """The rows of a file in order; one that cannot be parsed is a `BadRow`, not an exception.
+
+    Raises `UserError` if the file cannot be opened.
+    """
     empty = True
     try:
         for row in _parquet_rows(path) if _is_parquet(path) else _json_rows(path):
             empty = False
             yield row
     except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
-        yield BadRow(str(path), "", f"a damaged file ({error})", "a whole one")
+        yield BadRow(str(path), "", f"a damaged file ({error})", "a complete file")
         return
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
@@ -56,47 +63,47 @@ def read_rows(path: Path) -> Iterator[RawRow | BadRow]:
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The files of a split in a folder: one, or the shards of one."""
-    names = _ALIASES.get(split, (split,))
-    found = []
-    for path in sorted(folder.iterdir()):
-        suffix = next((s for s in SUFFIXES if path.name.endswith(s)), None)
-        if suffix and _stem(path.name.removesuffix(suffix)) in names:
-            found.append(path)
-    shards = [path for path in found if "-of-" in path.name]
-    if not found:
-        there = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
-        wanted = " or ".join(f"{n}.jsonl" for n in names)
+    """The files of a split in a folder: one file, or all its shards."""
+    paths = _files_of(folder, split)
+    shards = [path for path in paths if "-of-" in path.name]
+    if not paths:
+        present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
+        wanted = " or ".join(f"{n}.jsonl" for n in SPLIT_ALIASES.get(split, (split,)))
         raise UserError(
-            f"{folder}: no file for the split {split!r} (there: {there}); "
+            f"{folder}: no file for the split {split!r} (the folder holds {present}); "
             f"expected {wanted}, or one that ends in {', '.join(SUFFIXES[1:])}"
         )
-    if len(found) > 1 and len(shards) != len(found):
+    if len(paths) > 1 and len(shards) != len(paths):
         raise UserError(
-            f"{folder}: the split {split!r} is in {' and in '.join(p.name for p in found)}; "
+            f"{folder}: the split {split!r} is in {' and in '.join(p.name for p in paths)}; "
             "expected one file. Move the others away, or name the file itself"
         )
-    return found
+    return paths
 
 
 def has_split(folder: Path, split: str) -> bool:
     """Whether the folder has a file for the split."""
-    return any(
-        _stem(path.name.removesuffix(suffix)) in _ALIASES.get(split, (split,))
-        for path in folder.iterdir()
+    return bool(_files_of(folder, split))
+
+
+def _files_of(folder: Path, split: str) -> list[Path]:
+    names = SPLIT_ALIASES.get(split, (split,))
+    return [
+        path
+        for path in sorted(folder.iterdir())
         for suffix in SUFFIXES
-        if path.name.endswith(suffix)
-    )
+        if path.name.endswith(suffix) and _stem(path.name.removesuffix(suffix)) in names
+    ]
 
 
 def _stem(name: str) -> str:
-    """`train-00000-of-00002` is a shard of `train`."""
+    """The split in a file's name: `train-00000-of-00002 -> train`."""
     head, of, _ = name.rpartition("-of-")
     return head.rpartition("-")[0] if of else name
 
 
 def _is_parquet(path: Path) -> bool:
-    """By its name, or by how it begins where it has none."""
+    """By the file's name, else by its first bytes."""
     if path.name.endswith(".parquet"):
         return True
     with open(path, "rb") as file:
@@ -110,7 +117,7 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _json_rows(path: Path) -> Iterator[RawRow | BadRow]:
-    """JSONL, or one JSON document, whatever its name: the released files are called `.jsonl`."""
+    """JSONL or one JSON document, by content: MaRio's released `.jsonl` files are documents."""
     with _open(path) as file:
         first = _first_line(file)
         single = _document(file, first, path)
@@ -119,10 +126,10 @@ def _json_rows(path: Path) -> Iterator[RawRow | BadRow]:
         return
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
-            if number == 1:
+            if number == 1:  # byte order mark
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
-                yield _parsed(str(path), f"line {number}", line)
+                yield _parse(str(path), f"line {number}", line)
 
 
 def _first_line(file: IO[bytes]) -> bytes:
@@ -134,7 +141,10 @@ def _first_line(file: IO[bytes]) -> bytes:
 
 
 def _document(file: IO[bytes], first: bytes, path: Path) -> Any:
-    """The parsed document if the file is one, else None."""
+    """The parsed document if the file is one JSON document, else None.
+
+    Only a first line that can begin a document makes it read the whole file.
+    """
     name = path.name.removesuffix(".gz")
     if first.strip() not in (b"{", b"[") and not name.endswith(".json"):
         value = _loads(first)
@@ -145,7 +155,7 @@ def _document(file: IO[bytes], first: bytes, path: Path) -> Any:
 
 
 def _is_index(value: Any) -> bool:
-    """`{"0": {...}, "1": {...}}`, or a list in a line of its own."""
+    """Whether this is a whole set: a list, or `{"0": {...}, "1": {...}}`."""
     if isinstance(value, list):
         return True
     return (
@@ -161,8 +171,8 @@ def _loads(text: bytes) -> Any:
 
 
 def _entries(file: str, document: Any) -> Iterator[RawRow | BadRow]:
-    named = document.items() if isinstance(document, dict) else enumerate(document)
-    for name, values in named:
+    entries = document.items() if isinstance(document, dict) else enumerate(document)
+    for name, values in entries:
         place = f'entry "{name}"' if isinstance(document, dict) else f"entry {name}"
         if isinstance(values, dict):
             yield RawRow(file, place, values)
@@ -170,19 +180,19 @@ def _entries(file: str, document: Any) -> Iterator[RawRow | BadRow]:
             yield BadRow(file, place, clip(values), "a JSON object", json.dumps(values))
 
 
-def _parsed(file: str, place: str, line: bytes) -> RawRow | BadRow:
-    shown = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
+def _parse(file: str, place: str, line: bytes) -> RawRow | BadRow:
+    text = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
     try:
         values = json.loads(line.decode())
     except UnicodeDecodeError as error:
-        found = f"a byte that is not UTF-8 ({line[error.start]:#04x} at byte {error.start + 1})"
-        return BadRow(file, place, found, "text in UTF-8", shown)
+        byte = f"{line[error.start]:#04x} at byte {error.start + 1}"
+        return BadRow(file, place, f"a byte that is not UTF-8 ({byte})", "text in UTF-8", text)
     except RecursionError:
-        return BadRow(file, place, "JSON nested too deeply", "a JSON object", shown)
+        return BadRow(file, place, "JSON nested too deeply", "a JSON object", text)
     except ValueError as error:
-        return BadRow(file, place, f"broken JSON ({error})", "one JSON object a line", shown)
+        return BadRow(file, place, f"broken JSON ({error})", "one JSON object a line", text)
     if not isinstance(values, dict):
-        return BadRow(file, place, clip(values), "one JSON object a line", shown)
+        return BadRow(file, place, clip(values), "one JSON object a line", text)
     return RawRow(file, place, values)
 
 
@@ -194,16 +204,17 @@ def _parquet_rows(path: Path) -> Iterator[RawRow | BadRow]:
                 number += 1
                 place = f"row {number}"
                 if values is None:
-                    found = "a byte that is not UTF-8"
-                    yield BadRow(str(path), place, found, "text in UTF-8")
+                    yield BadRow(str(path), place, "a byte that is not UTF-8", "text in UTF-8")
                 else:
                     yield RawRow(str(path), place, values)
 
 
 def _batch_rows(batch: pa.RecordBatch) -> list[dict[str, Any] | None]:
+    """The rows of a batch, None for one whose text is not UTF-8."""
     try:
         return batch.to_pylist()
-    except UnicodeDecodeError:  # parquet text is checked only when it is read: find the row
+    except UnicodeDecodeError:
+        # pyarrow checks text when it is read, and does not say which row is bad: bisect
         if batch.num_rows == 1:
             return [None]
         half = batch.num_rows // 2

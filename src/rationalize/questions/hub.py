@@ -1,5 +1,5 @@
-"""Questions from the hub through `datasets`: MaRio's five sets and the CoT Collection by name,
-anything else by its id.
+"""Questions from the hub through `datasets`: MaRio's five sets and the CoT Collection by name, any
+other set by its id.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rationalize.errors import UserError
-from rationalize.questions.files import RawRow
-from rationalize.questions.rows import Columns
+from rationalize.questions.columns import Columns
+from rationalize.questions.files import SPLIT_ALIASES, RawRow
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _NUMBER_WORDS = (
@@ -23,16 +23,16 @@ _STANDARD = {"train": "train", "dev": "validation", "test": "test"}
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where a set is on the hub, and what its columns mean."""
+    """A set's address on the hub, and the meaning of its columns."""
 
     id: str
     columns: Columns = field(default_factory=dict)
     config: str | None = None
     revision: str | None = None
     splits: Mapping[str, str] = field(default_factory=lambda: dict(_STANDARD))
-    """Our split -> theirs; a split that has none is cut from train."""
+    """Our split -> theirs; a missing dev or test is cut from train."""
     choices: tuple[str, ...] | None = None
-    """Choices that every question shares and no column holds."""
+    """Choices of every question, for a set without a column of choices."""
 
 
 _KEYED: Columns = {
@@ -51,7 +51,7 @@ NAMED = {
     "openbookqa": HubSet(
         "allenai/openbookqa", {"question": "question_stem", **_KEYED}, config="main"
     ),
-    # labels of the tests are not public; the labelled validation file is not on the hub
+    # the test labels are not public, and the labelled validation file is not on the hub
     "numersense": HubSet(
         "INK-USC/numer_sense",
         {"question": "sentence", "answer": "target"},
@@ -59,9 +59,9 @@ NAMED = {
         splits={"train": "train"},
         choices=_NUMBER_WORDS,
     ),
-    # labels of the test are not public: the validation split plays it, as in the released files
+    # the test labels are not public: the validation split is the test, as in MaRio's release
     "qasc": HubSet("allenai/qasc", _KEYED, splits={"train": "train", "test": "validation"}),
-    # instructions with rationales for COALITION's tuning, 1.84 million: draw some (`load_sample`)
+    # 1.84 million instructions with rationales, for COALITION's tuning: use `load_sample`
     "cot-collection": HubSet(
         "kaist-ai/CoT-Collection",
         {"question": "source", "answer": "target", "kind": "task"},
@@ -72,7 +72,7 @@ NAMED = {
 
 
 def find_set(source: str) -> HubSet | None:
-    """The set that a name or an id (`owner/name[:config]`) means, if it can mean one."""
+    """The set of a name or an id (`owner/name[:config]`); None if the source is neither."""
     if source in NAMED:
         return NAMED[source]
     name = source.removeprefix("hub:")
@@ -83,13 +83,13 @@ def find_set(source: str) -> HubSet | None:
 
 
 def nearest(source: str) -> str:
-    """What an unknown source may have been meant to be."""
+    """A hint for the error about an unknown source: the most similar name, if any."""
     near = difflib.get_close_matches(source, [*NAMED, "builtin"], n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def open_hub(hub: HubSet) -> dict[str, Any]:
-    """The set's splits by our names, each an iterable of rows."""
+    """Our split -> an iterable of its rows. Raises `UserError` if the set cannot be loaded."""
     import datasets
 
     try:
@@ -118,9 +118,8 @@ def hub_rows(hub: HubSet, split: str, rows: Any) -> Iterator[RawRow]:
 
 
 def _guess_splits(loaded: Mapping[str, Any]) -> dict[str, str]:
-    aliases = {"train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",)}
     return {
         ours: next(name for name in names if name in loaded)
-        for ours, names in aliases.items()
+        for ours, names in SPLIT_ALIASES.items()
         if any(name in loaded for name in names)
     }

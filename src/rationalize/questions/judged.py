@@ -1,9 +1,9 @@
-"""Questions whose rationales people have voted on.
+"""Questions with rationales that people voted on.
 
     {"id": "..", "question": "..", "choices": [..], "answer": "..",
      "judged_rationales": [{"rationale": "..", "votes_acceptable": 2, "votes": 3}, ..]}
 
-The votes are a yardstick: nothing here goes to a trainer.
+The votes evaluate rewards; no trainer reads them.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any, TypeGuard
 
 from rationalize.errors import UserError
 from rationalize.questions.bad_rows import BadRow, RowError, settle
+from rationalize.questions.columns import read_row
 from rationalize.questions.files import RawRow, read_rows, split_files
-from rationalize.questions.rows import read_row
 from rationalize.records import Question
 from rationalize.text import clip
 
@@ -25,29 +25,31 @@ COLUMN = "judged_rationales"
 
 @dataclass(frozen=True)
 class JudgedRationale:
-    """A rationale and how many of its votes accept it."""
+    """A rationale and its votes."""
 
     rationale: str
     accepted: int
+    """Votes that accept it."""
     votes: int
+    """All votes."""
 
 
 @dataclass(frozen=True)
 class JudgedQuestion:
-    """A question with the rationales that people judged; they were written for its gold answer."""
+    """A question with judged rationales, all written for its gold answer."""
 
     question: Question
     rationales: tuple[JudgedRationale, ...]
 
 
 def load_judged_questions(
-    source: Path | str,
-    split: str = "test",
-    *,
-    limit: int | None = None,
+    source: Path | str, split: str = "test", *, limit: int | None = None,
     skip_bad_rows: str | Path | None = None,
-) -> list[JudgedQuestion]:
-    """The judged questions of a file, or of the split's file in a folder. Raises `BadRows`."""
+) -> list[JudgedQuestion]:  # fmt: skip
+    """The judged questions of a file, or of the split's file in a folder.
+
+    Raises `BadRows`, and `UserError` if no judged question is left.
+    """
     path = Path(source)
     if not path.exists():
         raise UserError(
@@ -56,37 +58,37 @@ def load_judged_questions(
         )
     files = [path] if path.is_file() else split_files(path, split)
     bad: list[BadRow] = []
-    found: dict[str, JudgedQuestion] = {}
+    questions: dict[str, JudgedQuestion] = {}
     for number, row in enumerate(row for file in files for row in read_rows(file)):
         if isinstance(row, BadRow):
             bad.append(row)
             continue
         try:
             judged = _read(row, f"{set_name(path)}-{number:05d}")
-            if judged.question.id in found:
-                id = judged.question.id
-                raise RowError(f"the id {clip(id)} a second time", "an id of its own")
-            found[judged.question.id] = judged
+            id = judged.question.id
+            if id in questions:
+                raise RowError(f"the id {clip(id)} a second time", "a unique id")
+            questions[id] = judged
         except RowError as error:
             bad.append(row.bad(error.found, error.expected))
     settle(bad, skip_bad_rows)
-    if not found:
+    if not questions:
         raise UserError(f"{path}: no question with {COLUMN!r} is left; expected at least one")
-    return list(found.values())[:limit]
+    return list(questions.values())[:limit]
 
 
 def set_name(source: Path) -> str:
-    """What a file or folder of questions is called: its name without endings."""
+    """The name of a file or folder of questions, without its suffixes."""
     return source.resolve().name.split(".")[0]
 
 
 def _read(row: RawRow, fallback_id: str) -> JudgedQuestion:
-    listed = row.values.get(COLUMN)
-    if not isinstance(listed, list) or not listed:
-        has = f"{COLUMN} = {clip(listed)}" if COLUMN in row.values else f"no {COLUMN!r}"
-        raise RowError(has, "a list of {rationale, votes_acceptable, votes}, not empty")
+    rationales = row.values.get(COLUMN)
+    if not isinstance(rationales, list) or not rationales:
+        value = f"{COLUMN} = {clip(rationales)}" if COLUMN in row.values else f"no {COLUMN!r}"
+        raise RowError(value, "a list of {rationale, votes_acceptable, votes}, not empty")
     question = read_row(row.values, {}, fallback_id).question
-    return JudgedQuestion(question, tuple(_judged(i, own) for i, own in enumerate(listed)))
+    return JudgedQuestion(question, tuple(_judged(i, r) for i, r in enumerate(rationales)))
 
 
 def _judged(index: int, value: Any) -> JudgedRationale:

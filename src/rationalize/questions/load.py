@@ -1,4 +1,4 @@
-"""Questions from anywhere: a file, a folder, the hub, or the built-in generator."""
+"""Load questions from a file, a folder, the hub, or the built-in generator."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any
 from rationalize.errors import UsageError, UserError
 from rationalize.questions.bad_rows import BadRow, RowError, settle
 from rationalize.questions.builtin import builtin_questions
+from rationalize.questions.columns import Columns, check_columns, read_row
 from rationalize.questions.files import SUFFIXES, RawRow, has_split, read_rows, split_files
 from rationalize.questions.hub import NAMED, find_set, hub_rows, nearest, open_hub
-from rationalize.questions.rows import Columns, check_columns, read_row
 from rationalize.questions.splits import check_overlap, cut, overlaps
 from rationalize.records import Question
 from rationalize.text import clip
@@ -34,7 +34,7 @@ class ReferenceRationale:
     """A rationale that another model wrote for a test question."""
 
     id: str
-    """The question's."""
+    """Id of the question."""
     model: str
     rationale: str
     predicted: str | None
@@ -43,93 +43,82 @@ class ReferenceRationale:
 
 @dataclass
 class _Rows:
-    """Rows of one split, not yet read."""
+    """Rows of one split, not yet parsed."""
 
     source: str
     rows: Iterable[RawRow | BadRow]
     columns: Columns
-    stem: str
-    """Ids of rows without one begin with it."""
+    id_prefix: str
+    """Begins the ids of rows that have none."""
 
 
 def load_questions(
-    source: str | Path,
-    split: str = "train",
-    *,
-    columns: Columns | None = None,
-    limit: int | None = None,
-    skip_bad_rows: str | Path | None = None,
-) -> list[Question]:
+    source: str | Path, split: str = "train", *, columns: Columns | None = None,
+    limit: int | None = None, skip_bad_rows: str | Path | None = None,
+) -> list[Question]:  # fmt: skip
     """One split of a source, or all of a file.
 
-    A source is a file (JSONL, JSONL.gz, JSON, parquet), a folder with one per split, a set's name,
-    a hub id (`owner/name[:config]`), or `builtin[:train=200,dev=50,...]`. A `dev` or `test` that
-    the source lacks is a tenth of its train questions, which train then lacks. Raises `BadRows`.
+    A source is a file (JSONL, JSONL.gz, JSON, parquet), a folder with one file per split, the name
+    of a set, a hub id (`owner/name[:config]`), or `builtin[:train=200,dev=50,...]`. A missing `dev`
+    or `test` is cut from train, a tenth each. Raises `BadRows`, or `UserError` if nothing is left.
     """
     bad: list[BadRow] = []
     questions = _Source(source, columns, bad).split(split)
     settle(bad, skip_bad_rows or None)
-    return _some(questions, source, split)[:limit]
+    return _non_empty(questions, source, split)[:limit]
 
 
 def load_splits(
-    source: str | Path,
-    *,
-    columns: Columns | None = None,
-    limit: int | None = None,
+    source: str | Path, *, columns: Columns | None = None, limit: int | None = None,
     skip_bad_rows: str | Path | None = None,
-) -> dict[str, list[Question]]:
-    """Train, dev and test (and the built-in `unseen`); raises where two share a question.
+) -> dict[str, list[Question]]:  # fmt: skip
+    """Train, dev and test (and the built-in `unseen`), without a question in common.
 
-    A single file is cut into the three. `limit` is per split. Where splits count their ids alike,
-    every id gets its split's name.
+    A single file is cut into the three. `limit` is per split. If two splits share an id, every id
+    gets its split's name as a prefix. Raises `BadRows`, and `UserError` if two splits share a
+    question; with `skip_bad_rows`, such a question is removed from the earlier split instead.
     """
     bad: list[BadRow] = []
     splits = _Source(source, columns, bad).all()
     if skip_bad_rows:
-        for name, question, other, twin in overlaps(splits):
-            found = f"the question of {twin.id!r} of {other}"
+        for name, question, other, duplicate in overlaps(splits):
+            clash = f"the question of {duplicate.id!r} of {other}"
             row = json.dumps(dataclasses.asdict(question), default=str)
-            bad.append(BadRow(f"{source} [{name}]", question.id, found, "each in one split", row))
+            bad.append(BadRow(f"{source} [{name}]", question.id, clash, "each in one split", row))
             splits[name] = [q for q in splits[name] if q is not question]
     settle(bad, skip_bad_rows or None)
     check_overlap(splits)
     splits = _with_unique_ids(splits)
-    return {name: _some(questions, source, name)[:limit] for name, questions in splits.items()}
+    return {name: _non_empty(questions, source, name)[:limit] for name, questions in splits.items()}
 
 
 def load_sample(
-    source: str | Path,
-    count: int = 0,
-    *,
-    seed: int = 0,
-    columns: Columns | None = None,
+    source: str | Path, count: int = 0, *, seed: int = 0, columns: Columns | None = None,
     skip_bad_rows: str | Path | None = None,
-) -> list[Question]:
-    """`count` train questions of a source at random, or all (0), to tune on beside other questions.
+) -> list[Question]:  # fmt: skip
+    """`count` random train questions of a source (0: all), for tuning beside other questions.
 
-    No dev or test is cut off. A hub's rows are drawn before they are read. Raises `BadRows`.
+    No dev or test is cut off. Rows of a hub set are drawn before they are parsed. Raises `BadRows`.
     """
     bad: list[BadRow] = []
     questions = _Source(source, columns, bad).sample(count, seed)
     settle(bad, skip_bad_rows or None)
-    return _some(questions, source, "train")
+    return _non_empty(questions, source, "train")
 
 
 def load_reference_rationales(
     path: str | Path, *, skip_bad_rows: str | Path | None = None
 ) -> list[ReferenceRationale]:
-    """Other models' rationales: rows of `{id, model, rationale, predicted, correct}`."""
+    """Rationales of other models: rows of `{id, model, rationale, predicted, correct}`.
+
+    Raises `BadRows`.
+    """
     bad: list[BadRow] = []
-    found = []
+    rationales = []
     types: dict[str, Any] = {
-        "id": str,
-        "model": str,
-        "rationale": str,
-        "predicted": str | None,
-        "correct": bool,
-    }
-    for row in read_rows(_existing(Path(path))):
+        "id": str, "model": str, "rationale": str, "predicted": str | None, "correct": bool
+    }  # fmt: skip
+    for row in read_rows(_checked_path(Path(path))):
         if isinstance(row, BadRow):
             bad.append(row)
             continue
@@ -139,13 +128,13 @@ def load_reference_rationales(
             wanted = getattr(types[wrong[0]], "__name__", "text or null")
             bad.append(row.bad(f"{wrong[0]}: {clip(values[wrong[0]])}", wanted))
         else:
-            found.append(ReferenceRationale(**values))
+            rationales.append(ReferenceRationale(**values))
     settle(bad, skip_bad_rows or None)
-    return found
+    return rationales
 
 
 class _Source:
-    """A source, opened once; what is wrong with its rows goes to `bad`."""
+    """A source, opened once. Its bad rows are appended to `bad`."""
 
     def __init__(self, source: str | Path, columns: Columns | None, bad: list[BadRow]) -> None:
         self.name = str(source)
@@ -156,16 +145,16 @@ class _Source:
         on_disk = not self.builtin and self.path.exists()
         self.hub = None if on_disk or self.builtin else find_set(self.name)
         if self.hub is None and not self.builtin:
-            _existing(self.path)
+            _checked_path(self.path)
         self.opened = open_hub(self.hub) if self.hub else {}
 
     def all(self) -> dict[str, list[Question]]:
         if self.builtin:
-            return {s: q for s, q in builtin_questions(**_sizes(self.name)).items() if q}
+            return {s: q for s, q in builtin_questions(**_builtin_options(self.name)).items() if q}
         missing = self._missing()
-        read = {s: self._read(s) for s in SPLITS if s not in missing}
-        read |= self._cut(read["train"], missing)
-        return {split: read[split] for split in SPLITS}
+        splits = {s: self._read(s) for s in SPLITS if s not in missing}
+        splits |= self._cut(splits["train"], missing)
+        return {split: splits[split] for split in SPLITS}
 
     def _cut(self, train: list[Question], missing: list[str]) -> dict[str, list[Question]]:
         if missing:
@@ -189,6 +178,7 @@ class _Source:
             train = _builtin_split(self.name, "train")
         else:
             rows = self.opened.get("train")
+            # a hub set may be large: draw its rows first, and parse only these
             if count and rows is not None and len(rows) > count:
                 self.opened["train"] = rows.shuffle(seed=seed).select(range(count))
             train = self._read("train")
@@ -214,49 +204,49 @@ class _Source:
                     f"{self.name} has no split {split!r}; expected {', '.join(self.opened)}"
                 )
             columns = {**self.hub.columns, **self.columns}
-            stem = f"{self.hub.id.rpartition('/')[2]}-{split}"
-            return _Rows(self.name, hub_rows(self.hub, split, self.opened[split]), columns, stem)
-        files = [self.path] if self.path.is_file() else split_files(self.path, split)
+            prefix = f"{self.hub.id.rpartition('/')[2]}-{split}"
+            return _Rows(self.name, hub_rows(self.hub, split, self.opened[split]), columns, prefix)
+        if self.path.is_file():
+            files, prefix = [self.path], self.path.name.split(".")[0]
+        else:
+            files, prefix = split_files(self.path, split), f"{self.path.resolve().name}-{split}"
         rows = (row for file in files for row in read_rows(file))
-        stem = (
-            self.path.name.split(".")[0]
-            if self.path.is_file()
-            else f"{self.path.resolve().name}-{split}"
-        )
-        return _Rows(self.name, rows, self.columns, stem)
+        return _Rows(self.name, rows, self.columns, prefix)
 
 
 def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
-    """Read rows; those without an id that ask the same are one question with several rationales."""
+    """Parse rows; equal questions without an id become one question with several rationales."""
     questions: dict[str, Question] = {}
-    alike: dict[tuple, str] = {}
-    seen: set[str] = set()
+    id_of: dict[tuple, str] = {}  # of questions without an id of their own
+    fields: set[str] = set()
     dropped = 0
     for number, row in enumerate(source.rows):
         if isinstance(row, BadRow):
             bad.append(row)
             continue
         try:
-            reading = read_row(row.values, source.columns, f"{source.stem}-{number:05d}")
+            reading = read_row(row.values, source.columns, f"{source.id_prefix}-{number:05d}")
             dropped += reading.dropped
-            seen |= reading.columns
+            fields |= reading.columns
             question = reading.question
             key = (question.context, question.question, question.choices)
-            if not reading.has_id and key in alike:
-                first = questions[alike[key]]
+            if not reading.has_id and key in id_of:
+                # a further rationale of a question that an earlier row asked
+                first = questions[id_of[key]]
                 _same_answer(first, question)
                 rationales = first.rationales + question.rationales
                 questions[first.id] = dataclasses.replace(first, rationales=rationales)
                 continue
             if question.id in questions:
-                raise RowError(f"the id {clip(question.id)} a second time", "an id of its own")
+                raise RowError(f"the id {clip(question.id)} a second time", "a unique id")
         except RowError as error:
             bad.append(row.bad(error.found, error.expected))
             continue
         questions[question.id] = question
         if not reading.has_id:
-            alike[key] = question.id
-    absent = [field for field in source.columns if field not in seen]
+            id_of[key] = question.id
+    # a mapping to a column that no row has is a mistake, not missing data
+    absent = [field for field in source.columns if field not in fields]
     if questions and absent:
         column = source.columns[absent[0]]
         raise UserError(
@@ -265,7 +255,7 @@ def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
         )
     if dropped:
         log.warning(
-            "%s: left out %d rationales that hold the answer sentence already",
+            "%s: left out %d rationales that already contain the answer sentence",
             source.source,
             dropped,
         )
@@ -290,13 +280,13 @@ def _with_unique_ids(splits: dict[str, list[Question]]) -> dict[str, list[Questi
     }
 
 
-def _some(questions: list[Question], source: str | Path, split: str) -> list[Question]:
+def _non_empty(questions: list[Question], source: str | Path, split: str) -> list[Question]:
     if not questions:
         raise UserError(f"{source} has no usable question for {split!r}; expected at least one")
     return questions
 
 
-def _existing(path: Path) -> Path:
+def _checked_path(path: Path) -> Path:
     if not path.exists():
         raise UserError(
             f"{path}: no such file or folder, and no set of that name{nearest(str(path))}; "
@@ -310,25 +300,27 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def _sizes(source: str) -> dict[str, int]:
+def _builtin_options(source: str) -> dict[str, int]:
     """`builtin:train=200,seed=1 -> {..., "train": 200, "seed": 1}`."""
-    sizes = dict(_BUILTIN)
+    options = dict(_BUILTIN)
     for option in filter(None, source.partition(":")[2].split(",")):
         name, _, value = (part.strip() for part in option.partition("="))
-        if name not in sizes:
-            near = difflib.get_close_matches(name, sizes, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"{source}: unknown option {name!r}{hint} Expected {', '.join(sizes)}")
+        if name not in options:
+            near = difflib.get_close_matches(name, options, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ";"
+            raise UsageError(
+                f"{source}: unknown option {name!r}{hint} expected one of {', '.join(options)}"
+            )
         if not value.isdigit():
             raise UsageError(f"{source}: found {name}={value!r}; expected a number from 0")
-        sizes[name] = int(value)
-    return sizes
+        options[name] = int(value)
+    return options
 
 
 def _builtin_split(source: str, split: str) -> list[Question]:
-    sizes = _sizes(source)
+    options = _builtin_options(source)
     names = [n for n in _BUILTIN if n not in ("rationales", "seed")]
     if split not in names:
         raise UserError(f"{source} has no split {split!r}; expected one of {', '.join(names)}")
     others = {name: 0 for name in names if name != split}
-    return builtin_questions(**{**sizes, **others})[split]
+    return builtin_questions(**{**options, **others})[split]

@@ -1,4 +1,4 @@
-"""What makes two questions the same, the cut of a set that has no splits, and the overlap check."""
+"""Duplicate questions, cutting a set into splits, and the check that splits do not overlap."""
 
 from __future__ import annotations
 
@@ -12,23 +12,28 @@ from rationalize.records import Question
 from rationalize.text import clip
 
 _SHOWN = 10
-_TELLING = 25
-"""Characters from which on a question inside another text is no chance."""
+_MIN_CONTAINED = 25
+"""Shortest question, in characters, that is searched for inside other texts; a shorter one may be
+contained by chance."""
 _SHARE = {"dev": (0.0, 0.1), "test": (0.1, 0.2)}
-"""Which tenth of the questions a split is cut from, where its source has none."""
+"""The interval of hash values in [0, 1) that a missing split takes from train."""
 
 
 def same_question_key(question: Question) -> tuple[str, ...]:
-    """Equal for questions that ask the same: context, question, and the choices in any order.
+    """Equal for duplicate questions: same context, question, and choices in any order.
 
-    The choices belong to it: some sets put one stem before different choices.
+    Case, spacing and Unicode compatibility forms are ignored. The choices are part of the key,
+    since some sets ask one question with different choices.
     """
     choices = sorted(_plain(choice) for choice in question.choices or ())
     return (_plain(question.context or ""), _plain(question.question), *choices)
 
 
-def alike(questions: Iterable[Question]) -> list[list[int]]:
-    """Positions of the questions, those that ask the same together, by the first of each."""
+def group_duplicates(questions: Iterable[Question]) -> list[list[int]]:
+    """Positions of the questions, grouped by `same_question_key`, in the order of first ones.
+
+    Splits, folds and held-out shares deal out whole groups, so that no duplicate crosses them.
+    """
     groups: dict[tuple[str, ...], list[int]] = {}
     for i, question in enumerate(questions):
         groups.setdefault(same_question_key(question), []).append(i)
@@ -38,30 +43,35 @@ def alike(questions: Iterable[Question]) -> list[list[int]]:
 def hold_out(
     questions: Sequence[Question], share: float, seed: int | str, least: int = 0
 ) -> tuple[list[int], list[int]]:
-    """Positions of the questions to learn from and of those held out, both shuffled.
+    """Positions of the questions to learn from, and of those held out, both shuffled.
 
-    Questions that ask the same stay together; of one, none is held out.
+    A share of the groups of duplicates is held out, `least` of them at least; one group always
+    remains to learn from.
     """
-    groups = alike(questions)
+    groups = group_duplicates(questions)
     order = random.Random(seed).sample(groups, len(groups))
     held = max(0, min(max(least, round(share * len(groups))), len(groups) - 1))
     return [i for g in order[held:] for i in g], [i for g in order[:held] for i in g]
 
 
 def cut(questions: Iterable[Question], missing: Iterable[str]) -> dict[str, list[Question]]:
-    """`dev` or `test` (a tenth each) and the remaining `train`, by a hash of the question."""
+    """The questions as `train` and the `missing` splits (dev, test: a tenth each).
+
+    A hash of context and question decides, without the choices: the cut depends neither on the
+    order nor on which other questions there are.
+    """
     wanted = {split: _SHARE[split] for split in missing}
-    parts: dict[str, list[Question]] = {"train": [], **{split: [] for split in wanted}}
+    splits: dict[str, list[Question]] = {"train": [], **{split: [] for split in wanted}}
     for question in questions:
         stem = "\n".join(same_question_key(question)[:2])
-        at = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8]) / 2**64
-        part = next((s for s, (low, high) in wanted.items() if low <= at < high), "train")
-        parts[part].append(question)
-    return parts
+        hashed = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8]) / 2**64  # in [0, 1)
+        split = next((s for s, (low, high) in wanted.items() if low <= hashed < high), "train")
+        splits[split].append(question)
+    return splits
 
 
 def overlaps(splits: Mapping[str, Sequence[Question]]) -> list[tuple[str, Question, str, Question]]:
-    """Questions that a later split has too: (split, question, later split, its question)."""
+    """Duplicates across splits: (split, question, later split, its duplicate there)."""
     names = list(splits)
     clashes = []
     for i, name in enumerate(names):
@@ -77,33 +87,33 @@ def overlaps(splits: Mapping[str, Sequence[Question]]) -> list[tuple[str, Questi
 
 
 def without_repeats(questions: Sequence[Question], held_out: Iterable[Question]) -> list[Question]:
-    """The questions that do not repeat a held-out one: neither its context and question, whatever
-    the choices, nor any text around it (an instruction, say).
+    """The questions that neither equal a held-out one nor contain it (say, after an instruction).
 
-    Texts under 25 characters repeat only what they equal.
+    Context and question are compared, whatever the choices. A held-out text under 25 characters
+    counts only where it is equal.
     """
-    told = {" ".join(same_question_key(q)[:2]).strip() for q in held_out}
-    long = [text for text in told if len(text) >= _TELLING]
+    held_texts = {" ".join(same_question_key(q)[:2]).strip() for q in held_out}
+    long = [text for text in held_texts if len(text) >= _MIN_CONTAINED]
 
     def repeats(question: Question) -> bool:
         text = " ".join(same_question_key(question)[:2]).strip()
-        return text in told or any(own in text for own in long)
+        return text in held_texts or any(held in text for held in long)
 
     return [question for question in questions if not repeats(question)]
 
 
 def check_overlap(splits: Mapping[str, Sequence[Question]]) -> None:
-    """Raise `UserError` where two splits have the same question."""
+    """Raise `UserError` if two splits share a question."""
     clashes = overlaps(splits)
     if not clashes:
         return
-    first = [
+    lines = [
         f"  {a.id!r} of {one} is {b.id!r} of {other}: {clip(a.question, 80)}"
         for one, a, other, b in clashes[:_SHOWN]
     ]
     shown = f" (the first {_SHOWN} follow)" if len(clashes) > _SHOWN else ""
     raise UserError(
-        f"{len(clashes)} questions are in two splits{shown}:\n" + "\n".join(first) + "\n"
+        f"{len(clashes)} questions are in two splits{shown}:\n" + "\n".join(lines) + "\n"
         "expected each in one. Remove them from one of the splits, or let --skip-bad-rows FILE "
         "remove them from the earlier one"
     )

@@ -1,4 +1,4 @@
-"""Rewards: texts in, a score per attempt out. One file each; this is the list of them."""
+"""Rewards: texts in, a score per attempt out. One file per reward; `REWARDS` lists them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rationalize.rewards.information_gain import information_gain
 from rationalize.rewards.length import length
 from rationalize.rewards.option_copying import option_copying
 from rationalize.rewards.plausibility import StatementProbabilities, plausibility
-from rationalize.rewards.reading import AnswerProbabilities
+from rationalize.rewards.reader import AnswerProbabilities
 from rationalize.rewards.repetition import repetition
 from rationalize.rewards.reward_model import ReplyScores, reward_model
 from rationalize.rewards.simulatability import prediction_leak, simulatability
@@ -47,7 +47,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Scorers:
-    """The models that some rewards read with."""
+    """The models that some rewards ask."""
 
     answer_scorer: AnswerProbabilities | None = None
     verifier: StatementProbabilities | None = None
@@ -67,14 +67,14 @@ READS_ANSWERS: dict[str, Callable[[AnswerProbabilities], Reward]] = {
 """The rewards that need an answer scorer."""
 
 
-def _reader(name: str) -> Callable[[Scorers], Reward]:
+def _with_answer_scorer(name: str) -> Callable[[Scorers], Reward]:
     return lambda s: READS_ANSWERS[name](_needed(s.answer_scorer, name, "answer_scorer"))
 
 
 REWARDS: dict[str, Callable[[Scorers], Reward]] = {
     "correctness": lambda s: correctness(),
     "diversity": lambda s: diversity(),
-    **{name: _reader(name) for name in READS_ANSWERS},
+    **{name: _with_answer_scorer(name) for name in READS_ANSWERS},
     "plausibility": lambda s: plausibility(_needed(s.verifier, "plausibility", "verifier")),
     "reward_model": lambda s: reward_model(_needed(s.reward_model, "reward_model", "reward_model")),
     "length": lambda s: length(),
@@ -84,13 +84,13 @@ REWARDS: dict[str, Callable[[Scorers], Reward]] = {
     "repetition": lambda s: repetition(),
     "fluency": lambda s: fluency(_needed(s.base, "fluency", "base")),
 }
-"""Every reward by name; each is made from the scorers at hand."""
+"""Name -> how to make the reward from the scorers."""
 
 DIAGNOSTICS = ("length", "option_copying", "answer_leak", "repetition", "fluency")
-"""Shown beside the rewards in every run, never trained on."""
+"""Shown next to the rewards in every run, never trained on."""
 
 COMPANIONS = {"simulatability": ("prediction_leak",)}
-"""What is only read beside other scores."""
+"""Reward -> rewards that are loaded with it, since its scores are read next to theirs."""
 
 _SOURCES = {
     "answer_scorer": "an answer scorer: train one with `rationalize train answer-scorer`",
@@ -108,7 +108,9 @@ def load_rewards(
     reward_model: ReplyScores | None = None,
     base: Policy | None = None,
 ) -> list[Reward]:
-    """Rewards by name, or `module:function` for your own; a `UsageError` names the nearest name.
+    """Rewards by name, or `module:function` for your own.
+
+    Raises `UsageError` for an unknown name, and `UserError` if a reward's scorer is missing.
 
     >>> [r.name for r in load_rewards(["diversity", "length"])]
     ['diversity', 'length']

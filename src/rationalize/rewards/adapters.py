@@ -1,4 +1,4 @@
-"""Reward functions from elsewhere made usable here, and ours made usable in TRL."""
+"""User reward functions as rewards, and our rewards as functions for TRL."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def user_reward(place: str) -> Reward:
 
 
 def to_trl(reward: Reward) -> Callable[..., Scores]:
-    """A reward function for TRL's trainers, over a data set with the columns of a question file.
+    """A reward function for TRL's trainers, on a dataset with the columns of a question file.
 
-    TRL passes the columns `question`, `answer`, and where there are any `id`, `choices`, `context`;
-    completions may be text or messages. TRL logs the reward under its own name.
+    It reads the columns `question`, `answer`, `id`, `choices` and `context`, as far as there are
+    any. Completions can be text or messages. TRL logs the reward under its name.
     """
 
     def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Scores:
@@ -66,12 +66,13 @@ def to_trl(reward: Reward) -> Callable[..., Scores]:
 
 
 def _fed(function: Callable[..., Any], place: str) -> Callable[..., Any]:
-    """The function, called with messages if its annotation says so; refused where it asks for
-    columns that attempts do not have.
+    """The function, wrapped to get messages if its annotation asks for them.
+
+    Raises `UsageError` if it requires a column that attempts do not have.
     """
     try:
         parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # built in: nothing to read
+    except (TypeError, ValueError):  # a builtin without a signature
         return function
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = [n for n, p in parameters.items() if p.kind in named and p.default is p.empty]
@@ -96,5 +97,5 @@ def _fed(function: Callable[..., Any], place: str) -> Callable[..., Any]:
 
 
 def _text(value: Any) -> str:
-    """Plain text, or the last message's content."""
+    """Plain text, or the content of the last message."""
     return value if isinstance(value, str) else value[-1]["content"]

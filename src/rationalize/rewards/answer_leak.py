@@ -1,8 +1,8 @@
-"""Diagnostic: does the rationale state the gold answer outright, before the answer sentence?
+"""Diagnostic: does the rationale already state the gold answer, before the answer sentence?
 
-Outright: some sentence names the gold choice, by its words or its letter in brackets, and no other
-choice. `Steel is heavier than wood` weighs two choices and leaks neither; `It must be steel` leaks.
-Without choices any mention of the gold text leaks.
+It does if a sentence names the gold choice (by its words, or by its letter in brackets) and no
+other choice: `It must be steel` leaks, `Steel is heavier than wood` does not. For a free-form
+question every mention of the gold text leaks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rationalize.rewards.mentions import names_answer, sentences
 
 
 def leaks(text: str, gold: str, choices: Sequence[str] | None) -> bool:
+    """Whether a sentence of the text names `gold` and no other choice."""
     others = [c for c in choices or () if c != gold]
     return any(
         names_answer(s, gold, choices) and not any(names_answer(s, o, choices) for o in others)

@@ -1,4 +1,4 @@
-"""What a reward is: a named function from texts to scores, and what to know about it."""
+"""What a reward is: a named function from texts to scores, with its range and its properties."""
 
 from __future__ import annotations
 
@@ -14,19 +14,12 @@ Scores = list[float | None]
 """One score per attempt; None where the reward is undefined."""
 
 ATTACKS = (
-    "empty",
-    "one_word",
-    "repetition",
-    "options",
-    "gold",
-    "other_question",
-    "shuffled",
-    "negation",
-)
-"""The ways in which `check_rewards` spoils a good rationale."""
+    "empty", "one_word", "repetition", "options", "gold", "other_question", "shuffled", "negation",
+)  # fmt: skip
+"""The ways in which `check_rewards` corrupts a good rationale."""
 
 LONGEST = 16_384
-"""Characters that a scorer model is asked to read: attention's memory grows with their square."""
+"""Longest input of a scorer model, in characters: attention's memory grows with its square."""
 
 _SLACK = 1e-6  # rounding may carry a score this far beyond its range
 
@@ -49,9 +42,9 @@ class Reward:
     """Called with the columns of `suite.COLUMNS` by name, lists of equal length. Every `gold` is
     None unless `needs_gold`."""
     range: tuple[float, float] = (-math.inf, math.inf)
-    """Lowest and highest score possible."""
+    """Lowest and highest possible score."""
     version: str = "1"
-    """Part of every cache key: raise it when the function changes."""
+    """Part of every cache key: change it when the function changes."""
     cacheable: bool = True
     """Whether equal texts always get equal scores."""
     needs_gold: bool = False
@@ -66,7 +59,6 @@ class Reward:
     """Attacks of `check_rewards` under which the score must fall."""
     should_rise: frozenset[str] = frozenset()
     """Attacks under which it must rise (faults that a diagnostic counts)."""
-
     source: str = ""
     """`module:function` of a reward that is not built in."""
 
@@ -81,7 +73,10 @@ class Reward:
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
     ) -> Scores:
-        """The checked scores; raises `BadReward`, and whatever the function itself raises."""
+        """One score per completion, checked against range and levels.
+
+        Raises `BadReward` if the check fails, and whatever the function raises.
+        """
         scores = self.function(prompts=prompts, completions=completions, **columns)
         return _checked(self, scores, len(completions))
 
@@ -93,7 +88,7 @@ def column_questions(
     context: Sequence[str | None],
     question_id: Sequence[str],
 ) -> list[Question]:
-    """A reward's columns as questions, for the scorers; a missing gold answer becomes empty."""
+    """A reward's columns as questions, for scorer models; a missing gold answer becomes `""`."""
     return [
         Question(id=i, question=q, answer=g or "", choices=tuple(c) if c else None, context=x)
         for q, c, g, x, i in zip(question, choices, gold, context, question_id, strict=True)
@@ -101,7 +96,7 @@ def column_questions(
 
 
 def readable(question: Question, text: str) -> bool:
-    """Whether a scorer model is asked about this text; a longer one's score is undefined."""
+    """Whether question and text fit into `LONGEST`; otherwise the reward is undefined."""
     parts = (question.question, question.context or "", *(question.choices or ()), text)
     return sum(map(len, parts)) <= LONGEST
 

@@ -1,4 +1,4 @@
-"""Scores on disk, found by what they are scores of; safe with several processes."""
+"""Scores on disk by a hash of what was scored; safe with several processes."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 _TABLE = "CREATE TABLE scores (key BLOB PRIMARY KEY, score REAL) WITHOUT ROWID"
-_CHUNK = 500  # keys in one query; SQLite limits a query's parameters
-_PATIENCE = 60.0  # seconds to wait for another process's write
+_CHUNK = 500  # keys per query; SQLite limits the parameters of a query
+_TIMEOUT = 60.0  # seconds to wait for another process's write
 
 
 class ScoreCache:
-    """A folder with one SQLite file: key -> score, where None (undefined) is a score too.
+    """A folder with one SQLite file: key -> score, None for an undefined score.
 
-    Each call opens the file anew, so that a cache may cross a fork or a thread. Write-ahead logging
-    keeps readers and a writer from blocking each other; it needs a disk of this machine, not a
-    network share.
+    Every call opens the file again, so that a cache can cross forks and threads. Write-ahead
+    logging lets readers and a writer work at the same time; it requires a local disk.
     """
 
     def __init__(self, folder: Path | str) -> None:
@@ -29,17 +28,17 @@ class ScoreCache:
             _create(self.path)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, float | None]:
-        """The scores of those keys that are known."""
-        found: dict[bytes, float | None] = {}
+        """The stored scores of these keys; a key without one is missing."""
+        scores: dict[bytes, float | None] = {}
         with closing(self._connect()) as connection:
             for start in range(0, len(keys), _CHUNK):
                 part = list(keys[start : start + _CHUNK])
                 query = f"SELECT key, score FROM scores WHERE key IN ({','.join('?' * len(part))})"
-                found.update(connection.execute(query, part))
-        return found
+                scores.update(connection.execute(query, part))
+        return scores
 
     def put(self, scores: Mapping[bytes, float | None]) -> None:
-        """Store scores; a key that is there already keeps its score."""
+        """Store scores; a key that is already stored keeps its score."""
         with closing(self._connect()) as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?)", scores.items())
 
@@ -48,20 +47,18 @@ class ScoreCache:
             return connection.execute("SELECT COUNT(*) FROM scores").fetchone()[0]
 
     def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_PATIENCE)
+        connection = sqlite3.connect(self.path, timeout=_TIMEOUT)
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
 
 
 def _create(path: Path) -> None:
-    """Make the file elsewhere and link it into place: no other process ever sees half a file."""
+    """Create the file atomically: no other process sees it without its table."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         fresh = Path(folder) / path.name
         with closing(sqlite3.connect(fresh)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(
-                "CREATE TABLE scores (key BLOB PRIMARY KEY, score REAL) WITHOUT ROWID"
-            )
+            connection.execute(_TABLE)
             connection.commit()
-        with suppress(FileExistsError):  # another process was faster
+        with suppress(FileExistsError):  # another process was first
             os.link(fresh, path)

@@ -1,7 +1,7 @@
-"""Adversarial self-tests: spoil good rationales in plain ways and see which rewards notice.
+"""Adversarial self-tests: corrupt good rationales in simple ways and see which rewards notice.
 
-A reward that does not fall where it must, or that rises under an attack, can be won without better
-rationales. The gold answer stays at the end of every spoiled attempt, so that only the rationale
+A reward that does not drop where it must, or that rises under an attack, can be increased without
+better rationales. Every corrupted attempt still ends with the gold answer: only its rationale
 differs.
 """
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rationalize.bootstrap import bootstrap_means, percentiles
 from rationalize.errors import UserError
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import ATTACKS, Reward
@@ -32,15 +33,15 @@ class CheckRow:
     reward: str
     attack: str
     before: float | None
-    """Mean score of the good rationales, over the questions where both scores are defined."""
+    """Mean score of the good rationales where both scores are defined (n = 0: of all)."""
     after: float | None
-    """Mean score of the spoiled ones; None where the reward is undefined on all of them."""
+    """Mean score of the corrupted ones; None if the reward is undefined on all of them."""
     low: float
     """95 % bootstrap interval of the mean difference, after minus before."""
     high: float
     n: int
     moved: str
-    """`drops`, `rises`, `stays` or `undefined`: where the interval excludes 0."""
+    """`drops` or `rises` if the interval excludes 0, else `stays`; `undefined` if n is 0."""
     expected: str
     """`drops`, `rises`, `no rise`, or `-` where nothing is expected."""
     ok: bool
@@ -51,13 +52,13 @@ class CheckRow:
 
 
 def check_rewards(
-    rewards: Sequence[Reward],
-    questions: Sequence[Question],
-    good_rationales: Sequence[str],
-    *,
+    rewards: Sequence[Reward], questions: Sequence[Question], good_rationales: Sequence[str], *,
     seed: int = 0,
-) -> list[CheckRow]:
-    """One row per reward and attack, from one good rationale per question; 30 or more say most."""
+) -> list[CheckRow]:  # fmt: skip
+    """One row per reward and attack, from one good rationale per question.
+
+    Raises `UserError` for fewer than two questions. The intervals are useful from about 30 on.
+    """
     if len(questions) != len(good_rationales) or len(questions) < 2:
         raise UserError(
             f"check_rewards got {len(questions)} questions and {len(good_rationales)} good "
@@ -65,14 +66,14 @@ def check_rewards(
         )
     by_id = {q.id: q for q in questions}
     suite = RewardSuite(rewards)
-    good = suite.score(_attempts(questions, good_rationales), by_id)
+    scored = suite.score(_attempts(questions, good_rationales), by_id)
     rows = []
     for attack in ATTACKS:
-        spoiled = spoil(attack, questions, good_rationales, seed)
-        bad = suite.score(_attempts(questions, spoiled), by_id)
+        corrupted = spoil(attack, questions, good_rationales, seed)
+        rescored = suite.score(_attempts(questions, corrupted), by_id)
         for reward in rewards:
-            before = [a.rewards[reward.name] for a in good]
-            after = [a.rewards[reward.name] for a in bad]
+            before = [a.rewards[reward.name] for a in scored]
+            after = [a.rewards[reward.name] for a in rescored]
             rows.append(_compare(reward, attack, before, after, seed))
     order = {r.name: i for i, r in enumerate(rewards)}
     return sorted(rows, key=lambda row: order[row.reward])
@@ -87,20 +88,22 @@ def spoil(
         return [rationales[_other(questions, i)] for i in range(len(questions))]
     if attack == "shuffled":
         return [_shuffled(r, rng) for r, rng in zip(rationales, rngs, strict=True)]
-    plain = _PLAIN[attack]
-    return [plain(q, r) for q, r in zip(questions, rationales, strict=True)]
+    corrupt = _CORRUPT[attack]
+    return [corrupt(q, r) for q, r in zip(questions, rationales, strict=True)]
 
 
 def negated(text: str) -> str:
-    """The opposite of a text's last sentence, or near enough: `not` after its last plain verb.
+    """A text that ends in the opposite, roughly: `not` is put after its last auxiliary verb.
+
+    A `not` that already follows it is removed.
 
     >>> negated("Steel is heavy. So it is the cart.")
     'Steel is heavy. So it is not the cart.'
     """
-    found = list(_VERB.finditer(text))
-    if not found:
+    verbs = list(_VERB.finditer(text))
+    if not verbs:
         return f"It is not true that {text}"
-    last = found[-1]
+    last = verbs[-1]
     following = text[last.end() :]
     if re.match(r"\s+not\b", following):
         return text[: last.end()] + re.sub(r"^\s+not\b", "", following)
@@ -115,18 +118,9 @@ def format_table(rows: Sequence[CheckRow]) -> str:
     lines = [header]
     for row in rows:
         difference = "" if row.n == 0 else f"{row.low:+.3f} .. {row.high:+.3f}"
-        lines.append(
-            (
-                row.reward,
-                row.attack,
-                _number(row.before),
-                _number(row.after),
-                difference,
-                row.moved,
-                row.expected,
-                row.verdict,
-            )
-        )
+        before, after = _number(row.before), _number(row.after)
+        line = (row.reward, row.attack, before, after, difference, row.moved, row.expected)
+        lines.append((*line, row.verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
@@ -139,13 +133,13 @@ def _one_word(question: Question, rationale: str) -> str:
 
 
 def all_options(question: Question, rationale: str) -> str:
-    """All choices listed; a free-form question has none to list, and its rationale stays."""
+    """A list of all choices; for a free-form question, the rationale unchanged."""
     if not question.choices:
         return rationale
     return f"It could be {', or '.join(question.choices)}."
 
 
-_PLAIN: dict[str, Callable[[Question, str], str]] = {
+_CORRUPT: dict[str, Callable[[Question, str], str]] = {
     "empty": lambda question, rationale: "",
     "one_word": _one_word,
     "repetition": lambda question, rationale: " ".join([rationale] * 3),
@@ -160,7 +154,7 @@ def _shuffled(text: str, rng: np.random.Generator) -> str:
 
 
 def _other(questions: Sequence[Question], index: int) -> int:
-    """The next question with another answer, or simply the next one."""
+    """The next question with a different answer; without one, the next question."""
     count = len(questions)
     following = [(index + step) % count for step in range(1, count)]
     different = [i for i in following if questions[i].answer != questions[index].answer]
@@ -175,28 +169,26 @@ def _attempts(questions: Sequence[Question], rationales: Sequence[str]) -> list[
 
 
 def _compare(
-    reward: Reward,
-    attack: str,
-    before: Sequence[float | None],
-    after: Sequence[float | None],
+    reward: Reward, attack: str, before: Sequence[float | None], after: Sequence[float | None],
     seed: int,
-) -> CheckRow:
+) -> CheckRow:  # fmt: skip
     expected = _expectation(reward, attack)
+    # paired by question, where both scores are defined
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if a is not None and b is not None]
-    if not pairs:  # undefined is as bad as a score can be
+    if not pairs:  # undefined counts as a drop
         known = [b for b in before if b is not None]
         mean = float(np.mean(known)) if known else None
         ok = expected != "rises"
         return CheckRow(reward.name, attack, mean, None, 0.0, 0.0, 0, "undefined", expected, ok)
     scores = np.array(pairs)  # (n, 2)
     mean_before, mean_after = scores.mean(0).tolist()
-    low, high = _interval(scores[:, 1] - scores[:, 0], seed)
+    low, high = percentiles(bootstrap_means(scores[:, 1] - scores[:, 0], _RESAMPLES, seed))
     moved = "drops" if high < 0 else "rises" if low > 0 else "stays"
     ok = {
         "-": True,
         "no rise": moved != "rises",
         "drops": moved == "drops",
-        "rises": moved == "rises" or mean_after >= reward.range[1],  # it may stand there already
+        "rises": moved == "rises" or mean_after >= reward.range[1],  # the maximum cannot rise
     }[expected]
     return CheckRow(
         reward.name, attack, mean_before, mean_after, low, high, len(pairs), moved, expected, ok
@@ -209,14 +201,6 @@ def _expectation(reward: Reward, attack: str) -> str:
     if attack in reward.should_rise:
         return "rises"
     return "no rise" if reward.trainable else "-"
-
-
-def _interval(differences: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean, over questions."""
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(differences), size=(_RESAMPLES, len(differences)))
-    low, high = np.quantile(differences[draws].mean(1), [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _number(value: float | None) -> str:

@@ -1,8 +1,11 @@
-"""Consistency: how much a rationale helps a reader to the gold answer (mario.md 4.2).
+"""Consistency: how much a rationale helps a reader to find the gold answer.
 
-`p(gold | question, rationale) - p(gold | question)` under the answer scorer. For questions without
-choices `p` is the scorer's utility of the gold text (coalition.md 3.1). An empty rationale leaves
-the reader with the question alone: its consistency is 0. What is too long to read has none.
+    consistency = p(gold | question, rationale) - p(gold | question)
+
+under the answer scorer (MaRio, arXiv 2311.02805; docs/methods/mario.md, Rewards). For a free-form
+question `p` is COALITION's utility of the gold text (arXiv 2503.02463; docs/methods/coalition.md,
+step 3). An empty rationale scores 0: the reader has the question alone both times. Undefined
+without a gold answer, and for a text that is too long to read.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from functools import partial
 
 from rationalize.rewards.base import Reward, Scores
-from rationalize.rewards.reading import (
+from rationalize.rewards.reader import (
     HELPLESS,
     AnswerProbabilities,
     likeliest,
@@ -20,17 +23,17 @@ from rationalize.rewards.reading import (
 
 
 def score(scorer: AnswerProbabilities, discrete: bool, *, gold, rationale, **columns) -> Scores:
-    found = readings(gold, rationale=rationale, **columns)
+    asked = readings(gold, rationale=rationale, **columns)
     if discrete:
-        found = [r for r in found if r.question.choices]
+        asked = [r for r in asked if r.question.choices]
     scores: Scores = [None] * len(rationale)
-    for r, p, p0 in zip(found, *with_and_without(scorer, found), strict=True):
-        scores[r.row] = _level(p, p0, r.at) if discrete else p[r.at] - p0[r.at]
+    for r, p_C, p0_C in zip(asked, *with_and_without(scorer, asked), strict=True):
+        scores[r.row] = _level(p_C, p0_C, r.at) if discrete else p_C[r.at] - p0_C[r.at]
     return scores
 
 
 def _level(p_C: list[float], p0_C: list[float], gold: int) -> float:
-    """-1: the reader errs with the rationale; +1: it is right only with it; 0: right anyway."""
+    """-1: the reader is wrong with the rationale; +1: right only with it; 0: right either way."""
     if likeliest(p_C) != gold:
         return -1.0
     return 0.0 if likeliest(p0_C) == gold else 1.0
@@ -48,7 +51,7 @@ def consistency(scorer: AnswerProbabilities) -> Reward:
 
 
 def consistency_discrete(scorer: AnswerProbabilities) -> Reward:
-    """Three levels instead of a difference; undefined for questions without choices."""
+    """Three levels (see `_level`) instead of a difference; undefined for free-form questions."""
     return Reward(
         "consistency_discrete",
         partial(score, scorer, True),

@@ -1,4 +1,6 @@
-"""Task correctness: does the attempt's answer match the gold answer? (mario.md 4.4)"""
+"""Task correctness: does the attempt's answer match the gold answer? (MaRio, arXiv 2311.02805;
+docs/methods/mario.md, Rewards)
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from rationalize.rewards.base import Reward, Scores
 
 
 def score(*, prediction, gold, choices, **_) -> Scores:
-    """1 for the gold answer, 0 for another one or none; None without a gold answer."""
+    """1 for the gold answer, 0 for any other answer or none; None without a gold answer."""
     return [
         float(is_correct(p, g, c)) if g else None
         for p, g, c in zip(prediction, gold, choices, strict=True)

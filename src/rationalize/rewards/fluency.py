@@ -1,4 +1,4 @@
-"""Diagnostic: how likely the untouched base model finds the rationale, given the question."""
+"""Diagnostic: log-likelihood of the rationale given the question under the base model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 def score(
     scorer: ChoiceScorer, *, rationale, question, choices, gold, context, question_id, **_
 ) -> Scores:
-    """Mean log-probability of the rationale's tokens; None for an empty one, or one too
-    long to read.
-    """
+    """Mean log-probability (nats) of the rationale's tokens; None if it is empty or too long."""
     questions = column_questions(question, choices, gold, context, question_id)
     texts = [r.strip() for r in rationale]
-    said = [i for i, text in enumerate(texts) if text and readable(questions[i], text)]
-    prompts = [prompt_text("rationale", questions[i]) for i in said]
+    rows = [i for i, text in enumerate(texts) if text and readable(questions[i], text)]
+    prompts = [prompt_text("rationale", questions[i]) for i in rows]
     scores: Scores = [None] * len(texts)
-    for i, [own] in zip(said, scorer.score(prompts, [[texts[i]] for i in said]), strict=True):
-        scores[i] = own.mean
+    for i, [score_of_text] in zip(
+        rows, scorer.score(prompts, [[texts[i]] for i in rows]), strict=True
+    ):
+        scores[i] = score_of_text.mean
     return scores
 
 

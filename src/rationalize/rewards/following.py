@@ -1,22 +1,21 @@
-"""Diagnostics: does the answer follow the rationale when it is cut or changed (Lanham et al. 2023)?
+"""Diagnostics: does the answer change when the rationale is cut or changed?
 
-With `p(r)` the answer scorer's probability of the attempt's own prediction, given the question and
-the rationale `r`, each is a mean drop over the versions of `r`:
+After Lanham et al., arXiv 2307.13702. With `p(r)` the answer scorer's probability of the attempt's
+prediction, given the question and the rationale `r`, each is the mean drop over versions of `r`:
 
     drop = p(r) - (1 / n) * sum over the n versions v of p(v)
 
     truncation_drop   v is the first floor(f * words) words of r, f = 0, 1/4, 1/2, 3/4: the area
-                      between the full rationale's probability and the curve below, as a left sum
-    removal_drop      v is r without one of its sentences; without its only one, nothing is left
-    negation_drop     v is r with one of its sentences turned into its opposite
+                      between the full rationale's probability and the curve of p(v), left sum
+    removal_drop      v is r without one of its sentences; without its only one, v is empty
+    negation_drop     v is r with one of its sentences negated
 
-Near 0 the answer stands without the rationale, which is then decoration; below 0 the rationale
-speaks against it. The reader is the scorer: what is measured is what the text says, not what went
-on inside its writer.
+Near 0, the answer does not depend on the rationale; below 0, the rationale speaks against it. The
+scorer is the reader: the drops measure what the text says, not how its writer decided.
 
-Never trained on: the highest drop has a rationale that says nothing until its last word, or hangs
-on one sentence. Undefined for an empty rationale (nothing can be cut), without a prediction, and
-for what is too long to read.
+Never trained on: the highest drop goes to a rationale that says nothing before its last word, or
+depends on one sentence. Undefined for an empty rationale (nothing can be cut), without a
+prediction, and for a text that is too long to read.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ from functools import partial
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.check import negated
 from rationalize.rewards.mentions import sentences
-from rationalize.rewards.reading import AnswerProbabilities, readings
+from rationalize.rewards.reader import AnswerProbabilities, readings
 
 CUTS = 4
 """Versions of a truncated rationale."""
 STEPS = 8
-"""Sentences that are removed or negated, one at a time; of more, so many spread evenly."""
+"""Most sentences that are removed or negated, one at a time, spread evenly over the rationale."""
 
 
 def cut(text: str) -> list[str]:
-    """The beginnings of a text that hold 0, 1/4, 1/2 and 3/4 of its words, rounded down.
+    """The first 0, 1/4, 1/2 and 3/4 of a text's words, rounded down.
 
     >>> cut("It is denser, so it sinks.")
     ['', 'It', 'It is denser,', 'It is denser, so']
@@ -47,7 +46,7 @@ def cut(text: str) -> list[str]:
 
 
 def without_one(text: str) -> list[str]:
-    """The text without one of its sentences, each in turn.
+    """For each sentence, the text without it.
 
     >>> without_one("Steel is dense. So it sinks.")
     ['So it sinks.', 'Steel is dense.']
@@ -57,7 +56,7 @@ def without_one(text: str) -> list[str]:
 
 
 def one_negated(text: str) -> list[str]:
-    """The text with one of its sentences turned into its opposite, each in turn.
+    """For each sentence, the text with it negated.
 
     >>> one_negated("Steel is dense. It does sink.")
     ['Steel is not dense. It does sink.', 'Steel is dense. It does not sink.']
@@ -74,14 +73,15 @@ def score(
     rationale,
     **columns,
 ) -> Scores:
-    found = [r for r in readings(prediction, rationale=rationale, **columns) if r.text]
-    texts = [[r.text, *(v or None for v in versions(r.text or ""))] for r in found]
-    flat = [(r.question, text) for r, own in zip(found, texts, strict=True) for text in own]
-    judged = iter(scorer.probabilities([q for q, _ in flat], [text for _, text in flat]))
+    asked = [r for r in readings(prediction, rationale=rationale, **columns) if r.text]
+    # per attempt the full rationale, then its versions (None: the question alone); all read at once
+    texts = [[r.text, *(v or None for v in versions(r.text or ""))] for r in asked]
+    flat = [(r.question, text) for r, group in zip(asked, texts, strict=True) for text in group]
+    probabilities = iter(scorer.probabilities([q for q, _ in flat], [text for _, text in flat]))
     scores: Scores = [None] * len(rationale)
-    for r, own in zip(found, texts, strict=True):
-        whole, *changed = (next(judged)[r.at] for _ in own)
-        scores[r.row] = whole - sum(changed) / len(changed)
+    for r, group in zip(asked, texts, strict=True):
+        full, *changed = (next(probabilities)[r.at] for _ in group)
+        scores[r.row] = full - sum(changed) / len(changed)
     return scores
 
 
@@ -108,6 +108,6 @@ def _drop(name: str, versions: Callable[[str], list[str]], scorer: AnswerProbabi
 
 
 def _spread(count: int) -> list[int]:
-    """All of a few sentences, or `STEPS` evenly among many."""
-    few = min(count, STEPS)
-    return [i * count // few for i in range(few)]
+    """Up to `STEPS` evenly spaced indices of `count` sentences."""
+    steps = min(count, STEPS)
+    return [i * count // steps for i in range(steps)]

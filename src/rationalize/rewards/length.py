@@ -1,4 +1,4 @@
-"""Diagnostic: words in the rationale, beside rewards that short texts can win."""
+"""Diagnostic: number of words of the rationale. Short texts get high scores from some rewards."""
 
 from __future__ import annotations
 

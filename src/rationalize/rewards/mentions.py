@@ -1,4 +1,4 @@
-"""Where a text names an answer: by the choice's words, or by its letter in brackets."""
+"""Find answers in a text: by the words of a choice, or by its letter in brackets."""
 
 from __future__ import annotations
 
@@ -6,29 +6,19 @@ import re
 from collections.abc import Sequence
 
 from rationalize.answers import label
-
-_WORD = re.compile(r"\w+(?:['’]\w+)?")
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words without punctuation.
-
-    >>> words("It's 4 + 3, so: seven.")
-    ["it's", '4', '3', 'so', 'seven']
-    """
-    return _WORD.findall(text.lower())
+from rationalize.text import words
 
 
 def mentions(text_words: Sequence[str], answer: str) -> list[int]:
-    """Positions at which all words of `answer` stand in a row; none for an answer without words."""
-    own = words(answer)
-    if not own:
+    """Positions where the words of `answer` begin in a row; none for an answer without words."""
+    run = words(answer)
+    if not run:
         return []
-    return [i for i in range(len(text_words)) if list(text_words[i : i + len(own)]) == own]
+    return [i for i in range(len(text_words)) if list(text_words[i : i + len(run)]) == run]
 
 
 def names_answer(text: str, answer: str, choices: Sequence[str] | None) -> bool:
-    """Whether a text contains the answer's words, or its letter in brackets."""
+    """Whether a text contains the words of the answer, or its letter in brackets."""
     if mentions(words(text), answer):
         return True
     if not choices or answer not in choices:
@@ -37,7 +27,7 @@ def names_answer(text: str, answer: str, choices: Sequence[str] | None) -> bool:
 
 
 def sentences(text: str) -> list[str]:
-    """A text cut after `.`, `!`, `?` or a line's end; decimal points do not cut."""
+    """The sentences of a text: each ends with `.`, `!`, `?` (before a space) or a line break."""
     return [s.strip() for s in re.split(r"(?<=[.!?])\s+|\n+", text) if s.strip()]
 
 
@@ -50,20 +40,20 @@ _EMPTY_WORDS = frozenset(
         "your"
     )
 )
-"""Words that say nothing beside an answer."""
+"""Words that add nothing to an answer."""
 
 
 def masked(text: str, answers: Sequence[str], mask: str = "___") -> str:
-    """The text with every mention of an answer, by its words or its letter in brackets, masked.
+    """The text with every mention of an answer (its words, or its letter in brackets) masked.
 
     >>> masked("Oil floats, so it is the oil: (B).", ["the water", "the oil"])
     'Oil floats, so it is ___: ___.'
     """
+    # longest first: an answer can be part of another one
     for answer in sorted(answers, key=len, reverse=True):
-        own = words(answer)
-        if own:
-            run = r"\W+".join(map(re.escape, own))
-            text = re.sub(rf"(?<!\w){run}(?!\w)", mask, text, flags=re.IGNORECASE)
+        pattern = r"\W+".join(map(re.escape, words(answer)))
+        if pattern:
+            text = re.sub(rf"(?<!\w){pattern}(?!\w)", mask, text, flags=re.IGNORECASE)
     letters = "".join(label(i)[1] for i in range(min(len(answers), 26)))
     return re.sub(rf"\([{letters}]\)", mask, text, flags=re.IGNORECASE)
 
@@ -72,8 +62,9 @@ _ARTICLE = re.compile(r"^(?:an?|the)\s+", re.IGNORECASE)
 
 
 def bare_answer(text: str, answers: Sequence[str]) -> bool:
-    """Whether a text does no more than name answers: no other word of it says anything, and a
-    letter names its answer without brackets too.
+    """Whether a text only names answers: all its other words are in `_EMPTY_WORDS`.
+
+    Here a letter also names its answer without brackets.
 
     >>> bare_answer("So the answer must be the oil.", ["the water", "the oil"])
     True

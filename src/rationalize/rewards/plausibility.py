@@ -1,9 +1,9 @@
-"""Plausibility: does the rationale read as a true statement? (mario.md 4.1)
+"""Plausibility: the probability that the rationale is a true statement, from a verifier.
 
-The rationale alone is scored, stripped, as one statement: no question, no answer, not sentence by
-sentence. (A verifier that was trained on questions and rationales together reads both.) An empty
-rationale states nothing: its plausibility is 0, where the released code lets the verifier guess.
-One that is too long to read has none.
+As in MaRio (arXiv 2311.02805; docs/methods/mario.md, Rewards), the stripped rationale is scored as
+one statement: no question, no answer, not sentence by sentence. (A verifier that was trained on
+questions with rationales reads both.) An empty rationale scores 0; the released code asks the
+verifier about it. Undefined for a rationale that is too long to read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rationalize.templates import statement_text
 
 
 class StatementProbabilities(Protocol):
-    """What plausibility asks of a verifier: Vera, or the one trained offline."""
+    """The interface of a verifier: Vera, or one trained here (docs/methods/scorers.md)."""
 
     weights_hash: str
     reads_question: bool
@@ -25,7 +25,9 @@ class StatementProbabilities(Protocol):
     def probabilities(
         self, statements: Sequence[str], question_ids: Sequence[str | None]
     ) -> list[float]:
-        """Per statement the probability that it is true; no fold scores a question it has seen."""
+        """Per statement the probability that it is true. The ids pick the fold of a cross-fitted
+        verifier that was not trained on the question.
+        """
 
 
 def score(
@@ -38,9 +40,9 @@ def score(
             text and statement_text(q, c, text)
             for q, c, text in zip(question, context, texts, strict=True)
         ]
-    said = [i for i, text in enumerate(texts) if 0 < len(text) <= LONGEST]
-    probabilities = verifier.probabilities([texts[i] for i in said], [question_id[i] for i in said])
-    for i, p in zip(said, probabilities, strict=True):
+    rows = [i for i, text in enumerate(texts) if 0 < len(text) <= LONGEST]
+    probabilities = verifier.probabilities([texts[i] for i in rows], [question_id[i] for i in rows])
+    for i, p in zip(rows, probabilities, strict=True):
         scores[i] = p
     return scores
 

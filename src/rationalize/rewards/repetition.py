@@ -1,28 +1,28 @@
-"""Diagnostic: the share of the rationale's words that say again what was said before."""
+"""Diagnostic: the share of the rationale's words that repeat an earlier run of words."""
 
 from __future__ import annotations
 
 from rationalize.rewards.base import Reward, Scores
-from rationalize.rewards.mentions import words
+from rationalize.text import words
 
-_SPAN = 3  # words in a row that count as said before
+_SPAN = 3  # words of a run
 
 
 def repeated_share(text: str) -> float:
-    """Share of words in a run of three that occurred earlier; case and punctuation are ignored.
+    """Share of words in a run of three that occurred before; case and punctuation are ignored.
 
     >>> repeated_share("He is tall, so he is tall.")
     0.42857142857142855
     """
-    own = words(text)
+    text_words = words(text)
     seen: set[tuple[str, ...]] = set()
     repeated: set[int] = set()
-    for start in range(len(own) - _SPAN + 1):
-        run = tuple(own[start : start + _SPAN])
+    for start in range(len(text_words) - _SPAN + 1):
+        run = tuple(text_words[start : start + _SPAN])
         if run in seen:
             repeated.update(range(start, start + _SPAN))
         seen.add(run)
-    return len(repeated) / len(own) if own else 0.0
+    return len(repeated) / len(text_words) if text_words else 0.0
 
 
 def score(*, rationale, **_) -> Scores:

@@ -1,8 +1,8 @@
-"""The learned reward: what a reward model makes of a reply (self_motivated.md 2.D).
+"""The learned reward: a reward model's score of a reply (docs/methods/self-motivated.md, stage D).
 
-It was trained on ranks that correctness induced, so it knows no more of a rationale's quality than
-right and wrong attempts differ in. It reads the answer sentence where there is one, never the gold
-answer.
+The model was trained on ranks that correctness induces (Self-motivated Learning, arXiv 2404.07017),
+so it knows only what right and wrong attempts differ in. It reads the answer sentence if there is
+one, and never the gold answer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rationalize.rewards.base import Reward, Scores, column_questions, readable
 
 
 class ReplyScores(Protocol):
-    """What this reward asks of a reward model."""
+    """The interface of a reward model (`models/reward_model.py`)."""
 
     weights_hash: str
 
@@ -33,14 +33,14 @@ def score(
     model: ReplyScores, *, rationale, prediction, question, choices, gold, context, question_id, **_
 ) -> Scores:
     questions = column_questions(question, choices, gold, context, question_id)
-    read = [i for i, q in enumerate(questions) if readable(q, rationale[i])]
-    found: Scores = [None] * len(questions)
-    scores = model.scores(
-        [questions[i] for i in read], [rationale[i] for i in read], [prediction[i] for i in read]
+    rows = [i for i, q in enumerate(questions) if readable(q, rationale[i])]
+    scores: Scores = [None] * len(questions)
+    model_scores = model.scores(
+        [questions[i] for i in rows], [rationale[i] for i in rows], [prediction[i] for i in rows]
     )
-    for i, own in zip(read, scores, strict=True):
-        found[i] = own
-    return found
+    for i, model_score in zip(rows, model_scores, strict=True):
+        scores[i] = model_score
+    return scores
 
 
 def reward_model(model: ReplyScores) -> Reward:

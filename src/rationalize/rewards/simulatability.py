@@ -1,16 +1,15 @@
-"""Diagnostics: does a rationale tell a reader what its writer answers (Hase et al. 2020)?
+"""Diagnostics: does a rationale tell a reader what its writer answers?
 
     simulatability = 1[reader(question, rationale) = prediction] - 1[reader(question) = prediction]
 
-where the reader answers with the answer scorer's likeliest choice, and the prediction is the
-attempt's own, right or wrong. Merely naming the prediction wins, so it is read beside
-`prediction_leak`: leakage-adjusted simulatability is the mean over the attempts that leak and the
-mean over those that do not, averaged (`evaluation/leakage.py`).
+(Hase et al., arXiv 2010.04119), where `reader` is the answer scorer's most probable choice, and
+`prediction` is the attempt's answer, right or wrong. Naming the prediction is enough for a high
+score, so compare it with `prediction_leak`: leakage-adjusted simulatability averages the mean over
+the attempts that leak and the mean over those that do not (`evaluation/leakage.py`).
 
-Never trained on: the control for leaks compares attempts, no attempt has it by itself, and a writer
-paid for this score alone learns to give its answer away. An empty rationale leaves the reader with
-the question: 0. Undefined without choices, without a prediction among them, and for what is too
-long to read.
+Never trained on: a writer that is trained on it learns to give its answer away, and the adjustment
+exists only over many attempts. An empty rationale scores 0. Undefined for a free-form question,
+without a prediction among the choices, and for a text that is too long to read.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from functools import partial
 
 from rationalize.rewards.answer_leak import leaks
 from rationalize.rewards.base import Reward, Scores
-from rationalize.rewards.reading import (
+from rationalize.rewards.reader import (
     HELPLESS,
     AnswerProbabilities,
     likeliest,
@@ -29,11 +28,11 @@ from rationalize.rewards.reading import (
 
 
 def score(scorer: AnswerProbabilities, *, prediction, rationale, **columns) -> Scores:
-    found = readings(prediction, rationale=rationale, **columns)
-    found = [r for r in found if r.question.choices]
+    asked = readings(prediction, rationale=rationale, **columns)
+    asked = [r for r in asked if r.question.choices]
     scores: Scores = [None] * len(rationale)
-    for r, p, p0 in zip(found, *with_and_without(scorer, found), strict=True):
-        scores[r.row] = float(likeliest(p) == r.at) - float(likeliest(p0) == r.at)
+    for r, p_C, p0_C in zip(asked, *with_and_without(scorer, asked), strict=True):
+        scores[r.row] = float(likeliest(p_C) == r.at) - float(likeliest(p0_C) == r.at)
     return scores
 
 
@@ -57,7 +56,7 @@ def leak_score(*, rationale, prediction, choices, **_) -> Scores:
 
 
 def prediction_leak() -> Reward:
-    """Does the rationale state the attempt's own answer outright? (`answer_leak`: the gold one.)"""
+    """Does the rationale already state the attempt's answer? (`answer_leak`: the gold answer.)"""
     return Reward(
         "prediction_leak",
         leak_score,

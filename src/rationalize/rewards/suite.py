@@ -1,4 +1,4 @@
-"""All rewards of some attempts at once, each distinct text scored once and remembered."""
+"""Several rewards over attempts; every distinct text is scored once and cached."""
 
 from __future__ import annotations
 
@@ -15,17 +15,10 @@ from rationalize.rewards.cache import ScoreCache
 from rationalize.templates import TEMPLATE_VERSION
 
 COLUMNS = (
-    "prompts",
-    "completions",
-    "rationale",
-    "prediction",
-    "gold",
-    "choices",
-    "question",
-    "context",
+    "prompts", "completions", "rationale", "prediction", "gold", "choices", "question", "context",
     "question_id",
-)
-"""What every reward is called with."""
+)  # fmt: skip
+"""The columns that every reward is called with, in TRL's format."""
 
 
 class RewardSuite:
@@ -40,14 +33,14 @@ class RewardSuite:
         self, rewards: Sequence[Reward], cache: ScoreCache | Path | str | None = None
     ) -> None:
         names = [r.name for r in rewards]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice:
-            raise UserError(f"rewards named twice: {', '.join(twice)}; give each its own name")
+        duplicates = sorted({n for n in names if names.count(n) > 1})
+        if duplicates:
+            raise UserError(f"duplicate reward names: {', '.join(duplicates)}; rename all but one")
         self.rewards = list(rewards)
         self.cache = ScoreCache(cache) if isinstance(cache, (str, Path)) else cache
 
     def __getitem__(self, name: str) -> Reward:
-        """By its own name, or as `module:function`; raises `UserError` naming those there are."""
+        """The reward of this name or `module:function`. Raises `UserError` if there is none."""
         for reward in self.rewards:
             if name in (reward.name, reward.source):
                 return reward
@@ -56,12 +49,12 @@ class RewardSuite:
 
     @property
     def trainable(self) -> list[Reward]:
-        """What a method may learn from."""
+        """The rewards that a method may learn from."""
         return [r for r in self.rewards if r.trainable]
 
     @property
     def diagnostics(self) -> list[Reward]:
-        """What is shown beside it and never trained on."""
+        """The rewards that are only shown."""
         return [r for r in self.rewards if not r.trainable]
 
     def only(self, *names: str) -> RewardSuite:
@@ -69,26 +62,30 @@ class RewardSuite:
         return RewardSuite([self[name] for name in names], self.cache)
 
     def with_reward(self, reward: Reward) -> RewardSuite:
-        """A suite with this reward, in the place of one of its name, and with the same cache."""
+        """A suite that also has this reward, instead of one with its name; the same cache."""
         others = [r for r in self.trainable if r.name != reward.name]
         return RewardSuite([*others, reward, *self.diagnostics], self.cache)
 
     def score(
         self, attempts: Sequence[Attempt], questions: Mapping[str, Question]
     ) -> list[Attempt]:
-        """The attempts with every reward of the suite filled in; their other scores stay."""
+        """The attempts with a score of every reward; their other scores stay.
+
+        Raises `UserError` if `questions` (by id) lacks the question of an attempt.
+        """
         rows = [_columns(a, _question_of(a, questions)) for a in attempts]
-        scored: list[dict[str, float | None]] = [{} for _ in attempts]
+        scores: list[dict[str, float | None]] = [{} for _ in attempts]
         for reward in self.rewards:
-            for own, score in zip(scored, self._scores(reward, rows), strict=True):
-                own[reward.name] = score
-        return [a.scored(own) for a, own in zip(attempts, scored, strict=True)]
+            for of_attempt, score in zip(scores, self._scores(reward, rows), strict=True):
+                of_attempt[reward.name] = score
+        return [a.scored(of_attempt) for a, of_attempt in zip(attempts, scores, strict=True)]
 
     def _scores(self, reward: Reward, rows: list[dict[str, Any]]) -> Scores:
         if not reward.needs_gold:
-            rows = [{**row, "gold": None} for row in rows]  # what is not declared cannot be used
+            rows = [{**row, "gold": None} for row in rows]  # it never sees the answer
         if not reward.cacheable:
             return _call(reward, rows)
+        # score only distinct rows that are not cached
         keys = [score_key(reward, row) for row in rows]
         distinct = dict(zip(keys, rows, strict=True))
         known = self.cache.get(list(distinct)) if self.cache is not None else {}
@@ -102,10 +99,9 @@ class RewardSuite:
 
 
 def score_key(reward: Reward, row: Mapping[str, Any]) -> bytes:
-    """Digest of everything that a score depends on.
+    """Hash of everything that a score depends on.
 
-    The question's id is in it, since a cross-fitted scorer asks the fold that has not seen that
-    question.
+    This includes the question's id: it picks the fold of a cross-fitted scorer.
     """
     parts = [reward.name, reward.version, reward.scorer_hash, TEMPLATE_VERSION]
     text = json.dumps([*parts, [row[name] for name in COLUMNS]])

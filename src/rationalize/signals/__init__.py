@@ -1,1 +1,1 @@
-"""Scored attempts in, what a learner reads out: bins, filters. numpy only."""
+"""From scored attempts to training signals: bins, ranks, pairs, filters, draws. numpy only."""

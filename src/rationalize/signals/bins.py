@@ -1,7 +1,7 @@
-"""Quantisation of rewards into control bins; bin 0 is best.
+"""Quantise rewards into control bins; bin 0 is best.
 
-Quark (arXiv 2205.13636) sorts the whole pool by score and cuts it into K equal parts; MaRio (arXiv
-2311.02805) does so for each reward by itself.
+Quark (arXiv 2205.13636) sorts the whole pool by score and cuts it into K quantiles; MaRio (arXiv
+2311.02805) does so for each reward separately.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Ties = Literal["together", "released"]
 def rank_bins(
     scores_N: Sequence[float] | np.ndarray, k: int, ties: Ties = "together"
 ) -> np.ndarray:
-    """Bin of each score by its rank over all N, descending.
+    """Bin (N,) of each score by its rank among all N, highest score first.
 
-    `together`: equal scores share the bin `floor(k * rank of their first / N)`; some stay empty.
-    `released`: stable order, `N // k` scores a bin, the remainder in the worst bin; ties are split
-    by position and with `N < k` every score gets the worst bin, as in the released Quark and MaRio
-    code.
+    `together`: tied scores share the bin `floor(k * rank / N)` of the first of them; a bin can be
+    empty. `released`: `N // k` scores per bin, the remainder in the worst bin. Ties are split by
+    position, and with `N < k` every score is in the worst bin, as in the released code of Quark and
+    MaRio. Raises `ValueError` for NaN.
     """
     scores = np.asarray(scores_N, dtype=np.float64)
     if scores.ndim != 1:
@@ -31,15 +31,16 @@ def rank_bins(
         raise ValueError(f"the number of bins must be at least 1, found {k}")
     if np.isnan(scores).any():
         raise ValueError(
-            "scores hold NaN; replace an undefined score by the worst value of its range"
+            "scores contain NaN; replace an undefined score by the worst value of its range"
         )
     n = len(scores)
     if n == 0:
         return np.zeros(0, dtype=np.int64)
     if ties == "together":
-        ascending = np.sort(-scores)
-        first_rank = np.searchsorted(ascending, -scores, side="left")
-        return (k * first_rank) // n
+        # side="left": tied scores get the rank of the first of them
+        first_rank_N = np.searchsorted(np.sort(-scores), -scores, side="left")
+        return (k * first_rank_N) // n
+    # released: by position in the stable order, so ties can cross a boundary
     order = np.argsort(-scores, kind="stable")
     bins = np.full(n, k - 1, dtype=np.int64)
     size = n // k
@@ -49,15 +50,18 @@ def rank_bins(
 
 
 def value_bins(scores_N: Sequence[float] | np.ndarray, levels: Sequence[float]) -> np.ndarray:
-    """Bin of each score by its value; `levels` lists the discrete values, best first."""
+    """Bin (N,) of each score by its value; `levels` lists the discrete values, best first.
+
+    Raises `ValueError` for a score that is not among them.
+    """
     scores = np.asarray(scores_N, dtype=np.float64)
-    match = scores[:, None] == np.asarray(levels, dtype=np.float64)[None, :]
+    match = scores[:, None] == np.asarray(levels, dtype=np.float64)[None, :]  # (N, levels)
     if not match.any(axis=1).all():
-        stray = sorted(set(scores[~match.any(axis=1)].tolist()))[:3]
-        raise ValueError(f"scores {stray} are none of the declared levels {list(levels)}")
+        unknown = sorted(set(scores[~match.any(axis=1)].tolist()))[:3]
+        raise ValueError(f"scores {unknown} are not among the declared levels {list(levels)}")
     return match.argmax(axis=1)
 
 
 def bin_counts(bins_N: np.ndarray, k: int) -> list[int]:
-    """How many attempts each bin holds; an empty bin cannot be learned, nor asked for."""
+    """Number of attempts per bin. The token of an empty bin is never trained."""
     return np.bincount(bins_N, minlength=k).tolist()

@@ -1,8 +1,8 @@
-"""Rationales that say the same thing: by their equations, else by their words.
+"""Find duplicate rationales: by their equations, or by their words if they have none.
 
-Rejection-sampling fine-tuning (arXiv 2308.01825) keeps one rationale per distinct list of
-equations, and none whose equations are false; text without equations is compared by its set of
-words.
+Rejection-sampling fine-tuning (RFT, arXiv 2308.01825) keeps one rationale per distinct list of
+equations, and none with a false equation. Comparing the other texts by their words is our choice
+(docs/methods/self-motivated.md, stage B).
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from typing import Literal
 import numpy as np
 
 from rationalize.signals.filters import first_of_each
+from rationalize.text import words
 
 Dedupe = Literal["auto", "equations", "words", "exact", "none"]
-"""How equals are told: `auto` by equations where a rationale has some, else by words."""
+"""What makes two rationales equal. `auto`: their equations if they have any, else their words."""
 
 TOLERANCE = 1e-3
-"""Both sides of a true equation differ by less (the rule of 2308.01825)."""
+"""The sides of a true equation differ by less (RFT's rule)."""
 
 _FIGURES = re.compile(r"[\d.,+\-*/x×÷()%$€£^ \t=]+")
-"""A stretch of figures and signs."""
+"""A stretch of numbers and operators."""
 _BREAK = re.compile(r"[,.]\s|(?<=\d)\s+(?=[\d$€£(])|[,.]$")
 _TERM = re.compile(r"\d.*[-+*/x×÷^].*\d")
-_LONGEST = 120  # characters of a side
+_LONGEST = 120  # characters of a side that are read
 _SIGNS = str.maketrans({"x": "*", "×": "*", "÷": "/", **dict.fromkeys(",$€£ \t", "")})
 _OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
@@ -37,33 +38,38 @@ _OPERATORS = {
 
 
 def equations(text: str) -> tuple[str, ...]:
-    """The equations of a text in their order, without spaces, currency and thousands separators; a
-    chain `a = b = c` is two.
+    """The equations of a text in order, without spaces, currency and thousands separators.
+
+    A chain `a = b = c` is two equations.
 
     >>> equations("He pays 3 x $1,200 = $3,600, and 3600 / 2 = 1800 is left.")
     ('3*1200=3600', '3600/2=1800')
     """
-    found = []
+    pairs = []
     for stretch in _FIGURES.findall(text):
         sides = stretch.split("=")
         for left, right in itertools.pairwise(sides):
             before, after = _side(left, last=True), _side(right, last=False)
+            # `x = 3` computes nothing: one side must hold an operator
             if before and after and (_TERM.search(before) or _TERM.search(after)):
-                found.append(f"{before}={after}")
-    return tuple(found)
+                pairs.append(f"{before}={after}")
+    return tuple(pairs)
 
 
 def _side(text: str, *, last: bool) -> str:
-    """The last, or the first, whole expression of one side of an equals sign; empty if there is
-    none.
+    """The expression next to an equals sign: the last of its left side, the first of its right.
+
+    Empty if there is none.
     """
     parts = [part for part in _BREAK.split(text[-_LONGEST:] if last else text[:_LONGEST]) if part]
     if not parts:
         return ""
     side = parts[-1 if last else 0].strip()
     if last:
-        side = re.sub(r"^(?:-\s+|[.,x×÷*/+)%^\s])+", "", side)  # a bullet, or the end of a word
+        # remove a bullet, or the x that ends a word
+        side = re.sub(r"^(?:-\s+|[.,x×÷*/+)%^\s])+", "", side)
     side = re.sub(r"[-+*/x×÷(^.,\s$€£]+$", "", side).translate(_SIGNS)
+    # drop a parenthesis whose partner is outside of this side
     while side.count("(") > side.count(")") and side.startswith("("):
         side = side[1:]
     while side.count(")") > side.count("(") and side.endswith(")"):
@@ -72,8 +78,9 @@ def _side(text: str, *, last: bool) -> str:
 
 
 def equations_hold(text: str) -> bool:
-    """Whether every equation of a text is true to `TOLERANCE`; one that cannot be computed is not
-    counted against it.
+    """Whether no equation of a text is false by `TOLERANCE` or more.
+
+    An equation that cannot be computed counts as true.
     """
     for equation in equations(text):
         left, _, right = equation.partition("=")
@@ -85,50 +92,53 @@ def equations_hold(text: str) -> bool:
     return True
 
 
-def words(text: str) -> frozenset[str]:
-    """The words of a text, in lower case, without punctuation."""
-    return frozenset(re.findall(r"\w+", text.lower()))
+def word_set(text: str) -> frozenset[str]:
+    """The distinct words of a text; `it's` counts as two, `it` and `s`."""
+    return frozenset(part for word in words(text) for part in re.split("['’]", word))
 
 
 def jaccard(a: frozenset[str], b: frozenset[str]) -> float:
-    """Shared words over all words; 1 for two empty sets."""
+    """Jaccard similarity: shared words over all words; 1 for two empty sets."""
     return len(a & b) / len(a | b) if a or b else 1.0
 
 
 def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9) -> np.ndarray:
-    """Mask (N,) that keeps the first text of each group of equals.
+    """Mask (N,) of the first text of each group of duplicates.
 
-    Two texts with equations are equal when these are; two without, when their words' Jaccard
-    similarity exceeds `above`.
+    Texts with equations are duplicates if their lists of equations are equal; texts without, if the
+    Jaccard similarity of their words exceeds `above`.
     """
     if how == "exact":
         return first_of_each(texts_N)
     keep = np.ones(len(texts_N), dtype=bool)
     if how == "none":
         return keep
-    kept_lists: set[tuple[str, ...]] = set()
+    kept_equations: set[tuple[str, ...]] = set()
     kept_words: list[frozenset[str]] = []
     for i, text in enumerate(texts_N):
-        found = equations(text) if how in ("auto", "equations") else ()
-        if found or how == "equations":
-            keep[i] = found not in kept_lists
-            kept_lists.add(found)
+        steps = equations(text) if how in ("auto", "equations") else ()
+        # with equations: a list that was seen is a duplicate
+        if steps or how == "equations":
+            keep[i] = steps not in kept_equations
+            kept_equations.add(steps)
             continue
-        own = words(text)
-        keep[i] = all(jaccard(own, other) <= above for other in kept_words)
+        # without: compare the words with those of every kept text
+        text_words = word_set(text)
+        keep[i] = all(jaccard(text_words, kept) <= above for kept in kept_words)
         if keep[i]:
-            kept_words.append(own)
+            kept_words.append(text_words)
     return keep
 
 
 def _percent(text: str) -> str:
+    """`50% -> (50/100)`."""
     return re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", text)
 
 
 def _value(expression: str) -> float:
-    """The value of `+ - * /` and parentheses over numbers; nothing else is computed."""
+    """The value of an expression of numbers, `+ - * /` and parentheses; else `ValueError`."""
     if len(expression) > 200:
-        raise ValueError("an expression this long is no sum of a rationale")
+        raise ValueError("an expression of more than 200 characters")
 
     def value(node: ast.expr) -> float:
         if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
@@ -137,6 +147,6 @@ def _value(expression: str) -> float:
             return -value(node.operand)
         if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
             return float(node.value)
-        raise ValueError(f"{ast.dump(node)[:60]} is no arithmetic")
+        raise ValueError(f"{ast.dump(node)[:60]} is not arithmetic")
 
     return value(ast.parse(re.sub(r"(?<![\d.])0+(?=\d)", "", expression), mode="eval").body)

@@ -1,4 +1,4 @@
-"""Which attempts a learner may see."""
+"""Masks of the attempts that a learner may use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 def keep_above(
     scores: Mapping[str, Sequence[float] | np.ndarray], thresholds: Mapping[str, float], n: int
 ) -> np.ndarray:
-    """Mask of the `n` attempts whose every filtered score reaches its threshold (`>=`)."""
+    """Mask (n,) of the attempts with `score >= threshold` for every reward in `thresholds`."""
     keep = np.ones(n, dtype=bool)
     for name, threshold in thresholds.items():
         keep &= np.asarray(scores[name], dtype=np.float64) >= threshold
@@ -18,7 +18,7 @@ def keep_above(
 
 
 def first_of_each(keys: Sequence[Hashable]) -> np.ndarray:
-    """Mask that keeps the first attempt of every key (say `(question_id, completion)`)."""
+    """Mask (N,) of the first attempt of every key, e.g. `(question_id, completion)`."""
     first: dict[Hashable, int] = {}
     for i, key in enumerate(keys):
         first.setdefault(key, i)

@@ -1,7 +1,8 @@
-"""Preference pairs from utilities (coalition.md 3.2), and the partition that keeps variants apart.
+"""COALITION's preference pairs from utilities, and its partition of the questions among variants.
 
-A pair is the best candidate against the worst. With the filter on, the best must beat both the
-reference (no rationale, or the unrefined one) and the worst, strictly.
+A pair is the best candidate against the worst. With the filter on, the best must be strictly above
+the reference (no rationale, or the unrefined one) and the worst (arXiv 2503.02463;
+docs/methods/coalition.md, step 4).
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ class Preference(NamedTuple):
 def prefer(
     utilities_N: Sequence[float], reference: float, texts_N: Sequence[str], *, filtered: bool = True
 ) -> Preference | Why:
-    """The best candidate and the worst, or why there is no pair.
+    """The best and the worst candidate, or why there is no pair.
 
-    Of equals the first counts as the better and the last as the worse, so that without the filter a
-    tie of two goes to candidate 0, as in the released code. Identical strings never make a pair.
+    The first of equal ones is the best, the last of equal ones the worst: without the filter, a tie
+    of two candidates is won by candidate 0, as in the released code. Identical texts are no pair.
+    Raises `ValueError` for NaN and for fewer than two candidates.
 
     >>> prefer([0.72, 0.69], 0.70, ["a", "b"])
     Preference(chosen=0, rejected=1)
@@ -43,6 +45,7 @@ def prefer(
         )
     if np.isnan(utilities).any() or np.isnan(reference):
         raise ValueError("a utility is NaN; give every candidate a number")
+    # argmax takes the first of equal ones; argmin of the reversed array takes the last
     chosen = int(utilities.argmax())
     rejected = int(len(utilities) - 1 - utilities[::-1].argmin())
     if texts_N[chosen] == texts_N[rejected]:
@@ -55,10 +58,10 @@ def prefer(
 
 
 def partition(n: int, parts: int) -> list[range]:
-    """`n` items in `parts` consecutive parts of sizes that differ by one at most.
+    """`n` items in `parts` consecutive ranges whose sizes differ by at most one.
 
-    Part i ends before `floor(n * (i + 1) / parts)`: the release's quarters of GSM8K's 7,473
-    questions end at 1868, 3736, 5604, 7473.
+    Part i ends before `floor(n * (i + 1) / parts)`, as the released code does: its quarters of
+    GSM8K's 7,473 questions end at 1868, 3736, 5604, 7473.
     """
     ends = [n * i // parts for i in range(parts + 1)]
     return [range(a, b) for a, b in itertools.pairwise(ends)]

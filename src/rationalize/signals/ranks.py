@@ -1,9 +1,10 @@
-"""Ranks among the attempts at one question, induced by correctness (self_motivated.md 2.D).
+"""Ranks among the attempts at one question, induced by correctness.
 
-    level 1 = correct, level 0 = wrong but parsed
+    two levels:   1 = correct, 0 = wrong but parsed
+    three levels: 2 = correct, 1 = wrong but parsed, 0 = unparsed
 
-With three levels: 2 = correct, 1 = wrong but parsed, 0 = unparsed. There is no order within a
-level, so pairs exist across levels only.
+Attempts of one level are not ordered, so a pair always spans two levels. The rank is that of
+Self-motivated Learning (arXiv 2404.07017), the levels are ours (docs/methods/self-motivated.md).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 def rank_levels(
     correct_N: Sequence[bool], parsed_N: Sequence[bool], levels: int = 2
 ) -> list[int | None]:
-    """The level of each attempt; with two levels an unparsed attempt has none.
+    """The level (N,) of each attempt; with two levels, None for an unparsed attempt.
 
     >>> rank_levels([True, False, False], [True, True, False], levels=3)
     [2, 1, 0]
@@ -25,7 +26,7 @@ def rank_levels(
         raise ValueError(f"{levels} levels; expected 2 or 3")
     ranks: list[int | None] = []
     for correct, parsed in zip(correct_N, parsed_N, strict=True):
-        level = (2 if correct else 1) if parsed else 0
+        level = (2 if correct else 1) if parsed else 0  # with three levels
         ranks.append(level if levels == 3 else (level - 1 if parsed else None))
     return ranks
 
@@ -33,8 +34,9 @@ def rank_levels(
 def pairs_across(
     levels_N: Sequence[int | None], cap: int = 0, seed: int | Sequence[int] = 0
 ) -> list[tuple[int, int]]:
-    """`(better, worse)` for every two attempts of different levels; at most `cap` of them, drawn
-    uniformly (0: all). All on one level gives none.
+    """Indices `(better, worse)` of all pairs of attempts on different levels.
+
+    At most `cap` of them, drawn uniformly (0: all).
 
     >>> pairs_across([1, 0, None, 0])
     [(0, 1), (0, 3)]
@@ -47,13 +49,14 @@ def pairs_across(
     ]
     if not cap or len(pairs) <= cap:
         return pairs
+    # the drawn pairs keep the order of all pairs
     chosen = np.random.default_rng(seed).choice(len(pairs), cap, replace=False)
     return [pairs[i] for i in sorted(chosen)]
 
 
 def usable_share(pass_rate: float, n: int) -> float:
-    """Share of questions with signal among those whose attempts are right at `pass_rate`: neither
-    all of `n` attempts right nor all wrong, `1 - p^n - (1 - p)^n`.
+    """Probability that `n` attempts at a question of this pass rate are neither all right nor all
+    wrong, so that they give a pair: `1 - p^n - (1 - p)^n`.
 
     >>> round(usable_share(0.1, 8), 3)
     0.57
@@ -62,8 +65,9 @@ def usable_share(pass_rate: float, n: int) -> float:
 
 
 def chance_weight(pass_rate: float, n_choices: int | None) -> float:
-    """How far a question's pass rate is above guessing, `(p - 1/k) / (1 - 1/k)`, at least 0; the
-    pass rate itself without choices. A right answer to a question of two choices is half luck.
+    """A question's pass rate corrected for guessing: `(p - 1/k) / (1 - 1/k)`, at least 0.
+
+    Without choices, the pass rate itself.
     """
     if not n_choices or n_choices < 2:
         return pass_rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from rationalize.errors import UsageError, UserError
-from rationalize.records import Pair
+from rationalize.records import Pair, Question
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,20 @@ class ExportConfig:
 def export(config: ExportConfig) -> None:
     """Write the rows; say how many there are and what was left out."""
     from rationalize.attempt_files import load_attempts, write_dpo_jsonl, write_sft_jsonl
+    from rationalize.evaluation.results import QUESTIONS_FILE, read_questions
     from rationalize.runs import Run
-    from rationalize.signals.exchange import learnable, right_ones, right_over_wrong
+    from rationalize.signals.export_selection import learnable, right_ones, right_over_wrong
 
     if not config.out.name.endswith((".jsonl", ".jsonl.gz")) or config.out.is_dir():
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .jsonl.gz"
         )
+    questions: Mapping[str, Question] = {}  # those whose choices are known
     if config.attempts.is_dir():
-        everything = Run.read(config.attempts).attempts()
+        run = Run.read(config.attempts)
+        everything = run.attempts()
+        if run.read_json(QUESTIONS_FILE) is not None:
+            questions = read_questions(run)
     else:
         everything = load_attempts(config.attempts)
     own = [a for a in everything if a.split == config.split]
@@ -58,10 +64,10 @@ def export(config: ExportConfig) -> None:
     kept = usable
     pairs: list[Pair] = []
     if config.format == "dpo":
-        pairs, why_not = right_over_wrong(usable, config.pairs, config.seed)
+        pairs, why_not = right_over_wrong(usable, questions, config.pairs, config.seed)
         left_out += why_not
     elif config.keep == "correct":
-        kept, why_not = right_ones(usable)
+        kept, why_not = right_ones(usable, questions)
         left_out += why_not
     rows = len(pairs if config.format == "dpo" else kept)
     why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count) or "none"

@@ -61,7 +61,7 @@ from rationalize.models.policy import Policy
 from rationalize.models.reward_model import RewardModel
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
-from rationalize.questions import alike, hold_out
+from rationalize.questions import group_duplicates, hold_out
 from rationalize.records import Question
 from rationalize.runs import Stage
 from rationalize.signals.pairs import partition
@@ -178,7 +178,7 @@ def dpo_parts(
     if config.partition == "all":
         return [(learned, learned)] * n
     per_variant = 2 if config.partition == "quarters" else 1
-    groups = alike(learned)
+    groups = group_duplicates(learned)
     parts = [
         [learned[i] for k in part for i in groups[k]]
         for part in partition(len(groups), per_variant * n)

@@ -29,7 +29,7 @@ from rationalize.progress import progress_bar, say
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.mentions import bare_answer, masked
-from rationalize.rewards.reading import readings
+from rationalize.rewards.reader import readings
 from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import question_seed, write_attempts
 from rationalize.signals.pairs import prefer

@@ -36,7 +36,7 @@ from rationalize.models.controller import choice_logits, choose, controller_row
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.variants import Variants
-from rationalize.questions import alike
+from rationalize.questions import group_duplicates
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.signals.draws import shuffled_passes
@@ -170,7 +170,7 @@ def split_by_question(
 ) -> tuple[list[Example], list[Example]]:
     """Examples to learn from and to measure on; what asks the same is on one side."""
     questions = sorted({e.question.id: e.question for e in examples}.items())
-    groups = alike(question for _, question in questions)
+    groups = group_duplicates(question for _, question in questions)
     chosen = random.Random(seed).sample(groups, round(share * len(groups)))
     held = {questions[i][0] for group in chosen for i in group}
     return (

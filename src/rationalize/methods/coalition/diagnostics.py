@@ -33,7 +33,7 @@ from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
-from rationalize.rewards.reading import likeliest
+from rationalize.rewards.reader import likeliest
 from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import question_seed, teacher_attempts, write_attempts
 from rationalize.training.loop import FitConfig

@@ -40,7 +40,7 @@ from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.variants import Variants
 from rationalize.progress import say
-from rationalize.questions import alike, builtin_questions, load_sample, without_repeats
+from rationalize.questions import group_duplicates, builtin_questions, load_sample, without_repeats
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler
@@ -97,7 +97,7 @@ def parts_of(train: Sequence[Question], config: CoalitionConfig, seed: int) -> l
     """
     if config.parts == "same":
         return [list(train)] * config.variants
-    groups = alike(train)
+    groups = group_duplicates(train)
     order = random.Random(seed).sample(groups, len(groups))
     # stable: shuffled within a kind, then dealt out in turn
     by_kind = sorted(order, key=lambda group: train[group[0]].kind or "")

@@ -22,7 +22,7 @@ from rationalize.models.forward import GroupOf
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy
 from rationalize.models.scorers import SCORER_FILE, fold_of
-from rationalize.questions import alike, hold_out
+from rationalize.questions import group_duplicates, hold_out
 from rationalize.records import Question
 from rationalize.runs import Run, Stage
 from rationalize.training.loop import BatchAt, FitConfig, Loss, fit
@@ -116,6 +116,6 @@ def folds_of(questions: Sequence[Question], folds: int) -> dict[str, int]:
     """The fold that trains on each question, by its id; those that ask the same are in one."""
     return {
         questions[i].id: fold_of(questions[group[0]].id) if folds == 2 else 0
-        for group in alike(questions)
+        for group in group_duplicates(questions)
         for i in group
     }

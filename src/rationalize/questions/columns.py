@@ -1,8 +1,8 @@
-"""A row as its source has it -> a `Question`. Raises `RowError`.
+"""From a row of any source to a `Question`. Raises `RowError`.
 
-Columns are named by field, e.g. `{"question": "stem", "choices": "options.text"}`: dots go into
-nested values (and through lists), several columns may make the choices (`"sol1,sol2"`), and the
-answer's column may say what it holds (`"key:letter"`, see `FORMS`).
+A mapping names the column of each field, e.g. `{"question": "stem", "choices": "options.text"}`. A
+dot enters nested values (and lists), several columns can hold one choice each (`"sol1,sol2"`), and
+the answer's column can name its form (`"key:letter"`, see `FORMS`).
 """
 
 from __future__ import annotations
@@ -22,20 +22,13 @@ from rationalize.records import Question
 from rationalize.text import clip
 
 FIELDS = (
-    "id",
-    "question",
-    "choices",
-    "labels",
-    "answer",
-    "context",
-    "rationale",
-    "rationales",
-    "kind",
-)
-"""Fields that a column can be named for; `labels` are the choices' own labels, in their order."""
+    "id", "question", "choices", "labels", "answer", "context", "rationale", "rationales", "kind",
+)  # fmt: skip
+"""Fields that a mapping can name a column for; `labels` are the labels of the choices, in order."""
 
 FORMS = ("text", "letter", "index", "number", "label")
-"""What an answer column can hold: the text, A.., a position from 0 or from 1, one of `labels`."""
+"""What an answer column can hold: the text, a letter A.., a position from 0 (`index`) or from 1
+(`number`), or one of `labels`."""
 
 Columns = Mapping[str, str | Sequence[str]]
 
@@ -43,52 +36,54 @@ _LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
 _JOINER = re.compile(r"(\s+or|\s*[,;](\s*or)?)$")  # "(A) more or (B) less"
 _INLINE = re.compile(r"\(([A-Za-z])\)")
 _MAX_CHOICES = len(string.ascii_uppercase)
-_NO_RATIONALE = "dummy"  # how the released files say that there is none
+_NO_RATIONALE = "dummy"  # in MaRio's released files: there is none
 _MISSING = object()
 
 
 @dataclass(frozen=True)
 class Reading:
-    """A question, and what was left out of it."""
+    """A parsed row."""
 
     question: Question
     dropped: int
-    """Teacher rationales left out because they hold the answer sentence already."""
+    """Teacher rationales left out because they already contain the answer sentence."""
     has_id: bool
     columns: frozenset[str]
-    """Fields whose column the row has."""
+    """Fields that the row has a column for."""
 
 
 def check_columns(columns: Columns | None) -> dict[str, str | Sequence[str]]:
-    """The mapping, with unknown fields refused."""
+    """The mapping as a dictionary. Raises `UsageError` for an unknown field."""
     for field in columns or {}:
         if field not in FIELDS:
             near = difflib.get_close_matches(field, FIELDS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else ";"
             raise UsageError(
-                f"cannot map a column to {field!r}{hint} Expected one of {', '.join(FIELDS)}"
+                f"cannot map a column to {field!r}{hint} expected one of {', '.join(FIELDS)}"
             )
     return dict(columns or {})
 
 
 def read_row(values: Mapping[str, Any], columns: Columns, fallback_id: str) -> Reading:
-    """The question that a row holds."""
+    """The question of a row; `fallback_id` is its id if the row has none."""
+    # columns -> fields
     answer_column, form = _answer_column(columns)
     paths = {f: columns.get(f, f) for f in FIELDS} | {"answer": answer_column}
-    found = {f: v for f, path in paths.items() if (v := _pick(values, path)) is not _MISSING}
-    if isinstance(found.get("choices"), Mapping) or _are_options(found.get("choices")):
-        found.setdefault("labels", _pick(found["choices"], "label"))
-        found["choices"] = _pick(found["choices"], "text")
+    fields = {f: v for f, path in paths.items() if (v := _pick(values, path)) is not _MISSING}
+    if isinstance(fields.get("choices"), Mapping) or _are_options(fields.get("choices")):
+        fields.setdefault("labels", _pick(fields["choices"], "label"))
+        fields["choices"] = _pick(fields["choices"], "text")
     for field in ("question", "answer"):
-        if found.get(field) is None or found[field] == "":
-            there = ", ".join(map(str, values)) or "nothing"
+        if fields.get(field) is None or fields[field] == "":
+            present = ", ".join(map(str, values)) or "nothing"
             raise RowError(
-                f"no {field} (columns: {clip(there, 100)})", f"a value in {paths[field]!r}"
+                f"no {field} (columns: {clip(present, 100)})", f"a value in {paths[field]!r}"
             )
-    text, choices = _text(found["question"], "question"), _choices(found.get("choices"))
+    # choices: a column, else a list at the question's end, else yes and no
+    text, choices = _text(fields["question"], "question"), _choices(fields.get("choices"))
     if not text:
         raise RowError("an empty question", "text")
-    answer = found["answer"]
+    answer = fields["answer"]
     if choices is None and (form not in (None, "text") or _is_letter(answer)):
         cut = cut_choices(text)
         if cut is None and form not in (None, "text"):
@@ -96,12 +91,11 @@ def read_row(values: Mapping[str, Any], columns: Columns, fallback_id: str) -> R
         text, choices = cut or (text, None)
     if choices is None and _yes_or_no(answer):
         choices = ("yes", "no")
-    answer = resolve_answer(answer, form, choices, found.get("labels"))
-    rationales, dropped, others = _rationales(found)
-    identity = found.get("id")
+    answer = resolve_answer(answer, form, choices, fields.get("labels"))
+    rationales, dropped, others = _rationales(fields)
+    identity, context, kind = (fields.get(f) for f in ("id", "context", "kind"))
     has_id = identity is not None and identity != ""
-    context = found.get("context")
-    kind = found.get("kind")
+    # all other columns are kept in `extra`
     used = {
         p if isinstance(p, str) and p in values else str(p).split(".")[0] for p in paths.values()
     }
@@ -116,12 +110,13 @@ def read_row(values: Mapping[str, Any], columns: Columns, fallback_id: str) -> R
         kind=_scalar(kind, "kind") if kind is not None else None,
         extra=extra,
     )
-    return Reading(question, dropped, has_id, frozenset(found))
+    return Reading(question, dropped, has_id, frozenset(fields))
 
 
 def cut_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
-    """`"Which? (A) ice (B) snow" -> ("Which?", ("ice", "snow"))`; None where no such list is."""
+    """`"Which? (A) ice (B) snow" -> ("Which?", ("ice", "snow"))`; None without such a list."""
     marks = list(_INLINE.finditer(text))
+    # the last marks that count up from A: letters in brackets before them belong to the question
     for start in range(len(marks) - 2, -1, -1):
         labels = "".join(m.group(1) for m in marks[start:])
         if labels in (string.ascii_uppercase[: len(labels)], string.ascii_lowercase[: len(labels)]):
@@ -136,7 +131,11 @@ def cut_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
 def resolve_answer(
     answer: Any, form: str | None, choices: Sequence[str] | None, labels: Any = None
 ) -> str:
-    """The text of the right choice; without a `form`, a number that can mean two is refused."""
+    """The text of the right choice, or of a free-form answer.
+
+    Raises `RowError` if the answer is no choice, two choices have its text, or (without a `form`) a
+    number is the text of one choice and the position of another.
+    """
     if choices is None:
         text = _scalar(answer, "answer")
         if not text:
@@ -145,19 +144,19 @@ def resolve_answer(
     expected = f"one of {clip(list(choices), 160)}"
     if isinstance(answer, bool):
         answer = "yes" if answer else "no"
-    at = _position(answer, form, choices, labels)
-    if at is None or not 0 <= at < len(choices):
-        found = f"the answer {clip(answer)}" + (f" as {form}" if form else "")
-        raise RowError(found, expected)
-    right = normalise(choices[at])
+    index = _position(answer, form, choices, labels)
+    if index is None or not 0 <= index < len(choices):
+        raise RowError(f"the answer {clip(answer)}" + (f" as {form}" if form else ""), expected)
+    right = normalise(choices[index])
     if [normalise(c) for c in choices].count(right) > 1:
         raise RowError(
-            f"the right choice {clip(choices[at])} twice", "a right choice unlike the others"
+            f"the right choice {clip(choices[index])} twice", "a right choice unlike the others"
         )
-    return choices[at]
+    return choices[index]
 
 
 def _position(answer: Any, form: str | None, choices: Sequence[str], labels: Any) -> int | None:
+    """Index of the right choice: by text, then by label, letter and index, or only as `form`."""
     if form in ("index", "number"):
         text = str(answer).strip()
         return int(text) - (form == "number") if re.fullmatch(r"-?\d{1,9}", text) else None
@@ -181,17 +180,18 @@ def _position(answer: Any, form: str | None, choices: Sequence[str], labels: Any
                 f"the answer {answer}, which is a choice's text and another's position",
                 "a mapping that says which, e.g. answer=COLUMN:index or COLUMN:text",
             )
-    return next((at for at in (by_text, by_label, by_letter, by_index) if at is not None), None)
+    return next((i for i in (by_text, by_label, by_letter, by_index) if i is not None), None)
 
 
-def _find(text: str, among: list[str]) -> int | None:
-    if text in among:
-        return among.index(text)
-    alike = [i for i, other in enumerate(among) if normalise(other) == normalise(text)]
-    return alike[0] if alike else None
+def _find(text: str, candidates: list[str]) -> int | None:
+    if text in candidates:
+        return candidates.index(text)
+    matches = [i for i, other in enumerate(candidates) if normalise(other) == normalise(text)]
+    return matches[0] if matches else None
 
 
 def _answer_column(columns: Columns) -> tuple[str, str | None]:
+    """Column and form: `"key:letter" -> ("key", "letter")`."""
     column = columns.get("answer", "answer")
     if not isinstance(column, str):
         raise UsageError(f"found {column!r} as the answer's column; expected one name")
@@ -200,7 +200,7 @@ def _answer_column(columns: Columns) -> tuple[str, str | None]:
 
 
 def _pick(values: Any, path: str | Sequence[str]) -> Any:
-    """The value at a dotted path, `_MISSING` if there is none; several paths make a list."""
+    """The value at a dotted path, `_MISSING` if there is none; several paths give a list."""
     if not isinstance(path, str) or (
         "," in path and not (isinstance(values, Mapping) and path in values)
     ):
@@ -219,7 +219,7 @@ def _pick(values: Any, path: str | Sequence[str]) -> Any:
 
 
 def _are_options(choices: Any) -> bool:
-    """`[{"text": .., "label": ..}, ..]`, as some sets have it."""
+    """Whether choices are of the form `[{"text": .., "label": ..}, ..]`."""
     return isinstance(choices, list) and any(isinstance(c, Mapping) for c in choices)
 
 
@@ -227,8 +227,8 @@ def _choices(value: Any) -> tuple[str, ...] | None:
     if value is None or value == []:
         return None
     if not isinstance(value, list):
-        what = "choices without text" if value is _MISSING else f"choices that are {clip(value)}"
-        raise RowError(what, "a list of texts")
+        problem = "choices without text" if value is _MISSING else f"choices that are {clip(value)}"
+        raise RowError(problem, "a list of texts")
     choices = tuple(_scalar(choice, "choice") for choice in value)
     if not all(choices):
         raise RowError(f"an empty choice in {clip(list(choices))}", "text in every choice")
@@ -237,20 +237,23 @@ def _choices(value: Any) -> tuple[str, ...] | None:
     return choices
 
 
-def _rationales(found: Mapping[str, Any]) -> tuple[tuple[str, ...], int, dict[str, Any]]:
-    """Usable rationales, how many hold the answer sentence, and a `rationale` beside them."""
-    several, single = found.get("rationales"), found.get("rationale")
+def _rationales(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], int, dict[str, Any]]:
+    """Usable rationales, the number that contain the answer sentence, and entries for `extra`.
+
+    With both fields, `rationales` are used and a different `rationale` goes to `extra`.
+    """
+    several, single = fields.get("rationales"), fields.get("rationale")
     if several is not None and not isinstance(several, list):
         several = [several]
     if isinstance(single, list):
         several, single = several or single, None
-    written = several or ([single] if single is not None else [])
-    texts = [t for t in (_text(r, "rationale") for r in written) if t and t != _NO_RATIONALE]
+    rationales = several or ([single] if single is not None else [])
+    texts = [t for t in (_text(r, "rationale") for r in rationales) if t and t != _NO_RATIONALE]
     usable = tuple(t for t in texts if not has_marker(t))
-    beside = (
+    extra = (
         {"rationale": single} if several and single is not None and single not in several else {}
     )
-    return usable, len(texts) - len(usable), beside
+    return usable, len(texts) - len(usable), extra
 
 
 def _text(value: Any, name: str) -> str:
@@ -259,8 +262,9 @@ def _text(value: Any, name: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
+        surrogate = clip(value[error.start])
         raise RowError(
-            f"half a character in the {name} ({clip(value[error.start])})", "whole ones"
+            f"an unpaired surrogate in the {name} ({surrogate})", "valid Unicode"
         ) from None
     return value.strip()
 
