@@ -20,10 +20,8 @@ from rationalize.evaluation.agreement import (
     auroc,
     others_votes,
 )
-from rationalize.evaluation.intervals import resample_counts
-from rationalize.evaluation.metrics import GIVEN
-from rationalize.evaluation.people import (
-    FLOOR,
+from rationalize.evaluation.human_agreement import (
+    BASELINE_SCORES,
     OTHERS,
     OWN,
     WITHIN,
@@ -33,6 +31,8 @@ from rationalize.evaluation.people import (
     judged_set,
     reference_set,
 )
+from rationalize.evaluation.intervals import resample_counts
+from rationalize.evaluation.metrics import GIVEN
 from rationalize.questions.judged import JudgedQuestion, JudgedRationale, load_judged_questions
 from tests.toys import attempt, question
 
@@ -196,7 +196,7 @@ def test_differences_are_on_the_rationales_where_both_are_defined():
     of = noisy(0)
     scores = {**of.scores, "good": of.scores["good"].copy()}
     scores["good"][::3] = np.nan
-    partial = ScoredSet(of.question_N, scores, of.floor, of.targets)
+    partial = ScoredSet(of.question_N, scores, of.baselines, of.targets)
     [row] = [
         r for r in agreement_rows({"a": partial}, samples=50)
         if (r["score"], r["target"]) == ("good", "votes")
@@ -243,7 +243,7 @@ def test_judged_rationales_become_attempts_and_targets():
     length = [float(len(a.rationale.split())) for a in attempts]
     with_scores = scored(attempts, length=length, fluency=[-1.0] * 6, r=[3, 1, 0, 2, 0, 3])
     of = judged_set(with_scores, ["r", "length", "fluency"])
-    assert list(of.scores) == ["r", *FLOOR]
+    assert list(of.scores) == ["r", *BASELINE_SCORES]
     assert of.question_N.tolist() == [0, 0, 0, 1, 1, 1]
     rows = {(r["target"], r["score"]): r["mean"] for r in agreement_rows({"toy": of}, samples=20)}
     # majorities: yes no no, yes no yes; r orders every pair
@@ -257,7 +257,7 @@ def test_judged_rationales_become_attempts_and_targets():
     assert ("majority vote", OTHERS) not in rows
     heads, *body = agreement_tables(agreement_rows({"toy": of}, samples=20))[0][1]
     assert heads[1:4] == ["single votes", "majority vote", WITHIN]
-    assert [row[0] for row in body] == ["r", *FLOOR, OTHERS, OWN]
+    assert [row[0] for row in body] == ["r", *BASELINE_SCORES, OTHERS, OWN]
 
 
 def test_the_clearest_disagreement_comes_first():

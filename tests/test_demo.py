@@ -5,7 +5,7 @@ import json
 
 from tiny import tiny_folder
 
-from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
+from rationalize.evaluation.baselines import BASE, FEW_SHOT, MAJORITY
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.demo import DIRECT, SFT, DemoConfig, run_demo
 from rationalize.methods.expert_iteration import ExpertIterationConfig
@@ -40,7 +40,7 @@ def test_the_demo_end_to_end(tmp_path, capsys):
     out = tmp_path / "run"
     run_demo(settings, out)
     results = json.loads((out / "results.json").read_text())
-    floor = {FLOOR, BASE, FEW_SHOT, DIRECT, SFT}
+    floor = {MAJORITY, BASE, FEW_SHOT, DIRECT, SFT}
     assert set(results["methods"]) == floor | {"FILT-ACC", "MaRio", "PRODUCT"}
     cell = results["methods"]["MaRio"]["splits"]["test"]
     assert cell["seeds"] == [0, 1]

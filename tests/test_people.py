@@ -11,7 +11,7 @@ import pytest
 from rationalize.cli import main
 from rationalize.errors import UserError
 from rationalize.evaluation.agreement import MEAN_OF_SETS
-from rationalize.evaluation.people import FLOOR, OTHERS, OWN, WITHIN
+from rationalize.evaluation.human_agreement import BASELINE_SCORES, OTHERS, OWN, WITHIN
 from rationalize.questions import BadRows
 from rationalize.questions.judged import load_judged_questions
 from rationalize.runs import Run
@@ -60,7 +60,7 @@ def test_from_votes_to_tables_json_and_page(tmp_path, capsys, model):
     assert results["references"] == []
     rows = {(r["set"], r["target"], r["score"]): r for r in results["people"]}
     assert {key[0] for key in rows} == {"votes", "more", MEAN_OF_SETS}
-    assert {key[2] for key in rows} == {"diversity", *FLOOR, OTHERS, OWN}
+    assert {key[2] for key in rows} == {"diversity", *BASELINE_SCORES, OTHERS, OWN}
     # diversity: the text that repeats itself last; 3-1 6 pairs right, 3-0 9 tied, 1-0 3 wrong
     assert rows["votes", WITHIN, "diversity"]["mean"] == pytest.approx((6 + 4.5) / 18)
     assert rows["votes", WITHIN, OWN]["mean"] == 1.0

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from rationalize.evaluation.baselines import majority_attempts
 from rationalize.evaluation.diagnostics import warnings
-from rationalize.evaluation.floor import majority_attempts
 from rationalize.evaluation.results import merge_log, summarise
 from rationalize.records import Attempt, Question
 from rationalize.report import write_report

@@ -7,8 +7,8 @@ import pytest
 from toys import attempt, question
 
 from rationalize.errors import UserError
+from rationalize.evaluation.baselines import BASE, MAJORITY, majority_attempts, majority_rule
 from rationalize.evaluation.compare import compare_runs, final_attempts
-from rationalize.evaluation.floor import BASE, FLOOR, majority_attempts, majority_rule
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import (
@@ -213,9 +213,9 @@ def test_majority_answer_follows_the_text_or_the_position_that_is_right_most_oft
     [short] = majority_attempts(by_position, [Question("s", "?", "u", ("u",))], split="test")
     assert short.prediction is None  # no second choice: wrong, not an error
     results = summarise(
-        {FLOOR: {"test": {0: majority_attempts(asked, asked, split="test")}}}, QUESTIONS, REWARDS
+        {MAJORITY: {"test": {0: majority_attempts(asked, asked, split="test")}}}, QUESTIONS, REWARDS
     )
-    assert list(results["methods"][FLOOR]["splits"]["test"]["metrics"]) == [
+    assert list(results["methods"][MAJORITY]["splits"]["test"]["metrics"]) == [
         "accuracy",
         "parse_rate",
     ]
@@ -303,7 +303,7 @@ def finished(path, methods, config, questions=QUESTIONS):
 def seeded(seed, wrong):
     floor = majority_attempts(QUESTIONS.values(), list(QUESTIONS.values()), split="test")
     return {
-        FLOOR: {"test": {0: floor}},
+        MAJORITY: {"test": {0: floor}},
         "SFT": {"test": {seed: write("SFT", (0, 1, 2), seed=seed)}},
         "MaRio": {"test": {seed: write("MaRio", wrong, seed=seed)}},
     }
@@ -318,11 +318,11 @@ def test_runs_that_differ_in_their_seed_are_seeds_of_one_method(tmp_path):
     one = finished(tmp_path / "a", seeded(0, (0,)), {"method": "mario", "seed": 0})
     two = finished(tmp_path / "b", seeded(1, (0, 1)), {"method": "mario", "seed": 1})
     results, attempts, questions = compare_runs([one, two])
-    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio"]
+    assert list(results["methods"]) == [MAJORITY, "SFT", "MaRio"]
     row = results["methods"]["MaRio"]["splits"]["test"]["metrics"]["accuracy"]
     assert row["seeds"] == [pytest.approx(11 / 12), pytest.approx(10 / 12)]
     assert len(attempts["MaRio"]) == 24
-    assert len(attempts[FLOOR]) == 12
+    assert len(attempts[MAJORITY]) == 12
     assert questions == QUESTIONS
     assert results["meta"]["seeds"] == [0, 1]
     assert [r["run"] for r in results["training"]] == ["a", "b"]
@@ -336,20 +336,20 @@ def test_seeds_of_one_demo_may_lie_in_several_runs(tmp_path):
         rows = {**seeded(seed, wrong), "direct": {"test": {0: write("direct", (3,), seed=0)}}}
         both.append(finished(tmp_path / str(seed), rows, {"seed": 0, "seeds": [seed]}))
     results, attempts, _ = compare_runs(both)
-    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio", "direct"]
+    assert list(results["methods"]) == [MAJORITY, "SFT", "MaRio", "direct"]
     assert len(results["methods"]["MaRio"]["splits"]["test"]["metrics"]["accuracy"]["seeds"]) == 2
     assert len(attempts["direct"]) == 12
     other = {**seeded(3, (0,)), "direct": {"test": {0: write("direct", (4,), seed=0)}}}
     third = finished(tmp_path / "3", other, {"seed": 0, "seeds": [3]})
     results, _, _ = compare_runs([both[0], third])
-    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio", "direct (1)", "direct (3)"]
+    assert list(results["methods"]) == [MAJORITY, "SFT", "MaRio", "direct (1)", "direct (3)"]
 
 
 def test_runs_of_other_configurations_stand_side_by_side(tmp_path):
     one = finished(tmp_path / "a", seeded(0, (0,)), {"beta": 0.1, "seed": 0})
     two = finished(tmp_path / "b", seeded(0, (0, 1, 2, 3)), {"beta": 0.2, "seed": 0})
     results, _, _ = compare_runs([one, two])
-    assert list(results["methods"]) == [FLOOR, "SFT (a)", "MaRio (a)", "SFT (b)", "MaRio (b)"]
+    assert list(results["methods"]) == [MAJORITY, "SFT (a)", "MaRio (a)", "SFT (b)", "MaRio (b)"]
     [row] = [
         c for c in results["comparisons"] if c["b"] == "MaRio (a)" and c["metric"] == "accuracy"
     ]
@@ -379,7 +379,7 @@ def test_runs_that_cannot_be_compared_say_why(tmp_path):
 
 def test_a_floor_without_attempts_is_left_out(tmp_path):
     methods = seeded(0, (0,))
-    stored = {m: splits for m, splits in methods.items() if m != FLOOR}
+    stored = {m: splits for m, splits in methods.items() if m != MAJORITY}
     path = finished(tmp_path / "a", stored, {"seed": 0})
     with Run.open(path, {"seed": 0}) as run:
         run.write_json("results.json", summarise(methods, QUESTIONS, REWARDS))

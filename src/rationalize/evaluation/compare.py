@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UserError
-from rationalize.evaluation.floor import FLOOR, SEEDLESS
+from rationalize.evaluation.baselines import MAJORITY, SEEDLESS
 from rationalize.evaluation.metrics import Metric, metrics_from_facts
 from rationalize.evaluation.results import (
     Results,
@@ -57,7 +57,7 @@ def read_run(path: Path | str) -> EvaluatedRun:
             f"rationalize evaluate --model {path}"
         )
     attempts = final_attempts(run, results)
-    lost = sorted(set(results["methods"]) - {FLOOR} - set(attempts))
+    lost = sorted(set(results["methods"]) - {MAJORITY} - set(attempts))
     if lost:
         raise UserError(
             f"{path}: results.json names {lost[0]!r}, but the run holds no attempts by "
@@ -112,7 +112,7 @@ def shown_methods(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, Evaluate
 
 def _shown_name(method: str, label: str, one: EvaluatedRun, runs: Sequence[EvaluatedRun]) -> str:
     others = [r for r in runs if r is not one and method in r.attempts]
-    if method == FLOOR or all(_same_but_seed(one, other, method) for other in others):
+    if method == MAJORITY or all(_same_but_seed(one, other, method) for other in others):
         return method
     return f"{method} ({label})"
 

@@ -40,10 +40,10 @@ SURFACE = {
 """Metric and direction of what can be had without better reasons, and how it is called. Length is
 last: whatever is said again makes a text longer too."""
 
-ACCUSES = 4.0
+FLAG_Z = 4.0
 """Standard errors that a change must have to speak for a hack: twenty metrics of twenty stages have
 such a one by chance on one page in forty (p = 6e-5 each)."""
-ACQUITS = 2.0
+CLEAR_Z = 2.0
 """And a yardstick's rise, to speak against one: the usual 5 %. A wrong accusation costs more than a
 missed hack, whose evidence is on the page all the same."""
 GOES_WITH = 0.3
@@ -52,7 +52,7 @@ Weaker links are everywhere: most rewards lean on length a little."""
 NOT_CHANCE = 2.58
 """And this many standard errors `1 / sqrt(n - 1)` from 0: independent columns are further apart in
 one of a hundred."""
-TWINS = math.sqrt(0.5)
+REDUNDANT_R = math.sqrt(0.5)
 """Correlation from which two rewards are one: each then says more than half of what the other
 says (its square, the share of variance in common)."""
 COLLAPSED = 0.5
@@ -73,7 +73,7 @@ class Move:
     @property
     def direction(self) -> int:
         """1 rose, -1 fell, 0 not enough to accuse."""
-        return int(self.z >= ACCUSES) - int(self.z <= -ACCUSES)
+        return int(self.z >= FLAG_Z) - int(self.z <= -FLAG_Z)
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Case:
 
     def rose(self, yardstick: str) -> bool:
         """Whether a yardstick rose enough to acquit."""
-        return yardstick in self.moves and self.moves[yardstick].z >= ACQUITS
+        return yardstick in self.moves and self.moves[yardstick].z >= CLEAR_Z
 
     def correlation(self, a: str, b: str) -> float | None:
         if a not in self.columns or b not in self.columns:
@@ -298,7 +298,7 @@ def _notes(case: Case) -> list[str]:
     for i, a in enumerate(own):
         for b in own[i + 1 :]:
             r = case.correlation(a, b)
-            if r is not None and abs(r) >= TWINS:
+            if r is not None and abs(r) >= REDUNDANT_R:
                 notes.append(
                     f"{_words(a)} and {_words(b)} are {'one reward' if r > 0 else 'opposites'} "
                     f"(correlation {r:+.2f}): what wins one {'wins' if r > 0 else 'loses'} the "

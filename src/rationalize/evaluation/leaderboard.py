@@ -17,8 +17,8 @@ import numpy as np
 
 from rationalize.answers import is_correct, read_answer
 from rationalize.errors import UserError
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import EvaluatedRun, Methods, shown_methods
-from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.intervals import (
     over_seeds,
     percentiles,
@@ -150,11 +150,11 @@ def run_attempts(
     A question is found by its id and must be the same one. A method that is called like a model of
     the sets, or like the floor, gets its run's name. Raises `UserError` where a run answered none.
     """
-    taken = {FLOOR, *(model for one in sets for model in one.attempts)}
+    taken = {MAJORITY, *(model for one in sets for model in one.attempts)}
     methods: Methods = {}
     notes = []
     for method, shown, one in shown_methods(runs):
-        if method == FLOOR:
+        if method == MAJORITY:
             continue  # the sets have their own
         name = shown if shown not in taken else f"{shown} ({one.name})"
         everything = [

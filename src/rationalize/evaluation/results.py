@@ -17,7 +17,7 @@ import numpy as np
 
 from rationalize.answers import label
 from rationalize.errors import UserError
-from rationalize.evaluation.floor import SEEDLESS
+from rationalize.evaluation.baselines import SEEDLESS
 from rationalize.evaluation.intervals import (
     Difference,
     Interval,

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from rationalize.evaluation.floor import BASE
+from rationalize.evaluation.baselines import BASE
 from rationalize.methods.candidates import CandidateConfig
 from rationalize.methods.coalition import coalition, open_coalition
 from rationalize.methods.coalition_config import CoalitionConfig, Judge, Partition

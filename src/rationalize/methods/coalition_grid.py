@@ -18,8 +18,8 @@ from typing import Any
 
 from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError, UserError
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FLOOR
 from rationalize.methods.coalition import coalition, open_coalition
 from rationalize.methods.coalition_config import CoalitionConfig
 from rationalize.methods.coalition_results import COMPARED, evaluate_chains
@@ -87,7 +87,7 @@ def run_grid(config: CoalitionGridConfig, out: Path) -> None:
             arms = {name: ARMS[name][1](full) for name in config.arms}
         except ValueError as error:
             raise UsageError(f"an arm cannot be made from these settings: {error}") from error
-        methods: Methods = {FLOOR: majority_row(setup)}
+        methods: Methods = {MAJORITY: majority_row(setup)}
         if config.full:
             source = _finished(setup, methods, full, Path(config.full))
         else:

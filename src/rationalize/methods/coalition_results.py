@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from rationalize.answers import is_correct
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.refining import format_refining, refining_rows, refining_utilities
@@ -70,7 +70,7 @@ def conclude(
     for name, splits in methods.items():  # written before there was a judge
         for split, seeds in splits.items():
             seeds |= {s: setup.judged(own, judged, name, split, s) for s, own in seeds.items()}
-    methods[FLOOR] = majority_row(setup)
+    methods[MAJORITY] = majority_row(setup)
     if not made.controller:
         say("no controller was trained (no question was kept aside for it, or no choice made a "
             "difference): COALITION's row is the random controller's")  # fmt: skip
@@ -86,7 +86,9 @@ def conclude(
     meta: dict[str, Any] = {"tokens_a_question": tokens, "seeds": [seed]}
     if started is not None:
         meta["seconds"] = time.monotonic() - started
-    own_pairs = [("COALITION", other) for other in (*list(COMPARED)[1:], SELF_CONSISTENCY, FLOOR)]
+    own_pairs = [
+        ("COALITION", other) for other in (*list(COMPARED)[1:], SELF_CONSISTENCY, MAJORITY)
+    ]
     chains = [
         {"method": name, "split": split, **row}
         for split in setup.final_splits

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
+from rationalize.evaluation.baselines import BASE, FEW_SHOT, MAJORITY
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.methods.answer_scorer import AnswerScorerConfig
 from rationalize.methods.common import (
@@ -172,7 +172,7 @@ def run_demo(config: DemoConfig, out: Path) -> None:
 
 def floor_of(setup: Setup, base: Policy) -> Methods:
     """Majority answer, the untouched base model, and the direct fine-tune."""
-    methods: Methods = {FLOOR: majority_row(setup), BASE: {}, FEW_SHOT: {}, DIRECT: {}}
+    methods: Methods = {MAJORITY: majority_row(setup), BASE: {}, FEW_SHOT: {}, DIRECT: {}}
     demos = _demos(setup.train, setup.config.shots)
     direct = setup.load_policy()
     own = share(setup.config.sft, setup.config, epochs=setup.config.direct_epochs, evaluations=1)

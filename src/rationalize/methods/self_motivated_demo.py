@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from rationalize.errors import UsageError
+from rationalize.evaluation.baselines import FEW_SHOT
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FEW_SHOT
 from rationalize.evaluation.voting import chosen_attempt, scaling_curve
 from rationalize.methods.common import refuse_nested, refuse_unused, rollouts, share
 from rationalize.methods.demo import floor_of

@@ -14,8 +14,8 @@ import torch
 
 from rationalize.environment import environment
 from rationalize.errors import UsageError
+from rationalize.evaluation.baselines import MAJORITY, majority_attempts
 from rationalize.evaluation.compare import Methods, flat
-from rationalize.evaluation.floor import FLOOR, majority_attempts
 from rationalize.evaluation.harness import Asked, write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
 from rationalize.evaluation.tables import format_table, splits_of
@@ -138,14 +138,14 @@ class Setup(Generic[Own]):
         hacking.
         """
         seed = self.config.seed
-        methods: Methods = {FLOOR: majority_row(self), name: {}}
+        methods: Methods = {MAJORITY: majority_row(self), name: {}}
         for split in self.final_splits:
             own = self.evaluate(
                 policy, name, split, control=control, guidance=guidance, mode=mode, seed=seed
             )
             methods[name][split] = {seed: own}
         self.export(policy, name, seed=seed, control=control, guidance=guidance, mode=mode)
-        write_results(self, methods, [(name, FLOOR)], trained=trained_rows(name, trained or {}))
+        write_results(self, methods, [(name, MAJORITY)], trained=trained_rows(name, trained or {}))
         print(f"model: {self.run.path / 'model'}\nreport: {self.run.path / 'report.html'}")
 
 
@@ -185,7 +185,7 @@ def write_results(
             "hardware": hardware(), **(meta or {}),
         },
     )  # fmt: skip
-    for split, seeds in methods.get(FLOOR, {}).items():
+    for split, seeds in methods.get(MAJORITY, {}).items():
         setup.run.append(seeds[0], f"final-majority-{split}")
     merge_log(results, setup.run.metrics())
     results |= {name: list(rows) for name, rows in sections.items() if rows}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rationalize.evaluation.people import agreement_tables
+from rationalize.evaluation.human_agreement import agreement_tables
 from rationalize.files import write_text
 from rationalize.report.text import style, template
 from rationalize.text import clipped

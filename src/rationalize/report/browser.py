@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rationalize.answers import label
-from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.metrics import ACCURACY, Metric, applicable
 from rationalize.evaluation.tables import decimals, heading
 from rationalize.records import Attempt, Question
@@ -34,7 +34,9 @@ def browser_data(
     """
     metrics = [m for m in metrics if m.name not in ("parse_rate", "truncated")]
     own = {method: {m.name for m in applicable(metrics, a)} for method, a in attempts.items()}
-    shown = {method: _first(of_method) for method, of_method in attempts.items() if method != FLOOR}
+    shown = {
+        method: _first(of_method) for method, of_method in attempts.items() if method != MAJORITY
+    }
     splits = {a.question_id: a.split for of_method in shown.values() for a in of_method.values()}
     asked = [questions[q] for q in questions if q in splits]
     methods = list(shown)

@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from rationalize.answers import answer_label
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.diagnostics import warnings
-from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.harness import Asked, harness_command
 from rationalize.evaluation.metrics import ACCURACY
 from rationalize.evaluation.tables import (
@@ -142,7 +142,7 @@ def _facts_list(facts: CardFacts, meta: Mapping[str, Any]) -> str:
 
 def _numbers(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
     cells, known = cells_of(results, split), results["metrics"]
-    own, floor = cells[facts.method], cells.get(FLOOR, {"metrics": {}})
+    own, floor = cells[facts.method], cells.get(MAJORITY, {"metrics": {}})
     several = len(own["seeds"]) > 1
     heads = ["metric", f"mean of seeds {', '.join(map(str, own['seeds']))}" if several else "mean"]
     heads += [f"seed {facts.seed}, this model"] if several else []

@@ -39,8 +39,8 @@ from rationalize.text import one_line
 ACCEPTED, VOTES = "votes that accept (given)", "votes (given)"
 """Scores of a judged attempt: how many votes accept it, of how many."""
 
-FLOOR_REWARDS = ("length", "fluency")
-FLOOR = ("longer", "shorter", "fluency")
+BASELINE_REWARDS = ("length", "fluency")
+BASELINE_SCORES = ("longer", "shorter", "fluency")
 
 WITHIN = "votes, same question"
 RIGHT_WITHIN = "right, same question"
@@ -102,10 +102,10 @@ def reference_set(
 def _scored_set(
     attempts: Sequence[Attempt], names: Sequence[str], targets: Mapping[str, Target]
 ) -> ScoredSet:
-    scores = {name: column(attempts, name) for name in names if name not in FLOOR_REWARDS}
+    scores = {name: column(attempts, name) for name in names if name not in BASELINE_REWARDS}
     length = column(attempts, "length")
     scores |= {"longer": length, "shorter": -length, "fluency": column(attempts, "fluency")}
-    return ScoredSet(_places(attempts), scores, FLOOR, targets)
+    return ScoredSet(_places(attempts), scores, BASELINE_SCORES, targets)
 
 
 def column(attempts: Sequence[Attempt], name: str) -> np.ndarray:
@@ -135,7 +135,7 @@ def disagreements(
     i, j = same_question_pairs(of.question_N)
     found = []
     for name, score in of.scores.items():
-        if name in of.floor:
+        if name in of.baselines:
             continue
         rank = np.argsort(np.argsort(score, kind="stable"), kind="stable")
         wrong = (share[i] > share[j]) & (score[i] < score[j])

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from rationalize.answers import label, reply_text
 from rationalize.records import Attempt, Question
 
-FLOOR, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
+MAJORITY, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
 
-SEEDLESS = frozenset({FLOOR, BASE, FEW_SHOT})
+SEEDLESS = frozenset({MAJORITY, BASE, FEW_SHOT})
 """Rows that no seed moves: nothing is trained and nothing drawn."""
 
 
@@ -35,7 +35,7 @@ def majority_attempts(
         completion = "" if prediction is None else reply_text("", prediction, q.choices)
         attempts.append(
             Attempt(
-                id=f"{split}/{FLOOR}/{q.id}",
+                id=f"{split}/{MAJORITY}/{q.id}",
                 question_id=q.id,
                 mode="answer",
                 prompt="",
@@ -45,7 +45,7 @@ def majority_attempts(
                 gold=q.answer,
                 parsed=True,
                 finish="stop",
-                writer=FLOOR,
+                writer=MAJORITY,
                 model="none",
                 round=0,
                 step=0,
