@@ -1,5 +1,5 @@
-"""The floor of every table: its rows' names, and always the answer that is most often right,
-without looking at the question.
+"""The baselines of every table: their rows' names, and the majority answer, given without reading
+the question.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from rationalize.records import Attempt, Question
 MAJORITY, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
 
 SEEDLESS = frozenset({MAJORITY, BASE, FEW_SHOT})
-"""Rows that no seed moves: nothing is trained and nothing drawn."""
+"""Rows that do not depend on a seed: nothing is trained and nothing is sampled."""
 
 
 def majority_attempts(
     reference: Iterable[Question], questions: Sequence[Question], *, split: str
 ) -> list[Attempt]:
-    """One attempt per question, by the rule that is most often right on the `reference`.
+    """One attempt per question, by the rule that is most often right on the `reference` questions.
 
     The rule is an answer's text ("yes") or a choice's position ("(B)"), whichever is right more
-    often: files differ in which of the two stands still. Attempts have the mode `answer`, so that
-    no rationale is measured.
+    often: some sets repeat the answers' texts, others only the positions. Attempts have the mode
+    `answer`, so that no rationale is measured. Raises `ValueError` without reference questions.
     """
     position, text = _majority(reference)
     attempts = []
@@ -65,7 +65,7 @@ def majority_rule(reference: Iterable[Question]) -> str:
 
 def _majority(reference: Iterable[Question]) -> tuple[int, str | None]:
     """Position and text of the most frequent gold answer; the text is None where the position is
-    right more often.
+    right more often. Ties go to the text, the later text and the earlier position.
     """
     reference = list(reference)
     if not reference:
