@@ -122,10 +122,10 @@ def develop(
     attempts = {name: judged_attempts(own, name) for name, own in dev.items()}
     questions = {q.question.id: q.question for own in dev.values() for q in own}
     merged: dict[str, list[Attempt]] = attempts
-    floor = load_rewards(BASELINE_REWARDS, base=base)
+    baselines = load_rewards(BASELINE_REWARDS, base=base)
     for name in [*args.candidates, "floor"]:
         stage = run.stage(f"dev-{slug(name)}")
-        rewards = floor if name == "floor" else [candidate(name, args, taboo, base)]
+        rewards = baselines if name == "floor" else [candidate(name, args, taboo, base)]
         suite = RewardSuite(rewards, cache=stage.folder("scores"))
         methods = {JUDGED: {name: {0: own} for name, own in attempts.items()}}
         same_inputs(stage, questions, methods, suite)

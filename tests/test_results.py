@@ -1,4 +1,4 @@
-"""results.json: its structure, the floor, tables for the terminal, and several runs in one."""
+"""results.json: structure, the majority answer, tables for the terminal, several runs in one."""
 
 import json
 from dataclasses import dataclass, replace
@@ -133,16 +133,16 @@ def test_p_is_corrected_over_all_pairs_of_a_split_and_diagnostics_apart():
     methods |= {"C": {**methods["C"], "dev": {0: write("C", split="dev")}}}
     methods["A"]["dev"] = {0: write("A", (0,), split="dev")}
     results = summarise(methods, QUESTIONS, REWARDS, pairs=[("C", "A"), ("C", "B"), ("B", "A")])
-    found = {(c["a"], c["b"], c["split"], c["metric"]): c for c in results["comparisons"]}
-    accuracy = [found[a, b, "test", "accuracy"] for a, b in ("CA", "CB", "BA")]
+    rows = {(c["a"], c["b"], c["split"], c["metric"]): c for c in results["comparisons"]}
+    accuracy = [rows[a, b, "test", "accuracy"] for a, b in ("CA", "CB", "BA")]
     assert [row["p"] for row in accuracy] == [2 / 2**9, 2 / 2**3, 2 / 2**6]
     # twelve tests count: three pairs by accuracy, NRG (the same p), consistency, diversity (p = 1)
     assert [row["tests"] for row in accuracy] == [12, 12, 12]
     assert accuracy[0]["p_holm"] == 12 * 2 / 2**9
     assert accuracy[2]["p_holm"] == pytest.approx(10 * 2 / 2**6)
     assert [is_significant(row) for row in accuracy] == [True, False, False]
-    assert found["C", "A", "test", "parse_rate"]["tests"] == 9
-    assert found["C", "A", "dev", "accuracy"]["tests"] == 4
+    assert rows["C", "A", "test", "parse_rate"]["tests"] == 9
+    assert rows["C", "A", "dev", "accuracy"]["tests"] == 4
     text = format_table(results, "test")
     assert "p/Holm's p (* interval without 0 and Holm's p < .05)" in text
     assert "+75.0 [+50.0, +100.0] .004/.047*" in text
@@ -175,8 +175,8 @@ def test_undefined_diagnostics_are_left_out_of_means_and_differences():
     assert (row["mean"], row["n"], row["seeds"]) == (0.5, 4, [0.5, pytest.approx(2 / 3)])
     assert "told" not in of["none"]["metrics"]
     assert of["none"]["undefined"]["told"] == 1.0
-    [found] = [r for r in results["comparisons"] if r["metric"] == "told"]
-    assert (found["a"], found["b"], found["n"], found["mean"]) == ("SFT", "MaRio", 1, 0.0)
+    [row] = [r for r in results["comparisons"] if r["metric"] == "told"]
+    assert (row["a"], row["b"], row["n"], row["mean"]) == ("SFT", "MaRio", 1, 0.0)
 
 
 def test_an_undefined_score_counts_as_worst_and_is_reported():
@@ -301,9 +301,9 @@ def finished(path, methods, config, questions=QUESTIONS):
 
 
 def seeded(seed, wrong):
-    floor = majority_attempts(QUESTIONS.values(), list(QUESTIONS.values()), split="test")
+    majority = majority_attempts(QUESTIONS.values(), list(QUESTIONS.values()), split="test")
     return {
-        MAJORITY: {"test": {0: floor}},
+        MAJORITY: {"test": {0: majority}},
         "SFT": {"test": {seed: write("SFT", (0, 1, 2), seed=seed)}},
         "MaRio": {"test": {seed: write("MaRio", wrong, seed=seed)}},
     }
@@ -421,10 +421,10 @@ def test_rows_that_were_scored_again_are_read_once(tmp_path):
     with Run.open(path, {}) as run:
         run.append(again, "judged-SFT-test-0")
     run = Run.read(path)
-    found = final_attempts(run, run.read_json("results.json"))["SFT"]["test"]
-    assert [len(found[seed]) for seed in (0, 1)] == [12, 12]
-    assert {a.rewards["utility"] for a in found[0]} == {0.5}
-    assert not any("utility" in a.rewards for a in found[1])
+    seeds = final_attempts(run, run.read_json("results.json"))["SFT"]["test"]
+    assert [len(seeds[seed]) for seed in (0, 1)] == [12, 12]
+    assert {a.rewards["utility"] for a in seeds[0]} == {0.5}
+    assert not any("utility" in a.rewards for a in seeds[1])
 
 
 def test_methods_are_compared_over_the_seeds_that_both_have():
@@ -443,8 +443,8 @@ def test_methods_are_compared_over_the_seeds_that_both_have():
     }
     pairs = [("PPO", "RFT"), ("RFT", BASE), ("PPO", "other")]
     results = summarise(methods, questions, pairs=pairs)
-    found = {(c["a"], c["b"]): c for c in results["comparisons"] if c["metric"] == "accuracy"}
-    assert found["PPO", "RFT"]["mean"] == 0.0
-    assert found["PPO", "RFT"]["seeds"] == [[1], [1]]
-    assert found["RFT", BASE]["mean"] == 0.5  # no seed moves the base model
-    assert ("PPO", "other") not in found
+    rows = {(c["a"], c["b"]): c for c in results["comparisons"] if c["metric"] == "accuracy"}
+    assert rows["PPO", "RFT"]["mean"] == 0.0
+    assert rows["PPO", "RFT"]["seeds"] == [[1], [1]]
+    assert rows["RFT", BASE]["mean"] == 0.5  # no seed moves the base model
+    assert ("PPO", "other") not in rows

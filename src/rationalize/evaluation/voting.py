@@ -3,8 +3,8 @@
 Estimates for k of N attempts, drawn without replacement:
 
     pass@k       1 - C(N - c, k) / C(N, k), with c of N right (arXiv 2107.03374)
-    best-of-k    sum_i c_i C(N - i - 1, k - 1) / C(N, k), attempts i = 0, 1, .. sorted by score, best
-                 first, c_i = 1 where attempt i is right (V-STaR, arXiv 2402.06457)
+    best-of-k    sum_i c_i C(N - i - 1, k - 1) / C(N, k), with attempts i = 0, 1, .. by score, best
+                 first, and c_i = 1 where attempt i is right (V-STaR, arXiv 2402.06457)
     maj@k        mean over drawn subsets of size k
 """
 

@@ -71,7 +71,7 @@ def measure_agreement(
     prefer: tuple[str, str],
 ) -> dict[str, Any]:
     """Score all rationales, which a second start goes on with, and write `agreement.json` and
-    `report.html` into the run. The suite must hold `length` and `fluency`, the floor.
+    `report.html` into the run. The suite must hold `length` and `fluency`, the baselines.
     """
     from rationalize.evaluation.agreement import agreement_rows
     from rationalize.evaluation.human_agreement import (
