@@ -377,7 +377,7 @@ def test_runs_that_cannot_be_compared_say_why(tmp_path):
         compare_runs([one, tmp_path / "c"])
 
 
-def test_a_floor_without_attempts_is_left_out(tmp_path):
+def test_a_majority_row_without_attempts_is_left_out(tmp_path):
     methods = seeded(0, (0,))
     stored = {m: splits for m, splits in methods.items() if m != MAJORITY}
     path = finished(tmp_path / "a", stored, {"seed": 0})

@@ -70,6 +70,7 @@ def _majority(reference: Iterable[Question]) -> tuple[int, str | None]:
     reference = list(reference)
     if not reference:
         raise ValueError("the majority answer needs reference questions")
+    # ties are broken by value, so that the order of the questions does not matter
     texts = Counter(q.answer for q in reference)
     positions = Counter(q.choices.index(q.answer) for q in reference if q.choices)
     text = max(texts, key=lambda t: (texts[t], t))

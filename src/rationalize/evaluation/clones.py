@@ -27,6 +27,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], order: int = 4) -
     """
     if len(hypotheses) != len(references):
         raise ValueError(f"found {len(hypotheses)} hypotheses and {len(references)} references")
+    # clipped n-gram matches over the whole corpus, by order
     matched, total = [0.0] * order, [0] * order
     length = reference_length = 0
     for hypothesis, reference in zip(hypotheses, references, strict=True):
@@ -36,6 +37,7 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str], order: int = 4) -
             counts, reference_counts = _ngrams(ours, n), _ngrams(theirs, n)
             matched[n - 1] += sum(min(c, reference_counts[g]) for g, c in counts.items())
             total[n - 1] += sum(counts.values())
+    # geometric mean of the precisions, times the brevity penalty
     used = [(m or 0.5, t) for m, t in zip(matched, total, strict=True) if t]
     if not used or not length:
         return 0.0

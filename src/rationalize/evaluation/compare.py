@@ -60,6 +60,7 @@ def read_run(path: Path | str) -> EvaluatedRun:
             f"rationalize evaluate --model {path}"
         )
     attempts = final_attempts(run, results)
+    # a majority row without attempts is left out of a comparison
     missing = sorted(set(results["methods"]) - {MAJORITY} - set(attempts))
     if missing:
         raise UserError(
@@ -82,6 +83,7 @@ def compare_runs(
     runs = [read_run(path) for path in paths]
     labels = _distinct_names(runs)
     questions = _merged_questions(runs)
+    # attempts of equal methods are joined, seed by seed
     methods: Methods = {}
     for method, label, run in shown_methods(runs):
         if label in SEEDLESS and label in methods:
@@ -95,6 +97,7 @@ def compare_runs(
         "seeds": sorted({a.seed for a in everything}),
     }
     results = summarise_metrics(methods, questions, _common_metrics(runs), pairs=pairs, meta=meta)
+    # rows of the runs' logs are labelled, so that charts keep the runs apart
     for label, evaluated in zip(labels, runs, strict=True):
         origin = {"run": label} if len(runs) > 1 else {}
         merge_log(results, evaluated.run.metrics(), **origin)
@@ -136,6 +139,7 @@ def _same_but_seed(a: EvaluatedRun, b: EvaluatedRun, method: str) -> bool:
     ]
     if configs[0] != configs[1] or method in SEEDLESS:
         return configs[0] == configs[1]
+    # two runs of one seed that wrote different attempts differ in more than the configuration says
     first, second = (
         {
             (split, seed): [(a.question_id, a.completion, a.prediction) for a in attempts]

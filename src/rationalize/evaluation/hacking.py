@@ -196,6 +196,7 @@ def moves(rounds: Mapping[str, Sequence[Row]]) -> dict[str, Move]:
 
 def _z(first: Row, last: Row) -> float:
     change = last["mean"] - first["mean"]
+    # without intervals there is no standard error; with intervals of width 0 any change is certain
     if change == 0 or "low" not in first or "low" not in last:
         return 0.0
     widths = [row["high"] - row["low"] for row in (first, last)]  # 2 * 1.96 standard errors each
@@ -293,6 +294,7 @@ def _notes(case: Case) -> list[str]:
     notes = []
     scored = [name for name in case.trained if name in case.columns]
     for name in scored:
+        # share of the attempts at the upper end of the range
         high = case.facts[name]["high"]
         column = case.columns[name]
         share = float((column >= high).mean()) if high is not None and len(column) else 0.0

@@ -69,6 +69,8 @@ def harness_task(
     decoding: dict[str, Any] = {"do_sample": False}
     if not sampling.greedy:
         decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    # what is read: the letter of a choice or a free-form text; after the last answer sentence, or
+    # from the beginning where the reply is the answer alone
     reading = _LETTER if all(q.choices for q in questions) else _TEXT
     lead = _LAST if asked.mode == "rationale_answer" else r"(?is)\A\s*"
     return {

@@ -66,11 +66,12 @@ def judged_attempts(judged: Iterable[JudgedQuestion], split: str) -> list[Attemp
 
 def judged_set(attempts: Sequence[Attempt], names: Sequence[str]) -> ScoredSet:
     """Judged attempts with their scores by `names`; length and fluency become the baselines."""
-    accepted, votes = column(attempts, ACCEPTED), column(attempts, VOTES)
+    accepted, votes = column(attempts, ACCEPTED), column(attempts, VOTES)  # (N,) each
     single = Target(
         accepted, votes - accepted,
         ceilings={OTHERS: others_votes(accepted, votes), OWN: accepted / votes},
     )  # fmt: skip
+    # a draw has no majority and weighs nothing
     majority = Target(1.0 * (2 * accepted > votes), 1.0 * (2 * accepted < votes))
     targets = {
         "single votes": single,
@@ -93,6 +94,7 @@ def reference_set(
         for model in dict.fromkeys(writers.tolist())
     }
     targets[RIGHT_WITHIN] = Target(right, 1 - right, within=True)
+    # one model over the other on the same question: all pairs, then those where both are right
     a, b = (1.0 * (writers == model) for model in prefer)
     if a.any() and b.any():
         name = " over ".join(prefer)
@@ -136,6 +138,7 @@ def disagreements(
     for name, score in of.scores.items():
         if name in of.baselines:
             continue
+        # ranks, because rewards differ in scale
         rank = np.argsort(np.argsort(score, kind="stable"), kind="stable")
         wrong = (share[i] > share[j]) & (score[i] < score[j])
         better, worse = i[wrong], j[wrong]

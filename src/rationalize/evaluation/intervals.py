@@ -154,7 +154,8 @@ def same_questions(a: Mapping[str, object], b: Mapping[str, object]) -> None:
 def resampled_means(values_Q: Values, *, samples: int = 10_000, seed: int = 0) -> np.ndarray:
     """Means of `samples` draws of Q out of Q questions with replacement, (samples,)."""
     values = question_means(values_Q)
-    counts = resample_counts(len(values), samples, seed)
+    # the draws are stored as counts; a mean is then a product, taken in chunks to bound the memory
+    counts = resample_counts(len(values), samples, seed)  # (samples, Q)
     rows = max(1, _CELLS // len(values))
     chunks = [counts[i : i + rows].astype(np.float64) @ values for i in range(0, samples, rows)]
     return np.concatenate(chunks) / len(values)

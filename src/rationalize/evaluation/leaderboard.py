@@ -79,6 +79,7 @@ def read_set(
             f"{files[0]}: none of its {len(rows)} rationales answers a question of {name}'s test "
             f"file; expected ids such as {next(iter(questions))!r}"
         )
+    # rationales by model and question, each once
     notes = []
     if len(known) < len(rows):
         notes.append(
@@ -94,6 +95,7 @@ def read_set(
                 "one per model and question. Leave one out"
             )
         by_id[row.id] = row
+    # what is missing, or contradicts the answer key
     coverage = [_coverage(name, questions, model, by_id) for model, by_id in by_model.items()]
     for counts, by_id in zip(coverage, by_model.values(), strict=True):
         notes += _notes(counts, [r for r in by_id.values() if _disagrees(r, questions[r.id])])
@@ -236,7 +238,7 @@ def over_sets(
     draws: dict[tuple[str, str], np.ndarray] = {}
     counts: Counter[tuple[str, str]] = Counter()
     names = list(dict.fromkeys(name for splits in methods.values() for name in splits))
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(names):  # a seed per set, so that sets are resampled independently
         for method, splits in methods.items():
             attempts = [a for of_seed in splits.get(name, {}).values() for a in of_seed]
             for metric in applicable(metrics, attempts) if attempts else ():

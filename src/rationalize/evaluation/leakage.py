@@ -42,6 +42,7 @@ def leakage_adjusted(
     if not scored:
         return None
     index = {q: i for i, q in enumerate(dict.fromkeys(q for q, _, _ in scored))}
+    # questions by groups: open, leaking
     sums_QG, counts_QG = np.zeros((len(index), 2)), np.zeros((len(index), 2))
     for q, score, leak in scored:
         sums_QG[index[q], leak] += score or 0.0

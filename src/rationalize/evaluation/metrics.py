@@ -130,6 +130,7 @@ def metrics_of(
     it is built in. Raises `ValueError` where `nrg` names a reward without a finite range.
     """
     named = [reward_metric(r) for r in rewards if r.name != "correctness"]
+    # NRG maps each reward to [0, 1] by its range, which must be finite
     bounded = [m.name for m in named if math.isfinite(m.low) and math.isfinite(m.high)]
     chosen = bounded if nrg is None else list(nrg)
     if not set(chosen) <= set(bounded):

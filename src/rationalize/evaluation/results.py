@@ -159,6 +159,7 @@ def _cell(
 ) -> dict[str, Any]:
     """The entry of a method on a split."""
     attempts = [a for s in sorted(seeds) for a in seeds[s]]
+    # what the report warns about: undefined scores, and scores outside the declared range
     undefined, outside = {}, {}
     for metric in applicable(metrics, attempts):
         if metric.role != "task":
@@ -265,6 +266,7 @@ def correct(results: Results) -> Results:
     """Add `p_holm` to every comparison, corrected over the `tests` of its family: all differences
     of its split in rewards and task metrics, or all in diagnostics.
     """
+    # diagnostics are shown, not claimed: they must not cost the other metrics their significance
     families: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in results["comparisons"]:
         diagnostic = results["metrics"][row["metric"]]["role"] == "diagnostic"

@@ -41,9 +41,10 @@ def suspects(
         return []
 
     def percentiles(names: Sequence[str]) -> np.ndarray:
+        # mean over the metrics of the mid-rank percentile, (N,)
         values = [[by_name[n].value(a, questions[a.question_id]) for a in attempts] for n in names]
         ranks = [(average_ranks(np.array(v)) - 0.5) / len(attempts) for v in values]
-        return np.mean(ranks, axis=0)  # (N,)
+        return np.mean(ranks, axis=0)
 
     gaps_N = percentiles(trained) - percentiles(held_out)
     surface = [name for name in dict.fromkeys(n for n, _ in SURFACE) if name in by_name]

@@ -102,6 +102,7 @@ def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[
         return -accuracy["sets"], -accuracy["mean"]
 
     order = sorted(over, key=rank)
+    # accuracy by set
     cells = {split: cells_of(results, split) for split in splits}
     by_set = [["", "sets", "n", "all sets", *map(one_line, splits)]]
     for method in order:
@@ -113,6 +114,7 @@ def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[
         ]  # fmt: skip
         lead = [one_line(method), str(accuracy["sets"]), str(accuracy["n"])]
         by_set.append([*lead, show_interval(accuracy, facts["accuracy"]), *numbers])
+    # every metric over the sets
     names = [m for m in facts if any(m in rows for rows in over.values())]
     by_metric = [["", "sets", "n", *(heading(m, facts[m]) for m in names)]]
     for method in order:
@@ -188,6 +190,7 @@ def aligned(rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
         if blocks[-1] and used + widths[i] > width:
             blocks.append([])
         blocks[-1].append(i)
+    # the text of each block, with a line below its header
     texts = []
     for block in blocks:
         columns = [*range(fixed), *block]

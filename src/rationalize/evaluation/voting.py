@@ -48,6 +48,7 @@ def best_of_k(ranked_correct_N: Sequence[float], k: int) -> float:
 def best_by_score(correct_N: Sequence[bool], scores_N: Sequence[float], k: int) -> float:
     """`best_of_k` by these scores; every order of equal scores is equally likely."""
     scores, correct = np.asarray(scores_N, dtype=float), np.asarray(correct_N, dtype=float)
+    # attempts of equal score share their mean correctness, which averages over their orders
     ranked = np.empty(len(scores))
     order = np.argsort(-scores, kind="stable")
     for value in np.unique(scores):
@@ -81,7 +82,7 @@ def majority_at_k(
     _check(n, k)
     rng = np.random.default_rng([seed, n, k])
     chances = []
-    for _ in range(1 if k == n else draws):
+    for _ in range(1 if k == n else draws):  # k = N has a single subset
         tied = leaders([answers_N[i] for i in rng.choice(n, k, replace=False)])
         chances.append(sum(map(right, tied)) / len(tied) if tied else 0.0)
     return float(np.mean(chances))
@@ -124,6 +125,7 @@ def scaling_curve(
         rules["best by reward model"] = lambda group, k: best_by_score(
             _right(group, question_of(group)), _scores(group, score), k
         )
+    # k: powers of two below N, then N
     rows = []
     for rule, accuracy in rules.items():
         for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n):

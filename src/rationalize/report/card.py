@@ -150,6 +150,7 @@ def _numbers(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
     heads += [f"seed {facts.seed}, this model"] if several else []
     heads += ["questions", "majority answer"]
     rows = [heads, ["---"] * len(heads)]
+    # the mean is over all seeds of the method; a further column has this model's own value
     for name in metrics_of_split(results, split):
         if name not in model["metrics"]:
             continue

@@ -35,6 +35,7 @@ def changes(before: str, after: str) -> list[tuple[str, str]]:
     """
     old, new = before.split(), after.split()
     parts = []
+    # autojunk would ignore words that are frequent in long texts
     for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":
             parts.append(("same", " ".join(old[i:j])))

@@ -144,6 +144,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def _frame(points: Sequence[Point], *, pad_x: bool) -> _Frame:
+    # intervals must fit too; padding keeps marks off the edge
     xs = [p.x for p in points]
     ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     x_low, x_high = _apart(min(xs), max(xs))
@@ -164,15 +165,18 @@ def _apart(low: float, high: float) -> tuple[float, float]:
 def _axes(frame: _Frame, x_label: str, y_label: str, x_ticks: Mapping[float, str] | None) -> str:
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
     parts = []
+    # y: grid lines and numbers
     for value in ticks(frame.y_low, frame.y_high):
         y = frame.y(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
         parts.append(_text(_LEFT - 5, y + 3.5, _number(value), "end"))
+    # x: ticks and their names
     shown = x_ticks or {v: _number(v) for v in ticks(frame.x_low, frame.x_high)}
     for value, name in shown.items():
         x = frame.x(value)
         parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
         parts.append(_text(x, bottom + 15, name, "middle"))
+    # the x axis, and the labels of both
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(_text((_LEFT + right) / 2, HEIGHT - 5, x_label, "middle", "name"))
     middle = (_TOP + bottom) / 2
@@ -186,6 +190,7 @@ def _intervals(frame: _Frame, s: Series, shift: float) -> str:
     points = [(p.x, p.low, p.high) for p in s.points if p.low is not None and p.high is not None]
     if not points:
         return ""
+    # a band needs two points; a single one gets a bar
     if s.band and len(points) > 1:
         upper = [f"{frame.x(x)},{frame.y(high)}" for x, _, high in points]
         lower = [f"{frame.x(x)},{frame.y(low)}" for x, low, _ in reversed(points)]

@@ -107,6 +107,7 @@ def _chart(case: Case) -> Any:
     colours = colours_of(names)
     series, ticks = [], {}
     for name in names:
+        # the unit is the largest standard error of any round
         widths = [r["high"] - r["low"] for r in case.rounds[name] if "low" in r]
         error = max(widths, default=0.0) / (2 * 1.96)
         if error == 0:

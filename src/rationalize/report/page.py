@@ -58,6 +58,7 @@ def render(
     on_first = {m: [a for a in of_method if a.split == first] for m, of_method in attempts.items()}
     of_first = {m: of_method for m, of_method in on_first.items() if of_method}
     browser = browser_data(attempts, questions, metrics, _pair(results, attempts))
+    # the page's policy allows this one script, by its hash
     script = Markup((HOME / "page.js").read_text(encoding="utf-8"))
     return template("page.html.j2").render(
         title=_title(results),

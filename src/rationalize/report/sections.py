@@ -216,6 +216,7 @@ def against_length(
 def _cloud(
     metric: Metric, attempts: Sequence[Attempt], questions: Mapping[str, Question]
 ) -> list[Point]:
+    # every n-th attempt, so that a cloud has at most SCATTER_POINTS dots
     some = attempts[:: max(1, -(-len(attempts) // SCATTER_POINTS))]
     x, y = score_column(LENGTH, some, questions), score_column(metric, some, questions)
     defined = np.isfinite(y)

@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from rationalize.text import visible
 
+# `</script>` would end the element, U+2028 and U+2029 end a line of older JavaScript
 _SCRIPT_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-
 
 HOME = Path(__file__).parent
 """Folder of templates, style and script."""
