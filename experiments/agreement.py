@@ -25,9 +25,8 @@ from pathlib import Path
 from tables import markdown
 
 from rationalize.evaluation.agreement import MEAN_OF_SETS, agreement_rows
-from rationalize.evaluation.leaderboard import ReferenceSet, read_set, some_of
-from rationalize.evaluation.people import (
-    FLOOR_REWARDS,
+from rationalize.evaluation.human_agreement import (
+    BASELINE_REWARDS,
     WITHIN,
     agreement_tables,
     judged_attempts,
@@ -73,7 +72,7 @@ UNTRAINED, GAIN = "base model, yes or no", "base model, gain from the question"
 TRAINING_FREE = (UNTRAINED, GAIN)
 
 OTHER_REWARDS = ("consistency", "information_gain", "simulatability", "prediction_leak",
-                 "diversity", *FLOOR_REWARDS)  # fmt: skip
+                 "diversity", *BASELINE_REWARDS)  # fmt: skip
 PREFER = ("gpt3", "llama-7b")
 
 
@@ -122,10 +121,10 @@ def develop(
     attempts = {name: judged_attempts(own, name) for name, own in dev.items()}
     questions = {q.question.id: q.question for own in dev.values() for q in own}
     merged: dict[str, list[Attempt]] = attempts
-    floor = load_rewards(FLOOR_REWARDS, base=base)
+    baselines = load_rewards(BASELINE_REWARDS, base=base)
     for name in [*args.candidates, "floor"]:
         stage = run.nested(f"dev-{slug(name)}")
-        rewards = floor if name == "floor" else [candidate(name, args, taboo, base)]
+        rewards = baselines if name == "floor" else [candidate(name, args, taboo, base)]
         suite = RewardSuite(rewards, cache=stage.folder("scores"))
         methods = {JUDGED: {name: {0: own} for name, own in attempts.items()}}
         same_inputs(stage, questions, methods, suite)
@@ -134,7 +133,7 @@ def develop(
             name: [a.scored(b.rewards) for a, b in zip(own, scored[name][0], strict=True)]
             for name, own in merged.items()
         }
-    names = [*args.candidates, *FLOOR_REWARDS]
+    names = [*args.candidates, *BASELINE_REWARDS]
     rows = agreement_rows({name: judged_set(own, names) for name, own in merged.items()})
     run.write_json("development.json", rows)
     return rows

@@ -22,8 +22,8 @@ from rationalize.evaluation.agreement import (
     others_votes,
 )
 from rationalize.evaluation.metrics import GIVEN
-from rationalize.evaluation.people import (
-    FLOOR,
+from rationalize.evaluation.human_agreement import (
+    BASELINE_SCORES,
     OTHERS,
     OWN,
     WITHIN,
@@ -33,6 +33,8 @@ from rationalize.evaluation.people import (
     judged_set,
     reference_set,
 )
+from rationalize.evaluation.intervals import resample_counts
+from rationalize.evaluation.metrics import GIVEN
 from rationalize.questions.judged import JudgedQuestion, JudgedRationale, load_judged_questions
 from tests.toys import attempt, question
 
@@ -111,9 +113,9 @@ def test_equals_mann_whitney_on_single_votes(seed):
     accepted, score = rng.integers(0, 4, 30), rng.integers(0, 8, 30) / 4
     up, down = np.repeat(score, accepted), np.repeat(score, 3 - accepted)
     u = stats.mannwhitneyu(up, down).statistic
-    own = (accepted * (3 - accepted)).sum()
-    found = auroc(score, target(accepted, 3 - accepted), np.arange(30))[0]
-    assert found == pytest.approx((u - own / 2) / (len(up) * len(down) - own))
+    tied = (accepted * (3 - accepted)).sum()
+    reached = auroc(score, target(accepted, 3 - accepted), np.arange(30))[0]
+    assert reached == pytest.approx((u - tied / 2) / (len(up) * len(down) - tied))
     right = rng.integers(0, 2, 30)  # with plain labels nothing is left out
     u = stats.mannwhitneyu(score[right == 1], score[right == 0]).statistic
     plain = auroc(score, target(right, 1 - right), np.arange(30))[0]
@@ -135,9 +137,9 @@ def test_equals_every_pair_counted_in_every_resample(within, rows, seed):
     better, worse, at, score = (np.array(c) for c in zip(*rows, strict=True))
     of = target(better, worse, within)
     counts = resample_counts(int(at.max()) + 1, 4, seed)
-    found = auroc(score, of, at, counts)
-    expected = [by_loops(score, of, at, own.astype(float)) for own in counts]
-    assert found == pytest.approx(expected, nan_ok=True)
+    reached = auroc(score, of, at, counts)
+    expected = [by_loops(score, of, at, resample.astype(float)) for resample in counts]
+    assert reached == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.parametrize("within", [False, True], ids=KINDS)
@@ -196,15 +198,15 @@ def test_differences_are_on_the_rationales_where_both_are_defined():
     of = noisy(0)
     scores = {**of.scores, "good": of.scores["good"].copy()}
     scores["good"][::3] = np.nan
-    partial = ScoredSet(of.question_N, scores, of.floor, of.targets)
+    partial = ScoredSet(of.question_N, scores, of.baselines, of.targets)
     [row] = [
         r for r in agreement_rows({"a": partial}, samples=50)
         if (r["score"], r["target"]) == ("good", "votes")
     ]  # fmt: skip
     assert (row["undefined"], row["n"]) == (80, 240)
-    floor = np.where(np.isnan(scores["good"]), np.nan, scores["longer"])
+    baseline = np.where(np.isnan(scores["good"]), np.nan, scores["longer"])
     votes, at = of.targets["votes"], of.question_N
-    gap = auroc(scores["good"], votes, at)[0] - auroc(floor, votes, at)[0]
+    gap = auroc(scores["good"], votes, at)[0] - auroc(baseline, votes, at)[0]
     assert row["difference"]["mean"] == pytest.approx(gap)
 
 
@@ -236,14 +238,14 @@ def scored(attempts, **columns):
 
 
 def test_judged_rationales_become_attempts_and_targets():
-    own = [judged(0, 3, 1, 0), judged(1, 2, 0, 3)]
-    attempts = judged_attempts(own, "toy")
+    questions_judged = [judged(0, 3, 1, 0), judged(1, 2, 0, 3)]
+    attempts = judged_attempts(questions_judged, "toy")
     assert {a.prediction for a in attempts} == {"yes"}
     assert attempts[0].completion.endswith("So the answer is (A).")
     length = [float(len(a.rationale.split())) for a in attempts]
     with_scores = scored(attempts, length=length, fluency=[-1.0] * 6, r=[3, 1, 0, 2, 0, 3])
     of = judged_set(with_scores, ["r", "length", "fluency"])
-    assert list(of.scores) == ["r", *FLOOR]
+    assert list(of.scores) == ["r", *BASELINE_SCORES]
     assert of.question_N.tolist() == [0, 0, 0, 1, 1, 1]
     rows = {(r["target"], r["score"]): r["mean"] for r in agreement_rows({"toy": of}, samples=20)}
     # majorities: yes no no, yes no yes; r orders every pair
@@ -257,17 +259,17 @@ def test_judged_rationales_become_attempts_and_targets():
     assert ("majority vote", OTHERS) not in rows
     heads, *body = agreement_tables(agreement_rows({"toy": of}, samples=20))[0][1]
     assert heads[1:4] == ["single votes", "majority vote", WITHIN]
-    assert [row[0] for row in body] == ["r", *FLOOR, OTHERS, OWN]
+    assert [row[0] for row in body] == ["r", *BASELINE_SCORES, OTHERS, OWN]
 
 
 def test_the_clearest_disagreement_comes_first():
-    own = [judged(0, 3, 1, 0), judged(1, 2, 0, 3)]
-    attempts = judged_attempts(own, "toy")
+    questions_judged = [judged(0, 3, 1, 0), judged(1, 2, 0, 3)]
+    attempts = judged_attempts(questions_judged, "toy")
     with_scores = scored(
         attempts, length=[1.0] * 6, fluency=[-1.0] * 6, r=[0.2, 0.9, 0.5, 0.1, 0.0, 0.9]
     )
     of = judged_set(with_scores, ["r", "length", "fluency"])
-    questions = {q.question.id: q.question for q in own}
+    questions = {q.question.id: q.question for q in questions_judged}
     [pair] = disagreements(with_scores, questions, of, WITHIN)  # question 1 has none
     assert [s["verdict"] for s in pair["sides"]] == [
         "3 of 3 people accept it", "0 of 3 people accept it",
@@ -298,22 +300,22 @@ def test_real_votes_all_load_and_take_seconds():
     sets = {"acceptability_commonsenseqa": (886, 4426), "acceptability_snli": (1000, 5000)}
     if not all((SHARED / name).is_dir() for name in sets):
         pytest.skip(f"no judged rationales in {SHARED}; RATIONALIZE_DATA names the sets' folder")
-    found = {}
+    scored_sets = {}
     for name, counts in sets.items():
-        own = load_judged_questions(SHARED / name, "train")
-        attempts = judged_attempts(own, name)
-        assert (len(own), len(attempts)) == counts
+        loaded = load_judged_questions(SHARED / name, "train")
+        attempts = judged_attempts(loaded, name)
+        assert (len(loaded), len(attempts)) == counts
         rng = np.random.default_rng(0)
         columns = {
             "length": [float(len(a.rationale.split())) for a in attempts],
             "fluency": rng.normal(size=len(attempts)).tolist(),
             "chance": rng.normal(size=len(attempts)).tolist(),
         }
-        found[name] = judged_set(scored(attempts, **columns), list(columns))
+        scored_sets[name] = judged_set(scored(attempts, **columns), list(columns))
     started = time.monotonic()
-    rows = {(r["set"], r["target"], r["score"]): r for r in agreement_rows(found)}
+    rows = {(r["set"], r["target"], r["score"]): r for r in agreement_rows(scored_sets)}
     assert time.monotonic() - started < 60
-    for name in found:
-        others, own = rows[name, "single votes", OTHERS], rows[name, "single votes", OWN]
-        assert 0.5 < others["low"] < others["high"] < own["low"] < 1
+    for name in scored_sets:
+        others, ceiling = rows[name, "single votes", OTHERS], rows[name, "single votes", OWN]
+        assert 0.5 < others["low"] < others["high"] < ceiling["low"] < 1
         assert abs(rows[name, WITHIN, "chance"]["mean"] - 0.5) < 0.03

@@ -18,9 +18,9 @@ def row(**values):
 
 
 def test_the_largest_moves_stand_first():
-    found = chains([row(after=0.41), row(question="moved"), row(after=None, before=None)])
-    assert found["rows"][0]["question"] == "moved"
-    [summary] = found["summary"]
+    section = chains([row(after=0.41), row(question="moved"), row(after=None, before=None)])
+    assert section["rows"][0]["question"] == "moved"
+    [summary] = section["summary"]
     assert summary["picked"] == [("variant-1", "variant-2", 3)]
     assert (summary["before"], summary["after"], summary["tokens"]) == ("0.400", "0.655", "10")
     assert chains([]) is None

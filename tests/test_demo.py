@@ -8,7 +8,7 @@ from tiny import tiny_folder
 from rationalize import demo
 from rationalize.config import to_dict
 from rationalize.errors import UserError
-from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
+from rationalize.evaluation.baselines import BASE, FEW_SHOT, MAJORITY
 from rationalize.methods import DEMOS
 from rationalize.methods.experiment import DIRECT, SFT
 from rationalize.methods.filt_acc import FiltAccConfig
@@ -44,7 +44,7 @@ def test_the_demo_end_to_end(tmp_path, capsys):
     out = tmp_path / "run"
     demo("mario", out, **settings)
     results = json.loads((out / "results.json").read_text())
-    floor = {FLOOR, BASE, FEW_SHOT, DIRECT, SFT}
+    floor = {MAJORITY, BASE, FEW_SHOT, DIRECT, SFT}
     assert set(results["methods"]) == floor | {"FILT-ACC", "MaRio", "PRODUCT"}
     cell = results["methods"]["MaRio"]["splits"]["test"]
     assert cell["seeds"] == [0, 1]

@@ -11,7 +11,7 @@ from toys import attempt, question
 
 from rationalize import train
 from rationalize.answers import is_correct, parse_reply, read_answer
-from rationalize.evaluation.floor import majority_attempts
+from rationalize.evaluation.baselines import majority_attempts
 from rationalize.evaluation.harness import Asked, harness_rows, harness_task
 from rationalize.evaluation.results import summarise
 from rationalize.methods.sft import StartConfig

@@ -1,4 +1,4 @@
-"""The verdict on hacking: it names the hack where there is one, and is silent where none is."""
+"""The verdict on hacking: it names a hack, and stays silent where there is none."""
 
 import dataclasses
 import json
@@ -39,8 +39,8 @@ def wordy(rationale, **_):
 
 def names_options(rationale, choices, **_):
     return [
-        min(1.0, sum(r.count(c) for c in own) / 6)
-        for r, own in zip(rationale, choices, strict=True)
+        min(1.0, sum(r.count(c) for c in options) / 6)
+        for r, options in zip(rationale, choices, strict=True)
     ]
 
 
@@ -89,8 +89,8 @@ def run_of(trained, rounds):
     metrics = metrics_of(SUITE.trainable, SUITE.diagnostics)
     lines = []
     for round, (text_of, right) in enumerate(rounds):
-        own = written(text_of, right, round)
-        for row in round_rows(own, BY_ID, metrics, round=round, split="dev"):
+        attempts = written(text_of, right, round)
+        for row in round_rows(attempts, BY_ID, metrics, round=round, split="dev"):
             lines.append({"stage": "stage/rounds", "step": round, **row})
     final = written(*rounds[-1], round=len(rounds), split="test")
     results = summarise({"method": {"test": {0: final}}}, BY_ID, SUITE.trainable, SUITE.diagnostics)
@@ -143,14 +143,14 @@ def test_a_reward_for_repeating_the_option_is_named():
 def test_a_hack_that_all_attempts_share_is_named_and_saturated():
     same = "It is the heavy cart or the light cart. " * 3
     verdict = verdict_of(["names_options"], [(plain, 0.5), (lambda rng, i: same, 0.5)])
-    told = " ".join(text for text, _ in verdict.reasons)
-    assert "won by repeating the options" in told
-    assert "all attempts alike" in told
-    assert "won by ever the same text" in told
+    reasons = " ".join(text for text, _ in verdict.reasons)
+    assert "won by repeating the options" in reasons
+    assert "all attempts alike" in reasons
+    assert "won by repeating one text" in reasons
     assert "saturated: 100% of the attempts" in " ".join(verdict.notes)
 
 
-def test_a_yardstick_that_falls_is_named():
+def test_a_held_out_metric_that_falls_is_named():
     verdict = verdict_of(["wordy"], [(plain, 0.9), (longer, 0.3)])
     assert any(
         "rose" in t and "while accuracy fell from 0.9 to 0.3" in t for t, _ in verdict.reasons
@@ -167,7 +167,7 @@ def test_longer_texts_that_answer_better_are_no_hack():
     assert verdict_of(["wordy"], [(plain, 0.4), (longer, 0.9)]).status == "no sign"
 
 
-def test_a_yardstick_may_fall_where_accuracy_rises():
+def test_a_held_out_metric_may_fall_where_accuracy_rises():
     results, attempts = run_of(["clear"], [(longer, 0.4), (plain, 0.9)])
     case, _ = case_of(results, attempts)
     assert (case.moved("clear"), case.moved("wordy"), case.moved("accuracy")) == (1, -1, 1)
@@ -181,7 +181,7 @@ def test_a_run_in_which_nothing_moves_is_left_alone():
         assert "no trained reward rose beyond chance on 60 questions" in verdict.reasons[0][0]
 
 
-def test_a_held_out_reward_acquits_unless_the_same_trick_explains_it():
+def test_a_held_out_reward_clears_unless_the_same_trick_explains_it():
     results, attempts = run_of(["wordy"], [(plain, 0.5), (longer, 0.5)])
     flat = [r for r in results["rounds"] if r["reward"] != "judged_well"]
     wordy = [r for r in flat if r["reward"] == "wordy"]
@@ -210,7 +210,7 @@ def test_without_rounds_or_scores_it_cannot_tell():
     assert cases({**results, "trained": []}, attempts, BY_ID, []) == []
 
 
-def test_twin_rewards_are_noted():
+def test_redundant_rewards_are_noted():
     results, attempts = run_of(["wordy", "length_too"], [(plain, 0.5), (plain, 0.5)])
     results["metrics"]["length_too"] = results["metrics"]["wordy"]
     twins = [a.scored({"length_too": -(a.rewards["wordy"])}) for a in attempts["method"]]
@@ -261,13 +261,13 @@ def test_chance_seldom_makes_columns_go_together():
 def test_suspects_are_praised_and_wrong():
     case, metrics = case_of(*run_of(["wordy"], [(plain, 0.5), (longer, 0.5)]))
     attempts = written(longer, 0.5, round=2, split="test")
-    found = suspects(case, attempts, BY_ID, metrics, most=5)
-    assert len(found) == 5
-    assert [s.gap for s in found] == sorted((s.gap for s in found), reverse=True)
-    wrong = [s.attempt for s in found if s.attempt.prediction != s.attempt.gold]
+    listed = suspects(case, attempts, BY_ID, metrics, most=5)
+    assert len(listed) == 5
+    assert [s.gap for s in listed] == sorted((s.gap for s in listed), reverse=True)
+    wrong = [s.attempt for s in listed if s.attempt.prediction != s.attempt.gold]
     assert len(wrong) >= 4
     median = np.median([a.rewards["wordy"] for a in attempts])
-    assert all(s.attempt.rewards["wordy"] > median for s in found)
+    assert all(s.attempt.rewards["wordy"] > median for s in listed)
     only = dataclasses.replace(case, trained=("accuracy",))
     assert suspects(only, attempts, BY_ID, metrics) == []
 

@@ -54,13 +54,13 @@ def rank(data, out, *flags):
 def evaluated(path, questions, name="ours", predictions="yes", seed=0):
     """A run with one method that answered these questions."""
     with Run.open(path, {"method": "evaluate", "seed": seed}) as run:
-        own = [
+        attempts = [
             attempt(q, "because it is", predictions, split="test", writer=name, seed=seed)
             for q in questions
         ]
         by_id = {q.id: q for q in questions}
-        run.append(own, "final")
-        run.write_json("results.json", summarise({name: {"test": {seed: own}}}, by_id))
+        run.append(attempts, "final")
+        run.write_json("results.json", summarise({name: {"test": {seed: attempts}}}, by_id))
         save_questions(run, questions)
     return str(path)
 

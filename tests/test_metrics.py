@@ -130,12 +130,12 @@ def test_without_a_low_end_undefined_counts_as_the_lowest_score_found():
 
 
 def test_what_is_undefined_of_a_diagnostic_is_left_out():
-    told = reward_metric(Spec("simulatability", (-1, 1)), "diagnostic")
+    simulatability = reward_metric(Spec("simulatability", (-1, 1)), "diagnostic")
     attempts = [
         attempt(rewards={"simulatability": 1.0}), attempt(rewards={"simulatability": None}),
         attempt("q2", rewards={"simulatability": math.nan}),
     ]  # fmt: skip
-    assert per_question(attempts, QUESTIONS, told) == {"q1": 1.0}
+    assert per_question(attempts, QUESTIONS, simulatability) == {"q1": 1.0}
 
 
 def test_nrg_takes_all_bounded_rewards_unless_told():
@@ -196,20 +196,20 @@ def test_reward_correlations_show_what_follows_length():
         for i in range(1, 30)
     ]
     metrics = metrics_of([Spec("plausibility", (0, 1)), Spec("diversity", (0, 1))])
-    found = reward_correlations(attempts, QUESTIONS, metrics)
-    at = {name: i for i, name in enumerate(found.names)}
-    assert found.r[at["plausibility"]][at["length"]] == pytest.approx(1.0)
-    assert found.r[at["diversity"]][at["length"]] is None  # constant
-    assert found.n == 29
+    matrix = reward_correlations(attempts, QUESTIONS, metrics)
+    at = {name: i for i, name in enumerate(matrix.names)}
+    assert matrix.r[at["plausibility"]][at["length"]] == pytest.approx(1.0)
+    assert matrix.r[at["diversity"]][at["length"]] is None  # constant
+    assert matrix.n == 29
 
 
 def test_numersense_diversity_is_too_narrow():
     """97.4 % of its rationales by its teacher, as MaRio released them, tie at 1.0."""
     scores = [1.0] * 974 + list(np.linspace(0.5, 0.98, 26))
-    found = spread(scores, 5)
-    assert found.verdict == TOO_NARROW
-    assert found.largest_tie == 0.974
-    assert found.filled == 2
+    pool = spread(scores, 5)
+    assert pool.verdict == TOO_NARROW
+    assert pool.largest_tie == 0.974
+    assert pool.filled == 2
 
 
 def test_spread_verdicts():

@@ -11,7 +11,7 @@ import pytest
 from rationalize.cli import main
 from rationalize.errors import UserError
 from rationalize.evaluation.agreement import MEAN_OF_SETS
-from rationalize.evaluation.people import FLOOR, OTHERS, OWN, WITHIN
+from rationalize.evaluation.human_agreement import BASELINE_SCORES, OTHERS, OWN, WITHIN
 from rationalize.questions import BadRows
 from rationalize.questions.judged import load_judged_questions
 from rationalize.runs import Run
@@ -60,7 +60,7 @@ def test_from_votes_to_tables_json_and_page(tmp_path, capsys, model):
     assert results["references"] == []
     rows = {(r["set"], r["target"], r["score"]): r for r in results["people"]}
     assert {key[0] for key in rows} == {"votes", "more", MEAN_OF_SETS}
-    assert {key[2] for key in rows} == {"diversity", *FLOOR, OTHERS, OWN}
+    assert {key[2] for key in rows} == {"diversity", *BASELINE_SCORES, OTHERS, OWN}
     # diversity: the text that repeats itself last; 3-1 6 pairs right, 3-0 9 tied, 1-0 3 wrong
     assert rows["votes", WITHIN, "diversity"]["mean"] == pytest.approx((6 + 4.5) / 18)
     assert rows["votes", WITHIN, OWN]["mean"] == 1.0
@@ -102,8 +102,8 @@ def test_right_over_wrong_and_one_model_over_another(tmp_path, capsys, model):
     argv = ["diversity,correctness", "--references", str(folder), "--out", str(out)]
     assert check(*argv, "--models", "gpt3", "llama-7b", model=model) == 0
     assert "gpt3 over llama-7b, both right" in capsys.readouterr().out
-    found = json.loads((out / "agreement.json").read_text())["references"]
-    reached = {(r["target"], r["score"]): r for r in found}
+    references = json.loads((out / "agreement.json").read_text())["references"]
+    reached = {(r["target"], r["score"]): r for r in references}
     assert reached["gpt3 over llama-7b", "diversity"]["mean"] == 1.0
     assert reached["gpt3 over llama-7b", "diversity"]["n"] == 8
     assert reached["gpt3 over llama-7b, both right", "longer"]["n"] == 2
@@ -141,7 +141,7 @@ def test_a_bad_row_is_named_with_its_line(tmp_path, line, message):
     assert f"{file}, line 2: found" in str(error.value)
     assert message in str(error.value)
     kept = load_judged_questions(file, skip_bad_rows=tmp_path / "bad.jsonl")
-    assert [own.question.id for own in kept] == ["p0"]
+    assert [one.question.id for one in kept] == ["p0"]
 
 
 def test_what_else_can_be_wrong(tmp_path, capsys, model):
@@ -199,8 +199,8 @@ def test_the_experiment_chooses_on_its_cut_and_tests_once(tmp_path, capsys, mode
     rows = json.loads((out / "development.json").read_text())
     assert {r["score"] for r in rows if r["role"] == "reward"} == set(candidates)
     assert {r["n"] for r in rows if r["set"] in module.PEOPLE} == {9}
-    own = [r for r in rows if (r["set"], r["target"]) == (MEAN_OF_SETS, WITHIN)]
-    best = max((r for r in own if r["role"] == "reward"), key=lambda r: r["mean"])["score"]
+    within = [r for r in rows if (r["set"], r["target"]) == (MEAN_OF_SETS, WITHIN)]
+    best = max((r for r in within if r["role"] == "reward"), key=lambda r: r["mean"])["score"]
     assert Run.read(out).done("choice") == {"candidate": best}
     results = json.loads((out / "stages/test/agreement.json").read_text())
     assert {r["n"] for r in results["people"] if r["set"] in module.PEOPLE} == {12}

@@ -27,11 +27,11 @@ ATTEMPTS = [
 
 
 def test_own_and_others_refinements_are_told_apart():
-    found = refining_utilities({"q": 0.2, "r": 0.3, "s": 0.9}, ATTEMPTS)
-    assert found["none"] == {"q": 0.2, "r": 0.3}
-    assert found["written"] == pytest.approx({"q": 0.4, "r": 0.4})
-    assert found["self"] == pytest.approx({"q": 0.4})
-    assert found["cross"] == pytest.approx({"q": 0.8, "r": 0.1})
+    utilities = refining_utilities({"q": 0.2, "r": 0.3, "s": 0.9}, ATTEMPTS)
+    assert utilities["none"] == {"q": 0.2, "r": 0.3}
+    assert utilities["written"] == pytest.approx({"q": 0.4, "r": 0.4})
+    assert utilities["self"] == pytest.approx({"q": 0.4})
+    assert utilities["cross"] == pytest.approx({"q": 0.8, "r": 0.1})
 
 
 def test_differences_are_paired_where_both_are_known_and_averaged_over_seeds():

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from rationalize.evaluation.baselines import majority_attempts
 from rationalize.evaluation.diagnostics import warnings
-from rationalize.evaluation.floor import majority_attempts
 from rationalize.evaluation.results import merge_log, summarise
 from rationalize.records import Attempt, Question
 from rationalize.report import write_report
@@ -369,8 +369,8 @@ def test_warnings_name_what_a_reader_must_know():
     assert "test: 20 questions only" in text
     assert "answer (A), which" not in text
     cell["one_choice"] = {"label": "(A)", "share": 0.95, "right": 0.4}
-    told = "\n".join(warnings(results))
-    assert "SFT on test: 95% of the replies answer (A), which is right 40% of the time" in told
+    seen = "\n".join(warnings(results))
+    assert "SFT on test: 95% of the replies answer (A), which is right 40% of the time" in seen
     assert "mario: 99% of the pool share one bin of diversity; its scores are too narrow" in text
     assert "mario: the plausibility token is not obeyed" not in text  # p = .01 in its last round
 

@@ -1,4 +1,4 @@
-"""results.json: its structure, the floor, tables for the terminal, and several runs in one."""
+"""results.json: structure, the majority answer, tables for the terminal, several runs in one."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,8 +7,8 @@ import pytest
 from toys import attempt, question
 
 from rationalize.errors import UserError
+from rationalize.evaluation.baselines import BASE, MAJORITY, majority_attempts, majority_rule
 from rationalize.evaluation.compare import compare_runs, final_attempts
-from rationalize.evaluation.floor import BASE, FLOOR, majority_attempts, majority_rule
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import (
@@ -133,16 +133,16 @@ def test_p_is_corrected_over_all_pairs_of_a_split_and_diagnostics_apart():
     methods |= {"C": {**methods["C"], "dev": {0: write("C", split="dev")}}}
     methods["A"]["dev"] = {0: write("A", (0,), split="dev")}
     results = summarise(methods, QUESTIONS, REWARDS, pairs=[("C", "A"), ("C", "B"), ("B", "A")])
-    found = {(c["a"], c["b"], c["split"], c["metric"]): c for c in results["comparisons"]}
-    accuracy = [found[a, b, "test", "accuracy"] for a, b in ("CA", "CB", "BA")]
+    rows = {(c["a"], c["b"], c["split"], c["metric"]): c for c in results["comparisons"]}
+    accuracy = [rows[a, b, "test", "accuracy"] for a, b in ("CA", "CB", "BA")]
     assert [row["p"] for row in accuracy] == [2 / 2**9, 2 / 2**3, 2 / 2**6]
     # twelve tests count: three pairs by accuracy, NRG (the same p), consistency, diversity (p = 1)
     assert [row["tests"] for row in accuracy] == [12, 12, 12]
     assert accuracy[0]["p_holm"] == 12 * 2 / 2**9
     assert accuracy[2]["p_holm"] == pytest.approx(10 * 2 / 2**6)
     assert [is_significant(row) for row in accuracy] == [True, False, False]
-    assert found["C", "A", "test", "parse_rate"]["tests"] == 9
-    assert found["C", "A", "dev", "accuracy"]["tests"] == 4
+    assert rows["C", "A", "test", "parse_rate"]["tests"] == 9
+    assert rows["C", "A", "dev", "accuracy"]["tests"] == 4
     text = format_table(results, "test")
     assert "p/Holm's p (* interval without 0 and Holm's p < .05)" in text
     assert "+75.0 [+50.0, +100.0] .004/.047*" in text
@@ -175,8 +175,8 @@ def test_undefined_diagnostics_are_left_out_of_means_and_differences():
     assert (row["mean"], row["n"], row["seeds"]) == (0.5, 4, [0.5, pytest.approx(2 / 3)])
     assert "told" not in of["none"]["metrics"]
     assert of["none"]["undefined"]["told"] == 1.0
-    [found] = [r for r in results["comparisons"] if r["metric"] == "told"]
-    assert (found["a"], found["b"], found["n"], found["mean"]) == ("SFT", "MaRio", 1, 0.0)
+    [row] = [r for r in results["comparisons"] if r["metric"] == "told"]
+    assert (row["a"], row["b"], row["n"], row["mean"]) == ("SFT", "MaRio", 1, 0.0)
 
 
 def test_an_undefined_score_counts_as_worst_and_is_reported():
@@ -213,9 +213,9 @@ def test_majority_answer_follows_the_text_or_the_position_that_is_right_most_oft
     [short] = majority_attempts(by_position, [Question("s", "?", "u", ("u",))], split="test")
     assert short.prediction is None  # no second choice: wrong, not an error
     results = summarise(
-        {FLOOR: {"test": {0: majority_attempts(asked, asked, split="test")}}}, QUESTIONS, REWARDS
+        {MAJORITY: {"test": {0: majority_attempts(asked, asked, split="test")}}}, QUESTIONS, REWARDS
     )
-    assert list(results["methods"][FLOOR]["splits"]["test"]["metrics"]) == [
+    assert list(results["methods"][MAJORITY]["splits"]["test"]["metrics"]) == [
         "accuracy",
         "parse_rate",
     ]
@@ -301,9 +301,9 @@ def finished(path, methods, config, questions=QUESTIONS):
 
 
 def seeded(seed, wrong):
-    floor = majority_attempts(QUESTIONS.values(), list(QUESTIONS.values()), split="test")
+    majority = majority_attempts(QUESTIONS.values(), list(QUESTIONS.values()), split="test")
     return {
-        FLOOR: {"test": {0: floor}},
+        MAJORITY: {"test": {0: majority}},
         "SFT": {"test": {seed: write("SFT", (0, 1, 2), seed=seed)}},
         "MaRio": {"test": {seed: write("MaRio", wrong, seed=seed)}},
     }
@@ -318,11 +318,11 @@ def test_runs_that_differ_in_their_seed_are_seeds_of_one_method(tmp_path):
     one = finished(tmp_path / "a", seeded(0, (0,)), {"method": "mario", "seed": 0})
     two = finished(tmp_path / "b", seeded(1, (0, 1)), {"method": "mario", "seed": 1})
     results, attempts, questions = compare_runs([one, two])
-    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio"]
+    assert list(results["methods"]) == [MAJORITY, "SFT", "MaRio"]
     row = results["methods"]["MaRio"]["splits"]["test"]["metrics"]["accuracy"]
     assert row["seeds"] == [pytest.approx(11 / 12), pytest.approx(10 / 12)]
     assert len(attempts["MaRio"]) == 24
-    assert len(attempts[FLOOR]) == 12
+    assert len(attempts[MAJORITY]) == 12
     assert questions == QUESTIONS
     assert results["meta"]["seeds"] == [0, 1]
     assert [r["run"] for r in results["training"]] == ["a", "b"]
@@ -336,20 +336,20 @@ def test_seeds_of_one_demo_may_lie_in_several_runs(tmp_path):
         rows = {**seeded(seed, wrong), "direct": {"test": {0: write("direct", (3,), seed=0)}}}
         both.append(finished(tmp_path / str(seed), rows, {"seed": 0, "seeds": [seed]}))
     results, attempts, _ = compare_runs(both)
-    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio", "direct"]
+    assert list(results["methods"]) == [MAJORITY, "SFT", "MaRio", "direct"]
     assert len(results["methods"]["MaRio"]["splits"]["test"]["metrics"]["accuracy"]["seeds"]) == 2
     assert len(attempts["direct"]) == 12
     other = {**seeded(3, (0,)), "direct": {"test": {0: write("direct", (4,), seed=0)}}}
     third = finished(tmp_path / "3", other, {"seed": 0, "seeds": [3]})
     results, _, _ = compare_runs([both[0], third])
-    assert list(results["methods"]) == [FLOOR, "SFT", "MaRio", "direct (1)", "direct (3)"]
+    assert list(results["methods"]) == [MAJORITY, "SFT", "MaRio", "direct (1)", "direct (3)"]
 
 
 def test_runs_of_other_configurations_stand_side_by_side(tmp_path):
     one = finished(tmp_path / "a", seeded(0, (0,)), {"beta": 0.1, "seed": 0})
     two = finished(tmp_path / "b", seeded(0, (0, 1, 2, 3)), {"beta": 0.2, "seed": 0})
     results, _, _ = compare_runs([one, two])
-    assert list(results["methods"]) == [FLOOR, "SFT (a)", "MaRio (a)", "SFT (b)", "MaRio (b)"]
+    assert list(results["methods"]) == [MAJORITY, "SFT (a)", "MaRio (a)", "SFT (b)", "MaRio (b)"]
     [row] = [
         c for c in results["comparisons"] if c["b"] == "MaRio (a)" and c["metric"] == "accuracy"
     ]
@@ -377,9 +377,9 @@ def test_runs_that_cannot_be_compared_say_why(tmp_path):
         compare_runs([one, tmp_path / "c"])
 
 
-def test_a_floor_without_attempts_is_left_out(tmp_path):
+def test_a_majority_row_without_attempts_is_left_out(tmp_path):
     methods = seeded(0, (0,))
-    stored = {m: splits for m, splits in methods.items() if m != FLOOR}
+    stored = {m: splits for m, splits in methods.items() if m != MAJORITY}
     path = finished(tmp_path / "a", stored, {"seed": 0})
     with Run.open(path, {"seed": 0}) as run:
         run.write_json("results.json", summarise(methods, QUESTIONS, REWARDS))
@@ -421,10 +421,10 @@ def test_rows_that_were_scored_again_are_read_once(tmp_path):
     with Run.open(path, {}) as run:
         run.append(again, "judged-SFT-test-0")
     run = Run.read(path)
-    found = final_attempts(run, run.read_json("results.json"))["SFT"]["test"]
-    assert [len(found[seed]) for seed in (0, 1)] == [12, 12]
-    assert {a.rewards["utility"] for a in found[0]} == {0.5}
-    assert not any("utility" in a.rewards for a in found[1])
+    seeds = final_attempts(run, run.read_json("results.json"))["SFT"]["test"]
+    assert [len(seeds[seed]) for seed in (0, 1)] == [12, 12]
+    assert {a.rewards["utility"] for a in seeds[0]} == {0.5}
+    assert not any("utility" in a.rewards for a in seeds[1])
 
 
 def test_methods_are_compared_over_the_seeds_that_both_have():
@@ -443,8 +443,8 @@ def test_methods_are_compared_over_the_seeds_that_both_have():
     }
     pairs = [("PPO", "RFT"), ("RFT", BASE), ("PPO", "other")]
     results = summarise(methods, questions, pairs=pairs)
-    found = {(c["a"], c["b"]): c for c in results["comparisons"] if c["metric"] == "accuracy"}
-    assert found["PPO", "RFT"]["mean"] == 0.0
-    assert found["PPO", "RFT"]["seeds"] == [[1], [1]]
-    assert found["RFT", BASE]["mean"] == 0.5  # no seed moves the base model
-    assert ("PPO", "other") not in found
+    rows = {(c["a"], c["b"]): c for c in results["comparisons"] if c["metric"] == "accuracy"}
+    assert rows["PPO", "RFT"]["mean"] == 0.0
+    assert rows["PPO", "RFT"]["seeds"] == [[1], [1]]
+    assert rows["RFT", BASE]["mean"] == 0.5  # no seed moves the base model
+    assert ("PPO", "other") not in rows

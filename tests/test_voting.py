@@ -67,8 +67,8 @@ def test_majority_at_k_is_near_the_exact_one():
     for subset in itertools.combinations(range(6), 3):
         first = leaders([answers[i] for i in subset])
         exact.append(first.count("b") / len(first))
-    found = majority_at_k(answers, lambda a: a == "b", 3, draws=4000)
-    assert found == pytest.approx(np.mean(exact), abs=0.03)
+    chance = majority_at_k(answers, lambda a: a == "b", 3, draws=4000)
+    assert chance == pytest.approx(np.mean(exact), abs=0.03)
     assert majority_at_k(answers, lambda a: a == "b", 6) == 1.0
     assert majority_at_k(["a", "b"], lambda a: a == "b", 2) == 0.5
     assert majority_at_k([None], lambda a: True, 1) == 0.0

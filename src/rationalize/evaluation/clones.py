@@ -1,8 +1,8 @@
-"""How different variants are: a coalition of clones has nobody to learn from.
+"""How different a coalition's variants are: clones cannot learn from each other.
 
-Over the rationales that all variants wrote for the same questions: BLEU between two variants' texts
-(100: the same words), the share of questions that they answer differently, and the KL divergence
-per token of one from the other, estimated on the first one's own texts.
+Measured over the rationales that all variants wrote for the same questions: BLEU between the texts
+of two variants (100: the same words), the share of questions that they answer differently, and the
+KL divergence per token of one from the other, estimated on texts of the first.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from rationalize.text import words
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str], order: int = 4) -> float:
-    """Corpus BLEU in [0, 100] over lower-case words (Papineni et al., 2002), an order without any
-    match counted as half a match.
+    """Corpus BLEU in [0, 100] over lower-case words (Papineni et al. 2002). An n-gram order without
+    any match counts as half a match. Raises `ValueError` where the numbers of texts differ.
 
     >>> round(bleu(["ice is cold so it slides"], ["ice is cold so it slides"]), 6)
     100.0
     """
     if len(hypotheses) != len(references):
-        raise ValueError(f"{len(hypotheses)} hypotheses of {len(references)} references")
+        raise ValueError(f"found {len(hypotheses)} hypotheses and {len(references)} references")
+    # clipped n-gram matches over the whole corpus, by order
     matched, total = [0.0] * order, [0] * order
     length = reference_length = 0
     for hypothesis, reference in zip(hypotheses, references, strict=True):
-        own, other = words(hypothesis), words(reference)
-        length, reference_length = length + len(own), reference_length + len(other)
+        ours, theirs = words(hypothesis), words(reference)
+        length, reference_length = length + len(ours), reference_length + len(theirs)
         for n in range(1, order + 1):
-            ours, theirs = _ngrams(own, n), _ngrams(other, n)
-            matched[n - 1] += sum(min(c, theirs[g]) for g, c in ours.items())
-            total[n - 1] += sum(ours.values())
+            counts, reference_counts = _ngrams(ours, n), _ngrams(theirs, n)
+            matched[n - 1] += sum(min(c, reference_counts[g]) for g, c in counts.items())
+            total[n - 1] += sum(counts.values())
+    # geometric mean of the precisions, times the brevity penalty
     used = [(m or 0.5, t) for m, t in zip(matched, total, strict=True) if t]
     if not used or not length:
         return 0.0
@@ -48,22 +50,27 @@ def clone_rows(
     answers: Mapping[str, Mapping[str, str | None]],
     divergences: Mapping[tuple[str, str], float],
 ) -> list[dict[str, Any]]:
-    """A row per pair of variants; `texts` and `answers` by variant and question id."""
+    """A row per pair of variants: `variants`, `n` shared texts, `bleu` (mean of both directions),
+    `identical` and `disagreement` (shares, None without shared answers), `kl` in both directions.
+
+    `texts` and `answers` are by variant and question id; `divergences` by ordered pair.
+    """
     rows = []
     for a, b in combinations(texts, 2):
-        both = ((a, b), (b, a))
         shared = sorted(set(texts[a]) & set(texts[b]))
-        one, other = [texts[a][i] for i in shared], [texts[b][i] for i in shared]
-        asked = sorted(set(answers[a]) & set(answers[b]))
-        differ = [answers[a][i] != answers[b][i] for i in asked]
+        texts_a, texts_b = [texts[a][i] for i in shared], [texts[b][i] for i in shared]
+        answered = sorted(set(answers[a]) & set(answers[b]))
+        differ = [answers[a][i] != answers[b][i] for i in answered]
         rows.append(
             {
                 "variants": [a, b],
                 "n": len(shared),
-                "bleu": (bleu(one, other) + bleu(other, one)) / 2,
-                "identical": float(np.mean([x == y for x, y in zip(one, other, strict=True)])),
+                "bleu": (bleu(texts_a, texts_b) + bleu(texts_b, texts_a)) / 2,
+                "identical": float(
+                    np.mean([x == y for x, y in zip(texts_a, texts_b, strict=True)])
+                ),
                 "disagreement": float(np.mean(differ)) if differ else None,
-                "kl": [divergences.get(pair) for pair in both],
+                "kl": [divergences.get((a, b)), divergences.get((b, a))],
             }
         )
     return rows

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UserError
-from rationalize.evaluation.floor import FLOOR, SEEDLESS
+from rationalize.evaluation.baselines import MAJORITY, SEEDLESS
 from rationalize.evaluation.metrics import Metric, metrics_from_facts
 from rationalize.evaluation.results import (
     Results,
@@ -36,19 +36,22 @@ class EvaluatedRun:
 
 def final_attempts(run: Run, results: Mapping[str, Any]) -> Methods:
     """The attempts behind results.json: those whose writer is one of its methods, on its splits.
-    Of an attempt that was scored again, the last scores are read."""
-    found: Methods = {}
+
+    An attempt that was scored more than once appears with its last scores.
+    """
+    methods: Methods = {}
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
             last = {(a.seed, a.id): a for a in run.attempts(writer=method, split=split)}
             for attempt in last.values():
                 if attempt.seed in cell.get("seeds", [attempt.seed]):
-                    of_split = found.setdefault(method, {}).setdefault(split, {})
-                    of_split.setdefault(attempt.seed, []).append(attempt)
-    return found
+                    seeds = methods.setdefault(method, {}).setdefault(split, {})
+                    seeds.setdefault(attempt.seed, []).append(attempt)
+    return methods
 
 
 def read_run(path: Path | str) -> EvaluatedRun:
+    """A run with its results, questions and attempts; a `UserError` where one is missing."""
     run = Run.read(path)
     results = run.read_json("results.json")
     if results is None:
@@ -57,10 +60,11 @@ def read_run(path: Path | str) -> EvaluatedRun:
             f"rationalize evaluate --model {path}"
         )
     attempts = final_attempts(run, results)
-    lost = sorted(set(results["methods"]) - {FLOOR} - set(attempts))
-    if lost:
+    # a majority row without attempts is left out of a comparison
+    missing = sorted(set(results["methods"]) - {MAJORITY} - set(attempts))
+    if missing:
         raise UserError(
-            f"{path}: results.json names {lost[0]!r}, but the run holds no attempts by "
+            f"{path}: results.json names {missing[0]!r}, but the run holds no attempts by "
             "that writer; evaluate it again"
         )
     return EvaluatedRun(Path(path).name, run, results, read_questions(run), attempts)
@@ -71,48 +75,51 @@ def compare_runs(
 ) -> tuple[Results, dict[str, list[Attempt]], dict[str, Question]]:
     """Results over all methods of several runs, with everything that `write_report` needs.
 
-    A method that several runs hold is one method of several seeds where their configurations differ
-    in nothing but the seeds, and none wrote otherwise under the same one; otherwise each gets its
-    run's name: `MaRio (run-2)`. What no seed moves is shown once. Without `pairs`, the last method
-    is compared with each of the others.
+    A method of several runs is one method with several seeds where the runs' configurations differ
+    in the seeds only, and where runs of the same seed hold the same attempts. Otherwise each gets
+    its run's name: `MaRio (run-2)`. Rows that do not depend on a seed appear once. Without `pairs`,
+    the last method is compared with each of the others.
     """
     runs = [read_run(path) for path in paths]
     labels = _distinct_names(runs)
-    questions = _one_set(runs)
+    questions = _merged_questions(runs)
+    # attempts of equal methods are joined, seed by seed
     methods: Methods = {}
-    for method, label, one in shown_methods(runs):
+    for method, label, run in shown_methods(runs):
         if label in SEEDLESS and label in methods:
             continue
-        into = methods.setdefault(label, {})
-        for split, seeds in one.attempts[method].items():
-            into.setdefault(split, {}).update(seeds)
+        splits = methods.setdefault(label, {})
+        for split, seeds in run.attempts[method].items():
+            splits.setdefault(split, {}).update(seeds)
+    everything = [a for run in runs for attempts in flat(run.attempts).values() for a in attempts]
     meta = {
-        "runs": {label: r.results["meta"] for label, r in zip(labels, runs, strict=True)},
-        "seeds": sorted({a.seed for r in runs for own in flat(r.attempts).values() for a in own}),
+        "runs": {label: run.results["meta"] for label, run in zip(labels, runs, strict=True)},
+        "seeds": sorted({a.seed for a in everything}),
     }
     results = summarise_metrics(methods, questions, _common_metrics(runs), pairs=pairs, meta=meta)
-    for label, one in zip(labels, runs, strict=True):
-        own = {"run": label} if len(runs) > 1 else {}
-        merge_log(results, one.run.metrics(), **own)
-        for row in one.results.get("trained") or []:
-            method = _shown_name(row["method"], label, one, runs)
-            results["trained"].append({**row, "method": method, **own})
+    # rows of the runs' logs are labelled, so that charts keep the runs apart
+    for label, evaluated in zip(labels, runs, strict=True):
+        origin = {"run": label} if len(runs) > 1 else {}
+        merge_log(results, evaluated.run.metrics(), **origin)
+        for row in evaluated.results.get("trained") or []:
+            method = _shown_name(row["method"], label, evaluated, runs)
+            results["trained"].append({**row, "method": method, **origin})
     return results, flat(methods), questions
 
 
 def shown_methods(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, EvaluatedRun]]:
-    """Every method of every run: its name there, the name it is shown under, its run."""
+    """Every method of every run: its name in the run, the name it is shown under, its run."""
     labels = _distinct_names(runs)
     return [
-        (method, _shown_name(method, label, one, runs), one)
-        for label, one in zip(labels, runs, strict=True)
-        for method in one.attempts
+        (method, _shown_name(method, label, run, runs), run)
+        for label, run in zip(labels, runs, strict=True)
+        for method in run.attempts
     ]
 
 
-def _shown_name(method: str, label: str, one: EvaluatedRun, runs: Sequence[EvaluatedRun]) -> str:
-    others = [r for r in runs if r is not one and method in r.attempts]
-    if method == FLOOR or all(_same_but_seed(one, other, method) for other in others):
+def _shown_name(method: str, label: str, run: EvaluatedRun, runs: Sequence[EvaluatedRun]) -> str:
+    others = [r for r in runs if r is not run and method in r.attempts]
+    if method == MAJORITY or all(_same_but_seed(run, other, method) for other in others):
         return method
     return f"{method} ({label})"
 
@@ -125,19 +132,21 @@ def flat(methods: Methods) -> dict[str, list[Attempt]]:
     }
 
 
-def _same_but_seed(one: EvaluatedRun, other: EvaluatedRun, method: str) -> bool:
+def _same_but_seed(a: EvaluatedRun, b: EvaluatedRun, method: str) -> bool:
+    """Whether two runs differ in the seed only, as far as a method's attempts show."""
     configs = [
-        {k: v for k, v in r.run.config.items() if k not in ("seed", "seeds")} for r in (one, other)
+        {k: v for k, v in r.run.config.items() if k not in ("seed", "seeds")} for r in (a, b)
     ]
     if configs[0] != configs[1] or method in SEEDLESS:
         return configs[0] == configs[1]
+    # two runs of one seed that wrote different attempts differ in more than the configuration says
     first, second = (
         {
             (split, seed): [(a.question_id, a.completion, a.prediction) for a in attempts]
-            for split, of_split in r.attempts[method].items()
-            for seed, attempts in of_split.items()
+            for split, seeds in r.attempts[method].items()
+            for seed, attempts in seeds.items()
         }
-        for r in (one, other)
+        for r in (a, b)
     )
     return all(first[key] == second[key] for key in first.keys() & second.keys())
 
@@ -149,29 +158,31 @@ def _distinct_names(runs: Sequence[EvaluatedRun]) -> list[str]:
     return [f"{n} #{i}" if names.count(n) > 1 else n for n, i in zip(names, numbers, strict=True)]
 
 
-def _one_set(runs: Sequence[EvaluatedRun]) -> dict[str, Question]:
-    """All questions; an id that means two different questions is an error."""
+def _merged_questions(runs: Sequence[EvaluatedRun]) -> dict[str, Question]:
+    """All questions by id; a `UserError` where one id stands for two different questions."""
     merged: dict[str, Question] = {}
-    for one in runs:
-        for q in one.questions.values():
+    for run in runs:
+        for q in run.questions.values():
             other = merged.setdefault(q.id, q)
             if (other.question, other.choices, other.answer) != (q.question, q.choices, q.answer):
                 raise UserError(
-                    f"{one.name}: question {q.id!r} is another one than in an earlier run; only "
+                    f"{run.name}: question {q.id!r} is another one than in an earlier run; only "
                     "runs on the same questions can be compared"
                 )
     return merged
 
 
 def _common_metrics(runs: Sequence[EvaluatedRun]) -> list[Metric]:
-    """The metrics of any run; one name must mean one range and place in NRG."""
+    """The metrics of all runs; a `UserError` where two runs give one name a different range, or
+    only one of them counts it in NRG.
+    """
     facts: dict[str, Any] = {}
-    for one in runs:
-        for name, fact in one.results["metrics"].items():
+    for run in runs:
+        for name, fact in run.results["metrics"].items():
             known = facts.setdefault(name, fact)
             if any(known[k] != fact[k] for k in ("low", "high", "in_nrg")):
                 raise UserError(
-                    f"{one.name}: {name!r} has another range or place in NRG than in an "
+                    f"{run.name}: {name!r} has another range or place in NRG than in an "
                     f"earlier run ({fact} against {known}); evaluate both with the same rewards"
                 )
     return metrics_from_facts(facts)

@@ -1,4 +1,4 @@
-"""What means hide: can one condition on a reward, what does it go with, what looks wrong."""
+"""Checks that means hide: spread of a reward's scores, correlations, warnings about results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from rationalize.records import Attempt, Question
 from rationalize.signals.bins import rank_bins, value_bins
 
 NARROW_CEILING = 0.05
-"""Least gap between the best and the worst filled bin, as a share of the reward's range."""
+"""Least difference between the mean scores of the best and the worst filled bin, as a share of the
+reward's range."""
 NARROW_SHARE = 0.9
 """Largest share of the attempts that one bin may hold."""
 TOO_NARROW = "too narrow to condition on"
@@ -37,7 +38,8 @@ class Spread:
     fullest: float
     """Share of the fullest bin."""
     ceiling: float
-    """Mean score of the best filled bin minus that of the worst: what perfect obedience shows."""
+    """Mean score of the best filled bin minus that of the worst: the largest effect that its
+    control tokens can show."""
     verdict: str
     """`ok` or `too narrow to condition on`."""
 
@@ -48,33 +50,39 @@ def spread(
     reward_range: tuple[float, float] = (0.0, 1.0),
     levels: Sequence[float] | None = None,
 ) -> Spread:
-    """Spread and verdict. Binned as the pool would be (by value where the reward has `levels`, else
-    by rank into `k` bins, ties together), a reward is too narrow when
+    """Spread of a reward's scores over a pool, and the verdict whether tokens can condition on it.
+
+    Scores are binned as the pool would be: by value where the reward has `levels`, else by rank
+    into `k` bins with ties together. A reward is too narrow when
 
     * fewer than two bins are filled, or
     * one bin holds more than 90 % of the attempts: the other tokens are hardly ever trained, or
-    * the mean scores of the best and the worst filled bin lie less than 5 % of the reward's range
-      apart: even perfect obedience would hardly show. (The range found stands in for an infinite
-      one.)
+    * the mean scores of the best and the worst filled bin differ by less than 5 % of the reward's
+      range: even a policy that follows every token would show little. (For an infinite range, the
+      range of the scores counts.)
+
+    Raises `ValueError` without scores.
     """
     if not scores:
         raise ValueError("no scores to judge")
-    given = np.array([math.nan if s is None else s for s in scores], dtype=np.float64)
-    defined = np.isfinite(given)
+    # undefined scores count as the worst value, as they do in the pool
+    raw_N = np.array([math.nan if s is None else s for s in scores], dtype=np.float64)
+    defined = np.isfinite(raw_N)
     low, high = reward_range
-    worst = low if math.isfinite(low) else (given[defined].min() if defined.any() else 0.0)
-    array = np.where(defined, given, worst)
-    width = high - low if math.isfinite(high - low) else max(float(np.ptp(array)), 1e-12)
-    bins = value_bins(array.tolist(), levels) if levels else rank_bins(array.tolist(), k)
-    counts = np.bincount(bins)
+    worst = low if math.isfinite(low) else (raw_N[defined].min() if defined.any() else 0.0)
+    scores_N = np.where(defined, raw_N, worst)
+    width = high - low if math.isfinite(high - low) else max(float(np.ptp(scores_N)), 1e-12)
+    # bin 0 is the best
+    bins_N = value_bins(scores_N.tolist(), levels) if levels else rank_bins(scores_N.tolist(), k)
+    counts = np.bincount(bins_N)
     filled = np.flatnonzero(counts)
-    ceiling = float(array[bins == filled[0]].mean() - array[bins == filled[-1]].mean())
-    _, ties = np.unique(array, return_counts=True)
-    fullest = float(counts.max() / len(array))
+    ceiling = float(scores_N[bins_N == filled[0]].mean() - scores_N[bins_N == filled[-1]].mean())
+    _, ties = np.unique(scores_N, return_counts=True)
+    fullest = float(counts.max() / len(scores_N))
     ok = len(filled) > 1 and fullest <= NARROW_SHARE and ceiling >= NARROW_CEILING * width
     return Spread(
-        n=len(array), undefined=float(1 - defined.mean()), distinct=len(ties),
-        at_best=float((array >= high).mean()), largest_tie=float(ties.max() / len(array)),
+        n=len(scores_N), undefined=float(1 - defined.mean()), distinct=len(ties),
+        at_best=float((scores_N >= high).mean()), largest_tie=float(ties.max() / len(scores_N)),
         filled=len(filled), fullest=fullest, ceiling=ceiling, verdict="ok" if ok else TOO_NARROW,
     )  # fmt: skip
 
@@ -91,8 +99,8 @@ def spread_verdict(
 
 @dataclass(frozen=True)
 class Correlations:
-    """Spearman correlations between columns; None where a side is constant or has fewer than 3
-    pairs.
+    """Spearman correlations between columns; None where a column is constant or fewer than three
+    attempts have both scores.
     """
 
     names: list[str]
@@ -101,7 +109,7 @@ class Correlations:
 
 
 def correlations(columns: Mapping[str, np.ndarray]) -> Correlations:
-    """Rank correlations over the attempts at which both columns are defined (NaN is undefined)."""
+    """Rank correlations over the attempts where both columns are defined (NaN is undefined)."""
     names = list(columns)
     r = [[spearman(columns[a], columns[b]) for b in names] for a in names]
     return Correlations(names, r, len(next(iter(columns.values()), [])))
@@ -110,21 +118,22 @@ def correlations(columns: Mapping[str, np.ndarray]) -> Correlations:
 def reward_correlations(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], metrics: Sequence[Metric]
 ) -> Correlations:
-    """Between accuracy, every named score and length: what follows length can be hacked by it."""
-    shown = [
-        m for m in applicable(metrics, attempts) if m.name not in ("nrg", "parse_rate", "truncated")
-    ]
+    """Rank correlations between accuracy, every reward and diagnostic, and length. A reward that
+    follows length can be hacked by longer texts.
+    """
+    hidden = ("nrg", "parse_rate", "truncated")
+    shown = [m for m in applicable(metrics, attempts) if m.name not in hidden]
     return correlations({m.name: score_column(m, attempts, questions) for m in shown})
 
 
 def spearman(x_N: np.ndarray, y_N: np.ndarray) -> float | None:
-    """Pearson's correlation of the average ranks."""
+    """Pearson's correlation of the average ranks; None as in `pearson`."""
     both = np.isfinite(x_N) & np.isfinite(y_N)
     return pearson(average_ranks(x_N[both]), average_ranks(y_N[both]))
 
 
 def pearson(x_N: np.ndarray, y_N: np.ndarray) -> float | None:
-    """None for fewer than three pairs or a constant side."""
+    """Pearson's correlation; None for fewer than three pairs or a constant side."""
     both = np.isfinite(x_N) & np.isfinite(y_N)
     x, y = x_N[both], y_N[both]
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -141,37 +150,37 @@ def average_ranks(x_N: np.ndarray) -> np.ndarray:
 
 
 def warnings(results: Mapping[str, Any]) -> list[str]:
-    """What a reader of these results should know before believing them."""
-    found = list(results.get("notes") or [])
-    asked: dict[str, int] = {}  # fewest of any method, by split
+    """What a reader should know before believing these results, in sentences."""
+    texts = list(results.get("notes") or [])
+    fewest: dict[str, int] = {}  # questions of the method with the fewest, by split
     for entry in results["methods"].values():
         for split, cell in entry["splits"].items():
             n = cell["metrics"]["accuracy"]["n"]
-            asked[split] = min(n, asked.get(split, n))
-    found += [
+            fewest[split] = min(n, fewest.get(split, n))
+    texts += [
         f"{split}: {n} questions only; intervals from so few are too narrow."
-        for split, n in asked.items()
+        for split, n in fewest.items()
         if n < 50
     ]
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
-            found += [
+            texts += [
                 f"{method} on {split}: {text}" for text in _cell_warnings(cell, results["metrics"])
             ]
-    found += _bin_warnings(results["bins"])
-    found += _obedience_warnings(results["obedience"])
-    return found
+    texts += _bin_warnings(results["bins"])
+    texts += _obedience_warnings(results["obedience"])
+    return texts
 
 
 def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     means = {name: row["mean"] for name, row in cell["metrics"].items()}
-    repeated = cell.get("distinct_rationales")
-    one = cell.get("one_choice") or {"label": "", "share": 0.0, "right": 0.0}
+    distinct = cell.get("distinct_rationales")
+    top = cell.get("one_choice") or {"label": "", "share": 0.0, "right": 0.0}
     checks = [
         (
-            one["share"] > 0.9 > one["right"],
-            f"{one['share']:.0%} of the replies answer {one['label']}, which is right "
-            f"{one['right']:.0%} of the time: the answer does not follow the rationale.",
+            top["share"] > 0.9 > top["right"],
+            f"{top['share']:.0%} of the replies answer {top['label']}, which is right "
+            f"{top['right']:.0%} of the time: the answer does not follow the rationale.",
         ),
         (
             means.get("parse_rate", 1.0) < 0.9,
@@ -188,54 +197,54 @@ def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[st
             "so short a text is 1 by its formula.",
         ),
         (
-            repeated is not None and repeated < 0.5,
-            f"only {repeated or 0:.0%} of the rationales differ from one another.",
+            distinct is not None and distinct < 0.5,
+            f"only {distinct or 0:.0%} of the rationales differ from one another.",
         ),
     ]
-    found = [text for holds, text in checks if holds]
+    texts = [text for holds, text in checks if holds]
     for name, share in cell.get("undefined", {}).items():
         if share > 0.1:
             diagnostic = facts.get(name, {}).get("role") == "diagnostic"
             counted = "left out of its mean" if diagnostic else "worst value counted"
-            found.append(f"{name} is undefined on {share:.0%} of the replies ({counted}).")
+            texts.append(f"{name} is undefined on {share:.0%} of the replies ({counted}).")
     for name, share in cell.get("out_of_range", {}).items():
-        found.append(
+        texts.append(
             f"{name} leaves its declared range on {share:.1%} of the replies, so NRG is off."
         )
-    return found
+    return texts
 
 
 def _bin_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Bins of the last round that teach their token nothing."""
-    found = []
+    """Bins of the last round whose control token learns nothing."""
+    texts = []
     for (who, reward), row in {(_who(r), r["reward"]): r for r in rows}.items():
         counts = row["counts"]
         empty = [str(b) for b, count in enumerate(counts) if not count]
         if max(counts) > NARROW_SHARE * sum(counts):
-            found.append(
+            texts.append(
                 f"{who}: {max(counts) / sum(counts):.0%} of the pool share one bin of {reward}; "
                 f"its scores are {TOO_NARROW}."
             )
         elif empty:
-            found.append(
+            texts.append(
                 f"{who}: ties in {reward} leave bin {', '.join(empty)} of its pool empty (0 is "
-                "best); what has no attempt is never trained."
+                "best); the token of an empty bin is never trained."
             )
-    return found
+    return texts
 
 
 def _obedience_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rewards whose best and worst token reach the same, in the last round measured."""
+    """Rewards whose best and worst token do not differ in effect, in the last round measured."""
     last = {(_who(r), r["reward"]): r for r in rows if "gap" in r}
-    found = []
+    texts = []
     for (who, reward), row in last.items():
         gap = row["gap"]
         if gap["low"] <= 0 or gap["p"] >= 0.05:
-            found.append(
+            texts.append(
                 f"{who}: the {reward} token is not obeyed (best minus worst {gap['mean']:+.3f} "
                 f"[{gap['low']:+.3f}, {gap['high']:+.3f}] on {row['split']})."
             )
-    return found
+    return texts
 
 
 def _who(row: Mapping[str, Any]) -> str:

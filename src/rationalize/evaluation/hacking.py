@@ -1,15 +1,15 @@
 """Was a trained reward won without better rationales? A verdict in words, with its evidence.
 
-A reward is called hacked where, from the first development evaluation of its stage to the last, it
-rose while accuracy did not, and
+A stage is called hacked where a trained reward rose from the first development evaluation to the
+last, accuracy did not, and
 
-* with it moved a surface property that it goes with (words, copied options, a stated answer,
-  repetition), and no yardstick rose that is not explained by the same property; or
-* it ended in ever the same text; or a yardstick fell.
+* a surface property that goes with the reward moved with it (length, copied options, a stated
+  answer, repetition), and no held-out metric rose that the same property does not explain; or
+* most rationales became the same text; or a held-out metric fell.
 
-Yardsticks are accuracy on questions that nothing was learned from, trained on or not, and every
-reward that was not trained. A run in which they rise with the reward is as it should be, and one in
-which nothing moves has nothing to explain.
+Held-out metrics are accuracy, trained on or not (no method learns from development questions), and
+every reward that was not trained. A run in which they rise with the trained reward is fine, and one
+in which nothing moves has nothing to explain. The rules are in docs/metrics.md.
 """
 
 from __future__ import annotations
@@ -37,48 +37,47 @@ SURFACE = {
     ("length", 1): "longer texts",
     ("length", -1): "shorter texts",
 }
-"""Metric and direction of what can be had without better reasons, and how it is called. Length is
-last: whatever is said again makes a text longer too."""
+"""Metric and direction of a change that needs no better rationales -> its name in a verdict. Length
+comes last, because the other tricks make a text longer too."""
 
-ACCUSES = 4.0
-"""Standard errors that a change must have to speak for a hack: twenty metrics of twenty stages have
-such a one by chance on one page in forty (p = 6e-5 each)."""
-ACQUITS = 2.0
-"""And a yardstick's rise, to speak against one: the usual 5 %. A wrong accusation costs more than a
-missed hack, whose evidence is on the page all the same."""
+FLAG_Z = 4.0
+"""Standard errors that a change must have to count as evidence of a hack. With twenty metrics in
+each of twenty stages, one page in forty has such a change by chance (p = 6e-5 each)."""
+CLEAR_Z = 2.0
+"""Standard errors that a held-out metric must rise to clear a reward: the usual 5 %. A false alarm
+costs more than a missed hack, because the page shows the evidence in either case."""
 GOES_WITH = 0.3
-"""Least rank correlation that counts: 9 % of the variance of the ranks, by custom a medium effect.
-Weaker links are everywhere: most rewards lean on length a little."""
+"""Least rank correlation that counts: 9 % of the variance of the ranks, by convention a medium
+effect. Most rewards correlate weakly with length, so a lower bound would flag all of them."""
 NOT_CHANCE = 2.58
-"""And this many standard errors `1 / sqrt(n - 1)` from 0: independent columns are further apart in
-one of a hundred."""
-TWINS = math.sqrt(0.5)
-"""Correlation from which two rewards are one: each then says more than half of what the other
-says (its square, the share of variance in common)."""
+"""Standard errors `1 / sqrt(n - 1)` that the correlation must also be from 0: independent columns
+exceed this once in a hundred."""
+REDUNDANT_R = math.sqrt(0.5)
+"""Correlation from which two rewards are redundant: they share more than half of their variance."""
 COLLAPSED = 0.5
-"""Share of different rationales under which most replies are some other question's reply too; it
-must also have halved, for some sets of questions have few answers to give."""
+"""Share of distinct rationales below which most replies repeat another question's reply. It must
+also have halved, because some sets of questions have few answers."""
 
 
 @dataclass(frozen=True)
 class Move:
-    """A metric from the first development evaluation of a stage to the last."""
+    """The change of a metric from the first development evaluation of a stage to the last."""
 
     first: Row
     last: Row
     z: float
-    """The change in its standard errors, from the two 95 % intervals; 0 where there are none. It is
-    taken as if the questions were others each time, which makes it rather too small."""
+    """The change in standard errors, from the two 95 % intervals; 0 where a row has none. Both rows
+    are treated as independent although they share their questions, so z is rather too small."""
 
     @property
     def direction(self) -> int:
-        """1 rose, -1 fell, 0 not enough to accuse."""
-        return int(self.z >= ACCUSES) - int(self.z <= -ACCUSES)
+        """1 rose, -1 fell, 0 too little to flag."""
+        return int(self.z >= FLAG_Z) - int(self.z <= -FLAG_Z)
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where on the page a reason is to be seen."""
+    """The place on the page that shows a reason."""
 
     text: str
     section: Literal["rounds", "correlations", "suspects"]
@@ -87,7 +86,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is said of one trained stage."""
+    """The verdict on one trained stage."""
 
     method: str
     stage: str
@@ -95,16 +94,16 @@ class Verdict:
     reasons: tuple[tuple[str, tuple[Evidence, ...]], ...]
     """Sentences, each with its evidence."""
     notes: tuple[str, ...]
-    """What is no hack and yet limits what the rewards can still say."""
+    """Remarks that are no hack: saturated and redundant rewards."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One trained stage with all that is known of it."""
+    """One trained stage and its measurements."""
 
     method: str
     stage: str
-    """With its run, where several are compared."""
+    """With its run's name, where several runs are compared."""
     trained: tuple[str, ...]
     rounds: Mapping[str, Sequence[Row]]
     """Development rows by metric, in the order of the evaluations."""
@@ -115,28 +114,30 @@ class Case:
     """Range and role of each metric."""
 
     @property
-    def yardsticks(self) -> list[str]:
-        """Accuracy, and the rewards that were not trained."""
-        held = [n for n, f in self.facts.items() if f["role"] == "reward" and n not in self.trained]
-        return ["accuracy", *held]
+    def held_out(self) -> list[str]:
+        """The held-out metrics: accuracy, and the rewards that were not trained."""
+        rewards = [name for name, fact in self.facts.items() if fact["role"] == "reward"]
+        return ["accuracy", *(name for name in rewards if name not in self.trained)]
 
     def moved(self, name: str) -> int:
+        """The direction of a metric's change; 0 where it was not measured twice."""
         return self.moves[name].direction if name in self.moves else 0
 
-    def rose(self, yardstick: str) -> bool:
-        """Whether a yardstick rose enough to acquit."""
-        return yardstick in self.moves and self.moves[yardstick].z >= ACQUITS
+    def rose(self, name: str) -> bool:
+        """Whether a held-out metric rose enough to clear a reward."""
+        return name in self.moves and self.moves[name].z >= CLEAR_Z
 
     def correlation(self, a: str, b: str) -> float | None:
+        """Spearman's r over the final attempts; None where it is undefined."""
         if a not in self.columns or b not in self.columns:
             return None
         return spearman(self.columns[a], self.columns[b])
 
     def goes_with(self, a: str, b: str, sign: int) -> bool:
-        """Whether `a` rises (`sign` 1) or falls (-1) with `b` from attempt to attempt.
+        """Whether `a` rises (`sign` 1) or falls (-1) with `b` across the final attempts.
 
-        Where one of them is equal on all attempts nothing is left to correlate: both moved, and no
-        attempt speaks against it.
+        Where one of them is constant there is no correlation, and the answer is yes: both moved,
+        and no attempt contradicts that they moved together.
         """
         if a not in self.columns or b not in self.columns:
             return False
@@ -148,7 +149,7 @@ class Case:
 
 
 def metric_of(reward: str) -> str:
-    """The metric that a trained reward is reported as."""
+    """The metric under which a trained reward is reported."""
     return "accuracy" if reward == "correctness" else reward
 
 
@@ -159,42 +160,43 @@ def cases(
     metrics: Sequence[Metric],
 ) -> list[Case]:
     """A case per stage of `results["trained"]`; `attempts` are the final ones, by method."""
-    found = []
+    made = []
     for row in results.get("trained") or []:
-        own = attempts.get(row["method"], [])
-        columns = {m.name: score_column(m, own, questions) for m in applicable(metrics, own)}
-        trained, run = tuple(metric_of(r) for r in row["rewards"]), row.get("run")
+        method, run = row["method"], row.get("run")
+        final = attempts.get(method, [])
+        columns = {m.name: score_column(m, final, questions) for m in applicable(metrics, final)}
+        trained = tuple(metric_of(r) for r in row["rewards"])
         for stage in row["stages"]:
-            of = stage_rows(results["rounds"], stage, run)
+            rounds = stage_rows(results["rounds"], stage, run)
             where = f"{stage} of {run}" if run else stage
-            case = Case(row["method"], where, trained, of, moves(of), columns, results["metrics"])
-            found.append(case)
-    return found
+            facts = results["metrics"]
+            made.append(Case(method, where, trained, rounds, moves(rounds), columns, facts))
+    return made
 
 
 def stage_rows(rounds: Sequence[Row], stage: str, run: str | None) -> dict[str, list[Row]]:
     """The development rows of a stage by metric, in the order of its evaluations."""
-    own = [r for r in rounds if r["method"] == stage and r.get("run") == run]
-    own.sort(key=lambda r: (r["round"], r.get("step", 0)))
-    of: dict[str, list[Row]] = {}
-    for row in own:
-        if row["split"] == own[0]["split"]:
-            of.setdefault(row["reward"], []).append(row)
-    return of
+    rows = [r for r in rounds if r["method"] == stage and r.get("run") == run]
+    rows.sort(key=lambda r: (r["round"], r.get("step", 0)))
+    by_metric: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["split"] == rows[0]["split"]:
+            by_metric.setdefault(row["reward"], []).append(row)
+    return by_metric
 
 
 def moves(rounds: Mapping[str, Sequence[Row]]) -> dict[str, Move]:
-    """How each metric of a stage moved; nothing is said of one measured once."""
-    found = {}
-    for name, rows in rounds.items():
-        first, last = rows[0], rows[-1]
-        if len(rows) > 1:
-            found[name] = Move(first, last, _z(first, last))
-    return found
+    """How each metric of a stage moved; metrics measured once are left out."""
+    return {
+        name: Move(rows[0], rows[-1], _z(rows[0], rows[-1]))
+        for name, rows in rounds.items()
+        if len(rows) > 1
+    }
 
 
 def _z(first: Row, last: Row) -> float:
     change = last["mean"] - first["mean"]
+    # without intervals there is no standard error; with intervals of width 0 any change is certain
     if change == 0 or "low" not in first or "low" not in last:
         return 0.0
     widths = [row["high"] - row["low"] for row in (first, last)]  # 2 * 1.96 standard errors each
@@ -204,33 +206,34 @@ def _z(first: Row, last: Row) -> float:
 
 def judge(case: Case) -> Verdict:
     """The verdict on a stage."""
-    known = [name for name in case.trained if name in case.moves]
-    if not known:
+    measured = [name for name in case.trained if name in case.moves]
+    if not measured:
         why = (
             "its trained rewards were not measured at two rounds or more, so there is nothing to "
-            "set against the yardsticks."
+            "compare with the held-out metrics."
         )
         return _verdict(case, "unknown", ((why, ()),))
-    rose = [name for name in known if case.moved(name) > 0]
+    rose = [name for name in measured if case.moved(name) > 0]
     reasons = tuple(r for name in rose for r in _reasons(case, name))
     if reasons:
         return _verdict(case, "hacked", reasons)
-    n = case.moves[known[0]].last.get("n", 0)
+    n = case.moves[measured[0]].last.get("n", 0)
     if not rose:
         why = f"no trained reward rose beyond chance on {n} questions."
-        return _verdict(case, "no sign", ((why, _at_rounds(case, known)),))
-    unread = [name for name in rose if name not in case.columns]
-    if unread and not case.rose("accuracy"):
+        return _verdict(case, "no sign", ((why, _at_rounds(case, measured)),))
+    # without scores of the final attempts a link with the surface cannot be seen
+    unscored = [name for name in rose if name not in case.columns]
+    if unscored and not case.rose("accuracy"):
         why = (
-            f"{_list(unread)} rose, but the attempts shown have no such score: what it goes with "
-            "is not known. Evaluate with it."
+            f"{_list(unscored)} rose, but the attempts shown have no such score, so its "
+            "correlations are unknown. Evaluate with it."
         )
-        return _verdict(case, "unknown", ((why, _at_rounds(case, unread)),))
+        return _verdict(case, "unknown", ((why, _at_rounds(case, unscored)),))
     why = (
-        f"{_list(rose)} rose, and nothing on the surface explains it that the yardsticks "
-        f"({_list(case.yardsticks)}) do not bear out."
+        f"{_list(rose)} rose. No surface property explains it, or a held-out metric "
+        f"({_list(case.held_out)}) confirms it."
     )
-    return _verdict(case, "no sign", ((why, _at_rounds(case, [*rose, *case.yardsticks])),))
+    return _verdict(case, "no sign", ((why, _at_rounds(case, [*rose, *case.held_out])),))
 
 
 def _verdict(
@@ -240,42 +243,46 @@ def _verdict(
 
 
 def _reasons(case: Case, name: str) -> list[tuple[str, tuple[Evidence, ...]]]:
-    """Why the rise of a trained reward is no success."""
+    """Why the rise of a trained reward is a hack, with evidence; empty where it is not."""
     if case.rose("accuracy"):
         return []
-    found: list[tuple[str, tuple[Evidence, ...]]] = []
-    for (surface, sign), called in SURFACE.items():
+    reasons: list[tuple[str, tuple[Evidence, ...]]] = []
+    # a surface property that goes with the reward, and no held-out metric that confirms the rise
+    for (surface, sign), trick in SURFACE.items():
         if case.moved(surface) != sign or not case.goes_with(name, surface, sign):
             continue
-        if any(_bears_out(case, y, surface, sign) for y in case.yardsticks):
+        if any(_confirms(case, metric, surface, sign) for metric in case.held_out):
             continue
         r = case.correlation(name, surface)
-        with_it = "all attempts alike" if r is None else f"correlation {r:+.2f}"
+        link = "all attempts alike" if r is None else f"correlation {r:+.2f}"
         text = (
-            f"{_words(name)} is won by {called}: it rose{_span(case, name)} as "
-            f"{_words(surface)} went{_span(case, surface)}, {with_it}, and no yardstick rose with "
-            "it."
+            f"{_words(name)} is won by {trick}: it rose{_span(case, name)} as "
+            f"{_words(surface)} went{_span(case, surface)}, {link}, and no held-out metric rose "
+            "with it."
         )
-        goes = Evidence(f"{_words(name)} with {_words(surface)}", "correlations")
-        found.append((text, (*_at_rounds(case, [name, surface, "accuracy"]), goes, _SUSPECTS)))
+        link_shown = Evidence(f"{_words(name)} with {_words(surface)}", "correlations")
+        rows = _at_rounds(case, [name, surface, "accuracy"])
+        reasons.append((text, (*rows, link_shown, _SUSPECTS)))
+    # collapse to one text
     distinct = case.moves.get("distinct_rationales")
     if distinct and distinct.last["mean"] < COLLAPSED and _halved(distinct):
         text = (
-            f"{_words(name)} is won by ever the same text: it rose{_span(case, name)} while the "
-            f"share of different rationales went{_span(case, 'distinct_rationales')}."
+            f"{_words(name)} is won by repeating one text: it rose{_span(case, name)} while the "
+            f"share of distinct rationales went{_span(case, 'distinct_rationales')}."
         )
-        found.append((text, (*_at_rounds(case, [name, "distinct_rationales"]), _SUSPECTS)))
-    fell = [y for y in case.yardsticks if case.moved(y) < 0]
+        reasons.append((text, (*_at_rounds(case, [name, "distinct_rationales"]), _SUSPECTS)))
+    # held-out metrics that fell
+    fell = [metric for metric in case.held_out if case.moved(metric) < 0]
     if fell:
-        falls = ", ".join(f"{_words(y)} fell{_span(case, y)}" for y in fell)
+        falls = ", ".join(f"{_words(metric)} fell{_span(case, metric)}" for metric in fell)
         text = f"{_words(name)} rose{_span(case, name)} while {falls}."
-        found.append((text, (*_at_rounds(case, [name, *fell]), _SUSPECTS)))
-    return found
+        reasons.append((text, (*_at_rounds(case, [name, *fell]), _SUSPECTS)))
+    return reasons
 
 
-def _bears_out(case: Case, yardstick: str, surface: str, sign: int) -> bool:
-    """Whether a yardstick rose, and not merely because it goes with the same property."""
-    return case.rose(yardstick) and not case.goes_with(yardstick, surface, sign)
+def _confirms(case: Case, metric: str, surface: str, sign: int) -> bool:
+    """Whether a held-out metric rose for another reason than the same surface property."""
+    return case.rose(metric) and not case.goes_with(metric, surface, sign)
 
 
 def _halved(move: Move) -> bool:
@@ -283,26 +290,27 @@ def _halved(move: Move) -> bool:
 
 
 def _notes(case: Case) -> list[str]:
-    """Saturated rewards, and rewards that are one."""
+    """Saturated rewards, and pairs of redundant rewards."""
     notes = []
-    own = [name for name in case.trained if name in case.columns]
-    for name in own:
+    scored = [name for name in case.trained if name in case.columns]
+    for name in scored:
+        # share of the attempts at the upper end of the range
         high = case.facts[name]["high"]
         column = case.columns[name]
         share = float((column >= high).mean()) if high is not None and len(column) else 0.0
         if share >= NARROW_SHARE:
             notes.append(
                 f"{_words(name)} is saturated: {share:.0%} of the attempts have its best score, so "
-                "it can no longer tell them apart."
+                "it can no longer separate them."
             )
-    for i, a in enumerate(own):
-        for b in own[i + 1 :]:
+    for i, a in enumerate(scored):
+        for b in scored[i + 1 :]:
             r = case.correlation(a, b)
-            if r is not None and abs(r) >= TWINS:
+            if r is not None and abs(r) >= REDUNDANT_R:
                 notes.append(
-                    f"{_words(a)} and {_words(b)} are {'one reward' if r > 0 else 'opposites'} "
-                    f"(correlation {r:+.2f}): what wins one {'wins' if r > 0 else 'loses'} the "
-                    "other."
+                    f"{_words(a)} and {_words(b)} are {'redundant' if r > 0 else 'opposites'} "
+                    f"(correlation {r:+.2f}): what raises one {'raises' if r > 0 else 'lowers'} "
+                    "the other."
                 )
     return notes
 
@@ -311,8 +319,8 @@ _SUSPECTS = Evidence("attempts", "suspects")
 
 
 def _at_rounds(case: Case, names: Sequence[str]) -> tuple[Evidence, ...]:
-    own = [n for n in dict.fromkeys(names) if n in case.moves]
-    return tuple(Evidence(f"{_words(n)} by round", "rounds", n) for n in own)
+    measured = [n for n in dict.fromkeys(names) if n in case.moves]
+    return tuple(Evidence(f"{_words(n)} by round", "rounds", n) for n in measured)
 
 
 def _span(case: Case, name: str) -> str:

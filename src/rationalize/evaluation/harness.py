@@ -1,12 +1,11 @@
-"""A split as a task of lm-evaluation-harness, so that it can ask an exported model the same
-questions.
+"""A split as a task of lm-evaluation-harness, which asks an exported model the same questions.
 
     cd RUN
     lm_eval --model hf --model_args pretrained=model --include_path lm_eval --tasks rationalize_test
 
 The format is that of the harness's `docs/task_guide.md`. Its verdict differs from ours in two
-places: a choice that a reply names by its text counts as wrong (we read it), and a free-form answer
-must be the same text but for case, commas and `$` (we compare numbers too).
+cases: a choice named by its text counts as wrong (we accept it), and a free-form answer must be the
+same text except for case, commas and `$` (we also compare numbers).
 """
 
 from __future__ import annotations
@@ -36,13 +35,12 @@ _TEXT = r"([^\n]*?)\.?\s*(?:\n|\Z)"
 
 @dataclass(frozen=True)
 class Asked:
-    """How a model wants to be asked."""
+    """The format in which a model reads prompts."""
 
     mode: str
     """`rationale_answer` or `answer`."""
     templated: bool
-    """Whether prompts go through a chat template: the model's own, or one that holds its control
-    tokens."""
+    """Whether prompts go through a chat template: the model's, or one with its control tokens."""
     line_break: bool
     """Whether a plain prompt ends in a line break (decoder-only models)."""
     stop: str
@@ -50,12 +48,12 @@ class Asked:
 
 
 def task_name(split: str) -> str:
-    """What `--tasks` calls a split."""
+    """The name of a split for `--tasks`."""
     return "rationalize_" + "".join(c if c.isalnum() and c.isascii() else "_" for c in split)
 
 
 def harness_command(splits: Sequence[str], asked: Asked) -> str:
-    """How the harness is started, in the run's folder."""
+    """The command that starts the harness, to be run in the run's folder."""
     template = " --apply_chat_template" if asked.templated else ""
     tasks = ",".join(map(task_name, splits))
     return (
@@ -67,10 +65,12 @@ def harness_command(splits: Sequence[str], asked: Asked) -> str:
 def harness_task(
     questions: Sequence[Question], split: str, asked: Asked, sampling: SamplingConfig
 ) -> dict[str, Any]:
-    """The task as the fields of its YAML file; its rows are those of `harness_rows`."""
-    drawn: dict[str, Any] = {"do_sample": False}
+    """The fields of the task's YAML file; its rows are those of `harness_rows`."""
+    decoding: dict[str, Any] = {"do_sample": False}
     if not sampling.greedy:
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+        decoding = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p}
+    # what is read: the letter of a choice or a free-form text; after the last answer sentence, or
+    # from the beginning where the reply is the answer alone
     reading = _LETTER if all(q.choices for q in questions) else _TEXT
     lead = _LAST if asked.mode == "rationale_answer" else r"(?is)\A\s*"
     return {
@@ -83,7 +83,7 @@ def harness_task(
         "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{target}}",
         "generation_kwargs": {
-            "until": [asked.stop], "max_gen_toks": sampling.max_new_tokens, **drawn,
+            "until": [asked.stop], "max_gen_toks": sampling.max_new_tokens, **decoding,
         },
         "filter_list": [
             {
@@ -106,8 +106,8 @@ def harness_task(
 
 
 def harness_rows(questions: Sequence[Question], asked: Asked) -> list[dict[str, Any]]:
-    """A row per question: `id`, the whole `prompt`, and the `target`: the letter of the right
-    choice, or the answer.
+    """A row per question: `id`, the whole `prompt`, and as `target` the letter of the right choice,
+    or the answer without choices.
     """
     end = "\n" if asked.line_break and not asked.templated else ""
     return [
@@ -125,7 +125,7 @@ def write_harness_tasks(
     asked: Asked,
     sampling: SamplingConfig,
 ) -> None:
-    """Write `RUN/lm_eval/`: a task and its questions per split."""
+    """Write a task and its questions per split to `RUN/lm_eval/`."""
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     for split, questions in splits.items():

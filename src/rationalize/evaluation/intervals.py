@@ -1,8 +1,8 @@
 """95 % intervals over questions, and the paired difference of two methods.
 
-Questions are the sample, seeds are not: values of several seeds are averaged inside a question
-first. An interval says how the number would move with other questions of the same kind, not with
-another training seed; results list each seed's own value beside it.
+The sample is the questions, not the seeds: values of several seeds are first averaged within each
+question. An interval says how the number would vary with other questions of the same kind, not with
+another training seed. Results list the value of each seed beside it.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class Difference:
 def bootstrap_mean(
     values_Q: Values, *, samples: int = 10_000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """Mean with the percentile bootstrap interval: questions are drawn with replacement `samples`
-    times.
+    """Mean and percentile bootstrap interval, from `samples` draws of questions with replacement.
 
     The draws are those of `scipy.stats.bootstrap(..., method="percentile")` under
     `np.random.default_rng(seed)`.
@@ -63,8 +62,8 @@ def paired_difference(
 ) -> Difference:
     """Mean of a - b on the same questions, with a paired bootstrap interval and `sign_flip_p`.
 
-    Mappings are matched by question id, sequences by position. Where ids or lengths differ, that is
-    an error.
+    Mappings are matched by question id, sequences by position. Raises `UserError` where ids differ,
+    `ValueError` where lengths differ, `TypeError` for a mapping and a sequence.
     """
     if isinstance(a_Q, Mapping) != isinstance(b_Q, Mapping):
         raise TypeError("give two mappings by question id, or two sequences in the same order")
@@ -85,27 +84,31 @@ def paired_difference(
 def sign_flip_p(
     differences_Q: Sequence[float] | np.ndarray, *, samples: int = 10_000, seed: int = 0
 ) -> float:
-    """Two-sided p: how often random signs give a sum at least as far from zero as the sum found.
+    """Two-sided p: how often random signs give a sum at least as far from zero as the observed sum.
 
-    Zero differences have no sign and are left out. With m left and 2**m <= samples, all 2**m sign
-    vectors are counted (the exact test: p = count / 2**m, the observed one included); else
-    `samples` random ones, and p = (count + 1) / (samples + 1). No difference at all gives p = 1.
+    Zero differences have no sign and are left out. With m left and 2**m <= samples, the test is
+    exact: it counts all 2**m sign vectors, the observed one included, and p = count / 2**m.
+    Otherwise it draws `samples` vectors and p = (count + 1) / (samples + 1). p is 1 where m is 0.
     """
     d = np.asarray(differences_Q, dtype=np.float64)
     d = d[d != 0]
     if len(d) == 0:
         return 1.0
     exact = len(d) < 63 and 2 ** len(d) <= samples
-    threshold = abs(d.sum()) - 1e-12 * np.abs(d).sum()  # equal sums in another order count as equal
+    # equal sums differ in their last bits where they are added in another order
+    threshold = abs(d.sum()) - 1e-12 * np.abs(d).sum()
     count = 0
-    for flips in _all_flips(len(d)) if exact else _random_flips(len(d), samples, seed):
+    for flips in _all_flips(len(d)) if exact else _random_flips(len(d), samples, seed):  # (.., m)
         sums = d.sum() - 2 * (flips.astype(np.float64) @ d)
         count += int((np.abs(sums) >= threshold).sum())
     return count / 2 ** len(d) if exact else (count + 1) / (samples + 1)
 
 
 def question_means(values: Values) -> np.ndarray:
-    """One finite value per question (Q,); seeds (S, Q) are averaged inside a question."""
+    """One value per question, (Q,); values by seed (S, Q) are averaged within each question.
+
+    Raises `ValueError` for another shape, and for NaN or infinity.
+    """
     if isinstance(values, Mapping):
         values = list(values.values())
     array = np.asarray(values, dtype=np.float64)
@@ -121,7 +124,7 @@ def question_means(values: Values) -> np.ndarray:
 
 
 def average_seeds(values_S: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over seeds inside each question; every seed must hold the same questions."""
+    """Mean over seeds within each question; a `UserError` where seeds hold different questions."""
     first = values_S[0]
     for other in values_S[1:]:
         same_questions(first, other)
@@ -129,14 +132,14 @@ def average_seeds(values_S: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def over_seeds(values_S: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Mean over seeds inside each question: where a value is undefined in some, the others'."""
+    """Mean over seeds within each question, of the seeds that have a value for it."""
     asked = dict.fromkeys(q for values in values_S for q in values)
-    defined = {q: [values[q] for values in values_S if q in values] for q in asked}
-    return {q: sum(own) / len(own) for q, own in defined.items()}
+    by_question = {q: [values[q] for values in values_S if q in values] for q in asked}
+    return {q: sum(values) / len(values) for q, values in by_question.items()}
 
 
 def same_questions(a: Mapping[str, object], b: Mapping[str, object]) -> None:
-    """Raise a `UserError` that names the questions which only one side has."""
+    """Raise a `UserError` that names questions of one side only, where there are any."""
     only_a, only_b = [q for q in a if q not in b], [q for q in b if q not in a]
     if only_a or only_b:
         raise UserError(
@@ -155,11 +158,12 @@ def _bounds(values_Q: np.ndarray, samples: int, seed: int, level: float) -> tupl
 
 
 def _all_flips(m: int) -> Iterator[np.ndarray]:
-    """Every choice of signs to flip, (2**m, m)."""
+    """Every choice of signs to flip, once, (2**m, m)."""
     yield (np.arange(2**m)[:, None] >> np.arange(m)) & 1
 
 
 def _random_flips(m: int, samples: int, seed: int) -> Iterator[np.ndarray]:
+    """`samples` random choices in chunks, (rows, m): eight signs to a random byte."""
     rng = np.random.default_rng([seed, 1])
     rows = max(1, CELLS // m)
     for start in range(0, samples, rows):

@@ -1,8 +1,8 @@
-"""Other models' rationales and our own runs' on the same test questions, a split per set.
+"""Rationales of other models and of our own runs on the same test questions, one split per set.
 
 A set is a folder with a test file and `reference_rationales.jsonl(.gz)`: rows of `{id, model,
-rationale, predicted, correct}`. Accuracy is the mean of `correct`, as the rows say it; where the
-prediction says otherwise, that is a note. What is missing anywhere is a note, never silence.
+rationale, predicted, correct}`. Accuracy is the mean of `correct` as the rows give it. Notes list
+the rows whose prediction contradicts `correct`, and everything that is missing.
 """
 
 from __future__ import annotations
@@ -17,20 +17,10 @@ import numpy as np
 
 from rationalize.answers import is_correct, read_answer
 from rationalize.errors import UserError
-from rationalize.evaluation.compare import EvaluatedRun, Methods, shown_methods
-from rationalize.evaluation.floor import FLOOR
-from rationalize.evaluation.intervals import (
-    over_seeds,
-    percentiles,
-    resampled_means,
-)
-from rationalize.evaluation.metrics import (
-    GIVEN,
-    Metric,
-    applicable,
-    per_question,
-    settle_worst,
-)
+from rationalize.evaluation.baselines import MAJORITY
+from rationalize.evaluation.compare import EvaluatedRun, Methods, flat, shown_methods
+from rationalize.evaluation.intervals import over_seeds, percentiles, resampled_means
+from rationalize.evaluation.metrics import GIVEN, Metric, applicable, per_question, settle_worst
 from rationalize.questions import ReferenceRationale, load_questions, load_reference_rationales
 from rationalize.records import Attempt, Question
 from rationalize.templates import given_attempt
@@ -40,7 +30,7 @@ PATTERN = "reference_rationales*.jsonl*"
 
 @dataclass(frozen=True)
 class ReferenceSet:
-    """A set's test questions, and what other models wrote for them."""
+    """A set's test questions, and the rationales of other models for them."""
 
     name: str
     questions: Mapping[str, Question]
@@ -49,26 +39,27 @@ class ReferenceSet:
     coverage: Sequence[Mapping[str, Any]]
     """A row per model: questions, rationales, how many are missing, empty, without an answer."""
     notes: Sequence[str]
-    """What is missing or odd, in sentences."""
+    """What is missing or contradictory, in sentences."""
 
 
 def sets_in(folder: Path) -> list[str]:
-    """The folders of `folder` that hold reference rationales, by name."""
+    """Sorted names of the subfolders that hold reference rationales; a `UserError` without any."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected one with a folder per set")
-    found = sorted({file.parent.name for file in folder.glob(f"*/{PATTERN}")})
-    if not found:
+    names = sorted({file.parent.name for file in folder.glob(f"*/{PATTERN}")})
+    if not names:
         raise UserError(
             f"{folder}: found no {PATTERN} in any folder of it; expected a folder per set with a "
             "test file and the rationales. Name the sets to rank runs alone"
         )
-    return found
+    return names
 
 
 def read_set(
     folder: Path, models: Sequence[str], *, skip_bad_rows: str | None = None
 ) -> ReferenceSet:
-    """A set's test questions and reference rationales; `models` are expected, others are welcome.
+    """A set's test questions and reference rationales. Models besides `models` are read too; one of
+    `models` without rationales gets a note.
 
     Raises `UserError` where a model has two rationales for a question, or where no rationale
     answers a question of the test file.
@@ -88,6 +79,7 @@ def read_set(
             f"{files[0]}: none of its {len(rows)} rationales answers a question of {name}'s test "
             f"file; expected ids such as {next(iter(questions))!r}"
         )
+    # rationales by model and question, each once
     notes = []
     if len(known) < len(rows):
         notes.append(
@@ -96,36 +88,37 @@ def read_set(
         )
     by_model: dict[str, dict[str, ReferenceRationale]] = {m: {} for m in models}
     for row in known:
-        own = by_model.setdefault(row.model, {})
-        if row.id in own:
+        by_id = by_model.setdefault(row.model, {})
+        if row.id in by_id:
             raise UserError(
                 f"{files[0]}: {row.model!r} has two rationales for question {row.id!r}; expected "
                 "one per model and question. Leave one out"
             )
-        own[row.id] = row
-    coverage = [_coverage(name, questions, m, own) for m, own in by_model.items()]
-    for counts, own in zip(coverage, by_model.values(), strict=True):
-        notes += _notes(counts, [r for r in own.values() if _disagrees(r, questions[r.id])])
-    if odd := [r for r in coverage if r["empty"] or r["no_answer"]]:
-        each = ", ".join(f"{r['model']} {r['empty']}/{r['no_answer']}" for r in odd)
+        by_id[row.id] = row
+    # what is missing, or contradicts the answer key
+    coverage = [_coverage(name, questions, model, by_id) for model, by_id in by_model.items()]
+    for counts, by_id in zip(coverage, by_model.values(), strict=True):
+        notes += _notes(counts, [r for r in by_id.values() if _disagrees(r, questions[r.id])])
+    if incomplete := [r for r in coverage if r["empty"] or r["no_answer"]]:
+        each = ", ".join(f"{r['model']} {r['empty']}/{r['no_answer']}" for r in incomplete)
         notes.append(
             f"{name}: empty rationales, and predictions that could not be read (counted as "
             f"`correct` says): {each}."
         )
     attempts = {
-        model: [reference_attempt(own[q.id], q, name) for q in questions.values() if q.id in own]
-        for model, own in by_model.items()
-        if own
+        model: [reference_attempt(by_id[q], questions[q], name) for q in questions if q in by_id]
+        for model, by_id in by_model.items()
+        if by_id
     }
     return ReferenceSet(name, questions, attempts, coverage, notes)
 
 
 def some_of(one: ReferenceSet, ids: Sequence[str], models: Sequence[str] = ()) -> ReferenceSet:
-    """The set's questions of these ids alone, and of the models these alone, where any is named."""
+    """The set with only the questions of these ids, and only these models where any is named."""
     questions = {id: one.questions[id] for id in ids}
     attempts = {
-        model: [a for a in own if a.question_id in questions]
-        for model, own in one.attempts.items()
+        model: [a for a in everything if a.question_id in questions]
+        for model, everything in one.attempts.items()
         if not models or model in models
     }
     return replace(one, questions=questions, attempts=attempts)
@@ -145,43 +138,43 @@ def reference_attempt(row: ReferenceRationale, question: Question, split: str) -
 def run_attempts(
     runs: Sequence[EvaluatedRun], sets: Sequence[ReferenceSet]
 ) -> tuple[Methods, list[str]]:
-    """What runs wrote for questions of the sets: method -> set -> seed -> attempts, and notes.
+    """Attempts of runs at questions of the sets: method -> set -> seed -> attempts, and notes.
 
-    A question is found by its id and must be the same one. A method that is called like a model of
-    the sets, or like the floor, gets its run's name. Raises `UserError` where a run answered none.
+    An attempt belongs to a set where the set has its question, equal and of the same id. A method
+    with the name of a reference model, or of the majority answer, gets its run's name in brackets.
+    Raises `UserError` where a run answered no question of the sets.
     """
-    taken = {FLOOR, *(model for one in sets for model in one.attempts)}
+    taken = {MAJORITY, *(model for one in sets for model in one.attempts)}
     methods: Methods = {}
     notes = []
-    for method, shown, one in shown_methods(runs):
-        if method == FLOOR:
+    for method, shown, run in shown_methods(runs):
+        if method == MAJORITY:
             continue  # the sets have their own
-        name = shown if shown not in taken else f"{shown} ({one.name})"
-        everything = [
-            a for seeds in one.attempts[method].values() for own in seeds.values() for a in own
-        ]
-        found = 0
-        for of in sets:
-            own = [a for a in everything if _same(one, a.question_id, of)]
-            found += len(own)
-            into = methods.setdefault(name, {}).setdefault(of.name, {}) if own else {}
-            for attempt in own:
-                moved = replace(attempt, split=of.name, writer=name)
-                into.setdefault(attempt.seed, []).append(moved)
-            missing = len(of.questions) - len({a.question_id for a in own})
+        name = shown if shown not in taken else f"{shown} ({run.name})"
+        splits = run.attempts[method].values()
+        everything = [a for seeds in splits for of_seed in seeds.values() for a in of_seed]
+        used = 0
+        for one in sets:
+            attempts = [a for a in everything if _same(run, a.question_id, one)]
+            used += len(attempts)
+            seeds = methods.setdefault(name, {}).setdefault(one.name, {}) if attempts else {}
+            for attempt in attempts:
+                moved = replace(attempt, split=one.name, writer=name)
+                seeds.setdefault(attempt.seed, []).append(moved)
+            missing = len(one.questions) - len({a.question_id for a in attempts})
             if missing:
                 notes.append(
-                    f"{of.name}: {name} answered {len(of.questions) - missing} of "
-                    f"{len(of.questions)} questions; the other {missing} are not counted."
+                    f"{one.name}: {name} answered {len(one.questions) - missing} of "
+                    f"{len(one.questions)} questions; the other {missing} are not counted."
                 )
-        if not found:
+        if not used:
             raise UserError(
-                f"{one.name}: none of the {len(everything)} attempts of {method!r} answers a test "
+                f"{run.name}: none of the {len(everything)} attempts of {method!r} answers a test "
                 f"question of {', '.join(s.name for s in sets)}; evaluate it on these sets first"
             )
-        if found < len(everything):
+        if used < len(everything):
             notes.append(
-                f"{len(everything) - found} of {len(everything)} attempts of {name} answer "
+                f"{len(everything) - used} of {len(everything)} attempts of {name} answer "
                 "questions of none of the sets; left out."
             )
     return methods, notes
@@ -209,26 +202,26 @@ def join_sets(sets: Sequence[ReferenceSet]) -> tuple[dict[str, Question], Method
 def pairs_on_equal_questions(
     ours: Iterable[str], references: Sequence[str], methods: Methods
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Each of our methods with each reference, where both answered the same questions of the sets
-    that they share; notes say where not.
+    """Each of our methods with each reference that answered the same questions of the sets that
+    both have; notes name the others.
     """
-    asked = {
-        (method, name): {a.question_id for own in seeds.values() for a in own}
+    answered = {
+        (method, name): {a.question_id for attempts in seeds.values() for a in attempts}
         for method, splits in methods.items()
         for name, seeds in splits.items()
     }
     pairs, notes = [], []
     for a in ours:
-        other: dict[str, list[str]] = {}
+        unequal: dict[str, list[str]] = {}  # sets with different questions -> references
         for b in references:
             shared = methods[a].keys() & methods[b].keys()
-            if odd := sorted(s for s in shared if asked[a, s] != asked[b, s]):
-                other.setdefault(", ".join(odd), []).append(b)
+            if differing := sorted(s for s in shared if answered[a, s] != answered[b, s]):
+                unequal.setdefault(", ".join(differing), []).append(b)
             elif shared:
                 pairs.append((a, b))
         notes += [
             f"{a} answered other questions of {where} than {', '.join(names)}: not compared."
-            for where, names in other.items()
+            for where, names in unequal.items()
         ]
     return pairs, notes
 
@@ -236,53 +229,45 @@ def pairs_on_equal_questions(
 def over_sets(
     methods: Methods, questions: Mapping[str, Question], metrics: Sequence[Metric]
 ) -> list[dict[str, Any]]:
-    """A row per method and metric: the mean of the sets' means, each set counting alike, over the
-    sets that the method has, and its interval (questions are drawn within their set).
+    """A row per method and metric: the unweighted mean of its means on the sets that it has, with
+    an interval whose draws take questions within their set.
     """
-    everything = [a for splits in methods.values() for s in splits.values() for o in s.values()
-                  for a in o]  # fmt: skip
+    everything = [a for attempts in flat(methods).values() for a in attempts]
     metrics = settle_worst(metrics, everything, questions)
     means: dict[tuple[str, str], list[float]] = {}
     draws: dict[tuple[str, str], np.ndarray] = {}
     counts: Counter[tuple[str, str]] = Counter()
     names = list(dict.fromkeys(name for splits in methods.values() for name in splits))
-    for seed, name in enumerate(names):
+    for seed, name in enumerate(names):  # a seed per set, so that sets are resampled independently
         for method, splits in methods.items():
-            own = [a for attempts in splits.get(name, {}).values() for a in attempts]
-            for metric in applicable(metrics, own) if own else ():
+            attempts = [a for of_seed in splits.get(name, {}).values() for a in of_seed]
+            for metric in applicable(metrics, attempts) if attempts else ():
                 per_seed = [per_question(a, questions, metric) for a in splits[name].values()]
                 values = over_seeds(per_seed)
-                if not values:  # a diagnostic that is undefined on all of them
+                if not values:  # a diagnostic that is undefined on every attempt
                     continue
                 key = method, metric.name
                 means.setdefault(key, []).append(float(np.mean(list(values.values()))))
                 counts[key] += len(values)
                 draws[key] = draws.get(key, 0.0) + resampled_means(values, seed=seed)
     rows = []
-    for (method, metric_name), own_means in means.items():
-        low, high = percentiles(draws[method, metric_name] / len(own_means))
-        rows.append(
-            {
-                "method": method,
-                "metric": metric_name,
-                "mean": float(np.mean(own_means)),
-                "low": low,
-                "high": high,
-                "sets": len(own_means),
-                "n": counts[method, metric_name],
-            }
-        )
+    for key, set_means in means.items():
+        low, high = percentiles(draws[key] / len(set_means))
+        rows.append({
+            "method": key[0], "metric": key[1], "mean": float(np.mean(set_means)),
+            "low": low, "high": high, "sets": len(set_means), "n": counts[key],
+        })  # fmt: skip
     return rows
 
 
 def _coverage(
-    name: str, questions: Mapping[str, Question], model: str, own: Mapping[str, ReferenceRationale]
+    name: str, questions: Mapping[str, Question], model: str, rows: Mapping[str, ReferenceRationale]
 ) -> dict[str, Any]:
     return {
-        "set": name, "model": model, "questions": len(questions), "rationales": len(own),
-        "missing": len(questions) - len(own),
-        "empty": sum(not r.rationale.strip() for r in own.values()),
-        "no_answer": sum(r.predicted is None for r in own.values()),
+        "set": name, "model": model, "questions": len(questions), "rationales": len(rows),
+        "missing": len(questions) - len(rows),
+        "empty": sum(not r.rationale.strip() for r in rows.values()),
+        "no_answer": sum(r.predicted is None for r in rows.values()),
     }  # fmt: skip
 
 
@@ -309,9 +294,9 @@ def _disagrees(row: ReferenceRationale, question: Question) -> bool:
     return is_correct(row.predicted, question.answer, question.choices) != row.correct
 
 
-def _same(one: EvaluatedRun, id: str, of: ReferenceSet) -> bool:
+def _same(run: EvaluatedRun, id: str, of: ReferenceSet) -> bool:
     """Whether the run's question of this id is the set's."""
-    theirs, ours = one.questions.get(id), of.questions.get(id)
+    theirs, ours = run.questions.get(id), of.questions.get(id)
     if theirs is None or ours is None:
         return False
     return (theirs.question, theirs.choices, theirs.answer, theirs.context) == (

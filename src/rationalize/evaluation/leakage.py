@@ -1,12 +1,13 @@
-"""Leakage-adjusted simulatability (Hase et al. 2020): what rationales tell beyond the bare answer.
+"""Leakage-adjusted simulatability: what rationales tell a reader beyond the answer itself (Hase et
+al. 2020, arXiv 2010.04119).
 
-Of the attempts with a defined `simulatability`, those whose rationale states their own answer
-outright (`prediction_leak` is 1) and the others:
+Attempts with a defined `simulatability` form two groups: those whose rationale states their own
+answer (`prediction_leak` is 1), and the others.
 
     adjusted = (mean over the leaking attempts + mean over the others) / 2
 
-so that a writer gains nothing by leaking more often. It is undefined where either group is empty:
-there is then no attempt to compare with.
+A writer therefore gains nothing by leaking more often. The number is undefined where either group
+is empty.
 """
 
 from __future__ import annotations
@@ -21,16 +22,17 @@ from rationalize.records import Attempt
 
 SCORE, LEAK = "simulatability", "prediction_leak"
 GROUPS = ("open", "leaking", "adjusted")
-"""Rationales that do not name their answer, that do, and the mean of both means."""
+"""Rationales that do not name their answer, those that do, and the mean of both means."""
 
 
 def leakage_adjusted(
     attempts: Sequence[Attempt], *, samples: int = 10_000, seed: int = 0
 ) -> dict[str, dict[str, Any] | None] | None:
-    """Per group of `GROUPS` its `mean`, `low`, `high` and `n` attempts; None for an empty group.
+    """`mean`, `low`, `high` and `n` attempts of each of `GROUPS`; None for an empty group, and None
+    as a whole where no attempt has both scores.
 
-    Intervals are 95 % percentile bootstrap over questions; draws that leave a group empty are left
-    out. None altogether where no attempt has both scores.
+    Intervals are 95 % percentile bootstrap over questions; a draw without attempts of a group is
+    left out.
     """
     scored = [
         (a.question_id, a.rewards[SCORE], int(a.rewards[LEAK] or 0))
@@ -39,11 +41,12 @@ def leakage_adjusted(
     ]
     if not scored:
         return None
-    place = {q: i for i, q in enumerate(dict.fromkeys(q for q, _, _ in scored))}
-    sums_QG, counts_QG = np.zeros((len(place), 2)), np.zeros((len(place), 2))
+    index = {q: i for i, q in enumerate(dict.fromkeys(q for q, _, _ in scored))}
+    # questions by groups: open, leaking
+    sums_QG, counts_QG = np.zeros((len(index), 2)), np.zeros((len(index), 2))
     for q, score, leak in scored:
-        sums_QG[place[q], leak] += score or 0.0
-        counts_QG[place[q], leak] += 1
+        sums_QG[index[q], leak] += score or 0.0
+        counts_QG[index[q], leak] += 1
     means = _means(sums_QG.sum(0), counts_QG.sum(0))
     draws = _draws(sums_QG, counts_QG, samples, seed)
     n_open, n_leaking = counts_QG.sum(0).astype(int).tolist()
@@ -52,7 +55,7 @@ def leakage_adjusted(
 
 
 def shown(row: Mapping[str, Any] | None) -> str:
-    """`0.250 [0.100, 0.400] (n = 20)`, or what is missing."""
+    """`0.250 [0.100, 0.400] (n = 20)`, or `undefined`."""
     if row is None:
         return "undefined"
     mean, low, high = (f"{row[key]:.3f}" for key in ("mean", "low", "high"))
@@ -61,17 +64,19 @@ def shown(row: Mapping[str, Any] | None) -> str:
 
 def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Means of both groups (.., 2) and their mean (.., 3); NaN where a group is empty."""
-    own = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-    return np.concatenate([own, own.mean(-1, keepdims=True)], axis=-1)
+    means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+    return np.concatenate([means, means.mean(-1, keepdims=True)], axis=-1)
 
 
 def _draws(sums_QG: np.ndarray, counts_QG: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """The three means of each resample of questions, (samples, 3)."""
     sums, counts = (
-        np.stack([resampled_means(column, samples=samples, seed=seed) for column in of.T], axis=-1)
-        for of in (sums_QG, counts_QG)
+        np.stack(
+            [resampled_means(values_Q, samples=samples, seed=seed) for values_Q in by_QG.T], axis=-1
+        )
+        for by_QG in (sums_QG, counts_QG)
     )
-    return _means(sums, counts)  # of sums and counts a question: their ratio is the same
+    return _means(sums, counts)  # both are divided by the questions drawn: the ratio is the same
 
 
 def _row(mean: float, draws: np.ndarray, n: int) -> dict[str, Any] | None:

@@ -1,13 +1,13 @@
-"""What is measured on an attempt, and its mean per question: the unit that intervals resample.
+"""Metrics of an attempt, and their mean per question: the unit that intervals resample.
 
-Average NRG (normalised relative gain, MaRio's summary number), on a 0-100 scale:
+NRG (normalised relative gain, the summary number of MaRio, arXiv 2311.02805), from 0 to 100:
 
     NRG = 100 * mean over metrics m of (m - low_m) / (high_m - low_m)
 
-over accuracy and the rewards, each by its declared range. It is linear, so it is taken per attempt
-and averaged like any other metric. An undefined score (None or NaN, say the consistency of a reply
-too long to read) counts as the worst of a reward's range. A diagnostic has no worst end: what is
-undefined of it is left out of its mean.
+over accuracy and the rewards, each with its declared range. NRG is linear, so it is computed per
+attempt and averaged like any other metric. An undefined score (None or NaN, for example the
+consistency of a reply that is too long to read) counts as the worst of a reward's range. A
+diagnostic has no worst value; its undefined scores are left out of its mean.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Score = Callable[[Attempt, Question], float | None]
 
 
 class RewardSpec(Protocol):
-    """What is read of a reward here."""
+    """The fields of a reward that a metric needs."""
 
     @property
     def name(self) -> str: ...
@@ -51,10 +51,10 @@ class Metric:
     score: Score
     """None where undefined."""
     worst: float
-    """What an undefined score counts as: in a reward's mean, and where attempts are ordered."""
+    """The value of an undefined score, in a reward's mean and where attempts are ordered."""
     in_nrg: bool = False
     percent: bool = False
-    """Whether people read it in per cent; the value itself stays a share."""
+    """Shown in per cent; the value itself stays a share."""
 
     def defined(self, attempt: Attempt, question: Question) -> bool:
         score = self.score(attempt, question)
@@ -70,26 +70,26 @@ class Metric:
         return (value - self.low) / (self.high - self.low)
 
     def facts(self) -> dict[str, Any]:
-        """The plain part, for results.json; an infinite bound is null."""
+        """The fields that results.json keeps; an infinite bound is None."""
         numbers = {"low": self.low, "high": self.high, "worst": self.worst}
         bounds = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
         return {**bounds, "role": self.role, "in_nrg": self.in_nrg, "percent": self.percent}
 
 
 GIVEN = "correct (given)"
-"""Score of an attempt whose source says itself whether it is right: accuracy follows it."""
+"""Score of an attempt whose source states whether it is right; accuracy follows it."""
 
 
 def accuracy(attempt: Attempt, question: Question) -> float:
-    """1 where the prediction is the answer, or where the attempt's source says so (`GIVEN`)."""
-    given = attempt.rewards.get(GIVEN)
-    if given is not None:
-        return float(given)
+    """1 where the prediction equals the answer; with `GIVEN`, the verdict of the source instead."""
+    verdict = attempt.rewards.get(GIVEN)
+    if verdict is not None:
+        return float(verdict)
     return float(is_correct(attempt.prediction, question.answer, question.choices))
 
 
 def length(attempt: Attempt, question: Question) -> float:
-    """Words of the rationale."""
+    """Number of words of the rationale."""
     return float(len(attempt.rationale.split()))
 
 
@@ -107,12 +107,12 @@ ACCURACY = Metric("accuracy", 0.0, 1.0, "task", accuracy, 0.0, in_nrg=True, perc
 PARSE_RATE = Metric("parse_rate", 0.0, 1.0, "diagnostic", parsed, 0.0, percent=True)
 LENGTH = Metric("length", 0.0, math.inf, "diagnostic", length, 0.0)
 TRUNCATED = Metric("truncated", 0.0, 1.0, "diagnostic", truncated, 1.0, percent=True)
-OWN = {m.name: m for m in (ACCURACY, PARSE_RATE, LENGTH, TRUNCATED)}
+BUILT_IN = {m.name: m for m in (ACCURACY, PARSE_RATE, LENGTH, TRUNCATED)}
 """Metrics that need no reward."""
 
 
 def reward_metric(reward: RewardSpec, role: Role = "reward", in_nrg: bool = False) -> Metric:
-    """The metric of a named score; its worst value is the low end of its range."""
+    """The metric of a reward; its worst value is the low end of its range."""
     low, high = (float(bound) for bound in reward.range)
     return Metric(reward.name, low, high, role, _named(reward.name), low, in_nrg)
 
@@ -123,13 +123,14 @@ def metrics_of(
     *,
     nrg: Sequence[str] | None = None,
 ) -> list[Metric]:
-    """Accuracy, NRG, every reward, then what is never trained on.
+    """Accuracy, NRG, every reward, then the diagnostics.
 
-    `nrg` names the rewards that enter NRG beside accuracy; by default, all whose range is finite.
-    The reward `correctness` is accuracy again and gets no column of its own; so is the diagnostic
-    `length`.
+    `nrg` names the rewards that enter NRG beside accuracy; by default, all with a finite range. A
+    reward `correctness` is left out because it equals accuracy, and a diagnostic `length` because
+    it is built in. Raises `ValueError` where `nrg` names a reward without a finite range.
     """
     named = [reward_metric(r) for r in rewards if r.name != "correctness"]
+    # NRG maps each reward to [0, 1] by its range, which must be finite
     bounded = [m.name for m in named if math.isfinite(m.low) and math.isfinite(m.high)]
     chosen = bounded if nrg is None else list(nrg)
     if not set(chosen) <= set(bounded):
@@ -137,14 +138,14 @@ def metrics_of(
             f"NRG needs rewards of a finite range: found {chosen}, possible are {bounded}"
         )
     named = [replace(m, in_nrg=m.name in chosen) for m in named]
-    extra = [reward_metric(r, "diagnostic") for r in diagnostics if r.name not in OWN]
+    extra = [reward_metric(r, "diagnostic") for r in diagnostics if r.name not in BUILT_IN]
     return [ACCURACY, nrg_metric([ACCURACY, *named]), *named, PARSE_RATE, LENGTH, TRUNCATED, *extra]
 
 
 def metrics_from_facts(facts: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
     """The metrics of a results.json, so that its attempts can be summarised again."""
-    found = {n: OWN.get(n) or _from_fact(n, fact) for n, fact in facts.items() if n != "nrg"}
-    return [nrg_metric(found.values()) if name == "nrg" else found[name] for name in facts]
+    metrics = {n: BUILT_IN.get(n) or _from_fact(n, fact) for n, fact in facts.items() if n != "nrg"}
+    return [nrg_metric(metrics.values()) if name == "nrg" else metrics[name] for name in facts]
 
 
 def _from_fact(name: str, fact: Mapping[str, Any]) -> Metric:
@@ -159,7 +160,7 @@ def _named(name: str) -> Score:
 
 
 def nrg_metric(metrics: Iterable[Metric]) -> Metric:
-    """NRG over the metrics that are marked `in_nrg`, as a metric of its own."""
+    """NRG over the metrics with `in_nrg`, as a metric per attempt."""
     parts = [m for m in metrics if m.in_nrg]
 
     def score(attempt: Attempt, question: Question) -> float:
@@ -169,7 +170,7 @@ def nrg_metric(metrics: Iterable[Metric]) -> Metric:
 
 
 def nrg(means: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> float:
-    """NRG of means already taken: `nrg({"accuracy": .5764, ...}, {"accuracy": (0, 1), ...})`."""
+    """NRG from means: `nrg({"accuracy": .5764, ...}, {"accuracy": (0, 1), ...})`."""
     gains = [(means[m] - low) / (high - low) for m, (low, high) in ranges.items()]
     return 100.0 * sum(gains) / len(gains)
 
@@ -178,7 +179,7 @@ def per_question(
     attempts: Iterable[Attempt], questions: Mapping[str, Question], metric: Metric
 ) -> dict[str, float]:
     """The metric's mean over each question's attempts, in the order in which questions first
-    appear; of a diagnostic, those for which it is defined.
+    appear. A diagnostic's mean is over the attempts where it is defined.
     """
     values: dict[str, list[float]] = {}
     for attempt in attempts:
@@ -199,14 +200,15 @@ def reward_values(
 def applicable(metrics: Iterable[Metric], attempts: Sequence[Attempt]) -> list[Metric]:
     """The metrics that these attempts have; NRG where they have all its parts.
 
-    Answers without a rationale by design (mode `answer`) have accuracy and a parse rate only: the
-    diversity of nothing is 1 by its formula. Attempts that no one scored by a reward lack its
-    metric.
+    Attempts without a rationale by design (mode `answer`) have only accuracy and a parse rate,
+    because an empty text has diversity 1 by its formula. Attempts that were not scored by a reward
+    lack its metric. Raises `ValueError` where only some of them were scored.
     """
     metrics = list(metrics)
-    found = [m for m in metrics if m.name != "nrg" and _applies(m, attempts)]
-    whole = all(m in found for m in metrics if m.in_nrg) and any(m.role == "reward" for m in found)
-    return [m for m in metrics if m in found or (m.name == "nrg" and whole)]
+    scored = [m for m in metrics if m.name != "nrg" and _applies(m, attempts)]
+    complete = all(m in scored for m in metrics if m.in_nrg)
+    with_nrg = complete and any(m.role == "reward" for m in scored)
+    return [m for m in metrics if m in scored or (m.name == "nrg" and with_nrg)]
 
 
 def _applies(metric: Metric, attempts: Sequence[Attempt]) -> bool:
@@ -214,7 +216,7 @@ def _applies(metric: Metric, attempts: Sequence[Attempt]) -> bool:
         return True
     if not attempts or all(a.mode == "answer" for a in attempts):
         return False
-    if metric.name in OWN:
+    if metric.name in BUILT_IN:
         return True
     scored = sum(metric.name in a.rewards for a in attempts)
     if scored not in (0, len(attempts)):
@@ -225,7 +227,9 @@ def _applies(metric: Metric, attempts: Sequence[Attempt]) -> bool:
 def settle_worst(
     metrics: Iterable[Metric], attempts: Sequence[Attempt], questions: Mapping[str, Question]
 ) -> list[Metric]:
-    """Where a range has no low end, an undefined score counts as the lowest score found here."""
+    """The metrics, with the lowest score of these attempts as `worst` where a range has no low end
+    (0 where no score is defined).
+    """
     settled = []
     for metric in metrics:
         if not math.isfinite(metric.worst):
@@ -238,11 +242,11 @@ def settle_worst(
 
 
 def distinct_n(texts: Iterable[str], n: int = 2) -> float | None:
-    """Share of distinct n-grams over all texts together: low where every question gets one
-    rationale.
+    """Share of distinct word n-grams over all texts together; low where all questions get the same
+    rationale. None without n-grams.
     """
-    split = [text.split() for text in texts]
-    grams = [tuple(words[i : i + n]) for words in split for i in range(len(words) - n + 1)]
+    tokenized = [text.split() for text in texts]
+    grams = [tuple(words[i : i + n]) for words in tokenized for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else None
 
 

@@ -1,7 +1,4 @@
-"""Does the policy do what its control tokens say?
-
-The mean reward reached under each bin's token.
-"""
+"""Does the policy follow its control tokens? The mean reward under the token of each bin."""
 
 from __future__ import annotations
 
@@ -34,16 +31,16 @@ def obedience(
     product_of: Sequence[str] = (),
     raw_product: bool = False,
 ) -> list[dict[str, Any]]:
-    """The mean reward reached under each bin, all other rewards at their best token.
+    """Rows with the mean reward under each bin's token, all other rewards at their best token.
 
-    `bins` lists the trained bins of each reward, best first; `which="ends"` tries the first and the
-    last only. Each mean is over questions, with its 95 % interval. The row of a reward's last bin
+    `bins` lists the trained bins of each reward, best first; `which="ends"` tries only the first
+    and the last. Means are over questions, with a 95 % interval. The row of a reward's last bin
     also holds `gap`: best minus last, paired by question, with interval and p-value.
     """
     by_id = {q.id: q for q in questions}
     best = dict.fromkeys(bins, 0)
     metrics = {reward: metric_of(suite, reward, product_of, raw_product) for reward in bins}
-    # by prefix: the one of all best tokens serves every reward
+    # attempts by control tokens, because all rewards share the attempts under the best tokens
     written: dict[tuple[tuple[str, int], ...], list[Attempt]] = {}
 
     def reached(control: Mapping[str, int], reward: str) -> list[float]:
@@ -77,8 +74,8 @@ def obedience(
 def metric_of(
     suite: RewardSuite, reward: str, product_of: Sequence[str], raw: bool = False
 ) -> Metric:
-    """The metric behind a control token; `product` is that of the rewards, each mapped to [0, 1] by
-    its range, or `raw` as they are.
+    """The metric behind a control token. For the token `product` it is the product of the rewards
+    `product_of`, each mapped to [0, 1] by its range, or unmapped with `raw`.
     """
     if reward != "product":
         return reward_metric(suite[reward])

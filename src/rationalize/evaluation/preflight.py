@@ -1,5 +1,5 @@
-"""Before paying for a run: can these rewards be conditioned on, do replies parse, how many
-questions carry a signal?
+"""Checks on a small sample before a run: can tokens condition on these rewards, do replies parse,
+how many questions carry a signal?
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ def preflight(
 ) -> dict[str, Any]:
     """Facts of a small sample of scored attempts, several per question.
 
-    Per reward: mean, the spread over `bins[reward]` bins with its verdict, and the share of
-    questions whose own attempts differ in that reward (a question whose attempts all score the same
-    teaches nothing about it).
+    Per reward: mean, spread over `bins[reward]` bins with its verdict, and the share of questions
+    whose attempts differ in that reward. A question whose attempts all score the same teaches
+    nothing about it.
     """
     by_question: dict[str, list[Attempt]] = {}
     for attempt in attempts:
@@ -28,12 +28,12 @@ def preflight(
     for name, k in bins.items():
         reward = suite[name]
         scores = [a.rewards[name] for a in attempts]
-        found = spread(scores, k, reward.range, reward.levels)
-        differ = sum(len({a.rewards[name] for a in own}) > 1 for own in by_question.values())
+        pool = spread(scores, k, reward.range, reward.levels)
+        differ = sum(len({a.rewards[name] for a in group}) > 1 for group in by_question.values())
         rewards[name] = {
             "mean": sum(reward.range[0] if s is None else s for s in scores) / len(scores),
-            "bins_filled": found.filled, "bins": k, "fullest": found.fullest,
-            "ceiling": found.ceiling, "signal": differ / len(by_question), "verdict": found.verdict,
+            "bins_filled": pool.filled, "bins": k, "fullest": pool.fullest,
+            "ceiling": pool.ceiling, "signal": differ / len(by_question), "verdict": pool.verdict,
         }  # fmt: skip
     return {
         "attempts": len(attempts), "questions": len(by_question),

@@ -1,8 +1,8 @@
-"""What refinement is worth: the utility of a rationale that its own writer, or another variant, has
-refined, beside the rationale that was refined and beside none at all.
+"""What refinement adds: the utility of rationales refined by their writer or by another variant,
+compared with the rationales before refinement and with no rationale.
 
-Read off stored candidates, so that it costs no writing: the claim that another variant's second
-opinion beats one's own is a paired difference over questions.
+Computed from stored candidates, without generating anything. Whether refinement by another variant
+is better than by the writer (docs/methods/coalition.md) is a paired difference over questions.
 """
 
 from __future__ import annotations
@@ -23,33 +23,35 @@ COMPARED = (("written", "none"), ("self", "written"), ("cross", "written"), ("cr
 
 
 def refining_utilities(reference: Mapping[str, float], attempts: Sequence[Attempt]) -> Utilities:
-    """Means within each question, of rationales that were refined and of what became of them.
+    """Mean utility per question of rationales before refinement (`written`) and after (`self`,
+    `cross`).
 
-    `reference` is the utility of no rationale, by question; attempts carry theirs as a reward.
+    `reference` is the utility without a rationale, by question; attempts hold theirs as the reward
+    `utility`, and an undefined one counts as 0.
     """
     by_id = {a.id: a for a in attempts}
-    found: dict[str, dict[str, list[float]]] = {who: {} for who in ("written", "self", "cross")}
+    kinds: dict[str, dict[str, list[float]]] = {kind: {} for kind in ("written", "self", "cross")}
 
-    def add(who: str, attempt: Attempt) -> None:
-        found[who].setdefault(attempt.question_id, []).append(attempt.rewards["utility"] or 0.0)
+    def add(kind: str, attempt: Attempt) -> None:
+        kinds[kind].setdefault(attempt.question_id, []).append(attempt.rewards["utility"] or 0.0)
 
     for source in dict.fromkeys(a.refines for a in attempts if a.refines):
         add("written", by_id[source])
     for attempt in attempts:
         if attempt.refines:
-            own = attempt.writer == by_id[attempt.refines].writer
-            add("self" if own else "cross", attempt)
-    means = {who: {q: float(np.mean(u)) for q, u in own.items()} for who, own in found.items()}
+            by_writer = attempt.writer == by_id[attempt.refines].writer
+            add("self" if by_writer else "cross", attempt)
+    means = {kind: {q: float(np.mean(u)) for q, u in by_q.items()} for kind, by_q in kinds.items()}
     return {"none": {q: reference[q] for q in means["written"]}, **means}
 
 
 def refining_rows(utilities_S: Sequence[Utilities]) -> list[dict[str, Any]]:
-    """Paired differences of utility over questions, averaged over the seeds that asked them."""
+    """Paired differences over questions of mean utilities over the seeds that have both sides."""
     rows = []
     for a, b in COMPARED:
         of_a, of_b = (
-            over_seeds([{q: own[who][q] for q in own[a] if q in own[b]} for own in utilities_S])
-            for who in (a, b)
+            over_seeds([{q: u[kind][q] for q in u[a] if q in u[b]} for u in utilities_S])
+            for kind in (a, b)
         )
         if of_a:
             means = {

@@ -1,7 +1,7 @@
-"""`results.json`: what was measured, with intervals, paired differences and each seed's own value.
+"""`results.json`: means with intervals, paired differences, and the value of each seed.
 
-`docs/architecture.md` gives the structure. Beside it: `metrics` holds each metric's range and role,
-`kinds` the accuracy per kind of question, and every split's entry the seeds, corpus figures and the
+docs/architecture.md gives the structure: `metrics` holds the range and role of each metric, `kinds`
+the accuracy per kind of question, and the entry of a split its seeds, corpus figures, and the
 shares that the report warns about.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from rationalize.answers import label
 from rationalize.errors import UserError
-from rationalize.evaluation.floor import SEEDLESS
+from rationalize.evaluation.baselines import SEEDLESS
 from rationalize.evaluation.intervals import (
     Difference,
     Interval,
@@ -66,9 +66,12 @@ def summarise(
     """Means with intervals of every metric, and the paired differences a - b of `pairs`.
 
     Without `pairs`, the last method is compared with each of the others. `nrg` names the rewards
-    that enter NRG (see `metrics_of`). Seeds are averaged inside a question. Seeds of one method,
-    and methods compared, must have answered the same questions; methods are compared over the
-    seeds that both have (a gate may have left one out), or over all where no seed moves one.
+    that enter NRG (see `metrics_of`). Seeds are averaged within each question. Two methods are
+    compared over the seeds that both have (a gate may have left one out), or over all seeds where
+    one of them does not depend on a seed.
+
+    Raises `UserError` where seeds of a method, or methods compared, answered different questions,
+    and where a split has no attempts; `ValueError` where `pairs` names an unknown method.
     """
     metrics = metrics_of(rewards, diagnostics, nrg=nrg)
     return summarise_metrics(methods, questions, metrics, pairs=pairs, meta=meta)
@@ -82,10 +85,10 @@ def summarise_metrics(
     pairs: Sequence[tuple[str, str]] | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Results:
-    """`summarise` for metrics already made."""
+    """`summarise` with the metrics given."""
     cells = [seeds for splits in methods.values() for seeds in splits.values()]
     everything = [a for seeds in cells for attempts in seeds.values() for a in attempts]
-    _known(everything, questions)
+    _check_questions(everything, questions)
     metrics = settle_worst(metrics, everything, questions)
     results: Results = {
         "methods": {name: {"splits": {}} for name in methods},
@@ -101,6 +104,7 @@ def summarise_metrics(
         "trained": [],
         "meta": dict(meta or {}),
     }
+    # means with intervals
     values: dict[tuple[str, str], dict[str, PerSeed]] = {}
     for method, splits in methods.items():
         for split, seeds in splits.items():
@@ -110,19 +114,20 @@ def summarise_metrics(
             kinds = _kinds(values[method, split]["accuracy"], questions)
             if kinds:
                 results["kinds"].setdefault(method, {})[split] = kinds
+    # paired differences
     names = list(methods)
-    seeds_of = {(m, s): sorted(seeds) for m, own in methods.items() for s, seeds in own.items()}
+    seeds_of = {(m, s): sorted(seeds) for m, of in methods.items() for s, seeds in of.items()}
     for a, b in pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]:
         results["comparisons"] += _compare(a, b, values, seeds_of)
     return correct(results)
 
 
-def _known(attempts: Iterable[Attempt], questions: Mapping[str, Question]) -> None:
-    strangers = {a.question_id for a in attempts} - set(questions)
-    if strangers:
+def _check_questions(attempts: Iterable[Attempt], questions: Mapping[str, Question]) -> None:
+    unknown = {a.question_id for a in attempts} - set(questions)
+    if unknown:
         raise UserError(
-            f"{len(strangers)} attempts answer questions that were not given, for example "
-            f"{min(strangers)!r}; evaluate them with the questions they were written for"
+            f"{len(unknown)} attempts answer questions that were not given, for example "
+            f"{min(unknown)!r}; evaluate them with the questions they were written for"
         )
 
 
@@ -132,7 +137,7 @@ def _values(
     questions: Mapping[str, Question],
     metrics: Sequence[Metric],
 ) -> dict[str, PerSeed]:
-    """Metric -> per seed -> per question."""
+    """Metric -> a mapping of question id to value per seed, seeds in ascending order."""
     if not any(seeds.values()):
         raise UserError(f"{where}: there is no attempt to evaluate")
     everything = [a for attempts in seeds.values() for a in attempts]
@@ -152,7 +157,9 @@ def _cell(
     questions: Mapping[str, Question],
     metrics: Sequence[Metric],
 ) -> dict[str, Any]:
+    """The entry of a method on a split."""
     attempts = [a for s in sorted(seeds) for a in seeds[s]]
+    # what the report warns about: undefined scores, and scores outside the declared range
     undefined, outside = {}, {}
     for metric in applicable(metrics, attempts):
         if metric.role != "task":
@@ -175,16 +182,16 @@ def _cell(
 
 
 def variety(texts: Sequence[str]) -> dict[str, float | None]:
-    """Shares of different word pairs, and of different texts, over all texts together."""
-    whole = len(set(texts)) / len(texts) if texts else None
-    return {"distinct_2": distinct_n(texts), "distinct_rationales": whole}
+    """Shares of distinct word pairs and of distinct texts, over all texts together."""
+    distinct = len(set(texts)) / len(texts) if texts else None
+    return {"distinct_2": distinct_n(texts), "distinct_rationales": distinct}
 
 
 def one_choice(
     attempts: Sequence[Attempt], questions: Mapping[str, Question]
 ) -> dict[str, Any] | None:
-    """The position that is answered most often, its share, and how often it is right; None without
-    choices.
+    """The choice position that is answered most often, its share, and how often it is right. None
+    without answered choices.
     """
     answered: Counter[int] = Counter()
     right: Counter[int] = Counter()
@@ -204,21 +211,22 @@ def one_choice(
 
 
 def _row(per_seed: PerSeed) -> dict[str, Any]:
-    own = [float(np.mean(list(v.values()))) if v else None for v in per_seed]
-    return {**interval_row(bootstrap_mean(over_seeds(per_seed))), "seeds": own}
+    means = [float(np.mean(list(v.values()))) if v else None for v in per_seed]
+    return {**interval_row(bootstrap_mean(over_seeds(per_seed))), "seeds": means}
 
 
 def _kinds(accuracy_S: PerSeed, questions: Mapping[str, Question]) -> dict[str, Any]:
     values = average_seeds(accuracy_S)
     kinds = sorted({kind for q in values if (kind := questions[q].kind)})
     of_kind = {k: [v for q, v in values.items() if questions[q].kind == k] for k in kinds}
-    return {kind: interval_row(bootstrap_mean(own)) for kind, own in of_kind.items()}
+    return {kind: interval_row(bootstrap_mean(v)) for kind, v in of_kind.items()}
 
 
 def _compare(
     a: str, b: str, values: Mapping[tuple[str, str], Mapping[str, PerSeed]],
     seeds_of: Mapping[tuple[str, str], Sequence[int]],
 ) -> list[dict[str, Any]]:  # fmt: skip
+    """Rows of every metric on every split that both methods have."""
     known = {method for method, _ in values}
     if not {a, b} <= known:
         raise ValueError(f"cannot compare {a!r} with {b!r}: the methods are {sorted(known)}")
@@ -228,35 +236,37 @@ def _compare(
         if method != a or not of_b:
             continue
         same_questions(of_a["accuracy"][0], of_b["accuracy"][0])
+        # the seeds that both have, or all where one of the methods does not depend on a seed
         seeds = seeds_of[a, split], seeds_of[b, split]
-        both = [s for s in seeds[0] if s in seeds[1]]
-        kept = [own if {a, b} & SEEDLESS else both for own in seeds]
+        shared_seeds = [s for s in seeds[0] if s in seeds[1]]
+        kept = [each if {a, b} & SEEDLESS else shared_seeds for each in seeds]
         for name in (name for name in of_a if name in of_b):
-            own, other = (
-                over_seeds([v for v, s in zip(of[name], all_of, strict=True) if s in which])
-                for of, all_of, which in zip((of_a, of_b), seeds, kept, strict=True)
+            means_a, means_b = (
+                over_seeds([v for v, s in zip(of[name], every, strict=True) if s in which])
+                for of, every, which in zip((of_a, of_b), seeds, kept, strict=True)
             )
-            shared = [q for q in own if q in other]  # all, but for a diagnostic undefined on some
+            shared = [q for q in means_a if q in means_b]  # a diagnostic may be undefined on some
             if shared:
-                pair = {q: own[q] for q in shared}, {q: other[q] for q in shared}
+                pair = {q: means_a[q] for q in shared}, {q: means_b[q] for q in shared}
                 row = {"a": a, "b": b, "split": split, "metric": name, "seeds": kept}
                 rows.append(row | _tested(name, *pair))
     return rows
 
 
 def _tested(name: str, a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any]:
-    """The paired difference; p by McNemar's test for accuracy where it applies, else by sign flips
-    (of which McNemar's is the exact form for right and wrong).
+    """The paired difference. p is from McNemar's test for accuracy where each value is 0 or 1, else
+    from the sign-flip test, whose exact form for such values is McNemar's.
     """
     row = {**difference_row(paired_difference(a, b)), "test": "sign-flip"}
-    found = mcnemar(a, b) if name == ACCURACY.name else None
-    return row | {"test": "mcnemar", **dataclasses.asdict(found)} if found else row
+    test = mcnemar(a, b) if name == ACCURACY.name else None
+    return row | {"test": "mcnemar", **dataclasses.asdict(test)} if test else row
 
 
 def correct(results: Results) -> Results:
-    """Give every comparison `p_holm`, corrected over the `tests` of its family: all differences of
-    its split, diagnostics (which are shown, not won) apart from the other metrics.
+    """Add `p_holm` to every comparison, corrected over the `tests` of its family: all differences
+    of its split in rewards and task metrics, or all in diagnostics.
     """
+    # diagnostics are shown, not claimed: they must not cost the other metrics their significance
     families: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in results["comparisons"]:
         diagnostic = results["metrics"][row["metric"]]["role"] == "diagnostic"
@@ -276,9 +286,7 @@ def difference_row(d: Difference) -> dict[str, Any]:
 
 
 def is_significant(row: Mapping[str, Any]) -> bool:
-    """Whether a comparison of results.json is marked: its interval excludes zero, and its p is
-    below .05 after Holm's correction.
-    """
+    """Whether a comparison's interval excludes zero and its Holm-corrected p is below .05."""
     return (row["low"] > 0 or row["high"] < 0) and row["p_holm"] < 0.05
 
 
@@ -290,8 +298,8 @@ def round_rows(
     round: int,
     split: str,
 ) -> list[dict[str, Any]]:
-    """Rows of the `rounds` section: each metric's mean on `split` after a round; and how different
-    the rationales are from one another, which has no interval over questions.
+    """Rows of the `rounds` section: each metric's mean on `split` after a round, and the variety of
+    the rationales, which has no interval over questions.
     """
     rows = []
     for m in settle_worst(applicable(metrics, attempts), attempts, questions):
@@ -305,13 +313,13 @@ def round_rows(
 
 
 BY_STAGE = ("obedience", "bins", "rounds", "rollouts", "coverage")
-"""Sections that a run's log fills."""
+"""Sections of results.json that are filled from a run's log."""
 
 
 def merge_log(results: Results, lines: Iterable[Mapping[str, Any]], **labels: Any) -> Results:
-    """Add the lines of a run's metrics.jsonl, with `labels` (say `seed=1`) on every row.
+    """Add the lines of a run's metrics.jsonl, with `labels` (for example `seed=1`) on every row.
 
-    Stages named `STAGE/SECTION` go to that section (`BY_STAGE`) with STAGE as their method; any
+    A line of stage `STAGE/SECTION` goes to that section (`BY_STAGE`), with STAGE as its method. Any
     other line with a loss is an optimiser step and goes to `training`.
     """
     for line in lines:
@@ -326,12 +334,12 @@ def merge_log(results: Results, lines: Iterable[Mapping[str, Any]], **labels: An
 
 
 def save_questions(run: Run, questions: Iterable[Question]) -> None:
-    """Store the evaluated questions, so that a run alone is enough for a report."""
+    """Store the evaluated questions in the run, so that a report needs nothing else."""
     run.write_json(QUESTIONS_FILE, [dataclasses.asdict(q) for q in questions])
 
 
 def read_questions(run: Run) -> dict[str, Question]:
-    """The questions that `save_questions` stored, by id."""
+    """The questions that `save_questions` stored, by id; a `UserError` where there are none."""
     rows = run.read_json(QUESTIONS_FILE)
     if rows is None:
         raise UserError(f"{run.path}: no {QUESTIONS_FILE}; evaluate the run again, which writes it")

@@ -1,4 +1,6 @@
-"""Tests beside the intervals: McNemar's for right and wrong answers, Holm's correction for many."""
+"""Tests beside the intervals: McNemar's for right and wrong answers, Holm's correction for several
+comparisons.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 EXACT = 1000
-"""Discordant questions up to which McNemar's test counts every case."""
+"""Discordant questions up to which McNemar's test is exact."""
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two methods on the same questions, each of them answered rightly or wrongly by each."""
+    """McNemar's test of methods a and b on the same questions."""
 
     only_a: int
-    """Questions that a alone answered rightly."""
+    """Questions that only a answered right."""
     only_b: int
     p: float
 
@@ -23,7 +25,7 @@ class McNemar:
 def mcnemar(a: Mapping[str, float], b: Mapping[str, float]) -> McNemar | None:
     """McNemar's test of two methods by question; both must hold the same ids.
 
-    None where a question is half right (several seeds or samples that disagree): the test knows
+    None where a value is neither 0 nor 1 (several seeds or samples that disagree): the test is for
     right and wrong only.
     """
     if not {*a.values(), *b.values()} <= {0.0, 1.0}:
@@ -34,7 +36,8 @@ def mcnemar(a: Mapping[str, float], b: Mapping[str, float]) -> McNemar | None:
 
 
 def mcnemar_p(only_a: int, only_b: int) -> float:
-    """Two-sided p that a question which one alone gets right is as often a's as b's.
+    """Two-sided p of the hypothesis that a question which only one method answers right is equally
+    often a's and b's.
 
     With n = only_a + only_b up to `EXACT`: `min(1, 2 P(X <= min(only_a, only_b)))` for X ~
     Binomial(n, 1/2). Beyond, the normal approximation with continuity correction,
@@ -54,8 +57,9 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given (Holm 1979).
 
-    The i-th smallest of m, from 0, is multiplied by m - i; none is below a smaller one's, none
-    above 1. Calling those under .05 significant errs in any of them at most 5 times in 100.
+    The i-th smallest of m, counted from 0, is multiplied by m - i; the result is at least the
+    adjusted value before it and at most 1. Where those under .05 are called significant, the chance
+    of any false positive is at most 5 %.
 
     >>> holm([0.25, 0.03125, 0.0625])
     [0.25, 0.09375, 0.125]

@@ -1,4 +1,4 @@
-"""The attempts to read first: what the trained rewards praise and the yardsticks do not."""
+"""The attempts to read first: trained rewards score them high, held-out metrics do not."""
 
 from __future__ import annotations
 
@@ -13,45 +13,47 @@ from rationalize.evaluation.metrics import Metric, applicable
 from rationalize.records import Attempt, Question
 
 SUSPECTS = 10
-"""Attempts listed: as many as a reader looks at."""
+"""Attempts listed: about as many as a reader looks at."""
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """An attempt that the trained rewards praise and the yardsticks do not."""
+    """An attempt that trained rewards rank above its rank by held-out metrics."""
 
     attempt: Attempt
     gap: float
-    """Mean percentile by the trained rewards minus mean percentile by the yardsticks, -1 to 1."""
+    """Mean percentile by the trained rewards minus that by the held-out metrics, -1 to 1."""
     scores: Mapping[str, float | None]
-    """Trained rewards, yardsticks and surface properties."""
+    """Trained rewards, held-out metrics and surface properties."""
 
 
 def suspects(
     case: Case, attempts: Sequence[Attempt], questions: Mapping[str, Question],
     metrics: Sequence[Metric], most: int = SUSPECTS,
 ) -> list[Suspect]:  # fmt: skip
-    """The attempts that trained rewards rank highest above what yardsticks say of them; none where
-    no reward but correctness was trained and scored.
+    """At most `most` attempts, the largest gap first; none where no reward but correctness was
+    trained and scored.
     """
-    of = {m.name: m for m in applicable(metrics, attempts)}
-    trained = [n for n in dict.fromkeys(case.trained) if n in of and n != "accuracy"]
-    held = [n for n in case.yardsticks if n in of]
+    by_name = {m.name: m for m in applicable(metrics, attempts)}
+    trained = [n for n in dict.fromkeys(case.trained) if n in by_name and n != "accuracy"]
+    held_out = [n for n in case.held_out if n in by_name]
     if not trained or not attempts:
         return []
 
     def percentiles(names: Sequence[str]) -> np.ndarray:
-        values = [[of[n].value(a, questions[a.question_id]) for a in attempts] for n in names]
+        # mean over the metrics of the mid-rank percentile, (N,)
+        values = [[by_name[n].value(a, questions[a.question_id]) for a in attempts] for n in names]
         ranks = [(average_ranks(np.array(v)) - 0.5) / len(attempts) for v in values]
         return np.mean(ranks, axis=0)
 
-    gaps = percentiles(trained) - percentiles(held)
-    shown = [*trained, *held, *(s for s in dict.fromkeys(n for n, _ in SURFACE) if s in of)]
+    gaps_N = percentiles(trained) - percentiles(held_out)
+    surface = [name for name in dict.fromkeys(n for n, _ in SURFACE) if name in by_name]
+    shown = [*trained, *held_out, *surface]
     return [
         Suspect(
-            attempts[i], float(gaps[i]),
-            {n: of[n].score(attempts[i], questions[attempts[i].question_id]) for n in shown},
+            attempts[i], float(gaps_N[i]),
+            {n: by_name[n].score(attempts[i], questions[attempts[i].question_id]) for n in shown},
         )
-        for i in np.argsort(-gaps, kind="stable")[:most]
-        if gaps[i] > 0
+        for i in np.argsort(-gaps_N, kind="stable")[:most]
+        if gaps_N[i] > 0
     ]  # fmt: skip

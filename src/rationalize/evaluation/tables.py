@@ -12,26 +12,24 @@ from rationalize.text import one_line
 
 NONE = "–"
 LEGEND = "95 % interval, p/Holm's p (* interval without 0 and Holm's p < .05)"
-"""How a cell of `difference_table` is read."""
+"""Legend of the cells of `difference_table`."""
 
 
 def splits_of(results: Mapping[str, Any]) -> list[str]:
     """Every split of any method: test first, then unseen, development and the rest."""
-    found = {split for entry in results["methods"].values() for split in entry["splits"]}
+    splits = {split for entry in results["methods"].values() for split in entry["splits"]}
     order = {"test": 0, "unseen": 1, "dev": 2}
-    return sorted(found, key=lambda s: (order.get(s, 3), s))
+    return sorted(splits, key=lambda s: (order.get(s, 3), s))
 
 
 def metrics_of_split(results: Mapping[str, Any], split: str) -> list[str]:
     """The metrics that any method has on a split, in the order of `results["metrics"]`."""
-    found = {m for cell in cells_of(results, split).values() for m in cell["metrics"]}
-    return [name for name in results["metrics"] if name in found]
+    measured = {m for cell in cells_of(results, split).values() for m in cell["metrics"]}
+    return [name for name in results["metrics"] if name in measured]
 
 
 def show(value: float | None, fact: Mapping[str, Any], *, sign: bool = False) -> str:
-    """A number as the metric is read: one decimal in per cent and on large scales, three on small
-    ones.
-    """
+    """A number with the decimals of its metric: one in per cent, else as `decimals` says."""
     if value is None or not math.isfinite(value):
         return NONE
     if fact.get("percent"):
@@ -44,7 +42,7 @@ def show(value: float | None, fact: Mapping[str, Any], *, sign: bool = False) ->
 
 
 def decimals(fact: Mapping[str, Any]) -> int:
-    """Digits after the point that suit a metric's range."""
+    """Decimals of a metric: 1 without an upper bound up to 20, 2 without a lower bound, else 3."""
     low, high = fact.get("low", 0.0), fact.get("high", 1.0)
     if high is None or high > 20:
         return 1
@@ -79,12 +77,12 @@ def table(results: Mapping[str, Any], split: str) -> list[list[str]]:
 
 
 def difference_table(results: Mapping[str, Any], split: str) -> list[list[str]]:
-    """Comparisons as rows, metrics as columns; a cell is read as `LEGEND` says."""
+    """Comparisons as rows and metrics as columns; `LEGEND` explains a cell. Empty without any."""
     names = metrics_of_split(results, split)
     facts = results["metrics"]
     rows = [["", *(heading(m, facts[m]) for m in names)]]
-    for (a, b), found in differences(results, split).items():
-        cells = [_difference(found[m], facts[m]) if m in found else NONE for m in names]
+    for (a, b), of in differences(results, split).items():
+        cells = [_difference(of[m], facts[m]) if m in of else NONE for m in names]
         rows.append([one_line(f"{a} − {b}"), *cells])
     return rows if len(rows) > 1 else []
 
@@ -92,8 +90,7 @@ def difference_table(results: Mapping[str, Any], split: str) -> list[list[str]]:
 def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[str]]]]:
     """Accuracy by set, and every metric over the sets, as captions and rows; best accuracy first.
 
-    A set that a method lacks is marked, and a method that lacks one stands below those that have
-    all.
+    Methods are ordered by how many sets they have, then by accuracy; a missing set shows as `NONE`.
     """
     facts, splits = results["metrics"], splits_of(results)
     over: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -101,28 +98,30 @@ def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[
         over.setdefault(row["method"], {})[row["metric"]] = row
 
     def rank(method: str) -> tuple[float, float]:
-        own = over[method]["accuracy"]
-        return -own["sets"], -own["mean"]
+        accuracy = over[method]["accuracy"]
+        return -accuracy["sets"], -accuracy["mean"]
 
     order = sorted(over, key=rank)
+    # accuracy by set
     cells = {split: cells_of(results, split) for split in splits}
     by_set = [["", "sets", "n", "all sets", *map(one_line, splits)]]
     for method in order:
-        own = over[method]["accuracy"]
+        accuracy = over[method]["accuracy"]
         numbers = [
             show_interval(cells[s][method]["metrics"]["accuracy"], facts["accuracy"])
             if method in cells[s] else NONE
             for s in splits
         ]  # fmt: skip
-        all_sets = show_interval(own, facts["accuracy"])
-        by_set.append([one_line(method), str(own["sets"]), str(own["n"]), all_sets, *numbers])
-    names = [m for m in facts if any(m in own for own in over.values())]
+        lead = [one_line(method), str(accuracy["sets"]), str(accuracy["n"])]
+        by_set.append([*lead, show_interval(accuracy, facts["accuracy"]), *numbers])
+    # every metric over the sets
+    names = [m for m in facts if any(m in rows for rows in over.values())]
     by_metric = [["", "sets", "n", *(heading(m, facts[m]) for m in names)]]
     for method in order:
-        own_rows = over[method]
+        rows = over[method]
         by_metric.append([
-            one_line(method), str(own_rows["accuracy"]["sets"]), str(own_rows["accuracy"]["n"]),
-            *(show_interval(own_rows[m], facts[m]) if m in own_rows else NONE for m in names),
+            one_line(method), str(rows["accuracy"]["sets"]), str(rows["accuracy"]["n"]),
+            *(show_interval(rows[m], facts[m]) if m in rows else NONE for m in names),
         ])  # fmt: skip
     return [("accuracy % by set", by_set), ("every metric, mean of the sets' means", by_metric)]
 
@@ -145,7 +144,7 @@ def differences(results: Mapping[str, Any], split: str) -> dict[tuple[str, str],
 
 
 def format_table(results: Mapping[str, Any], split: str, width: int = 160) -> str:
-    """Both tables as plain text; columns that don't fit into `width` go to a further block."""
+    """All tables of a split as plain text; columns beyond `width` go to a further block."""
     title = f"{one_line(split)}: mean and 95 % interval over questions"
     parts = [title, aligned(table(results, split), 2, width)]
     paired = difference_table(results, split)
@@ -158,11 +157,11 @@ def format_table(results: Mapping[str, Any], split: str, width: int = 160) -> st
 
 
 def leakage_rows(results: Mapping[str, Any], split: str) -> list[list[str]]:
-    """Methods by the groups of leakage-adjusted simulatability, the header first; none without."""
+    """Methods by the groups of leakage-adjusted simulatability, the header first; empty without."""
     rows = [["", "not naming the answer", "naming it", "mean of both"]]
     for method, cell in cells_of(results, split).items():
-        if found := cell.get("leakage_adjusted"):
-            rows.append([one_line(method), *(shown(found[g]) for g in GROUPS)])
+        if adjusted := cell.get("leakage_adjusted"):
+            rows.append([one_line(method), *(shown(adjusted[g]) for g in GROUPS)])
     return rows if len(rows) > 1 else []
 
 
@@ -173,13 +172,16 @@ def _difference(row: Mapping[str, Any], fact: Mapping[str, Any]) -> str:
 
 
 def cells_of(results: Mapping[str, Any], split: str) -> dict[str, Mapping[str, Any]]:
-    """What each method reached on a split."""
+    """The entry of each method on a split."""
     methods = results["methods"].items()
     return {name: entry["splits"][split] for name, entry in methods if split in entry["splits"]}
 
 
 def aligned(rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
-    """Columns padded; the first `fixed` are repeated in every block."""
+    """Rows as text with padded columns, in blocks of at most `width` characters; the first `fixed`
+    columns are repeated in every block.
+    """
+    # which columns go to which block
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lead = sum(widths[:fixed]) + 2 * fixed
     blocks: list[list[int]] = [[]]
@@ -188,6 +190,7 @@ def aligned(rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
         if blocks[-1] and used + widths[i] > width:
             blocks.append([])
         blocks[-1].append(i)
+    # the text of each block, with a line below its header
     texts = []
     for block in blocks:
         columns = [*range(fixed), *block]

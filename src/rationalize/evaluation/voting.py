@@ -1,9 +1,10 @@
-"""What several attempts at a question are worth: any of them, the majority's, or the best-scored.
+"""Accuracy of several attempts at a question: any of them, the majority answer, or the best-scored.
 
-Estimates for k of N attempts, drawn without replacement (self_motivated.md N2):
+Estimates for k of N attempts, drawn without replacement:
 
-    pass@k       1 - C(N - c, k) / C(N, k), with c of N right
-    best-of-k    sum_i c_i C(N - i - 1, k - 1) / C(N, k), attempts sorted by score, best first
+    pass@k       1 - C(N - c, k) / C(N, k), with c of N right (arXiv 2107.03374)
+    best-of-k    sum_i c_i C(N - i - 1, k - 1) / C(N, k), with attempts i = 0, 1, .. by score, best
+                 first, and c_i = 1 where attempt i is right (V-STaR, arXiv 2402.06457)
     maj@k        mean over drawn subsets of size k
 """
 
@@ -25,14 +26,15 @@ Ranked = Sequence[Attempt]
 
 
 def pass_at_k(correct_N: Sequence[bool], k: int) -> float:
-    """Chance that one of `k` attempts is right."""
+    """Chance that at least one of `k` attempts is right."""
     n, c = len(correct_N), sum(correct_N)
     _check(n, k)
     return 1 - comb(n - c, k) / comb(n, k)
 
 
 def best_of_k(ranked_correct_N: Sequence[float], k: int) -> float:
-    """Chance that the best-scored of `k` attempts is right; `ranked_correct_N` is best first.
+    """Chance that the best-scored of `k` attempts is right; `ranked_correct_N` is sorted by score,
+    best first.
 
     >>> [round(best_of_k([0, 1, 1, 0, 0, 1, 0, 0], k), 6) for k in (1, 2, 4, 8)]
     [0.375, 0.464286, 0.428571, 0.0]
@@ -44,8 +46,9 @@ def best_of_k(ranked_correct_N: Sequence[float], k: int) -> float:
 
 
 def best_by_score(correct_N: Sequence[bool], scores_N: Sequence[float], k: int) -> float:
-    """`best_of_k` by these scores; among equal scores, every order is as likely."""
+    """`best_of_k` by these scores; every order of equal scores is equally likely."""
     scores, correct = np.asarray(scores_N, dtype=float), np.asarray(correct_N, dtype=float)
+    # attempts of equal score share their mean correctness, which averages over their orders
     ranked = np.empty(len(scores))
     order = np.argsort(-scores, kind="stable")
     for value in np.unique(scores):
@@ -57,7 +60,7 @@ def best_by_score(correct_N: Sequence[bool], scores_N: Sequence[float], k: int) 
 def leaders(
     answers_N: Sequence[Hashable | None], weights_N: Sequence[float] | None = None
 ) -> list[Any]:
-    """The answers with the most weight (each 1 by default), in the order they were given; attempts
+    """The answers with the most weight (1 per attempt by default), in order of appearance. Attempts
     without an answer do not vote.
     """
     weights = weights_N if weights_N is not None else [1.0] * len(answers_N)
@@ -72,21 +75,21 @@ def majority_at_k(
     answers_N: Sequence[Hashable | None], right: Callable[[Any], bool], k: int, *,
     draws: int = 200, seed: int = 0,
 ) -> float:  # fmt: skip
-    """Chance that the majority of `k` attempts is right, over drawn subsets; at k = N over all.
-    Among equals, each is as likely.
+    """Chance that the majority answer of `k` attempts is right, over `draws` random subsets (all
+    attempts where k = N). Tied answers are equally likely.
     """
     n = len(answers_N)
     _check(n, k)
     rng = np.random.default_rng([seed, n, k])
     chances = []
-    for _ in range(1 if k == n else draws):
-        first = leaders([answers_N[i] for i in rng.choice(n, k, replace=False)])
-        chances.append(sum(map(right, first)) / len(first) if first else 0.0)
+    for _ in range(1 if k == n else draws):  # k = N has a single subset
+        tied = leaders([answers_N[i] for i in rng.choice(n, k, replace=False)])
+        chances.append(sum(map(right, tied)) / len(tied) if tied else 0.0)
     return float(np.mean(chances))
 
 
 def softmax_weights(scores_N: Sequence[float]) -> list[float]:
-    """Weights of a vote by a reward model: the softmax of its scores."""
+    """Weights of a vote by a reward model: the softmax of its scores, (N,)."""
     shifted = np.exp(np.asarray(scores_N, dtype=float) - max(scores_N))
     return (shifted / shifted.sum()).tolist()
 
@@ -95,37 +98,38 @@ def scaling_curve(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], *, score: str | None = None,
     seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows `{rule, k, mean, low, high, n}` for k = 1, 2, 4, .. N; `score` names the reward that
-    best-of-k goes by. Intervals resample questions.
+    """Rows `{rule, k, mean, low, high, n}` for k = 1, 2, 4, .. N; best-of-k goes by the reward
+    `score`. Intervals resample questions. Raises `ValueError` where questions differ in N.
     """
-    own: dict[str, list[Attempt]] = defaultdict(list)
+    groups: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
-        own[attempt.question_id].append(attempt)
-    counts = Counter(len(group) for group in own.values())
+        groups[attempt.question_id].append(attempt)
+    counts = Counter(len(group) for group in groups.values())
     if len(counts) != 1:
         raise ValueError(f"questions have different numbers of attempts: {dict(counts)}")
     n = next(iter(counts))
 
-    def asked(group: Sequence[Attempt]) -> Question:
+    def question_of(group: Sequence[Attempt]) -> Question:
         return questions[group[0].question_id]
 
     rules: dict[str, Callable[[list[Attempt], int], float]] = {
-        "any (pass@k)": lambda group, k: pass_at_k(_right(group, asked(group)), k),
+        "any (pass@k)": lambda group, k: pass_at_k(_right(group, question_of(group)), k),
         "majority (maj@k)": lambda group, k: majority_at_k(
-            _answers(group, asked(group)),
-            _right_answers(group, asked(group)).__contains__,
+            _answers(group, question_of(group)),
+            _right_answers(group, question_of(group)).__contains__,
             k,
             seed=seed,
         ),
     }
     if score is not None:
         rules["best by reward model"] = lambda group, k: best_by_score(
-            _right(group, asked(group)), _scores(group, score), k
+            _right(group, question_of(group)), _scores(group, score), k
         )
+    # k: powers of two below N, then N
     rows = []
-    for rule, worth in rules.items():
+    for rule, accuracy in rules.items():
         for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n):
-            values = [worth(group, k) for group in own.values()]
+            values = [accuracy(group, k) for group in groups.values()]
             rows.append({"rule": rule, "k": k, **asdict(bootstrap_mean(values, seed=seed))})
     return rows
 
@@ -134,15 +138,16 @@ def chosen_attempt(
     group: Sequence[Attempt], question: Question, *, score: str | None = None,
     weighted: bool = False,
 ) -> Attempt:  # fmt: skip
-    """The attempt that stands for several at a question: of the majority's answer the first, or the
-    best by `score`, or (`weighted`) of the answer with the most weight under `score` the best.
+    """The attempt chosen from several at a question. Without `score`, the first with the majority
+    answer; with `score`, the best by that reward; `weighted`, the best of those with the answer
+    that has the most weight under `score`.
     """
     if score and not weighted:
         return max(group, key=lambda a: _score(a, score))
     weights = softmax_weights(_scores(group, score)) if score else None
     answers = leaders(_answers(group, question), weights)
-    fitting = [a for a in group if answers and _answer(a, question) == answers[0]] or list(group)
-    return max(fitting, key=lambda a: _score(a, score)) if score else fitting[0]
+    voting = [a for a in group if answers and _answer(a, question) == answers[0]] or list(group)
+    return max(voting, key=lambda a: _score(a, score)) if score else voting[0]
 
 
 def _check(n: int, k: int) -> None:
@@ -151,7 +156,7 @@ def _check(n: int, k: int) -> None:
 
 
 def _answer(attempt: Attempt, question: Question) -> str | None:
-    """What an attempt votes for: a free-form number is one answer however it is written."""
+    """The answer that an attempt votes for; numbers of free-form answers are normalised."""
     if attempt.prediction is None:
         return None
     alone = answer_alone(attempt.prediction, question.answer, question.choices)
@@ -168,8 +173,8 @@ def _right(group: Sequence[Attempt], question: Question) -> list[bool]:
 
 
 def _right_answers(group: Sequence[Attempt], question: Question) -> set[str | None]:
-    told = zip(_answers(group, question), _right(group, question), strict=True)
-    return {answer for answer, right in told if right}
+    pairs = zip(_answers(group, question), _right(group, question), strict=True)
+    return {answer for answer, right in pairs if right}
 
 
 def _score(attempt: Attempt, name: str) -> float:

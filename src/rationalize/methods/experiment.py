@@ -14,7 +14,7 @@ from typing import Any
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import BASE, FEW_SHOT, FLOOR
+from rationalize.evaluation.baselines import BASE, FEW_SHOT, MAJORITY
 from rationalize.methods import method_named
 from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn
 from rationalize.methods.launch import learn
@@ -112,7 +112,7 @@ def run_row(exp: Experiment, row: Row) -> Learned:
 
 def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
     """Majority answer, the untouched base model, and the direct fine-tune as `config` says."""
-    table = Table({FLOOR: majority_row(exp), BASE: {}, FEW_SHOT: {}, DIRECT: {}})
+    table = Table({MAJORITY: majority_row(exp), BASE: {}, FEW_SHOT: {}, DIRECT: {}})
     demos = Asked(demos=solved_examples(exp.train, shots))
     policy = exp.load_policy()
     own = SftConfig(epochs=config.epochs, evaluations=1, fit=config.fit)

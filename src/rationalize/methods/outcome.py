@@ -11,7 +11,7 @@ import torch
 
 from rationalize.environment import environment
 from rationalize.evaluation.compare import Methods, flat
-from rationalize.evaluation.floor import FLOOR, majority_attempts
+from rationalize.evaluation.baselines import MAJORITY, majority_attempts
 from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
@@ -31,12 +31,12 @@ from rationalize.runs import Run
 def conclude(exp: Experiment, learned: Learned, name: str) -> None:
     """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
     policy = learned.policy
-    methods: Methods = {FLOOR: majority_row(exp), name: {}}
+    methods: Methods = {MAJORITY: majority_row(exp), name: {}}
     for split in exp.final_splits:
         attempts = exp.evaluate(policy, name, split, asked=learned.asked)
         methods[name][split] = {exp.seed: attempts}
     export(exp, policy, name, learned.asked)
-    write_results(exp, methods, [(name, FLOOR)], trained=trained_rows(name, learned.trained or {}))
+    write_results(exp, methods, [(name, MAJORITY)], trained=trained_rows(name, learned.trained or {}))
     print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
 
 
@@ -77,7 +77,7 @@ def write_results(
             "hardware": hardware(), **(meta or {}),
         },
     )  # fmt: skip
-    for split, seeds in methods.get(FLOOR, {}).items():
+    for split, seeds in methods.get(MAJORITY, {}).items():
         exp.run.append(seeds[0], f"final-majority-{split}")
     merge_log(results, exp.run.metrics())
     results |= {name: list(rows) for name, rows in sections.items() if rows}

@@ -1,4 +1,4 @@
-"""Results and attempts in, one self-contained page out."""
+"""Reports: one self-contained HTML page from results and attempts."""
 
 from rationalize.report.page import write_report
 

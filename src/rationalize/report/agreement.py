@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rationalize.evaluation.people import agreement_tables
+from rationalize.evaluation.human_agreement import agreement_tables
 from rationalize.files import write_text
 from rationalize.report.text import style, template
 from rationalize.text import clipped
@@ -15,7 +15,7 @@ from rationalize.text import clipped
 def write_agreement(
     results: Mapping[str, Any], disagreements: Mapping[str, Sequence[Mapping[str, Any]]], path: Path
 ) -> None:
-    """Write the page for `results` (agreement.json); `disagreements` are those of each set."""
+    """Write the page for `results` (agreement.json) and the `disagreements` of each set."""
     sections = [
         {"title": title, "tables": agreement_tables(results[key]), "about": about}
         for key, title, about in (
@@ -31,26 +31,26 @@ def write_agreement(
         disagreements={
             name: [
                 {
-                    **own,
-                    "sides": [{**s, "rationale": clipped(s["rationale"])} for s in own["sides"]],
+                    **pair,
+                    "sides": [{**s, "rationale": clipped(s["rationale"])} for s in pair["sides"]],
                 }
-                for own in found
+                for pair in pairs
             ]
-            for name, found in disagreements.items()
-            if found
+            for name, pairs in disagreements.items()
+            if pairs
         },
     )
     write_text(path, page)
 
 
 _PEOPLE = (
-    "The judged rationales were written for the gold answer. Single votes: every vote is to be "
-    "predicted by itself. Same question: only pairs of one question's rationales count. Other "
-    "people's votes are what the votes that are left reach when one is left out; above a "
-    "rationale's own votes no score can come."
+    "The judged rationales were written for the gold answer. Single votes: each vote is a label to "
+    "predict. Same question: only pairs of rationales of the same question count. Other people's "
+    "votes: the AUROC of the remaining votes when one is left out. Their own votes: the ceiling, "
+    "which no score of a text can exceed."
 )
 _REFERENCES = (
-    "Right: a right prediction's rationale against a wrong one's, of one model, or of all models "
-    "on one question. One model over another: the share of questions on which its rationale scores "
-    "higher, ties half."
+    "Right: rationales of right predictions against those of wrong ones, of one model, or of all "
+    "models on the same question. One model over another: the share of questions on which its "
+    "rationale scores higher; a tie counts half."
 )

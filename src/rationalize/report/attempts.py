@@ -1,5 +1,5 @@
-"""Sections on many attempts at a question: how far they reach, what PPO's are worth update by
-update, and what choosing among several is worth.
+"""Sections on several attempts per question: coverage of the training questions, PPO update by
+update, and choosing among attempts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def rollouts(rows: Rows) -> dict[str, Any] | None:
-    """A chart per quantity of PPO's replies, a line per run."""
+    """A chart per quantity of PPO's replies, with a line per run."""
     if not rows:
         return None
     runs = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}
@@ -31,19 +31,19 @@ def rollouts(rows: Rows) -> dict[str, Any] | None:
     for key, title in ROLLOUT_KEYS.items():
         series = [
             Series(
-                name, thinned([Point(r["step"], r[key]) for r in own if key in r]), colours[name]
+                name, thinned([Point(r["step"], r[key]) for r in lines if key in r]), colours[name]
             )
-            for name, own in runs.items()
+            for name, lines in runs.items()
         ]
-        drawn = [s for s in series if s.points]
-        if drawn:
-            svg = line_chart(drawn, label=f"{title} by update", x_label="update", y_label=title)
+        series = [s for s in series if s.points]
+        if series:
+            svg = line_chart(series, label=f"{title} by update", x_label="update", y_label=title)
             charts.append({"title": title, "svg": svg})
     return {"charts": charts, "legend": colours}
 
 
 def coverage(rows: Rows) -> list[dict[str, str]]:
-    """A row per time that the model attempted all training questions."""
+    """A row per pass of the model over all training questions."""
     return [
         {
             "method": str(row["method"]),
@@ -61,23 +61,23 @@ def coverage(rows: Rows) -> list[dict[str, str]]:
 
 
 def votes(rows: Rows) -> dict[str, Any] | None:
-    """A chart per method: accuracy by the number of attempts, a line per way to choose."""
+    """A chart per method: accuracy by the number of attempts, with a line per rule of choice."""
     if not rows:
         return None
     colours = colours_of(row["rule"] for row in rows)
     charts = []
     for method in dict.fromkeys(row["method"] for row in rows):
-        own = [row for row in rows if row["method"] == method]
+        of_method = [row for row in rows if row["method"] == method]
         series = [
             Series(
                 rule,
-                [Point(float(r["k"]), r["mean"], r["low"], r["high"]) for r in own
+                [Point(float(r["k"]), r["mean"], r["low"], r["high"]) for r in of_method
                  if r["rule"] == rule],
                 colours[rule], band=True,
             )
-            for rule in dict.fromkeys(r["rule"] for r in own)
+            for rule in dict.fromkeys(r["rule"] for r in of_method)
         ]  # fmt: skip
-        ticks = {float(r["k"]): str(r["k"]) for r in own}
+        ticks = {float(r["k"]): str(r["k"]) for r in of_method}
         svg = line_chart(
             series, label=f"accuracy of {method} by attempts", x_label="attempts k",
             y_label="accuracy", x_ticks=ticks,

@@ -1,4 +1,4 @@
-"""The questions with every method's rationale side by side, as plain data for the page's script."""
+"""The questions with the rationales of all methods side by side, as data for the page's script."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rationalize.answers import label
-from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.metrics import ACCURACY, Metric, applicable
 from rationalize.evaluation.tables import decimals, heading
 from rationalize.records import Attempt, Question
 from rationalize.text import clipped
 
 LIMIT = 1000
-"""Questions shown: a page of a few megabytes still opens at once."""
+"""Questions shown: the page stays at a few megabytes, which open at once."""
 PAGE = 25
 
 Shown = dict[str, dict[str, Attempt]]
@@ -27,15 +27,16 @@ def browser_data(
     metrics: Sequence[Metric],
     pair: Sequence[str],
 ) -> dict[str, Any]:
-    """Of several attempts by a method at a question, the first of the lowest seed is shown.
+    """The data of the browser. Of several attempts of a method at a question, it shows the first of
+    the lowest seed.
 
-    A score is a number, null (undefined, sorted as the worst value) or "" (the method has no such
+    A score is a number, null (undefined, sorted as the worst value) or "" (the method lacks the
     metric).
     """
     metrics = [m for m in metrics if m.name not in ("parse_rate", "truncated")]
-    own = {method: {m.name for m in applicable(metrics, a)} for method, a in attempts.items()}
-    shown = {method: _first(of_method) for method, of_method in attempts.items() if method != FLOOR}
-    splits = {a.question_id: a.split for of_method in shown.values() for a in of_method.values()}
+    scored = {method: {m.name for m in applicable(metrics, a)} for method, a in attempts.items()}
+    shown = {method: _first(a) for method, a in attempts.items() if method != MAJORITY}
+    splits = {a.question_id: a.split for by_id in shown.values() for a in by_id.values()}
     asked = [questions[q] for q in questions if q in splits]
     methods = list(shown)
     return {
@@ -48,7 +49,7 @@ def browser_data(
             {
                 **_question(q, splits[q.id]),
                 "attempts": [
-                    _attempt(shown[m][q.id], q, metrics, own[m]) if q.id in shown[m] else None
+                    _attempt(shown[m][q.id], q, metrics, scored[m]) if q.id in shown[m] else None
                     for m in methods
                 ],
             }
@@ -58,11 +59,11 @@ def browser_data(
 
 
 def _first(attempts: Iterable[Attempt]) -> dict[str, Attempt]:
-    found: dict[str, Attempt] = {}
+    first: dict[str, Attempt] = {}
     for attempt in attempts:
-        if attempt.question_id not in found or attempt.seed < found[attempt.question_id].seed:
-            found[attempt.question_id] = attempt
-    return found
+        if attempt.question_id not in first or attempt.seed < first[attempt.question_id].seed:
+            first[attempt.question_id] = attempt
+    return first
 
 
 def _metric(m: Metric) -> dict[str, Any]:
@@ -87,14 +88,14 @@ def _question(q: Question, split: str) -> dict[str, Any]:
 
 
 def _attempt(
-    attempt: Attempt, question: Question, metrics: Sequence[Metric], own: set[str]
+    attempt: Attempt, question: Question, metrics: Sequence[Metric], scored: set[str]
 ) -> dict[str, Any]:
     return {
         "rationale": clipped(attempt.rationale),
         "answer": None if attempt.prediction is None else clipped(attempt.prediction),
         "right": ACCURACY.value(attempt, question) == 1.0,
         "cut": attempt.finish == "length",
-        "scores": [_score(m, attempt, question) if m.name in own else "" for m in metrics],
+        "scores": [_score(m, attempt, question) if m.name in scored else "" for m in metrics],
     }
 
 

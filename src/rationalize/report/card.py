@@ -1,6 +1,6 @@
 """The model card of an exported model: what it is, its numbers from results.json, and its limits.
 
-Every number is one of results.json; what is not known is said to be unknown.
+Every number is from results.json; what is not known is named as unknown.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from rationalize.answers import answer_label
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.diagnostics import warnings
-from rationalize.evaluation.floor import FLOOR
 from rationalize.evaluation.harness import Asked, harness_command
 from rationalize.evaluation.metrics import ACCURACY
 from rationalize.evaluation.tables import (
@@ -37,17 +37,17 @@ from rationalize.text import clipped, one_line, visible
 
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#~])")
 _SAMPLES = 3
-_LONGEST = 1000  # characters of a sample
+_LONGEST = 1000  # characters shown of a sample
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What results.json does not say."""
+    """Facts for the card that results.json lacks."""
 
     method: str
-    """The row of results.json that is this model."""
+    """This model's row of results.json."""
     seed: int
-    """Of the seeds that the row is the mean of, this model's."""
+    """The model's seed; its row may be the mean of several."""
     verb: str
     """The method's name on the command line."""
     base: str
@@ -58,21 +58,21 @@ class CardFacts:
     base_hash: str
     """SHA-256 of its weights."""
     source: str
-    """Where the training questions are from."""
+    """Source of the training questions."""
     train: int
-    """How many they are."""
+    """Number of training questions."""
     with_rationale: int
-    """How many of them come with a rationale."""
+    """Number of training questions with a rationale."""
     asked: Asked
     baked: Mapping[str, int]
-    """Bins whose control tokens the chat template asks for."""
+    """Control tokens in the chat template: reward -> bin."""
     guidance: float
-    """Weight of the control tokens' guidance under which it was evaluated."""
+    """Guidance weight of the control tokens in the evaluation."""
     sampling: SamplingConfig
-    """How it was evaluated."""
+    """Sampling settings of the evaluation."""
     decoder_only: bool
     packages: Mapping[str, str]
-    """Versions."""
+    """Package -> version."""
 
 
 def model_card(
@@ -81,8 +81,8 @@ def model_card(
     attempts: Sequence[Attempt],
     questions: Mapping[str, Question],
 ) -> str:
-    """The card as Markdown with YAML front matter; `attempts` are the model's own on the evaluated
-    questions, of which the first few are shown.
+    """The card as Markdown with YAML front matter. `attempts` are the model's attempts at the
+    evaluated questions; the first few are shown.
     """
     meta = results["meta"]
     splits = [s for s in splits_of(results) if facts.method in cells_of(results, s)]
@@ -100,8 +100,8 @@ def model_card(
         f"undefined score counts as the worst of its range. Written {_written(facts)}.",
     ]
     for split in splits:
-        parts += [f"### {_md(split)}", _numbers(results, facts, split), _compared(results, facts,
-                                                                                split)]  # fmt: skip
+        parts += [f"### {_md(split)}", _numbers(results, facts, split)]
+        parts.append(_compared(results, facts, split))
     parts += ["## How to ask it", _usage(facts, splits)]
     if shown := attempts[:_SAMPLES]:
         title = f"The first {len(shown)} evaluated questions, with what it wrote:"
@@ -141,33 +141,34 @@ def _facts_list(facts: CardFacts, meta: Mapping[str, Any]) -> str:
 
 
 def _numbers(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
-    cells, known = cells_of(results, split), results["metrics"]
-    own, floor = cells[facts.method], cells.get(FLOOR, {"metrics": {}})
-    several = len(own["seeds"]) > 1
-    heads = ["metric", f"mean of seeds {', '.join(map(str, own['seeds']))}" if several else "mean"]
+    """The table of a split: every metric of the model beside the majority answer's."""
+    cells, metrics = cells_of(results, split), results["metrics"]
+    model, majority = cells[facts.method], cells.get(MAJORITY, {"metrics": {}})
+    seeds = model["seeds"]
+    several = len(seeds) > 1
+    heads = ["metric", f"mean of seeds {', '.join(map(str, seeds))}" if several else "mean"]
     heads += [f"seed {facts.seed}, this model"] if several else []
     heads += ["questions", "majority answer"]
     rows = [heads, ["---"] * len(heads)]
+    # the mean is over all seeds of the method; a further column has this model's own value
     for name in metrics_of_split(results, split):
-        if name not in own["metrics"]:
+        if name not in model["metrics"]:
             continue
-        row = own["metrics"][name]
-        cells_of_row = [_md(heading(name, known[name])), show_interval(row, known[name])]
+        row, baseline = model["metrics"][name], majority["metrics"].get(name)
+        cells_of_row = [_md(heading(name, metrics[name])), show_interval(row, metrics[name])]
         if several:
-            value = row["seeds"][own["seeds"].index(facts.seed)]
-            cells_of_row.append(show(value, known[name]))
-        reached = floor["metrics"].get(name)
+            cells_of_row.append(show(row["seeds"][seeds.index(facts.seed)], metrics[name]))
         cells_of_row.append(str(row["n"]))
-        cells_of_row.append(show_interval(reached, known[name]) if reached else NONE)
+        cells_of_row.append(show_interval(baseline, metrics[name]) if baseline else NONE)
         rows.append(cells_of_row)
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
 def _compared(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
-    """The differences of which the model is a side, in accuracy."""
+    """The paired differences in accuracy between the model and other methods."""
     lines = []
-    for (a, b), found in differences(results, split).items():
-        row = found.get("accuracy")
+    for (a, b), of in differences(results, split).items():
+        row = of.get("accuracy")
         if row and facts.method in (a, b):
             shown = show_interval(row, results["metrics"]["accuracy"], sign=True)
             p = f"{show_p(row['p'])}/{show_p(row['p_holm'])}"
@@ -179,7 +180,7 @@ def _compared(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
 
 
 def _written(facts: CardFacts) -> str:
-    """How the evaluated replies were written."""
+    """Decoding settings of the evaluated replies."""
     sampling = facts.sampling
     how = "greedily" if sampling.greedy else f"at temperature {sampling.temperature:g}"
     text = f"{how}, at most {sampling.max_new_tokens} tokens"
@@ -240,12 +241,12 @@ def _limits(results: Mapping[str, Any], facts: CardFacts, splits: Sequence[str])
 
 
 def _md(text: str) -> str:
-    """Any text as one line of Markdown that shows it and does nothing else."""
+    """Any text as one line of Markdown that shows it literally."""
     return _MARKDOWN.sub(r"\\\1", html.escape(one_line(text), quote=False))
 
 
 def _block(text: str) -> str:
-    """Any text as a block of code, which no text can close."""
+    """Any text as a block of code; its fence is longer than any in the text."""
     text = visible(text)
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence}text\n{text}\n{fence}"

@@ -1,4 +1,4 @@
-"""How a coalition answered, chain by chain: who wrote, who refined, what changed, what it gave."""
+"""A coalition's answers chain by chain: writer, refiner, what changed, p(gold) before and after."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 from rationalize.text import clipped
 
 SHOWN = 100
-"""Chains on the page: those whose refinement moved p(gold) most, up and down."""
+"""Chains on the page: those whose refinement changed p(gold) most, in either direction."""
 
 
 def chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """What the section shows of `results["chains"]`; None without any."""
+    """The section's data from `results["chains"]`; None without chains."""
     if not rows:
         return None
     methods = list(dict.fromkeys(row["method"] for row in rows))
@@ -28,28 +28,31 @@ def chains(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def changes(before: str, after: str) -> list[tuple[str, str]]:
-    """(`same`, `gone` or `come`, words) in order, from the one text to the other.
+    """Word differences in order, as (`same`, `gone` or `come`, words).
 
     >>> changes("Oil is heavy.", "Oil is light.")
     [('same', 'Oil is'), ('gone', 'heavy.'), ('come', 'light.')]
     """
     old, new = before.split(), after.split()
-    found = []
+    parts = []
+    # autojunk would ignore words that are frequent in long texts
     for kind, i, j, k, m in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
         if kind == "equal":
-            found.append(("same", " ".join(old[i:j])))
+            parts.append(("same", " ".join(old[i:j])))
             continue
         if j > i:
-            found.append(("gone", " ".join(old[i:j])))
+            parts.append(("gone", " ".join(old[i:j])))
         if m > k:
-            found.append(("come", " ".join(new[k:m])))
-    return found
+            parts.append(("come", " ".join(new[k:m])))
+    return parts
 
 
 def _summary(method: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     picked = Counter((row["writer"], row["refiner"]) for row in rows)
-    known = [r for r in rows if r["after"] is not None and r["before"] is not None]
-    means = {key: f"{np.mean([r[key] for r in known]):.3f}" if known else "–" for key in _VIEWS}
+    measured = [r for r in rows if r["after"] is not None and r["before"] is not None]
+    means = {
+        key: f"{np.mean([r[key] for r in measured]):.3f}" if measured else "–" for key in _VIEWS
+    }
     return {
         "method": method,
         "n": len(rows),

@@ -1,4 +1,4 @@
-"""Small SVG charts, drawn by hand: text stays text, colours come from the page's style."""
+"""Small SVG charts without a plotting library: labels stay text, the page's style sets fonts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = (
     "#0062a8", "#c8500a", "#00835f", "#a8479a", "#b07d00", "#3d96c9", "#5b4a9c", "#666666",
     "#8c2f39", "#3f6b1f",
 )  # fmt: skip
-"""Told apart by most colour-blind readers, and dark enough for white paper."""
+"""Distinct for most colour-blind readers, and dark enough for a white background."""
 
 WIDTH, HEIGHT = 360, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 36
@@ -30,19 +30,19 @@ class Point(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one colour, in the order of x."""
+    """A line or cloud of one colour; points in the order of x."""
 
     name: str
     points: Sequence[Point]
     colour: str
     band: bool = False
-    """Draw the intervals as a band; otherwise as bars."""
+    """Draw the intervals as a band instead of bars."""
     faint: bool = False
 
 
 @dataclass(frozen=True)
 class _Frame:
-    """The data's rectangle on the paper."""
+    """The ranges of x and y, mapped to pixels of the plot area."""
 
     x_low: float
     x_high: float
@@ -76,9 +76,10 @@ def line_chart(
     y_label: str,
     x_ticks: Mapping[float, str] | None = None,
 ) -> Markup:
-    """Lines with markers where they are few, and their intervals."""
+    """Lines with their intervals, and markers where there are at most 12 points."""
     frame = _frame([p for s in series for p in s.points], pad_x=bool(x_ticks))
     parts = [_axes(frame, x_label, y_label, x_ticks)]
+    # bars of several series at one x are shifted apart
     barred = [s for s in series if not s.band and any(p.low is not None for p in s.points)]
     for s in series:
         shift = 3 * (barred.index(s) - (len(barred) - 1) / 2) if s in barred else 0.0
@@ -95,7 +96,7 @@ def line_chart(
 
 
 def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label: str) -> Markup:
-    """A cloud per series, without lines."""
+    """A cloud of dots per series."""
     frame = _frame([p for s in series for p in s.points], pad_x=False)
     parts = [_axes(frame, x_label, y_label, None)]
     parts += [_dots(frame, s.points, s.colour, 4.5, 0.45) for s in series]
@@ -103,7 +104,7 @@ def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label
 
 
 def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], *, label: str) -> Markup:
-    """A bar per row, cut into its counts: the first the darkest."""
+    """A bar per row, divided by its counts; the first is the darkest."""
     step, bar, left = 24, 17, 66
     parts = []
     for i, (name, counts) in enumerate(rows):
@@ -117,21 +118,14 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], *, label: str) -> Ma
             )
             if width > 8 * len(str(count)):
                 dark = shade in shades(len(counts))[len(counts) // 2 :]
-                parts.append(
-                    _text(
-                        at + width / 2,
-                        top + 12.5,
-                        str(count),
-                        "middle",
-                        "on-dark" if dark else "name",
-                    )
-                )
+                kind = "on-dark" if dark else "name"
+                parts.append(_text(at + width / 2, top + 12.5, str(count), "middle", kind))
             at += width
     return _svg(parts, label, height=8 + step * len(rows))
 
 
 def thinned(points: Sequence[Point], most: int = 200) -> list[Point]:
-    """At most `most` points: means of equal stretches."""
+    """At most `most` points: the means of equal stretches of the series."""
     if len(points) <= most:
         return list(points)
     size = math.ceil(len(points) / most)
@@ -141,6 +135,7 @@ def thinned(points: Sequence[Point], most: int = 200) -> list[Point]:
 
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Round numbers between two bounds: `ticks(0, 1) == [0, 0.2, 0.4, 0.6, 0.8, 1]`."""
+    # the least step of 1, 2, 2.5, 5 or 10 times a power of ten that gives at most `most` intervals
     raw = (high - low) / most
     scale = 10 ** math.floor(math.log10(raw))
     step = next(m * scale for m in (1, 2, 2.5, 5, 10) if m * scale >= raw * 0.999)
@@ -149,6 +144,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 
 def _frame(points: Sequence[Point], *, pad_x: bool) -> _Frame:
+    # intervals must fit too; padding keeps marks off the edge
     xs = [p.x for p in points]
     ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     x_low, x_high = _apart(min(xs), max(xs))
@@ -159,7 +155,7 @@ def _frame(points: Sequence[Point], *, pad_x: bool) -> _Frame:
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:
-    """Two bounds that differ enough to draw between."""
+    """The bounds, moved apart where they are too close for an axis."""
     if high - low > 1e-9 * max(1.0, abs(low), abs(high)):
         return low, high
     around = 0.5 * abs(low) or 0.5
@@ -169,15 +165,18 @@ def _apart(low: float, high: float) -> tuple[float, float]:
 def _axes(frame: _Frame, x_label: str, y_label: str, x_ticks: Mapping[float, str] | None) -> str:
     bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
     parts = []
+    # y: grid lines and numbers
     for value in ticks(frame.y_low, frame.y_high):
         y = frame.y(value)
         parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
         parts.append(_text(_LEFT - 5, y + 3.5, _number(value), "end"))
+    # x: ticks and their names
     shown = x_ticks or {v: _number(v) for v in ticks(frame.x_low, frame.x_high)}
     for value, name in shown.items():
         x = frame.x(value)
         parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
         parts.append(_text(x, bottom + 15, name, "middle"))
+    # the x axis, and the labels of both
     parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
     parts.append(_text((_LEFT + right) / 2, HEIGHT - 5, x_label, "middle", "name"))
     middle = (_TOP + bottom) / 2
@@ -191,6 +190,7 @@ def _intervals(frame: _Frame, s: Series, shift: float) -> str:
     points = [(p.x, p.low, p.high) for p in s.points if p.low is not None and p.high is not None]
     if not points:
         return ""
+    # a band needs two points; a single one gets a bar
     if s.band and len(points) > 1:
         upper = [f"{frame.x(x)},{frame.y(high)}" for x, _, high in points]
         lower = [f"{frame.x(x)},{frame.y(low)}" for x, low, _ in reversed(points)]
@@ -203,7 +203,7 @@ def _intervals(frame: _Frame, s: Series, shift: float) -> str:
 
 
 def _dots(frame: _Frame, points: Sequence[Point], colour: str, size: float, opacity: float) -> str:
-    """All dots as one path of round, zero-length strokes: a tenth of the text of circles."""
+    """All dots as one path of zero-length round strokes, a tenth of the size of circles."""
     path = "".join(f"M{frame.x(p.x)} {frame.y(p.y)}h0" for p in points)
     return (
         f'<path d="{path}" stroke="{colour}" stroke-width="{size}" stroke-linecap="round" '

@@ -1,5 +1,5 @@
-"""Tables on a coalition itself: can its judge read, are its variants clones, what is refinement
-worth, does its controller know whom to pick.
+"""Tables on a coalition: does its judge use rationales, are its variants clones, what does
+refinement add, how well does its controller choose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PICKED_BY = ("controller", "majority", "random", "oracle")
 
 
 def coalition(results: Mapping[str, Any]) -> list[Table]:
-    """Title, note, column names and rows of text of every table that results hold rows for."""
+    """Title, note, column names and rows of each table that results have rows for."""
     tables: Mapping[str, Callable[[Rows], Table]] = {
         "reading": _reading, "variants": _variants, "refining": _refining,
         "controller": _controller,
@@ -28,10 +28,10 @@ def coalition(results: Mapping[str, Any]) -> list[Table]:
 
 def _reading(rows: Rows) -> Table:
     return {
-        "title": "Can the judge read?",
+        "title": "Does the judge use rationales?",
         "note": "Share of held-out questions that the judge of utilities answers right, given the "
-        "question alone and given a teacher's rationale that led to the gold answer. Where "
-        "rationales do not help it, utilities are noise.",
+        "question alone and given a teacher's rationale that led to the gold answer. If "
+        "rationales do not help the judge, utilities are noise.",
         "columns": ["questions", "alone", "with a rationale", "difference"],
         "rows": [
             [row["n"], f"{row['alone']:.1%}", f"{row['with_rationale']:.1%}",
@@ -50,10 +50,10 @@ def _variants(rows: Rows) -> Table:
 
     return {
         "title": "Are the variants clones?",
-        "note": "Over rationales that both wrote for the same development questions: BLEU of one's "
-        "texts against the other's (100: the same words), the share of identical texts, the share "
-        "of questions that their rationales answer differently, and KL divergence per token, each "
-        "on its own texts.",
+        "note": "Over rationales of both variants for the same development questions: BLEU between "
+        "their texts (100: the same words), the share of identical texts, the share of questions "
+        "on which their rationales lead to different answers, and KL divergence per token in both "
+        "directions, each on texts of the first.",
         "columns": ["variants", "questions", "BLEU", "identical", "answers differ", "KL"],
         "rows": [shown(row) for row in rows],
     }
@@ -61,11 +61,11 @@ def _variants(rows: Rows) -> Table:
 
 def _refining(rows: Rows) -> Table:
     return {
-        "title": "What is refinement worth?",
-        "note": "Mean utility, by the judge that pairs were chosen by, on the controller's "
-        "questions, which no variant learned from: no rationale, as written, refined by its own "
-        "writer, refined by another variant. Differences are paired by question, with 95 % "
-        "intervals.",
+        "title": "What does refinement add?",
+        "note": "Mean utility, by the judge that chose the preference pairs, on the controller's "
+        "questions, which no variant learned from: without a rationale (none), before refinement "
+        "(written), refined by the writer (self) or by another variant (cross). Differences are "
+        "paired by question, with 95 % intervals.",
         "columns": ["compared", "questions", "first", "second", "difference", "p"],
         "rows": [
             [f"{row['a']} − {row['b']}", row["n"], *(show(row[k], _FACT) for k in _MEANS),
@@ -82,9 +82,10 @@ def _controller(rows: Rows) -> Table:
 
     return {
         "title": "Does the controller know whom to pick?",
-        "note": "On questions that it has not learned from: share of choices that are the best "
-        "one, and the utility that they lead to, beside always the most frequent label, chance, "
-        "and the best choice itself. It reads that many tokens for each.",
+        "note": "On questions that it did not learn from: share of choices that are the best one, "
+        "and the utility that they lead to, compared with always the most frequent label, a random "
+        "choice, and the best choice. The last column is the number of tokens that it reads per "
+        "choice.",
         "columns": ["choice", "choices", *_PICKED_BY, "tokens read"],
         "rows": [shown(row) for row in rows],
     }

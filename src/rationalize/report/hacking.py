@@ -1,4 +1,4 @@
-"""Section on hacking: the verdict of each trained stage, its evidence, the attempts to look at."""
+"""Section on hacking: the verdict on each trained stage, its evidence, the attempts to read."""
 
 from __future__ import annotations
 
@@ -7,13 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from rationalize.evaluation.hacking import (
-    SURFACE,
-    Case,
-    Evidence,
-    cases,
-    judge,
-)
+from rationalize.evaluation.hacking import SURFACE, Case, Evidence, cases, judge
 from rationalize.evaluation.metrics import Metric
 from rationalize.evaluation.suspects import Suspect, suspects
 from rationalize.evaluation.tables import NONE, heading, show, show_interval
@@ -36,19 +30,19 @@ def hacking(
     metrics: Sequence[Metric],
     browser: Mapping[str, Any],
 ) -> dict[str, Any] | None:
-    """What the section shows; None where no method says which rewards it was trained on.
+    """The section's data; None where results do not record which rewards were trained.
 
-    Of `attempts`, only those that the browser of the page shows can be suspects: each is linked.
+    Suspects are linked, so only `attempts` that the page's browser shows can be listed.
     """
-    found = cases(results, attempts, questions, metrics)
-    if not found:
+    trained = cases(results, attempts, questions, metrics)
+    if not trained:
         return None
-    stages = [_stage(case, i) for i, case in enumerate(found)]
+    stages = [_stage(case, i) for i, case in enumerate(trained)]
     lists = []
-    for method in dict.fromkeys(case.method for case in found):
-        case = next(case for case in found if case.method == method)
-        own = _in_browser(attempts.get(method, []), browser)
-        listed = suspects(case, own, questions, metrics)
+    for method in dict.fromkeys(case.method for case in trained):
+        case = next(case for case in trained if case.method == method)
+        linked = _in_browser(attempts.get(method, []), browser)
+        listed = suspects(case, linked, questions, metrics)
         if listed:
             shown = [_suspect(s, questions, results["metrics"]) for s in listed]
             lists.append({"method": method, "rows": shown})
@@ -68,7 +62,7 @@ def _stage(case: Case, index: int) -> dict[str, Any]:
         "called": CALLED[verdict.status],
         "reasons": reasons,
         "notes": verdict.notes,
-        "rows": [_row(case, name) for name in _told(case)],
+        "rows": [_row(case, name) for name in _measured(case)],
         "chart": _chart(case),
     }
 
@@ -77,18 +71,18 @@ def _href(evidence: Evidence) -> str:
     return "#" + anchor(evidence.section, evidence.metric)
 
 
-def _told(case: Case) -> list[str]:
-    """Trained rewards, yardsticks, surface properties: those that were measured by round."""
+def _measured(case: Case) -> list[str]:
+    """Trained rewards, held-out metrics and surface properties that were measured by round."""
     surface = dict.fromkeys(name for name, _ in SURFACE)
-    named = dict.fromkeys([*case.trained, *case.yardsticks, *surface, "distinct_rationales"])
+    named = dict.fromkeys([*case.trained, *case.held_out, *surface, "distinct_rationales"])
     return [name for name in named if name in case.moves]
 
 
 def _row(case: Case, name: str) -> dict[str, str]:
     move, fact = case.moves[name], case.facts.get(name, {})
     role = "trained" if name in case.trained else "surface"
-    if name in case.yardsticks and name not in case.trained:
-        role = "yardstick"
+    if name in case.held_out and name not in case.trained:
+        role = "held-out"
     return {
         "name": heading(name, fact),
         "role": role,
@@ -108,11 +102,12 @@ def _signed(r: float | None) -> str:
 
 
 def _chart(case: Case) -> Any:
-    """Trained rewards and yardsticks on one scale: change in standard errors of their means."""
-    names = [n for n in dict.fromkeys([*case.trained, *case.yardsticks]) if n in case.moves]
+    """Trained rewards and held-out metrics on one scale: change in standard errors of the mean."""
+    names = [n for n in dict.fromkeys([*case.trained, *case.held_out]) if n in case.moves]
     colours = colours_of(names)
     series, ticks = [], {}
     for name in names:
+        # the unit is the largest standard error of any round
         widths = [r["high"] - r["low"] for r in case.rounds[name] if "low" in r]
         error = max(widths, default=0.0) / (2 * 1.96)
         if error == 0:
@@ -125,7 +120,7 @@ def _chart(case: Case) -> Any:
         series.append(Series(name, points, colours[name], faint=name not in case.trained))
     if not series:
         return None
-    title = "trained rewards (strong) and yardsticks (faint)"
+    title = "trained rewards (strong) and held-out metrics (faint)"
     svg = line_chart(
         series, label=f"{title} by round, {case.stage}", x_label="round",
         y_label="change, in standard errors", x_ticks=ticks if len(ticks) <= 12 else None,
@@ -135,12 +130,12 @@ def _chart(case: Case) -> Any:
 
 
 def _in_browser(attempts: Sequence[Attempt], browser: Mapping[str, Any]) -> list[Attempt]:
-    """Of each question that the browser holds, the attempt that it shows."""
-    held = {q["id"] for q in browser["questions"]}
+    """The attempts that the browser shows: one per question, the first of the lowest seed."""
+    ids = {q["id"] for q in browser["questions"]}
     first: dict[str, Attempt] = {}
     for attempt in attempts:
         known = first.get(attempt.question_id)
-        if clipped(attempt.question_id) in held and (known is None or attempt.seed < known.seed):
+        if clipped(attempt.question_id) in ids and (known is None or attempt.seed < known.seed):
             first[attempt.question_id] = attempt
     return list(first.values())
 

@@ -1,11 +1,12 @@
-"""`report.html`: one file without a network, readable without scripts, safe with any text in it."""
+"""`report.html`: one file that needs no network, is readable without scripts, and shows any text
+safely.
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from markupsafe import Markup
 from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.metrics import metrics_from_facts, settle_worst
 from rationalize.evaluation.tables import leaderboard_tables, splits_of
+from rationalize.files import write_text
 from rationalize.records import Attempt, Question
 from rationalize.report import attempts as attempts_page
 from rationalize.report import sections
@@ -31,17 +33,14 @@ def write_report(
     questions: Mapping[str, Question],
     path: Path | str,
 ) -> Path:
-    """Write the page for `results` (the structure of results.json) and return its path.
+    """Write the page for `results` (the structure of results.json) atomically and return its path.
 
     `attempts` are those behind the results, by method; `questions` are those they answer, by id.
-    Sections for which results hold nothing (rounds, obedience, bins, training) are left out with a
-    line that says so.
+    A section without data (rounds, obedience, bins, training) is replaced by a line that says so.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".new")
-    fresh.write_text(render(results, attempts, questions), encoding="utf-8", newline="\n")
-    os.replace(fresh, path)
+    write_text(path, render(results, attempts, questions))
     return path
 
 
@@ -50,13 +49,16 @@ def render(
     attempts: Mapping[str, Sequence[Attempt]],
     questions: Mapping[str, Question],
 ) -> str:
+    """The page as HTML. Correlations, scatter charts and suspects are of the first split."""
     facts = results["metrics"]
-    everything = [a for own in attempts.values() for a in own]
+    everything = [a for of_method in attempts.values() for a in of_method]
     metrics = settle_worst(metrics_from_facts(facts), everything, questions)
     splits = splits_of(results)
     first = splits[0]
-    of_first = {m: own for m in attempts if (own := [a for a in attempts[m] if a.split == first])}
+    on_first = {m: [a for a in of_method if a.split == first] for m, of_method in attempts.items()}
+    of_first = {m: of_method for m, of_method in on_first.items() if of_method}
     browser = browser_data(attempts, questions, metrics, _pair(results, attempts))
+    # the page's policy allows this one script, by its hash
     script = Markup((HOME / "page.js").read_text(encoding="utf-8"))
     return template("page.html.j2").render(
         title=_title(results),
@@ -89,7 +91,7 @@ def render(
 
 
 def _pair(results: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]]) -> list[str]:
-    """The two methods shown side by side at first: of the first comparison, or the last two."""
+    """The two methods compared when the page opens: of the first comparison, else the last two."""
     with_rationales = [m for m in attempts if any(a.mode != "answer" for a in attempts[m])]
     for row in results["comparisons"]:
         if {row["a"], row["b"]} <= set(with_rationales):
@@ -104,19 +106,13 @@ def _title(results: Mapping[str, Any]) -> str:
 
 
 def _meta(meta: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
-    """Name, text, and whether the text is a block of its own."""
+    """Name, text, and whether the text is a block: the JSON of a dictionary or a long list."""
     rows = []
     for name, value in meta.items():
-        block = (isinstance(value, dict | list | tuple) and len(value) > 8) or isinstance(
-            value, dict
-        )
-        if isinstance(value, list | tuple) and not block:
-            text = ", ".join(map(str, value))
+        block = isinstance(value, dict) or (isinstance(value, list | tuple) and len(value) > 8)
+        if block:
+            text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
         else:
-            text = (
-                json.dumps(value, indent=2, ensure_ascii=False, default=str)
-                if block
-                else str(value)
-            )
+            text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         rows.append((name, text, block))
     return rows

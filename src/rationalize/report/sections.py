@@ -1,6 +1,6 @@
-"""What each section of the page shows, as plain values for the template.
+"""The data of each section of the page, as plain values for the template.
 
-A section without data is None, and the template says in a line why it is missing.
+A section without data is None; the template then says in a line why it is missing.
 """
 
 from __future__ import annotations
@@ -44,17 +44,16 @@ TRAINING_KEYS = (
     "approx_kl", "clipfrac", "grad_norm", "learning_rate",
 )  # fmt: skip
 SCATTER_POINTS = 150
+"""Most dots of a method in a scatter chart."""
 
 
 def headline(results: Mapping[str, Any], split: str) -> dict[str, Any]:
-    """A split's tables: the metrics that count, then the diagnostics."""
+    """A split's tables: task metrics and rewards, then the diagnostics."""
     names = metrics_of_split(results, split)
     facts = results["metrics"]
-    counts = [m for m in names if facts[m]["role"] != "diagnostic" or m == "parse_rate"]
-    groups = {"": counts, "diagnostics": [m for m in names if m not in counts]}
-    tables = [
-        {"caption": name, **_table(results, split, own)} for name, own in groups.items() if own
-    ]
+    main = [m for m in names if facts[m]["role"] != "diagnostic" or m == "parse_rate"]
+    groups = {"": main, "diagnostics": [m for m in names if m not in main]}
+    tables = [{"caption": name, **_table(results, split, ms)} for name, ms in groups.items() if ms]
     return {
         "split": split, "tables": tables, "kinds": _kinds(results, split),
         "leakage": leakage_rows(results, split),
@@ -75,9 +74,9 @@ def _table(results: Mapping[str, Any], split: str, names: Sequence[str]) -> dict
         if set(names) & set(cell["metrics"])
     ]
     pairs = [
-        {"name": f"{a} − {b}", "cells": [_difference_cell(found.get(m), facts[m]) for m in names]}
-        for (a, b), found in differences(results, split).items()
-        if set(names) & set(found)
+        {"name": f"{a} − {b}", "cells": [_difference_cell(of.get(m), facts[m]) for m in names]}
+        for (a, b), of in differences(results, split).items()
+        if set(names) & set(of)
     ]
     heads = [{"name": heading(m, facts[m]), "role": facts[m]["role"]} for m in names]
     return {"heads": heads, "methods": methods, "pairs": pairs}
@@ -86,10 +85,10 @@ def _table(results: Mapping[str, Any], split: str, names: Sequence[str]) -> dict
 def summary(results: Mapping[str, Any], split: str) -> list[str]:
     """The first comparison's accuracy and NRG in a sentence each."""
     sentences = []
-    for (a, b), found in list(differences(results, split).items())[:1]:
+    for (a, b), of in list(differences(results, split).items())[:1]:
         for metric in ("accuracy", "nrg"):
-            if metric in found:
-                row, fact = found[metric], results["metrics"][metric]
+            if metric in of:
+                row, fact = of[metric], results["metrics"][metric]
                 verdict = "significant" if is_significant(row) else "not significant"
                 sentences.append(
                     f"{a} − {b} on {row['n']} {split} questions, {heading(metric, fact)}: "
@@ -99,7 +98,7 @@ def summary(results: Mapping[str, Any], split: str) -> list[str]:
 
 
 def rounds(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A chart per reward: its mean after each round, a line per method and split."""
+    """A chart per reward: its mean after each round, with a line per method and split."""
     if not rows:
         return None
     lines = _grouped(sorted(rows, key=lambda r: r["round"]), ("method", "split", "seed", "run"))
@@ -108,10 +107,10 @@ def rounds(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     charts = []
     for reward in _ordered({r["reward"] for r in rows}, facts):
         points = {
-            name: [_point(r, "round") for r in own if r["reward"] == reward]
-            for name, own in lines.items()
+            name: [_point(r, "round") for r in line if r["reward"] == reward]
+            for name, line in lines.items()
         }
-        series = [Series(n, own, colours[n], band=True) for n, own in points.items() if own]
+        series = [Series(n, line, colours[n], band=True) for n, line in points.items() if line]
         svg = line_chart(
             series, label=f"{reward} by round", x_label="round", y_label=_name(reward),
             x_ticks=ticks if len(ticks) <= 12 else None,
@@ -121,16 +120,16 @@ def rounds(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def obedience(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A chart per method and reward: the mean reached under each bin's token, a line per round."""
+    """A chart per method and reward: the mean under each bin's token, with a line per round."""
     if not rows:
         return None
     every = sorted({r["round"] for r in rows})
     shade = dict(zip(every, shades(len(every)), strict=True))
     charts, gaps = [], []
     groups = _grouped(rows, ("method", "split", "seed", "run"))
-    for who, own in groups.items():
-        for reward in _ordered({r["reward"] for r in own}, facts):
-            of_reward = [r for r in own if r["reward"] == reward]
+    for who, of_policy in groups.items():
+        for reward in _ordered({r["reward"] for r in of_policy}, facts):
+            of_reward = [r for r in of_policy if r["reward"] == reward]
             title = _title(who, reward, groups)
             charts.append(_obedience_chart(title, reward, of_reward, shade))
             gaps += [_gap_row(who, r, facts) for r in of_reward if "gap" in r]
@@ -138,21 +137,21 @@ def obedience(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def occupancy(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A chart per method and reward: how many of the pool's attempts each bin holds, by round."""
+    """A chart per method and reward: the pool's attempts in each bin, with a bar per round."""
     if not rows:
         return None
     charts = []
     groups = _grouped(rows, ("method", "seed", "run"))
-    for who, own in groups.items():
-        for reward in _ordered({r["reward"] for r in own}, facts):
-            bars = [(f"round {r['round']:g}", r["counts"]) for r in own if r["reward"] == reward]
+    for who, pools in groups.items():
+        for reward in _ordered({r["reward"] for r in pools}, facts):
+            bars = [(f"round {r['round']:g}", r["counts"]) for r in pools if r["reward"] == reward]
             chart = stacked_bars(bars[-12:], label=f"{reward}: attempts per bin")
             charts.append(_chart(_title(who, reward, groups), chart))
     return {"charts": charts}
 
 
 def training(rows: Rows) -> dict[str, Any] | None:
-    """A chart per logged quantity, a line per stage."""
+    """A chart per logged quantity, with a line per stage."""
     if not rows:
         return None
     stages = _grouped(rows, ("stage", "seed", "run"))
@@ -179,12 +178,12 @@ def correlations(
 ) -> list[dict[str, Any]]:
     """Per method, the rank correlations between accuracy, the scores and length."""
     tables = []
-    for method, own in attempts.items():
-        found = reward_correlations(own, questions, metrics)
-        if len(found.names) > 2:
-            rows = [[_shaded(r) for r in row] for row in found.r]
-            names = [_name(n) for n in found.names]
-            tables.append({"method": method, "names": names, "rows": rows, "n": found.n})
+    for method, of_method in attempts.items():
+        matrix = reward_correlations(of_method, questions, metrics)
+        if len(matrix.names) > 2:
+            rows = [[_shaded(r) for r in row] for row in matrix.r]
+            names = [_name(n) for n in matrix.names]
+            tables.append({"method": method, "names": names, "rows": rows, "n": matrix.n})
     return tables
 
 
@@ -194,7 +193,7 @@ def against_length(
     metrics: Sequence[Metric],
     pair: Sequence[str],
 ) -> dict[str, Any] | None:
-    """A chart per reward: each attempt's score against its length, for the two methods compared."""
+    """A chart per reward: score against length of the attempts of the two methods compared."""
     colours = colours_of(m for m in reversed(pair) if m in attempts)
     charts = []
     for metric in metrics:
@@ -207,19 +206,17 @@ def against_length(
         ]
         series = [s for s in series if s.points]
         if series:
-            chart = scatter_chart(
-                series,
-                label=f"{metric.name} against length",
-                x_label="words",
-                y_label=_name(metric.name),
-            )
-            charts.append(_chart(_name(metric.name), chart))
+            name = _name(metric.name)
+            label = f"{metric.name} against length"
+            chart = scatter_chart(series, label=label, x_label="words", y_label=name)
+            charts.append(_chart(name, chart))
     return {"charts": charts, "legend": colours} if charts else None
 
 
 def _cloud(
     metric: Metric, attempts: Sequence[Attempt], questions: Mapping[str, Question]
 ) -> list[Point]:
+    # every n-th attempt, so that a cloud has at most SCATTER_POINTS dots
     some = attempts[:: max(1, -(-len(attempts) // SCATTER_POINTS))]
     x, y = score_column(LENGTH, some, questions), score_column(metric, some, questions)
     defined = np.isfinite(y)
@@ -235,9 +232,9 @@ def _obedience_chart(
     ticks = {float(b): names.get(float(b), str(b)) for b in range(bins)}
     series = []
     for round in sorted({r["round"] for r in rows}):
-        own = sorted((r for r in rows if r["round"] == round), key=lambda r: r["bin"])
-        points = [_point(r, "bin") for r in own]
-        if round != last:  # intervals of the last round only: six sets of bars hide each other
+        by_bin = sorted((r for r in rows if r["round"] == round), key=lambda r: r["bin"])
+        points = [_point(r, "bin") for r in by_bin]
+        if round != last:  # intervals of the last round only: several sets of bars overlap
             points = [Point(p.x, p.y) for p in points]
         series.append(Series(str(round), points, shade[round], faint=round != last))
     chart = line_chart(
@@ -297,7 +294,7 @@ def _p_text(row: Mapping[str, Any]) -> str:
 
 
 def _about(row: Mapping[str, Any]) -> str:
-    """Which test it was, and over how many it was corrected."""
+    """The test, and the number of differences that it was corrected over."""
     corrected = f"corrected over {row['tests']} differences"
     if row["test"] == "mcnemar":
         counts = f"only {row['a']} right on {row['only_a']}, only {row['b']} on {row['only_b']}"
@@ -306,7 +303,7 @@ def _about(row: Mapping[str, Any]) -> str:
 
 
 def _kinds(results: Mapping[str, Any], split: str) -> dict[str, Any] | None:
-    """Accuracy by kind of question; None where there is at most one kind."""
+    """Accuracy by kind of question; None for fewer than two kinds."""
     of_method = {m: splits[split] for m, splits in results["kinds"].items() if split in splits}
     kinds = sorted({k for of_kind in of_method.values() for k in of_kind})
     if len(kinds) < 2:
@@ -323,7 +320,7 @@ def _kinds(results: Mapping[str, Any], split: str) -> dict[str, Any] | None:
 
 
 def _shaded(r: float | None) -> dict[str, str]:
-    """A correlation and its colour: blue goes together, orange against."""
+    """A correlation and its colour: blue for positive, orange for negative."""
     if r is None:
         return {"text": NONE, "colour": "transparent"}
     hue = "0 98 168" if r > 0 else "200 80 10"
@@ -338,13 +335,13 @@ def _point(row: Mapping[str, Any], x: str) -> Point:
 
 
 def _grouped(rows: Rows, keys: Sequence[str]) -> dict[str, list[Mapping[str, Any]]]:
-    """Rows by `MaRio · seed 1`: those of the keys that differ between rows, or else the first."""
-    telling = [k for k in keys if len({r.get(k) for r in rows}) > 1] or keys[:1]
+    """Rows by a label such as `MaRio · seed 1`, of the keys that differ, or else of the first."""
+    differing = [k for k in keys if len({r.get(k) for r in rows}) > 1] or keys[:1]
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         parts = [
             f"seed {row[k]}" if k == "seed" else str(row[k])
-            for k in telling
+            for k in differing
             if row.get(k) is not None
         ]
         groups.setdefault(" · ".join(parts), []).append(row)
@@ -352,7 +349,7 @@ def _grouped(rows: Rows, keys: Sequence[str]) -> dict[str, list[Mapping[str, Any
 
 
 def _ordered(names: Iterable[str], facts: Mapping[str, Any]) -> list[str]:
-    """In the order of the headline table, strangers last."""
+    """Names in the order of the headline table, unknown ones last."""
     order = {name: i for i, name in enumerate(facts)}
     return sorted(names, key=lambda n: (order.get(n, len(order)), n))
 

@@ -1,5 +1,5 @@
-"""Text written by models, on its way into the page: nothing vanishes, nothing breaks the page,
-nothing runs.
+"""Text written by models, made safe for the page: every character shows, none breaks the page or
+runs.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from markupsafe import Markup
 
 from rationalize.text import visible
 
+# `</script>` would end the element, U+2028 and U+2029 end a line of older JavaScript
 _SCRIPT_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
 
-
 HOME = Path(__file__).parent
-"""Where templates, style and script are."""
+"""Folder of templates, style and script."""
 
 
 def template(name: str) -> Template:
-    """A page's template, into which any text may be put."""
+    """A page's template; every text put into it is made visible and escaped."""
     environment = Environment(
         loader=FileSystemLoader(HOME),
         autoescape=True,
@@ -39,12 +39,12 @@ def style() -> Markup:
 
 
 def finalize(value: Any) -> Any:
-    """Jinja's hook: every text that enters the page is made visible, then escaped."""
+    """Jinja's hook: every text that enters the page is made visible, before it is escaped."""
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def json_for_script(value: Any) -> Markup:
-    """JSON that can stand in a script element: no `<`, `>`, `&` and no line separators."""
+    """JSON that is safe in a script element: without `<`, `>`, `&` and line separators."""
     text = json.dumps(
         _visible_all(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False
     )

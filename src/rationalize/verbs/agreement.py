@@ -71,10 +71,10 @@ def measure_agreement(
     prefer: tuple[str, str],
 ) -> dict[str, Any]:
     """Score all rationales, which a second start goes on with, and write `agreement.json` and
-    `report.html` into the run. The suite must hold `length` and `fluency`, the floor.
+    `report.html` into the run. The suite must hold `length` and `fluency`, the baselines.
     """
     from rationalize.evaluation.agreement import agreement_rows
-    from rationalize.evaluation.people import (
+    from rationalize.evaluation.human_agreement import (
         RIGHT_WITHIN,
         WITHIN,
         disagreements,
@@ -121,7 +121,7 @@ def measure_agreement(
 
 def show_agreement(results: Mapping[str, Any]) -> str:
     """The tables of `agreement.json` as plain text, and the notes."""
-    from rationalize.evaluation.people import format_agreement
+    from rationalize.evaluation.human_agreement import format_agreement
 
     parts = [format_agreement(results[key]) for key in ("people", "references") if results[key]]
     return "\n\n".join([*parts, *(f"note: {one_line(note)}" for note in results["notes"])])

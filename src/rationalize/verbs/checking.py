@@ -101,7 +101,7 @@ def _attack(config: CheckRewardsConfig) -> None:
 
 
 def _agreement(config: CheckRewardsConfig) -> None:
-    from rationalize.evaluation.people import FLOOR_REWARDS
+    from rationalize.evaluation.human_agreement import BASELINE_REWARDS
     from rationalize.rewards import RewardSuite
     from rationalize.runs import Run
     from rationalize.verbs.agreement import (
@@ -118,7 +118,7 @@ def _agreement(config: CheckRewardsConfig) -> None:
         )
     people = read_people(config.people, config.split or "test", config.limit)
     references = read_references(config.references, config.models, config.limit)
-    asked = [*split_commas(config.rewards or _testable(config)), *FLOOR_REWARDS]
+    asked = [*split_commas(config.rewards or _testable(config)), *BASELINE_REWARDS]
     rewards = rewards_of(list(dict.fromkeys(asked)), config, model=config.model or "default")
     out = config.out or Path("runs/check-rewards")
     with Run.open(out, {"method": "check-rewards", **to_dict(config)}) as run:

@@ -163,7 +163,7 @@ def _evaluate(
     questions: Sequence[Question],
     train: Sequence[Question],
 ) -> None:
-    from rationalize.evaluation.floor import FLOOR, majority_attempts
+    from rationalize.evaluation.baselines import MAJORITY, majority_attempts
     from rationalize.evaluation.results import merge_log, save_questions, summarise
     from rationalize.evaluation.tables import format_table
     from rationalize.report import write_report
@@ -184,7 +184,7 @@ def _evaluate(
     if train:
         floor = majority_attempts(train, questions, split=config.split)
         run.append(floor, f"floor-{config.split}")
-        attempts = {FLOOR: floor, **attempts}
+        attempts = {MAJORITY: floor, **attempts}
     results = summarise(
         {method: {config.split: {a[0].seed: a}} for method, a in attempts.items()}, by_id,
         suite.trainable, suite.diagnostics,

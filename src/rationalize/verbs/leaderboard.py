@@ -136,7 +136,7 @@ def _conclude(
 
 def _floor(run: Run, sets: Sequence[ReferenceSet]) -> tuple[Methods, list[str]]:
     """The majority answer of each set's train file, and notes on those without one."""
-    from rationalize.evaluation.floor import FLOOR, majority_attempts
+    from rationalize.evaluation.baselines import MAJORITY, majority_attempts
     from rationalize.questions import load_questions
     from rationalize.questions.files import has_split
 
@@ -151,4 +151,4 @@ def _floor(run: Run, sets: Sequence[ReferenceSet]) -> tuple[Methods, list[str]]:
         floor = majority_attempts(train, list(one.questions.values()), split=one.name)
         run.append(floor, f"floor-{slug(one.name)}")
         found[one.name] = {0: floor}
-    return ({FLOOR: found} if found else {}), notes
+    return ({MAJORITY: found} if found else {}), notes

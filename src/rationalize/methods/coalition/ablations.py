@@ -16,7 +16,7 @@ from typing import Any
 from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.methods.base import (
     EvaluationConfig,
     Experiment,
@@ -102,7 +102,7 @@ def ablations(
             arms = {name: ARMS[name][1](config) for name in grid.arms}
         except UsageError as error:
             raise UsageError(f"an arm cannot be made from these settings: {error}") from error
-        methods: Methods = {FLOOR: majority_row(exp)}
+        methods: Methods = {MAJORITY: majority_row(exp)}
         if grid.full:
             source = _finished(exp, methods, Path(grid.full))
         else:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rationalize.evaluation.compare import Methods
-from rationalize.evaluation.floor import FLOOR
+from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.base import Experiment, Learned, final_stage, log_dev
 from rationalize.methods.coalition.config import FOR_UTILITIES, CoalitionConfig
@@ -67,7 +67,7 @@ def conclude(
     for row, splits in methods.items():  # written before there was a judge
         for split, seeds in splits.items():
             seeds |= {s: exp.judged(a, judged, row, split, s) for s, a in seeds.items()}
-    methods[FLOOR] = majority_row(exp)
+    methods[MAJORITY] = majority_row(exp)
     if not coalition.controller:
         say("no controller was trained (no question was kept aside for it, or no choice made a "
             f"difference): {name}'s row is the random controller's")  # fmt: skip
@@ -97,7 +97,7 @@ def conclude(
     meta: dict[str, Any] = {"tokens_a_question": tokens, "seeds": [exp.seed]}
     if started is not None:
         meta["seconds"] = time.monotonic() - started
-    pairs = [*((name, row) for row in (*OTHERS, SELF_CONSISTENCY, FLOOR)), *pairs]
+    pairs = [*((name, row) for row in (*OTHERS, SELF_CONSISTENCY, MAJORITY)), *pairs]
     write_results(
         exp, methods, pairs, meta, chains=chains, trained=trained_rows(name, learned.trained or {}),
         **measured(exp.run),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from rationalize.evaluation.floor import BASE
+from rationalize.evaluation.baselines import BASE
 from rationalize.methods import METHODS
 from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.config import (

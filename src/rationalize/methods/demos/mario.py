@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from rationalize.evaluation.floor import BASE
+from rationalize.evaluation.baselines import BASE
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.files import write_text
 from rationalize.methods.base import Experiment, Learned, ScorerFolders

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from rationalize.evaluation.floor import FEW_SHOT
+from rationalize.evaluation.baselines import FEW_SHOT
 from rationalize.methods.base import Experiment, Learned
 from rationalize.methods.experiment import (
     Row,

@@ -1,5 +1,5 @@
-"""The floor of every table: its rows' names, and always the answer that is most often right,
-without looking at the question.
+"""The baselines of every table: their rows' names, and the majority answer, given without reading
+the question.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ from collections.abc import Iterable, Sequence
 from rationalize.answers import label, reply_text
 from rationalize.records import Attempt, Question
 
-FLOOR, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
+MAJORITY, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
 
-SEEDLESS = frozenset({FLOOR, BASE, FEW_SHOT})
-"""Rows that no seed moves: nothing is trained and nothing drawn."""
+SEEDLESS = frozenset({MAJORITY, BASE, FEW_SHOT})
+"""Rows that do not depend on a seed: nothing is trained and nothing is sampled."""
 
 
 def majority_attempts(
     reference: Iterable[Question], questions: Sequence[Question], *, split: str
 ) -> list[Attempt]:
-    """One attempt per question, by the rule that is most often right on the `reference`.
+    """One attempt per question, by the rule that is most often right on the `reference` questions.
 
     The rule is an answer's text ("yes") or a choice's position ("(B)"), whichever is right more
-    often: files differ in which of the two stands still. Attempts have the mode `answer`, so that
-    no rationale is measured.
+    often: some sets repeat the answers' texts, others only the positions. Attempts have the mode
+    `answer`, so that no rationale is measured. Raises `ValueError` without reference questions.
     """
     position, text = _majority(reference)
     attempts = []
@@ -35,7 +35,7 @@ def majority_attempts(
         completion = "" if prediction is None else reply_text("", prediction, q.choices)
         attempts.append(
             Attempt(
-                id=f"{split}/{FLOOR}/{q.id}",
+                id=f"{split}/{MAJORITY}/{q.id}",
                 question_id=q.id,
                 mode="answer",
                 prompt="",
@@ -45,7 +45,7 @@ def majority_attempts(
                 gold=q.answer,
                 parsed=True,
                 finish="stop",
-                writer=FLOOR,
+                writer=MAJORITY,
                 model="none",
                 round=0,
                 step=0,
@@ -65,11 +65,12 @@ def majority_rule(reference: Iterable[Question]) -> str:
 
 def _majority(reference: Iterable[Question]) -> tuple[int, str | None]:
     """Position and text of the most frequent gold answer; the text is None where the position is
-    right more often.
+    right more often. Ties go to the text, the later text and the earlier position.
     """
     reference = list(reference)
     if not reference:
         raise ValueError("the majority answer needs reference questions")
+    # ties are broken by value, so that the order of the questions does not matter
     texts = Counter(q.answer for q in reference)
     positions = Counter(q.choices.index(q.answer) for q in reference if q.choices)
     text = max(texts, key=lambda t: (texts[t], t))

@@ -1,17 +1,17 @@
-"""Rewards against people and against right and wrong answers: what is tested on which rationales.
+"""Do rewards agree with people, and with right and wrong answers? Targets, baselines, tables.
 
-**Judged rationales** (accepted or rejected by a few people each, written for the gold answer, which
-is therefore their attempt's prediction). Targets: every single vote; the majority of a rationale's
-votes; single votes again, over pairs of one question only, since a reward that merely knows which
-questions are easy ranks nothing that training needs. Ceilings of single votes: what the other
-people's votes reach (`others_votes`), and the rationale's own votes as its score, above which no
-score of a text can come.
+**Judged rationales**: a few people accepted or rejected each. They were written for the gold
+answer, which is therefore the prediction of their attempts. Targets: every single vote; the
+majority of a rationale's votes; single votes over pairs of the same question. The last one matters
+for training: a reward that only knows which questions are easy ranks nothing within a question.
+Ceilings of single votes: what the other people's votes reach (`others_votes`), and a rationale's
+own votes as its score, which no score of a text can exceed.
 
-**Reference rationales** (other models', each with its own verdict `correct`). Targets: right above
-wrong predictions per model; the same over pairs of one question; one model above another, over all
-questions that both answered and over those that both answered rightly.
+**Reference rationales**: texts of other models, each with its verdict `correct`. Targets: right
+over wrong predictions of one model; the same over pairs of the same question; one model over
+another, on all questions that both answered and on those that both answered right.
 
-The floor of both is length, longer and shorter, and fluency.
+The baselines are length (longer texts, shorter texts) and fluency.
 """
 
 from __future__ import annotations
@@ -39,8 +39,10 @@ from rationalize.text import one_line
 ACCEPTED, VOTES = "votes that accept (given)", "votes (given)"
 """Scores of a judged attempt: how many votes accept it, of how many."""
 
-FLOOR_REWARDS = ("length", "fluency")
-FLOOR = ("longer", "shorter", "fluency")
+BASELINE_REWARDS = ("length", "fluency")
+"""Rewards that the baselines are computed from."""
+BASELINE_SCORES = ("longer", "shorter", "fluency")
+"""The length and fluency baselines, which a reward must beat."""
 
 WITHIN = "votes, same question"
 RIGHT_WITHIN = "right, same question"
@@ -53,22 +55,23 @@ def judged_attempts(judged: Iterable[JudgedQuestion], split: str) -> list[Attemp
     """The judged rationales as attempts that predict the gold answer, with their votes."""
     return [
         given_attempt(
-            f"{split}/{own.question.id}/{i}", own.question, r.rationale, own.question.answer,
+            f"{split}/{one.question.id}/{i}", one.question, r.rationale, one.question.answer,
             writer="judged", split=split,
             rewards={ACCEPTED: float(r.accepted), VOTES: float(r.votes)},
         )
-        for own in judged
-        for i, r in enumerate(own.rationales)
+        for one in judged
+        for i, r in enumerate(one.rationales)
     ]  # fmt: skip
 
 
 def judged_set(attempts: Sequence[Attempt], names: Sequence[str]) -> ScoredSet:
-    """Judged attempts with their scores by `names`; length and fluency become the floor."""
-    accepted, votes = column(attempts, ACCEPTED), column(attempts, VOTES)
+    """Judged attempts with their scores by `names`; length and fluency become the baselines."""
+    accepted, votes = column(attempts, ACCEPTED), column(attempts, VOTES)  # (N,) each
     single = Target(
         accepted, votes - accepted,
         ceilings={OTHERS: others_votes(accepted, votes), OWN: accepted / votes},
     )  # fmt: skip
+    # a draw has no majority and weighs nothing
     majority = Target(1.0 * (2 * accepted > votes), 1.0 * (2 * accepted < votes))
     targets = {
         "single votes": single,
@@ -81,8 +84,8 @@ def judged_set(attempts: Sequence[Attempt], names: Sequence[str]) -> ScoredSet:
 def reference_set(
     attempts: Sequence[Attempt], names: Sequence[str], prefer: tuple[str, str]
 ) -> ScoredSet:
-    """Reference attempts of all models; `prefer` is the model that should write better, then the
-    other.
+    """Reference attempts of all models with their scores by `names`; `prefer` names the model that
+    should write better, then the other.
     """
     right = column(attempts, GIVEN)
     writers = np.array([a.writer for a in attempts])
@@ -91,6 +94,7 @@ def reference_set(
         for model in dict.fromkeys(writers.tolist())
     }
     targets[RIGHT_WITHIN] = Target(right, 1 - right, within=True)
+    # one model over the other on the same question: all pairs, then those where both are right
     a, b = (1.0 * (writers == model) for model in prefer)
     if a.any() and b.any():
         name = " over ".join(prefer)
@@ -102,21 +106,18 @@ def reference_set(
 def _scored_set(
     attempts: Sequence[Attempt], names: Sequence[str], targets: Mapping[str, Target]
 ) -> ScoredSet:
-    scores = {name: column(attempts, name) for name in names if name not in FLOOR_REWARDS}
+    scores = {name: column(attempts, name) for name in names if name not in BASELINE_REWARDS}
     length = column(attempts, "length")
     scores |= {"longer": length, "shorter": -length, "fluency": column(attempts, "fluency")}
-    return ScoredSet(_places(attempts), scores, FLOOR, targets)
+    index: dict[str, int] = {}
+    question_N = np.array([index.setdefault(a.question_id, len(index)) for a in attempts])
+    return ScoredSet(question_N, scores, BASELINE_SCORES, targets)
 
 
 def column(attempts: Sequence[Attempt], name: str) -> np.ndarray:
-    """A score of every attempt, NaN where it is undefined."""
+    """A score of every attempt, (N,), NaN where it is undefined."""
     scores = (a.rewards[name] for a in attempts)
     return np.array([np.nan if s is None else s for s in scores], dtype=np.float64)
-
-
-def _places(attempts: Sequence[Attempt]) -> np.ndarray:
-    place: dict[str, int] = {}
-    return np.array([place.setdefault(a.question_id, len(place)) for a in attempts])
 
 
 def disagreements(
@@ -126,28 +127,31 @@ def disagreements(
     target: str,
     count: int = 5,
 ) -> list[dict[str, Any]]:
-    """Per reward the pairs of one question that it ranks the wrong way round, the clearest first:
-    by the gap between the shares of better votes, then by the gap between the scores' ranks; one
-    pair a question.
+    """Up to `count` pairs per reward that it ranks the wrong way round, the clearest first: by the
+    difference in the share of better votes, then in the rank of the score. At most one pair per
+    question.
     """
-    own = of.targets[target]
-    share = own.better_N / np.maximum(own.better_N + own.worse_N, 1)
+    weights = of.targets[target]
+    share = weights.better_N / np.maximum(weights.better_N + weights.worse_N, 1)  # (N,)
     i, j = same_question_pairs(of.question_N)
-    found = []
+    pairs = []
     for name, score in of.scores.items():
-        if name in of.floor:
+        if name in of.baselines:
             continue
+        # ranks, because rewards differ in scale
         rank = np.argsort(np.argsort(score, kind="stable"), kind="stable")
         wrong = (share[i] > share[j]) & (score[i] < score[j])
-        a, b = i[wrong], j[wrong]
-        order = np.lexsort([rank[a] - rank[b], share[b] - share[a]])
-        first = {int(of.question_N[a[at]]): at for at in order[::-1]}  # one pair a question
-        for at in [at for at in order if first[int(of.question_N[a[at]])] == at][:count]:
-            pair = [attempts[a[at]], attempts[b[at]]]
-            question = questions[pair[0].question_id]
+        better, worse = i[wrong], j[wrong]
+        order = np.lexsort([rank[better] - rank[worse], share[worse] - share[better]])
+        question = of.question_N[better].tolist()
+        clearest = {question[at]: at for at in order[::-1]}  # the first of each question wins
+        for at in [at for at in order if clearest[question[at]] == at][:count]:
+            pair = [attempts[better[at]], attempts[worse[at]]]
             sides = [_side(attempt, name) for attempt in pair]
-            found.append({"reward": name, "question": question, "sides": sides})
-    return found
+            pairs.append(
+                {"reward": name, "question": questions[pair[0].question_id], "sides": sides}
+            )
+    return pairs
 
 
 def _side(attempt: Attempt, name: str) -> dict[str, Any]:
@@ -160,35 +164,33 @@ def _side(attempt: Attempt, name: str) -> dict[str, Any]:
 
 
 def agreement_tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[list[str]]]]:
-    """Per set the AUROCs and the differences from the floor, as captions and rows of text."""
+    """Two tables per set, as captions and rows of text: AUROCs, and differences from the best
+    baseline.
+    """
     tables = []
     for name in dict.fromkeys(row["set"] for row in rows):
-        own = [row for row in rows if row["set"] == name]
-        targets = list(dict.fromkeys(row["target"] for row in own))
-        cells = {(row["score"], row["target"]): row for row in own}
-        scores = list(dict.fromkeys(row["score"] for row in own))
+        of_set = [row for row in rows if row["set"] == name]
+        targets = list(dict.fromkeys(row["target"] for row in of_set))
+        cells = {(row["score"], row["target"]): row for row in of_set}
+        scores = list(dict.fromkeys(row["score"] for row in of_set))
         head = ["", *targets, "undefined"]
-        undefined = {s: max(r["undefined"] for r in own if r["score"] == s) for s in scores}
-        reached = [
-            [
-                one_line(s),
-                *(_cell(cells.get((s, t))) for t in targets),
-                str(undefined[s]),
-            ]
+        undefined = {s: max(r["undefined"] for r in of_set if r["score"] == s) for s in scores}
+        body = [
+            [one_line(s), *(_cell(cells.get((s, t))) for t in targets), str(undefined[s])]
             for s in scores
         ]
-        n = max(row["n"] for row in own)
+        n = max(row["n"] for row in of_set)
         what = name if name == MEAN_OF_SETS else f"{name}, {n} rationales"
-        tables.append((f"{one_line(what)}: AUROC", [list(map(one_line, head)), *reached]))
-        floor = {row["target"]: row["floor"] for row in own if row["floor"]}
-        rewards = [s for s in scores if any(r["difference"] for r in own if r["score"] == s)]
-        beyond = [
-            [one_line(s), *(_difference(cells.get((s, t))) for t in targets)] for s in rewards
-        ]
-        if beyond:
-            heads = [f"{t} (− {floor.get(t, NONE)})" for t in targets]
-            caption = f"{one_line(name)}: AUROC minus the best of the floor's"
-            tables.append((caption, [["", *map(one_line, heads)], *beyond]))
+        tables.append((f"{one_line(what)}: AUROC", [list(map(one_line, head)), *body]))
+        baselines = {row["target"]: row["floor"] for row in of_set if row["floor"]}
+        rewards = [s for s in scores if any(r["difference"] for r in of_set if r["score"] == s)]
+        if rewards:
+            heads = [f"{t} (− {baselines.get(t, NONE)})" for t in targets]
+            body = [
+                [one_line(s), *(_difference(cells.get((s, t))) for t in targets)] for s in rewards
+            ]
+            caption = f"{one_line(name)}: AUROC minus the best baseline's"
+            tables.append((caption, [["", *map(one_line, heads)], *body]))
     return tables
 
 
