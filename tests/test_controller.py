@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny_policy
 
+from rationalize.commands.chain import word_diff
 from rationalize.evaluation.clones import bleu, clone_rows, format_clones
 from rationalize.methods.candidates import (
     CandidateConfig,
@@ -29,7 +30,6 @@ from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.coalition import Coalition, refines
 from rationalize.training.loop import FitConfig
-from rationalize.verbs.chain import word_diff
 
 QUESTIONS = [
     Question(f"q{i}", f"{'ice' if i % 2 else 'sand'} number {i}?", "yes", ("yes", "no"))

@@ -109,33 +109,33 @@ DEMOS: Mapping[str, Command] = {
 
 VERBS: Mapping[str, Command] = {
     "demo": DEMOS["mario"],
-    "sample": Command("rationalize.verbs.writing", "SampleConfig", "sample", "write attempts"),
+    "sample": Command("rationalize.commands.sample", "SampleConfig", "sample", "write attempts"),
     "ask": Command(
-        "rationalize.verbs.writing", "AskConfig", "ask",
+        "rationalize.commands.sample", "AskConfig", "ask",
         "one question, answered on the terminal",
     ),
     "score": Command(
-        "rationalize.verbs.scoring", "ScoreConfig", "score",
+        "rationalize.commands.score", "ScoreConfig", "score",
         "score anybody's rationales",
     ),
     "check-rewards": Command(
-        "rationalize.verbs.checking", "CheckRewardsConfig", "check_rewards",
+        "rationalize.commands.check", "CheckRewardsConfig", "check_rewards",
         "rewards attacked, or compared with people's votes",
     ),
     "evaluate": Command(
-        "rationalize.verbs.evaluating", "EvaluateConfig", "evaluate",
+        "rationalize.commands.evaluate", "EvaluateConfig", "evaluate",
         "accuracy and every reward, with intervals",
     ),
     "compare": Command(
-        "rationalize.verbs.evaluating", "CompareConfig", "compare",
+        "rationalize.commands.evaluate", "CompareConfig", "compare",
         "runs side by side, with paired tests",
     ),
     "leaderboard": Command(
-        "rationalize.verbs.leaderboard", "LeaderboardConfig", "leaderboard",
+        "rationalize.commands.leaderboard", "LeaderboardConfig", "leaderboard",
         "other models' rationales and runs on the same test questions",
     ),
     "export": Command(
-        "rationalize.verbs.exporting", "ExportConfig", "export",
+        "rationalize.commands.export", "ExportConfig", "export",
         "attempts as files that `trl sft` and `trl dpo` read",
     ),
 }  # fmt: skip

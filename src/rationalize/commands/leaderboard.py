@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rationalize.commands.resolve import ScorerPlaces, rewards_of, split_commas
+from rationalize.commands.score_methods import same_inputs, score_methods
 from rationalize.config import to_dict
 from rationalize.errors import UserError
 from rationalize.records import Attempt, Question
 from rationalize.runs import slug
 from rationalize.text import one_line
-from rationalize.verbs.places import ScorerPlaces, rewards_of, split_commas
-from rationalize.verbs.score_methods import same_inputs, score_methods
 
 if TYPE_CHECKING:
     from rationalize.evaluation.compare import Methods

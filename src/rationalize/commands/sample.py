@@ -10,13 +10,13 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
+from rationalize.commands.resolve import bins_of, load, open_writer, sampling_of, settings_of
+from rationalize.commands.resumable_file import ResumableFile
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
 from rationalize.text import printable
-from rationalize.verbs.chain import ask_coalition, coalition_folder, refuse_unfit
-from rationalize.verbs.partial import Partial
-from rationalize.verbs.places import bins_of, load, open_writer, sampling_of, settings_of
 
 _BLOCK = 64
 """Questions written between two saves."""
@@ -120,7 +120,7 @@ def sample(config: SampleConfig) -> None:
     # a server's replies are kept one by one, and a block would end with most of its lines idle
     size = _BLOCK if config.server is None else max(1, len(questions))
     with open_writer(config) as writer:
-        partial = Partial(config.out, {**settings_of(config), "weights": writer.weights_hash})
+        partial = ResumableFile(config.out, {**settings_of(config), "weights": writer.weights_hash})
         for start in range(len(partial.blocks) * size, len(questions), size):
             block = questions[start : start + size]
             partial.add(

@@ -13,10 +13,10 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from rationalize.commands.resolve import ScorerPlaces, rewards_of, split_commas
 from rationalize.config import to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Question
-from rationalize.verbs.places import ScorerPlaces, rewards_of, split_commas
 
 _ATTACKED = 40
 """Questions whose rationales are spoiled, unless told otherwise."""
@@ -101,15 +101,15 @@ def _attack(config: CheckRewardsConfig) -> None:
 
 
 def _agreement(config: CheckRewardsConfig) -> None:
-    from rationalize.evaluation.people import FLOOR_REWARDS
-    from rationalize.rewards import RewardSuite
-    from rationalize.runs import Run
-    from rationalize.verbs.agreement import (
+    from rationalize.commands.human_agreement import (
         measure_agreement,
         read_people,
         read_references,
         show_agreement,
     )
+    from rationalize.evaluation.people import FLOOR_REWARDS
+    from rationalize.rewards import RewardSuite
+    from rationalize.runs import Run
 
     if config.questions != "builtin" or config.columns:
         raise UsageError(

@@ -7,11 +7,11 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from rationalize.commands.scored_file import questions_digest, source_digest
 from rationalize.errors import UserError
 from rationalize.progress import progress_bar
 from rationalize.records import Attempt, Question, attempt_row
 from rationalize.runs import slug
-from rationalize.verbs.scored import questions_digest, source_digest
 
 if TYPE_CHECKING:
     from rationalize.evaluation.compare import Methods

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from rationalize.errors import UsageError
-from rationalize.records import Attempt, Question
-from rationalize.sampling.config import HttpConfig
-from rationalize.verbs.chain import (
+from rationalize.commands.chain import (
     chain_attempts,
     coalition_folder,
     coalition_hash,
     refuse_unfit,
 )
-from rationalize.verbs.places import (
+from rationalize.commands.resolve import (
     ScorerPlaces,
     Writer,
     open_writer,
@@ -27,6 +24,9 @@ from rationalize.verbs.places import (
     sampling_of,
     settings_of,
 )
+from rationalize.errors import UsageError
+from rationalize.records import Attempt, Question
+from rationalize.sampling.config import HttpConfig
 
 if TYPE_CHECKING:
     from rationalize.runs import Run

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
 from rationalize.errors import UsageError, UserError
-from rationalize.verbs.chain import coalition_folder
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy

@@ -58,7 +58,7 @@ def end(folder: Path) -> None:
     (folder / _SETTINGS).unlink()
 
 
-class Partial:
+class ResumableFile:
     """Finished blocks of attempts, beside the file that they will become."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:

@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from rationalize.errors import UsageError
-from rationalize.progress import progress_bar
-from rationalize.records import Question
-from rationalize.text import one_line
-from rationalize.verbs.partial import begin, end, work_folder
-from rationalize.verbs.places import ScorerPlaces, rewards_of
-from rationalize.verbs.rows import Rationale, RationaleFile
-from rationalize.verbs.scored import (
+from rationalize.commands.rationale_file import Rationale, RationaleFile
+from rationalize.commands.resolve import ScorerPlaces, rewards_of
+from rationalize.commands.resumable_file import begin, end, work_folder
+from rationalize.commands.scored_file import (
     ScoredRows,
     copied,
     file_digest,
@@ -26,6 +22,10 @@ from rationalize.verbs.scored import (
     questions_digest,
     source_digest,
 )
+from rationalize.errors import UsageError
+from rationalize.progress import progress_bar
+from rationalize.records import Question
+from rationalize.text import one_line
 
 if TYPE_CHECKING:
     from rationalize.rewards import RewardSuite

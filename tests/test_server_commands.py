@@ -12,6 +12,8 @@ import pytest
 
 from rationalize.attempt_files import load_attempts
 from rationalize.cli import main
+from rationalize.commands.evaluate import EvaluateConfig
+from rationalize.commands.resolve import settings_of
 from rationalize.config import to_dict
 from rationalize.questions import builtin_questions, load_questions
 from rationalize.sampling import http
@@ -19,8 +21,6 @@ from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.server import ServerSampler
 from rationalize.sampling.writing import write_attempts
 from rationalize.templates import prompt_text
-from rationalize.verbs.evaluating import EvaluateConfig
-from rationalize.verbs.places import settings_of
 from tests.loopback import replies, says, serving, silence
 
 KEY = "sk-test-0123456789abcdef"

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rationalize.commands.score_methods import same_inputs, score_methods
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
 from rationalize.text import one_line
-from rationalize.verbs.score_methods import same_inputs, score_methods
 
 if TYPE_CHECKING:
     from rationalize.evaluation.leaderboard import ReferenceSet
