@@ -23,7 +23,7 @@ from rationalize.questions import load_splits
 from rationalize.records import Question
 from rationalize.runs import read_config
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
 
 def main() -> None:
@@ -68,8 +68,8 @@ def measure(
     """1 for every question that is answered right, greedily."""
     policy = load_policy(folder)
     attempts = write_attempts(
-        Sampler(policy), questions, config.evaluation_sampling, split="dev", seed=0,
-        control=control, label=str(folder),
+        Sampler(policy), questions, config.evaluation_sampling, Provenance("dev", seed=0),
+        PromptOptions(control=control), label=str(folder),
     )  # fmt: skip
     return np.array([float(a.prediction == a.gold) for a in attempts])
 

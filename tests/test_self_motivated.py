@@ -40,7 +40,7 @@ from rationalize.models.policy import load_policy
 from rationalize.questions import load_questions
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import Provenance, write_attempts
 from rationalize.training.loop import FitConfig
 
 FIT = FitConfig(learning_rate=3e-3, batch_size=8, precision="float32", checkpoint_every=0.0)
@@ -368,8 +368,8 @@ def test_iterative_dpo_end_to_end(model, questions, tmp_path):
 def sampled_accuracy(folder, questions):
     test = load_questions(questions, "test")
     attempts = write_attempts(
-        Sampler(load_policy(folder)), test, SamplingConfig(n=32, max_new_tokens=24), split="test",
-        seed=3,
+        Sampler(load_policy(folder)), test, SamplingConfig(n=32, max_new_tokens=24),
+        Provenance("test", 3),
     )  # fmt: skip
     return sum(a.prediction == "yes" for a in attempts) / len(attempts)
 
@@ -446,9 +446,9 @@ def test_killed_where_something_is_stored_a_run_ends_the_same(half_right, tmp_pa
             killed.append(place)
             raise Killed
 
-    def write(*args, real=module.write_attempts, **options):
-        found = real(*args, **options)
-        once(f"draw {options['writer']}", True)
+    def write(sampler, questions, sampling, provenance, *args, **options):
+        found = write_attempts(sampler, questions, sampling, provenance, *args, **options)
+        once(f"draw {provenance.writer}", True)
         return found
 
     def save(attempts, path, real=runs.save_attempts):

@@ -15,7 +15,7 @@ from rationalize.records import Question
 from rationalize.sampling import http
 from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.server import ServerSampler
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from rationalize.templates import DEFAULT_SYSTEM
 from tests.loopback import (
     cut,
@@ -132,8 +132,9 @@ def test_controls_and_beams_are_refused():
     with serving() as server:
         sampler = Patient(server.url)
         question = Question(id="1", question="Which sinks?", answer="")
+        options = PromptOptions(control={"diversity": 0})
         with pytest.raises(UsageError, match="no control tokens"):
-            write_attempts(sampler, [question], ONCE, split="s", seed=0, control={"diversity": 0})
+            write_attempts(sampler, [question], ONCE, Provenance("s", 0), options)
         with pytest.raises(UsageError, match="no beams"):
             sampler.ask(config=SamplingConfig(beams=2))
         assert server.bodies == []

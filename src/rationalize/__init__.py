@@ -32,6 +32,8 @@ _HOMES = {
     "ServerSampler": "rationalize.sampling.server",
     "HttpConfig": "rationalize.sampling.config",
     "SamplingConfig": "rationalize.sampling.config",
+    "PromptOptions": "rationalize.sampling.writing",
+    "Provenance": "rationalize.sampling.writing",
     "write_attempts": "rationalize.sampling.writing",
     "RewardSuite": "rationalize.rewards",
     "load_rewards": "rationalize.rewards",

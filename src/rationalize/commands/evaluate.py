@@ -227,12 +227,12 @@ def _votes(
 def _written(
     config: EvaluateConfig, writer: Writer, name: str, questions: Sequence[Question]
 ) -> list[Attempt]:
-    from rationalize.sampling.writing import write_attempts
+    from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     return write_attempts(
         writer.sampler, questions, sampling_of(config),
-        split=config.split, seed=config.seed, writer=name, mode=config.mode,
-        control=writer.control, label=f"{name} on {config.split}",
+        Provenance(config.split, config.seed, writer=name),
+        PromptOptions(config.mode, writer.control), label=f"{name} on {config.split}",
     )  # fmt: skip
 
 

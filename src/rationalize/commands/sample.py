@@ -108,7 +108,7 @@ def sample(config: SampleConfig) -> None:
     """Write attempts block by block; a second start with the same file resumes."""
     from rationalize.attempt_files import save_attempts
     from rationalize.questions import load_questions
-    from rationalize.sampling.writing import write_attempts
+    from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     if config.write == "questions" and config.mode == "answer":
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
@@ -125,8 +125,9 @@ def sample(config: SampleConfig) -> None:
             block = questions[start : start + size]
             partial.add(
                 write_attempts(
-                    writer.sampler, block, sampling_of(config), split=config.split,
-                    seed=config.seed, mode=config.mode, control=writer.control, demos=demos,
+                    writer.sampler, block, sampling_of(config),
+                    Provenance(config.split, config.seed),
+                    PromptOptions(config.mode, writer.control, demos),
                     label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
                 )
             )  # fmt: skip
@@ -149,7 +150,7 @@ def sample(config: SampleConfig) -> None:
 def ask(config: AskConfig) -> None:
     """Print the replies to one question."""
     from rationalize.sampling.local import Sampler
-    from rationalize.sampling.writing import write_attempts
+    from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     question = Question(
         id="asked",
@@ -169,8 +170,8 @@ def ask(config: AskConfig) -> None:
     policy = load(config.model, trust_remote_code=config.trust_remote_code)
     control = bins_of(config.control, policy)
     attempts = write_attempts(
-        Sampler(policy, guidance=config.guidance), [question], sampling_of(config), split="asked",
-        seed=config.seed, control=control, label="reply",
+        Sampler(policy, guidance=config.guidance), [question], sampling_of(config),
+        Provenance("asked", config.seed), PromptOptions(control=control), label="reply",
     )  # fmt: skip
     if control:
         print("under " + ", ".join(f"{name} {bin}" for name, bin in control.items()))

@@ -28,7 +28,12 @@ from rationalize.rewards.reading import readings
 from rationalize.runs import Run
 from rationalize.sampling.coalition import Refiners, refines
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import question_seed, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    question_seed,
+    write_attempts,
+)
 from rationalize.signals.pairs import prefer
 
 Kind = Literal["generation", "refinement"]
@@ -92,16 +97,17 @@ def write_candidates(
     def written_by(name: str) -> list[Attempt]:
         with variants.active(name) as policy:
             return write_attempts(
-                Sampler(policy), questions, own, split="train", seed=question_seed(seed, name),
-                writer=name, mode="rationale", round=round, label=f"{name} writes, round {round}",
+                Sampler(policy), questions, own,
+                Provenance("train", question_seed(seed, name), writer=name, round=round),
+                PromptOptions("rationale"), label=f"{name} writes, round {round}",
             )  # fmt: skip
 
     def refined_by(name: str, given: Sequence[Attempt]) -> list[Attempt]:
         with variants.active(name) as policy:
             return write_attempts(
-                Sampler(policy), [by_id[a.question_id] for a in given], once, split="train",
-                seed=question_seed(seed, name, "refine"), writer=name, mode="refine", round=round,
-                given=given, label=f"{name} refines, round {round}",
+                Sampler(policy), [by_id[a.question_id] for a in given], once,
+                Provenance("train", question_seed(seed, name, "refine"), writer=name, round=round),
+                PromptOptions("refine"), given=given, label=f"{name} refines, round {round}",
             )  # fmt: skip
 
     written = [

@@ -24,7 +24,12 @@ from rationalize.models.variants import Variants
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import question_seed, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    question_seed,
+    write_attempts,
+)
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
 from rationalize.training.rows import RowMaker
@@ -49,10 +54,10 @@ def log_clones(
 
     def written_by(name: str) -> list[Attempt]:
         with variants.active(name) as policy:
+            seed = question_seed(config.seed, name, "clones")
             return write_attempts(
-                Sampler(policy), asked, sampling, split="dev",
-                seed=question_seed(config.seed, name, "clones"), writer=name, mode="rationale",
-                round=round, label=f"{name} writes dev, {when}",
+                Sampler(policy), asked, sampling, Provenance("dev", seed, writer=name, round=round),
+                PromptOptions("rationale"), label=f"{name} writes dev, {when}",
             )  # fmt: skip
 
     shards = {n: rollouts(run, f"clones-{when}-{n}", partial(written_by, n)) for n in config.names}

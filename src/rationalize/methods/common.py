@@ -18,7 +18,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.training.loop import FitConfig, forget_checkpoint
 from rationalize.training.selection import BestCheckpoint
@@ -157,8 +157,9 @@ def evaluate_on_dev(
 
     def write() -> list[Attempt]:
         attempts = write_attempts(
-            sampler, dev, config.evaluation_sampling, split="dev", seed=config.seed, writer=stage,
-            round=round, step=step, control=control, label=f"{stage} on dev, step {step}",
+            sampler, dev, config.evaluation_sampling,
+            Provenance("dev", config.seed, writer=stage, round=round, step=step),
+            PromptOptions(control=control), label=f"{stage} on dev, step {step}",
         )  # fmt: skip
         return suite.score(attempts, by_id)
 

@@ -46,7 +46,7 @@ from rationalize.records import Question
 from rationalize.rewards.check import check_rewards, format_table
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import Provenance, write_attempts
 from rationalize.training.loop import FitConfig
 
 DIRECT, SFT = "direct fine-tune", "SFT"
@@ -300,7 +300,7 @@ def _preflight(setup: Setup[DemoConfig], policy: Policy, seed: int) -> None:
         questions = setup.train[:32]
         sampling = dataclasses.replace(config.mario.sampling, n=2)
         attempts = write_attempts(
-            Sampler(policy), questions, sampling, split="train", seed=seed, writer="preflight",
+            Sampler(policy), questions, sampling, Provenance("train", seed, writer="preflight"),
             label="preflight",
         )  # fmt: skip
         scored = setup.suite.score(attempts, {q.id: q for q in questions})

@@ -69,7 +69,12 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    Provenance,
+    Teacher,
+    teacher_attempts,
+    write_attempts,
+)
 from rationalize.signals.draws import shuffled_passes
 from rationalize.signals.filters import first_of_each, keep_above
 from rationalize.training.loop import FitConfig, fit
@@ -244,10 +249,11 @@ def expert_iteration(
             )
 
     def write_round(round: int) -> list[Attempt]:
+        step = round * config.sample_interval
         attempts = write_attempts(
             Sampler(policy), questions_for(train, config.rollouts, round, config.seed),
-            config.sampling, split="train", seed=config.seed, round=round,
-            step=round * config.sample_interval, label=f"{stage} explores, round {round}",
+            config.sampling, Provenance("train", config.seed, round=round, step=step),
+            label=f"{stage} explores, round {round}",
         )  # fmt: skip
         teacher = teacher_attempts(train, config.teacher) if round == 0 else []
         return suite.score(teacher + attempts, by_id)

@@ -39,7 +39,13 @@ from rationalize.questions import builtin_questions, load_sample, without_repeat
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import question_seed, teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    question_seed,
+    teacher_attempts,
+    write_attempts,
+)
 from rationalize.signals.draws import apportion
 from rationalize.templates import prompt_text
 from rationalize.training.loop import FitConfig, fit, forget_checkpoint
@@ -121,8 +127,9 @@ def instruct(
     def write() -> list[Attempt]:
         restore_or(run, f"{stage}-warm", policy, warm_up)
         return write_attempts(
-            Sampler(policy), questions, config.imperfect, split="train", seed=config.seed,
-            writer="warm-up", mode="rationale", label="imperfect rationales",
+            Sampler(policy), questions, config.imperfect,
+            Provenance("train", config.seed, writer="warm-up"), PromptOptions("rationale"),
+            label="imperfect rationales",
         )  # fmt: skip
 
     imperfect = rollouts(run, f"{stage}-imperfect", write) if refined else []
@@ -196,8 +203,9 @@ def with_rationales(
     def write() -> list[Attempt]:
         demos = builtin_questions(train=config.shots, dev=0, test=0, unseen=0, seed=config.seed)
         return write_attempts(
-            Sampler(policy), questions, config.imperfect, split="train", seed=config.seed,
-            writer="few-shot", demos=demos["train"], label=f"{stage}: few-shot attempts",
+            Sampler(policy), questions, config.imperfect,
+            Provenance("train", config.seed, writer="few-shot"),
+            PromptOptions(demos=demos["train"]), label=f"{stage}: few-shot attempts",
         )  # fmt: skip
 
     attempts = rollouts(run, f"{stage}-bootstrap", write)

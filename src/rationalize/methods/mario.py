@@ -66,7 +66,13 @@ from rationalize.models.forward import Row
 from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    Teacher,
+    teacher_attempts,
+    write_attempts,
+)
 from rationalize.signals.bins import Ties
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.losses import KLDirection
@@ -241,8 +247,9 @@ def mario(
         active = active_when_sampling(step, config)
         attempts = write_attempts(
             Sampler(policy), questions_for(train, config.rollouts, round, config.seed),
-            config.sampling, split="train", seed=config.seed, round=round, step=step,
-            control=dict.fromkeys(active, 0), label=f"{stage} explores, round {round}",
+            config.sampling, Provenance("train", config.seed, round=round, step=step),
+            PromptOptions(control=dict.fromkeys(active, 0)),
+            label=f"{stage} explores, round {round}",
         )  # fmt: skip
         if round == 0:
             attempts = teacher_attempts(train, config.teacher) + attempts

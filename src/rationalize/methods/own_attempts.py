@@ -22,7 +22,12 @@ from rationalize.rewards.correctness import correctness
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    teacher_attempts,
+    write_attempts,
+)
 from rationalize.signals.duplicates import Dedupe, distinct, equations_hold
 from rationalize.signals.filters import first_of_each
 from rationalize.signals.ranks import usable_share
@@ -132,11 +137,13 @@ def own_attempts(
 
     def written(asked: Sequence[Question], hinted: bool) -> list[Attempt]:
         by_id: dict[str, list[Attempt]] = {}
+        writer = f"{shard}-hinted" if hinted else shard
         for form, demos in shown.items():
             own = [q for q in asked if form_of(q) == form]
             for attempt in write_attempts(
-                sampler, own, config.sampling, split=split, seed=seed, round=round, demos=demos,
-                writer=f"{shard}-hinted" if hinted else shard, hinted=hinted, stream=shard,
+                sampler, own, config.sampling,
+                Provenance(split, seed, writer, round, stream=shard),
+                PromptOptions(demos=demos, hinted=hinted),
                 label=f"{shard} writes{', hinted' if hinted else ''}",
             ):  # fmt: skip
                 by_id.setdefault(attempt.question_id, []).append(attempt)

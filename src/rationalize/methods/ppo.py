@@ -44,7 +44,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import Recorded, write_attempts
+from rationalize.sampling.writing import Provenance, Recorded, write_attempts
 from rationalize.training.advantages import explained_variance
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import ppo as ppo_objective
@@ -209,11 +209,12 @@ def ppo(
 
     def write(update: int) -> tuple[list[Attempt], list[Row]]:
         sampler = Recorded(Sampler(policy))
+        provenance = Provenance(
+            "train", config.seed, stage, round=update, step=update * per_update, stream=stage
+        )
         attempts = write_attempts(
             sampler, questions_for(train, config.prompts, update, config.seed),
-            config.sampling, split="train", seed=config.seed, round=update,
-            step=update * per_update, writer=stage, stream=stage,
-            label=f"{stage} writes, update {update}",
+            config.sampling, provenance, label=f"{stage} writes, update {update}",
         )  # fmt: skip
         rows = [maker.drawn(a.prompt, ids) for a, ids in zip(attempts, sampler.ids, strict=True)]
         return scored.score(attempts, by_id), rows

@@ -53,7 +53,7 @@ from rationalize.models.policy import Policy
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import Provenance, write_attempts
 from rationalize.training.loop import FitConfig
 
 RFT, STAR, DPO = "RFT (M_sft)", "STaR", "iterative DPO"
@@ -251,8 +251,8 @@ def _vote(
         def write(split: str = split, questions=questions) -> list[Attempt]:
             sampling = replace(config.redraw.sampling, n=config.votes)
             attempts = write_attempts(
-                Sampler(again(setup, learned.sft)), list(questions.values()), sampling, split=split,
-                seed=seed, writer=f"{RFT} votes", label=f"M_sft votes on {split}",
+                Sampler(again(setup, learned.sft)), list(questions.values()), sampling,
+                Provenance(split, seed, writer=f"{RFT} votes"), label=f"M_sft votes on {split}",
             )  # fmt: skip
             return suite.score(attempts, questions)
 

@@ -35,7 +35,7 @@ from rationalize.report.card import CardFacts, model_card
 from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, RewardSuite, load_rewards
 from rationalize.runs import Run, slug
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
 READS_STATEMENTS = ("plausibility",)
 ANSWER_SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=8)
@@ -103,8 +103,9 @@ class Setup(Generic[Own]):
             if mode == "answer":
                 sampling = ANSWER_SAMPLING
             attempts = write_attempts(
-                Sampler(policy, guidance=guidance), questions, sampling, split=split, seed=seed,
-                writer=name, mode=mode, control=control, demos=demos, label=f"{name} on {split}",
+                Sampler(policy, guidance=guidance), questions, sampling,
+                Provenance(split, seed, writer=name), PromptOptions(mode, control, demos),
+                label=f"{name} on {split}",
             )  # fmt: skip
             return self.suite.score(attempts, {q.id: q for q in questions})
 

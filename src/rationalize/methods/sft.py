@@ -29,7 +29,12 @@ from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    teacher_attempts,
+    write_attempts,
+)
 from rationalize.signals.draws import shuffled_passes
 from rationalize.templates import prompt_text, target_text
 from rationalize.training.loop import FitConfig, fit
@@ -162,8 +167,9 @@ def dev_accuracy(
 
     def write() -> list[Attempt]:
         return write_attempts(
-            Sampler(policy), dev, sampling, split="dev", seed=config.seed, writer=stage, mode=mode,
-            step=step, label=f"{stage} on dev, step {step}",
+            Sampler(policy), dev, sampling,
+            Provenance("dev", config.seed, writer=stage, step=step), PromptOptions(mode),
+            label=f"{stage} on dev, step {step}",
         )  # fmt: skip
 
     by_id = {q.id: q for q in dev}

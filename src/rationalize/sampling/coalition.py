@@ -33,7 +33,12 @@ from rationalize.models.variants import Variants
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import question_seed, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    question_seed,
+    write_attempts,
+)
 
 FILE = "coalition.json"
 CONTROLLER = "controller"
@@ -145,16 +150,17 @@ class Coalition:
         once = replace(sampling, n=1)
         by_id = self._work(
             questions, writers, lambda sampler, own, name: write_attempts(
-                sampler, own, once, split=split, seed=question_seed(seed, name), writer=name,
-                mode="rationale", label=f"{name} writes {split}",
+                sampler, own, once, Provenance(split, question_seed(seed, name), writer=name),
+                PromptOptions("rationale"),
             )
         )  # fmt: skip
         written = [by_id[q.id] for q in questions]
         refiners = self._refiners(questions, written, seed, who)
         refined = self._work(
             questions, refiners, lambda sampler, own, name: write_attempts(
-                sampler, own, once, split=split, seed=question_seed(seed, name, "refine"),
-                writer=name, mode="refine", given=[by_id[q.id] for q in own],
+                sampler, own, once,
+                Provenance(split, question_seed(seed, name, "refine"), writer=name),
+                PromptOptions("refine"), given=[by_id[q.id] for q in own],
                 label=f"{name} refines {split}",
             )
         )  # fmt: skip
