@@ -181,10 +181,10 @@ def test_what_passes_is_asked_again(act, reason, caplog):
     with serving(act, answer=replies("x")) as server:
         sampler = Patient(server.url, http=HttpConfig(timeout=timeout))
         assert texts(sampler.ask()) == [["x"]]
-        again = dict(sampler.bill.again)
-        assert len(server.bodies) == 1 + sum(again.values())
-    assert again.pop(reason) >= 1
-    assert not again
+        retries = dict(sampler.bill.retries)
+        assert len(server.bodies) == 1 + sum(retries.values())
+    assert retries.pop(reason) >= 1
+    assert not retries
     assert "asking again in" in caplog.text
     assert f"after {reason}" in str(sampler.bill)
 
@@ -293,7 +293,7 @@ def test_an_interrupt_keeps_what_is_under_way():
 
 
 def test_an_answer_without_end(monkeypatch):
-    monkeypatch.setattr(http, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(http, "_MAX_BYTES", 1 << 20)
     with serving(answer=replies("x" * (3 << 20))) as server:
         with pytest.raises(UserError, match="more than 1 MiB"):
             Patient(server.url).ask()

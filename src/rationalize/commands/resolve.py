@@ -69,7 +69,7 @@ def open_writer(config: Any) -> Iterator[Writer]:
     try:
         yield Writer(sampler, None, None)
     finally:
-        if sampler.bill.asked:
+        if not sampler.bill.empty:
             print(f"{config.server}: {sampler.bill}", file=sys.stderr)
 
 
@@ -78,7 +78,7 @@ def settings_of(config: Any) -> dict[str, Any]:
     settings = to_dict(config)
     server = {"server": settings.pop("server"), "http": settings.pop("http")}
     if config.server is not None:
-        settings |= {**server, "http": config.http.lasting}
+        settings |= {**server, "http": config.http.reply_settings}
     return settings
 
 
