@@ -1,3 +1,4 @@
-"""What the command line's verbs do, beside `train` and `demo`: configurations in, library calls,
-files and tables out.
+"""The commands beside `train` and `demo`: a configuration in, library calls, files and tables out.
+
+One module per command, named like it.
 """

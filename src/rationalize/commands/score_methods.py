@@ -1,4 +1,4 @@
-"""Attempts of several methods on several sets, scored into a run: a second start goes on."""
+"""Attempts of several methods on several sets, scored into a run that a second start resumes."""
 
 from __future__ import annotations
 
@@ -19,52 +19,56 @@ if TYPE_CHECKING:
     from rationalize.runs import Run
 
 _CHUNK = 64
-"""Attempts scored together: what a kill can cost."""
+"""Attempts scored together."""
 
 
 def same_inputs(
     run: Run, questions: Mapping[str, Question], methods: Methods, suite: RewardSuite
 ) -> None:
-    """Refuse to go on where files or scorers have changed since the run's first start."""
+    """Raise `UserError` where files or scorers have changed since the run's first start."""
     inputs = {"questions": questions_digest(questions.values())}
     for method, splits in methods.items():
-        rows = [attempt_row(a) for seeds in splits.values() for own in seeds.values() for a in own]
-        text = json.dumps(rows, default=str).encode()
+        attempts = [a for seeds in splits.values() for group in seeds.values() for a in group]
+        text = json.dumps([attempt_row(a) for a in attempts], default=str).encode()
         inputs[f"rationales of {method}"] = hashlib.blake2b(text, digest_size=16).hexdigest()
     for reward in suite.rewards:
-        facts = [reward.version, reward.scorer_hash, source_digest(reward)]
-        inputs[f"the reward {reward.name}"] = json.dumps(facts)
+        version = [reward.version, reward.scorer_hash, source_digest(reward)]
+        inputs[f"the reward {reward.name}"] = json.dumps(version)
     before = run.done("inputs")
     if before is None:
         run.finish("inputs", **inputs)
-    elif other := [k for k in {**before, **inputs} if before.get(k) != inputs.get(k)]:
+    elif changed := [k for k in {**before, **inputs} if before.get(k) != inputs.get(k)]:
         raise UserError(
-            f"{run.path} was begun with other inputs: {', '.join(other)}; restore them, or choose "
-            "another folder"
+            f"{run.path} was begun with other inputs: {', '.join(changed)}; restore them, or "
+            "choose another folder"
         )
 
 
 def score_methods(
     run: Run, suite: RewardSuite, methods: Methods, questions: Mapping[str, Question]
 ) -> Methods:
-    """Every attempt with every reward, a shard per method and set; scores in the cache are not
-    asked for again.
+    """The attempts with every reward's score: method -> set -> seed -> attempts.
+
+    Each becomes a shard of the run, which a second start reads back. Within an unfinished shard,
+    the scores in the suite's cache are not computed again.
     """
-    everything = sum(len(a) for s in methods.values() for o in s.values() for a in o.values())
+    total = sum(
+        len(attempts)
+        for splits in methods.values() for seeds in splits.values() for attempts in seeds.values()
+    )  # fmt: skip
     done = 0
-    found: Methods = {}
+    scored: Methods = {}
     with progress_bar("score", "rationales") as progress:
         for number, (method, splits) in enumerate(methods.items()):
             for name, seeds in splits.items():
                 for seed, attempts in seeds.items():
                     shard = f"scored-{slug(name)}-{number}-{slug(method)}-{seed}"
                     if not run.has_shard(shard):
-                        chunks = [attempts[i : i + _CHUNK] for i in range(0, len(attempts), _CHUNK)]
-                        scored: list[Attempt] = []
-                        for chunk in chunks:
-                            scored += suite.score(chunk, questions)
-                            progress(done + len(scored), everything, 0)
-                        run.append(scored, shard)
+                        rows: list[Attempt] = []
+                        for i in range(0, len(attempts), _CHUNK):
+                            rows += suite.score(attempts[i : i + _CHUNK], questions)
+                            progress(done + len(rows), total, 0)
+                        run.append(rows, shard)
                     done += len(attempts)
-                    found.setdefault(method, {}).setdefault(name, {})[seed] = run.read_shard(shard)
-    return found
+                    scored.setdefault(method, {}).setdefault(name, {})[seed] = run.read_shard(shard)
+    return scored
