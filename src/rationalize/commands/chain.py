@@ -57,14 +57,9 @@ def chain_attempts(
 
 
 def ask_coalition(
-    folder: Path,
-    question: Question,
-    sampling: SamplingConfig,
-    *,
-    n: int,
-    seed: int,
+    folder: Path, question: Question, sampling: SamplingConfig, *, n: int, seed: int,
     trust_remote_code: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Print `n` chains for one question."""
     from rationalize.sampling.coalition import Coalition
 

@@ -151,13 +151,10 @@ def compare(config: CompareConfig) -> None:
 
 
 def _evaluate(
-    config: EvaluateConfig,
-    run: Run,
-    name: str,
-    write: Callable[[], list[Attempt]],
-    questions: Sequence[Question],
-    train: Sequence[Question],
-) -> None:
+    config: EvaluateConfig, run: Run, name: str, write: Callable[[], list[Attempt]],
+    questions: Sequence[Question], train: Sequence[Question],
+) -> None:  # fmt: skip
+    """Write, score, summarise and report, whoever writes."""
     from rationalize.evaluation.floor import FLOOR, majority_attempts
     from rationalize.evaluation.results import merge_log, save_questions, summarise
     from rationalize.evaluation.tables import format_table
@@ -165,13 +162,11 @@ def _evaluate(
     from rationalize.rewards import RewardSuite
 
     by_id = {q.id: q for q in questions}
-    suite = RewardSuite(
-        rewards_of(
-            config.rewards, config, model=config.fluency_model,
-            trust_remote_code=config.trust_remote_code,
-        ),
-        cache=run.folder("scores"),
+    rewards = rewards_of(
+        config.rewards, config, model=config.fluency_model,
+        trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
+    suite = RewardSuite(rewards, cache=run.folder("scores"))
     # write and score, once: a second start reads the shard
     shard = f"final-{config.split}-{config.seed}"
     if not run.has_shard(shard):

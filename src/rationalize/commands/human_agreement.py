@@ -66,12 +66,9 @@ def read_references(
 
 
 def measure_agreement(
-    run: Run,
-    suite: RewardSuite,
-    people: Mapping[str, Sequence[JudgedQuestion]],
-    references: Sequence[ReferenceSet],
-    prefer: tuple[str, str],
-) -> dict[str, Any]:
+    run: Run, suite: RewardSuite, people: Mapping[str, Sequence[JudgedQuestion]],
+    references: Sequence[ReferenceSet], prefer: tuple[str, str],
+) -> dict[str, Any]:  # fmt: skip
     """Score all rationales, and write `agreement.json` and `report.html` into the run. A second
     start resumes the scoring. The suite must hold the baselines `length` and `fluency`.
     """

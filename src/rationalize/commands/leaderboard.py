@@ -101,14 +101,9 @@ def leaderboard(config: LeaderboardConfig) -> None:
 
 
 def _report(
-    run: Run,
-    suite: RewardSuite,
-    sets: Sequence[ReferenceSet],
-    questions: Mapping[str, Question],
-    methods: Methods,
-    pairs: Sequence[tuple[str, str]],
-    notes: list[str],
-) -> None:
+    run: Run, suite: RewardSuite, sets: Sequence[ReferenceSet], questions: Mapping[str, Question],
+    methods: Methods, pairs: Sequence[tuple[str, str]], notes: list[str],
+) -> None:  # fmt: skip
     from rationalize.evaluation.compare import flat
     from rationalize.evaluation.leaderboard import over_sets
     from rationalize.evaluation.metrics import metrics_of

@@ -100,13 +100,9 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
 
 
 def rewards_of(
-    names: Sequence[str],
-    scorers: ScorerFolders,
-    *,
-    model: str = "default",
-    base: Policy | None = None,
-    trust_remote_code: bool = False,
-) -> list[Reward]:
+    names: Sequence[str], scorers: ScorerFolders, *, model: str = "default",
+    base: Policy | None = None, trust_remote_code: bool = False,
+) -> list[Reward]:  # fmt: skip
     """Rewards by name, with the models that they read with, and the rewards that some are always
     shown with (`COMPANIONS`). `fluency` asks `base`, or else the model called `model`.
     """

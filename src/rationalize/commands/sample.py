@@ -153,12 +153,9 @@ def ask(config: AskConfig) -> None:
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     question = Question(
-        id="asked",
-        question=config.question,
-        answer="",
-        choices=config.choices or None,
+        id="asked", question=config.question, answer="", choices=config.choices or None,
         context=config.context,
-    )
+    )  # fmt: skip
     folder = coalition_folder(config.model)
     if folder:
         refuse_unfit(config)

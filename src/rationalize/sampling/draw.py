@@ -37,6 +37,7 @@ def draw(logits_RV: Tensor, config: SamplingConfig, uniform_R: Tensor) -> Tensor
         return logits_RV.argmax(-1)
     logits = logits_RV.float() / config.temperature
     vocabulary = logits.shape[-1]
+    # top-k: the nucleus lies within the k likeliest, whose probabilities are renormalised
     if config.top_k:
         top = logits.topk(min(config.top_k, vocabulary), dim=-1)
         return _from_nucleus(torch.softmax(top.values, -1), top.indices, config.top_p, uniform_R)
@@ -74,6 +75,7 @@ def _from_nucleus(p_RK: Tensor, ids_RK: Tensor, top_p: float, uniform_R: Tensor)
 
 def _inverse_cdf(weights_RK: Tensor, uniform_R: Tensor) -> Tensor:
     """Index drawn per row, (R,), with probability proportional to its weight."""
+    # in float64: float32 sums over a vocabulary would lose the tail
     cumulative = weights_RK.double().cumsum(-1)
     at = torch.searchsorted(
         cumulative, uniform_R.to(cumulative)[:, None] * cumulative[:, -1:], right=True

@@ -58,15 +58,10 @@ class Sampler:
 
     def refresh(self) -> None:
         """Take over the policy's weights as they are now."""
-        self._writer = self.policy
-        if (
-            self.shadow
-            and has_fast_bfloat16(self.policy.device)
-            and self.policy.dtype != torch.bfloat16
-        ):
-            self._writer = replace(
-                self.policy, model=frozen_copy(self.policy.model, torch.bfloat16)
-            )
+        policy = self._writer = self.policy
+        # decoding spends its time reading weights, and bfloat16 halves their bytes
+        if self.shadow and has_fast_bfloat16(policy.device) and policy.dtype != torch.bfloat16:
+            self._writer = replace(policy, model=frozen_copy(policy.model, torch.bfloat16))
 
     def sample(
         self,
@@ -108,6 +103,7 @@ class Sampler:
         queries = [
             self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
         ]
+        # batches are written longest first; `batch` holds the indices of their prompts
         ids_PG: list[list[list[int]]] = [[] for _ in prompts]
         done = tokens = 0  # prompts and tokens of finished batches
         for batch in self._batches(queries, max(n, config.beams), config.max_new_tokens):
@@ -120,6 +116,7 @@ class Sampler:
                 if progress:
                     progress(done, len(prompts), tokens)
                 continue
+            # a row per sample of each prompt; its random numbers do not depend on the batch
             uniform_RT = uniforms(
                 [(seeds[i], j) for i in batch for j in range(n)], config.max_new_tokens
             )
@@ -178,6 +175,7 @@ class Sampler:
         """
         views = len(queries[0])  # the stream's rows are all of the first view, then of the second
         stream = open_stream(self._writer, [q[view] for view in range(views) for q in queries])
+        # prompts were read once each; from here on a row is a sample
         if n > 1:
             stream.repeat(n)
         written: list[list[int]] = [[] for _ in range(len(queries) * n)]

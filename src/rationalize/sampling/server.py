@@ -147,6 +147,7 @@ class ServerSampler:
         if config.beams > 1:
             raise UsageError(f"sampling.beams is {config.beams}; expected 1: servers have no beams")
         n = 1 if config.greedy else config.n  # greedy: one reply, repeated; any seed
+        # equal prompts with equal seeds are one job, asked and paid for once
         jobs_P = [
             self._job(prompt, config, 0 if config.greedy else seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
@@ -181,6 +182,7 @@ class ServerSampler:
                     log.warning("stopping after the requests in flight, which are paid for")
                 pool.shutdown(cancel_futures=True)
                 raise
+        # counted here, so that replies from the disk count too
         with self._lock:
             self.bill.oddities.update(o for rs in finished.values() for r in rs for o in r.oddities)
         return finished

@@ -70,6 +70,7 @@ class _DecoderOnly(Stream):
         model = plain_model(policy)
         self._decoder = model.get_decoder()
         self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        # control tokens follow the prompt
         sequences = [(*q.prompt_ids, *q.control_ids) for q in queries]
         shared = common_length(sequences) if len(sequences) > 1 else 0
         if shared >= _MIN_SHARED:
@@ -83,6 +84,7 @@ class _DecoderOnly(Stream):
         # `padded` pads on the right: reverse, pad, reverse
         ids, mask = padded([s[shared:][::-1] for s in sequences], policy)  # (R, T - shared) each
         self._mask = torch.cat([mask.new_ones(len(sequences), shared), mask.flip(-1)], dim=-1)
+        # positions count real tokens only
         self._forward(ids.flip(-1), (self._mask.cumsum(-1) - 1).clamp(min=0)[:, shared:])
 
     def step(self, tokens: Tensor) -> None:
@@ -120,8 +122,8 @@ class _EncoderDecoder(Stream):
         self._encoded = model.get_encoder()(
             input_ids=ids, attention_mask=self._mask
         ).last_hidden_state
-        lengths = {len(q.control_ids) for q in queries}
-        if len(lengths) > 1:
+        # the decoder's rows are not padded, so their prefixes must have one length
+        if len({len(q.control_ids) for q in queries}) > 1:
             raise ValueError("all sequences of a batch need the same number of control tokens")
         self._forward(
             torch.tensor([[policy.start_id, *q.control_ids] for q in queries], device=ids.device)

@@ -109,6 +109,7 @@ def write_attempts(
     the seed, round and stream of `provenance`, on the question's id, on how often that id came
     before, and on j; on nothing else.
     """
+    # render
     options = options or PromptOptions()
     sources: Sequence[Attempt | None] = [None] * len(questions) if given is None else given
     prompts = [
@@ -119,7 +120,7 @@ def write_attempts(
         for question, source in zip(questions, sources, strict=True)
     ]  # fmt: skip
 
-    # a seed per question, so that a draw does not depend on the other questions
+    # sample: a seed per question, so that a draw does not depend on the other questions
     repeats = _occurrences([q.id for q in questions])
     stream = (provenance.stream,) if provenance.stream else ()
     seeds = [
@@ -134,6 +135,7 @@ def write_attempts(
             stop=BLOCK_END if options.demos else None,
         )  # fmt: skip
 
+    # parse
     prefix = f"{provenance.split}/{provenance.writer}/{provenance.round}"
     attempts = []
     for question, prompt, source, repeat, completions_G in zip(
