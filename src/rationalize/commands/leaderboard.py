@@ -57,9 +57,7 @@ class LeaderboardConfig(ScorerFolders):
 
 
 def leaderboard(config: LeaderboardConfig) -> None:
-    """Read the sets and the runs, score them with the same rewards, print the table and write the
-    page.
-    """
+    """Read the sets and the runs, score all with the same rewards, print tables, write the page."""
     from rationalize.evaluation.compare import read_run
     from rationalize.evaluation.leaderboard import (
         join_sets,
@@ -94,7 +92,7 @@ def leaderboard(config: LeaderboardConfig) -> None:
         same_inputs(run, questions, methods, suite)
         scored = score_methods(run, suite, methods, questions)
         baseline, without = _majority_answers(run, sets)
-        # each of our runs against each model, on the questions that both answered
+        # each of our runs against each model that answered the same questions
         pairs, uncompared = pairs_on_equal_questions(list(ours), references, scored)
         notes = [*notes, *without, *uncompared]
         _report(run, suite, sets, questions, {**baseline, **scored}, pairs, notes)
@@ -104,6 +102,7 @@ def _report(
     run: Run, suite: RewardSuite, sets: Sequence[ReferenceSet], questions: Mapping[str, Question],
     methods: Methods, pairs: Sequence[tuple[str, str]], notes: list[str],
 ) -> None:  # fmt: skip
+    """Write results.json, the questions and the page; print the tables and the notes."""
     from rationalize.evaluation.compare import flat
     from rationalize.evaluation.leaderboard import over_sets
     from rationalize.evaluation.metrics import metrics_of
@@ -111,7 +110,6 @@ def _report(
     from rationalize.evaluation.tables import format_leaderboard, format_table
     from rationalize.report import write_report
 
-    """Write results.json, the questions and the page; print the tables and the notes."""
     metrics = metrics_of(suite.trainable, suite.diagnostics)
     meta = {
         "sets": [f"{s.name} ({len(s.questions)} test questions)" for s in sets],

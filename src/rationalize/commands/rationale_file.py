@@ -80,12 +80,12 @@ class RationaleFile:
 
         def bad() -> Iterator[BadRow]:
             nonlocal good
-            for row in self._read():
-                if isinstance(row, BadRow):
-                    yield row
+            for rationale in self._read():
+                if isinstance(rationale, BadRow):
+                    yield rationale
                 else:
                     good += 1
-                    for column in absent.keys() & row.row.keys():
+                    for column in absent.keys() & rationale.row.keys():
                         del absent[column]
 
         settle(bad(), skip_bad_rows)
@@ -151,6 +151,7 @@ class RationaleFile:
         return rewards
 
     def _known(self, value: Mapping[str, Any]) -> Question:
+        """The question that a row names."""
         assert self._questions is not None
         name = "question_id" if value["question_id"] is not None else "id"
         question = self._questions.get(str(value[name]))
@@ -160,6 +161,7 @@ class RationaleFile:
         return question
 
     def _inline(self, value: Mapping[str, Any]) -> Question:
+        """The question that a row holds."""
         if not value["question"]:
             expected = "the question's text, or --questions with the question's id in the row"
             raise RowError(f"no {self._columns['question']!r}", expected)
