@@ -7,7 +7,16 @@
 
 import sys
 
-from rationalize import Policy, Question, Sampler, SamplingConfig, load_policy, write_attempts
+from rationalize import (
+    Policy,
+    PromptOptions,
+    Provenance,
+    Question,
+    Sampler,
+    SamplingConfig,
+    load_policy,
+    write_attempts,
+)
 
 QUESTION = Question(
     id="asked",
@@ -26,7 +35,7 @@ def main(policy: Policy) -> dict[str, str]:
     replies = {}
     for control in prefixes:
         [attempt] = write_attempts(
-            sampler, [QUESTION], greedy, split="asked", seed=0, control=control
+            sampler, [QUESTION], greedy, Provenance("asked", seed=0), PromptOptions(control=control)
         )
         shown = ", ".join(f"{reward}={b}" for reward, b in control.items()) or "no control tokens"
         replies[shown] = attempt.completion

@@ -13,7 +13,7 @@ from pathlib import Path
 from my_rewards import brevity
 
 from rationalize import RewardSuite, load_rewards
-from rationalize.verbs.rows import RationaleFile
+from rationalize.commands.rationale_file import RationaleFile
 
 QUESTION = {
     "question": "Which sinks in water?",

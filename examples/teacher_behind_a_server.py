@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rationalize import (
     Attempt,
+    Provenance,
     SamplingConfig,
     ServerSampler,
     is_correct,
@@ -27,7 +28,9 @@ SAMPLES = SamplingConfig(temperature=0.7, n=4, max_new_tokens=96)
 def main(server: str, model: str, source: str, out: Path) -> list[Attempt]:
     questions = {q.id: q for q in load_questions(source, limit=8)}
     sampler = ServerSampler(server, model)
-    attempts = write_attempts(sampler, list(questions.values()), SAMPLES, split="train", seed=0)
+    attempts = write_attempts(
+        sampler, list(questions.values()), SAMPLES, Provenance("train", seed=0)
+    )
     kept = [
         a for a in attempts if is_correct(a.prediction, a.gold, questions[a.question_id].choices)
     ]

@@ -24,6 +24,8 @@ from pathlib import Path
 
 from tables import markdown
 
+from rationalize.commands.human_agreement import JUDGED, measure_agreement
+from rationalize.commands.score_methods import same_inputs, score_methods
 from rationalize.evaluation.agreement import MEAN_OF_SETS, agreement_rows
 from rationalize.evaluation.human_agreement import (
     BASELINE_REWARDS,
@@ -47,8 +49,6 @@ from rationalize.rewards.fluency import score as fluency_score
 from rationalize.rewards.plausibility import plausibility
 from rationalize.runs import Run, slug
 from rationalize.templates import INSTRUCTION
-from rationalize.verbs.agreement import JUDGED, measure_agreement
-from rationalize.verbs.score_methods import same_inputs, score_methods
 
 PEOPLE = ("acceptability_commonsenseqa", "acceptability_snli")
 MIXED = {"ecqa": 1, "commonsenseqa": 1, "esnli": 2}

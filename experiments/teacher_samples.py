@@ -26,7 +26,7 @@ from rationalize.questions import load_splits
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
 
 def main() -> None:
@@ -74,10 +74,7 @@ def measure(
 ) -> np.ndarray:
     """1 for every question that is answered right, greedily."""
     policy = load_policy(folder)
-    attempts = write_attempts(
-        Sampler(policy), questions, greedy, split="dev", seed=0,
-        control=control, label=str(folder),
-    )  # fmt: skip
+    attempts = write_attempts(Sampler(policy), questions, greedy, Provenance("dev", 0), PromptOptions(control=control), label=str(folder))  # fmt: skip
     return np.array([float(a.prediction == a.gold) for a in attempts])
 
 

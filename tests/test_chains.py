@@ -4,7 +4,7 @@ from rationalize.methods.coalition.inference import Chain
 from rationalize.records import Attempt, Question
 from rationalize.report.chains import chains, changes
 from rationalize.report.coalition import coalition
-from rationalize.verbs.chain import chain_text
+from rationalize.commands.chain import chain_text
 
 
 def row(**values):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tiny import tiny_policy
 
+from rationalize.commands.chain import word_diff
 from rationalize.evaluation.clones import bleu, clone_rows, format_clones
 from rationalize.methods.coalition.candidates import by_source, utilities_of, utility_text
 from rationalize.methods.coalition.config import CandidateConfig, ControllerConfig, refines
@@ -24,7 +25,6 @@ from rationalize.models.controller import choice_logits, choose, controller_row,
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run, Stage
 from rationalize.training.loop import FitConfig
-from rationalize.verbs.chain import word_diff
 
 QUESTIONS = [
     Question(f"q{i}", f"{'ice' if i % 2 else 'sand'} number {i}?", "yes", ("yes", "no"))

@@ -10,13 +10,13 @@ from html.parser import HTMLParser
 import pytest
 
 from rationalize.cli import main
+from rationalize.commands import sample
+from rationalize.commands.chain import chain_text
 from rationalize.evaluation.results import save_questions, summarise
 from rationalize.methods.coalition.inference import Chain
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.text import clipped, visible
-from rationalize.verbs import writing
-from rationalize.verbs.chain import chain_text
 from tests.test_report import needs_browser, opened
 from tests.test_results import REWARDS
 from tests.test_results import write as attempts_of
@@ -124,8 +124,8 @@ def test_a_model_that_writes_escapes_cannot_use_them_on_a_terminal(tmp_path, cap
     [written] = attempts_of("m", questions=dict(list(QUESTIONS.items())[:1]))
     written = replace(written, rationale=HOSTILE, prediction=HOSTILE)
     monkeypatch.setattr("rationalize.sampling.writing.write_attempts", lambda *_, **__: [written])
-    monkeypatch.setattr(writing, "load", lambda *_, **__: None)
-    monkeypatch.setattr(writing, "bins_of", lambda *_: None)
+    monkeypatch.setattr(sample, "load", lambda *_, **__: None)
+    monkeypatch.setattr(sample, "bins_of", lambda *_: None)
     monkeypatch.setattr("rationalize.sampling.local.Sampler", lambda *_, **__: None)
     assert main(["ask", "Why?", "--model", "m"]) == 0
     question = next(iter(QUESTIONS.values()))

@@ -100,9 +100,8 @@ def mean_diversity(policy, control):
             Sampler(policy),
             DEV,
             SamplingConfig(max_new_tokens=40, n=16),
-            split="dev",
-            seed=5,
-            control=control,
+            Provenance("dev", 5),
+            PromptOptions(control=control),
         ),
         by_id,
     )
@@ -138,7 +137,7 @@ def test_filter_raises_held_out_accuracy(sft_folder, tmp_path):
 
     def reward(seed):
         attempts = suite().score(
-            write_attempts(Sampler(policy), DEV, sampling, split="dev", seed=seed), by_id
+            write_attempts(Sampler(policy), DEV, sampling, Provenance("dev", seed)), by_id
         )
         return sum(a.rewards["diversity"] for a in attempts) / len(attempts)
 
@@ -154,7 +153,7 @@ def test_filter_raises_held_out_accuracy(sft_folder, tmp_path):
 def test_a_question_asked_twice_gets_two_draws(tmp_path):
     policy = tiny_policy("decoder")
     sampling = SamplingConfig(max_new_tokens=20)
-    once, twice = write_attempts(Sampler(policy), [DEV[0], DEV[0]], sampling, split="dev", seed=0)
+    once, twice = write_attempts(Sampler(policy), [DEV[0], DEV[0]], sampling, Provenance("dev", 0))
     assert once.id != twice.id
     assert once.completion != twice.completion
 

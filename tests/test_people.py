@@ -156,7 +156,7 @@ def test_what_else_can_be_wrong(tmp_path, capsys, model):
     twin = write(tmp_path / "twin.jsonl", [row(0)])
     out = ["--out", str(tmp_path / "out")]
     assert check("length", "--people", file, twin, *out, model=model) == 1
-    assert "the question id 'p0' is another set's too" in capsys.readouterr().err
+    assert "the question id 'p0' is in another set too" in capsys.readouterr().err
     empty = write_set(tmp_path, None, name="bare")
     assert check("length", "--references", str(empty), *out, model=model) == 1
     assert "found no reference rationale for its 4 test questions" in capsys.readouterr().err

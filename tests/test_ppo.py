@@ -60,7 +60,7 @@ def learn(tmp_path, reward, config=PPO, kind="decoder", name="run", tuning="full
 
 def mean_reward(policy, reward, tokens=1):
     sampling = SamplingConfig(n=64, max_new_tokens=tokens)
-    attempts = write_attempts(Sampler(policy), QUESTIONS, sampling, split="dev", seed=9)
+    attempts = write_attempts(Sampler(policy), QUESTIONS, sampling, Provenance("dev", 9))
     return sum(reward([a.completion for a in attempts])) / len(attempts)
 
 
@@ -159,7 +159,7 @@ def test_writers_of_one_run_do_not_draw_alike():
         [
             a.completion
             for a in write_attempts(
-                sampler, QUESTIONS, sampling, split="train", seed=0, stream=stream
+                sampler, QUESTIONS, sampling, Provenance("train", 0, stream=stream)
             )
         ]
         for stream in ("ppo", "ppo", "redraws")
@@ -256,7 +256,10 @@ def test_minibatches_cover_every_reply_once_an_epoch():
 )  # fmt: skip
 def test_the_score_of_each_mode(mode, parsed, worth):
     [attempt] = write_attempts(
-        Sampler(tiny_policy()), QUESTIONS[:1], SamplingConfig(max_new_tokens=1), split="dev", seed=0
+        Sampler(tiny_policy()),
+        QUESTIONS[:1],
+        SamplingConfig(max_new_tokens=1),
+        Provenance("dev", 0),
     )
     rewards = {"correctness": float(parsed), "reward_model": 0.8}
     attempt = dataclasses.replace(attempt, parsed=parsed, rewards=rewards)

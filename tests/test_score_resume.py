@@ -16,14 +16,14 @@ from types import SimpleNamespace
 import pytest
 
 from rationalize.cli import main
+from rationalize.commands import score as score_command
+from rationalize.commands.rationale_file import RationaleFile
+from rationalize.commands.resumable_file import begin, work_folder
 from rationalize.errors import UserError
 from rationalize.models import scorers
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.questions.bad_rows import BadRow, BadRows, settle
 from rationalize.records import Question
-from rationalize.verbs import scoring
-from rationalize.verbs.partial import begin, work_folder
-from rationalize.verbs.rows import RationaleFile
 from tests.test_score import HOSTILE, read, rows, score, standard_input, without_rewards, write
 
 # Resuming
@@ -44,7 +44,7 @@ def counted(tmp_path, monkeypatch):
         "    return [len(completions)] * len(completions)\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(scoring, "_BATCH", 4)
+    monkeypatch.setattr(score_command, "_BATCH", 4)
     monkeypatch.delitem(sys.modules, "counted", raising=False)
     yield "counted:words"
     sys.path.remove(str(tmp_path))
@@ -56,8 +56,8 @@ def test_a_killed_call_goes_on_and_ends_in_the_same_bytes(tmp_path, counted, cap
     assert score(file, tmp_path / "whole.jsonl", *flags) == 0
     table = capsys.readouterr().out.replace("whole", "killed")
     code = (
-        "import sys; from rationalize import cli; from rationalize.verbs import scoring; "
-        "scoring._BATCH = 4; sys.exit(cli.main(sys.argv[1:]))"
+        "import sys; from rationalize import cli; from rationalize.commands import score; "
+        "score._BATCH = 4; sys.exit(cli.main(sys.argv[1:]))"
     )
     argv = ["score", str(file), "--out", str(tmp_path / "killed.jsonl"), *flags]
     killed = subprocess.run(
@@ -80,7 +80,7 @@ def test_a_killed_call_goes_on_and_ends_in_the_same_bytes(tmp_path, counted, cap
 
 def stopped(tmp_path, monkeypatch, file, out, *flags) -> Path:
     """The folder of a call that was interrupted after two batches."""
-    add, added = scoring.ScoredRows.add, []
+    add, added = score_command.ScoredRows.add, []
 
     def add_and_stop(self, rows):
         add(self, rows)
@@ -89,7 +89,7 @@ def stopped(tmp_path, monkeypatch, file, out, *flags) -> Path:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(scoring.ScoredRows, "add", add_and_stop)
+        patch.setattr(score_command.ScoredRows, "add", add_and_stop)
         assert score(file, out, *flags) == 130
     return tmp_path / f"{out.name}.partial"
 
@@ -118,11 +118,11 @@ def test_rows_cut_anywhere_are_written_again(tmp_path, monkeypatch, counted):
 
 
 def test_a_batch_of_long_rows_is_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "_CHARACTERS", 100)
+    monkeypatch.setattr(score_command, "_CHARACTERS", 100)
     texts = ["x" * 60, "", "x" * 60, "x" * 200, "", ""]
     given = [{**row, "rationale": text} for row, text in zip(rows(6), texts)]
     file = RationaleFile(write(tmp_path / "in.jsonl", given), {})
-    found = [[r.row["id"] for r in batch] for batch in scoring.batches(file)]
+    found = [[r.row["id"] for r in batch] for batch in score_command.batches(file)]
     assert found == [[0, 1, 2], [3], [4, 5]]
 
 
@@ -142,7 +142,7 @@ def test_other_settings_or_rows_do_not_go_on(tmp_path, monkeypatch, capsys, coun
 
 
 def test_a_piped_call_goes_on_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(scoring, "_BATCH", 2)
+    monkeypatch.setattr(score_command, "_BATCH", 2)
     content = write(tmp_path / "in.jsonl", rows(9)).read_bytes()
     out = tmp_path / "out.jsonl"
     standard_input(monkeypatch, content)

@@ -33,7 +33,7 @@ from rationalize.rewards import Reward, RewardSuite
 from rationalize.rewards.correctness import correctness
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import Provenance, write_attempts
 from rationalize.training.loop import FitConfig, HeadFitConfig
 
 FIT = FitConfig(learning_rate=3e-3, batch_size=8)
@@ -226,7 +226,7 @@ def test_rows_of_an_experiment_go_on_from_each_other(half_right, tuning, tmp_pat
 def sampled_accuracy(folder, questions):
     test = load_questions(questions, "test")
     policy, drawn = load_policy(folder), SamplingConfig(n=32, max_new_tokens=24)
-    attempts = write_attempts(Sampler(policy), test, drawn, split="test", seed=3)
+    attempts = write_attempts(Sampler(policy), test, drawn, Provenance("test", 3))
     return sum(a.prediction == "yes" for a in attempts) / len(attempts)
 
 

@@ -15,7 +15,7 @@ from rationalize.records import Question
 from rationalize.sampling import http
 from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.server import ServerSampler
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from rationalize.templates import DEFAULT_SYSTEM
 from tests.loopback import (
     cut,
@@ -41,8 +41,8 @@ def caches(tmp_path, monkeypatch):
     monkeypatch.delenv("RATIONALIZE_API_KEY", raising=False)
 
 
-class Patient(ServerSampler):
-    """Notes how long it would have slept."""
+class Sleepless(ServerSampler):
+    """Does not sleep between retries, but notes how long it would have."""
 
     def __init__(self, server, model="m", http=None, **options) -> None:
         self.slept: list[float] = []
@@ -62,7 +62,7 @@ def texts(completions_PG):
 def test_a_chat_is_asked_as_a_local_policy_is():
     config = SamplingConfig(temperature=0.7, top_p=0.9, top_k=40, max_new_tokens=9, n=3)
     with serving(answer=replies(" one ", "four", "nine")) as server:
-        (found,) = Patient(server.url).ask(["Which sinks?"], config)
+        (found,) = Sleepless(server.url).ask(["Which sinks?"], config)
         ((path, _),) = server.heads
         (body,) = server.bodies
     assert [c.text for c in found] == ["one", "four", "nine"]
@@ -81,7 +81,7 @@ def test_a_chat_is_asked_as_a_local_policy_is():
 
 def test_a_base_model_completes_text_after_a_line_break_up_to_an_empty_line():
     with serving(answer=replies("heavy", finish="length")) as server:
-        sampler = Patient(server.url + "/api/v3/", http=HttpConfig(endpoint="completions"))
+        sampler = Sleepless(server.url + "/api/v3/", http=HttpConfig(endpoint="completions"))
         ((found,),) = sampler.ask(["Q: a\nA:"])
         assert server.heads[0][0] == "/api/v3/completions"
         assert (server.bodies[0]["prompt"], server.bodies[0]["stop"]) == ("Q: a\nA:\n", ["\n\n"])
@@ -91,7 +91,7 @@ def test_a_base_model_completes_text_after_a_line_break_up_to_an_empty_line():
 def test_a_chat_that_goes_on_after_its_answer_is_cut_there():
     said = "Steel.\n\nSo the answer is (A).\n\nWhich floats? So the answer is (B)."
     with serving(answer=replies(said)) as server:
-        sampler = Patient(server.url)
+        sampler = Sleepless(server.url)
         for stop, kept in ((None, said), ("\n\n", "Steel.\n\nSo the answer is (A).")):
             [[found]] = sampler.sample(["p"], ONCE, seeds=[0], stop=stop)
             assert (found.text, found.finish) == (kept, "stop")
@@ -101,7 +101,7 @@ def test_fields_are_added_changed_and_left_out():
     fields = {"seed": "null", "max_tokens": "null", "max_completion_tokens": "32", "min_p": "0.1",
               "reasoning_effort": "low"}  # fmt: skip
     with serving() as server:
-        Patient(server.url, http=HttpConfig(fields=fields, system="")).ask()
+        Sleepless(server.url, http=HttpConfig(fields=fields, system="")).ask()
         (body,) = server.bodies
     assert body.pop("messages") == [{"role": "user", "content": "p"}]
     assert body == {"model": "m", "temperature": 1.0, "max_completion_tokens": 32, "min_p": 0.1,
@@ -111,7 +111,7 @@ def test_fields_are_added_changed_and_left_out():
 def test_greedy_is_asked_for_once_whatever_n_and_seed():
     config = SamplingConfig(temperature=0, top_p=0.5, n=3)
     with serving() as server:
-        sampler = Patient(server.url)
+        sampler = Sleepless(server.url)
         (found,) = sampler.ask(config=config)
         assert sampler.ask(["p", "p"], config, seeds=[8, 9]) == [found, found]
         (body,) = server.bodies
@@ -121,7 +121,7 @@ def test_greedy_is_asked_for_once_whatever_n_and_seed():
 
 def test_a_server_that_ignores_n_is_asked_for_the_rest_with_other_seeds():
     with serving(replies("a", "b", n=2), answer=replies("c", n=1)) as server:
-        sampler = Patient(server.url)
+        sampler = Sleepless(server.url)
         assert texts(sampler.ask(config=SamplingConfig(n=4))) == [["a", "b", "c", "c"]]
         assert [body.get("n", 1) for body in server.bodies] == [4, 2, 1]
         assert len({body["seed"] for body in server.bodies}) == 3
@@ -130,10 +130,11 @@ def test_a_server_that_ignores_n_is_asked_for_the_rest_with_other_seeds():
 
 def test_controls_and_beams_are_refused():
     with serving() as server:
-        sampler = Patient(server.url)
+        sampler = Sleepless(server.url)
         question = Question(id="1", question="Which sinks?", answer="")
+        options = PromptOptions(control={"diversity": 0})
         with pytest.raises(UsageError, match="no control tokens"):
-            write_attempts(sampler, [question], ONCE, split="s", seed=0, control={"diversity": 0})
+            write_attempts(sampler, [question], ONCE, Provenance("s", 0), options)
         with pytest.raises(UsageError, match="no beams"):
             sampler.ask(config=SamplingConfig(beams=2))
         assert server.bodies == []
@@ -178,19 +179,19 @@ def test_addresses_that_are_none(url):
 def test_what_passes_is_asked_again(act, reason, caplog):
     timeout = 0.5 if reason == "a time-out" else 60.0
     with serving(act, answer=replies("x")) as server:
-        sampler = Patient(server.url, http=HttpConfig(timeout=timeout))
+        sampler = Sleepless(server.url, http=HttpConfig(timeout=timeout))
         assert texts(sampler.ask()) == [["x"]]
-        again = dict(sampler.bill.again)
-        assert len(server.bodies) == 1 + sum(again.values())
-    assert again.pop(reason) >= 1
-    assert not again
+        retries = dict(sampler.bill.retries)
+        assert len(server.bodies) == 1 + sum(retries.values())
+    assert retries.pop(reason) >= 1
+    assert not retries
     assert "asking again in" in caplog.text
     assert f"after {reason}" in str(sampler.bill)
 
 
 def test_waits_grow_and_end():
     with serving(answer=says({"error": "busy\x1b[2J"}, 503)) as server:
-        sampler = Patient(server.url)
+        sampler = Sleepless(server.url)
         with pytest.raises(UserError, match=r"answered 503 \('busy\\x1b\[2J'\); 8 times"):
             sampler.ask()
         assert len(server.bodies) == 8
@@ -209,7 +210,7 @@ def test_retry_after_is_honoured(asked, low, high, monkeypatch):
     clock = SimpleNamespace(time=lambda: 1e9, monotonic=time.monotonic)
     monkeypatch.setattr(http, "time", clock)
     with serving(says(b"", 429, Retry_After=asked)) as server:
-        sampler = Patient(server.url)
+        sampler = Sleepless(server.url)
         sampler.ask()
     (slept,) = sampler.slept
     assert low <= slept <= high
@@ -218,7 +219,7 @@ def test_retry_after_is_honoured(asked, low, high, monkeypatch):
 def test_a_server_that_asks_for_an_hour_is_left():
     with serving(says(b"", 429, Retry_After="3600")) as server:
         with pytest.raises(UserError, match="asks to wait 3600 s; start again after that"):
-            Patient(server.url).ask()
+            Sleepless(server.url).ask()
         assert len(server.bodies) == 1
 
 
@@ -227,7 +228,7 @@ def test_nothing_listens():
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}"
         with pytest.raises(UserError, match="nothing listens there; 8 times"):
-            Patient(url).ask()
+            Sleepless(url).ask()
 
 
 # --- what does not pass -------------------------------------------------------------------------
@@ -250,7 +251,7 @@ def test_nothing_listens():
 )
 def test_what_does_not_pass_is_said_at_once(act, said):
     with serving(act) as server:
-        sampler = Patient(server.url)
+        sampler = Sleepless(server.url)
         with pytest.raises(UserError, match=said):
             sampler.ask()
         assert len(server.bodies) == 1
@@ -260,9 +261,9 @@ def test_what_does_not_pass_is_said_at_once(act, said):
 def test_one_refusal_ends_the_others_and_keeps_what_was_answered():
     with serving(replies("x"), replies("x"), says(b"", 401)) as server:
         with pytest.raises(UserError, match="401"):
-            Patient(server.url, http=HttpConfig(concurrency=1)).ask("abcdefgh")
+            Sleepless(server.url, http=HttpConfig(concurrency=1)).ask("abcdefgh")
         assert len(server.bodies) == 3
-        sampler = Patient(server.url)
+        sampler = Sleepless(server.url)
         sampler.ask("abcdefgh")
         assert len(server.bodies) == 3 + 6
     assert (sampler.bill.cached, sampler.bill.answers) == (2, 6)
@@ -281,21 +282,21 @@ def test_an_interrupt_keeps_what_is_under_way():
         replies("x")(handler)
 
     with serving(replies("x"), answer=act) as server:
-        sampler = Patient(server.url, http=HttpConfig(concurrency=2))
+        sampler = Sleepless(server.url, http=HttpConfig(concurrency=2))
         with pytest.raises(KeyboardInterrupt):
             sampler.sample(prompts, ONCE, seeds=range(40), progress=enough)
         paid = len(server.bodies)
         assert 2 <= paid < 40
-        again = Patient(server.url)
+        again = Sleepless(server.url)
         again.ask(prompts)
     assert (again.bill.cached, again.bill.answers) == (paid, 40 - paid)
 
 
 def test_an_answer_without_end(monkeypatch):
-    monkeypatch.setattr(http, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(http, "_MAX_BYTES", 1 << 20)
     with serving(answer=replies("x" * (3 << 20))) as server:
         with pytest.raises(UserError, match="more than 1 MiB"):
-            Patient(server.url).ask()
+            Sleepless(server.url).ask()
         assert len(server.bodies) == 1
 
 
@@ -315,9 +316,9 @@ def test_texts_that_are_odd_are_kept_counted_and_named():
               "usage": {"prompt_tokens": -1, "completion_tokens": 1e999}}),
     ]  # fmt: skip
     with serving(*script) as server:
-        sampler = Patient(server.url, http=HttpConfig(concurrency=1))
+        sampler = Sleepless(server.url, http=HttpConfig(concurrency=1))
         found = [c for (c,) in sampler.ask("abcdefg")]
-        again = Patient(server.url)
+        again = Sleepless(server.url)
         assert [c for (c,) in again.ask("abcdefg")] == found
         assert len(server.bodies) == len(script)
     assert [c.text for c in found] == [
@@ -342,11 +343,11 @@ def test_texts_that_are_odd_are_kept_counted_and_named():
 def test_nothing_is_paid_twice():
     two, five = SamplingConfig(n=2), SamplingConfig(n=5)
     with serving(replies("a", "b"), replies("c", "d", "e")) as server:
-        first = Patient(server.url)
+        first = Sleepless(server.url)
         assert texts(first.ask(config=two)) == [["a", "b"]]
-        assert texts(Patient(server.url).ask(config=five)) == [["a", "b", "c", "d", "e"]]
+        assert texts(Sleepless(server.url).ask(config=five)) == [["a", "b", "c", "d", "e"]]
         assert [body["n"] for body in server.bodies] == [2, 3]
-        other = Patient(server.url, http=HttpConfig(concurrency=1, timeout=9))
+        other = Sleepless(server.url, http=HttpConfig(concurrency=1, timeout=9))
         assert texts(other.ask(["p", "p"], two, seeds=[0, 0])) == [["a", "b"]] * 2
         assert len(server.bodies) == 2
         assert "2 replies were on disk" in str(other.bill)
@@ -354,16 +355,16 @@ def test_nothing_is_paid_twice():
         other.ask(config=two, seeds=[1])
         other.ask(config=SamplingConfig(n=2, top_p=0.5))
         other.ask(["q"], two)
-        Patient(server.url, "another").ask(config=two)
-        Patient(server.url, http=HttpConfig(system="Be brief.")).ask(config=two)
-        Patient(server.url, http=HttpConfig(fields={"min_p": "0.1"})).ask(config=two)
+        Sleepless(server.url, "another").ask(config=two)
+        Sleepless(server.url, http=HttpConfig(system="Be brief.")).ask(config=two)
+        Sleepless(server.url, http=HttpConfig(fields={"min_p": "0.1"})).ask(config=two)
         assert len(server.bodies) == 8
 
 
 def test_more_choices_than_asked_for_are_kept():
     with serving(replies("a", "b", "c", n=3)) as server:
-        assert texts(Patient(server.url).ask()) == [["a"]]
-        assert texts(Patient(server.url).ask(config=SamplingConfig(n=3))) == [["a", "b", "c"]]
+        assert texts(Sleepless(server.url).ask()) == [["a"]]
+        assert texts(Sleepless(server.url).ask(config=SamplingConfig(n=3))) == [["a", "b", "c"]]
         assert len(server.bodies) == 1
 
 
@@ -390,5 +391,5 @@ def test_no_more_requests_are_under_way_than_allowed():
         replies("x")(handler)
 
     with serving(*[act] * 4) as server:
-        Patient(server.url, http=HttpConfig(concurrency=limit)).ask("abcd")
+        Sleepless(server.url, http=HttpConfig(concurrency=limit)).ask("abcd")
     assert peak == limit

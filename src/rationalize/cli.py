@@ -40,7 +40,7 @@ class Command:
 
 def _verb(module: str, config: str, function: str, about: str) -> Command:
     """A verb without a run's folder: its configuration and function, by name."""
-    place = f"rationalize.verbs.{module}"
+    place = f"rationalize.commands.{module}"
     return Command(
         lambda: load(f"{place}:{config}"), lambda settings: load(f"{place}:{function}")(settings),
         about,
@@ -103,26 +103,26 @@ def _demo_command(name: str) -> Command:
 
 VERBS: Mapping[str, Command] = {
     "demo": _demo_command("mario"),
-    "sample": _verb("writing", "SampleConfig", "sample", "write attempts"),
-    "ask": _verb("writing", "AskConfig", "ask",
+    "sample": _verb("sample", "SampleConfig", "sample", "write attempts"),
+    "ask": _verb("sample", "AskConfig", "ask",
         "one question, answered on the terminal",
     ),
-    "score": _verb("scoring", "ScoreConfig", "score",
+    "score": _verb("score", "ScoreConfig", "score",
         "score anybody's rationales",
     ),
-    "check-rewards": _verb("checking", "CheckRewardsConfig", "check_rewards",
+    "check-rewards": _verb("check", "CheckRewardsConfig", "check_rewards",
         "rewards attacked, or compared with people's votes",
     ),
-    "evaluate": _verb("evaluating", "EvaluateConfig", "evaluate",
+    "evaluate": _verb("evaluate", "EvaluateConfig", "evaluate",
         "accuracy and every reward, with intervals",
     ),
-    "compare": _verb("evaluating", "CompareConfig", "compare",
+    "compare": _verb("evaluate", "CompareConfig", "compare",
         "runs side by side, with paired tests",
     ),
     "leaderboard": _verb("leaderboard", "LeaderboardConfig", "leaderboard",
         "other models' rationales and runs on the same test questions",
     ),
-    "export": _verb("exporting", "ExportConfig", "export",
+    "export": _verb("export", "ExportConfig", "export",
         "attempts as files that `trl sft` and `trl dpo` read",
     ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import Metric, per_question, reward_metric
 from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
 if TYPE_CHECKING:
     from rationalize.sampling.local import Sampler, SamplingConfig
@@ -47,8 +47,8 @@ def obedience(
         key = tuple(control.items())
         if key not in written:
             attempts = write_attempts(
-                sampler, questions, sampling, split=split, seed=seed, round=round, step=step,
-                control=control, label=f"obedience {reward}={control[reward]}",
+                sampler, questions, sampling, Provenance(split, seed, round=round, step=step),
+                PromptOptions(control=control), label=f"obedience {reward}={control[reward]}",
             )  # fmt: skip
             written[key] = suite.score(attempts, by_id)
         return list(per_question(written[key], by_id, metrics[reward]).values())

@@ -18,7 +18,7 @@ from rationalize.rewards.base import Reward
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run, Stage, slug
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from rationalize.signals.draws import shuffled_passes
 
 ANSWER_SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=8)
@@ -212,11 +212,7 @@ class Experiment:
         questions = self.splits[split]
 
         def write() -> list[Attempt]:
-            attempts = write_attempts(
-                Sampler(policy, guidance=asked.guidance), questions, self.sampling(asked.mode),
-                split=split, seed=seed, writer=name, mode=asked.mode, control=asked.control,
-                demos=asked.demos, label=f"{name} on {split}",
-            )  # fmt: skip
+            attempts = write_attempts(Sampler(policy, guidance=asked.guidance), questions, self.sampling(asked.mode), Provenance(split, seed, writer=name), PromptOptions(mode=asked.mode, control=asked.control, demos=asked.demos), label=f"{name} on {split}")  # fmt: skip
             return self.suite.score(attempts, {q.id: q for q in questions})
 
         return final_stage(self.run, name).attempts(f"{split}-{seed}", write)
@@ -250,11 +246,7 @@ def evaluate_on_dev(
     asked = asked or Asked()
 
     def write() -> list[Attempt]:
-        attempts = write_attempts(
-            Sampler(policy, guidance=asked.guidance), exp.dev, exp.sampling(asked.mode),
-            split="dev", seed=exp.seed, writer=stage.name, mode=asked.mode, round=round, step=step,
-            control=asked.control, label=f"{stage.name} on dev, step {step}",
-        )  # fmt: skip
+        attempts = write_attempts(Sampler(policy, guidance=asked.guidance), exp.dev, exp.sampling(asked.mode), Provenance("dev", exp.seed, writer=stage.name, round=round, step=step), PromptOptions(mode=asked.mode, control=asked.control), label=f"{stage.name} on dev, step {step}")  # fmt: skip
         return exp.suite.score(attempts, {q.id: q for q in exp.dev}) if scored else attempts
 
     attempts = stage.attempts(f"dev{step}", write)

@@ -32,7 +32,7 @@ from rationalize.models.policy import Policy
 from rationalize.records import Attempt
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
+from rationalize.sampling.writing import Provenance, Teacher, teacher_attempts, write_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.signals.filters import first_of_each, keep_above
 from rationalize.training.loop import FitConfig, fit
@@ -104,11 +104,7 @@ def _learn(
             )
 
     def write_round(round: int) -> list[Attempt]:
-        attempts = write_attempts(
-            Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
-            config.sampling, split="train", seed=exp.seed, round=round,
-            step=round * config.sample_interval, label=f"{stage.name} explores, round {round}",
-        )  # fmt: skip
+        attempts = write_attempts(Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed), config.sampling, Provenance("train", exp.seed, round=round, step=round * config.sample_interval), label=f"{stage.name} explores, round {round}")  # fmt: skip
         teacher = teacher_attempts(exp.train, config.teacher) if round == 0 else []
         return exp.suite.score(teacher + attempts, questions)
 

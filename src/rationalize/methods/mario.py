@@ -63,7 +63,13 @@ from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    Teacher,
+    teacher_attempts,
+    write_attempts,
+)
 from rationalize.signals.bins import Ties
 from rationalize.training.loop import ControlFitConfig, fit
 from rationalize.training.losses import KLDirection
@@ -222,11 +228,7 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
     def write_round(round: int) -> list[Attempt]:
         step = round * config.sample_interval
         active = active_when_sampling(step, config)
-        attempts = write_attempts(
-            Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
-            config.sampling, split="train", seed=exp.seed, round=round, step=step,
-            control=dict.fromkeys(active, 0), label=f"{stage.name} explores, round {round}",
-        )  # fmt: skip
+        attempts = write_attempts(Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed), config.sampling, Provenance("train", exp.seed, round=round, step=step), PromptOptions(control=dict.fromkeys(active, 0)), label=f"{stage.name} explores, round {round}")  # fmt: skip
         if round == 0:
             attempts = teacher_attempts(exp.train, config.teacher) + attempts
         return exp.suite.score(attempts, questions)

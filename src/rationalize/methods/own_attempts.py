@@ -23,7 +23,12 @@ from rationalize.rewards.correctness import correctness
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    teacher_attempts,
+    write_attempts,
+)
 from rationalize.signals.duplicates import Dedupe, distinct, equations_hold
 from rationalize.signals.filters import first_of_each
 from rationalize.signals.ranks import usable_share
@@ -136,13 +141,9 @@ def own_attempts(
 
     def ask(questions: Sequence[Question], *, hinted: bool) -> list[Attempt]:
         by_id: dict[str, list[Attempt]] = {}
+        writer = f"{shard}-hinted" if hinted else shard
         for form, demos in shown.items():
-            for attempt in write_attempts(
-                Sampler(policy), [q for q in questions if form_of(q) == form], config.sampling,
-                split=split, seed=exp.seed, round=round, demos=demos, hinted=hinted, stream=writer,
-                writer=f"{writer}-hinted" if hinted else writer,
-                label=f"{writer} writes{', hinted' if hinted else ''}",
-            ):  # fmt: skip
+            for attempt in write_attempts(Sampler(policy), [q for q in questions if form_of(q) == form], config.sampling, Provenance(split, exp.seed, writer=f"{writer}-hinted" if hinted else writer, round=round, stream=writer), PromptOptions(demos=demos, hinted=hinted), label=f"{writer} writes{', hinted' if hinted else ''}"):  # fmt: skip
                 by_id.setdefault(attempt.question_id, []).append(attempt)
         in_order = [a for q in questions for a in by_id.get(q.id, [])]
         return RewardSuite([correctness()]).score(in_order, {q.id: q for q in questions})

@@ -40,7 +40,7 @@ from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import Recorded, write_attempts
+from rationalize.sampling.writing import Provenance, Recorded, write_attempts
 from rationalize.training.advantages import explained_variance
 from rationalize.training.loop import HeadFitConfig, fit
 from rationalize.training.objectives import ppo as ppo_objective
@@ -254,11 +254,7 @@ class Updates:
         """Write and score replies; their token ids, log-probabilities and values go to `file`."""
         config, exp, name = self.config, self.exp, self.stage.name
         sampler = Recorded(Sampler(self.policy))
-        attempts = write_attempts(
-            sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling,
-            split="train", seed=exp.seed, round=update, step=update * config.steps_per_update,
-            writer=name, stream=name, label=f"{name} writes, update {update}",
-        )  # fmt: skip
+        attempts = write_attempts(sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling, Provenance("train", exp.seed, writer=name, round=update, step=update * config.steps_per_update, stream=name), label=f"{name} writes, update {update}")  # fmt: skip
         maker = RowMaker(self.policy)
         rows = [maker.drawn(a.prompt, ids) for a, ids in zip(attempts, sampler.ids, strict=True)]
         # in the passes of the first epoch, so that its ratios are exactly 1

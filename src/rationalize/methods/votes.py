@@ -16,7 +16,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.reward_model import reward_model as reward_of
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import Provenance, write_attempts
 
 REWARD = "reward_model"
 
@@ -53,10 +53,7 @@ def vote(
         questions = {q.id: q for q in exp.splits[split]}
 
         def write(split: str = split, questions=questions) -> list[Attempt]:
-            attempts = write_attempts(
-                Sampler(exp.load_policy(learned.weights)), list(questions.values()), sampling,
-                split=split, seed=seed, writer=f"{row} votes", label=f"{row} votes on {split}",
-            )  # fmt: skip
+            attempts = write_attempts(Sampler(exp.load_policy(learned.weights)), list(questions.values()), sampling, Provenance(split, seed, writer=f"{row} votes"), label=f"{row} votes on {split}")  # fmt: skip
             return suite.score(attempts, questions)
 
         attempts = Stage(exp.run, "votes").attempts(f"{split}-{seed}", write)

@@ -1,4 +1,4 @@
-"""Beam search, by transformers: COALITION's paper decodes with three beams."""
+"""Beam search, by transformers. COALITION (arXiv 2503.02463) decodes with three beams."""
 
 from __future__ import annotations
 
@@ -23,30 +23,32 @@ def beam_search(
     """
     prompts = [q.prompt_ids for q in queries]
     controls = [q.control_ids for q in queries]
-    words = policy.model.get_output_embeddings().weight.shape[0]
-    never = list(range(policy.n_vocab, words)) or None  # control tokens, rows of no token
+    # control tokens, and padding rows of the embedding, must never be written
+    n_embeddings = policy.model.get_output_embeddings().weight.shape[0]
+    suppressed = list(range(policy.n_vocab, n_embeddings)) or None
+    # control tokens open the decoder, or follow the prompt where there is no encoder
     inputs: dict[str, torch.Tensor] = {}
     if policy.is_encoder_decoder:
-        written = [(policy.start_id, *c) for c in controls]  # equally many controls in a batch
-        inputs["decoder_input_ids"] = torch.tensor(written, device=policy.device)
-        skipped = len(written[0])
+        prefixes = [(policy.start_id, *c) for c in controls]  # one length per batch
+        inputs["decoder_input_ids"] = torch.tensor(prefixes, device=policy.device)
+        n_prefix = len(prefixes[0])
     else:
         prompts = [(*p, *c) for p, c in zip(prompts, controls, strict=True)]
-        skipped = max(map(len, prompts))
+        n_prefix = max(map(len, prompts))
     width = max(map(len, prompts))
-    ids = [[policy.pad_id] * (width - len(p)) + list(p) for p in prompts]  # on the left
+    ids = [[policy.pad_id] * (width - len(p)) + list(p) for p in prompts]  # padded on the left
     mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
-    found = policy.model.generate(
+    sequences = policy.model.generate(  # (queries * n, n_prefix + new tokens)
         input_ids=torch.tensor(ids, device=policy.device),
         attention_mask=torch.tensor(mask, device=policy.device), **inputs,
         num_beams=config.beams, num_return_sequences=config.n, early_stopping=True,
-        do_sample=False, max_new_tokens=config.max_new_tokens, suppress_tokens=never,
+        do_sample=False, max_new_tokens=config.max_new_tokens, suppress_tokens=suppressed,
         pad_token_id=policy.pad_id, eos_token_id=policy.eos_id, use_cache=True,
     )  # fmt: skip
-    texts = [_until_end(row[skipped:], policy.eos_id) for row in found.tolist()]
-    return [texts[i * config.n : (i + 1) * config.n] for i in range(len(queries))]
+    written = [_until_end(ids[n_prefix:], policy.eos_id) for ids in sequences.tolist()]
+    return [written[i * config.n : (i + 1) * config.n] for i in range(len(queries))]
 
 
 def _until_end(ids: list[int], eos_id: int) -> list[int]:
-    """Without the padding behind the end; pad and end are one token in some models."""
+    """Without the padding after EOS; pad and EOS are one token in some models."""
     return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids

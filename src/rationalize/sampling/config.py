@@ -1,4 +1,4 @@
-"""How completions are written. No torch here."""
+"""Settings of both samplers. No torch here."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """How an OpenAI-style server is asked."""
+    """How requests to an OpenAI-style server are made."""
 
     endpoint: Literal["chat", "completions"] = "chat"
     """`chat`, or `completions`: plain text, for base models."""
@@ -61,9 +61,9 @@ class HttpConfig:
     fields: dict[str, str] = field(default_factory=dict)
     """Further fields of a request, as JSON: `min_p=0.1`; `seed=null` leaves one out."""
     concurrency: int = 8
-    """Requests under way at once."""
+    """Requests in flight at once."""
     timeout: float = 600.0
-    """Seconds until an answer must be whole."""
+    """Seconds until an answer must be complete."""
     key_variable: str = "RATIONALIZE_API_KEY"
     """Environment variable that holds the server's API key, if it wants one."""
 
@@ -74,11 +74,11 @@ class HttpConfig:
                 "expected at least 1 and a number of seconds above 0"
             )
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.key_variable):
-            raise UsageError(  # what was found may be a key, and is not shown
+            raise UsageError(  # does not show the value, which may be a key
                 "http.key_variable: expected the name of an environment variable, not a key itself"
             )
 
     @property
-    def lasting(self) -> dict[str, Any]:
-        """What makes a reply another one; the rest may change between a start and the next."""
+    def reply_settings(self) -> dict[str, Any]:
+        """The settings that replies depend on. The others may change when a run is resumed."""
         return {"endpoint": self.endpoint, "system": self.system, "fields": self.fields}

@@ -1,5 +1,5 @@
-"""JSON posted to a server and read back: what is worth asking again, how long to wait before, and
-what to tell the user when it is not. No torch here.
+"""JSON posted to a server and read back: which failures are retried, after what wait, and what the
+user is told about the others. No torch here.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRIES = 8
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0  # seconds; each wait is twice the last, less up to half
-_LONGEST_ASKED = 900.0  # a server that asks for more is asked another day
-_LARGEST = 32 * 2**20  # bytes of an answer
-_SHORTEST_SECRET = 12  # "EMPTY", "none": what local servers take for a key may stand in any text
-_PASSING = (408, 409, 425, 429)
+_FIRST_WAIT, _MAX_WAIT = 1.0, 60.0  # seconds; each wait is twice the last, less up to half
+_MAX_RETRY_AFTER = 900.0  # seconds; a server that asks for more ends the run
+_MAX_BYTES = 32 * 2**20  # of an answer
+_MIN_SECRET = 12  # characters; shorter keys ("EMPTY", "none") are placeholders and common words
+_RETRIED = (408, 409, 425, 429)  # statuses, beside all from 500
 
 
 class Transient(Exception):
-    """Worth asking again: `reason` in few words, what was `found`, and how many seconds to wait
-    first, where the server said so.
+    """A failure that a retry may mend: the `reason` in a few words, what was `found`, and how many
+    seconds to wait first, where the server said so.
     """
 
     def __init__(self, reason: str, found: str, wait: float | None = None) -> None:
@@ -59,18 +59,18 @@ class Transient(Exception):
 
 
 class Refused(UserError):
-    """What this request holds is at fault, and would be the next time."""
+    """The request itself is at fault; a retry would fail too."""
 
 
 @dataclass(frozen=True)
-class Door:
-    """Where requests go, and the key that opens it. The key is shown nowhere."""
+class Endpoint:
+    """Where requests go, and the API key for it. The key is shown and stored nowhere."""
 
     url: str
     timeout: float
-    """Seconds until an answer must be whole."""
+    """Seconds until an answer must be complete."""
     key_variable: str
-    """Environment variable that holds the key; the variable may be absent, the server open."""
+    """Environment variable that holds the key; unset for a server that wants none."""
 
     def __post_init__(self) -> None:
         try:
@@ -84,8 +84,8 @@ class Door:
                 f"stored with the run; expected http(s)://host[:port][/path], and the key in the "
                 f"environment variable {self.key_variable}"
             )
-        plain = re.fullmatch(r"[!-~]+", self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
+        printable = re.fullmatch(r"[!-~]+", self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or not printable:
             raise UsageError(
                 f"--server: found {clip(self.url)}; expected http(s)://host[:port][/path]"
             )
@@ -101,20 +101,20 @@ class Door:
             with self._opener.open(request, timeout=self.timeout) as response:
                 content = _read(response, time.monotonic() + self.timeout)
         except HTTPError as error:
-            raise self._refusal(error, key) from None
+            raise self._status_error(error, key) from None
         except (OSError, HTTPException) as error:
-            raise self._lost(error) from error
-        if len(content) > _LARGEST:
+            raise self._connection_error(error) from error
+        if len(content) > _MAX_BYTES:
             raise UserError(
-                f"{self.url}: found an answer of more than {_LARGEST >> 20} MiB; expected a few "
-                "kilobytes. Does the server keep to max_tokens?"
+                f"{self.url}: found an answer of more than {_MAX_BYTES >> 20} MiB; expected a few "
+                "kilobytes. Does the server obey max_tokens?"
             )
-        if len(key) >= _SHORTEST_SECRET:
-            content = _without(key, content)
+        if len(key) >= _MIN_SECRET:
+            content = _redacted(key, content)
         try:
             return json.loads(content)
         except (ValueError, RecursionError):
-            found = clip(_without(key, content[:200]), 200)
+            found = clip(_redacted(key, content[:200]), 200)
             raise Transient("broken JSON", f"{self.url}: answered {found}, not JSON") from None
 
     def _key(self) -> str:
@@ -128,7 +128,7 @@ class Door:
 
     @cached_property
     def _opener(self) -> OpenerDirector:
-        """Follows no redirection: that would hand the key to whoever is named."""
+        """Follows no redirection: that would send the key to another server."""
         opener = OpenerDirector()
         for handler in (
             ProxyHandler({} if _is_loopback(urlsplit(self.url).hostname or "") else None),
@@ -140,77 +140,77 @@ class Door:
             opener.add_handler(handler)
         return opener
 
-    def _refusal(self, error: HTTPError, key: str) -> Exception:
-        """What an answer with an error's status means."""
+    def _status_error(self, error: HTTPError, key: str) -> Exception:
+        """The exception for an answer whose status is an error."""
         content = b""
         with error, suppress(OSError, HTTPException):
             content = _read(error.fp, time.monotonic() + self.timeout)
-        said, code = _complaint(_without(key, content))
-        found = f"{self.url}: answered {error.code}{f' ({said})' if said else ''}"
+        message, code = _error_message(_redacted(key, content))
+        found = f"{self.url}: answered {error.code}{f' ({message})' if message else ''}"
         if code == "insufficient_quota":
             return UserError(f"{found}; the account behind the key has no quota left")
-        if error.code in _PASSING or error.code >= 500:
+        if error.code in _RETRIED or error.code >= 500:
             wait = _retry_after(error.headers.get("Retry-After"))
-            if wait is not None and wait > _LONGEST_ASKED:
+            if wait is not None and wait > _MAX_RETRY_AFTER:
                 return UserError(f"{found} and asks to wait {wait:.0f} s; start again after that")
             return Transient(str(error.code), found, wait)
         if error.code in (401, 403):
-            state = "which it does not take" if key else "which is not set"
+            state = "whose value the server refuses" if key else "which is not set"
             return UserError(
                 f"{found}; expected a key in the environment variable {self.key_variable}, {state}"
             )
         if error.code == 404:
             return UserError(f"{found}; expected a server and a --model that exist")
         if error.code < 400:
-            to = _without(key, error.headers.get("Location", "").encode())
-            return UserError(f"{found}: moved to {clip(to.decode(), 200)}; name that")
+            to = _redacted(key, error.headers.get("Location", "").encode())
+            return UserError(f"{found}: moved to {clip(to.decode(), 200)}; use that address")
         return Refused(
-            f"{found}; a field that it does not know can be changed with --http.fields NAME=VALUE, "
-            "or left out with NAME=null"
+            f"{found}; a field that the server does not know can be changed with --http.fields "
+            "NAME=VALUE, or left out with NAME=null"
         )
 
-    def _lost(self, error: Exception) -> Exception:
-        """What a connection that failed means."""
+    def _connection_error(self, error: Exception) -> Exception:
+        """The exception for a connection that failed."""
         cause = getattr(error, "reason", error) if isinstance(error, URLError) else error
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return UserError(f"{self.url}: its certificate does not hold ({cause.verify_message})")
+            return UserError(f"{self.url}: the certificate is invalid ({cause.verify_message})")
         if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
-            return UserError(f"{self.url}: there is no such host ({cause.strerror})")
+            return UserError(f"{self.url}: no such host ({cause.strerror})")
         if isinstance(cause, TimeoutError):
-            return Transient("a time-out", f"{self.url}: no whole answer in {self.timeout:g} s")
+            return Transient("a time-out", f"{self.url}: no complete answer in {self.timeout:g} s")
         if isinstance(cause, ConnectionRefusedError):
             return Transient("a refused connection", f"{self.url}: nothing listens there")
         return Transient("a cut connection", f"{self.url}: {clip(str(cause), 200)}")
 
 
-def patiently(
-    ask: Callable[[], T], wait: Callable[[float], object], asking_again: Callable[[str], bool]
+def with_retries(
+    request: Callable[[], T], sleep: Callable[[float], object], count: Callable[[str], bool]
 ) -> T:
-    """What `ask` gives, asked again after each `Transient` until eight times in all.
+    """What `request` returns. It is called again after each `Transient`, eight times in all.
 
-    `wait(seconds)` passes the time; `asking_again(reason)` counts, and says whether it is the first
-    time for that reason, which the user is told.
+    `sleep(seconds)` waits; `count(reason)` counts a retry and says whether it is the first for that
+    reason, which is logged. Raises `UserError` after the last.
     """
     for k in range(_TRIES - 1):
         try:
-            return ask()
+            return request()
         except Transient as problem:
-            backoff = min(_FIRST_WAIT * 2**k, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
-            # never before the time that the server set, and not all at that moment
+            backoff = min(_FIRST_WAIT * 2**k, _MAX_WAIT) * random.uniform(0.5, 1.0)
+            # not before the time that the server named, and not all requests at that moment
             seconds = max(backoff, (problem.wait or 0.0) + random.uniform(0.0, 1.0))
-            if asking_again(problem.reason):
+            if count(problem.reason):
                 log.warning("%s; asking again in %.1f s", problem, seconds)
-            wait(seconds)
+            sleep(seconds)
     try:
-        return ask()
+        return request()
     except Transient as problem:
         raise UserError(
-            f"{problem}; {_TRIES} times. What was answered is kept: start again to go on"
+            f"{problem}; {_TRIES} times. All answers so far are kept: start again to resume"
         ) from None
 
 
 def _is_loopback(host: str) -> bool:
-    """No proxy stands before this machine itself."""
+    """Whether the host is this machine, which is reached without a proxy."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -218,40 +218,40 @@ def _is_loopback(host: str) -> bool:
 
 
 def _read(response: Any, deadline: float) -> bytes:
-    """The whole body, or a little more than an answer may have; a server that drips is a time-out.
+    """The whole body, or as much of it as shows that it is too long.
 
-    Raises `TimeoutError`, `IncompleteRead`.
+    Raises `TimeoutError` at the deadline, however slowly the server sends, and `IncompleteRead`.
     """
     content = bytearray()
-    while len(content) <= _LARGEST and (part := response.read1(1 << 16)):
+    while len(content) <= _MAX_BYTES and (part := response.read1(1 << 16)):
         content += part
         if time.monotonic() > deadline:
             raise TimeoutError
-    if response.length and len(content) <= _LARGEST:
+    if response.length and len(content) <= _MAX_BYTES:
         raise IncompleteRead(b"", response.length)
     return bytes(content)
 
 
-def _without(key: str, content: bytes) -> bytes:
-    """Without the key, should the server repeat it."""
+def _redacted(key: str, content: bytes) -> bytes:
+    """The content without the key, which a server may repeat."""
     return content.replace(key.encode(), b"***") if key else content
 
 
-def _complaint(content: bytes) -> tuple[str, object]:
-    """The message, fit to be shown, and the code in the body of an error."""
-    found, code = None, None
+def _error_message(content: bytes) -> tuple[str, object]:
+    """The message in the body of an error, safe to print, and the code."""
+    body, code = None, None
     with suppress(ValueError, RecursionError):
-        found = json.loads(content)
-    for name in ("error", "message", "detail"):
-        if isinstance(found, dict) and found.get(name):
-            found = found[name]
-            code = found.get("code") if isinstance(found, dict) else code
-    said = found if isinstance(found, str) else content[:400].decode("utf-8", "replace")
-    return (clip(said, 300) if said else ""), code
+        body = json.loads(content)
+    for name in ("error", "message", "detail"):  # servers nest them differently
+        if isinstance(body, dict) and body.get(name):
+            body = body[name]
+            code = body.get("code") if isinstance(body, dict) else code
+    message = body if isinstance(body, str) else content[:400].decode("utf-8", "replace")
+    return (clip(message, 300) if message else ""), code
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds, from a number or a date; None where it says neither."""
+    """Seconds, from a number or a date; None for anything else."""
     if value is None:
         return None
     if re.fullmatch(r"\d{1,9}(\.\d+)?", value.strip()):

@@ -1,9 +1,8 @@
 """Sample from a policy in this process.
 
-A prompt is read once, whatever the number of its samples; prompts of like length share a batch;
-rows that are done leave it; and on processors that compute in bfloat16 the weights are read as a
-bfloat16 shadow. Sample j of a prompt depends on `(seed, j)` alone, not on the batch that it happens
-to be in (up to the rounding of the logits).
+A prompt is read once for all its samples. Prompts of similar length share a batch, and finished
+rows leave it. On processors that compute in bfloat16, the weights are read from a bfloat16 copy.
+Sample j of a prompt depends on `(seed, j)` alone, not on its batch (up to rounding of the logits).
 """
 
 from __future__ import annotations
@@ -27,12 +26,12 @@ from rationalize.sampling.streams import Query, open_stream
 
 __all__ = ["Sampler", "SamplingConfig"]
 
-_TAIL = 8  # tokens that are read for a text that ends a reply, at every step
-_CROWDED = 0.9  # rows leave when fewer are still writing than this share: it copies the cache
+_TAIL = 8  # last tokens that are searched for `stop` at every step
+_MIN_ACTIVE = 0.9  # finished rows leave below this share of active ones: leaving copies the cache
 
 
 class Sampler:
-    """Writes completions with a policy's weights as of when it was made, or last refreshed."""
+    """Writes completions with the weights that the policy had when this was made or refreshed."""
 
     def __init__(
         self,
@@ -42,9 +41,9 @@ class Sampler:
         batch_tokens: int = 16_384,
         shadow: bool = True,
     ) -> None:
-        """`guidance` w decodes from `best + w (best - worst)` in log-probabilities, under the
-        tokens asked for and the worst ones; `batch_tokens` bounds the cache: rows of a batch times
-        their longest length; `shadow=False` keeps the weights' precision.
+        """`guidance` w decodes from `best + w (best - worst)`, the log-probabilities under the
+        control tokens asked for and under the worst ones. `batch_tokens` bounds the cache: rows of
+        a batch times their longest length. `shadow=False` keeps the weights' precision.
         """
         self.policy = policy
         self.guidance = guidance
@@ -54,20 +53,15 @@ class Sampler:
 
     @property
     def name(self) -> str:
-        """The policy's."""
+        """The policy's name."""
         return self.policy.name
 
     def refresh(self) -> None:
         """Take over the policy's weights as they are now."""
-        self._writer = self.policy
-        if (
-            self.shadow
-            and has_fast_bfloat16(self.policy.device)
-            and self.policy.dtype != torch.bfloat16
-        ):
-            self._writer = replace(
-                self.policy, model=frozen_copy(self.policy.model, torch.bfloat16)
-            )
+        policy = self._writer = self.policy
+        # decoding spends its time reading weights, and bfloat16 halves their bytes
+        if self.shadow and has_fast_bfloat16(policy.device) and policy.dtype != torch.bfloat16:
+            self._writer = replace(policy, model=frozen_copy(policy.model, torch.bfloat16))
 
     def sample(
         self,
@@ -79,9 +73,9 @@ class Sampler:
         stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """`config.n` completions per prompt, in order. `controls` names the bins (0 is best) that
-        each is written under. A reply ends before the text `stop`: in a chat, whose rationales may
-        hold it, before the first one after the answer; else before the first one at all.
+        """`config.n` completions per prompt, in order. `controls` gives each prompt a bin per
+        reward to write under (0 is best). A reply ends before the first `stop`; in a chat, whose
+        rationales may contain it, before the first one after the answer.
         """
         ids_PG = self.sample_ids(
             prompts, config, seeds=seeds, controls=controls, stop=stop, progress=progress
@@ -99,45 +93,47 @@ class Sampler:
         stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[list[int]]]:
-        """The same as token ids, EOS (or `stop`) included where it was written."""
+        """`sample` as token ids, EOS (or `stop`) included where it was written."""
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, but {len(seeds)} seeds")
         searched = config.beams > 1
         if searched and self.guidance:
             raise ValueError("beam search is not guided; give guidance=0, or beams=1")
-        n = config.n if searched or not config.greedy else 1
+        n = config.n if searched or not config.greedy else 1  # greedy: one, repeated at the end
         queries = [
             self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
         ]
-        results: list[list[list[int]]] = [[] for _ in prompts]
-        done = tokens = 0
+        # batches are written longest first; `batch` holds the indices of their prompts
+        ids_PG: list[list[list[int]]] = [[] for _ in prompts]
+        done = tokens = 0  # prompts and tokens of finished batches
         for batch in self._batches(queries, max(n, config.beams), config.max_new_tokens):
             if searched:
-                found = beam_search(self._writer, [queries[i][0] for i in batch], config)
-                for i, best in zip(batch, found, strict=True):
-                    results[i] = best
+                beams_PG = beam_search(self._writer, [queries[i][0] for i in batch], config)
+                for i, beams_G in zip(batch, beams_PG, strict=True):
+                    ids_PG[i] = beams_G
                 done += len(batch)
-                tokens += sum(len(ids) for best in found for ids in best)
+                tokens += sum(len(ids) for beams_G in beams_PG for ids in beams_G)
                 if progress:
                     progress(done, len(prompts), tokens)
                 continue
-            uniform = uniforms(
+            # a row per sample of each prompt; its random numbers do not depend on the batch
+            uniform_RT = uniforms(
                 [(seeds[i], j) for i in batch for j in range(n)], config.max_new_tokens
             )
             written: list[list[int]] = []
             for written, finished in self._write(
-                [queries[i] for i in batch], config, n, uniform, stop
+                [queries[i] for i in batch], config, n, uniform_RT, stop
             ):
                 if progress:
                     progress(done + finished // n, len(prompts), tokens + sum(map(len, written)))
             for at, i in enumerate(batch):
-                results[i] = written[at * n : (at + 1) * n]
+                ids_PG[i] = written[at * n : (at + 1) * n]
             done += len(batch)
             tokens += sum(map(len, written))
-        return [ids_G * (config.n // n) for ids_G in results]
+        return [ids_G * (config.n // n) for ids_G in ids_PG]
 
     def _queries(self, prompt: str, control: Mapping[str, int] | None) -> tuple[Query, ...]:
-        """One view of the prompt; when guided, a second one under the worst tokens."""
+        """One view of the prompt; with guidance a second one, under the worst tokens."""
         ids = tuple(self.policy.encode_prompt(prompt))
         if not control:
             return (Query(ids, ()),)
@@ -152,8 +148,8 @@ class Sampler:
     def _batches(
         self, queries: Sequence[tuple[Query, ...]], n: int, new: int
     ) -> Iterator[list[int]]:
-        """Indices of queries that are written together: alike in number of views and control
-        tokens, longest first.
+        """Indices of queries to write together, longest first. Queries of a batch have equally
+        many views and control tokens.
         """
 
         def shape(i: int) -> tuple[int, int, int]:
@@ -161,9 +157,7 @@ class Sampler:
 
         batch: list[int] = []
         for i in sorted(range(len(queries)), key=shape, reverse=True):
-            views, controls, length = shape(
-                batch[0] if batch else i
-            )  # the first of a batch is its longest
+            views, controls, length = shape(batch[0] if batch else i)  # the first is the longest
             full = (len(batch) + 1) * n * views * (length + controls + new) > self.batch_tokens
             if batch and (full or shape(i)[:2] != (views, controls)):
                 yield batch
@@ -174,48 +168,55 @@ class Sampler:
 
     def _write(
         self, queries: Sequence[tuple[Query, ...]], config: SamplingConfig, n: int,
-        uniform: Tensor, stop: str | None,
+        uniform_RT: Tensor, stop: str | None,
     ) -> Iterator[tuple[list[list[int]], int]]:  # fmt: skip
-        """After every step: the token ids per query and sample (EOS included where it was written),
-        and how many are done.
+        """Yields after every step the token ids per query and sample (EOS included where it was
+        written), and how many of them are finished.
         """
-        views = len(queries[0])  # rows are laid out view by view
+        views = len(queries[0])  # the stream's rows are all of the first view, then of the second
         stream = open_stream(self._writer, [q[view] for view in range(views) for q in queries])
+        # prompts were read once each; from here on a row is a sample
         if n > 1:
             stream.repeat(n)
         written: list[list[int]] = [[] for _ in range(len(queries) * n)]
-        row_of = torch.arange(len(written))  # of each row in the stream
-        going = torch.ones(len(written), dtype=torch.bool)
+        sample_R = torch.arange(len(written))  # index into `written` of each row of a view
+        active_R = torch.ones(len(written), dtype=torch.bool)
         for step in range(config.max_new_tokens):
-            logits = self._combine(head(self._writer, stream.hidden), views)
-            tokens = draw(logits, config, uniform[row_of, step]).cpu()
-            for row, token, writes in zip(
-                row_of.tolist(), tokens.tolist(), going.tolist(), strict=True
+            # draw a token per row; rows that are finished but still there are ignored
+            logits_RV = self._combine(head(self._writer, stream.hidden), views)
+            tokens_R = draw(logits_RV, config, uniform_RT[sample_R, step]).cpu()
+            for sample, token, active in zip(
+                sample_R.tolist(), tokens_R.tolist(), active_R.tolist(), strict=True
             ):
-                if writes:
-                    written[row].append(token)
-            going &= tokens != self.policy.eos_id
+                if active:
+                    written[sample].append(token)
+
+            # finished: EOS, `stop`, or the length limit
+            active_R &= tokens_R != self.policy.eos_id
             if stop:
-                ended = [self._just_ended(written[row], stop) for row in row_of.tolist()]
-                going &= ~torch.tensor(ended)
-            left = int(going.sum()) if step + 1 < config.max_new_tokens else 0
-            yield written, len(written) - left
-            if not left:
+                ended = [self._just_ended(written[i], stop) for i in sample_R.tolist()]
+                active_R &= ~torch.tensor(ended)
+            n_active = int(active_R.sum()) if step + 1 < config.max_new_tokens else 0
+            yield written, len(written) - n_active
+            if not n_active:
                 return
-            if left < _CROWDED * len(going):
-                kept = going.nonzero()[:, 0]
-                stream.select(torch.cat([kept + view * len(going) for view in range(views)]))
-                row_of, tokens, going = row_of[kept], tokens[kept], going[kept]
-            stream.step(tokens.repeat(views))
+
+            # drop finished rows once there are enough of them, then feed the tokens to all views
+            if n_active < _MIN_ACTIVE * len(active_R):
+                kept = active_R.nonzero()[:, 0]
+                stream.select(torch.cat([kept + view * len(active_R) for view in range(views)]))
+                sample_R, tokens_R, active_R = sample_R[kept], tokens_R[kept], active_R[kept]
+            stream.step(tokens_R.repeat(views))
 
     def _combine(self, logits: Tensor, views: int) -> Tensor:
+        """(views * R, V) -> (R, V): the guided log-probabilities where there are two views."""
         if views == 1:
             return logits
         best, worst = torch.log_softmax(logits.float(), -1).chunk(2)
         return best + self.guidance * (best - worst)
 
     def _just_ended(self, ids: Sequence[int], stop: str) -> bool:
-        """Whether the last few tokens have brought a reply's end."""
+        """Whether the reply ended within the last few tokens."""
         if stop not in self.policy.tokenizer.decode(ids[-_TAIL:]):
             return False
         return self._end(self.policy.decode(ids, strip=False), stop) >= 0

@@ -1,4 +1,4 @@
-"""A server's replies on disk, found by what was asked: none is paid for twice. No torch here."""
+"""A server's replies on disk, by request, so that none is paid for twice. No torch here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS replies (
     key BLOB, sample INTEGER, text TEXT, finish TEXT, n_tokens INTEGER, oddities TEXT,
     PRIMARY KEY (key, sample)
 ) WITHOUT ROWID"""
-_PATIENCE = 60.0  # seconds to wait for another thread's or process's write
+_LOCK_TIMEOUT = 60.0  # seconds to wait for another thread's or process's write
 
 
 @dataclass(frozen=True)
@@ -25,27 +25,27 @@ class Reply:
 
     completion: Completion
     oddities: tuple[str, ...] = ()
-    """What was wrong with it, in few words, for the count."""
+    """What is odd about it, in a few words; counted in the bill."""
 
 
 class ReplyCache:
     """A folder with one SQLite file: (key, sample) -> reply.
 
-    Each call opens the file anew, so that threads and processes may share it; a reply is on disk
-    when `put` returns.
+    Each call opens its own connection, so that threads and processes can share the file. A reply is
+    on disk when `put` returns.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "replies.sqlite"
-        with self._told():
+        with self._reported():
             folder.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection:
                 connection.execute(_TABLE)
 
     def get(self, key: bytes) -> list[Reply]:
-        """The samples that are known, in order."""
+        """The stored samples, in order."""
         query = "SELECT text, finish, n_tokens, oddities FROM replies WHERE key = ? ORDER BY sample"
-        with self._told(), closing(self._connect()) as connection:
+        with self._reported(), closing(self._connect()) as connection:
             rows = connection.execute(query, (key,)).fetchall()
         return [
             Reply(Completion(text, finish, n_tokens), tuple(json.loads(oddities)))
@@ -53,25 +53,25 @@ class ReplyCache:
         ]
 
     def put(self, key: bytes, first: int, replies: Sequence[Reply]) -> None:
-        """Store the samples from `first` on; one that is there already stays."""
+        """Store the samples from number `first` on. A sample that is stored already stays."""
         rows = [
             (key, first + j, r.completion.text, r.completion.finish, r.completion.n_tokens,
              json.dumps(r.oddities))
             for j, r in enumerate(replies)
         ]  # fmt: skip
-        with self._told(), closing(self._connect()) as connection, connection:
+        with self._reported(), closing(self._connect()) as connection, connection:
             connection.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=_PATIENCE)
+        return sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """A disk that fails is for the user to mend."""
+    def _reported(self) -> Iterator[None]:
+        """Failures of the disk as `UserError`s."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
             raise UserError(
-                f"{self._path}: the cache of replies cannot be used ({error}); free or mend the "
+                f"{self._path}: the cache of replies cannot be used ({error}); free or repair the "
                 "disk, or name another folder in the environment variable RATIONALIZE_CACHE"
             ) from error

@@ -1,7 +1,7 @@
 """Sample from any OpenAI-style HTTP server: `/chat/completions`, or `/completions` for base models.
 
-Every answer is on disk as soon as it arrives, found by what was asked: a second start, after a kill
-or with more samples, pays for what is missing only. No torch here.
+Every answer is stored on disk under its request as soon as it arrives. A second start, after a kill
+or with more samples, pays only for what is missing. No torch here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from rationalize.files import cache_folder
 from rationalize.progress import Progress
 from rationalize.records import Completion
 from rationalize.sampling.config import HttpConfig, SamplingConfig
-from rationalize.sampling.http import Door, Refused, Transient, patiently
+from rationalize.sampling.http import Endpoint, Refused, Transient, with_retries
 from rationalize.sampling.replies import Reply, ReplyCache
 from rationalize.sampling.writing import question_seed
 from rationalize.templates import BLOCK_END
@@ -38,7 +38,7 @@ _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 
 @dataclass
 class Bill:
-    """What was asked of a server, paid, and odd about the answers."""
+    """Requests, tokens and retries of a sampler, and odd replies."""
 
     answers: int = 0
     """Requests that were answered, and so are paid for."""
@@ -48,15 +48,15 @@ class Bill:
     """Answers that did not say how many tokens they cost."""
     cached: int = 0
     """Replies that were on disk."""
-    again: Counter[str] = field(default_factory=Counter)
+    retries: Counter[str] = field(default_factory=Counter)
     """Requests that were sent again, by reason."""
     oddities: Counter[str] = field(default_factory=Counter)
     """Replies that are not what was asked for, by what is odd about them."""
 
     @property
-    def asked(self) -> bool:
-        """Whether there is anything to show."""
-        return bool(self.answers or self.cached or self.again)
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return not (self.answers or self.cached or self.retries)
 
     def __str__(self) -> str:
         parts = [
@@ -67,14 +67,14 @@ class Bill:
             parts.append(f"{self.uncounted:,} answers did not count their tokens")
         if self.cached:
             parts.append(f"{self.cached:,} replies were on disk")
-        parts += [f"asked again {n:,} times after {why}" for why, n in sorted(self.again.items())]
+        parts += [f"asked again {n:,} times after {why}" for why, n in sorted(self.retries.items())]
         parts += [f"{n:,} replies {what}" for what, n in sorted(self.oddities.items())]
         return "; ".join(parts)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One prompt and its draw; prompts that ask for the same share one."""
+    """One prompt and its seed. Equal requests share one job."""
 
     key: bytes
     prompt: str
@@ -82,13 +82,13 @@ class _Job:
 
 
 class _Stopped(Exception):
-    """No further request: another failed, or the user has enough."""
+    """No request was made, because another failed or the user interrupted."""
 
 
 class ServerSampler:
     """Writes completions with a model behind a server.
 
-    Sample j of a prompt is the j-th reply that was ever paid for under this server, model, prompt,
+    Sample j of a prompt is the j-th reply that was ever stored for this server, model, prompt,
     sampling and seed.
     """
 
@@ -101,8 +101,8 @@ class ServerSampler:
         cache: Path | None = None,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        """`server` is the address up to `/v1`, which is added where there is no path; `cache` a
-        folder (none: `replies` in the user's cache); `sleep` waits between two requests.
+        """`server` is the address up to `/v1`, which is added where there is no path; `cache` is a
+        folder (None: `replies` in the user's cache); `sleep` waits before a retry.
         """
         self.name = model
         self.http = http or HttpConfig()
@@ -110,14 +110,14 @@ class ServerSampler:
         base = server.rstrip("/")
         if "/" not in base.partition("://")[2]:
             base += "/v1"
-        self._door = Door(
+        self._endpoint = Endpoint(
             base + _PATHS[self.http.endpoint], self.http.timeout, self.http.key_variable
         )
         self._fields = {name: _json_or_text(text) for name, text in self.http.fields.items()}
         self._cache = ReplyCache(cache or cache_folder() / "replies")
         self._stop = threading.Event()
-        self._sleep = sleep or self._stop.wait
-        self._lock = threading.Lock()  # of the bill
+        self._sleep = sleep or self._stop.wait  # an interrupt ends the wait
+        self._lock = threading.Lock()  # guards the bill
 
     def sample(
         self,
@@ -129,13 +129,15 @@ class ServerSampler:
         stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """`config.n` completions per prompt, in order; `/completions` ends at an empty line,
-        whatever `stop` says, and what a chat wrote after the first `stop` behind its answer is cut
-        off. A reply without text is an empty completion, counted in the bill; `n_tokens` is a
-        reply's share of its answer's, 0 where none was given.
+        """`config.n` completions per prompt, in order.
 
-        Raises `UsageError` where control tokens or beams are asked for, which no server has, and
-        `UserError` where the server refuses a request or fails eight times at it.
+        `/completions` ends at an empty line, whatever `stop` is; a chat's reply is cut before the
+        first `stop` after its answer. A reply without text is an empty completion and counted in
+        the bill. `n_tokens` is a reply's share of the tokens that its answer cost, by length of
+        text; 0 where the server did not count.
+
+        Raises `UsageError` for control tokens or beams, which no server has, and `UserError` where
+        the server refuses a request or fails eight times at it.
         """
         if controls and any(controls):
             raise UsageError(
@@ -144,44 +146,49 @@ class ServerSampler:
             )
         if config.beams > 1:
             raise UsageError(f"sampling.beams is {config.beams}; expected 1: servers have no beams")
-        n = 1 if config.greedy else config.n
-        asked = [
+        n = 1 if config.greedy else config.n  # greedy: one reply, repeated; any seed
+        # equal prompts with equal seeds are one job, asked and paid for once
+        jobs_P = [
             self._job(prompt, config, 0 if config.greedy else seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        jobs = list(dict.fromkeys(asked))
-        replies = self._all(jobs, config, n, progress)
-        written = [[_ended(r.completion, stop) for r in replies[job.key]] for job in asked]
-        return [replies_G * (config.n // n) for replies_G in written]
+        replies = self._run(list(dict.fromkeys(jobs_P)), config, n, progress)
+        completions_PG = [
+            [_truncated(r.completion, stop) for r in replies[job.key]] for job in jobs_P
+        ]
+        return [completions_G * (config.n // n) for completions_G in completions_PG]
 
-    def _all(
+    def _run(
         self, jobs: Sequence[_Job], config: SamplingConfig, n: int, progress: Progress | None
     ) -> dict[bytes, list[Reply]]:
+        """Each job's first n replies, by key; `http.concurrency` requests at a time."""
         self._stop.clear()
-        found: dict[bytes, list[Reply]] = {}
+        finished: dict[bytes, list[Reply]] = {}
         tokens = 0
         with ThreadPoolExecutor(self.http.concurrency) as pool:
-            futures = {pool.submit(self._or_stop, job, config, n): job for job in jobs}
+            futures = {pool.submit(self._complete_or_stop, job, config, n): job for job in jobs}
             try:
                 for future in as_completed(futures):
                     if isinstance(future.exception(), _Stopped):
-                        continue  # the reason is another future's
-                    replies = found[futures[future].key] = future.result()
+                        continue  # another future holds the reason
+                    replies = finished[futures[future].key] = future.result()
                     tokens += sum(r.completion.n_tokens for r in replies)
                     if progress:
-                        progress(len(found) * n, len(jobs) * n, tokens)
+                        progress(len(finished) * n, len(jobs) * n, tokens)
             except BaseException as error:
+                # requests in flight are paid for: wait for them, so that they are stored
                 self._stop.set()
                 if isinstance(error, KeyboardInterrupt):
-                    log.warning("stopping when the answers under way, which are paid, are here")
+                    log.warning("stopping after the requests in flight, which are paid for")
                 pool.shutdown(cancel_futures=True)
                 raise
+        # counted here, so that replies from the disk count too
         with self._lock:
-            self.bill.oddities.update(o for rs in found.values() for r in rs for o in r.oddities)
-        return found
+            self.bill.oddities.update(o for rs in finished.values() for r in rs for o in r.oddities)
+        return finished
 
-    def _or_stop(self, job: _Job, config: SamplingConfig, n: int) -> list[Reply]:
-        """One failure ends all, before another request is paid for."""
+    def _complete_or_stop(self, job: _Job, config: SamplingConfig, n: int) -> list[Reply]:
+        """`_complete`; a failure stops all jobs before another request is paid for."""
         try:
             return self._complete(job, config, n)
         except Exception:
@@ -189,19 +196,21 @@ class ServerSampler:
             raise
 
     def _complete(self, job: _Job, config: SamplingConfig, n: int) -> list[Reply]:
-        """The first n samples; a server that gives fewer than asked for is asked for the rest."""
+        """The first n samples; a server that returns fewer than asked is asked for the rest."""
         replies = self._cache.get(job.key)
         with self._lock:
             self.bill.cached += min(n, len(replies))
         while len(replies) < n:
-            have = len(replies)
-            body = self._body(job.prompt, config, n - have, question_seed(job.seed, have) >> 32)
+            stored = len(replies)
+            # a seed per request, of 31 bits: some servers hold it in a signed 32-bit integer
+            seed = question_seed(job.seed, stored) >> 32
+            body = self._body(job.prompt, config, n - stored, seed)
             try:
-                new = patiently(partial(self._answer, body), self._sleep, self._again)
+                new = with_retries(partial(self._answer, body), self._sleep, self._count_retry)
             except Refused as refusal:
                 end = clip(job.prompt[-100:], 110)
                 raise UserError(f"{refusal}. The prompt ends in {end}") from None
-            self._cache.put(job.key, have, new)
+            self._cache.put(job.key, stored, new)
             replies = self._cache.get(job.key)
         return replies[:n]
 
@@ -209,11 +218,11 @@ class ServerSampler:
         """The replies of one request. Raises `Transient`, `UserError`."""
         if self._stop.is_set():
             raise _Stopped
-        answer = self._door.post(body)
+        answer = self._endpoint.post(body)
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not choices:
             raise Transient(
-                "an answer without choices", f"{self._door.url}: answered {_shown(answer)}"
+                "an answer without choices", f"{self._endpoint.url}: answered {_shown(answer)}"
             )
         usage = answer.get("usage")
         counts = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
@@ -229,24 +238,24 @@ class ServerSampler:
         ]
 
     def _text(self, choice: Any) -> str | None:
-        """What a choice holds where its text is due; a message may have none."""
+        """A choice's text; None for a message without content. Raises `UserError`."""
         chat = self.http.endpoint == "chat"
         holder = choice.get("message") if chat and isinstance(choice, dict) else choice
-        found: Any = ...
+        text: Any = ...
         if isinstance(holder, dict):
-            found = holder.get("content") if chat else holder.get("text", ...)
-        if found is None or isinstance(found, str):
-            return found
+            text = holder.get("content") if chat else holder.get("text", ...)
+        if text is None or isinstance(text, str):
+            return text
         place = "message.content" if chat else "text"
         raise UserError(
-            f"{self._door.url}: found the choice {_shown(choice)}; expected text or null in "
+            f"{self._endpoint.url}: found the choice {_shown(choice)}; expected text or null in "
             f"its {place}, as an OpenAI-style server writes it for --http.endpoint "
             f"{self.http.endpoint}"
         )
 
     def _job(self, prompt: str, config: SamplingConfig, seed: int) -> _Job:
-        what = [self._door.url, self._body(prompt, config, 1, None), seed]
-        digest = hashlib.blake2b(json.dumps(what, sort_keys=True).encode(), digest_size=20)
+        request = [self._endpoint.url, self._body(prompt, config, 1, None), seed]
+        digest = hashlib.blake2b(json.dumps(request, sort_keys=True).encode(), digest_size=20)
         return _Job(digest.digest(), prompt, seed)
 
     def _body(self, prompt: str, config: SamplingConfig, n: int, seed: int | None) -> dict:
@@ -266,14 +275,15 @@ class ServerSampler:
             body |= {"prompt": prompt + "\n", "stop": [BLOCK_END]}
         return {name: v for name, v in (body | self._fields).items() if v is not None}
 
-    def _again(self, reason: str) -> bool:
+    def _count_retry(self, reason: str) -> bool:
+        """Whether it is the first for this reason."""
         with self._lock:
-            self.bill.again[reason] += 1
-            return self.bill.again[reason] == 1
+            self.bill.retries[reason] += 1
+            return self.bill.retries[reason] == 1
 
 
-def _ended(completion: Completion, stop: str | None) -> Completion:
-    """Without what was written after the answer."""
+def _truncated(completion: Completion, stop: str | None) -> Completion:
+    """The completion up to the first `stop` after its answer."""
     end = end_after_answer(completion.text, stop) if stop else -1
     if end < 0:
         return completion
@@ -283,25 +293,26 @@ def _ended(completion: Completion, stop: str | None) -> Completion:
 def _reply(choice: Mapping[str, Any], text: str | None, n_tokens: int) -> Reply:
     clean = whole_characters(text or "").strip()
     reason = choice.get("finish_reason")
-    odd = {
+    oddities = {
         "without text": not clean,
         "with unpaired surrogates, which were replaced": text is not None and clean != text.strip(),
         "cut by the server's filter": reason == "content_filter",
     }
     finish = "length" if reason in ("length", "max_tokens", "content_filter") else "stop"
     return Reply(
-        Completion(clean, finish, n_tokens), tuple(name for name, is_ in odd.items() if is_)
+        Completion(clean, finish, n_tokens), tuple(odd for odd, seen in oddities.items() if seen)
     )
 
 
 def _shares(total: int, texts: Sequence[str | None]) -> list[int]:
-    """A count of tokens apportioned by length of text; the shares add up to it."""
+    """`total` tokens divided in proportion to the texts' lengths; the shares add up to it."""
     lengths = [len(text or "") + 1 for text in texts]
     ends = [round(total * end / sum(lengths)) for end in accumulate(lengths)]
     return [end - start for start, end in pairwise([0, *ends])]
 
 
 def _count(usage: Any, name: str) -> int | None:
+    """A count of tokens, or None where the server gave no sane one."""
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if type(value) is int and 0 <= value < 2**40 else None
 

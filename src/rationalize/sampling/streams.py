@@ -1,6 +1,4 @@
-"""Sequences that are written together: the hidden state at the last token of each, and the cache
-behind it.
-"""
+"""Sequences decoded together: their cache, and the hidden state at the last token of each."""
 
 from __future__ import annotations
 
@@ -26,25 +24,25 @@ class Query(NamedTuple):
 
 
 class Stream(ABC):
-    """Opened on queries, of which each is read once."""
+    """A batch of sequences. Opening it reads each query once."""
 
     hidden: Tensor
-    """(rows, d) at the last token."""
+    """(R, d) at the last token."""
     _cache: Any
-    _by_row: tuple[str, ...]
-    """Names of the tensors that have a row per sequence."""
+    _row_tensors: tuple[str, ...]
+    """Names of the attributes with a row per sequence."""
 
     def repeat(self, n: int) -> None:
         """n copies of each sequence, side by side."""
         self._cache.batch_repeat_interleave(n)
-        for name in self._by_row:
+        for name in self._row_tensors:
             setattr(self, name, getattr(self, name).repeat_interleave(n, 0))
 
     def select(self, rows: Tensor) -> None:
         """Keep these rows."""
         rows = rows.to(self.hidden.device)
         self._cache.batch_select_indices(rows)
-        for name in self._by_row:
+        for name in self._row_tensors:
             setattr(self, name, getattr(self, name)[rows])
 
     @abstractmethod
@@ -56,33 +54,37 @@ def open_stream(policy: Policy, queries: Sequence[Query]) -> Stream:
     return (_EncoderDecoder if policy.is_encoder_decoder else _DecoderOnly)(policy, queries)
 
 
-_SHARED = 24
-"""A common opening shorter than this is not worth a forward pass of its own."""
+_MIN_SHARED = 24
+"""A common prefix of fewer tokens is not worth a forward pass of its own."""
 
 
 class _DecoderOnly(Stream):
     """Prompts are padded on the left, so that every row writes into the same column.
 
-    What all prompts open with (a system line, demonstrations) is read once.
+    The prefix that all prompts share (a system line, demonstrations) is read once.
     """
 
-    _by_row = ("hidden", "_mask")
+    _row_tensors = ("hidden", "_mask")
 
     def __init__(self, policy: Policy, queries: Sequence[Query]) -> None:
         model = plain_model(policy)
         self._decoder = model.get_decoder()
         self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        # control tokens follow the prompt
         sequences = [(*q.prompt_ids, *q.control_ids) for q in queries]
         shared = common_length(sequences) if len(sequences) > 1 else 0
-        if shared >= _SHARED:
-            opening = torch.tensor([sequences[0][:shared]], device=policy.device)
-            self._mask = torch.ones_like(opening)
-            self._forward(opening, torch.arange(shared, device=policy.device)[None])
+        if shared >= _MIN_SHARED:
+            # one pass over the shared prefix, whose cache is then copied to each row
+            prefix = torch.tensor([sequences[0][:shared]], device=policy.device)  # (1, shared)
+            self._mask = torch.ones_like(prefix)
+            self._forward(prefix, torch.arange(shared, device=policy.device)[None])
             self._cache.batch_repeat_interleave(len(sequences))
         else:
             shared = 0
-        ids, mask = padded([s[shared:][::-1] for s in sequences], policy)
+        # `padded` pads on the right: reverse, pad, reverse
+        ids, mask = padded([s[shared:][::-1] for s in sequences], policy)  # (R, T - shared) each
         self._mask = torch.cat([mask.new_ones(len(sequences), shared), mask.flip(-1)], dim=-1)
+        # positions count real tokens only
         self._forward(ids.flip(-1), (self._mask.cumsum(-1) - 1).clamp(min=0)[:, shared:])
 
     def step(self, tokens: Tensor) -> None:
@@ -101,8 +103,8 @@ class _DecoderOnly(Stream):
 
 
 def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
-    """How many ids all sequences open with; each keeps one of its own at least."""
-    first, last = min(sequences), max(sequences)
+    """Length of the common prefix, at least one token short of the shortest sequence."""
+    first, last = min(sequences), max(sequences)  # all others lie between them in dictionary order
     limit = min(map(len, sequences)) - 1
     return next((i for i in range(limit) if first[i] != last[i]), limit)
 
@@ -110,7 +112,7 @@ def common_length(sequences: Sequence[tuple[int, ...]]) -> int:
 class _EncoderDecoder(Stream):
     """A prompt is encoded once; control tokens open the decoder."""
 
-    _by_row = ("hidden", "_mask", "_encoded")
+    _row_tensors = ("hidden", "_mask", "_encoded")
 
     def __init__(self, policy: Policy, queries: Sequence[Query]) -> None:
         model = plain_model(policy)
@@ -120,8 +122,8 @@ class _EncoderDecoder(Stream):
         self._encoded = model.get_encoder()(
             input_ids=ids, attention_mask=self._mask
         ).last_hidden_state
-        lengths = {len(q.control_ids) for q in queries}
-        if len(lengths) > 1:
+        # the decoder's rows are not padded, so their prefixes must have one length
+        if len({len(q.control_ids) for q in queries}) > 1:
             raise ValueError("all sequences of a batch need the same number of control tokens")
         self._forward(
             torch.tensor([[policy.start_id, *q.control_ids] for q in queries], device=ids.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from rationalize.answers import is_correct, parse_reply, read_answer, reply_text
@@ -19,13 +20,11 @@ Teacher = Literal["correct", "all", "none"]
 
 
 class AnySampler(Protocol):
-    """Prompts in, completions out: `local.Sampler` in this process, `server.ServerSampler` beyond
-    it.
-    """
+    """What both samplers do: `local.Sampler` in this process, `server.ServerSampler` over HTTP."""
 
     @property
     def name(self) -> str:
-        """The model's, for an attempt's provenance."""
+        """The model's name, for an attempt's provenance."""
 
     def sample(
         self,
@@ -38,12 +37,15 @@ class AnySampler(Protocol):
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
         """`config.n` completions per prompt, in order. A reply ends before `stop`: in a chat,
-        before the first one after the answer.
+        before the first `stop` after the answer.
         """
 
 
 class Recorded:
-    """A sampler that keeps, in order, the token ids of all it drew: text does not say which."""
+    """A sampler that keeps the token ids of every completion, in order.
+
+    PPO needs them: the same text can be tokenized in other ways.
+    """
 
     def __init__(self, sampler: AnySampler) -> None:
         self._sampler, self.name = sampler, sampler.name
@@ -52,102 +54,138 @@ class Recorded:
     def sample(
         self, prompts: Sequence[str], config: SamplingConfig, **options: Any
     ) -> list[list[Completion]]:
-        """As the sampler's own."""
+        """What the wrapped sampler returns."""
         completions_PG = self._sampler.sample(prompts, config, **options)
-        self.ids += [completion.ids for own in completions_PG for completion in own]
+        self.ids += [c.ids for completions_G in completions_PG for c in completions_G]
         return completions_PG
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where attempts come from. Their ids and their random draws follow from it."""
+
+    split: str
+    """Split of the questions; in the ids."""
+    seed: int
+    """Seed of the draws."""
+    writer: str = "policy"
+    """Who writes; in the ids."""
+    round: int = 0
+    """The method's round; in the ids and the draws."""
+    step: int = 0
+    """Training steps so far; neither ids nor draws depend on it."""
+    stream: str = ""
+    """In the draws. Writers of one run that must not draw alike need a stream each."""
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """What is put to the model beside the question."""
+
+    mode: str = "rationale_answer"
+    """One of `templates.MODES`."""
+    control: Mapping[str, int] | None = None
+    """Bin per reward to write under (0 is best)."""
+    demos: Sequence[Question] = ()
+    """Solved questions shown first (few-shot)."""
+    hinted: bool = False
+    """Whether the prompt tells the gold answer (STaR's rationalisation)."""
 
 
 def write_attempts(
     sampler: AnySampler,
     questions: Sequence[Question],
     sampling: SamplingConfig,
+    provenance: Provenance,
+    options: PromptOptions | None = None,
     *,
-    split: str,
-    seed: int,
-    writer: str = "policy",
-    mode: str = "rationale_answer",
-    round: int = 0,
-    step: int = 0,
-    control: Mapping[str, int] | None = None,
-    demos: Sequence[Question] = (),
     given: Sequence[Attempt] | None = None,
-    hinted: bool = False,
-    stream: str = "",
     label: str | None = None,
 ) -> list[Attempt]:
     """`sampling.n` attempts per question, in the order of the questions.
 
-    `control` names the bins to write under (0 is best); `given` are attempts, one per question,
-    whose rationales the modes `refine` and `answer_from_rationale` read; `hinted` shows the gold
-    answer. Draws depend on `(seed, round, repeat, question id, sample)` alone, and on `stream`:
-    writers of one run that must not draw alike have each their own.
+    `given` are attempts, one per question, whose rationales the modes `refine` and
+    `answer_from_rationale` read; `label` names the progress bar. Sample j of a question depends on
+    the seed, round and stream of `provenance`, on the question's id, on how often that id came
+    before, and on j; on nothing else.
     """
-    read: list[Attempt | None] = list(given) if given is not None else [None] * len(questions)
+    # render
+    options = options or PromptOptions()
+    sources: Sequence[Attempt | None] = [None] * len(questions) if given is None else given
     prompts = [
-        prompt_text(mode, q, a.rationale if a else None, demos, hinted=hinted)
-        for q, a in zip(questions, read, strict=True)
-    ]
+        prompt_text(
+            options.mode, question, source.rationale if source else None, options.demos,
+            hinted=options.hinted,
+        )
+        for question, source in zip(questions, sources, strict=True)
+    ]  # fmt: skip
+
+    # sample: a seed per question, so that a draw does not depend on the other questions
     repeats = _occurrences([q.id for q in questions])
-    own = (stream,) if stream else ()
+    stream = (provenance.stream,) if provenance.stream else ()
     seeds = [
-        question_seed(seed, round, k, q.id, *own) for k, q in zip(repeats, questions, strict=True)
+        question_seed(provenance.seed, provenance.round, repeat, question.id, *stream)
+        for question, repeat in zip(questions, repeats, strict=True)
     ]
-    controls = [control] * len(prompts) if control else None
-    with progress_bar(label or f"{writer} writes {split}", "replies") as progress:
+    label = label or f"{provenance.writer} writes {provenance.split}"
+    with progress_bar(label, "replies") as progress:
         completions_PG = sampler.sample(
-            prompts, sampling, seeds=seeds, controls=controls, progress=progress,
-            stop=BLOCK_END if demos else None,
+            prompts, sampling, seeds=seeds, progress=progress,
+            controls=[options.control] * len(prompts) if options.control else None,
+            stop=BLOCK_END if options.demos else None,
         )  # fmt: skip
+
+    # parse
+    prefix = f"{provenance.split}/{provenance.writer}/{provenance.round}"
     attempts = []
     for question, prompt, source, repeat, completions_G in zip(
-        questions, prompts, read, repeats, completions_PG, strict=True
+        questions, prompts, sources, repeats, completions_PG, strict=True
     ):
+        refined = f"{source.id}>" if source else ""
         for j, completion in enumerate(completions_G):
             attempt = _attempt(
-                question, prompt, completion, mode=mode, writer=writer,
-                id=f"{f'{source.id}>' if source else ''}"
-                f"{split}/{writer}/{round}/{repeat}/{question.id}/{j}",
-                model=sampler.name, round=round, step=step, split=split, seed=seed,
-                control=dict(control) if control else None, sampling=sampling.as_dict(),
-                refines=source.id if source else None, hinted=hinted,
+                question, prompt, completion, options.mode, provenance,
+                id=f"{refined}{prefix}/{repeat}/{question.id}/{j}", model=sampler.name,
+                control=dict(options.control) if options.control else None,
+                refines=source.id if source else None, hinted=options.hinted,
+                sampling=sampling.as_dict(),
             )  # fmt: skip
             attempts.append(attempt)
     return attempts
 
 
 def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") -> list[Attempt]:
-    """The teacher's rationales as attempts; `correct` keeps those that led the teacher to the gold
-    answer (mario.md 1.4).
+    """The teacher's rationales as attempts.
+
+    `correct` keeps those that led the teacher to the gold answer: the filter of MaRio's released
+    code (arXiv 2311.02805). Empty ones are never kept.
     """
+    provenance = Provenance("train", 0, writer="teacher")
     attempts = []
     for question in questions:
+        prompt = prompt_text("rationale_answer", question)
         for j, (rationale, answer) in enumerate(_teacher_samples(question)):
             if which == "none" or (which == "correct" and not _right(question, answer)):
                 continue
             if not rationale.strip():
-                continue  # the released filter: an empty rationale is never kept
+                continue
             text = reply_text(rationale, answer, question.choices)
-            prompt = prompt_text("rationale_answer", question)
-            completion = Completion(text, "stop", 0)
-            attempts.append(
-                _attempt(
-                    question, prompt, completion, mode="rationale_answer", writer="teacher",
-                    id=f"train/teacher/0/{question.id}/{j}", model="teacher", round=0, step=0,
-                    split="train", seed=0, control=None, sampling={},
-                )
+            attempt = _attempt(
+                question, prompt, Completion(text, "stop", 0), "rationale_answer", provenance,
+                id=f"train/teacher/0/{question.id}/{j}", model="teacher",
             )  # fmt: skip
+            attempts.append(attempt)
     return attempts
 
 
 def question_seed(*parts: int | str) -> int:
-    """A stable 63-bit seed from its parts; Python's own `hash` changes between processes."""
+    """A stable 63-bit seed from its parts; Python's `hash` changes between processes."""
     digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def _occurrences(ids: Sequence[str]) -> list[int]:
-    """How often each id came before: a question that is asked twice gets another draw."""
+    """How often each id came before: a question that is asked twice gets two draws."""
     seen: Counter[str] = Counter()
     counts = []
     for id in ids:
@@ -171,8 +209,9 @@ def _right(question: Question, answer: str) -> bool:
 
 
 def _attempt(
-    question: Question, prompt: str, completion: Completion, *, mode: str, **where
-) -> Attempt:
+    question: Question, prompt: str, completion: Completion, mode: str, provenance: Provenance,
+    **facts: Any,
+) -> Attempt:  # fmt: skip
     if mode in ("answer", "answer_from_rationale"):
         prediction = read_answer(completion.text, question.choices)
         rationale = ""
@@ -183,5 +222,6 @@ def _attempt(
         question_id=question.id, mode=mode, prompt=prompt, completion=completion.text,
         rationale=rationale, prediction=prediction, gold=question.answer,
         parsed=prediction is not None, finish=completion.finish, n_tokens=completion.n_tokens,
-        **where,
+        writer=provenance.writer, round=provenance.round, step=provenance.step,
+        split=provenance.split, seed=provenance.seed, **facts,
     )  # fmt: skip

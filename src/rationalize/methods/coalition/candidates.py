@@ -31,7 +31,7 @@ from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.mentions import bare_answer, masked
 from rationalize.rewards.reader import readings
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import question_seed, write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, question_seed, write_attempts
 from rationalize.signals.pairs import prefer
 
 Kind = Literal["generation", "refinement"]
@@ -92,11 +92,7 @@ def write_candidates(
 
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
-            return write_attempts(
-                Sampler(policy), questions, several, split="train",
-                seed=question_seed(exp.seed, writer), writer=writer, mode="rationale", round=round,
-                label=f"{writer} writes, round {round}",
-            )  # fmt: skip
+            return write_attempts(Sampler(policy), questions, several, Provenance("train", question_seed(exp.seed, writer), writer=writer, round=round), PromptOptions(mode="rationale"), label=f"{writer} writes, round {round}")  # fmt: skip
 
     stage = exp.stage(name, needs=FOR_WRITING)
     written = [a for n in names for a in stage.attempts(f"{n}-writes", partial(write, n))]
@@ -107,11 +103,7 @@ def write_candidates(
 
     def refine(refiner: str, sources: Sequence[Attempt]) -> list[Attempt]:
         with variants.active(refiner) as policy:
-            return write_attempts(
-                Sampler(policy), [by_id[a.question_id] for a in sources], once, split="train",
-                seed=question_seed(exp.seed, refiner, "refine"), writer=refiner, mode="refine",
-                round=round, given=sources, label=f"{refiner} refines, round {round}",
-            )  # fmt: skip
+            return write_attempts(Sampler(policy), [by_id[a.question_id] for a in sources], once, Provenance("train", question_seed(exp.seed, refiner, "refine"), writer=refiner, round=round), PromptOptions(mode="refine"), given=sources, label=f"{refiner} refines, round {round}")  # fmt: skip
 
     if refined_of is None:
         refined_of = dict.fromkeys(names, by_id)

@@ -35,7 +35,7 @@ from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.rewards.reader import likeliest
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import question_seed, teacher_attempts, write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, question_seed, teacher_attempts, write_attempts
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
 from rationalize.training.rows import RowMaker
@@ -108,11 +108,7 @@ def log_clones(
 
     def write(name: str) -> list[Attempt]:
         with variants.active(name) as policy:
-            return write_attempts(
-                Sampler(policy), asked, sampling, split="dev",
-                seed=question_seed(exp.seed, name, "clones"), writer=name, mode="rationale",
-                round=round, label=f"{name} writes dev, {when}",
-            )  # fmt: skip
+            return write_attempts(Sampler(policy), asked, sampling, Provenance("dev", question_seed(exp.seed, name, "clones"), writer=name, round=round), PromptOptions(mode="rationale"), label=f"{name} writes dev, {when}")  # fmt: skip
 
     def measure() -> list[dict[str, Any]]:
         written = {

@@ -34,7 +34,12 @@ from rationalize.models.variants import Variants
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import question_seed, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    question_seed,
+    write_attempts,
+)
 
 FILE = "coalition.json"
 CONTROLLER = "controller"
@@ -146,21 +151,14 @@ class Coalition:
         # who writes, and what
         writers = self._writers(questions, seed, routing)
         by_id = self._each(
-            questions, writers, lambda sampler, asked, name: write_attempts(
-                sampler, asked, once, split=split, seed=question_seed(seed, name), writer=name,
-                mode="rationale", label=f"{name} writes {split}",
-            )
+            questions, writers, lambda sampler, asked, name: write_attempts(sampler, asked, once, Provenance(split, question_seed(seed, name), writer=name), PromptOptions(mode="rationale"), label=f"{name} writes {split}")
         )  # fmt: skip
         written = [by_id[q.id] for q in questions]
 
         # who refines it, and what becomes of it
         refiners = self._refiners(questions, written, seed, routing)
         refined = self._each(
-            questions, refiners, lambda sampler, asked, name: write_attempts(
-                sampler, asked, once, split=split, seed=question_seed(seed, name, "refine"),
-                writer=name, mode="refine", given=[by_id[q.id] for q in asked],
-                label=f"{name} refines {split}",
-            )
+            questions, refiners, lambda sampler, asked, name: write_attempts(sampler, asked, once, Provenance(split, question_seed(seed, name, "refine"), writer=name), PromptOptions(mode="refine"), given=[by_id[q.id] for q in asked], label=f"{name} refines {split}")
         )  # fmt: skip
         # an empty refinement is no refinement
         kept = {id: attempt for id, attempt in refined.items() if attempt.rationale}

@@ -44,7 +44,7 @@ from rationalize.questions import group_duplicates, builtin_questions, load_samp
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import question_seed, teacher_attempts, write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, question_seed, teacher_attempts, write_attempts
 from rationalize.signals.draws import apportion
 from rationalize.templates import prompt_text
 from rationalize.training.loop import fit
@@ -150,10 +150,7 @@ def instruct(
 
     # imperfect rationales, to be refined
     def write() -> list[Attempt]:
-        return write_attempts(
-            Sampler(policy), questions, config.imperfect, split="train", seed=exp.seed,
-            writer="warm-up", mode="rationale", label="imperfect rationales",
-        )  # fmt: skip
+        return write_attempts(Sampler(policy), questions, config.imperfect, Provenance("train", exp.seed, writer="warm-up"), PromptOptions(mode="rationale"), label="imperfect rationales")  # fmt: skip
 
     if refined:
         warm = stage.sub("warm")
@@ -227,10 +224,7 @@ def with_rationales(
 
     def write() -> list[Attempt]:
         demos = builtin_questions(train=config.shots, dev=0, test=0, unseen=0, seed=exp.seed)
-        return write_attempts(
-            Sampler(policy), questions, config.imperfect, split="train", seed=exp.seed,
-            writer="few-shot", demos=demos["train"], label=f"{stage.name}: few-shot attempts",
-        )  # fmt: skip
+        return write_attempts(Sampler(policy), questions, config.imperfect, Provenance("train", exp.seed, writer="few-shot"), PromptOptions(demos=demos["train"]), label=f"{stage.name}: few-shot attempts")  # fmt: skip
 
     attempts = stage.attempts("bootstrap", write)
     by_id = {q.id: q for q in questions}

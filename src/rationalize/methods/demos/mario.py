@@ -29,7 +29,7 @@ from rationalize.progress import say
 from rationalize.records import Question
 from rationalize.rewards.check import CheckRow, check_rewards, format_table
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import Provenance, write_attempts
 from rationalize.training.loop import ControlFitConfig, FitConfig
 
 SHORT = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
@@ -152,10 +152,7 @@ def _preflight(exp: Experiment, config: MarioConfig, learned: Learned) -> None:
 
     def measure() -> Any:
         asked = exp.train[:32]
-        attempts = write_attempts(
-            Sampler(learned.policy), asked, replace(config.sampling, n=2), split="train",
-            seed=exp.seed, writer="preflight", label="preflight",
-        )  # fmt: skip
+        attempts = write_attempts(Sampler(learned.policy), asked, replace(config.sampling, n=2), Provenance("train", exp.seed, writer="preflight"), label="preflight")  # fmt: skip
         scored = exp.suite.score(attempts, {q.id: q for q in asked})
         return preflight(scored, exp.suite, control_bins(config, exp.suite))
 

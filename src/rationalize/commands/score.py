@@ -1,4 +1,4 @@
-"""`score`: rewards on anybody's rationales; trains nothing."""
+"""`score`: rewards on the rationales of any file. Trains nothing."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
-from rationalize.errors import UsageError
-from rationalize.progress import progress_bar
-from rationalize.records import Question
-from rationalize.text import one_line
-from rationalize.verbs.partial import begin, end, work_folder
-from rationalize.verbs.places import ScorerPlaces, rewards_of
-from rationalize.verbs.rows import Rationale, RationaleFile
-from rationalize.verbs.scored import (
+from rationalize.commands.rationale_file import Rationale, RationaleFile
+from rationalize.commands.resolve import ScorerFolders, rewards_of
+from rationalize.commands.resumable_file import begin, end, work_folder
+from rationalize.commands.scored_file import (
     ScoredRows,
     copied,
     file_digest,
@@ -26,6 +22,10 @@ from rationalize.verbs.scored import (
     questions_digest,
     source_digest,
 )
+from rationalize.errors import UsageError
+from rationalize.progress import progress_bar
+from rationalize.records import Question
+from rationalize.text import one_line
 
 if TYPE_CHECKING:
     from rationalize.rewards import RewardSuite
@@ -33,20 +33,20 @@ if TYPE_CHECKING:
 _BATCH = 256
 """Rows scored together: enough to fill a forward pass, few enough that any file streams."""
 _CHARACTERS = 1 << 22
-"""A batch ends where its texts are this long: a row may be a megabyte."""
+"""A batch also ends when its texts exceed this length: a single row may hold a megabyte."""
 
 
 @dataclass(frozen=True)
-class ScoreConfig(ScorerPlaces):
+class ScoreConfig(ScorerFolders):
     """Score anybody's rationales."""
 
     file: Annotated[Path, Positional]
-    """JSONL, JSONL.gz or parquet, or `-` for standard input: a `completion`, or a `rationale` and a
-    `prediction`, a row; and `question`, `choices`, `answer`, unless `questions` has them.
+    """JSONL, JSONL.gz or parquet, or `-` for standard input. Rows have a `completion`, or a
+    `rationale` and a `prediction`; and `question`, `choices`, `answer` unless `questions` has them.
     """
     out: Path = Path("scored.jsonl")
-    """Where the rows go, each with its `rewards` added: .jsonl or .jsonl.gz. A second start of a
-    call that was stopped goes on where it was.
+    """Where the rows go, each with its `rewards` added: .jsonl or .jsonl.gz. A second start resumes
+    a call that was stopped.
     """
     rewards: tuple[str, ...] = ("correctness", "diversity")
     """Rewards by name, or `module:function`."""
@@ -59,7 +59,7 @@ class ScoreConfig(ScorerPlaces):
     model: str = "default"
     """Model that `fluency` asks."""
     cache: Path | None = None
-    """Folder that remembers scores; none: nothing is remembered."""
+    """Folder that stores scores for later calls; none: they are not stored."""
     skip_bad_rows: str | None = None
     """Go on without rows that cannot be read, and write them to this file."""
 
@@ -86,12 +86,8 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
     questions = _questions_by_id(config)
     rationales = RationaleFile(file, config.columns, questions, name)
     total = rationales.check(config.skip_bad_rows)  # before any model is loaded
-    suite = RewardSuite(
-        rewards_of(
-            config.rewards, config, model=config.model,
-        ),
-        cache=config.cache,
-    )  # fmt: skip
+    rewards = rewards_of(config.rewards, config, model=config.model)
+    suite = RewardSuite(rewards, cache=config.cache)
     begin(
         folder,
         {
@@ -105,15 +101,17 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
     )
     names = [r.name for r in suite.rewards]
     scored = ScoredRows(folder, names, rationales.rewards_column)
-    seen = 0
+    seen = 0  # rows of the batches so far
     with progress_bar("score", "rows") as progress:
         for batch in batches(rationales):
-            there = max(0, scored.count - seen)
+            # an earlier start may have stored the first rows; the batch is scored as a whole all
+            # the same, since a model's scores may depend on it in their last digits
+            stored = max(0, scored.count - seen)
             seen += len(batch)
-            if there >= len(batch):
+            if stored >= len(batch):
                 continue
             rows = _scored(suite, batch, rationales.rewards_column)
-            scored.add(rows[there:])  # a batch is scored whole, as it was before a kill
+            scored.add(rows[stored:])
             progress(scored.count, total, 0)
     scored.become(config.out)
     end(folder)
@@ -124,7 +122,7 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
 
 
 def _scored(suite: RewardSuite, batch: Sequence[Rationale], column: str) -> list[dict[str, Any]]:
-    """The rows of a batch, the suite's scores among those under `column`."""
+    """The rows of a batch, with the suite's scores added under `column`."""
     questions = {r.question.id: r.question for r in batch}
     attempts = suite.score([r.attempt for r in batch], questions)
     return [
@@ -142,7 +140,7 @@ def _questions_by_id(config: ScoreConfig) -> dict[str, Question] | None:
 
 
 def batches(rationales: Iterable[Rationale]) -> Iterator[list[Rationale]]:
-    """Rows to score together, in order; the same for the same file."""
+    """Rows to score together, in order. Equal files give equal batches."""
     batch: list[Rationale] = []
     characters = 0
     for rationale in rationales:

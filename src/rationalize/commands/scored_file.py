@@ -1,5 +1,5 @@
-"""Scored rows on their way into one file. The rows written are the state: a call that was killed at
-any moment left whole lines, and at most one that is cut, which is written again.
+"""Scored rows on their way into one file. The rows are the only state: a killed call leaves whole
+lines and at most one cut line, which a second start drops and writes again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Mean:
 class ScoredRows:
     """Rows with their scores under `column`, appended to a file in `folder`.
 
-    `count` and `means` are those of all rows there, whichever call wrote them.
+    `count` and `means` cover all rows of the file, also those of earlier starts.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], column: str) -> None:
@@ -58,16 +58,16 @@ class ScoredRows:
         self.by_leak = (Mean(), Mean())
         """Simulatability of rationales that do not name their answer, and of those that do."""
         self._path.touch()
-        whole = 0
+        complete = 0  # bytes up to the end of the last complete row
         with open(self._path, "rb") as file:
             for line in file:
                 row = _row(line)
                 if row is None:
                     break
                 self._count(row)
-                whole += len(line)
+                complete += len(line)
         with open(self._path, "r+b") as file:
-            file.truncate(whole)
+            file.truncate(complete)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append a batch of rows."""
@@ -77,7 +77,7 @@ class ScoredRows:
             self._count(row)
 
     def become(self, out: Path) -> None:
-        """Put the rows in their place, zipped where its name ends in .gz."""
+        """Move the rows to `out`, compressed where its name ends in .gz."""
         if not out.name.endswith(".gz"):
             put_in_place(self._path, out)
             return
@@ -100,27 +100,27 @@ class ScoredRows:
 
 
 def json_line(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of JSON: every text as it was, in readable UTF-8, what is risky escaped."""
+    """A row as a line of JSON in readable UTF-8, with risky characters escaped."""
     return escaped_json(json.dumps(row, ensure_ascii=False, default=_json_value)).encode() + b"\n"
 
 
 def means_table(means: Mapping[str, Mean]) -> str:
     lines = [f"{'reward':<24}{'mean':>10}{'undefined':>12}"]
-    for name, own in means.items():
-        mean = f"{own.total / own.defined:.4f}" if own.defined else "-"
-        lines.append(f"{one_line(name):<24}{mean:>10}{own.undefined:>12}")
+    for name, mean in means.items():
+        value = f"{mean.total / mean.defined:.4f}" if mean.defined else "-"
+        lines.append(f"{one_line(name):<24}{value:>10}{mean.undefined:>12}")
     return "\n".join(lines)
 
 
 def leak_line(by_leak: tuple[Mean, Mean]) -> str | None:
-    """Leakage-adjusted simulatability in a line; None where nothing of it was scored."""
-    if not any(own.defined for own in by_leak):
+    """Leakage-adjusted simulatability in a line; None where no row has its scores."""
+    if not any(mean.defined for mean in by_leak):
         return None
-    means = [own.total / own.defined if own.defined else None for own in by_leak]
+    means = [mean.total / mean.defined if mean.defined else None for mean in by_leak]
     known = [m for m in means if m is not None]
     texts = ["undefined" if m is None else f"{m:.4f}" for m in means]
     adjusted = f"{sum(known) / 2:.4f}" if len(known) == 2 else "undefined"
-    n = [own.defined for own in by_leak]
+    n = [mean.defined for mean in by_leak]
     return (
         f"simulatability: {texts[0]} where the rationale does not name its answer (n = {n[0]}), "
         f"{texts[1]} where it does (n = {n[1]}), adjusted for leaks {adjusted}"
@@ -128,7 +128,7 @@ def leak_line(by_leak: tuple[Mean, Mean]) -> str | None:
 
 
 def copied(source: BinaryIO, file: Path) -> Path:
-    """What can be read once only, as a file: rows are checked before any is scored."""
+    """A pipe's content as a file. Rows are read twice: checked, then scored."""
     with open(file, "wb") as copy:
         shutil.copyfileobj(source, copy)
     return file
@@ -144,7 +144,7 @@ def file_digest(file: Path) -> str:
 
 
 def questions_digest(questions: Iterable[Question]) -> str:
-    """Hash of what rewards read of questions."""
+    """Hash of the fields that rewards read from questions."""
     hash = hashlib.blake2b(digest_size=16)
     for q in questions:
         hash.update(json.dumps([q.id, q.question, q.choices, q.context, q.answer]).encode())
@@ -152,8 +152,8 @@ def questions_digest(questions: Iterable[Question]) -> str:
 
 
 def source_digest(reward: Reward) -> str | None:
-    """Hash of the module that a user's own reward is from: half of a file is not to be scored by
-    another version of it.
+    """Hash of the module of a user's own reward, of which one file must not see two versions; None
+    for built-in rewards.
     """
     if not reward.source:
         return None
@@ -162,7 +162,7 @@ def source_digest(reward: Reward) -> str | None:
 
 
 def _row(line: bytes) -> dict[str, Any] | None:
-    """The row of a whole line; None for one that a kill or a power cut left behind."""
+    """The row of a complete line; None for a line that a kill or a power cut left behind."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -172,8 +172,8 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def _json_value(value: Any) -> Any:
-    """What parquet holds beyond JSON's types: dates in ISO form, decimals and ids as text, bytes as
-    the text they are or else in base64.
+    """Parquet's types that JSON lacks: dates in ISO form, decimals and UUIDs as text, bytes as
+    UTF-8 text or else base64.
     """
     if isinstance(value, date | time):
         return value.isoformat()

@@ -1,6 +1,4 @@
-"""Where models and scorers are: names on the command line to objects. torch is imported when one is
-loaded.
-"""
+"""Names on the command line to models, samplers, rewards and bins. Imports torch when needed."""
 
 from __future__ import annotations
 
@@ -12,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
 from rationalize.errors import UsageError, UserError
-from rationalize.verbs.chain import coalition_folder
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -24,11 +22,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScorerPlaces:
-    """Where the models are that some rewards read with: fields of every verb that scores."""
+class ScorerFolders:
+    """The trained models that some rewards read with: settings of every command that scores."""
 
     answer_scorer: str | None = None
-    """Folder of a trained answer scorer, for `consistency` and what else reads with one."""
+    """Folder of a trained answer scorer, for `consistency` and the others that read with one."""
     verifier: str | None = None
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
     reward_model: str | None = None
@@ -37,7 +35,7 @@ class ScorerPlaces:
 
 @dataclass(frozen=True)
 class Writer:
-    """Who writes for a verb."""
+    """The model that writes for a command."""
 
     sampler: AnySampler
     control: dict[str, int] | None
@@ -48,8 +46,8 @@ class Writer:
 
 @contextmanager
 def open_writer(config: Any) -> Iterator[Writer]:
-    """The model that a verb's own fields name, in this process or behind `server`, whose bill is
-    shown at the end, however that comes.
+    """The model that a command's settings name, in this process or behind `server`. A server's bill
+    is printed at the end, also after an error.
     """
     if config.server is None:
         policy = load(config.model, trust_remote_code=config.trust_remote_code)
@@ -69,16 +67,16 @@ def open_writer(config: Any) -> Iterator[Writer]:
     try:
         yield Writer(sampler, None, None)
     finally:
-        if sampler.bill.asked:
+        if not sampler.bill.empty:
             print(f"{config.server}: {sampler.bill}", file=sys.stderr)
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """What a second start must repeat: of how a server is asked, only what makes another reply."""
+    """The settings that a second start must repeat; of `http` only those that replies depend on."""
     settings = to_dict(config)
     server = {"server": settings.pop("server"), "http": settings.pop("http")}
     if config.server is not None:
-        settings |= {**server, "http": config.http.lasting}
+        settings |= {**server, "http": config.http.reply_settings}
     return settings
 
 
@@ -102,50 +100,48 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
 
 
 def rewards_of(
-    names: Sequence[str],
-    places: ScorerPlaces,
-    *,
-    model: str = "default",
-    base: Policy | None = None,
-    trust_remote_code: bool = False,
-) -> list[Reward]:
-    """Rewards by name, with the scorers they read with; `model` is what `fluency` asks, where no
-    `base` is at hand. What is only read beside another score comes with it (`COMPANIONS`).
+    names: Sequence[str], scorers: ScorerFolders, *, model: str = "default",
+    base: Policy | None = None, trust_remote_code: bool = False,
+) -> list[Reward]:  # fmt: skip
+    """Rewards by name, with the models that they read with, and the rewards that some are always
+    shown with (`COMPANIONS`). `fluency` asks `base`, or else the model called `model`.
     """
     from rationalize.rewards import COMPANIONS, load_rewards
 
     names = split_commas(names)
     companions = [other for name in names for other in COMPANIONS.get(name, ())]
     names += [name for name in dict.fromkeys(companions) if name not in names]
-    scorer = None
-    if places.answer_scorer:
+    answer_scorer = verifier = reward_model = None
+    if scorers.answer_scorer:
         from rationalize.models.scorers import AnswerScorer
 
-        scorer = AnswerScorer.load(places.answer_scorer)
-    statements = None
-    if places.verifier:
+        answer_scorer = AnswerScorer.load(scorers.answer_scorer)
+    if scorers.verifier:
         from rationalize.models.scorers import load_verifier
 
-        statements = load_verifier(places.verifier)
+        verifier = load_verifier(scorers.verifier)
     if "fluency" in names and base is None:
         base = load(model, trust_remote_code=trust_remote_code)
-    learned = None
-    if places.reward_model:
+    if scorers.reward_model:
         from rationalize.models.reward_model import RewardModel
 
-        learned = RewardModel.load(places.reward_model, trust_remote_code=trust_remote_code)
+        reward_model = RewardModel.load(scorers.reward_model, trust_remote_code=trust_remote_code)
     return load_rewards(
-        names, answer_scorer=scorer, verifier=statements, reward_model=learned, base=base
+        names, answer_scorer=answer_scorer, verifier=verifier, reward_model=reward_model, base=base
     )
 
 
 def split_commas(listed: Sequence[str]) -> list[str]:
-    """`a,b c` and `a b c` are the same list on a command line."""
+    """Names that a command line may separate by spaces or commas.
+
+    >>> split_commas(["a,b", "c"])
+    ['a', 'b', 'c']
+    """
     return [name for part in listed for name in part.split(",") if name]
 
 
 def bins_of(asked: Mapping[str, str], policy: Policy) -> dict[str, int] | None:
-    """`{"diversity": "worst"}` to bins of the policy's tokens; rewards not named get their best."""
+    """`{"diversity": "worst"}` to numbers of bins. Rewards that it does not name get their best."""
     known = dict(policy.controls.bins) if policy.controls else {}
     for name, value in asked.items():
         if not known:
@@ -171,7 +167,7 @@ def _bin(name: str, value: str, bins: int) -> int:
 
 
 def sampling_of(config: Any) -> SamplingConfig:
-    """The sampling that a verb's own fields ask for."""
+    """The sampling that a command's settings ask for."""
     from rationalize.sampling.config import SamplingConfig
 
     names = {f.name for f in dataclasses.fields(SamplingConfig)} & {

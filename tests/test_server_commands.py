@@ -12,15 +12,15 @@ import pytest
 
 from rationalize.attempt_files import load_attempts
 from rationalize.cli import main
+from rationalize.commands.evaluate import EvaluateConfig
+from rationalize.commands.resolve import settings_of
 from rationalize.config import to_dict
 from rationalize.questions import builtin_questions, load_questions
 from rationalize.sampling import http
 from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.server import ServerSampler
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from rationalize.templates import prompt_text
-from rationalize.verbs.evaluating import EvaluateConfig
-from rationalize.verbs.places import settings_of
 from tests.loopback import replies, says, serving, silence
 
 KEY = "sk-test-0123456789abcdef"
@@ -196,13 +196,14 @@ def test_llama_cpp(tmp_path):
                 f"http://127.0.0.1:{port}", "smollm2",
                 HttpConfig(endpoint=endpoint, concurrency=2, timeout=300),
             )  # fmt: skip
-            attempts = write_attempts(sampler, questions, config, split="test", seed=0, demos=demos)
+            provenance, options = Provenance("test", 0), PromptOptions(demos=demos)
+            attempts = write_attempts(sampler, questions, config, provenance, options)
             assert len({a.completion for a in attempts}) > 1
             assert max(a.n_tokens for a in attempts) <= 24
             assert 0 < sampler.bill.completion_tokens == sum(a.n_tokens for a in attempts)
             assert sampler.bill.answers == 4  # it ignores n
             again = ServerSampler(f"http://127.0.0.1:{port}", "smollm2", sampler.http)
-            write_attempts(again, questions, config, split="test", seed=0, demos=demos)
+            write_attempts(again, questions, config, provenance, options)
             assert again.bill.answers == 0
     finally:
         child.terminate()

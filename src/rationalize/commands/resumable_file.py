@@ -1,4 +1,4 @@
-"""Work that ends in one file, saved on the way, so that a second start resumes."""
+"""Work that ends in one file and is saved on the way, so that a second start resumes it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ _SETTINGS = "settings.json"
 
 
 def partial_folder(out: Path) -> Path:
-    """Where work on `out` is kept until it is whole."""
+    """Where unfinished work on `out` is kept."""
     return out.with_name(out.name + ".partial")
 
 
 @contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """`partial_folder(out)`, for this process alone; it goes where no unfinished work is in it."""
+    """`partial_folder(out)`, locked for this process. It is removed at the end unless it holds
+    unfinished work.
+    """
     folder = partial_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     lock(folder)
@@ -38,7 +40,7 @@ def work_folder(out: Path) -> Iterator[Path]:
 
 
 def begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Store what the work depends on; unfinished work of other settings raises `UserError`."""
+    """Store what the work depends on. Raises `UserError` where it was begun with other settings."""
     wanted = plain(settings)
     file = folder / _SETTINGS
     if not file.exists():
@@ -46,20 +48,20 @@ def begin(folder: Path, settings: Mapping[str, Any]) -> None:
         return
     stored = json.loads(file.read_text(encoding="utf-8"))
     if stored != wanted:
-        other = [k for k in {**wanted, **stored} if stored.get(k) != wanted.get(k)]
+        different = [k for k in {**wanted, **stored} if stored.get(k) != wanted.get(k)]
         raise UserError(
-            f"{folder} holds an unfinished call with other settings ({', '.join(other)}); start "
-            "that one again to finish it, delete the folder, or name another --out"
+            f"{folder} holds an unfinished call with other settings ({', '.join(different)}); "
+            "start that one again to finish it, delete the folder, or name another --out"
         )
 
 
 def end(folder: Path) -> None:
-    """Nothing in the folder is needed any more."""
+    """Mark the work as finished: its folder may be removed."""
     (folder / _SETTINGS).unlink()
 
 
-class Partial:
-    """Finished blocks of attempts, beside the file that they will become."""
+class ResumableFile:
+    """Finished blocks of attempts, in a folder beside the file that they will become."""
 
     def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
         self._folder = partial_folder(out)

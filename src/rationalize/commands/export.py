@@ -22,23 +22,23 @@ class ExportConfig:
     format: Literal["sft", "dpo"] = "sft"
     """`sft`: prompt, completion. `dpo`: prompt, chosen, rejected: right over wrong."""
     out: Path = Path("export/train.jsonl")
-    """Where the rows go: .jsonl or .jsonl.gz. `--dataset_name` of trl is its folder."""
+    """Where the rows go: .jsonl or .jsonl.gz. Its folder is trl's `--dataset_name`."""
     messages: bool = False
     """Chat messages, which go through the trained model's chat template; else plain text."""
     split: str = "train"
     """Attempts at questions of this split."""
     writer: str | None = None
-    """Attempts of this writer alone, as `teacher` or `policy`; none: of all."""
+    """Attempts of this writer alone, such as `teacher` or `policy`; none: of all."""
     keep: Literal["correct", "all"] = "correct"
     """`sft`: only replies with the right answer, or all."""
     pairs: int = 10
-    """`dpo`: at most so many pairs of a prompt, drawn; 0: all."""
+    """`dpo`: at most so many pairs per prompt, drawn at random; 0: all."""
     seed: int = 0
     """Seed of the draw."""
 
 
 def export(config: ExportConfig) -> None:
-    """Write the rows; say how many there are and what was left out."""
+    """Write the rows; print how many there are and what was left out."""
     from rationalize.attempt_files import load_attempts, write_dpo_jsonl, write_sft_jsonl
     from rationalize.evaluation.results import QUESTIONS_FILE, read_questions
     from rationalize.runs import Run
@@ -56,11 +56,12 @@ def export(config: ExportConfig) -> None:
             questions = read_questions(run)
     else:
         everything = load_attempts(config.attempts)
-    own = [a for a in everything if a.split == config.split]
+    selected = [a for a in everything if a.split == config.split]
     if config.writer is not None:
-        own = [a for a in own if a.writer == config.writer]
-    usable, left_out = learnable(own)
-    left_out[f"not of split {config.split}, or of another writer"] += len(everything) - len(own)
+        selected = [a for a in selected if a.writer == config.writer]
+    usable, left_out = learnable(selected)
+    unselected = len(everything) - len(selected)
+    left_out[f"not of split {config.split}, or of another writer"] += unselected
     kept = usable
     pairs: list[Pair] = []
     if config.format == "dpo":
@@ -72,11 +73,11 @@ def export(config: ExportConfig) -> None:
     rows = len(pairs if config.format == "dpo" else kept)
     why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count) or "none"
     if not rows:
-        found = sorted({(a.split, a.writer) for a in everything})
+        sources = sorted({(a.split, a.writer) for a in everything})
         raise UserError(
             f"{config.attempts}: none of {len(everything)} attempts makes a row ({why}); expected "
             f"attempts at {config.split} questions. There are (split, writer): "
-            f"{', '.join(f'({s}, {w})' for s, w in found) or 'none'}"
+            f"{', '.join(f'({s}, {w})' for s, w in sources) or 'none'}"
         )
     config.out.parent.mkdir(parents=True, exist_ok=True)
     if config.format == "sft":

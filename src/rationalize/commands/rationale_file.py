@@ -1,9 +1,9 @@
-"""Rows of anybody's file to attempts: a rationale or a completion, and its question.
+"""Rows of any file to attempts: a rationale or a completion, and its question.
 
     {"question": "..", "choices": ["a", "b"], "answer": "a", "rationale": "..", "prediction": "a"}
     {"question_id": "quarel-test-00001", "completion": ".. So the answer is (A)."}
 
-A completion is read as a policy's would be; a rationale with its prediction is put together as one.
+A completion is parsed as a policy's is. A rationale and its prediction are joined to a completion.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from rationalize.text import clip
 
 TEXTS = ("question", "answer", "context", "rationale", "completion", "prediction")
 FIELDS = (*TEXTS, "id", "question_id", "choices", "rewards")
-"""What is read of a row; `columns` maps these to other names."""
+"""Fields that are read from a row; `columns` maps them to other names."""
 
 
 @dataclass(frozen=True)
 class Rationale:
-    """A row that can be scored: as it stood in the file, and as an attempt at its question."""
+    """A row that can be scored: as it is in the file, and as an attempt at its question."""
 
     row: dict[str, Any]
     question: Question
@@ -43,10 +43,9 @@ class Rationale:
 
 
 class RationaleFile:
-    """Rows of a file under a column mapping; their questions may stand in another file.
+    """Rows of a file under a column mapping. `questions`, by id, where the rows only name theirs.
 
-    The file is read as rows are asked for, in order, each time from its start; nothing that grows
-    with it is held in memory. `name` is what messages call it.
+    Each iteration streams the file from its start, in constant memory. Messages call it `name`.
     """
 
     def __init__(
@@ -61,30 +60,32 @@ class RationaleFile:
                 raise UsageError(f"columns: unknown field {field!r}{nearest(field, FIELDS)}")
         self._path = path
         self._name = name or str(path)
-        self._given = columns
+        self._mapped = tuple(columns)
         self._columns = {field: columns.get(field, field) for field in FIELDS}
         self._questions = questions
 
     @property
     def rewards_column(self) -> str:
-        """Where a row's scores stand, and new ones go."""
+        """The column for a row's scores, old and new."""
         return self._columns["rewards"]
 
     def check(self, skip_bad_rows: Path | str | None) -> int:
-        """How many rows can be scored. Raises `BadRows` for the others, or writes them down; raises
+        """How many rows can be scored.
+
+        Raises `BadRows` for the others, or writes them to the file `skip_bad_rows`. Raises
         `UserError` where the mapping names a column that no row has.
         """
         good = 0
-        absent = {self._columns[field]: field for field in self._given if field != "rewards"}
+        absent = {self._columns[field]: field for field in self._mapped if field != "rewards"}
 
         def bad() -> Iterator[BadRow]:
             nonlocal good
-            for found in self._read():
-                if isinstance(found, BadRow):
-                    yield found
+            for rationale in self._read():
+                if isinstance(rationale, BadRow):
+                    yield rationale
                 else:
                     good += 1
-                    for column in absent.keys() & found.row.keys():
+                    for column in absent.keys() & rationale.row.keys():
                         del absent[column]
 
         settle(bad(), skip_bad_rows)
@@ -100,7 +101,7 @@ class RationaleFile:
         return (r for r in self._read() if isinstance(r, Rationale))
 
     def _read(self) -> Iterator[Rationale | BadRow]:
-        with closing(_Asked()) as asked:
+        with closing(_SeenQuestions()) as seen:
             for raw in read_rows(self._path):
                 raw = dataclasses.replace(raw, file=self._name)
                 if isinstance(raw, BadRow):
@@ -108,17 +109,18 @@ class RationaleFile:
                     continue
                 try:
                     rationale = self._rationale(raw)
-                    if self._names_its_question(raw) and not asked.agrees(rationale.question):
-                        found = f"question {clip(rationale.question.id)} with another text"
-                        raise RowError(f"{found} than before", "one question per id")
+                    if self._has_id_and_text(raw) and not seen.agrees(rationale.question):
+                        id = clip(rationale.question.id)
+                        raise RowError(
+                            f"question {id} with another text than before", "one question per id"
+                        )
                     yield rationale
                 except RowError as error:
                     yield raw.bad(error.found, error.expected)
 
-    def _names_its_question(self, raw: RawRow) -> bool:
-        """Whether the row gives an id beside the question's text: the two may disagree."""
-        given = raw.values.get(self._columns["question_id"])
-        return self._questions is None and given is not None
+    def _has_id_and_text(self, raw: RawRow) -> bool:
+        """Whether the row gives both its question's id and text: ids may then clash."""
+        return self._questions is None and raw.values.get(self._columns["question_id"]) is not None
 
     def _rationale(self, raw: RawRow) -> Rationale:
         value = {name: raw.values.get(theirs) for name, theirs in self._columns.items()}
@@ -126,37 +128,40 @@ class RationaleFile:
             if value[name] is not None and not isinstance(value[name], str):
                 raise RowError(f"{self._columns[name]} = {clip(value[name])}", "text")
         if value["completion"] is None and value["rationale"] is None:
-            has = ", ".join(map(clip, raw.values)) or "nothing"
-            wanted = f"{self._columns['rationale']!r} or {self._columns['completion']!r}"
-            raise RowError(f"a row of {has}", wanted)
+            columns = ", ".join(map(clip, raw.values)) or "nothing"
+            expected = f"{self._columns['rationale']!r} or {self._columns['completion']!r}"
+            raise RowError(f"a row of {columns}", expected)
         question = self._inline(value) if self._questions is None else self._known(value)
         row = {**raw.values, self.rewards_column: self._rewards(value["rewards"])}
         return Rationale(row, question, _attempt(value, question, f"{raw.file}, {raw.place}"))
 
     def _rewards(self, given: Any) -> dict[str, Any]:
-        """The scores that a row has already."""
+        """The scores that a row already has."""
         rewards = given
-        if isinstance(given, str):  # as attempts in parquet hold them
+        if isinstance(given, str):  # JSON text, as in attempts stored as parquet
             with suppress(ValueError, RecursionError):
                 rewards = json.loads(given)
         if rewards is None:
             return {}
         if not isinstance(rewards, dict):
-            found = f"{self.rewards_column} = {clip(given)}"
-            other = "scores by name; name another column for them, as --columns rewards=scores"
-            raise RowError(found, other)
+            raise RowError(
+                f"{self.rewards_column} = {clip(given)}",
+                "scores by name; name another column for them, as --columns rewards=scores",
+            )
         return rewards
 
     def _known(self, value: Mapping[str, Any]) -> Question:
+        """The question that a row names."""
         assert self._questions is not None
         name = "question_id" if value["question_id"] is not None else "id"
-        found = self._questions.get(str(value[name]))
-        if found is None:
+        question = self._questions.get(str(value[name]))
+        if question is None:
             expected = f"the id of one of the {len(self._questions)} questions"
             raise RowError(f"{self._columns[name]} = {clip(value[name])}", expected)
-        return found
+        return question
 
     def _inline(self, value: Mapping[str, Any]) -> Question:
+        """The question that a row holds."""
         if not value["question"]:
             expected = "the question's text, or --questions with the question's id in the row"
             raise RowError(f"no {self._columns['question']!r}", expected)
@@ -167,12 +172,12 @@ class RationaleFile:
                 f"a list of up to {len(ascii_uppercase)} texts, none of them empty, or null",
             )
         if choices and value["answer"] is not None and value["answer"] not in choices:
-            found = f"{self._columns['answer']} = {clip(value['answer'])}"
-            raise RowError(found, f"one of the choices {clip(choices)}")
-        given = value["question_id"]
+            answer = f"{self._columns['answer']} = {clip(value['answer'])}"
+            raise RowError(answer, f"one of the choices {clip(choices)}")
+        id = value["question_id"]
         parts = [value[name] for name in ("question", "choices", "context", "answer")]
         return Question(
-            id=_digest(parts).hex() if given is None else str(given),
+            id=_digest(parts).hex() if id is None else str(id),
             question=value["question"],
             answer=value["answer"] or "",
             choices=tuple(choices) if choices else None,
@@ -180,21 +185,21 @@ class RationaleFile:
         )
 
 
-class _Asked:
-    """What each question id stood for. On disk, since a file may ask a million questions."""
+class _SeenQuestions:
+    """Question id -> hash of its text. On disk, since a file may hold a million questions."""
 
     def __init__(self) -> None:
-        self._table = sqlite3.connect("", isolation_level=None)  # a private file, gone at the end
-        self._table.execute("CREATE TABLE asked (id BLOB PRIMARY KEY, text BLOB) WITHOUT ROWID")
+        self._table = sqlite3.connect("", isolation_level=None)  # a temporary file of sqlite's
+        self._table.execute("CREATE TABLE seen (id BLOB PRIMARY KEY, text BLOB) WITHOUT ROWID")
         self._table.execute("PRAGMA journal_mode=OFF")
         self._table.execute("BEGIN")
 
     def agrees(self, question: Question) -> bool:
-        """Whether the id meant this question whenever it came before."""
+        """Whether the id had this text when it came first; true for a new id."""
         id = _digest(question.id)
         text = _digest([question.question, question.choices, question.context, question.answer])
-        self._table.execute("INSERT OR IGNORE INTO asked VALUES (?, ?)", (id, text))
-        (first,) = self._table.execute("SELECT text FROM asked WHERE id = ?", (id,)).fetchone()
+        self._table.execute("INSERT OR IGNORE INTO seen VALUES (?, ?)", (id, text))
+        (first,) = self._table.execute("SELECT text FROM seen WHERE id = ?", (id,)).fetchone()
         return first == text
 
     def close(self) -> None:

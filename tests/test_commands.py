@@ -1,4 +1,4 @@
-"""Verbs beside train and demo: what they write, and what a wrong file or flag says."""
+"""Commands beside train and demo: what they write, and what a wrong file or flag says."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from types import SimpleNamespace
 import pytest
 
 from rationalize.cli import main
+from rationalize.commands import sample
+from rationalize.commands.rationale_file import RationaleFile
+from rationalize.commands.resolve import bins_of, load
+from rationalize.commands.resumable_file import ResumableFile
 from rationalize.errors import UsageError, UserError
 from rationalize.models.control import ControlTokens
 from rationalize.questions import BadRows, builtin_questions, load_questions
 from rationalize.records import Attempt
 from rationalize.runs import Run, Stage
-from rationalize.verbs import writing
-from rationalize.verbs.partial import Partial
-from rationalize.verbs.places import bins_of, load
-from rationalize.verbs.rows import RationaleFile
+from rationalize.commands import writing
+from rationalize.commands.resumable_file import Partial
+from rationalize.commands.resolve import bins_of, load
+from rationalize.commands.rationale_file import RationaleFile
 
 BRICK = {
     "question": "Which sinks?",
@@ -170,13 +174,13 @@ def attempt(n: int) -> Attempt:
 
 def test_an_unfinished_file_goes_on_and_refuses_other_settings(tmp_path):
     out = tmp_path / "a.jsonl"
-    first = Partial(out, {"seed": 0})
+    first = ResumableFile(out, {"seed": 0})
     first.add([attempt(0), attempt(1)])
     first.add([])
-    again = Partial(out, {"seed": 0})
+    again = ResumableFile(out, {"seed": 0})
     assert again.blocks == [[attempt(0), attempt(1)], []]
     with pytest.raises(UserError, match="other settings"):
-        Partial(out, {"seed": 1})
+        ResumableFile(out, {"seed": 1})
     again.forget()
     assert list(tmp_path.iterdir()) == []
 
@@ -192,13 +196,13 @@ QUICK = ["--limit", "6", "--max-new-tokens", "4", "--questions", "builtin"]
 
 
 def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(writing, "_BLOCK", 2)
+    monkeypatch.setattr(sample, "_BLOCK", 2)
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
     flags = ["sample", "--model", tiny, *QUICK, "--n", "2", "--shots", "1"]
     assert main([*flags, "--out", str(whole)]) == 0
     assert len(read(whole)) == 12
 
-    add, blocks = Partial.add, []
+    add, blocks = ResumableFile.add, []
 
     def add_and_stop(self, attempts):
         add(self, attempts)
@@ -207,7 +211,7 @@ def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatc
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Partial, "add", add_and_stop)
+        patch.setattr(ResumableFile, "add", add_and_stop)
         assert main([*flags, "--out", str(stopped)]) == 130
     assert not stopped.exists()
     assert main([*flags, "--out", str(stopped)]) == 0

@@ -1,4 +1,4 @@
-"""`leaderboard`: reference rationales and our own runs' side by side, set by set."""
+"""`leaderboard`: reference rationales and those of our runs side by side, set by set."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rationalize.commands.resolve import ScorerFolders, rewards_of, split_commas
+from rationalize.commands.score_methods import same_inputs, score_methods
 from rationalize.config import to_dict
 from rationalize.errors import UserError
 from rationalize.records import Attempt, Question
 from rationalize.runs import slug
 from rationalize.text import one_line
-from rationalize.verbs.places import ScorerPlaces, rewards_of, split_commas
-from rationalize.verbs.score_methods import same_inputs, score_methods
 
 if TYPE_CHECKING:
     from rationalize.evaluation.compare import Methods
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LeaderboardConfig(ScorerPlaces):
+class LeaderboardConfig(ScorerFolders):
     """Whose rationales are best, on the test questions of several sets."""
 
     data: Path
@@ -33,15 +33,10 @@ class LeaderboardConfig(ScorerPlaces):
     sets: tuple[str, ...] = ()
     """Names of sets; none: all that have reference rationales."""
     models: tuple[str, ...] = (
-        "gpt3",
-        "flan-t5-large",
-        "flan-t5-xl",
-        "flan-t5-xxl",
-        "llama-7b",
-        "llama-65b",
-    )
-    """Models whose rationales are expected: one that is missing is said. Others there are shown
-    too.
+        "gpt3", "flan-t5-large", "flan-t5-xl", "flan-t5-xxl", "llama-7b", "llama-65b",
+    )  # fmt: skip
+    """Models whose rationales are expected; a note names each that is missing. Other models are
+    shown too.
     """
     runs: tuple[str, ...] = ()
     """Folders of runs evaluated on test questions of these sets."""
@@ -62,9 +57,15 @@ class LeaderboardConfig(ScorerPlaces):
 
 
 def leaderboard(config: LeaderboardConfig) -> None:
-    """Read the sets and the runs, score them alike, print the table and write the page."""
+    """Read the sets and the runs, score all with the same rewards, print tables, write the page."""
     from rationalize.evaluation.compare import read_run
-    from rationalize.evaluation.leaderboard import join_sets, read_set, run_attempts, sets_in
+    from rationalize.evaluation.leaderboard import (
+        join_sets,
+        pairs_on_equal_questions,
+        read_set,
+        run_attempts,
+        sets_in,
+    )
     from rationalize.rewards import RewardSuite
     from rationalize.runs import Run
 
@@ -81,41 +82,34 @@ def leaderboard(config: LeaderboardConfig) -> None:
     methods |= ours
     if not methods:
         raise UserError(
-            f"{config.data}: nobody's rationales are there for {', '.join(names)}; expected "
+            f"{config.data}: found no rationales for {', '.join(names)}; expected "
             "reference_rationales.jsonl in a set's folder, or --runs"
         )
     notes = [note for one in sets for note in one.notes] + notes
-    rewards = rewards_of(
-        config.rewards, config, model=config.fluency_model,
-    )  # fmt: skip
+    rewards = rewards_of(config.rewards, config, model=config.fluency_model)
     with Run.open(config.out, {"method": "leaderboard", **to_dict(config)}) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
         same_inputs(run, questions, methods, suite)
         scored = score_methods(run, suite, methods, questions)
-        _conclude(run, suite, sets, questions, scored, (references, list(ours)), notes)
+        baseline, without = _majority_answers(run, sets)
+        # each of our runs against each model that answered the same questions
+        pairs, uncompared = pairs_on_equal_questions(list(ours), references, scored)
+        notes = [*notes, *without, *uncompared]
+        _report(run, suite, sets, questions, {**baseline, **scored}, pairs, notes)
 
 
-def _conclude(
-    run: Run,
-    suite: RewardSuite,
-    sets: Sequence[ReferenceSet],
-    questions: Mapping[str, Question],
-    scored: Methods,
-    who: tuple[Sequence[str], Sequence[str]],
-    notes: list[str],
-) -> None:
+def _report(
+    run: Run, suite: RewardSuite, sets: Sequence[ReferenceSet], questions: Mapping[str, Question],
+    methods: Methods, pairs: Sequence[tuple[str, str]], notes: list[str],
+) -> None:  # fmt: skip
+    """Write results.json, the questions and the page; print the tables and the notes."""
     from rationalize.evaluation.compare import flat
-    from rationalize.evaluation.leaderboard import over_sets, pairs_on_equal_questions
+    from rationalize.evaluation.leaderboard import over_sets
     from rationalize.evaluation.metrics import metrics_of
     from rationalize.evaluation.results import save_questions, summarise_metrics
     from rationalize.evaluation.tables import format_leaderboard, format_table
     from rationalize.report import write_report
 
-    references, ours = who
-    floor, without = _floor(run, sets)
-    pairs, uncompared = pairs_on_equal_questions(ours, references, scored)
-    notes = [*notes, *without, *uncompared]
-    methods = {**floor, **scored}
     metrics = metrics_of(suite.trainable, suite.diagnostics)
     meta = {
         "sets": [f"{s.name} ({len(s.questions)} test questions)" for s in sets],
@@ -134,21 +128,21 @@ def _conclude(
     print(f"report: {run.path / 'report.html'}")
 
 
-def _floor(run: Run, sets: Sequence[ReferenceSet]) -> tuple[Methods, list[str]]:
-    """The majority answer of each set's train file, and notes on those without one."""
+def _majority_answers(run: Run, sets: Sequence[ReferenceSet]) -> tuple[Methods, list[str]]:
+    """The majority answer of each set's train file, and notes on the sets without one."""
     from rationalize.evaluation.baselines import MAJORITY, majority_attempts
     from rationalize.questions import load_questions
     from rationalize.questions.files import has_split
 
     data, skip = Path(run.config["data"]), run.config["skip_bad_rows"]
-    found: dict[str, dict[int, list[Attempt]]] = {}
+    splits: dict[str, dict[int, list[Attempt]]] = {}
     notes = []
     for one in sets:
         if not has_split(data / one.name, "train"):
             notes.append(f"{one.name}: no train file, so no majority answer.")
             continue
         train = load_questions(data / one.name, "train", skip_bad_rows=skip)
-        floor = majority_attempts(train, list(one.questions.values()), split=one.name)
-        run.append(floor, f"floor-{slug(one.name)}")
-        found[one.name] = {0: floor}
-    return ({MAJORITY: found} if found else {}), notes
+        attempts = majority_attempts(train, list(one.questions.values()), split=one.name)
+        run.append(attempts, f"floor-{slug(one.name)}")
+        splits[one.name] = {0: attempts}
+    return ({MAJORITY: splits} if splits else {}), notes

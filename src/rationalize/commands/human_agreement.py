@@ -1,4 +1,6 @@
-"""Judged and reference rationales, scored into a run and set against their votes and verdicts."""
+"""`check-rewards` with people: judged and reference rationales are scored into a run and compared
+with their votes and verdicts.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rationalize.commands.score_methods import same_inputs, score_methods
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
 from rationalize.text import one_line
-from rationalize.verbs.score_methods import same_inputs, score_methods
 
 if TYPE_CHECKING:
     from rationalize.evaluation.leaderboard import ReferenceSet
@@ -18,60 +20,57 @@ if TYPE_CHECKING:
     from rationalize.runs import Run
 
 JUDGED = "judged"
-"""What the writer of judged rationales is called."""
+"""Method name of judged rationales in a run."""
 
 
 def read_people(
     sources: Sequence[str], split: str, limit: int | None
 ) -> dict[str, list[JudgedQuestion]]:
-    """The judged questions of each file or folder, by its name."""
+    """The judged questions of each file or folder, by the set's name."""
     from rationalize.questions.judged import load_judged_questions, set_name
 
-    found: dict[str, list[JudgedQuestion]] = {}
+    sets: dict[str, list[JudgedQuestion]] = {}
     for source in sources:
         name = set_name(Path(source))
-        if name in found:
-            raise UsageError(f"--people: two sets are called {name!r}; rename one, or ask twice")
-        found[name] = load_judged_questions(source, split, limit=limit)
-    return found
+        if name in sets:
+            raise UsageError(f"--people: two sets are called {name!r}; rename one, or run twice")
+        sets[name] = load_judged_questions(source, split, limit=limit)
+    return sets
 
 
 def read_references(
     folders: Sequence[str], models: Sequence[str], limit: int | None
 ) -> list[ReferenceSet]:
-    """The reference rationales of each set for its first `limit` test questions; of `models`, or of
-    all where none is named.
+    """The reference rationales of each set for its first `limit` test questions: those of `models`,
+    or of all models where none is named.
     """
     from rationalize.evaluation.leaderboard import read_set, some_of
 
-    found = []
+    sets = []
     for folder in folders:
-        own = read_set(Path(folder), models)
-        if missing := [m for m in models if m not in own.attempts]:
-            there = ", ".join(own.attempts) or "nobody"
+        references = read_set(Path(folder), models)
+        if missing := [m for m in models if m not in references.attempts]:
+            known = ", ".join(references.attempts) or "nobody"
             raise UserError(
                 f"{folder}: no reference rationale by {missing[0]!r}; expected models out of "
-                f"{there}"
+                f"{known}"
             )
-        own = some_of(own, list(own.questions)[:limit], models)
-        if not any(own.attempts.values()):
+        references = some_of(references, list(references.questions)[:limit], models)
+        if not any(references.attempts.values()):
             raise UserError(
-                f"{folder}: found no reference rationale for its {len(own.questions)} test "
+                f"{folder}: found no reference rationale for its {len(references.questions)} test "
                 "questions; expected reference_rationales.jsonl beside the test file"
             )
-        found.append(own)
-    return found
+        sets.append(references)
+    return sets
 
 
 def measure_agreement(
-    run: Run,
-    suite: RewardSuite,
-    people: Mapping[str, Sequence[JudgedQuestion]],
-    references: Sequence[ReferenceSet],
-    prefer: tuple[str, str],
-) -> dict[str, Any]:
-    """Score all rationales, which a second start goes on with, and write `agreement.json` and
-    `report.html` into the run. The suite must hold `length` and `fluency`, the baselines.
+    run: Run, suite: RewardSuite, people: Mapping[str, Sequence[JudgedQuestion]],
+    references: Sequence[ReferenceSet], prefer: tuple[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """Score all rationales, and write `agreement.json` and `report.html` into the run. A second
+    start resumes the scoring. The suite must hold the baselines `length` and `fluency`.
     """
     from rationalize.evaluation.agreement import agreement_rows
     from rationalize.evaluation.human_agreement import (
@@ -84,6 +83,7 @@ def measure_agreement(
     )
     from rationalize.report.agreement import write_agreement
 
+    # score: judged rationales are one method, each reference model is another
     questions = _questions(people, references)
     methods: dict[str, dict[str, dict[int, list[Attempt]]]] = {}
     for name, judged in people.items():
@@ -94,28 +94,31 @@ def measure_agreement(
     same_inputs(run, questions, methods, suite)
     scored = score_methods(run, suite, methods, questions)
 
+    # compare: each reward with votes and verdicts, set by set
     names = [r.name for r in suite.rewards]
-    judged_attempts_of = {name: scored[JUDGED][name][0] for name in people}
-    of_people = {n: judged_set(own, names) for n, own in judged_attempts_of.items()}
-    answered = {
+    judged_by_set = {name: scored[JUDGED][name][0] for name in people}
+    people_sets = {n: judged_set(attempts, names) for n, attempts in judged_by_set.items()}
+    referred_by_set = {
         one.name: [a for model in one.attempts for a in scored[model][one.name][0]]
         for one in references
     }
-    of_references = {n: reference_set(own, names, prefer) for n, own in answered.items()}
+    reference_sets = {
+        n: reference_set(attempts, names, prefer) for n, attempts in referred_by_set.items()
+    }
     results = {
-        "people": agreement_rows(of_people),
-        "references": agreement_rows(of_references),
+        "people": agreement_rows(people_sets),
+        "references": agreement_rows(reference_sets),
         "notes": [note for one in references for note in one.notes],
         "meta": {"config": run.config, "environment": run.read_json("env.json")},
     }
     run.write_json("agreement.json", results)
-    odd = {
-        **{n: disagreements(judged_attempts_of[n], questions, of_people[n], WITHIN)
-           for n in of_people},
-        **{f"{n}, references": disagreements(answered[n], questions, own, RIGHT_WITHIN)
-           for n, own in of_references.items()},
+    shown = {
+        **{n: disagreements(judged_by_set[n], questions, one, WITHIN)
+           for n, one in people_sets.items()},
+        **{f"{n}, references": disagreements(referred_by_set[n], questions, one, RIGHT_WITHIN)
+           for n, one in reference_sets.items()},
     }  # fmt: skip
-    write_agreement(results, odd, run.path / "report.html")
+    write_agreement(results, shown, run.path / "report.html")
     return results
 
 
@@ -130,15 +133,15 @@ def show_agreement(results: Mapping[str, Any]) -> str:
 def _questions(
     people: Mapping[str, Sequence[JudgedQuestion]], references: Sequence[ReferenceSet]
 ) -> dict[str, Question]:
-    """All questions by id; two sets must not share one."""
-    found: dict[str, Question] = {}
-    sets = [(name, [own.question for own in judged]) for name, judged in people.items()]
+    """All questions by id. Raises `UserError` where two sets share one."""
+    by_id: dict[str, Question] = {}
+    sets = [(name, [j.question for j in judged]) for name, judged in people.items()]
     for name, questions in [*sets, *((one.name, one.questions.values()) for one in references)]:
         for question in questions:
-            if question.id in found:
+            if question.id in by_id:
                 raise UserError(
-                    f"{name}: the question id {question.id!r} is another set's too; expected ids "
-                    "of its own. Ask for the sets apart"
+                    f"{name}: the question id {question.id!r} is in another set too; expected "
+                    "different ids. Name the sets in separate runs"
                 )
-            found[question.id] = question
-    return found
+            by_id[question.id] = question
+    return by_id

@@ -1,7 +1,7 @@
 """`check-rewards`: rewards put to the test. Trains nothing.
 
-Either good rationales are spoiled in plain ways, and rewards must notice; or rationales that people
-judged, or that led other models to right and wrong answers, must be ranked as they were judged.
+Either good rationales are spoiled in simple ways, and rewards must fall; or rewards must rank
+rationales as people judged them, or by whether they led other models to the right answer.
 """
 
 from __future__ import annotations
@@ -13,55 +13,53 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
+from rationalize.commands.resolve import ScorerFolders, rewards_of, split_commas
 from rationalize.config import to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Question
-from rationalize.verbs.places import ScorerPlaces, rewards_of, split_commas
 
 _ATTACKED = 40
 """Questions whose rationales are spoiled, unless told otherwise."""
 
 
 @dataclass(frozen=True)
-class CheckRewardsConfig(ScorerPlaces):
+class CheckRewardsConfig(ScorerFolders):
     """Rewards put to the test: by attacks, or by people's votes and other models' verdicts."""
 
     rewards: Annotated[tuple[str, ...], Positional] = ()
-    """Rewards by name, or `module:function`; none: every one that needs no scorer, or whose scorer
-    is given.
-    """
+    """Rewards by name, or `module:function`; none: all whose scorer is given or that need none."""
     people: tuple[str, ...] = ()
     """Files or folders of questions with `judged_rationales`: how well do rewards rank what people
-    accept? Instead of the attacks.
+    accept? Replaces the attacks.
     """
     references: tuple[str, ...] = ()
     """Folders of test questions with `reference_rationales`: do rewards rank right above wrong?
-    Instead of the attacks.
+    Replaces the attacks.
     """
     models: tuple[str, ...] = ()
     """Of the reference rationales, those of these models; none: all."""
     prefer: tuple[str, str] = ("gpt3", "llama-7b")
     """Of the reference rationales, the model that should write better, and the other."""
     questions: str = "builtin"
-    """Questions with rationales, which are spoiled in plain ways."""
+    """Questions with rationales, which are spoiled in simple ways."""
     split: str | None = None
     """Split of `questions` (none: dev), or of the folders of `people` (none: test)."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column mapping for questions of another shape: our field -> theirs."""
     limit: int | None = None
-    """How many questions; none: 40 to attack, and of each set of `people` and `references` all."""
+    """How many questions; none: 40 to attack, all of each set of `people` and `references`."""
     model: str | None = None
     """Model that `fluency` asks; none: the default, and `fluency` is attacked only when named."""
     seed: int = 0
     """Seed of the attacks' shuffled words and intervals; agreement's draws are fixed."""
     out: Path | None = None
-    """Also write the table to this file, as JSON; with `people` or `references` the folder of the
-    run (none: runs/check-rewards), which a second start resumes.
+    """File for the table, as JSON; with `people` or `references` the folder of the run (none:
+    runs/check-rewards), which a second start resumes.
     """
 
 
 def check_rewards(config: CheckRewardsConfig) -> None:
-    """Attack the rewards, or compare them with people and verdicts; print what comes of it."""
+    """Attack the rewards, or compare them with people and verdicts; print the tables."""
     if config.people or config.references:
         _agreement(config)
     else:
@@ -69,7 +67,7 @@ def check_rewards(config: CheckRewardsConfig) -> None:
 
 
 def _attack(config: CheckRewardsConfig) -> None:
-    """Spoil good rationales, print what each reward makes of it."""
+    """Spoil good rationales and print how each reward changes."""
     from rationalize.questions import load_questions
     from rationalize.rewards import check
 
@@ -84,9 +82,7 @@ def _attack(config: CheckRewardsConfig) -> None:
             "questions or another split"
         )
     rewards = rewards_of(
-        config.rewards or _testable(config),
-        config,
-        model=config.model or "default",
+        config.rewards or _testable(config), config, model=config.model or "default"
     )
     rows = check.check_rewards(
         rewards, [q for q, _ in pairs], [r for _, r in pairs], seed=config.seed
@@ -101,25 +97,25 @@ def _attack(config: CheckRewardsConfig) -> None:
 
 
 def _agreement(config: CheckRewardsConfig) -> None:
-    from rationalize.evaluation.human_agreement import BASELINE_REWARDS
-    from rationalize.rewards import RewardSuite
-    from rationalize.runs import Run
-    from rationalize.verbs.agreement import (
+    from rationalize.commands.human_agreement import (
         measure_agreement,
         read_people,
         read_references,
         show_agreement,
     )
+    from rationalize.evaluation.human_agreement import BASELINE_REWARDS
+    from rationalize.rewards import RewardSuite
+    from rationalize.runs import Run
 
     if config.questions != "builtin" or config.columns:
         raise UsageError(
             "--questions and --columns name what is attacked, --people and --references what is "
-            "compared with; expected one or the other. Ask twice"
+            "compared with; expected one or the other. Run the command twice"
         )
     people = read_people(config.people, config.split or "test", config.limit)
     references = read_references(config.references, config.models, config.limit)
-    asked = [*split_commas(config.rewards or _testable(config)), *BASELINE_REWARDS]
-    rewards = rewards_of(list(dict.fromkeys(asked)), config, model=config.model or "default")
+    names = [*split_commas(config.rewards or _testable(config)), *BASELINE_REWARDS]
+    rewards = rewards_of(list(dict.fromkeys(names)), config, model=config.model or "default")
     out = config.out or Path("runs/check-rewards")
     with Run.open(out, {"method": "check-rewards", **to_dict(config)}) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
@@ -128,18 +124,17 @@ def _agreement(config: CheckRewardsConfig) -> None:
 
 
 def _good_rationale(question: Question) -> str | None:
-    """The first rationale that led its teacher to the right answer; of built-in questions, the
-    first plainly good one.
-    """
+    """The first rationale that led its teacher to the right answer and is not marked as poor."""
     quality = question.extra.get("rationale_quality") or ["good"] * len(question.rationales)
     answers = question.extra.get("teacher_answers") or [question.answer] * len(question.rationales)
-    for rationale, how, answer in zip(question.rationales, quality, answers):
-        if how == "good" and answer == question.answer and rationale.strip():
+    for rationale, grade, answer in zip(question.rationales, quality, answers):
+        if grade == "good" and answer == question.answer and rationale.strip():
             return rationale
     return None
 
 
 def _testable(config: CheckRewardsConfig) -> list[str]:
+    """The rewards whose models are given."""
     from rationalize.rewards import READS_ANSWERS, REWARDS
 
     needs = {

@@ -10,33 +10,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional
 
-from rationalize.errors import UsageError
-from rationalize.records import Attempt, Question
-from rationalize.sampling.config import HttpConfig
-from rationalize.verbs.chain import (
+from rationalize.commands.chain import (
     chain_attempts,
     coalition_folder,
     coalition_hash,
     refuse_unfit,
 )
-from rationalize.verbs.places import (
-    ScorerPlaces,
+from rationalize.commands.resolve import (
+    ScorerFolders,
     Writer,
     open_writer,
     rewards_of,
     sampling_of,
     settings_of,
 )
+from rationalize.errors import UsageError
+from rationalize.records import Attempt, Question
+from rationalize.sampling.config import HttpConfig
 
 if TYPE_CHECKING:
     from rationalize.runs import Run
 
 _CHAINS = "chains.json"
-"""How a coalition answered, in a run's folder."""
+"""File in a run's folder: how a coalition answered."""
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(ScorerPlaces):
+class EvaluateConfig(ScorerFolders):
     """Accuracy and every reward, with intervals."""
 
     model: str
@@ -56,13 +56,8 @@ class EvaluateConfig(ScorerPlaces):
     name: str | None = None
     """What tables call this model; none: its own name."""
     rewards: tuple[str, ...] = (
-        "correctness",
-        "diversity",
-        "length",
-        "option_copying",
-        "answer_leak",
-        "repetition",
-    )
+        "correctness", "diversity", "length", "option_copying", "answer_leak", "repetition",
+    )  # fmt: skip
     """Rewards and diagnostics by name, or `module:function`."""
     fluency_model: str = "default"
     """Model that `fluency` asks."""
@@ -73,15 +68,15 @@ class EvaluateConfig(ScorerPlaces):
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst)."""
     n: int = 1
-    """Samples per question; above 1 (and with a temperature) also what k of them are worth: any,
-    the majority, and with the reward `reward_model` the best by it.
+    """Samples per question. Above 1 (with a temperature) also the accuracy of k of them: of any, of
+    the majority, and with the reward `reward_model` of the best by it.
     """
     temperature: float = 0.0
     """0 is greedy."""
     top_p: float = 0.9
     """Draw from the most likely tokens that hold this share."""
     max_new_tokens: int = 96
-    """A reply is cut there."""
+    """Length limit of a reply, in tokens."""
     seed: int = 0
     """Seed of every draw."""
     limit: int | None = None
@@ -139,7 +134,7 @@ def evaluate(config: EvaluateConfig) -> None:
 
 
 def compare(config: CompareConfig) -> None:
-    """One report over several runs, with paired differences of what they share."""
+    """One report over several runs, with paired differences on the questions that they share."""
     from rationalize.evaluation.compare import compare_runs
     from rationalize.evaluation.tables import format_table, splits_of
     from rationalize.report import write_report
@@ -156,13 +151,10 @@ def compare(config: CompareConfig) -> None:
 
 
 def _evaluate(
-    config: EvaluateConfig,
-    run: Run,
-    name: str,
-    write: Callable[[], list[Attempt]],
-    questions: Sequence[Question],
-    train: Sequence[Question],
-) -> None:
+    config: EvaluateConfig, run: Run, name: str, write: Callable[[], list[Attempt]],
+    questions: Sequence[Question], train: Sequence[Question],
+) -> None:  # fmt: skip
+    """Write, score, summarise and report, whoever writes."""
     from rationalize.evaluation.baselines import MAJORITY, majority_attempts
     from rationalize.evaluation.results import merge_log, save_questions, summarise
     from rationalize.evaluation.tables import format_table
@@ -170,21 +162,22 @@ def _evaluate(
     from rationalize.rewards import RewardSuite
 
     by_id = {q.id: q for q in questions}
-    suite = RewardSuite(
-        rewards_of(
-            config.rewards, config, model=config.fluency_model,
-            trust_remote_code=config.trust_remote_code,
-        ),
-        cache=run.folder("scores"),
+    rewards = rewards_of(
+        config.rewards, config, model=config.fluency_model,
+        trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
+    suite = RewardSuite(rewards, cache=run.folder("scores"))
+    # write and score, once: a second start reads the shard
     shard = f"final-{config.split}-{config.seed}"
     if not run.has_shard(shard):
         run.append(suite.score(write(), by_id), shard)
     attempts = {name: run.read_shard(shard)}
     if train:
-        floor = majority_attempts(train, questions, split=config.split)
-        run.append(floor, f"floor-{config.split}")
-        attempts = {MAJORITY: floor, **attempts}
+        majority = majority_attempts(train, questions, split=config.split)
+        run.append(majority, f"floor-{config.split}")
+        attempts = {MAJORITY: majority, **attempts}
+
+    # summarise, with the training log of the run that the model is from
     results = summarise(
         {method: {config.split: {a[0].seed: a}} for method, a in attempts.items()}, by_id,
         suite.trainable, suite.diagnostics,
@@ -193,12 +186,14 @@ def _evaluate(
             "environment": run.read_json("env.json"),
         },
     )  # fmt: skip
-    if trained := _trained_run(config):
-        merge_log(results, trained.metrics())
-        its = (trained.read_json("results.json") or {}).get("trained") or []
-        exported = (trained.done("export") or {}).get("method")  # whose `model/` is
+    if run_of_model := _trained_run(config):
+        merge_log(results, run_of_model.metrics())
+        trained = (run_of_model.read_json("results.json") or {}).get("trained") or []
+        exported = (run_of_model.done("export") or {}).get("method")  # the method in `model/`
         exported = "COALITION" if _coalition(config) else exported
-        results["trained"] = [{**row, "method": name} for row in its if row["method"] == exported]
+        results["trained"] = [
+            {**row, "method": name} for row in trained if row["method"] == exported
+        ]
     if config.n > 1:
         results["votes"] = _votes(config, attempts[name], by_id, name)
     if chains := run.read_json(_CHAINS):
@@ -208,15 +203,15 @@ def _evaluate(
     write_report(results, attempts, by_id, run.path / "report.html")
     print(format_table(results, config.split))
     for row in results.get("votes", []):
-        worth = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
-        print(f"{row['rule']}, k = {row['k']}: {worth}")
+        interval = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        print(f"{row['rule']}, k = {row['k']}: {interval}")
     print(f"report: {run.path / 'report.html'}")
 
 
 def _votes(
     config: EvaluateConfig, attempts: Sequence[Attempt], by_id: Mapping[str, Question], name: str
 ) -> list[dict[str, Any]]:
-    """Rows of the section `votes`: what k of the samples are worth."""
+    """Rows of the section `votes`: the accuracy of k samples, by rule."""
     from rationalize.evaluation.voting import scaling_curve
 
     score = "reward_model" if "reward_model" in config.rewards else None
@@ -227,17 +222,17 @@ def _votes(
 def _written(
     config: EvaluateConfig, writer: Writer, name: str, questions: Sequence[Question]
 ) -> list[Attempt]:
-    from rationalize.sampling.writing import write_attempts
+    from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     return write_attempts(
         writer.sampler, questions, sampling_of(config),
-        split=config.split, seed=config.seed, writer=name, mode=config.mode,
-        control=writer.control, label=f"{name} on {config.split}",
+        Provenance(config.split, config.seed, writer=name),
+        PromptOptions(config.mode, writer.control), label=f"{name} on {config.split}",
     )  # fmt: skip
 
 
 def _coalition(config: EvaluateConfig) -> Path | None:
-    """The folder of the coalition that is evaluated, if it is one."""
+    """The coalition's folder where the model is one, else None."""
     return coalition_folder(config.model) if config.server is None else None
 
 
@@ -253,7 +248,7 @@ def _chains(
 
 
 def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
-    """What is evaluated, and the training questions: none of the former may be among the latter."""
+    """The questions to evaluate, and the training questions. Raises where the two overlap."""
     from rationalize.questions import check_overlap, load_questions
 
     columns = config.columns or None
@@ -268,17 +263,19 @@ def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
 
 
 def _train_questions(config: EvaluateConfig) -> list[Question]:
-    """`train` if given, else what the run was trained on, else the split beside the questions."""
+    """`train` if given, else the questions that the model's run was trained on, else the train
+    split beside the questions.
+    """
     from rationalize.questions import load_questions, load_splits
     from rationalize.questions.files import has_split
 
     if config.train:
         return load_questions(config.train, columns=config.columns or None)
-    if (trained := _trained_run(config)) and "questions" in (its := trained.config):
-        skip = its.get("skip_bad_rows")
+    if (run := _trained_run(config)) and "questions" in run.config:
         return load_splits(
-            its["questions"], columns=its.get("columns") or None, skip_bad_rows=skip
-        )["train"]
+            run.config["questions"], columns=run.config.get("columns") or None,
+            skip_bad_rows=run.config.get("skip_bad_rows"),
+        )["train"]  # fmt: skip
     source = Path(config.questions)
     if source.is_file() or (source.is_dir() and not has_split(source, "train")):
         return []
@@ -288,10 +285,10 @@ def _train_questions(config: EvaluateConfig) -> list[Question]:
 
 
 def _trained_run(config: EvaluateConfig) -> Run | None:
-    """The run that the model is from, where it names one."""
+    """The run that wrote the model, where `model` is a run's folder."""
     from rationalize.runs import Run
 
-    if config.server is not None:  # `model` is a name of the server's
+    if config.server is not None:  # `model` is a name on the server
         return None
     return Run.read(config.model) if (Path(config.model) / "config.yaml").is_file() else None
 

@@ -10,16 +10,16 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
+from rationalize.commands.resolve import bins_of, load, open_writer, sampling_of, settings_of
+from rationalize.commands.resumable_file import ResumableFile
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
 from rationalize.text import printable
-from rationalize.verbs.chain import ask_coalition, coalition_folder, refuse_unfit
-from rationalize.verbs.partial import Partial
-from rationalize.verbs.places import bins_of, load, open_writer, sampling_of, settings_of
 
 _BLOCK = 64
-"""Questions written between two saves."""
+"""Questions between two saves."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class SampleConfig:
     out: Path = Path("attempts.jsonl")
     """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
     write: Literal["attempts", "questions"] = "attempts"
-    """Attempts with their provenance; or the questions, the new rationales as their `rationales`:
-    what `train sft` reads.
+    """Attempts with their provenance; or questions with the new rationales as their `rationales`,
+    for `train sft`.
     """
     n: int = 1
     """Samples per question."""
@@ -47,7 +47,7 @@ class SampleConfig:
     top_k: int = 0
     """Draw from this many most likely tokens; 0: from all."""
     max_new_tokens: int = 64
-    """A reply is cut there."""
+    """Length limit of a reply, in tokens."""
     keep_correct: bool = False
     """Keep only attempts with the right answer."""
     control: dict[str, str] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class AskConfig:
     top_p: float = 0.9
     """Draw from the most likely tokens that hold this share."""
     max_new_tokens: int = 96
-    """A reply is cut there."""
+    """Length limit of a reply, in tokens."""
     seed: int = 0
     """Seed of every draw."""
     trust_remote_code: bool = False
@@ -105,10 +105,10 @@ class AskConfig:
 
 
 def sample(config: SampleConfig) -> None:
-    """Write attempts block by block; a second start with the same file resumes."""
+    """Write attempts block by block. A second start with the same file resumes."""
     from rationalize.attempt_files import save_attempts
     from rationalize.questions import load_questions
-    from rationalize.sampling.writing import write_attempts
+    from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     if config.write == "questions" and config.mode == "answer":
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
@@ -117,28 +117,29 @@ def sample(config: SampleConfig) -> None:
         skip_bad_rows=config.skip_bad_rows,
     )  # fmt: skip
     demos = _demos(config)
-    # a server's replies are kept one by one, and a block would end with most of its lines idle
+    # a server's replies are stored one by one, and blocks would leave its connections idle
     size = _BLOCK if config.server is None else max(1, len(questions))
     with open_writer(config) as writer:
-        partial = Partial(config.out, {**settings_of(config), "weights": writer.weights_hash})
-        for start in range(len(partial.blocks) * size, len(questions), size):
+        file = ResumableFile(config.out, {**settings_of(config), "weights": writer.weights_hash})
+        for start in range(len(file.blocks) * size, len(questions), size):
             block = questions[start : start + size]
-            partial.add(
+            file.add(
                 write_attempts(
-                    writer.sampler, block, sampling_of(config), split=config.split,
-                    seed=config.seed, mode=config.mode, control=writer.control, demos=demos,
+                    writer.sampler, block, sampling_of(config),
+                    Provenance(config.split, config.seed),
+                    PromptOptions(config.mode, writer.control, demos),
                     label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
                 )
             )  # fmt: skip
     by_id = {q.id: q for q in questions}
-    attempts = [a for block in partial.blocks for a in block]
+    attempts = [a for block in file.blocks for a in block]
     right = [a for a in attempts if _correct(a, by_id)]
     kept = right if config.keep_correct else attempts
     if config.write == "questions":
         _save_questions(kept, by_id, config.out)
     else:
         save_attempts(kept, config.out)
-    partial.forget()
+    file.forget()
     parsed = sum(a.parsed for a in attempts)
     print(
         f"{config.out}: {len(kept)} of {len(attempts)} attempts at {len(questions)} questions; "
@@ -149,15 +150,12 @@ def sample(config: SampleConfig) -> None:
 def ask(config: AskConfig) -> None:
     """Print the replies to one question."""
     from rationalize.sampling.local import Sampler
-    from rationalize.sampling.writing import write_attempts
+    from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     question = Question(
-        id="asked",
-        question=config.question,
-        answer="",
-        choices=config.choices or None,
+        id="asked", question=config.question, answer="", choices=config.choices or None,
         context=config.context,
-    )
+    )  # fmt: skip
     folder = coalition_folder(config.model)
     if folder:
         refuse_unfit(config)
@@ -169,8 +167,8 @@ def ask(config: AskConfig) -> None:
     policy = load(config.model, trust_remote_code=config.trust_remote_code)
     control = bins_of(config.control, policy)
     attempts = write_attempts(
-        Sampler(policy, guidance=config.guidance), [question], sampling_of(config), split="asked",
-        seed=config.seed, control=control, label="reply",
+        Sampler(policy, guidance=config.guidance), [question], sampling_of(config),
+        Provenance("asked", config.seed), PromptOptions(control=control), label="reply",
     )  # fmt: skip
     if control:
         print("under " + ", ".join(f"{name} {bin}" for name, bin in control.items()))
@@ -180,6 +178,7 @@ def ask(config: AskConfig) -> None:
 
 
 def _demos(config: SampleConfig) -> Sequence[Question]:
+    """The first `shots` training questions that can be shown as solved ones."""
     if not config.shots:
         return ()
     from rationalize.questions import load_questions
@@ -203,7 +202,7 @@ def _correct(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
 def _save_questions(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], out: Path
 ) -> None:
-    """The questions that have an attempt: right ones are its `rationales`, others its
+    """Write the questions that have an attempt, right ones as `rationales`, others as
     `rationales_wrong`.
     """
     from rationalize.files import write_text
@@ -218,11 +217,11 @@ def _save_questions(
         else:
             wrong.setdefault(id, []).append({"rationale": text, "predicted": attempt.prediction})
     rows = []
-    for id, own in right.items():
+    for id, rationales in right.items():
         q = questions[id]
         rows.append(
             {"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer,
-             "context": q.context, "kind": q.kind, "rationales": own,
+             "context": q.context, "kind": q.kind, "rationales": rationales,
              "rationales_wrong": wrong.get(id, [])}
         )  # fmt: skip
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

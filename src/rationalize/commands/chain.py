@@ -1,4 +1,4 @@
-"""`ask` and `evaluate` for a coalition: who wrote, who refined, what changed, how sure it is."""
+"""`ask` and `evaluate` for a coalition: who wrote, who refined, what changed, the probabilities."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def coalition_folder(model: str) -> Path | None:
-    """The folder of a coalition: itself, or `coalition/` of a run; None for any other model."""
+    """The folder of a coalition: `model`, or its `coalition/` (a run); None for other models."""
     for folder in (Path(model), Path(model) / "coalition"):
         if (folder / "coalition.json").is_file():
             return folder
@@ -28,7 +28,7 @@ def coalition_folder(model: str) -> Path | None:
 
 
 def refuse_unfit(config: Any) -> None:
-    """Raise `UsageError` where a verb's fields ask a coalition for what it has not."""
+    """Raise `UsageError` where a command asks a coalition for something that it cannot do."""
     if config.control or config.guidance:
         raise UsageError(f"{config.model} is a coalition, which has no control tokens")
     if getattr(config, "mode", "rationale_answer") != "rationale_answer":
@@ -36,7 +36,7 @@ def refuse_unfit(config: Any) -> None:
 
 
 def coalition_hash(folder: Path) -> str:
-    """Of all its weights: the base's, the variants', the controller's."""
+    """A hash of all its weights: the base's, the variants' and the controller's."""
     from rationalize.models.folders import weights_hash
 
     parts = sorted({file.parent for file in folder.rglob("*.safetensors")})
@@ -57,14 +57,9 @@ def chain_attempts(
 
 
 def ask_coalition(
-    folder: Path,
-    question: Question,
-    sampling: SamplingConfig,
-    *,
-    n: int,
-    seed: int,
+    folder: Path, question: Question, sampling: SamplingConfig, *, n: int, seed: int,
     trust_remote_code: bool = False,
-) -> None:
+) -> None:  # fmt: skip
     """Print `n` chains for one question."""
     from rationalize.methods.coalition.inference import Coalition
 
@@ -75,7 +70,7 @@ def ask_coalition(
 
 
 def chain_text(chain: Chain, *, colour: bool = False) -> str:
-    """The chain in words; in `what changed`, [-words-] went and {+words+} came."""
+    """The chain as lines; `what changed` marks [-deleted-] and {+inserted+} words."""
     written, refined = printable(chain.written.rationale), printable(chain.rationale)
     lines = [f"{chain.writer} writes:  {written or '(nothing)'}"]
     if chain.refiner == "keep":
@@ -94,7 +89,7 @@ def chain_text(chain: Chain, *, colour: bool = False) -> str:
 
 
 def word_diff(before: str, after: str, *, colour: bool = False) -> str:
-    """What changed, word by word.
+    """The differences, word by word.
 
     >>> word_diff("Oil is heavier than water.", "Oil is lighter than water.")
     'Oil is [-heavier-] {+lighter+} than water.'
