@@ -11,9 +11,9 @@ import torch
 from rationalize.models.forward import Row, collate
 from rationalize.records import Attempt
 from rationalize.runs import Run
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import quark
-from rationalize.training.rows import RowMaker
 from tests.tiny import tiny_policy
 
 BINS = {"consistency": 5, "correctness": 2, "diversity": 5}

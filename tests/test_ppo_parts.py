@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rationalize.methods.ppo import over_optimised
-from rationalize.training.advantages import explained_variance, gae, token_rewards, whiten
 from rationalize.training.losses import (
     bradley_terry,
     listwise,
@@ -14,6 +13,7 @@ from rationalize.training.losses import (
     ppo_policy_loss,
     ppo_value_loss,
 )
+from rationalize.training.rollouts import explained_variance, gae, token_rewards, whiten
 
 POSITIVE, NEGATIVE = (1.2, 0.4, -0.1), (0.3, -0.5)
 SCORES = torch.tensor([*POSITIVE, *NEGATIVE], dtype=torch.float64)
@@ -120,7 +120,7 @@ def test_whitening_is_over_all_parts_together():
     assert joined.std(correction=0).item() == pytest.approx(1, abs=1e-6)
     assert whiten([torch.tensor([2.0, 2.0])])[0].tolist() == [0.0, 0.0]
     small = torch.tensor([0.01, -0.01])
-    torch.testing.assert_close(whiten([small], least=0.1)[0], small * 10)
+    torch.testing.assert_close(whiten([small], min_std=0.1)[0], small * 10)
 
 
 @pytest.mark.parametrize(

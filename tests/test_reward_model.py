@@ -241,9 +241,9 @@ def test_the_head_has_a_rate_of_its_own(tmp_path):
     )
     config = dataclasses.replace(RM, epochs=1, fit=fast)
     run = Run.open(tmp_path, {})
-    unit = new_head(policy, seed=config.seed)
+    scalar_head = new_head(policy, seed=config.seed)
     learn_rank(policy, own, questions, config, run, "rm", run.path / "model", policy.save)
     moved = max((p - before[n]).abs().max().item() for n, p in policy.model.named_parameters())
     assert 0 < moved < 1.1e-6
     head = load_head(policy, run.path / "model")
-    assert (head.weight - unit.weight).abs().max().item() == pytest.approx(1e-2, rel=0.01)
+    assert (head.weight - scalar_head.weight).abs().max().item() == pytest.approx(1e-2, rel=0.01)

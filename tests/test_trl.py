@@ -63,7 +63,7 @@ def test_our_reward_model_loss_is_trls(tmp_path):
     from rationalize.training.objectives import RankTag, rank
 
     policy = tiny_policy("decoder", seed=0)
-    unit = new_head(policy, seed=3)
+    scalar_head = new_head(policy, seed=3)
     ours = [
         Row(
             tuple(policy.encode_prompt(prompt)), tuple(policy.encode_response(response)),
@@ -72,7 +72,7 @@ def test_our_reward_model_loss_is_trls(tmp_path):
         for i, (prompt, *both) in enumerate(PAIRS)
         for place, response in enumerate(both)
     ]  # fmt: skip
-    out = rank(unit)(policy, ours)
+    out = rank(scalar_head)(policy, ours)
 
     folder = tiny_folder("decoder", tmp_path / "model", 0)
     theirs = LlamaForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
@@ -80,7 +80,7 @@ def test_our_reward_model_loss_is_trls(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder, pad_token="<|start|>")
     theirs.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
-        theirs.score.weight.copy_(unit.weight)
+        theirs.score.weight.copy_(scalar_head.weight)
     trainer = trl.RewardTrainer(
         theirs, processing_class=tokenizer,
         args=trl.RewardConfig(

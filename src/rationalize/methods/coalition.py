@@ -174,7 +174,7 @@ def judge_of(variants: Variants, setup: Setup, config: CoalitionConfig) -> Utili
         folder = config.answer_scorer or setup.run.path / "scorers" / "answer"
         return AnswerScorer.load(folder)
     if config.judge == "ift":
-        with variants.bare() as policy:
+        with variants.base_policy() as policy:
             frozen = [policy.frozen()]
     else:
         frozen = []

@@ -25,9 +25,9 @@ from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import question_seed, write_attempts
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
-from rationalize.training.rows import RowMaker
 
 _ENOUGH = 64
 """Development questions that are asked: the first so many."""
@@ -72,7 +72,7 @@ def _answers(
     """What M_IFT answers given each variant's rationales, where there are choices."""
     chosen = [q for q in questions if q.choices]
     answers: dict[str, dict[str, str | None]] = {}
-    with variants.bare() as policy:
+    with variants.base_policy() as policy:
         reader = ChoiceScorer(policy)
         for name, own in written.items():
             given = [own[q.id].rationale or None for q in chosen]

@@ -18,7 +18,7 @@ from rationalize.methods.instruction import (
     with_rationales,
 )
 from rationalize.methods.setup import Setup
-from rationalize.models.choices import halve
+from rationalize.models.choices import cast_linears_to_bf16
 from rationalize.models.policy import load_policy
 from rationalize.models.variants import Variants
 from rationalize.questions import alike
@@ -47,7 +47,7 @@ def m_ift(
     )  # fmt: skip
     precisions = {f.precision for f in (config.fit, config.variant_fit, config.controller.fit)}
     if not config.copies and "float32" not in precisions:
-        base = halve(base)  # it never learns
+        base = cast_linears_to_bf16(base)  # it never learns
     variants = Variants.of(base, folder, config.names, copies=config.copies, seed=config.seed)
     return variants, taught, imperfect
 

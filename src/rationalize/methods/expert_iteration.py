@@ -72,9 +72,9 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.signals.filters import first_of_each, keep_above
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import quark
-from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
 

@@ -42,9 +42,9 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import question_seed, teacher_attempts, write_attempts
 from rationalize.signals.draws import apportion
 from rationalize.templates import prompt_text
+from rationalize.training.batches import RowMaker, mixed_batch
 from rationalize.training.loop import FitConfig, fit, forget_checkpoint
 from rationalize.training.objectives import nll
-from rationalize.training.rows import RowMaker, mixed_batch
 
 SHARES = {"rationale": 0.35, "refine": 0.35, "answer_from_rationale": 0.2, "answer": 0.1}
 

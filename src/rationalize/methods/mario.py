@@ -68,10 +68,10 @@ from rationalize.rewards.suite import RewardSuite
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Teacher, teacher_attempts, write_attempts
 from rationalize.signals.bins import Ties
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.losses import KLDirection
 from rationalize.training.objectives import quark
-from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
 if TYPE_CHECKING:

@@ -45,17 +45,17 @@ from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Recorded, write_attempts
-from rationalize.training.advantages import explained_variance
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import ppo as ppo_objective
 from rationalize.training.rollouts import (
     Reference,
+    explained_variance,
     load_rollouts,
     measure,
     save_rollouts,
     to_learn,
 )
-from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
 Mode = Literal["rm", "z", "rm+z"]
@@ -154,7 +154,7 @@ def ppo(
 
     `suite` holds `correctness`, and `reward_model` unless the mode is `z`.
     """
-    unit = new_head(policy, zero=True)
+    value_head = new_head(policy, zero=True)
     maker, best = RowMaker(policy), BestCheckpoint(run, stage)
     by_id = {q.id: q for q in train}
     scored = suite.only(*scores_of(config.mode))
@@ -181,7 +181,7 @@ def ppo(
             attempts, rows = write(update)
             first = [minibatch(len(rows), 0, k, update, config) for k in range(config.minibatches)]
             measured = measure(
-                policy, unit, reference, [[rows[i] for i in own] for own in first], config.fit
+                policy, value_head, reference, [[rows[i] for i in own] for own in first], config.fit
             )
             place = dict(zip((i for own in first for i in own), measured, strict=True))
             save_rollouts([place[i] for i in range(len(rows))], file)
@@ -196,7 +196,7 @@ def ppo(
             beta=beta,
             gamma=config.gamma,
             lam=config.lam,
-            least_spread=config.least_spread,
+            min_advantage_std=config.least_spread,
         )
         values_N = torch.cat([r.value_T for r in rollouts])
         run.rewind(f"{stage}/rollouts", update)
@@ -240,10 +240,10 @@ def ppo(
         best.offer(step, points, policy)
 
     objective = ppo_objective(
-        unit, clip=config.clip, value_clip=config.value_clip, value_weight=config.value_weight,
-        detach_value=config.detach_value,
+        value_head, clip=config.clip, value_clip=config.value_clip,
+        value_weight=config.value_weight, detach_value=config.detach_value,
     )  # fmt: skip
-    with attached(policy, unit):
+    with attached(policy, value_head):
         fit(
             policy, objective, batch_at, config.fit, run=run, stage=stage,
             steps=config.updates * per_update, before_step=roll_out, after_step=after_step,

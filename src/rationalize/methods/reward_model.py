@@ -47,9 +47,9 @@ from rationalize.questions import hold_out
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels
+from rationalize.training.batches import grouped_batch
 from rationalize.training.loop import FitConfig, fit, forget_checkpoint
 from rationalize.training.objectives import RankLoss, RankTag, rank
-from rationalize.training.rows import grouped_batch
 
 LEAST_HELD_OUT = 5
 """Fewer held-out questions say too little for the gate to open."""
@@ -179,7 +179,7 @@ def learn_rank(
             "at least: questions that are always right or always wrong teach no rank. Write more "
             "attempts per question, or take harder or easier ones"
         )
-    unit = new_head(policy, seed=config.seed)
+    scalar_head = new_head(policy, seed=config.seed)
     groups = [ranked_rows(policy, one, config.reads) for one in learned]
     size = min(config.fit.batch_size, len(groups))
     steps = max(1, math.ceil(config.epochs * len(groups) / size))
@@ -187,12 +187,12 @@ def learn_rank(
     def batch_at(step: int) -> list[Row]:
         return grouped_batch(groups, size, step, config.seed)
 
-    with attached(policy, unit):
+    with attached(policy, scalar_head):
         fit(
-            policy, rank(unit, kind=config.loss, centre=config.centre), batch_at, config.fit,
+            policy, rank(scalar_head, kind=config.loss, centre=config.centre), batch_at, config.fit,
             run=run, stage=stage, steps=steps, group_of=lambda row: row.tag.question,
         )  # fmt: skip
-    model = RewardModel(lambda: nullcontext(policy), unit, reads=config.reads)
+    model = RewardModel(lambda: nullcontext(policy), scalar_head, reads=config.reads)
     free = [a for a in scale_on or attempts if not a.hinted]
     scores = np.array(raw_scores(model, free, by_id, config.reads))
     measured = {
@@ -209,7 +209,7 @@ def learn_rank(
     }
     folder.mkdir(parents=True, exist_ok=True)
     save(folder)
-    save_head(unit, folder)
+    save_head(scalar_head, folder)
     save_facts(folder, **measured, **facts)
     run.finish(stage, **measured)
     forget_checkpoint(run, stage)

@@ -268,14 +268,14 @@ def improve(setup: Setup, learned: Learned, config: PpoConfig, stage: str) -> No
     if own.mode != "z" and learned.reward_model:
         suite = suite.with_reward(reward_of(shared_model(variants, learned.reward_model, stage)))
     with variants.active(stage) as policy:
-        ppo(policy, variants.bare, suite, setup.train, setup.dev, own, run, stage)
+        ppo(policy, variants.base_policy, suite, setup.train, setup.dev, own, run, stage)
 
 
 def shared_model(variants: Variants, folder: Path, policy: str) -> RewardModel:
     """The reward model as one more adapter; after it has scored, `policy` is active again."""
     variants.load(ADAPTER, folder)
     with variants.active(ADAPTER) as scorer:
-        unit = load_head(scorer, folder).requires_grad_(False)
+        scalar_head = load_head(scorer, folder).requires_grad_(False)
 
     @contextmanager
     def opened() -> Iterator[Policy]:
@@ -286,7 +286,7 @@ def shared_model(variants: Variants, folder: Path, policy: str) -> RewardModel:
                 variants.base.model.set_adapter(policy)
 
     opening: Any = opened
-    return RewardModel(opening, unit, **scaling(read_facts(folder)))
+    return RewardModel(opening, scalar_head, **scaling(read_facts(folder)))
 
 
 def adapters(setup: Setup, sft: Path, names: Sequence[str]) -> Variants:

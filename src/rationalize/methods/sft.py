@@ -32,9 +32,9 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import teacher_attempts, write_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.templates import prompt_text, target_text
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import nll
-from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
 

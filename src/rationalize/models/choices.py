@@ -25,7 +25,7 @@ from rationalize.models.forward import (
     tree_hidden,
 )
 from rationalize.models.precision import autocast, has_fast_bfloat16
-from rationalize.models.trees import plant
+from rationalize.models.trees import build_prefix_trees
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -129,7 +129,9 @@ class ChoiceScorer:
         self, continuations: Sequence[Continuation]
     ) -> Iterator[tuple[list[Continuation], list[Tensor]]]:
         reads = [c.read for c in continuations]
-        trees = sorted(plant(reads, room(self.policy, reads, self.tree_tokens)), key=len)
+        trees = sorted(
+            build_prefix_trees(reads, room(self.policy, reads, self.tree_tokens)), key=len
+        )
         for batch in _batches(trees, len, self.batch_tokens):
             hidden = tree_hidden(self.policy, batch)  # (B, T, d)
             width = hidden.shape[1]
@@ -159,7 +161,7 @@ class ChoiceScorer:
             yield part, _logprobs(self.policy, torch.cat([first, rest.flatten(0, 1)]), nodes, part)
 
 
-def halve(policy: Policy) -> Policy:
+def cast_linears_to_bf16(policy: Policy) -> Policy:
     """Keep the linear layers of a policy that only scores in bfloat16, where that is fast.
 
     Embeddings, norms and lm-head stay in float32: what autocast computes, without its copies.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
-from rationalize.models.trees import Tree, ancestry, plant, plant_one_pass
+from rationalize.models.trees import Tree, ancestry, build_batch_trees, build_prefix_trees
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -147,7 +147,7 @@ def _encoder_decoder(
 
 def _decoder(policy: Policy, rows: Sequence[Row], controls: Sequence[tuple[int, ...]]) -> Tensor:
     reads = [(*r.prompt_ids, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)]
-    trees = plant_one_pass(reads, room(policy, reads, _SHORT))
+    trees = build_batch_trees(reads, room(policy, reads, _SHORT))
     with _attention_for(policy, max(map(len, trees))):
         hidden = tree_hidden(policy, trees)  # (B, T, d)
     found: list[list[tuple[int, int]]] = [[]] * len(rows)
@@ -196,8 +196,10 @@ def takes_trees(policy: Policy) -> bool:
         return False
     ids = np.random.default_rng(0).integers(policy.n_vocab, size=12).tolist()
     pair = [(*ids[:6], i, i) for i in ids[-2:]]
-    alone = torch.stack([tree_hidden(policy, [tree])[0, -1] for tree in plant(pair, 0)]).float()
-    [tree] = plant(pair, len(ids))
+    alone = torch.stack(
+        [tree_hidden(policy, [tree])[0, -1] for tree in build_prefix_trees(pair, 0)]
+    ).float()
+    [tree] = build_prefix_trees(pair, len(ids))
     try:
         merged = tree_hidden(policy, [tree])[0, [path[-1] for path in tree.paths]].float()
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, AssertionError):

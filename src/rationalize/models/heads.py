@@ -32,40 +32,42 @@ HEAD_NAME = "scalar_head"
 def new_head(policy: Policy, *, zero: bool = False, seed: int = 0) -> Linear:
     """A head `d -> 1` without bias, drawn from N(0, 1/(d+1)), or `zero`."""
     d = plain_model(policy).get_output_embeddings().weight.shape[1]
-    unit = Linear(d, 1, bias=False, device=policy.device)
+    scalar_head = Linear(d, 1, bias=False, device=policy.device)
     with torch.no_grad():
         drawn = torch.randn(1, d, generator=torch.Generator().manual_seed(seed))
-        unit.weight.copy_(torch.zeros(1, d) if zero else drawn * (d + 1) ** -0.5)
-    return unit
+        scalar_head.weight.copy_(torch.zeros(1, d) if zero else drawn * (d + 1) ** -0.5)
+    return scalar_head
 
 
 @contextmanager
-def attached(policy: Policy, unit: Linear) -> Iterator[None]:
+def attached(policy: Policy, scalar_head: Linear) -> Iterator[None]:
     """Make the head a part of the model for the time being: it learns, and is in checkpoints."""
-    setattr(policy.model, HEAD_NAME, unit)
+    setattr(policy.model, HEAD_NAME, scalar_head)
     try:
         yield
     finally:
         delattr(policy.model, HEAD_NAME)  # a model is saved without it
 
 
-def head_values(unit: Linear, hidden_Nd: Tensor) -> Tensor:
+def head_values(scalar_head: Linear, hidden_Nd: Tensor) -> Tensor:
     """The head's output (N,) on hidden states, in float32."""
     with torch.autocast(hidden_Nd.device.type, enabled=False):
-        return torch.nn.functional.linear(hidden_Nd.float(), unit.weight.float())[:, 0]
+        return torch.nn.functional.linear(hidden_Nd.float(), scalar_head.weight.float())[:, 0]
 
 
-def reply_scores(policy: Policy, unit: Linear, rows: Sequence[Row]) -> Tensor:
+def reply_scores(policy: Policy, scalar_head: Linear, rows: Sequence[Row]) -> Tensor:
     """The head's output (B,) after each row's last token."""
     # one more token, which is not read: its position holds the state after the last one
     longer = [replace(row, response_ids=(*row.response_ids, policy.eos_id)) for row in rows]
     ends = torch.tensor([len(row.response_ids) for row in longer]).cumsum(0) - 1
     hidden_Nd = hidden_at_response(policy, collate(longer, policy))
-    return head_values(unit, hidden_Nd[ends.to(policy.device)])
+    return head_values(scalar_head, hidden_Nd[ends.to(policy.device)])
 
 
-def save_head(unit: Linear, folder: Path) -> None:
-    save_file({"weight": unit.weight.detach().float().cpu().contiguous()}, folder / HEAD_FILE)
+def save_head(scalar_head: Linear, folder: Path) -> None:
+    save_file(
+        {"weight": scalar_head.weight.detach().float().cpu().contiguous()}, folder / HEAD_FILE
+    )
 
 
 def load_head(policy: Policy, folder: Path) -> Linear:
@@ -73,7 +75,7 @@ def load_head(policy: Policy, folder: Path) -> Linear:
     file = folder / HEAD_FILE
     if not file.is_file():
         raise UserError(f"{folder}: no {HEAD_FILE} there; expected the folder of a reward model")
-    unit = new_head(policy, zero=True)
+    scalar_head = new_head(policy, zero=True)
     with torch.no_grad():
-        unit.weight.copy_(load_file(file)["weight"])
-    return unit
+        scalar_head.weight.copy_(load_file(file)["weight"])
+    return scalar_head

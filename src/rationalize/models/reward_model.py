@@ -21,7 +21,7 @@ from torch.nn import Linear
 from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.models.choices import halve
+from rationalize.models.choices import cast_linears_to_bf16
 from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import load_head, reply_scores
 from rationalize.models.policy import Policy, load_policy
@@ -47,7 +47,7 @@ class RewardModel:
     def __init__(
         self,
         opened: Callable[[], AbstractContextManager[Policy]],
-        unit: Linear,
+        scalar_head: Linear,
         *,
         mean: float = 0.0,
         std: float = 1.0,
@@ -55,8 +55,8 @@ class RewardModel:
         weights_hash: str = "",
         batch_tokens: int = 4096,
     ) -> None:
-        """`opened()` yields the policy whose weights score, `unit` is the head on it."""
-        self._opened, self._unit = opened, unit
+        """`opened()` yields the policy whose weights score, `scalar_head` is the head on it."""
+        self._opened, self._unit = opened, scalar_head
         self.mean, self.std, self.reads = mean, std, reads
         self.weights_hash = weights_hash
         self._batch_tokens = batch_tokens
@@ -68,8 +68,8 @@ class RewardModel:
         """
         folder = reward_model_folder(folder)
         facts = read_facts(folder)
-        policy, unit = load_parts(folder, facts, trust_remote_code=trust_remote_code)
-        return cls(lambda: nullcontext(policy), unit, **scaling(facts))
+        policy, scalar_head = load_parts(folder, facts, trust_remote_code=trust_remote_code)
+        return cls(lambda: nullcontext(policy), scalar_head, **scaling(facts))
 
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
@@ -159,7 +159,9 @@ def load_parts(
 ) -> tuple[Policy, Linear]:
     """Backbone and head, frozen; an adapter is put on the base that it was trained on."""
     if not facts.get("adapter_on"):
-        policy = halve(load_policy(folder, tuning="full", trust_remote_code=trust_remote_code))
+        policy = cast_linears_to_bf16(
+            load_policy(folder, tuning="full", trust_remote_code=trust_remote_code)
+        )
     else:
         from rationalize.models.variants import Variants
 
@@ -170,6 +172,6 @@ def load_parts(
         variants.load(ADAPTER, folder)
         with variants.active(ADAPTER) as policy:
             pass
-    unit = load_head(policy, folder)
+    scalar_head = load_head(policy, folder)
     policy.model.requires_grad_(False)
-    return policy, unit.requires_grad_(False)
+    return policy, scalar_head.requires_grad_(False)

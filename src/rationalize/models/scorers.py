@@ -21,9 +21,9 @@ import numpy as np
 
 from rationalize.errors import UserError
 from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts, gold_text
-from rationalize.models.choices import ChoiceScore, ChoiceScorer, Continuation, halve
+from rationalize.models.choices import ChoiceScore, ChoiceScorer, Continuation, cast_linears_to_bf16
+from rationalize.models.memo import Memo
 from rationalize.models.policy import Policy, load_policy
-from rationalize.models.remembered import Remembered
 from rationalize.models.vera import Vera
 from rationalize.records import Question
 
@@ -148,8 +148,8 @@ class AnswerScorer:
                 for f in self.folds
             ],
         )
-        self._without = Remembered[list[float]](REMEMBERED)
-        self._given = Remembered[list[float]](REMEMBERED)
+        self._without = Memo[list[float]](REMEMBERED)
+        self._given = Memo[list[float]](REMEMBERED)
 
     @classmethod
     def load(cls, folder: Path | str) -> AnswerScorer:
@@ -348,7 +348,7 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
 
 
 def load_choice_scorer(folder: Path) -> ChoiceScorer:
-    return ChoiceScorer(halve(load_policy(str(folder), tuning="full")))
+    return ChoiceScorer(cast_linears_to_bf16(load_policy(str(folder), tuning="full")))
 
 
 def _key(question: Question, rationale: str | None) -> bytes:

@@ -31,7 +31,7 @@ class Tree:
         return len(self.tokens)
 
 
-def plant(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
+def build_prefix_trees(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
     """Trees over all sequences, each of at most `limit` tokens or of one sequence.
 
     Sorted, those with a common prefix are neighbours: each is compared with the one before it only.
@@ -54,7 +54,7 @@ def plant(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
     return trees
 
 
-def plant_one_pass(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
+def build_batch_trees(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
     """Trees for one batch: of the largest sizes up to `limit`, that with the fewest tokens once all
     are padded to the longest. Never more than the sequences alone.
     """
@@ -62,7 +62,7 @@ def plant_one_pass(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
         return []
     widest = max(map(len, sequences))
     sizes = {0, limit, *(size for k in (1, 2, 4, 8) if (size := k * widest) < limit)}
-    planted = [plant(sequences, size) for size in sorted(sizes)]
+    planted = [build_prefix_trees(sequences, size) for size in sorted(sizes)]
     return min(planted, key=lambda trees: len(trees) * max(map(len, trees)))
 
 

@@ -4,7 +4,7 @@ copies.
     variants = Variants.of(base, folder, ["variant-1", "variant-2"])
     with variants.active("variant-1") as policy:
         ...                        # writes, scores or learns as the first
-    with variants.bare() as policy:
+    with variants.base_policy() as policy:
         ...                        # the base itself
 
 An adapter changes nothing until it has learned. Switching costs no copy and no second model.
@@ -99,7 +99,7 @@ class Variants:
         yield replace(self.base, name=name)
 
     @contextmanager
-    def bare(self) -> Iterator[Policy]:
+    def base_policy(self) -> Iterator[Policy]:
         """The base without any adapter."""
         if not self.shared:
             yield self.base

@@ -25,7 +25,7 @@ from rationalize.answers import is_correct, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.models.answer_texts import Texts, answer_prompt
-from rationalize.models.choices import ChoiceScorer, halve
+from rationalize.models.choices import ChoiceScorer, cast_linears_to_bf16
 from rationalize.models.controller import KEEP, choose
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.scorers import AnswerFold
@@ -223,7 +223,7 @@ class Coalition:
         return found
 
     def _writing_as(self, name: str) -> AbstractContextManager[Policy]:
-        return self.variants.bare() if name == BASE else self.variants.active(name)
+        return self.variants.base_policy() if name == BASE else self.variants.active(name)
 
     def _answers(
         self, questions: Sequence[Question], written: Sequence[Attempt], last: Sequence[Attempt]
@@ -238,7 +238,7 @@ class Coalition:
             {q.id: a.rationale or None for q, a in zip(questions, own, strict=True)}
             for own in (written, last)
         )
-        with self.variants.bare() as policy:
+        with self.variants.base_policy() as policy:
             reader = ChoiceScorer(policy)
             fold = AnswerFold(reader, reader)
             alone = self._alone(fold, chosen)
@@ -291,7 +291,7 @@ class Coalition:
             )
         facts: Mapping = json.loads((folder / FILE).read_text())
         base = load_policy(folder / "base", trust_remote_code=trust_remote_code)
-        variants = Variants(halve(base), folder / "base")
+        variants = Variants(cast_linears_to_bf16(base), folder / "base")
         for name in [*facts["names"], *([CONTROLLER] if facts["controller"] else [])]:
             variants.load(name, folder / name)
         return cls(variants, facts["names"], facts["refiners"], facts["texts"], facts["controller"])

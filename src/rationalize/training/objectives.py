@@ -146,13 +146,13 @@ class RankTag(NamedTuple):
     """Of the question, the same in all its rows."""
 
 
-def rank(unit: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0) -> Loss:
+def rank(scalar_head: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0) -> Loss:
     """A reward model's loss over rows tagged with `RankTag`, averaged per question; a question's
     rows are in one pass, each encoded once, whatever the number of its pairs.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
-        scores_N = reply_scores(policy, unit, rows)
+        scores_N = reply_scores(policy, scalar_head, rows)
         members: dict[int, list[int]] = {}
         for i, row in enumerate(rows):
             members.setdefault(row.tag.question, []).append(i)
@@ -187,10 +187,11 @@ class RolloutTag(NamedTuple):
 
 
 def ppo(
-    unit: Linear, *, clip: float, value_clip: float, value_weight: float, detach_value: bool
+    value_head: Linear, *, clip: float, value_clip: float, value_weight: float, detach_value: bool
 ) -> Loss:
-    """PPO's loss over rows tagged with `RolloutTag`, averaged over tokens; `unit` is the value
-    head. `detach_value` keeps the value's gradient out of the policy's weights.
+    """PPO's loss over rows tagged with `RolloutTag`, averaged over tokens.
+
+    `detach_value` keeps the value's gradient out of the policy's weights.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
@@ -198,7 +199,7 @@ def ppo(
         hidden_Nd = hidden_at_response(policy, batch)
         log_p_NV = torch.log_softmax(head(policy, hidden_Nd).float(), -1)
         logprob_N = log_p_NV.gather(1, batch.targets[:, None])[:, 0]
-        values_N = head_values(unit, hidden_Nd.detach() if detach_value else hidden_Nd)
+        values_N = head_values(value_head, hidden_Nd.detach() if detach_value else hidden_Nd)
         old_N, old_value_N, advantage_N, return_N = (
             torch.cat(column).to(policy.device)
             for column in zip(*(row.tag for row in rows), strict=True)

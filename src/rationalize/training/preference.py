@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rationalize.models.forward import Row
 from rationalize.runs import Run
+from rationalize.training.batches import RowMaker, grouped_batch
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import PairTag, dpo, response_logprobs
-from rationalize.training.rows import RowMaker, grouped_batch
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy

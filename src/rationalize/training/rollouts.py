@@ -29,7 +29,6 @@ from rationalize.models.forward import (
     token_logprobs,
 )
 from rationalize.models.heads import head_values
-from rationalize.training.advantages import gae, token_rewards, whiten
 from rationalize.training.loop import FitConfig, precision
 from rationalize.training.losses import token_nll
 from rationalize.training.objectives import RolloutTag
@@ -57,7 +56,7 @@ class Rollout:
 
 @torch.no_grad()
 def measure(
-    policy: Policy, unit: Linear, reference: Reference, batches: Sequence[Sequence[Row]],
+    policy: Policy, value_head: Linear, reference: Reference, batches: Sequence[Sequence[Row]],
     config: FitConfig,
 ) -> list[Rollout]:  # fmt: skip
     """The rows of all `batches` (the first epoch's) as rollouts, in the order of these."""
@@ -70,7 +69,7 @@ def measure(
                 batch = collate(passed, policy)
                 hidden_Nd = hidden_at_response(policy, batch)
                 logprob_N = -token_nll(head(policy, hidden_Nd), batch.targets)
-                values_N = head_values(unit, hidden_Nd)
+                values_N = head_values(value_head, hidden_Nd)
             with reference() as frozen, precision(config, policy.device):
                 references = token_logprobs(frozen, passed)
             sizes = [len(row.response_ids) for row in passed]
@@ -86,7 +85,7 @@ def measure(
 
 def to_learn(
     rollouts: Sequence[Rollout], scores: Sequence[float], *, beta: float, gamma: float, lam: float,
-    least_spread: float,
+    min_advantage_std: float,
 ) -> tuple[list[Row], Tensor]:  # fmt: skip
     """Rows tagged with whitened advantages and with returns, and all returns (N,) end to end."""
     advantages, returns = [], []
@@ -98,10 +97,47 @@ def to_learn(
     rows = [
         replace(r.row, tag=RolloutTag(r.logprob_T, r.value_T, advantage, total))
         for r, advantage, total in zip(
-            rollouts, whiten(advantages, least_spread), returns, strict=True
+            rollouts, whiten(advantages, min_advantage_std), returns, strict=True
         )
     ]
     return rows, torch.cat(returns)
+
+
+def token_rewards(logprob_T: Tensor, reference_T: Tensor, score: float, beta: float) -> Tensor:
+    """One reply's rewards, shape (T,): the KL penalty at each token, the score at the last."""
+    rewards_T = -beta * (logprob_T - reference_T)
+    rewards_T[-1] += score
+    return rewards_T
+
+
+def gae(
+    rewards_T: Tensor, values_T: Tensor, *, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns of one reply, both (T,); the value after its last token is 0."""
+    advantages_T = torch.empty_like(rewards_T)
+    following, after = torch.zeros(()), torch.zeros(())
+    for t in reversed(range(len(rewards_T))):
+        delta = rewards_T[t] + gamma * after - values_T[t]
+        following = delta + gamma * lam * following
+        advantages_T[t], after = following, values_T[t]
+    return advantages_T, advantages_T + values_T
+
+
+def whiten(parts: Sequence[Tensor], min_std: float = 1e-8) -> list[Tensor]:
+    """All parts shifted and scaled to mean 0 and deviation 1 over all their tokens together; a
+    deviation below `min_std` is taken for `min_std`, so that noise is not blown up to a lesson.
+    """
+    joined = torch.cat(list(parts))
+    mean, spread = joined.mean(), joined.std(correction=0)
+    return [(part - mean) / spread.clamp(min=min_std) for part in parts]
+
+
+def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
+    """`1 - Var(G - V) / Var(G)`: 1 is a perfect value head, 0 one that knows the mean alone."""
+    variance = returns_N.var(correction=0)
+    if variance == 0:
+        return 0.0
+    return float(1 - (returns_N - values_N).var(correction=0) / variance)
 
 
 def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:

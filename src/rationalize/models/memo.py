@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 V = TypeVar("V")
 
 
-class Remembered(Generic[V]):
+class Memo(Generic[V]):
     """At most `size` answers by key; beyond, the oldest are forgotten.
 
-    >>> squares = Remembered[int](size=100)
+    >>> squares = Memo[int](size=100)
     >>> squares.ask([2, 3, 2], lambda rows: [[2, 3, 2][i] ** 2 for i in rows])
     [4, 9, 4]
     """
