@@ -37,9 +37,9 @@ def test_our_dpo_is_trls(tmp_path):
     out = dpo(beta=BETA)(policy, rows(response_logprobs(reference, rows([0.0] * 4), config)))
 
     folders = [tiny_folder("decoder", tmp_path / str(seed), seed) for seed in (0, 1)]
-    own, other = (AutoModelForCausalLM.from_pretrained(f).eval() for f in folders)
+    model, ref_model = (AutoModelForCausalLM.from_pretrained(f).eval() for f in folders)
     trainer = trl.DPOTrainer(
-        own, other, processing_class=policy.tokenizer,
+        model, ref_model, processing_class=policy.tokenizer,
         args=trl.DPOConfig(
             output_dir=str(tmp_path / "trl"), beta=BETA, use_cpu=True, bf16=False,
             report_to=[], per_device_train_batch_size=len(PAIRS), disable_dropout=True,
