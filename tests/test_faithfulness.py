@@ -180,7 +180,7 @@ def test_each_distinct_text_is_read_once_whatever_asks(monkeypatch):
     assert all(set(READS_ANSWERS) <= set(a.rewards) for a in scored)
 
 
-def test_remembered_asks_once_and_forgets_the_oldest():
+def test_a_memo_computes_once_and_forgets_the_oldest():
     asked = []
     words = Memo[str](2)
 

@@ -1,6 +1,4 @@
-"""Sequences that begin alike as one tree: the layout by hand, the states of sequences of their
-own.
-"""
+"""Prefix trees: their layout by hand, and hidden states equal to those of single sequences."""
 
 import copy
 
@@ -59,9 +57,9 @@ def test_what_a_node_sees_by_hand():
 
 @given(SEQUENCES, st.integers(0, 20))
 def test_every_sequence_is_a_path_and_sees_itself_alone(sequences, limit):
-    for planted in (build_prefix_trees(sequences, limit), build_batch_trees(sequences, limit)):
-        assert sorted(i for tree in planted for i in tree.members) == list(range(len(sequences)))
-        for tree in planted:
+    for trees in (build_prefix_trees(sequences, limit), build_batch_trees(sequences, limit)):
+        assert sorted(i for tree in trees for i in tree.members) == list(range(len(sequences)))
+        for tree in trees:
             assert len(tree) <= max(limit, max(map(len, sequences)))
             sees, depth = ancestry([tree])
             for path, i in zip(tree.paths, tree.members, strict=True):
@@ -73,8 +71,8 @@ def test_every_sequence_is_a_path_and_sees_itself_alone(sequences, limit):
 
 @given(SEQUENCES.filter(len), st.integers(0, 20))
 def test_one_pass_is_never_padded_beyond_the_sequences_alone(sequences, limit):
-    planted = build_batch_trees(sequences, limit)
-    padded = len(planted) * max(map(len, planted))
+    trees = build_batch_trees(sequences, limit)
+    padded = len(trees) * max(map(len, trees))
     assert padded <= len(sequences) * max(map(len, sequences))
 
 

@@ -1,4 +1,4 @@
-"""The latest answers of something slow that is asked in batches, each distinct question once."""
+"""A memo of slow, batched computations: each distinct key is computed once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ V = TypeVar("V")
 
 
 class Memo(Generic[V]):
-    """At most `size` answers by key; beyond, the oldest are forgotten.
+    """Remembers the latest `size` answers by key; the oldest are dropped first.
 
     >>> squares = Memo[int](size=100)
     >>> squares.ask([2, 3, 2], lambda rows: [[2, 3, 2][i] ** 2 for i in rows])
@@ -23,16 +23,17 @@ class Memo(Generic[V]):
     def ask(
         self, keys: Sequence[Hashable], answer: Callable[[Sequence[int]], Sequence[V]]
     ) -> list[V]:
-        """An answer per key; `answer(rows)` is asked for unknown keys, at their first rows."""
-        first: dict[Hashable, int] = {}
+        """One answer per key; `answer(rows)` computes unknown keys, each at its first row."""
+        first_row: dict[Hashable, int] = {}
         for row, key in enumerate(keys):
-            first.setdefault(key, row)
-        found = {key: self._known[key] for key in first if key in self._known}
-        new = {key: row for key, row in first.items() if key not in found}
-        if new:
-            fresh = dict(zip(new, answer(list(new.values())), strict=True))
-            found |= fresh
-            self._known |= fresh
+            first_row.setdefault(key, row)
+        answers = {key: self._known[key] for key in first_row if key in self._known}
+        unknown = {key: row for key, row in first_row.items() if key not in answers}
+        if unknown:
+            computed = dict(zip(unknown, answer(list(unknown.values())), strict=True))
+            answers |= computed
+            self._known |= computed
+        # a dict keeps insertion order: the oldest come first
         for key in list(self._known)[: max(0, len(self._known) - self.size)]:
             del self._known[key]
-        return [found[key] for key in keys]
+        return [answers[key] for key in keys]
