@@ -22,7 +22,7 @@ from rationalize.models.choices import ChoiceScorer, Continuation
 from rationalize.models.forward import Row, token_logprobs
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
-from rationalize.models.trees import plant
+from rationalize.models.trees import build_prefix_trees
 from rationalize.questions import load_splits
 from rationalize.templates import prompt_text
 
@@ -136,7 +136,9 @@ def count_tokens(
         "prompt_once": sum(
             len(group[0].prompt) + sum(len(c.response) - 1 for c in group) for group in groups
         ),
-        "prefix_once": sum(len(tree) for tree in plant([c.read for c in flat], tree_tokens)),
+        "prefix_once": sum(
+            len(tree) for tree in build_prefix_trees([c.read for c in flat], tree_tokens)
+        ),
     }
 
 

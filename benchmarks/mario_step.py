@@ -43,9 +43,9 @@ from rationalize.records import Attempt
 from rationalize.runs import Run, Stage
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.draws import shuffled_passes
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import quark
-from rationalize.training.rows import RowMaker
 
 BINS = {"consistency": 5, "correctness": 2, "plausibility": 5, "diversity": 5}
 BETA, LEARNING_RATE, BETAS, MAX_NORM = 0.1, 3e-5, (0.9, 0.99), 1.0  # of the released command

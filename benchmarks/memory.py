@@ -63,9 +63,9 @@ def measure(
     from rationalize.runs import Run, Stage
     from rationalize.sampling.writing import teacher_attempts
     from rationalize.signals.draws import shuffled_passes
+    from rationalize.training.batches import RowMaker
     from rationalize.training.loop import FitConfig, fit
     from rationalize.training.objectives import nll, quark
-    from rationalize.training.rows import RowMaker
 
     attempts = teacher_attempts(load_splits(args.questions)["train"], "all")
     policy = load_policy(args.model, tuning=tuning, precision=args.precision, device="cpu")

@@ -36,9 +36,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     policy = load_policy(args.model, device="cpu", tuning="full")
-    unit = new_head(policy).requires_grad_(False)
+    scalar_head = new_head(policy).requires_grad_(False)
     works: dict[str, tuple[int, Work]] = {
-        "reward model, 8 replies": (8, lambda rows: reply_scores(policy, unit, rows).sum()),
+        "reward model, 8 replies": (8, lambda rows: reply_scores(policy, scalar_head, rows).sum()),
         "DPO, 2 replies": (2, lambda rows: torch.cat(token_logprobs(policy, rows)).sum()),
     }
     for name, (replies, work) in works.items():

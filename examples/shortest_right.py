@@ -1,12 +1,20 @@
 """A whole method of your own: learn the shortest of the policy's own right rationales.
 
-    cd examples && rationalize train shortest_right:shortest_right --out runs/short
+cd examples && rationalize train shortest_right:shortest_right --out runs/short
 """
 
 from dataclasses import dataclass
 
-from rationalize import Experiment, FitConfig, Method, Policy, Sampler, SamplingConfig, Stage
-from rationalize import write_attempts
+from rationalize import (
+    Experiment,
+    FitConfig,
+    Method,
+    Policy,
+    Sampler,
+    SamplingConfig,
+    Stage,
+    write_attempts,
+)
 from rationalize.methods.sft import SftConfig, imitate, steps_for
 from rationalize.sampling.writing import Provenance
 

@@ -74,7 +74,14 @@ def measure(
 ) -> np.ndarray:
     """1 for every question that is answered right, greedily."""
     policy = load_policy(folder)
-    attempts = write_attempts(Sampler(policy), questions, greedy, Provenance("dev", 0), PromptOptions(control=control), label=str(folder))  # fmt: skip
+    attempts = write_attempts(
+        Sampler(policy),
+        questions,
+        greedy,
+        Provenance("dev", 0),
+        PromptOptions(control=control),
+        label=str(folder),
+    )
     return np.array([float(a.prediction == a.gold) for a in attempts])
 
 

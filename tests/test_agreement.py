@@ -21,7 +21,6 @@ from rationalize.evaluation.agreement import (
     auroc,
     others_votes,
 )
-from rationalize.evaluation.metrics import GIVEN
 from rationalize.evaluation.human_agreement import (
     BASELINE_SCORES,
     OTHERS,
@@ -33,7 +32,6 @@ from rationalize.evaluation.human_agreement import (
     judged_set,
     reference_set,
 )
-from rationalize.evaluation.intervals import resample_counts
 from rationalize.evaluation.metrics import GIVEN
 from rationalize.questions.judged import JudgedQuestion, JudgedRationale, load_judged_questions
 from tests.toys import attempt, question

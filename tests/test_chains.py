@@ -1,10 +1,10 @@
 """A coalition on the page and on the terminal: its chains, and tables on itself."""
 
+from rationalize.commands.chain import chain_text
 from rationalize.methods.coalition.inference import Chain
 from rationalize.records import Attempt, Question
 from rationalize.report.chains import chains, changes
 from rationalize.report.coalition import coalition
-from rationalize.commands.chain import chain_text
 
 
 def row(**values):

@@ -216,7 +216,7 @@ def test_a_free_form_answer_has_64_tokens(finished):
     chains = coalition.chains(questions, SamplingConfig(max_new_tokens=4))
     assert max(c.refined.n_tokens for c in chains) <= 4
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=64)
-    with coalition.variants.bare() as policy:
+    with coalition.variants.base_policy() as policy:
         prompts = [answer_prompt(coalition.texts, c.question, c.rationale) for c in chains]
         replies = [r for [r] in Sampler(policy).sample(prompts, greedy, seeds=[0] * len(prompts))]
     assert [c.prediction for c in chains] == [r.text.strip() or None for r in replies]

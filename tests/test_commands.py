@@ -17,10 +17,6 @@ from rationalize.models.control import ControlTokens
 from rationalize.questions import BadRows, builtin_questions, load_questions
 from rationalize.records import Attempt
 from rationalize.runs import Run, Stage
-from rationalize.commands import writing
-from rationalize.commands.resumable_file import Partial
-from rationalize.commands.resolve import bins_of, load
-from rationalize.commands.rationale_file import RationaleFile
 
 BRICK = {
     "question": "Which sinks?",

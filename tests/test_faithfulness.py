@@ -16,7 +16,7 @@ from rationalize.evaluation.tables import format_table
 from rationalize.methods.base import RunConfig
 from rationalize.methods.scoring import Scoring, make_suite
 from rationalize.models.choices import ChoiceScorer
-from rationalize.models.remembered import Remembered
+from rationalize.models.memo import Memo
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.records import Question
 from rationalize.rewards import READS_ANSWERS, RewardSuite, load_rewards
@@ -179,9 +179,9 @@ def test_each_distinct_text_is_read_once_whatever_asks():
     assert all(set(READS_ANSWERS) <= set(a.rewards) for a in scored)
 
 
-def test_remembered_asks_once_and_forgets_the_oldest():
+def test_a_memo_computes_once_and_forgets_the_oldest():
     asked = []
-    words = Remembered[str](2)
+    words = Memo[str](2)
 
     def answer(keys):
         return lambda rows: asked.append([keys[i] for i in rows]) or [str(keys[i]) for i in rows]

@@ -37,7 +37,7 @@ def rows_of(policy, **controls):
     ]
 
 
-def own_logits(policy, row, control_ids):
+def model_logits(policy, row, control_ids):
     """The model's own logits of one row by itself, at the positions that predict the response."""
     before = [*control_ids, *row.response_ids[:-1]]
     if policy.is_encoder_decoder:
@@ -55,9 +55,9 @@ def test_logits_are_the_models_own(policy, with_controls):
     batch = collate(rows, policy)
     with torch.no_grad():
         logits = head(policy, hidden_at_response(policy, batch, with_controls=with_controls))
-        own = [own_logits(policy, r, r.control_ids if with_controls else ()) for r in rows]
+        expected = [model_logits(policy, r, r.control_ids if with_controls else ()) for r in rows]
     assert logits.shape == (sum(len(r.response_ids) for r in rows), policy.n_vocab)
-    assert torch.allclose(logits, torch.cat(own), atol=1e-4)
+    assert torch.allclose(logits, torch.cat(expected), atol=1e-4)
     assert batch.targets.tolist() == [t for r in rows for t in r.response_ids]
     assert batch.row_of.tolist() == [i for i, r in enumerate(rows) for _ in r.response_ids]
 
@@ -93,17 +93,21 @@ def test_the_models_own_head_is_the_fallback(policy):
     hidden = hidden_at_response(policy, collate(rows, policy)).detach().requires_grad_()
     linear = head(policy, hidden)
     policy.linear_head = False
-    own = head(policy, hidden)
-    assert torch.allclose(linear, own, atol=1e-5)
-    seed = torch.randn_like(own)
-    gradients = [torch.autograd.grad((logits * seed).sum(), hidden)[0] for logits in (linear, own)]
-    assert torch.allclose(*gradients, atol=1e-4)
+    model_code = head(policy, hidden)
+    assert torch.allclose(linear, model_code, atol=1e-5)
+    seed = torch.randn_like(linear)
+    ours, theirs = (
+        torch.autograd.grad((logits * seed).sum(), hidden)[0] for logits in (linear, model_code)
+    )
+    assert torch.allclose(ours, theirs, atol=1e-4)
 
 
 def test_an_unusual_head_is_noticed(monkeypatch):
     policy = tiny_policy("t5")
     assert policy.linear_head
-    monkeypatch.setattr(forward, "_head_facts", lambda config: (1.0, None))  # T5's scale forgotten
+    monkeypatch.setattr(
+        forward, "_head_scale_and_cap", lambda config: (1.0, None)
+    )  # T5's scale forgotten
     find_head(policy)
     assert not policy.linear_head
     assert torch.isfinite(token_logprobs(policy, [Row((5, 6), (7,))])[0]).all()

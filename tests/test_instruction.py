@@ -14,8 +14,8 @@ from rationalize.records import Question
 from rationalize.sampling.local import SamplingConfig
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.draws import apportion
+from rationalize.training.batches import mixed_batch
 from rationalize.training.loop import FitConfig
-from rationalize.training.rows import mixed_batch
 
 QUESTIONS = [
     Question(

@@ -7,7 +7,7 @@ from rationalize.training.losses import quark_loss, token_nll
 
 
 def plain(logits, reference, targets, beta, alpha, direction):
-    """The loss of mario.md 2.3, term by term, for autograd."""
+    """Quark's loss (docs/methods/mario.md), term by term, for autograd."""
     log_p = torch.log_softmax(logits, -1)
     log_q = torch.log_softmax(reference, -1)
     nll = -log_p.gather(1, targets[:, None]).sum()
@@ -31,12 +31,12 @@ def test_loss_and_gradient_equal_the_plain_form(direction, beta, alpha):
         logits, reference, targets, beta=beta, alpha=alpha, direction=direction
     )
     (3 * total).backward()
-    own = logits.grad.clone()
+    ours = logits.grad.clone()
     logits.grad = None
     expected = plain(logits, reference, targets, beta, alpha, direction)
     (3 * expected).backward()
     torch.testing.assert_close(total, expected)
-    torch.testing.assert_close(own, logits.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ours, logits.grad, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(total, nll.sum() + beta * kl.sum() - alpha * entropy.sum())
 
 

@@ -11,9 +11,9 @@ import torch
 from rationalize.models.forward import Row, collate
 from rationalize.records import Attempt
 from rationalize.runs import Run, Stage
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import quark
-from rationalize.training.rows import RowMaker
 from tests.tiny import tiny_policy
 
 BINS = {"consistency": 5, "correctness": 2, "diversity": 5}
@@ -115,14 +115,16 @@ def gradients(policy, loss):
 def test_value_and_gradient_equal_the_naive_form(policy, direction):
     rows = rows_of(policy)
     ours = our_loss(policy, rows, direction=direction, **COEFFICIENTS)
-    own = gradients(policy, ours)
+    our_gradients = gradients(policy, ours)
     naive = naive_loss(policy, rows, direction=direction, **COEFFICIENTS)
     expected = gradients(policy, naive)
     torch.testing.assert_close(ours, naive, rtol=1e-5, atol=1e-5)
-    assert own.keys() == expected.keys()
+    assert our_gradients.keys() == expected.keys()
     largest = max(g.abs().max().item() for g in expected.values())
     for name, gradient in expected.items():
-        torch.testing.assert_close(own[name], gradient, rtol=1e-3, atol=1e-5 * largest, msg=name)
+        torch.testing.assert_close(
+            our_gradients[name], gradient, rtol=1e-3, atol=1e-5 * largest, msg=name
+        )
 
 
 def test_every_mistake_would_show(policy):
@@ -181,15 +183,15 @@ def test_control_tokens_are_never_predicted(kind):
 
 def untie(policy):
     model = policy.model
-    own = torch.nn.Linear(*reversed(model.get_output_embeddings().weight.shape), bias=False)
-    own.weight.data = model.get_output_embeddings().weight.detach().clone()
-    model.set_output_embeddings(own)
+    output = torch.nn.Linear(*reversed(model.get_output_embeddings().weight.shape), bias=False)
+    output.weight.data = model.get_output_embeddings().weight.detach().clone()
+    model.set_output_embeddings(output)
 
 
 def test_the_reference_sees_no_control_tokens(policy):
     """It reads the same with and without them; the policy does not predict the same."""
     rows = rows_of(policy)
-    bare = [Row(r.prompt_ids, r.response_ids) for r in rows]
+    plain_rows = [Row(r.prompt_ids, r.response_ids) for r in rows]
     read = []
 
     @contextmanager
@@ -202,7 +204,7 @@ def test_the_reference_sees_no_control_tokens(policy):
             hook.remove()
 
     loss = quark(watched, beta=0.4, alpha=0.0, direction="reverse")
-    with_controls, without = (loss(policy, own).metrics["kl"] for own in (rows, bare))
+    with_controls, without = (loss(policy, r).metrics["kl"] for r in (rows, plain_rows))
     assert len(read) == 2
     assert torch.equal(*read)
     assert read[0].max() < policy.n_vocab

@@ -20,7 +20,7 @@ from rationalize.records import Question
 from rationalize.rewards import RewardSuite, load_rewards
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import teacher_attempts, write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, teacher_attempts, write_attempts
 from rationalize.training.loop import ControlFitConfig, FitConfig
 
 WORDS = ("ice", "sand", "wood", "stone", "grass", "glass", "clay", "mud", "wool", "silk")

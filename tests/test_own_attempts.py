@@ -21,9 +21,9 @@ from rationalize.models.reward_model import reply
 from rationalize.questions.demonstrations import BUILT_IN, demonstrations, form_of
 from rationalize.runs import Run, Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import nll
-from rationalize.training.rows import RowMaker
 
 # Sorting
 

@@ -90,10 +90,10 @@ def test_exported_template_ends_with_the_baked_controls(family, tmp_path):
         [{"role": "user", "content": "Hi"}], add_generation_prompt=True, return_dict=False
     )
     assert ids == before + policy.controls.prefix({"correctness": 0, "diversity": 0})
-    own = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     if family in ("llama", "qwen"):
         assert DEFAULT_SYSTEM not in tokenizer.apply_chat_template(
-            own, add_generation_prompt=True, tokenize=False
+            messages, add_generation_prompt=True, tokenize=False
         )
     again = load_policy(tmp_path / "out")
     assert again.encode_prompt("Hi") == before

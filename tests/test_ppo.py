@@ -17,7 +17,7 @@ from rationalize.rewards import Reward, RewardSuite
 from rationalize.rewards.correctness import correctness
 from rationalize.runs import Run, Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import write_attempts
+from rationalize.sampling.writing import Provenance, write_attempts
 from rationalize.training.loop import HeadFitConfig
 from rationalize.training.objectives import RolloutTag
 from rationalize.training.objectives import ppo as objective
@@ -147,7 +147,7 @@ def test_every_token_of_a_right_reply_is_pushed_up_at_first():
     rollouts = [Rollout(Row((5,), (6,) * 48), long, long, long) for _ in range(4)]
     worth = [1.0, 0.0, 1.0, 0.0]
     rows, _ = to_learn(
-        rollouts, [w - 0.5 for w in worth], beta=0.0, gamma=1.0, lam=0.95, least_spread=0.1
+        rollouts, [w - 0.5 for w in worth], beta=0.0, gamma=1.0, lam=0.95, min_advantage_std=0.1
     )
     for row, right in zip(rows, worth, strict=True):
         assert ((row.tag.advantage > 0) == bool(right)).all()
@@ -224,17 +224,17 @@ def test_a_killed_run_ends_in_the_same_bits(at, tmp_path, monkeypatch):
 
 def test_the_value_head_moves_the_policy_only_if_it_may():
     policy = tiny_policy()
-    unit = new_head(policy, seed=1)
+    value_head = new_head(policy, seed=1)
     zeros, ones = torch.zeros(3), torch.ones(3)
     row = Row((5, 6), (7, 8, 9), tag=RolloutTag(zeros, zeros, zeros, ones))  # no advantage
     for detached in (True, False):
-        with attached(policy, unit):
+        with attached(policy, value_head):
             out = objective(
-                unit, clip=0.2, value_clip=9.0, value_weight=1.0, detach_value=detached
+                value_head, clip=0.2, value_clip=9.0, value_weight=1.0, detach_value=detached
             )(policy, [row])
             policy.model.zero_grad()
             out.total.backward()
-            assert unit.weight.grad.abs().sum() > 0
+            assert value_head.weight.grad.abs().sum() > 0
             grads = [p.grad for n, p in policy.model.named_parameters() if "scalar" not in n]
             moved = sum(g.abs().sum().item() for g in grads if g is not None)
         assert (moved == 0) is detached

@@ -6,7 +6,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rationalize.methods.ppo import over_optimised
-from rationalize.training.advantages import explained_variance, gae, token_rewards, whiten
 from rationalize.training.losses import (
     bradley_terry,
     listwise,
@@ -14,6 +13,7 @@ from rationalize.training.losses import (
     ppo_policy_loss,
     ppo_value_loss,
 )
+from rationalize.training.rollouts import explained_variance, gae, token_rewards, whiten
 
 POSITIVE, NEGATIVE = (1.2, 0.4, -0.1), (0.3, -0.5)
 SCORES = torch.tensor([*POSITIVE, *NEGATIVE], dtype=torch.float64)
@@ -43,8 +43,8 @@ def test_listwise_per_positive_and_mean():
 
 
 def test_pointwise_is_the_mean_cross_entropy():
-    found = pointwise(torch.tensor([1.0, -2.0]), [True, True]).item()
-    assert found == pytest.approx((0.313262 + 2.126928) / 2, abs=1e-6)
+    loss = pointwise(torch.tensor([1.0, -2.0]), [True, True]).item()
+    assert loss == pytest.approx((0.313262 + 2.126928) / 2, abs=1e-6)
 
 
 def test_centring():
@@ -81,9 +81,9 @@ REWARDS = torch.tensor([-0.01, 0.0, 1.825])
 
 def test_token_rewards():
     logprob, reference = torch.tensor([-1.0, -0.5, -2.0]), torch.tensor([-1.2, -0.5, -1.5])
-    found = token_rewards(logprob, reference, 0.8 + 1.0, 0.05)
-    torch.testing.assert_close(found, REWARDS)
-    assert found.sum().item() == pytest.approx(1.815)
+    rewards = token_rewards(logprob, reference, 0.8 + 1.0, 0.05)
+    torch.testing.assert_close(rewards, REWARDS)
+    assert rewards.sum().item() == pytest.approx(1.815)
 
 
 def test_gae():
@@ -120,7 +120,7 @@ def test_whitening_is_over_all_parts_together():
     assert joined.std(correction=0).item() == pytest.approx(1, abs=1e-6)
     assert whiten([torch.tensor([2.0, 2.0])])[0].tolist() == [0.0, 0.0]
     small = torch.tensor([0.01, -0.01])
-    torch.testing.assert_close(whiten([small], least=0.1)[0], small * 10)
+    torch.testing.assert_close(whiten([small], min_std=0.1)[0], small * 10)
 
 
 @pytest.mark.parametrize(
@@ -128,9 +128,9 @@ def test_whitening_is_over_all_parts_together():
 )
 def test_ppo_policy_loss(ratio, advantage, loss):
     new = torch.tensor([ratio]).log()
-    found, seen = ppo_policy_loss(new, torch.zeros(1), torch.tensor([float(advantage)]), 0.2)
-    assert found.item() == pytest.approx(loss)
-    assert seen.item() == pytest.approx(ratio)
+    ours, our_ratio = ppo_policy_loss(new, torch.zeros(1), torch.tensor([float(advantage)]), 0.2)
+    assert ours.item() == pytest.approx(loss)
+    assert our_ratio.item() == pytest.approx(ratio)
 
 
 def test_a_clipped_ratio_has_no_gradient():
@@ -142,8 +142,8 @@ def test_a_clipped_ratio_has_no_gradient():
 
 def test_value_loss_takes_the_worse_of_both():
     values, old, returns = torch.tensor([1.0, 0.1]), torch.zeros(2), torch.tensor([1.0, 0.0])
-    found = ppo_value_loss(values, old, returns, 0.2)
-    assert found.tolist() == pytest.approx([0.5 * 0.8**2, 0.5 * 0.1**2])
+    losses = ppo_value_loss(values, old, returns, 0.2)
+    assert losses.tolist() == pytest.approx([0.5 * 0.8**2, 0.5 * 0.1**2])
 
 
 def test_explained_variance():

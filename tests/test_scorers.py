@@ -51,8 +51,8 @@ def naive(policy, prompt: str, choice: str) -> ChoiceScore:
             logits = policy.model(input_ids=torch.tensor([p]), decoder_input_ids=written).logits[0]
         else:
             logits = policy.model(input_ids=torch.tensor([p + r[:-1]])).logits[0, len(p) - 1 :]
-    own = logits[:, : policy.n_vocab].float().log_softmax(-1)[range(len(r)), r]
-    return ChoiceScore(own[:-1].sum().item(), len(r) - 1, own[-1].item())
+    logprobs = logits[:, : policy.n_vocab].float().log_softmax(-1)[range(len(r)), r]
+    return ChoiceScore(logprobs[:-1].sum().item(), len(r) - 1, logprobs[-1].item())
 
 
 PROMPTS = [
@@ -78,9 +78,9 @@ OFFERED = [
 def test_choice_scorer_equals_a_naive_loop(kind, batch_tokens):
     policy = tiny_policy(kind)
     scorer = ChoiceScorer(policy, batch_tokens=batch_tokens, tree_tokens=96)
-    found = scorer.score(PROMPTS, OFFERED)
-    for prompt, offered, own in zip(PROMPTS, OFFERED, found, strict=True):
-        for choice, score in zip(offered, own, strict=True):
+    scores_of = scorer.score(PROMPTS, OFFERED)
+    for prompt, offered, choice_scores in zip(PROMPTS, OFFERED, scores_of, strict=True):
+        for choice, score in zip(offered, choice_scores, strict=True):
             expected = naive(policy, prompt, choice)
             assert score.n_tokens == expected.n_tokens
             assert score.logprob_sum == pytest.approx(expected.logprob_sum, abs=1e-4)
@@ -93,9 +93,9 @@ def test_a_model_without_trees_is_read_sequence_by_sequence():
     trees = ChoiceScorer(policy).score(PROMPTS, OFFERED)
     policy.takes_trees = False
     plain = ChoiceScorer(policy).score(PROMPTS, OFFERED)
-    for own, other in zip(trees, plain, strict=True):
-        assert [s.logprob_sum for s in own] == pytest.approx(
-            [s.logprob_sum for s in other], abs=1e-4
+    for in_trees, by_itself in zip(trees, plain, strict=True):
+        assert [s.logprob_sum for s in in_trees] == pytest.approx(
+            [s.logprob_sum for s in by_itself], abs=1e-4
         )
 
 
@@ -230,11 +230,11 @@ def test_verifier_logit_is_the_labels_difference(kind):
     policy = tiny_policy(kind)
     verifier = Verifier([VerifierFold(ChoiceScorer(policy), temperature=2.0)])
     statements = ["Steel floats.", "Steel sinks in water because it is dense."]
-    found = verifier.probabilities(statements, [None, "q1"])
+    probabilities = verifier.probabilities(statements, [None, "q1"])
     again = verifier.probabilities(statements[::-1], [None, None])
-    assert found == pytest.approx(again[::-1], abs=1e-6)
+    assert probabilities == pytest.approx(again[::-1], abs=1e-6)
     [z, _] = verifier.folds[0].logits(statements)
-    assert found[0] == pytest.approx(1 / (1 + math.exp(-z / 2.0)))
+    assert probabilities[0] == pytest.approx(1 / (1 + math.exp(-z / 2.0)))
 
 
 def test_fluency_is_the_base_models_mean_logprob():
@@ -259,7 +259,7 @@ class _Words:
 
     def __call__(self, texts, *, max_length, **_):
         words = [[2 + sum(map(ord, w)) % 90 for w in t.split()] for t in texts]
-        rows = [[*own[: max_length - 1], 1] for own in words]
+        rows = [[*ids[: max_length - 1], 1] for ids in words]
         width = max(map(len, rows))
         ids = torch.tensor([r + [0] * (width - len(r)) for r in rows])
         mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows])
@@ -275,8 +275,7 @@ def test_vera_reads_its_head_from_unused_embedding_rows():
     with torch.no_grad():
         rows[32097, 0] = 0.5
     statements = ["steel sinks", " wood floats on water ", "x " * 300]
-    found = vera.probabilities(statements)
-    for statement, p in zip(statements, found, strict=True):
+    for statement, p in zip(statements, vera.probabilities(statements), strict=True):
         batch = _Words()([statement.strip()], max_length=128)
         assert batch.input_ids.shape[1] <= 128
         h = encoder(input_ids=batch.input_ids).last_hidden_state[0, -1]

@@ -4,15 +4,15 @@ import dataclasses
 import json
 
 import pytest
-
-from rationalize.errors import UsageError
-from rationalize.evaluation.compare import read_run
-from rationalize.methods.own_attempts import WriteConfig
 from rationalize.methods.self_motivated_demo import (
     METHODS,
     SelfMotivatedDemoConfig,
     run_self_motivated_demo,
 )
+
+from rationalize.errors import UsageError
+from rationalize.evaluation.compare import read_run
+from rationalize.methods.own_attempts import WriteConfig
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig
 

@@ -1,6 +1,4 @@
-"""Sequences that begin alike as one tree: the layout by hand, the states of sequences of their
-own.
-"""
+"""Prefix trees: their layout by hand, and hidden states equal to those of single sequences."""
 
 import copy
 
@@ -27,7 +25,7 @@ from rationalize.models.forward import (
     takes_trees,
 )
 from rationalize.models.precision import frozen_copy
-from rationalize.models.trees import ancestry, plant, plant_one_pass
+from rationalize.models.trees import ancestry, build_batch_trees, build_prefix_trees
 from tests.tiny import tiny_policy
 
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple), max_size=9)
@@ -40,17 +38,17 @@ def test_trees_share_every_prefix_and_stay_small():
         for r in ((5,), (6, 7))
         for c in ((8, 1), (8, 2))
     ]
-    [tree] = plant(rows, 100)
+    [tree] = build_prefix_trees(rows, 100)
     # 1 2 | 3 : 5 8 1 2, 6 7 8 1 2 | 4 : the same
     assert len(tree) == 2 + 2 * (1 + 4 + 5)
-    small = plant(rows, 8)
+    small = build_prefix_trees(rows, 8)
     assert sum(len(t.paths) for t in small) == len(rows)
     assert all(len(t) <= 8 for t in small)
-    assert [len(t.paths) for t in plant(rows, 0)] == [1] * len(rows)
+    assert [len(t.paths) for t in build_prefix_trees(rows, 0)] == [1] * len(rows)
 
 
 def test_what_a_node_sees_by_hand():
-    sees, depth = ancestry(plant([(1, 2, 3), (1, 2, 4, 5)], 9))
+    sees, depth = ancestry(build_prefix_trees([(1, 2, 3), (1, 2, 4, 5)], 9))
     assert depth.tolist() == [[0, 1, 2, 2, 3]]
     assert sees[0, 0].astype(int).tolist() == [
         [1, 0, 0, 0, 0], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0], [1, 1, 0, 1, 0], [1, 1, 0, 1, 1]
@@ -59,9 +57,9 @@ def test_what_a_node_sees_by_hand():
 
 @given(SEQUENCES, st.integers(0, 20))
 def test_every_sequence_is_a_path_and_sees_itself_alone(sequences, limit):
-    for planted in (plant(sequences, limit), plant_one_pass(sequences, limit)):
-        assert sorted(i for tree in planted for i in tree.members) == list(range(len(sequences)))
-        for tree in planted:
+    for trees in (build_prefix_trees(sequences, limit), build_batch_trees(sequences, limit)):
+        assert sorted(i for tree in trees for i in tree.members) == list(range(len(sequences)))
+        for tree in trees:
             assert len(tree) <= max(limit, max(map(len, sequences)))
             sees, depth = ancestry([tree])
             for path, i in zip(tree.paths, tree.members, strict=True):
@@ -73,8 +71,8 @@ def test_every_sequence_is_a_path_and_sees_itself_alone(sequences, limit):
 
 @given(SEQUENCES.filter(len), st.integers(0, 20))
 def test_one_pass_is_never_padded_beyond_the_sequences_alone(sequences, limit):
-    planted = plant_one_pass(sequences, limit)
-    padded = len(planted) * max(map(len, planted))
+    trees = build_batch_trees(sequences, limit)
+    padded = len(trees) * max(map(len, trees))
     assert padded <= len(sequences) * max(map(len, sequences))
 
 
@@ -124,7 +122,9 @@ def test_a_shared_prompt_is_read_once():
     )
     first, _, second = rows_of(policy)
     hidden_at_response(policy, collate([first, second, first, second], policy))
-    [tree] = plant([(*r.prompt_ids, *r.response_ids[:-1]) for r in (first, second)], 999)
+    [tree] = build_prefix_trees(
+        [(*r.prompt_ids, *r.response_ids[:-1]) for r in (first, second)], 999
+    )
     assert read == [len(tree)]
     assert len(tree) < len(first.prompt_ids) + first.length + second.length - 2
 

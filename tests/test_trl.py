@@ -37,9 +37,9 @@ def test_our_dpo_is_trls(tmp_path):
     out = dpo(beta=BETA)(policy, rows(response_logprobs(reference, rows([0.0] * 4), config)))
 
     folders = [tiny_folder("decoder", tmp_path / str(seed), seed) for seed in (0, 1)]
-    own, other = (AutoModelForCausalLM.from_pretrained(f).eval() for f in folders)
+    model, ref_model = (AutoModelForCausalLM.from_pretrained(f).eval() for f in folders)
     trainer = trl.DPOTrainer(
-        own, other, processing_class=policy.tokenizer,
+        model, ref_model, processing_class=policy.tokenizer,
         args=trl.DPOConfig(
             output_dir=str(tmp_path / "trl"), beta=BETA, use_cpu=True, bf16=False,
             report_to=[], per_device_train_batch_size=len(PAIRS), disable_dropout=True,
@@ -63,7 +63,7 @@ def test_our_reward_model_loss_is_trls(tmp_path):
     from rationalize.training.objectives import RankTag, rank
 
     policy = tiny_policy("decoder", seed=0)
-    unit = new_head(policy, seed=3)
+    scalar_head = new_head(policy, seed=3)
     ours = [
         Row(
             tuple(policy.encode_prompt(prompt)), tuple(policy.encode_response(response)),
@@ -72,7 +72,7 @@ def test_our_reward_model_loss_is_trls(tmp_path):
         for i, (prompt, *both) in enumerate(PAIRS)
         for place, response in enumerate(both)
     ]  # fmt: skip
-    out = rank(unit)(policy, ours)
+    out = rank(scalar_head)(policy, ours)
 
     folder = tiny_folder("decoder", tmp_path / "model", 0)
     theirs = LlamaForSequenceClassification.from_pretrained(folder, num_labels=1).eval()
@@ -80,7 +80,7 @@ def test_our_reward_model_loss_is_trls(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder, pad_token="<|start|>")
     theirs.config.pad_token_id = tokenizer.pad_token_id
     with torch.no_grad():
-        theirs.score.weight.copy_(unit.weight)
+        theirs.score.weight.copy_(scalar_head.weight)
     trainer = trl.RewardTrainer(
         theirs, processing_class=tokenizer,
         args=trl.RewardConfig(

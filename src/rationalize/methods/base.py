@@ -96,16 +96,11 @@ class ScorerFolders:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(PromptOptions):
     """How a policy is asked for a reply."""
 
-    mode: str = "rationale_answer"
-    control: Mapping[str, int] | None = None
-    """Bin of each reward to write under; 0 is best."""
     guidance: float = 0.0
     """Weight of (log-probability under the best tokens minus under the worst)."""
-    demos: Sequence[Question] = ()
-    """Solved questions that are shown before."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +207,14 @@ class Experiment:
         questions = self.splits[split]
 
         def write() -> list[Attempt]:
-            attempts = write_attempts(Sampler(policy, guidance=asked.guidance), questions, self.sampling(asked.mode), Provenance(split, seed, writer=name), PromptOptions(mode=asked.mode, control=asked.control, demos=asked.demos), label=f"{name} on {split}")  # fmt: skip
+            attempts = write_attempts(
+                Sampler(policy, guidance=asked.guidance),
+                questions,
+                self.sampling(asked.mode),
+                Provenance(split, seed, writer=name),
+                asked,
+                label=f"{name} on {split}",
+            )
             return self.suite.score(attempts, {q.id: q for q in questions})
 
         return final_stage(self.run, name).attempts(f"{split}-{seed}", write)
@@ -246,7 +248,14 @@ def evaluate_on_dev(
     asked = asked or Asked()
 
     def write() -> list[Attempt]:
-        attempts = write_attempts(Sampler(policy, guidance=asked.guidance), exp.dev, exp.sampling(asked.mode), Provenance("dev", exp.seed, writer=stage.name, round=round, step=step), PromptOptions(mode=asked.mode, control=asked.control), label=f"{stage.name} on dev, step {step}")  # fmt: skip
+        attempts = write_attempts(
+            Sampler(policy, guidance=asked.guidance),
+            exp.dev,
+            exp.sampling(asked.mode),
+            Provenance("dev", exp.seed, writer=stage.name, round=round, step=step),
+            asked,
+            label=f"{stage.name} on dev, step {step}",
+        )
         return exp.suite.score(attempts, {q.id: q for q in exp.dev}) if scored else attempts
 
     attempts = stage.attempts(f"dev{step}", write)

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rationalize.errors import UsageError
-from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.baselines import BASE, FEW_SHOT, MAJORITY
+from rationalize.evaluation.compare import Methods
 from rationalize.methods import method_named
 from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn
 from rationalize.methods.launch import learn

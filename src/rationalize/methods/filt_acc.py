@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -35,9 +36,9 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Provenance, Teacher, teacher_attempts, write_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.signals.filters import first_of_each, keep_above
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import quark
-from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
 
@@ -90,7 +91,7 @@ def _learn(
             evaluate_on_dev(exp, stage, policy, round=0, step=0)
         while rounds <= step // config.sample_interval:
             round = rounds
-            attempts = stage.attempts(f"round{round}", lambda: write_round(round))
+            attempts = stage.attempts(f"round{round}", partial(write_round, round))
             kept = keep(attempts, config.filters)
             pool[:] = without_repeats([*pool, *kept])
             counts = {"written": len(attempts), "kept": len(kept), "attempts": len(pool)}
@@ -104,7 +105,13 @@ def _learn(
             )
 
     def write_round(round: int) -> list[Attempt]:
-        attempts = write_attempts(Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed), config.sampling, Provenance("train", exp.seed, round=round, step=round * config.sample_interval), label=f"{stage.name} explores, round {round}")  # fmt: skip
+        attempts = write_attempts(
+            Sampler(policy),
+            questions_for(exp.train, config.prompts, round, exp.seed),
+            config.sampling,
+            Provenance("train", exp.seed, round=round, step=round * config.sample_interval),
+            label=f"{stage.name} explores, round {round}",
+        )
         teacher = teacher_attempts(exp.train, config.teacher) if round == 0 else []
         return exp.suite.score(teacher + attempts, questions)
 
@@ -135,8 +142,9 @@ def keep(attempts: Sequence[Attempt], filters: Mapping[str, float]) -> list[Atte
         name: [-np.inf if (score := a.rewards[name]) is None else score for a in parsed]
         for name in filters
     }
-    passed = keep_above(scores, filters, len(parsed)) if parsed else []
-    return [a for a, ok in zip(parsed, passed, strict=True) if ok]
+    if not parsed:
+        return []
+    return [a for a, ok in zip(parsed, keep_above(scores, filters, len(parsed)), strict=True) if ok]
 
 
 def without_repeats(attempts: Sequence[Attempt]) -> list[Attempt]:

@@ -50,7 +50,7 @@ def train(method: str, out: Path | str, settings: Any = None, **values: Any) -> 
     """
     found = method_named(method)
     settings = replace(settings, **values) if settings else settings_of(found)(**values)
-    with _opened(settings, out, method) as (run, prepare):
+    with _opened(settings, out, method) as (_, prepare):
         config, exp = prepare()
         policy = exp.load_policy()
         if found.start == "sft":
@@ -93,8 +93,10 @@ def _opened(
 
 
 def scoring_of(config: Any, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:
-    """What a method's rewards need. A configuration may say it itself, as `scoring(folders, train)`;
-    else its `rewards` and `filters` are loaded beside correctness and diversity.
+    """What a method's rewards need.
+
+    A configuration may say it by a method `scoring(folders, train)`; else its `rewards` and
+    `filters` are loaded beside correctness and diversity.
     """
     if hasattr(config, "scoring"):
         return config.scoring(folders, train)

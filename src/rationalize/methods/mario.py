@@ -45,6 +45,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from rationalize.errors import UsageError
@@ -71,10 +72,10 @@ from rationalize.sampling.writing import (
     write_attempts,
 )
 from rationalize.signals.bins import Ties
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import ControlFitConfig, fit
 from rationalize.training.losses import KLDirection
 from rationalize.training.objectives import quark
-from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
 Variant = Literal["classic", "additive", "additive-left", "product", "product-raw"]
@@ -218,7 +219,7 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         if step == 0:  # what the rounds are measured against; its tokens mean nothing yet
             evaluate_on_dev(exp, stage, policy, round=0, step=0)
         for round in range(pool.rounds, step // config.sample_interval + 1):
-            attempts = stage.attempts(f"round{round}", lambda round=round: write_round(round))
+            attempts = stage.attempts(f"round{round}", partial(write_round, round))
             # 2. quantise: each reward by itself over the whole pool
             pool.add(attempts, active_when_training(round * config.sample_interval, config))
             if policy.controls:
@@ -228,7 +229,14 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
     def write_round(round: int) -> list[Attempt]:
         step = round * config.sample_interval
         active = active_when_sampling(step, config)
-        attempts = write_attempts(Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed), config.sampling, Provenance("train", exp.seed, round=round, step=step), PromptOptions(control=dict.fromkeys(active, 0)), label=f"{stage.name} explores, round {round}")  # fmt: skip
+        attempts = write_attempts(
+            Sampler(policy),
+            questions_for(exp.train, config.prompts, round, exp.seed),
+            config.sampling,
+            Provenance("train", exp.seed, round=round, step=step),
+            PromptOptions(control=dict.fromkeys(active, 0)),
+            label=f"{stage.name} explores, round {round}",
+        )
         if round == 0:
             attempts = teacher_attempts(exp.train, config.teacher) + attempts
         return exp.suite.score(attempts, questions)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from rationalize.environment import environment
-from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.baselines import MAJORITY, majority_attempts
+from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
@@ -36,7 +36,9 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
         attempts = exp.evaluate(policy, name, split, asked=learned.asked)
         methods[name][split] = {exp.seed: attempts}
     export(exp, policy, name, learned.asked)
-    write_results(exp, methods, [(name, MAJORITY)], trained=trained_rows(name, learned.trained or {}))
+    write_results(
+        exp, methods, [(name, MAJORITY)], trained=trained_rows(name, learned.trained or {})
+    )
     print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
 
 

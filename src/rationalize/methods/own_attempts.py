@@ -141,9 +141,17 @@ def own_attempts(
 
     def ask(questions: Sequence[Question], *, hinted: bool) -> list[Attempt]:
         by_id: dict[str, list[Attempt]] = {}
-        writer = f"{shard}-hinted" if hinted else shard
+        name = f"{writer}-hinted" if hinted else writer
+        source = Provenance(split, exp.seed, writer=name, round=round, stream=writer)
         for form, demos in shown.items():
-            for attempt in write_attempts(Sampler(policy), [q for q in questions if form_of(q) == form], config.sampling, Provenance(split, exp.seed, writer=f"{writer}-hinted" if hinted else writer, round=round, stream=writer), PromptOptions(demos=demos, hinted=hinted), label=f"{writer} writes{', hinted' if hinted else ''}"):  # fmt: skip
+            for attempt in write_attempts(
+                Sampler(policy),
+                [q for q in questions if form_of(q) == form],
+                config.sampling,
+                source,
+                PromptOptions(demos=demos, hinted=hinted),
+                label=f"{writer} writes{', hinted' if hinted else ''}",
+            ):
                 by_id.setdefault(attempt.question_id, []).append(attempt)
         in_order = [a for q in questions for a in by_id.get(q.id, [])]
         return RewardSuite([correctness()]).score(in_order, {q.id: q for q in questions})

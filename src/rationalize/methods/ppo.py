@@ -41,17 +41,17 @@ from rationalize.records import Attempt
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Provenance, Recorded, write_attempts
-from rationalize.training.advantages import explained_variance
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import HeadFitConfig, fit
 from rationalize.training.objectives import ppo as ppo_objective
 from rationalize.training.rollouts import (
     Reference,
+    explained_variance,
     load_rollouts,
     measure,
     save_rollouts,
     to_learn,
 )
-from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
 Mode = Literal["rm", "z", "rm+z"]
@@ -240,7 +240,7 @@ class Updates:
         beta = next_beta(stage, update, config)
         self.rows, returns_N = to_learn(
             rollouts, [own - baseline for own in scores], beta=beta, gamma=config.gamma,
-            lam=config.lam, least_spread=config.min_advantage_std,
+            lam=config.lam, min_advantage_std=config.min_advantage_std,
         )  # fmt: skip
         values_N = torch.cat([r.value_T for r in rollouts])
         facts = {
@@ -254,7 +254,20 @@ class Updates:
         """Write and score replies; their token ids, log-probabilities and values go to `file`."""
         config, exp, name = self.config, self.exp, self.stage.name
         sampler = Recorded(Sampler(self.policy))
-        attempts = write_attempts(sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling, Provenance("train", exp.seed, writer=name, round=update, step=update * config.steps_per_update, stream=name), label=f"{name} writes, update {update}")  # fmt: skip
+        attempts = write_attempts(
+            sampler,
+            questions_for(exp.train, config.prompts, update, exp.seed),
+            config.sampling,
+            Provenance(
+                "train",
+                exp.seed,
+                writer=name,
+                round=update,
+                step=update * config.steps_per_update,
+                stream=name,
+            ),
+            label=f"{name} writes, update {update}",
+        )
         maker = RowMaker(self.policy)
         rows = [maker.drawn(a.prompt, ids) for a, ids in zip(attempts, sampler.ids, strict=True)]
         # in the passes of the first epoch, so that its ratios are exactly 1

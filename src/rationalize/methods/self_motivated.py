@@ -270,7 +270,7 @@ def improve(exp: Experiment, policy: Policy, config: PpoRowConfig, stage: Stage)
                 model = shared_model(variants, start.reward_model, stage.name)
                 exp = exp.with_reward(reward_of(model))
             with variants.active(stage.name) as learner:
-                ppo(exp, learner, variants.bare, config, stage)
+                ppo(exp, learner, variants.base_policy, config, stage)
     policy.load_weights(stage.folder)
     trained = {stage.name: learned_from(config.mode)}
     return replace(start, weights=stage.folder, policy=policy, trained=trained, attempts=())

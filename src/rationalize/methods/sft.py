@@ -21,9 +21,9 @@ from rationalize.runs import Stage
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.templates import prompt_text, target_text
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import nll
-from rationalize.training.rows import RowMaker
 from rationalize.training.selection import BestCheckpoint
 
 DIRECTLY = Asked(mode="answer")

@@ -53,7 +53,13 @@ def vote(
         questions = {q.id: q for q in exp.splits[split]}
 
         def write(split: str = split, questions=questions) -> list[Attempt]:
-            attempts = write_attempts(Sampler(exp.load_policy(learned.weights)), list(questions.values()), sampling, Provenance(split, seed, writer=f"{row} votes"), label=f"{row} votes on {split}")  # fmt: skip
+            attempts = write_attempts(
+                Sampler(exp.load_policy(learned.weights)),
+                list(questions.values()),
+                sampling,
+                Provenance(split, seed, writer=f"{row} votes"),
+                label=f"{row} votes on {split}",
+            )
             return suite.score(attempts, questions)
 
         attempts = Stage(exp.run, "votes").attempts(f"{split}-{seed}", write)

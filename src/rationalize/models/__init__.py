@@ -1,1 +1,1 @@
-"""Policies: load, save, control tokens, forward passes; and the scorers that read with them."""
+"""Policies (load, save, control tokens, forward passes) and the models that score text."""

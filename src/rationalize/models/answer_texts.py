@@ -1,8 +1,8 @@
-"""What an answer scorer reads and writes: our templates, or MaRio's released formats.
+"""Prompts and answers of an answer scorer, in our templates or in MaRio's released formats.
 
-`choices` answers in the words of the choice, `modes` with its letter, as the templates do. Words
-are far easier for a small model: the answer that a rationale ends with can be copied, while a
-letter must first be bound to its choice.
+`choices` answers in the words of the choice, `modes` with its letter, as our templates do. Words
+are far easier for a small model: it can copy the answer that a rationale ends with, while a letter
+must first be bound to its choice. `released` is MaRio's format (docs/methods/scorers.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Texts = Literal["modes", "choices", "released"]
 
 
 def answer_prompt(texts: Texts, question: Question, rationale: str | None) -> str:
-    """What the scorer reads: our templates, or MaRio's released formats (mario.md 4.2)."""
+    """The prompt for a question, alone (`rationale` None) or with a rationale."""
     if texts != "released":
         if rationale is None:
             return prompt_text("answer", question)
@@ -33,7 +33,7 @@ def answer_prompt(texts: Texts, question: Question, rationale: str | None) -> st
 
 
 def answer_texts(texts: Texts, question: Question) -> list[str]:
-    """What the scorer may write, one text per choice; the gold text alone where there are none."""
+    """The possible answers, one text per choice; without choices only the gold answer."""
     if not question.choices:
         return [question.answer]
     if texts == "choices":
@@ -44,9 +44,9 @@ def answer_texts(texts: Texts, question: Question) -> list[str]:
 
 
 def gold_text(texts: Texts, question: Question) -> str:
-    """What a scorer learns to write."""
-    at = question.choices.index(question.answer) if question.choices else 0
-    return answer_texts(texts, question)[at]
+    """The answer that a scorer is trained to give."""
+    index = question.choices.index(question.answer) if question.choices else 0
+    return answer_texts(texts, question)[index]
 
 
 def _is_yes_no(question: Question) -> bool:

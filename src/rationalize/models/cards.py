@@ -1,4 +1,4 @@
-"""What a model card beside weights says: of a base model, its id and its licence."""
+"""Reads a base model's hub id and licence from its model card."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ CARD = "README.md"
 
 
 class BaseFacts(NamedTuple):
-    """What is known of a base model; None where nothing is."""
+    """Facts on a base model; None if unknown."""
 
     hub_id: str | None
     licence: str | None
-    """As the card's `license` names it."""
+    """The card's `license`."""
 
 
 def base_facts(model: str) -> BaseFacts:
-    """The facts of `default`, of a folder or run (by its card), or of a hub id (by the card in the
-    hub's cache: nothing is downloaded).
+    """Facts on `default`, on a folder or run (from its card), or on a hub id.
+
+    A hub id's card is read from the hub's cache; nothing is downloaded.
     """
     from rationalize.models.default import HUB_ID, LICENCE
 
@@ -40,17 +41,17 @@ def base_facts(model: str) -> BaseFacts:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The YAML front matter of the card in a folder; empty where there is none."""
+    """The YAML front matter of the card in a folder; empty if there is none."""
     path = folder / CARD
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     head, end, _ = text.removeprefix("---\n").partition("\n---")
     if not text.startswith("---\n") or not end:
         return {}
     try:
-        found = yaml.safe_load(head)
+        facts = yaml.safe_load(head)
     except yaml.YAMLError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _text(value: Any) -> str | None:

@@ -1,8 +1,11 @@
-"""Log-probabilities of given answers, in one forward pass over whatever they share.
+"""Log-probabilities of given answers (choices) after a prompt; shared prefixes are computed once.
 
-Decoder-only models: prompts and choices are merged into trees of tokens (`trees.py`), so that a
-prefix (a system line, a question, a rationale, a bracket) is computed once.
-Encoder-decoders: a prompt is encoded once, and its choices share its keys and values.
+Decoder-only models: prompts and choices are merged into prefix trees (`trees.py`), so that a
+system line, a question, a rationale or a bracket is read once. Encoder-decoders: a prompt is
+encoded once, and its choices share its keys and values.
+
+Axes: `B` trees of a batch, `T` padded tokens, `G` prompts, `N` continuations, `M` all hidden states
+of a batch, `P` those that predict a token, `R` response tokens, `d` the hidden size.
 """
 
 from __future__ import annotations
@@ -18,25 +21,26 @@ from torch import Tensor
 
 from rationalize.models.forward import (
     head,
+    max_tree_tokens,
     output_rows,
     padded,
     plain_model,
-    room,
     tree_hidden,
 )
 from rationalize.models.precision import autocast, has_fast_bfloat16
-from rationalize.models.trees import plant
+from rationalize.models.trees import build_prefix_trees
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
-_BATCH_TOKENS = {True: 1024, False: 16384}  # on a processor, larger batches leave the cache
-_HEAD_CHUNK = 256  # positions that the lm-head reads at once: (256, V) logits
+_CPU_BATCH_TOKENS = 1024  # larger batches do not fit a CPU's cache
+_BATCH_TOKENS = 16384
+_HEAD_CHUNK = 256  # positions per call of the lm-head: (256, V) logits
 
 
 @dataclass(frozen=True)
 class ChoiceScore:
-    """How likely a model finds one continuation; every paper's form derives from these."""
+    """How likely a model finds one continuation; the papers' scores derive from these numbers."""
 
     logprob_sum: float
     """Sum of the tokens' log-probabilities, without EOS."""
@@ -52,30 +56,30 @@ class ChoiceScore:
 
     @property
     def mean_with_eos(self) -> float:
-        """Mean token log-probability, EOS counted as a token (mario.md 4.2)."""
+        """Mean token log-probability, EOS included (MaRio's consistency, docs/methods/mario.md)."""
         return (self.logprob_sum + self.eos_logprob) / (self.n_tokens + 1)
 
     @property
     def utility(self) -> float:
-        """Geometric mean of the tokens' probabilities, without EOS (coalition.md 3.1)."""
+        """Geometric mean of token probabilities, no EOS (U in docs/methods/coalition.md)."""
         return math.exp(self.mean)
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """Token ids of a prompt and of what follows it, EOS last."""
+    """Token ids of a prompt and of the response that follows it, EOS last."""
 
     prompt: tuple[int, ...]
     response: tuple[int, ...]
 
     @property
     def read(self) -> tuple[int, ...]:
-        """What a decoder-only model reads to predict all of the response."""
+        """The tokens that a decoder-only model reads to predict the whole response."""
         return self.prompt + self.response[:-1]
 
 
 class ChoiceScorer:
-    """Scores choices of prompts under one policy; inference only.
+    """Scores choices after prompts under one policy; inference only.
 
     >>> scorer = ChoiceScorer(load_policy())
     >>> scorer.score(["Is ice cold?\\nAnswer."], [["yes", "no"]])[0][0].utility
@@ -86,88 +90,102 @@ class ChoiceScorer:
         self, policy: Policy, *, batch_tokens: int | None = None, tree_tokens: int = 256
     ) -> None:
         self.policy = policy
-        self.batch_tokens = batch_tokens or _BATCH_TOKENS[policy.device.type == "cpu"]
+        default = _CPU_BATCH_TOKENS if policy.device.type == "cpu" else _BATCH_TOKENS
+        self.batch_tokens = batch_tokens or default
         self.tree_tokens = tree_tokens
 
     def score(
         self, prompts: Sequence[str], choices_of: Sequence[Sequence[str]]
     ) -> list[list[ChoiceScore]]:
-        """Per prompt one score per choice; equal (prompt, choice) pairs are computed once."""
+        """Per prompt one score per choice; equal (prompt, choice) pairs are computed once.
+
+        Raises ValueError if the lengths differ, or for a choice without tokens.
+        """
         if len(prompts) != len(choices_of):
             raise ValueError(f"{len(prompts)} prompts, but choices of {len(choices_of)}")
+        # tokenise each distinct text once
         prompt_ids = {p: tuple(self.policy.encode_prompt(p)) for p in dict.fromkeys(prompts)}
         texts = dict.fromkeys(c for choices in choices_of for c in choices)
         choice_ids = {c: tuple(self.policy.encode_response(c)) for c in texts}
         empty = [c for c, ids in choice_ids.items() if len(ids) < 2]
         if empty:
             raise ValueError(f"the choice {empty[0]!r} has no tokens to score")
-        wanted = [
+        continuations = [
             [Continuation(prompt_ids[p], choice_ids[c]) for c in choices]
             for p, choices in zip(prompts, choices_of, strict=True)
         ]
-        scores = self.score_ids(list(dict.fromkeys(c for row in wanted for c in row)))
-        return [[scores[c] for c in row] for row in wanted]
+        scores = self.score_ids(list(dict.fromkeys(c for row in continuations for c in row)))
+        return [[scores[c] for c in row] for row in continuations]
 
     @torch.no_grad()
     def score_ids(self, continuations: Sequence[Continuation]) -> dict[Continuation, ChoiceScore]:
         """The score of each distinct continuation."""
-        run = self._in_encoder_decoder if self.policy.is_encoder_decoder else self._in_trees
+        encoder_decoder = self.policy.is_encoder_decoder
+        batches = self._encoder_decoder_batches if encoder_decoder else self._tree_batches
         was_training = self.policy.model.training
         self.policy.model.eval()
         scores: dict[Continuation, ChoiceScore] = {}
         try:
             with autocast(self.policy.device):
-                for part, logprobs in run(continuations):
-                    for continuation, own in zip(part, logprobs, strict=True):
-                        *tokens, eos = own.tolist()
+                for batch, logprobs in batches(continuations):
+                    for continuation, token_logprobs in zip(batch, logprobs, strict=True):
+                        *tokens, eos = token_logprobs.tolist()
                         scores[continuation] = ChoiceScore(math.fsum(tokens), len(tokens), eos)
         finally:
             self.policy.model.train(was_training)
         return scores
 
-    def _in_trees(
+    def _tree_batches(
         self, continuations: Sequence[Continuation]
     ) -> Iterator[tuple[list[Continuation], list[Tensor]]]:
+        """Decoder-only: the continuations batch by batch, with their tokens' log-probabilities."""
         reads = [c.read for c in continuations]
-        trees = sorted(plant(reads, room(self.policy, reads, self.tree_tokens)), key=len)
+        limit = max_tree_tokens(self.policy, reads, self.tree_tokens)
+        trees = sorted(build_prefix_trees(reads, limit), key=len)
         for batch in _batches(trees, len, self.batch_tokens):
             hidden = tree_hidden(self.policy, batch)  # (B, T, d)
             width = hidden.shape[1]
-            nodes: list[np.ndarray] = []  # where each response token is predicted
-            part = [continuations[i] for tree in batch for i in tree.members]
+            # per continuation the nodes that predict its response, as indices into (B * T, d)
+            nodes: list[np.ndarray] = []
+            scored = [continuations[i] for tree in batch for i in tree.members]
             for row, tree in enumerate(batch):
                 for path, i in zip(tree.paths, tree.members, strict=True):
                     nodes.append(row * width + path[len(continuations[i].prompt) - 1 :])
-            yield part, _logprobs(self.policy, hidden.flatten(0, 1), nodes, part)
+            yield scored, _logprobs(self.policy, hidden.flatten(0, 1), nodes, scored)
 
-    def _in_encoder_decoder(
+    def _encoder_decoder_batches(
         self, continuations: Sequence[Continuation]
     ) -> Iterator[tuple[list[Continuation], list[Tensor]]]:
+        """Encoder-decoder: the same; all continuations of a prompt are in one batch."""
         groups: dict[tuple[int, ...], list[Continuation]] = {}
         for continuation in continuations:
             groups.setdefault(continuation.prompt, []).append(continuation)
         ordered = sorted(groups.values(), key=lambda g: (len(g), len(g[0].prompt)))
         for batch in _batches(ordered, lambda g: len(g[0].prompt) * len(g), self.batch_tokens):
-            part = [c for group in batch for c in group]
+            scored = [c for group in batch for c in group]
             group_of = [i for i, group in enumerate(batch) for _ in group]
             first, rest = _decoder_hidden(self.policy, batch, group_of)  # (G, d), (N, T, d)
             width = rest.shape[1]
+            # the first token is predicted at its prompt's start token, the others at the choice's
+            # own tokens: indices into (G + N * T, d)
             nodes = [
                 np.concatenate([[g], len(batch) + n * width + np.arange(len(c.response) - 1)])
-                for n, (g, c) in enumerate(zip(group_of, part, strict=True))
+                for n, (g, c) in enumerate(zip(group_of, scored, strict=True))
             ]
-            yield part, _logprobs(self.policy, torch.cat([first, rest.flatten(0, 1)]), nodes, part)
+            hidden = torch.cat([first, rest.flatten(0, 1)])
+            yield scored, _logprobs(self.policy, hidden, nodes, scored)
 
 
-def halve(policy: Policy) -> Policy:
-    """Keep the linear layers of a policy that only scores in bfloat16, where that is fast.
+def cast_linears_to_bf16(policy: Policy) -> Policy:
+    """Cast a policy's linear layers to bfloat16 in place, if the device computes fast in it.
 
-    Embeddings, norms and lm-head stay in float32: what autocast computes, without its copies.
+    For policies that only score. Embeddings, norms and lm-head stay in float32. The numbers are
+    those of autocast, without the copies that it makes in every pass.
     """
     if has_fast_bfloat16(policy.device):
-        own = plain_model(policy)
-        for module in own.modules():
-            if isinstance(module, torch.nn.Linear) and module is not own.get_output_embeddings():
+        model = plain_model(policy)
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
                 module.to(torch.bfloat16)
     return policy
 
@@ -176,22 +194,24 @@ def _decoder_hidden(
     policy: Policy, groups: Sequence[Sequence[Continuation]], group_of: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Last hidden states at the start token, (G, d), and at each choice's tokens, (N, T, d)."""
+    # encode each prompt once
+    model = plain_model(policy)
     ids, mask = padded([g[0].prompt for g in groups], policy)
-    encoded = (
-        plain_model(policy).get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-    )
-    decoder = plain_model(policy).get_decoder()
+    encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    # the start token is common to the choices of a prompt
+    decoder = model.get_decoder()
     start = torch.full((len(groups), 1), policy.start_id, device=policy.device)
     first = decoder(
         input_ids=start, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=True
     )
+    # repeat each prompt's cache for its choices, then read these
     cache = first.past_key_values
-    rows = torch.tensor(group_of, device=policy.device)
+    rows = torch.tensor(group_of, device=policy.device)  # (N,)
     cache.batch_select_indices(rows)
     ids, _ = padded([c.response[:-1] for group in groups for c in group], policy)
     rest = decoder(
         input_ids=ids,
-        encoder_hidden_states=encoded[rows],  # not read: the cache holds its keys and values
+        encoder_hidden_states=encoded[rows],  # unused: the cache holds its keys and values
         encoder_attention_mask=mask[rows],
         past_key_values=cache,
         use_cache=True,
@@ -200,35 +220,36 @@ def _decoder_hidden(
 
 
 def _logprobs(
-    policy: Policy, hidden_MD: Tensor, nodes: Sequence[np.ndarray], part: Sequence[Continuation]
+    policy: Policy, hidden_Md: Tensor, nodes: Sequence[np.ndarray], scored: Sequence[Continuation]
 ) -> list[Tensor]:
-    """Per continuation the log-probabilities of its response; `nodes` say where each is predicted.
+    """Per continuation the log-probabilities of its response, predicted at `nodes` of `hidden_Md`.
 
-    The lm-head reads every node once, without autocast: differences of log-probabilities are small.
+    Without autocast: scores are compared, and their differences are small.
     """
-    places, order = np.unique(np.concatenate(nodes), return_inverse=True)
-    at = torch.from_numpy(order)
-    targets = torch.tensor([t for c in part for t in c.response])
-    logprobs = torch.empty(len(targets))
+    # continuations share nodes: the lm-head reads each node once
+    distinct, inverse = np.unique(np.concatenate(nodes), return_inverse=True)  # (P,), (R,)
+    node_R = torch.from_numpy(inverse)
+    targets_R = torch.tensor([t for c in scored for t in c.response])
+    logprobs_R = torch.empty(len(targets_R))
     dtype = output_rows(policy).dtype
-    hidden = hidden_MD[torch.from_numpy(places).to(hidden_MD.device)].to(dtype)  # (P, d)
-    with torch.autocast(hidden.device.type, enabled=False):
-        for start in range(0, len(places), _HEAD_CHUNK):
-            logits = head(policy, hidden[start : start + _HEAD_CHUNK]).float()
-            own = (at >= start) & (at < start + _HEAD_CHUNK)
-            rows = (at[own] - start).to(logits.device)
-            chosen = logits[rows, targets[own].to(logits.device)]
-            logprobs[own] = (chosen - logits.logsumexp(-1)[rows]).cpu()
-    return list(logprobs.split([len(c.response) for c in part]))
+    hidden_Pd = hidden_Md[torch.from_numpy(distinct).to(hidden_Md.device)].to(dtype)
+    with torch.autocast(hidden_Pd.device.type, enabled=False):
+        for start in range(0, len(distinct), _HEAD_CHUNK):
+            logits = head(policy, hidden_Pd[start : start + _HEAD_CHUNK]).float()  # (chunk, V)
+            inside = (node_R >= start) & (node_R < start + _HEAD_CHUNK)
+            rows = (node_R[inside] - start).to(logits.device)
+            target_logits = logits[rows, targets_R[inside].to(logits.device)]
+            logprobs_R[inside] = (target_logits - logits.logsumexp(-1)[rows]).cpu()
+    return list(logprobs_R.split([len(c.response) for c in scored]))
 
 
 def _batches(ordered, size, limit: int) -> Iterator[list]:
-    """Neighbours together, at most `limit` padded tokens a batch; `ordered` is by rising size."""
+    """Consecutive entries in batches of at most `limit` padded tokens, if `size` never falls."""
     batch: list = []
-    for one in ordered:
-        if batch and size(one) * (len(batch) + 1) > limit:
+    for entry in ordered:
+        if batch and size(entry) * (len(batch) + 1) > limit:
             yield batch
             batch = []
-        batch.append(one)
+        batch.append(entry)
     if batch:
         yield batch

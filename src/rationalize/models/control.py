@@ -1,5 +1,6 @@
-"""Control tokens: one per reward and bin, inputs only. Their ids follow the old vocabulary, and no
-distribution holds them.
+"""Control tokens: one per reward and bin, used as inputs only.
+
+Their ids follow the old vocabulary, and every distribution leaves them out.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from rationalize.errors import UserError
 ControlInit = Literal["statistics", "words"]
 
 GOOD_TO_BAD = ("best", "good", "fair", "poor", "worst")
-"""Words that the rows start from with `init="words"`, stretched over the bins."""
+"""With `init="words"`, the level words that embedding rows start from, spread over the bins."""
 
 
 @dataclass(frozen=True)
 class ControlTokens:
-    """Bins per reward, in the order of the prefix; bin 0 is best."""
+    """Number of bins per reward, in the order of the prefix; bin 0 is best."""
 
     bins: Mapping[str, int]
     copies: int = 1
-    """Tokens per control: a longer prefix is harder to overlook."""
+    """Tokens per control; the model follows a longer prefix more easily."""
     first_id: int = 0
     lowest: Mapping[str, int] = field(default_factory=dict)
-    """The worst bin that was trained, of each reward where that is known; else it is the last."""
+    """The worst trained bin per reward; the last bin for a reward that is missing here."""
 
     def names(self) -> list[str]:
         """Token texts in the order of their ids."""
@@ -43,9 +44,9 @@ class ControlTokens:
         return list(range(self.first_id, self.first_id + sum(self.bins.values()) * self.copies))
 
     def prefix(self, chosen: Mapping[str, int]) -> list[int]:
-        """Ids of the chosen bins, in prefix order; rewards that are not named get no token.
+        """Ids of the chosen bins (reward -> bin), in prefix order; other rewards get no token.
 
-        Raises `UserError` for a reward or bin that was never trained.
+        Raises `UserError` for a reward or a bin that does not exist.
         """
         for reward, b in chosen.items():
             if reward not in self.bins or not 0 <= b < self.bins[reward]:
@@ -57,59 +58,52 @@ class ControlTokens:
         start = self.first_id
         for reward, k in self.bins.items():
             if reward in chosen:
-                at = start + chosen[reward] * self.copies
-                ids.extend(range(at, at + self.copies))
+                first = start + chosen[reward] * self.copies
+                ids.extend(range(first, first + self.copies))
             start += k * self.copies
         return ids
 
     def worst(self, chosen: Mapping[str, int]) -> dict[str, int]:
-        """The same rewards at their worst trained bins."""
+        """The worst trained bin of each reward in `chosen`."""
         return {reward: self.lowest.get(reward, self.bins[reward] - 1) for reward in chosen}
 
 
 def add_control_rows(
-    model: Any,
-    tokenizer: Any,
-    controls: ControlTokens,
-    n_vocab: int,
-    *,
-    init: ControlInit = "statistics",
-    seed: int = 0,
-) -> None:
-    """Make and fill the embedding rows of the control ids; a matrix that has room for them is
-    neither shrunk nor grown.
+    model: Any, tokenizer: Any, controls: ControlTokens, n_vocab: int, *,
+    init: ControlInit = "statistics", seed: int = 0,
+) -> None:  # fmt: skip
+    """Initialise the embedding rows of the control ids, in the input and output embeddings.
 
-    `statistics`: Normal(mean, deviation) per dimension of the words' rows (mario.md 2.1-1).
-    `words`: the mean row of the reward's name and of a word for the bin, plus a tenth of that
-    noise, so that copies differ.
+    `statistics`: Normal(mean, std) per dimension, over the rows of the old vocabulary, as Quark's
+    and MaRio's released code does. `words`: the mean row of the words "LEVEL REWARD" (such as
+    "best diversity"), plus a tenth of that noise, so that copies differ.
     """
+    # a matrix that is padded beyond the vocabulary may have room for them: it keeps its size
     end = controls.first_id + len(controls.ids())
     if model.get_input_embeddings().weight.shape[0] < end:
         model.resize_token_embeddings(end, mean_resizing=False)
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
-    for weight in {
-        id(layer.weight): layer.weight for layer in layers
-    }.values():  # one where they are tied
-        words = weight[:n_vocab].detach().float()
-        deviation = words.std(0)
+    # tied embeddings are one matrix
+    for weight in {id(layer.weight): layer.weight for layer in layers}.values():
+        words = weight[:n_vocab].detach().float()  # (n_vocab, d)
+        std = words.std(0)  # (d,)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(controls.ids()), words.shape[1], generator=generator).to(words)
         if init == "words":
             means = [
-                _anchor(words, tokenizer, r, b, k)
+                _level_row(words, tokenizer, r, b, k)
                 for r, k in controls.bins.items()
                 for b in range(k)
             ]
-            rows = (
-                torch.stack(means).repeat_interleave(controls.copies, 0) + 0.1 * deviation * noise
-            )
+            rows = torch.stack(means).repeat_interleave(controls.copies, 0) + 0.1 * std * noise
         else:
-            rows = words.mean(0) + deviation * noise
+            rows = words.mean(0) + std * noise
         with torch.no_grad():
             weight[controls.first_id : end] = rows.to(weight)
 
 
-def _anchor(words: Tensor, tokenizer: Any, reward: str, b: int, k: int) -> Tensor:
+def _level_row(words: Tensor, tokenizer: Any, reward: str, b: int, k: int) -> Tensor:
+    """Mean embedding (d,) of the words for bin `b` of `k` of a reward."""
     level = GOOD_TO_BAD[round(b * (len(GOOD_TO_BAD) - 1) / max(1, k - 1))]
     ids = tokenizer(f"{level} {reward.replace('_', ' ')}", add_special_tokens=False)["input_ids"]
     return words[ids].mean(0)

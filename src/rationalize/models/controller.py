@@ -1,4 +1,4 @@
-"""The controller: which variant should write, which should refine, or keep the rationale as it is.
+"""COALITION's controller: which variant writes, which refines, or whether to keep the rationale.
 
 It reads the question (and the rationale, never its author) and chooses among letters; the letters'
 rows of the lm-head are its classifier, so that it is an adapter like any other. Inference only:
@@ -26,31 +26,31 @@ KEEP = "keep"
 
 
 def controller_prompt(question: Question, rationale: str | None) -> str:
-    """What it reads: before a rationale is written, or to say who refines this one."""
+    """The prompt that asks who writes (`rationale` None), or who refines this rationale."""
     if rationale is None:
         return f"{question_text(question)}\nWho explains?"
     return f"{question_text(question)}\nExplanation: {rationale}\nWho corrects?"
 
 
 def letter_ids(policy: Policy, count: int) -> list[int]:
-    """Token ids of the first letters; raises `UserError` where one is more than a token."""
+    """Token ids of the first `count` letters. Raises `UserError` if they are not one token each."""
     ids = [policy.encode_response(c, eos=False) for c in string.ascii_uppercase[:count]]
-    if any(len(own) != 1 for own in ids) or len({own[0] for own in ids}) != count:
+    if any(len(tokens) != 1 for tokens in ids) or len({tokens[0] for tokens in ids}) != count:
         raise UserError(
             f"{policy.name}: the letters A to {string.ascii_uppercase[count - 1]} are not one "
             "token each; a controller needs a tokenizer in which they are"
         )
-    return [own[0] for own in ids]
+    return [tokens[0] for tokens in ids]
 
 
 def controller_row(policy: Policy, question: Question, rationale: str | None, tag=None) -> Row:
-    """A row whose response, a letter, stands for the choice."""
+    """A row whose response is one letter: the position where the choice is predicted."""
     prompt = tuple(policy.encode_prompt(controller_prompt(question, rationale)))
     return Row(prompt, (letter_ids(policy, 1)[0],), tag=tag)
 
 
 def choice_logits(policy: Policy, rows: Sequence[Row], count: int) -> Tensor:
-    """Logits (N, count) of the letters at the end of each row's prompt."""
+    """Logits (B, count) of the letters at the end of each row's prompt."""
     logits = head(policy, hidden_at_response(policy, collate(rows, policy)))
     return logits[:, letter_ids(policy, count)].float()
 
@@ -60,17 +60,17 @@ def choose(
     policy: Policy, questions: Sequence[Question], rationales: Sequence[str | None], count: int,
     *, batch: int = 16,
 ) -> list[list[float]]:  # fmt: skip
-    """Probability of each of `count` choices per question."""
+    """Per question the probabilities of `count` choices."""
     rows = [
         controller_row(policy, q, r, tag=i)
         for i, (q, r) in enumerate(zip(questions, rationales, strict=True))
     ]
-    rows.sort(key=lambda row: row.length)
-    found: list[list[float]] = [[] for _ in rows]
+    rows.sort(key=lambda row: row.length)  # batches of similar length need little padding
+    probabilities: list[list[float]] = [[] for _ in rows]
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         with autocast(policy.device):
             logits = choice_logits(policy, part, count)
-        for row, own in zip(part, logits.tolist(), strict=True):
-            found[row.tag] = softmax(own)
-    return found
+        for row, row_logits in zip(part, logits.tolist(), strict=True):
+            probabilities[row.tag] = softmax(row_logits)
+    return probabilities

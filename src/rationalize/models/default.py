@@ -1,4 +1,4 @@
-"""The embedded default model: SmolLM2-135M-Instruct from an installed wheel, or from the hub."""
+"""The default model: SmolLM2-135M-Instruct, from an installed wheel or from the hub."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ LICENCE = "apache-2.0"
 
 
 def default_model() -> Path | str:
-    """Folder of the default model, made once from the wheel's 4-bit GGUF file; the hub id where the
-    wheel is not installed.
+    """Folder of the default model, converted once from the wheel's 4-bit GGUF file.
+
+    Without the wheel, the model's hub id.
     """
     gguf = _wheel_file()
     if gguf is None:
@@ -33,33 +34,33 @@ def default_model() -> Path | str:
 
 
 def _wheel_file() -> Path | None:
-    """The GGUF file inside the wheel, whose package is not imported: it would need llama.cpp."""
+    """The GGUF file inside the wheel. Its package is not imported: that would need llama.cpp."""
     try:
         files = importlib.metadata.files(WHEEL) or []
     except importlib.metadata.PackageNotFoundError:
         return None
-    found = [Path(str(f.locate())) for f in files if f.name.endswith(".gguf")]
-    return next((f for f in found if f.exists()), None)
+    paths = [Path(str(f.locate())) for f in files if f.name.endswith(".gguf")]
+    return next((path for path in paths if path.exists()), None)
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """De-quantise into float32 safetensors; written beside and renamed, so that two processes may
-    do it at once.
+    """De-quantise a GGUF file into a folder of float32 safetensors.
 
-    transformers will not save a model that it loaded from GGUF: its weights go into a fresh model
-    of the same configuration.
+    Atomic: two processes may do it at once.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     with no_bars():
         loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
+    # transformers does not save a model that was loaded from GGUF: copy its weights into a new one
     config = AutoConfig.for_model(loaded.config.model_type, **_plain_config(loaded.config))
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fresh.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(**where)
     fresh.generation_config.eos_token_id = tokenizer.eos_token_id
     fresh.generation_config.pad_token_id = tokenizer.eos_token_id
+    # write into a temporary folder, then rename it
     folder.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
@@ -69,21 +70,16 @@ def _convert(gguf: Path, folder: Path) -> None:
         beside.chmod(0o755)
         os.rename(beside, folder)
     except OSError:
-        if not (folder / "config.json").exists():  # else another process was first
+        if not (folder / "config.json").exists():  # if it exists, another process was faster
             raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
 
 def _plain_config(config) -> dict:
-    values = config.to_dict()
-    for name in (
-        "quantization_config",
-        "model_type",
-        "transformers_version",
-        "_name_or_path",
-        "dtype",
+    """The configuration's values without those of the GGUF file."""
+    dropped = {
+        "quantization_config", "model_type", "transformers_version", "_name_or_path", "dtype",
         "torch_dtype",
-    ):
-        values.pop(name, None)
-    return values
+    }  # fmt: skip
+    return {name: value for name, value in config.to_dict().items() if name not in dropped}

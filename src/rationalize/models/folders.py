@@ -1,4 +1,4 @@
-"""Policies on disk: plain `save_pretrained` folders with one more file, `rationalize.json`."""
+"""Policies on disk: `save_pretrained` folders with one additional file, `rationalize.json`."""
 
 from __future__ import annotations
 
@@ -19,52 +19,45 @@ if TYPE_CHECKING:
 FACTS = "rationalize.json"
 
 TEMPLATE_VALUES = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-"""What some chat templates ask for: no thinking block, and a date that does not change from day to
-day.
-"""
+"""Variables of some chat templates: no thinking block, and a date that is the same every day."""
 
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Without transformers' bars over a local folder's shards, which would break our own apart.
+    """Switch off transformers' progress bars, which would break up our own.
 
-    Its switch is the hub's too, so it goes back: downloads show their bars.
+    The switch also applies to downloads from the hub, so it is restored afterwards.
     """
-    from transformers.utils.logging import (
-        disable_progress_bar,
-        enable_progress_bar,
-        is_progress_bar_enabled,
-    )
+    from transformers.utils import logging
 
-    shown = is_progress_bar_enabled()
-    disable_progress_bar()
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         if shown:
-            enable_progress_bar()
+            logging.enable_progress_bar()
 
 
 def read_facts(source: str | Path) -> dict[str, Any]:
-    """What `save_policy` wrote beside the weights; empty for anybody else's model."""
+    """The facts that `save_policy` wrote beside the weights; empty for other models."""
     path = Path(source) / FACTS
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def weights_hash(source: str | Path, model: Any) -> str:
-    """SHA-256 of the safetensors files of a folder or of a hub id's snapshot; of the loaded tensors
-    where there are none.
+    """SHA-256 of the safetensors files of a folder, or of a hub id's snapshot.
+
+    If there are no such files, of the loaded tensors.
     """
     from transformers.utils import cached_file
 
     folder = Path(source)
     if not folder.is_dir():
         config = cached_file(
-            str(source),
-            "config.json",
-            local_files_only=True,
+            str(source), "config.json", local_files_only=True,
             _raise_exceptions_for_missing_entries=False,
-        )
+        )  # fmt: skip
         folder = Path(config).parent if config else folder
     files = sorted(folder.glob("*.safetensors"))
     if files:
@@ -83,7 +76,7 @@ def weights_hash(source: str | Path, model: Any) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _files_hash(files: tuple[tuple[str, int, int], ...]) -> str:
-    """Each file is (path, size, time of change): a changed file is read again."""
+    """Hash of (path, size, time of change) files; a changed file misses the cache."""
     digest = hashlib.sha256()
     for path, _, _ in files:
         with open(path, "rb") as stream:
@@ -93,13 +86,14 @@ def _files_hash(files: tuple[tuple[str, int, int], ...]) -> str:
 
 
 def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
-    """Write a model that transformers, vLLM and lm-eval load as it is. Its adapter must have been
-    merged: see `Policy.export`.
+    """Write a folder that transformers, vLLM and lm-eval load without this package.
 
-    `bake` names the bins whose tokens the chat template puts before every response; plain
-    decoder-only models get a template of one line for it. An encoder-decoder has no place for it:
-    give `generate(decoder_input_ids=...)` the `decoder_prefix` of `rationalize.json`. Control
-    tokens are in `generation_config.suppress_tokens`, so `generate` never writes one.
+    The adapter must have been merged (see `Policy.export`). `bake` names the bins whose control
+    tokens the chat template puts before every response; a plain decoder-only model gets a one-line
+    template for it. An encoder-decoder has no such place: pass the `decoder_prefix` of
+    `rationalize.json` to `generate(decoder_input_ids=...)`. Control tokens are in
+    `generation_config.suppress_tokens`, so that `generate` never writes one. Raises `UserError` if
+    `bake` is given and the policy has no control tokens.
     """
     folder.mkdir(parents=True, exist_ok=True)
     controls, tokenizer = policy.controls, policy.tokenizer
@@ -115,11 +109,9 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
         )
     if controls:
         facts["controls"] = {
-            "bins": dict(controls.bins),
-            "copies": controls.copies,
-            "first_id": controls.first_id,
-            "lowest": dict(controls.lowest),
-        }
+            "bins": dict(controls.bins), "copies": controls.copies,
+            "first_id": controls.first_id, "lowest": dict(controls.lowest),
+        }  # fmt: skip
         facts["baked"] = dict(bake or {})
         policy.model.generation_config.suppress_tokens = controls.ids()
     prefix = controls.prefix(bake or {}) if controls else []
@@ -127,6 +119,7 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
         facts["decoder_prefix"] = [policy.start_id, *prefix]
     elif prefix or policy.chat:
         tokenizer.chat_template = _exported_template(policy, prefix)
+    # the policy itself keeps the template without a baked prefix
     try:
         with no_bars():
             policy.model.save_pretrained(folder)
@@ -137,19 +130,18 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
 
 
 def _exported_template(policy: Policy, prefix: list[int]) -> str:
-    """The template with our system line, unless the caller gives one, and with the control tokens
-    where the response begins.
-    """
+    """The chat template with our default system line, and control tokens before the response."""
     words = "".join(policy.tokenizer.convert_ids_to_tokens(prefix))
     response = "{% if add_generation_prompt %}" + words + "{% endif %}"
     if not policy.chat:
         return (
             "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}" + response
         )
-    own = policy.tokenizer.chat_template
+    template = policy.tokenizer.chat_template
     head = "".join(
-        f"{{% set {k} = {json.dumps(v)} %}}" for k, v in TEMPLATE_VALUES.items() if k in own
+        f"{{% set {k} = {json.dumps(v)} %}}" for k, v in TEMPLATE_VALUES.items() if k in template
     )
+    # the system line is put in only if the caller's messages have none
     if policy.system:
         system = json.dumps(policy.system)
         opening = f"[{{'role': 'system', 'content': {system}}}] + messages"
@@ -158,4 +150,4 @@ def _exported_template(policy: Policy, prefix: list[int]) -> str:
             opening = f"[{{'role': 'user', 'content': {folded}}}] + messages[1:]"
         absent = "messages[0]['role'] != 'system'"
         head += f"{{% if {absent} %}}{{% set messages = {opening} %}}{{% endif %}}"
-    return head + own + response
+    return head + template + response

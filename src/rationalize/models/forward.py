@@ -1,10 +1,13 @@
-"""Forward passes that read response positions only, and each prompt once.
+"""Forward passes that compute logits at response positions only, and read each prompt once.
 
-Decoder-only rows are `prompt, controls, response`, padded on the right: attention is causal, so no
-row sees another's padding. The first response token is predicted at the last control token, or at
-the prompt's last token where there are no controls, which is the reference's view: positions are
-gathered on each side by itself. What rows of one pass share from the start on is read once
+A decoder-only row is `prompt, controls, response`, padded on the right; attention is causal, so
+padding changes nothing. The first response token is predicted at the last control token, or at the
+last prompt token if there are no controls. The reference reads the same rows without controls,
+therefore each side gathers its own positions. A prefix that rows of one pass share is read once
 (`trees.py`); an encoder reads each prompt once.
+
+Axes: `B` rows or trees of a pass, `T` or `L` padded tokens, `N` response tokens of all rows, `d`
+the hidden size.
 """
 
 from __future__ import annotations
@@ -19,13 +22,13 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
-from rationalize.models.trees import Tree, ancestry, plant, plant_one_pass
+from rationalize.models.trees import Tree, ancestry, build_batch_trees, build_prefix_trees
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 _SHORT = 512
-"""Tokens: the longest row under plain attention, and the largest tree."""
+"""Tokens of the longest row that uses plain attention on a CPU, and of the largest tree."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class Row:
     response_ids: tuple[int, ...]
     control_ids: tuple[int, ...] = ()
     tag: Any = None
-    """Whatever the caller wants to find again."""
+    """For the caller: an index, or what a loss needs to know of the row."""
 
     @property
     def length(self) -> int:
@@ -45,12 +48,12 @@ class Row:
 
 
 GroupOf = Callable[[Row], Hashable]
-"""Rows of equal value stay together, in one forward pass."""
+"""Maps a row to its group; rows of one group stay in one forward pass."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows with their response tokens laid end to end."""
+    """Rows with their response tokens concatenated."""
 
     rows: Sequence[Row]
     targets: Tensor
@@ -60,125 +63,136 @@ class Batch:
 
 
 def groups(rows: Sequence[Row], group_of: GroupOf | None) -> list[list[Row]]:
-    """Rows that stay together, in the order of each group's first row."""
+    """Rows by group, in the order of each group's first row; without `group_of` one per row."""
     if group_of is None:
         return [[row] for row in rows]
-    found: dict[Hashable, list[Row]] = {}
+    members: dict[Hashable, list[Row]] = {}
     for row in rows:
-        found.setdefault(group_of(row), []).append(row)
-    return list(found.values())
+        members.setdefault(group_of(row), []).append(row)
+    return list(members.values())
 
 
 def micro_batches(
     rows: Sequence[Row], max_tokens: int, group_of: GroupOf | None = None
 ) -> list[list[Row]]:
-    """Groups of rows cut, by length, into passes of at most `max_tokens` padded tokens.
+    """Groups of rows, sorted by length, in passes of at most `max_tokens` padded tokens each.
 
-    A group that is larger passes alone. Rows of one prompt lie side by side: a pass shares it.
+    A group that is larger is a pass by itself. Rows of one prompt stay neighbours, so that a pass
+    shares it.
     """
+    # sort by the longest row of the prompt, not by the row itself: keeps a prompt's rows together
     longest: dict[tuple[int, ...], int] = {}
     for row in rows:
         longest[row.prompt_ids] = max(row.length, longest.get(row.prompt_ids, 0))
 
-    def place(group: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
+    def sort_key(group: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
         return max((longest[row.prompt_ids], row.prompt_ids) for row in group)
 
     passes: list[list[Row]] = []
-    widest = 0  # row of the current pass, or of another with its prompt
-    for group in sorted(groups(rows, group_of), key=place, reverse=True):
+    widest = 0  # upper bound on the rows of the current pass, since groups come longest first
+    for group in sorted(groups(rows, group_of), key=sort_key, reverse=True):
         if passes and widest * (len(passes[-1]) + len(group)) <= max_tokens:
             passes[-1].extend(group)
         else:
             passes.append(group)
-            widest, _ = place(group)
+            widest, _ = sort_key(group)
     return passes
 
 
 def collate(rows: Sequence[Row], policy: Policy) -> Batch:
-    """Raises ValueError for a row without a response, or without anything before it."""
+    """A batch of rows on the policy's device; ValueError if a prompt or a response is empty."""
     for row in rows:
         if not row.response_ids or not row.prompt_ids:
             raise ValueError("a row needs a prompt and a response")
     targets = torch.tensor([t for r in rows for t in r.response_ids], device=policy.device)
     sizes = torch.tensor([len(r.response_ids) for r in rows], device=policy.device)
-    return Batch(
-        rows, targets, torch.repeat_interleave(torch.arange(len(rows), device=policy.device), sizes)
-    )
+    row_of = torch.repeat_interleave(torch.arange(len(rows), device=policy.device), sizes)
+    return Batch(rows, targets, row_of)
 
 
 def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = True) -> Tensor:
     """Last hidden states (N, d) at the positions that predict the response tokens.
 
-    What rows begin with alike is read once, where the model takes trees.
+    A prefix that rows share is read once, if the model takes trees.
     """
     rows = batch.rows
     controls = [r.control_ids if with_controls else () for r in rows]
     if not policy.is_encoder_decoder:
-        return _decoder(policy, rows, controls)
+        return _decoder_only_hidden(policy, rows, controls)
     with _attention_for(policy, max(row.length for row in rows)):
-        return _encoder_decoder(policy, rows, controls)
+        return _encoder_decoder_hidden(policy, rows, controls)
 
 
-def _encoder_decoder(
+def _encoder_decoder_hidden(
     policy: Policy, rows: Sequence[Row], controls: Sequence[tuple[int, ...]]
 ) -> Tensor:
     model = plain_model(policy)
+    # encode each distinct prompt once
     order: dict[tuple[int, ...], int] = {}
     prompt_of = [order.setdefault(r.prompt_ids, len(order)) for r in rows]
     ids, mask = padded(list(order), policy)
     encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
-    own = torch.tensor(prompt_of, device=policy.device)
-    written = [
+    # decode all rows, each with the states of its prompt
+    prompt_of_row = torch.tensor(prompt_of, device=policy.device)  # (B,)
+    decoder_inputs = [
         (policy.start_id, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)
     ]
     hidden = model.get_decoder()(
-        input_ids=padded(written, policy)[0],
-        encoder_hidden_states=encoded[own],
-        encoder_attention_mask=mask[own],
+        input_ids=padded(decoder_inputs, policy)[0],
+        encoder_hidden_states=encoded[prompt_of_row],
+        encoder_attention_mask=mask[prompt_of_row],
         use_cache=False,
     ).last_hidden_state  # (B, L, d)
-    at = [
+    # response token t of row i is predicted at decoder position len(controls) + t
+    positions = [
         (i, len(c) + t)
         for i, (r, c) in enumerate(zip(rows, controls, strict=True))
         for t in range(len(r.response_ids))
     ]
-    return hidden[torch.tensor(at, device=hidden.device).unbind(1)]
+    return hidden[torch.tensor(positions, device=hidden.device).unbind(1)]
 
 
-def _decoder(policy: Policy, rows: Sequence[Row], controls: Sequence[tuple[int, ...]]) -> Tensor:
+def _decoder_only_hidden(
+    policy: Policy, rows: Sequence[Row], controls: Sequence[tuple[int, ...]]
+) -> Tensor:
+    # the last response token predicts nothing, so it is not read
     reads = [(*r.prompt_ids, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)]
-    trees = plant_one_pass(reads, room(policy, reads, _SHORT))
+    trees = build_batch_trees(reads, max_tree_tokens(policy, reads, _SHORT))
     with _attention_for(policy, max(map(len, trees))):
         hidden = tree_hidden(policy, trees)  # (B, T, d)
-    found: list[list[tuple[int, int]]] = [[]] * len(rows)
-    for tree_at, tree in enumerate(trees):
+    # per row the (tree, node) that predicts each response token, back in the rows' order
+    nodes_of: list[list[tuple[int, int]]] = [[]] * len(rows)
+    for tree_index, tree in enumerate(trees):
         for path, i in zip(tree.paths, tree.members, strict=True):
             first = len(rows[i].prompt_ids) + len(controls[i]) - 1
-            found[i] = [(tree_at, int(node)) for node in path[first:]]
-    at = torch.tensor([place for own in found for place in own], device=hidden.device)
-    return hidden[at.unbind(1)]
+            nodes_of[i] = [(tree_index, int(node)) for node in path[first:]]
+    nodes_N2 = torch.tensor([node for nodes in nodes_of for node in nodes], device=hidden.device)
+    return hidden[nodes_N2.unbind(1)]
 
 
-def room(policy: Policy, sequences: Sequence[tuple[int, ...]], limit: int) -> int:
-    """How large a tree may grow: 0 where the model takes none, or where a sequence is longer than
-    the window of its local attention, which a mask of ours would widen.
+def max_tree_tokens(policy: Policy, sequences: Sequence[tuple[int, ...]], limit: int) -> int:
+    """Tokens that a tree may have: at most `limit`, and 0 for no sharing.
+
+    0 if the model takes no trees, or if a sequence is longer than the model's window of local
+    attention: a mask of ours would replace the window.
     """
     config = plain_model(policy).config
     windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
-    window = min((own for own in windows if own), default=limit)
+    window = min((size for size in windows if size), default=limit)
     if not policy.takes_trees or (window < limit and max(map(len, sequences), default=0) > window):
         return 0
     return min(limit, window)
 
 
 def tree_hidden(policy: Policy, trees: Sequence[Tree]) -> Tensor:
-    """Last hidden states of a batch of trees, (B, T, d)."""
+    """Last hidden states of a batch of trees, (B, T, d), with gradients."""
     decoder = plain_model(policy).get_decoder()
     ids, _ = padded([tree.tokens for tree in trees], policy)
     if all(len(tree.paths) == 1 for tree in trees):  # plain sequences, padded on the right
         return decoder(input_ids=ids, use_cache=False).last_hidden_state
-    sees, depth = (torch.from_numpy(own).to(ids.device) for own in ancestry(trees))
+    sees, depth = (torch.from_numpy(array).to(ids.device) for array in ancestry(trees))
     dtype = next(decoder.parameters()).dtype
+    # additive attention mask, (B, 1, T, T): 0 for ancestors, the lowest number elsewhere
     mask = torch.zeros_like(sees, dtype=dtype).masked_fill_(~sees, torch.finfo(dtype).min)
     return decoder(
         input_ids=ids, attention_mask=mask, position_ids=depth, use_cache=False
@@ -187,29 +201,30 @@ def tree_hidden(policy: Policy, trees: Sequence[Tree]) -> Tensor:
 
 @torch.no_grad()
 def takes_trees(policy: Policy) -> bool:
-    """Whether a tree gives the model's own numbers, tried on two short sequences.
+    """Whether the model gives the same hidden states in a tree, tried on two short sequences.
 
-    Where positions or the past are not a matter of the mask (ALiBi, state-space models) it does
-    not, nor where attention takes no such mask, and every sequence is read by itself.
+    It does not if position or past do not follow the mask (ALiBi, state-space models), or if its
+    attention accepts no such mask. Every sequence is then read by itself.
     """
     if policy.is_encoder_decoder:
         return False
     ids = np.random.default_rng(0).integers(policy.n_vocab, size=12).tolist()
     pair = [(*ids[:6], i, i) for i in ids[-2:]]
-    alone = torch.stack([tree_hidden(policy, [tree])[0, -1] for tree in plant(pair, 0)]).float()
-    [tree] = plant(pair, len(ids))
+    single = build_prefix_trees(pair, 0)  # a tree per sequence
+    alone = torch.stack([tree_hidden(policy, [tree])[0, -1] for tree in single]).float()  # (2, d)
+    [tree] = build_prefix_trees(pair, len(ids))
     try:
         merged = tree_hidden(policy, [tree])[0, [path[-1] for path in tree.paths]].float()
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, AssertionError):
-        return False  # such a mask cannot be given at all
+        return False  # the model accepts no such mask
     gaps = (merged - alone).norm(dim=1) / alone.norm(dim=1)
     return gaps.max().item() < (1e-3 if policy.dtype == torch.float32 else 0.1)
 
 
 @contextmanager
 def _attention_for(policy: Policy, length: int) -> Iterator[None]:
-    """On a processor, plain attention for short rows: the fused kernel's backward pass costs more
-    than the score matrices that it saves.
+    """On a CPU, plain attention for short rows: the backward pass of the fused kernel costs more
+    than the score matrices that it avoids.
     """
     config = plain_model(policy).config
     before = getattr(config, "_attn_implementation", None)
@@ -224,12 +239,12 @@ def _attention_for(policy: Policy, length: int) -> Iterator[None]:
 
 
 def head(policy: Policy, hidden: Tensor) -> Tensor:
-    """Logits (N, n_vocab) of the words: control tokens have none."""
+    """Logits (N, n_vocab) from hidden states (N, d); control tokens have none."""
     if not policy.linear_head:
-        return _own_head(policy, hidden)
+        return _model_head(policy, hidden)
     model = plain_model(policy)
     output = model.get_output_embeddings()
-    scale, cap = _head_facts(model.config)
+    scale, cap = _head_scale_and_cap(model.config)
     bias = output.bias[: policy.n_vocab] if getattr(output, "bias", None) is not None else None
     logits = torch.nn.functional.linear(
         hidden * scale if scale != 1.0 else hidden, output_rows(policy), bias
@@ -238,22 +253,22 @@ def head(policy: Policy, hidden: Tensor) -> Tensor:
 
 
 def output_rows(policy: Policy) -> Tensor:
-    """The lm-head's rows of the words, (n_vocab, d)."""
+    """The lm-head's weights without those of control tokens, (n_vocab, d)."""
     rows = plain_model(policy).get_output_embeddings().weight
-    # a slice of everything would still cost its gradient another matrix of zeros
+    # slicing allocates a matrix of zeros in the backward pass, even if it keeps every row
     return rows if policy.n_vocab == rows.shape[0] else rows[: policy.n_vocab]
 
 
 def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
     """Log-probability of every response token, one tensor per row, in float32."""
     batch = collate(rows, policy)
-    logits = head(policy, hidden_at_response(policy, batch)).float()
-    own = torch.log_softmax(logits, -1).gather(1, batch.targets[:, None])[:, 0]
-    return list(own.split([len(r.response_ids) for r in rows]))
+    logits = head(policy, hidden_at_response(policy, batch)).float()  # (N, n_vocab)
+    logprob_N = torch.log_softmax(logits, -1).gather(1, batch.targets[:, None])[:, 0]
+    return list(logprob_N.split([len(r.response_ids) for r in rows]))
 
 
 def padded(sequences: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:
-    """Right-padded ids and mask, both (B, L)."""
+    """Ids padded on the right, and the mask of real tokens, both (B, L)."""
     width = max(map(len, sequences))
     ids = torch.full((len(sequences), width), policy.pad_id)
     mask = torch.zeros(len(sequences), width, dtype=torch.long)
@@ -264,33 +279,31 @@ def padded(sequences: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, 
 
 
 def plain_model(policy: Policy) -> Any:
-    """The transformers model, also inside a peft wrapper."""
+    """The transformers model, taken out of a peft wrapper if there is one."""
     get_base = getattr(policy.model, "get_base_model", None)
     return get_base() if get_base else policy.model
 
 
 def find_head(policy: Policy) -> None:
-    """Compare `head` with the model's own logits once; where they differ, the model's own code
-    computes them (slower).
+    """Set `policy.linear_head`: compare `head` with the model's logits on one row.
 
-    Raises `UserError` where that differs too.
+    If they differ, the model's own code computes logits (slower). Raises `UserError` if those
+    differ too.
     """
-    row = Row(
-        tuple(i % policy.n_vocab for i in (5, 6, 7)), tuple(i % policy.n_vocab for i in (8, 9))
-    )
-    with torch.no_grad(), _attention_for(policy, row.length):  # both sides read alike
+    some = tuple(i % policy.n_vocab for i in (5, 6, 7, 8, 9))
+    row = Row(some[:3], some[3:])
+    with torch.no_grad(), _attention_for(policy, row.length):  # the same attention on both sides
         hidden = hidden_at_response(policy, collate([row], policy))
         ids = torch.tensor([[*row.prompt_ids, row.response_ids[0]]], device=policy.device)
         if policy.is_encoder_decoder:
-            written = torch.tensor([[policy.start_id, row.response_ids[0]]], device=policy.device)
-            own = policy.model(input_ids=ids[:, :3], decoder_input_ids=written).logits[0]
+            start = torch.tensor([[policy.start_id, row.response_ids[0]]], device=policy.device)
+            expected = policy.model(input_ids=ids[:, :3], decoder_input_ids=start).logits[0]
         else:
-            own = policy.model(input_ids=ids).logits[0, -2:]
-        own = own[:, : policy.n_vocab].float()
+            expected = policy.model(input_ids=ids).logits[0, -2:]
+        expected = expected[:, : policy.n_vocab].float()  # (2, n_vocab)
         for policy.linear_head in (True, False):
-            if torch.allclose(
-                head(policy, hidden).float(), own, rtol=1e-2, atol=1e-2 * own.std().item()
-            ):
+            logits = head(policy, hidden).float()
+            if torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * expected.std().item()):
                 return
     raise UserError(
         f"{policy.name}: the logits of {policy.model.config.model_type!r} could not be computed "
@@ -299,28 +312,26 @@ def find_head(policy: Policy) -> None:
     )
 
 
-def _own_head(policy: Policy, hidden: Tensor) -> Tensor:
-    """The model's own way from the decoder's output to logits: a pass over one token, whose output
-    is replaced.
+def _model_head(policy: Policy, hidden: Tensor) -> Tensor:
+    """Logits by the model's own code: a pass over one token, with the decoder's output replaced by
+    `hidden`.
     """
     model = plain_model(policy)
 
-    def replace(_module, _inputs, output):
+    def replace_output(_module, _inputs, output):
         output.last_hidden_state = hidden[None]
         return output
 
     token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
     inputs = {"decoder_input_ids": token} if policy.is_encoder_decoder else {}
-    hook = model.get_decoder().register_forward_hook(replace)
+    hook = model.get_decoder().register_forward_hook(replace_output)
     try:
         return model(input_ids=token, use_cache=False, **inputs).logits[0, :, : policy.n_vocab]
     finally:
         hook.remove()
 
 
-def _head_facts(config: Any) -> tuple[float, float | None]:
-    """Scale before and soft cap after the linear output layer."""
-    scale = (
-        config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
-    )  # T5, version 1.0
+def _head_scale_and_cap(config: Any) -> tuple[float, float | None]:
+    """Scale before the linear output layer (T5 1.0) and soft cap after it (Gemma 2)."""
+    scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
     return scale, getattr(config, "final_logit_softcapping", None)

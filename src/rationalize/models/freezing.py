@@ -1,4 +1,4 @@
-"""Train the upper layers only: cheaper by the share of the backward pass that falls away."""
+"""Train the upper layers only, which saves the backward pass through the lower ones."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rationalize.models.precision import has_fast_bfloat16
 def freeze_lower(policy: Policy, share: float, *, halve: bool = True) -> None:
     """Freeze the embeddings, the lm-head and the lowest `share` of the layers; 0 freezes nothing.
 
-    Of an encoder-decoder only the encoder's layers count. `halve` keeps what is frozen in bfloat16
-    where that is fast, since autocast would otherwise copy it at every pass.
+    In an encoder-decoder, only encoder layers count. `halve` casts frozen linear layers to bfloat16
+    if the device computes fast in it; else autocast copies them in every pass.
     """
     if not share:
         return

@@ -1,7 +1,7 @@
-"""A scalar head on a language model: one linear unit on its last hidden states.
+"""A scalar head on a language model: one linear output on its last hidden states.
 
-The reward model is a policy with such a head at its last token; PPO's value estimate is one at
-every token. While it learns it is a submodule of the model.
+A reward model has such a head at the last token of a reply; PPO's value head is one at every token.
+While it is trained, the head is a submodule of the model.
 """
 
 from __future__ import annotations
@@ -26,54 +26,58 @@ if TYPE_CHECKING:
 HEAD_FILE = "scalar_head.safetensors"
 
 HEAD_NAME = "scalar_head"
-"""Of the submodule, while it is attached."""
+"""Name of the submodule while the head is attached."""
 
 
 def new_head(policy: Policy, *, zero: bool = False, seed: int = 0) -> Linear:
-    """A head `d -> 1` without bias, drawn from N(0, 1/(d+1)), or `zero`."""
+    """A head `d -> 1` without bias: drawn from N(0, 1 / (d + 1)), or zero-initialised."""
     d = plain_model(policy).get_output_embeddings().weight.shape[1]
-    unit = Linear(d, 1, bias=False, device=policy.device)
+    scalar_head = Linear(d, 1, bias=False, device=policy.device)
     with torch.no_grad():
         drawn = torch.randn(1, d, generator=torch.Generator().manual_seed(seed))
-        unit.weight.copy_(torch.zeros(1, d) if zero else drawn * (d + 1) ** -0.5)
-    return unit
+        scalar_head.weight.copy_(torch.zeros(1, d) if zero else drawn * (d + 1) ** -0.5)
+    return scalar_head
 
 
 @contextmanager
-def attached(policy: Policy, unit: Linear) -> Iterator[None]:
-    """Make the head a part of the model for the time being: it learns, and is in checkpoints."""
-    setattr(policy.model, HEAD_NAME, unit)
+def attached(policy: Policy, scalar_head: Linear) -> Iterator[None]:
+    """Make the head a submodule of the model: it is trained, and it is in checkpoints."""
+    setattr(policy.model, HEAD_NAME, scalar_head)
     try:
         yield
     finally:
-        delattr(policy.model, HEAD_NAME)  # a model is saved without it
+        delattr(policy.model, HEAD_NAME)  # models are saved without it
 
 
-def head_values(unit: Linear, hidden_Nd: Tensor) -> Tensor:
-    """The head's output (N,) on hidden states, in float32."""
+def head_values(scalar_head: Linear, hidden_Nd: Tensor) -> Tensor:
+    """The head's output (N,) on hidden states (N, d), in float32 and without autocast."""
     with torch.autocast(hidden_Nd.device.type, enabled=False):
-        return torch.nn.functional.linear(hidden_Nd.float(), unit.weight.float())[:, 0]
+        return torch.nn.functional.linear(hidden_Nd.float(), scalar_head.weight.float())[:, 0]
 
 
-def reply_scores(policy: Policy, unit: Linear, rows: Sequence[Row]) -> Tensor:
-    """The head's output (B,) after each row's last token."""
-    # one more token, which is not read: its position holds the state after the last one
+def reply_scores(policy: Policy, scalar_head: Linear, rows: Sequence[Row]) -> Tensor:
+    """The head's output (B,) after the last token of each row's response."""
+    # states are taken where a token is predicted: one more token, never read itself, gives the
+    # state after the last one
     longer = [replace(row, response_ids=(*row.response_ids, policy.eos_id)) for row in rows]
     ends = torch.tensor([len(row.response_ids) for row in longer]).cumsum(0) - 1
-    hidden_Nd = hidden_at_response(policy, collate(longer, policy))
-    return head_values(unit, hidden_Nd[ends.to(policy.device)])
+    hidden_Nd = hidden_at_response(policy, collate(longer, policy))  # N with the added tokens
+    return head_values(scalar_head, hidden_Nd[ends.to(policy.device)])
 
 
-def save_head(unit: Linear, folder: Path) -> None:
-    save_file({"weight": unit.weight.detach().float().cpu().contiguous()}, folder / HEAD_FILE)
+def save_head(scalar_head: Linear, folder: Path) -> None:
+    """Write the weights into `folder`, in float32, for `load_head`."""
+    save_file(
+        {"weight": scalar_head.weight.detach().float().cpu().contiguous()}, folder / HEAD_FILE
+    )
 
 
 def load_head(policy: Policy, folder: Path) -> Linear:
-    """The head that `save_head` wrote. Raises `UserError` where there is none."""
+    """The head that `save_head` wrote. Raises `UserError` if there is none."""
     file = folder / HEAD_FILE
     if not file.is_file():
         raise UserError(f"{folder}: no {HEAD_FILE} there; expected the folder of a reward model")
-    unit = new_head(policy, zero=True)
+    scalar_head = new_head(policy, zero=True)
     with torch.no_grad():
-        unit.weight.copy_(load_file(file)["weight"])
-    return unit
+        scalar_head.weight.copy_(load_file(file)["weight"])
+    return scalar_head

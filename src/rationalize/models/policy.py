@@ -26,7 +26,7 @@ from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
 
 FULL_TUNING_LIMIT = 500_000_000
-"""With `tuning="auto"`, all weights learn up to this many parameters; LoRA above."""
+"""With `tuning="auto"`: full tuning up to this many parameters, LoRA above."""
 
 Style = Literal["chat", "plain"]
 Tuning = Literal["auto", "full", "lora"]
@@ -35,36 +35,36 @@ Precision = Literal["auto", "bfloat16", "float32"]
 
 @dataclass
 class Policy:
-    """A model that writes.
+    """A language model with what is needed to prompt, sample and train it.
 
-    With `tuning="lora"` the model always carries an adapter: after a merge, a new one that changes
-    nothing yet.
+    With `tuning="lora"` the model always has an adapter: after a merge, a new one that is
+    zero-initialised.
     """
 
     model: Any
     tokenizer: Any
     name: str
     weights_hash: str
-    """SHA-256 of the weights it was loaded with."""
+    """SHA-256 of the weights when they were loaded."""
     is_encoder_decoder: bool
     style: Style
     system: str | None
     n_vocab: int
-    """Ids below this are words. Control ids are not below it, and are never predicted."""
+    """Ids below this are words; control ids are not below it, and are never predicted."""
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = 16
     precision: Precision = "auto"
     """What learning computes in; `auto`: bfloat16 where the hardware has it."""
     controls: ControlTokens | None = None
     folds_system: bool = False
-    """Whether the chat template takes no system message, so that its text opens the user's."""
+    """Whether the chat template has no system message; its text then starts the user's message."""
     trust_remote_code: bool = False
     linear_head: bool = True
-    """Whether the output layer is a linear map with at most a scale and a soft cap; else the
-    model's own code is asked.
+    """Whether the output layer is a linear map with at most a scale and a soft cap; if not, the
+    model's own code computes logits.
     """
     takes_trees: bool = False
-    """Whether sequences that begin alike may be read as one tree (`trees.py`)."""
+    """Whether sequences that share a prefix may be read as one tree (`trees.py`)."""
 
     @property
     def device(self) -> torch.device:
@@ -85,13 +85,13 @@ class Policy:
 
     @property
     def pad_id(self) -> int:
-        """Any id: padding is told by length, never by id."""
-        own = self.tokenizer.pad_token_id
-        return own if own is not None else self.eos_id
+        """Any id will do: padding is recognised by length, never by id."""
+        pad_id = self.tokenizer.pad_token_id
+        return pad_id if pad_id is not None else self.eos_id
 
     @property
     def start_id(self) -> int:
-        """First decoder id of an encoder-decoder."""
+        """The first decoder id of an encoder-decoder."""
         return self.model.config.decoder_start_token_id
 
     @property
@@ -112,7 +112,7 @@ class Policy:
         return self.tokenizer(text if self.is_encoder_decoder else text + "\n")["input_ids"]
 
     def encode_response(self, text: str, *, eos: bool = True) -> list[int]:
-        """Ids of a response, without what a tokenizer puts around a text."""
+        """Ids of a response, ended by EOS, without other special tokens of the tokenizer."""
         ids = self.tokenizer(whole_characters(text), add_special_tokens=False)["input_ids"]
         return [*ids, self.eos_id] if eos else ids
 
@@ -123,7 +123,7 @@ class Policy:
         return text.strip() if strip else text
 
     def render(self, text: str) -> str:
-        """The prompt in the chat template's words."""
+        """The prompt in the chat template."""
         if self.system and self.folds_system:
             messages = [{"role": "user", "content": f"{self.system}\n\n{text}"}]
         else:
@@ -141,10 +141,10 @@ class Policy:
         init: ControlInit = "statistics",
         seed: int = 0,
     ) -> None:
-        """Add `copies` control tokens per reward and bin; a policy that has the same ones keeps
-        them as they are.
+        """Add `copies` control tokens per reward and bin; no effect if the policy has the same.
 
-        Raises `UserError` where it has others. Under LoRA their rows, and no others, learn.
+        Raises `UserError` if it has others. Under LoRA, of the embeddings only their rows are
+        trained.
         """
         if self.controls:
             if (dict(self.controls.bins), self.controls.copies) == (dict(bins), copies):
@@ -190,7 +190,7 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[Policy]:
-        """Under LoRA: this policy with its adapter switched off."""
+        """Under LoRA: this policy with its adapter switched off. ValueError under full tuning."""
         if self.tuning != "lora":
             raise ValueError(
                 "a policy under full tuning has no adapter to switch off; use become_reference()"
@@ -199,22 +199,22 @@ class Policy:
             yield self
 
     def merge(self) -> None:
-        """Fold the adapter into the weights, in float32; the next one starts."""
+        """Merge the adapter into the weights, in float32, and start a new one."""
         self._unwrap()
         self._wrap()
 
     def save(self, folder: Path) -> None:
-        """Write the weights, merged, for `load_weights`."""
+        """Write the merged weights for `load_weights`."""
         self.export(folder)
 
     def export(self, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
-        """Write a merged model for anybody; its chat template asks for the bins in `bake`."""
+        """Write a merged model for use anywhere; its chat template sets the bins in `bake`."""
         self._unwrap()
         save_policy(self, folder, bake=bake)
         self._wrap()
 
     def load_weights(self, folder: Path) -> None:
-        """Take over weights, tokenizer and control tokens from a folder that `save` wrote."""
+        """Load weights, tokenizer and control tokens from a folder that `save` wrote."""
         saved = load_policy(
             folder, tuning=self.tuning, style=self.style, system=self.system,
             lora_rank=self.lora_rank, dtype=self.dtype, device=self.device,
@@ -225,19 +225,17 @@ class Policy:
         self.takes_trees = saved.takes_trees
 
     def control_rows(self) -> Tensor:
-        """A copy of the control tokens' input rows, shape (controls, d)."""
+        """A copy of the control tokens' input embeddings, shape (controls, d)."""
         return self._own_rows().detach().clone()
 
     def extrapolate_control_rows(self, before: Tensor, factor: float) -> None:
-        """Move the rows `factor` times as far from `before` as they moved."""
+        """Set the rows to `before + factor * (rows - before)`: a learning-rate multiplier."""
         rows = self._own_rows()
         with torch.no_grad():
             rows.copy_(before + (rows - before) * factor)
 
     def _own_rows(self) -> Tensor:
-        """The control tokens' input rows as they learn: of the embedding, or peft's own copy of
-        them.
-        """
+        """The trained input embeddings of control tokens: a view of the matrix, or peft's copy."""
         if not self.controls:
             raise ValueError("the policy has no control tokens")
         embedding = self.model.get_input_embeddings()
@@ -247,17 +245,16 @@ class Policy:
         return embedding.weight[first : first + len(self.controls.ids())]
 
     def _unwrap(self) -> None:
-        """Merge the adapter into the weights and take it off."""
+        """Merge the adapter into the weights and remove it."""
         if self.tuning == "lora":
+            # bfloat16 weights would round small adapter updates away: merge in float32
             dtype = self.dtype
             _cast(self.model, torch.float32)
             self.model = self.model.merge_and_unload()
             _cast(self.model, dtype)
 
     def _wrap(self) -> None:
-        """Under LoRA: put a new adapter on, which changes nothing yet, and let only it and the
-        control rows learn.
-        """
+        """Under LoRA: add a zero-initialised adapter; only it and the control rows are trained."""
         if self.tuning == "full":
             return
         from peft import LoraConfig, get_peft_model
@@ -272,7 +269,7 @@ class Policy:
 
 
 def _cast(model: Any, dtype: torch.dtype) -> None:
-    """Parameters only: rotary frequencies are buffers, and lose positions in bfloat16."""
+    """Cast parameters only: rotary frequencies are buffers, too imprecise in bfloat16."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
 
@@ -291,10 +288,10 @@ def load_policy(
 ) -> Policy:
     """Load a policy from `default`, a folder, a run (its `model/`), or a hub id.
 
-    `style="auto"`: the chat template if there is one, else plain text; a folder of ours remembers
-    its own style and system line. `tuning="lora"` puts an adapter on; `auto` does so above
-    `FULL_TUNING_LIMIT` parameters. Raises `UserError` where there is no model, or one whose logits
-    cannot be computed from its hidden states.
+    `style="auto"`: the style that `save` stored, else the chat template if there is one, else plain
+    text. A stored system line replaces the default one. `tuning="lora"` adds an adapter; `auto`
+    does so above `FULL_TUNING_LIMIT` parameters. Raises `UserError` if no model can be loaded, or
+    if its logits cannot be computed from its hidden states.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
@@ -315,7 +312,7 @@ def load_policy(
     facts = read_facts(source)
     if "chat_template" in facts:
         tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
-    own_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
+    auto_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
     size = sum(p.numel() for p in loaded.parameters())
     if tuning == "auto":
         tuning = "full" if size <= FULL_TUNING_LIMIT else "lora"
@@ -325,7 +322,7 @@ def load_policy(
         name="SmolLM2-135M-Instruct" if str(model) == "default" else Path(model).name,
         weights_hash=weights_hash(source, loaded),
         is_encoder_decoder=bool(config.is_encoder_decoder),
-        style=own_style if style == "auto" else style,
+        style=auto_style if style == "auto" else style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
         n_vocab=facts.get("n_vocab")
         or min(len(tokenizer), loaded.get_input_embeddings().weight.shape[0]),
@@ -335,6 +332,7 @@ def load_policy(
         trust_remote_code=trust_remote_code,
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )
+    # probe the model: its chat template, its output layer, its attention
     policy.folds_system = policy.chat and bool(policy.system) and not _shows_system(policy)
     find_head(policy)
     policy.takes_trees = takes_trees(policy)
@@ -343,7 +341,7 @@ def load_policy(
 
 
 def _shows_system(policy: Policy) -> bool:
-    """Whether the chat template shows a system message; some refuse it, some drop it."""
+    """Whether the chat template renders a system message; some raise, some drop it."""
     from jinja2.exceptions import TemplateError
 
     try:

@@ -1,4 +1,4 @@
-"""Where bfloat16 is computed in hardware."""
+"""Precision: devices that compute bfloat16 in hardware, autocast, frozen copies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is computed in hardware there, not emulated."""
+    """Whether the device computes bfloat16 in hardware, without emulation."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
@@ -19,15 +19,14 @@ def has_fast_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device) -> AbstractContextManager:
-    """bfloat16 autocast where it is fast, else nothing."""
+    """bfloat16 autocast if the device computes fast in it, else no autocast."""
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
 
 
 def frozen_copy(model: Any, dtype: torch.dtype, *, linear_only: bool = False) -> Any:
-    """A copy that never learns, with its parameters (or its linear layers alone) in another
-    precision.
+    """A frozen copy with its parameters, or its linear layers only, in another precision.
 
-    Buffers keep theirs: rotary frequencies lose positions in bfloat16.
+    Buffers keep theirs: rotary frequencies are too imprecise in bfloat16.
     """
     kept = set()
     if linear_only:
@@ -39,8 +38,8 @@ def frozen_copy(model: Any, dtype: torch.dtype, *, linear_only: bool = False) ->
         }
     copies = {}
     for parameter in model.parameters():
-        own = parameter.dtype if id(parameter) in kept else dtype
+        copy_dtype = parameter.dtype if id(parameter) in kept else dtype
         copies[id(parameter)] = torch.nn.Parameter(
-            parameter.detach().to(own, copy=True), requires_grad=False
+            parameter.detach().to(copy_dtype, copy=True), requires_grad=False
         )
     return copy.deepcopy(model, copies).eval()

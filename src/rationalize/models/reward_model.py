@@ -1,9 +1,9 @@
-"""The reward model: how good is this reply to this question? Inference only;
-`methods/reward_model.py` trains it.
+"""The reward model: a score for a reply to a question (docs/methods/self-motivated.md, stage D).
 
-It reads what the policy learns to write: the prompt without demonstrations, the rationale with its
-answer sentence, the end. Its scores have mean 0 and deviation 1 over the SFT model's attempts
-(of one that was trained alone: over all that it was given).
+It reads what the policy learns to write: the prompt without demonstrations, then the rationale with
+its answer sentence and EOS. Its scores have mean 0 and standard deviation 1 over the SFT model's
+attempts (over all given attempts, if it was trained by itself). Inference only:
+`methods/reward_model.py` trains it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn import Linear
 from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.models.choices import halve
+from rationalize.models.choices import cast_linears_to_bf16
 from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import load_head, reply_scores
 from rationalize.models.policy import Policy, load_policy
@@ -31,10 +31,10 @@ from rationalize.templates import prompt_text
 
 FILE = "reward_model.json"
 ADAPTER = "reward"
-"""The name of its adapter, where it is one."""
+"""Name of its adapter, if it is one."""
 
 Reads = Literal["reply", "rationale"]
-"""Whether the answer sentence is read."""
+"""`reply`: the rationale with its answer sentence; `rationale`: without it."""
 
 
 class RewardModel:
@@ -45,37 +45,33 @@ class RewardModel:
     """
 
     def __init__(
-        self,
-        opened: Callable[[], AbstractContextManager[Policy]],
-        unit: Linear,
-        *,
-        mean: float = 0.0,
-        std: float = 1.0,
-        reads: Reads = "reply",
-        weights_hash: str = "",
+        self, policy_context: Callable[[], AbstractContextManager[Policy]], scalar_head: Linear, *,
+        mean: float = 0.0, std: float = 1.0, reads: Reads = "reply", weights_hash: str = "",
         batch_tokens: int = 4096,
-    ) -> None:
-        """`opened()` yields the policy whose weights score, `unit` is the head on it."""
-        self._opened, self._unit = opened, unit
+    ) -> None:  # fmt: skip
+        """`policy_context()` yields the policy that scores, `scalar_head` is the head on it."""
+        self._policy_context, self._scalar_head = policy_context, scalar_head
         self.mean, self.std, self.reads = mean, std, reads
         self.weights_hash = weights_hash
         self._batch_tokens = batch_tokens
 
     @classmethod
     def load(cls, folder: Path | str, *, trust_remote_code: bool = False) -> RewardModel:
-        """A reward model that `save_facts` completed, or the run that trained it; adapters bring
-        their base model along.
+        """A reward model from its own folder or from the run that trained it.
+
+        An adapter's base model is loaded too. Raises `UserError` if there is no reward model.
         """
         folder = reward_model_folder(folder)
         facts = read_facts(folder)
-        policy, unit = load_parts(folder, facts, trust_remote_code=trust_remote_code)
-        return cls(lambda: nullcontext(policy), unit, **scaling(facts))
+        policy, scalar_head = load_parts(folder, facts, trust_remote_code=trust_remote_code)
+        return cls(lambda: nullcontext(policy), scalar_head, **scaling(facts))
 
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
     ) -> list[float]:
-        """The scores of rationales without an answer; None is the empty one. (For COALITION, in
-        the place of the answer's likelihood.)
+        """Scores of rationales without an answer sentence; None counts as an empty rationale.
+
+        COALITION's utility with `judge: reward-model`.
         """
         return self.scores(questions, [r or "" for r in rationales], [None] * len(rationales))
 
@@ -85,7 +81,7 @@ class RewardModel:
         rationales: Sequence[str],
         predictions: Sequence[str | None],
     ) -> list[float]:
-        """One scaled score per reply."""
+        """One score per reply, shifted and scaled by `mean` and `std`."""
         texts = [
             reply(q, r, p, self.reads)
             for q, r, p in zip(questions, rationales, predictions, strict=True)
@@ -94,23 +90,23 @@ class RewardModel:
 
     @torch.no_grad()
     def raw(self, questions: Sequence[Question], texts: Sequence[str]) -> list[float]:
-        """The head's own output for each text."""
-        found = [0.0] * len(texts)
-        with self._opened() as policy:
+        """The head's output for each text, without scaling."""
+        outputs = [0.0] * len(texts)
+        with self._policy_context() as policy:
             rows = [
                 reward_row(policy, q, t, tag=i)
                 for i, (q, t) in enumerate(zip(questions, texts, strict=True))
             ]
             for passed in micro_batches(rows, self._batch_tokens):
                 with autocast(policy.device):
-                    scores = reply_scores(policy, self._unit, passed)
+                    scores = reply_scores(policy, self._scalar_head, passed)
                 for row, score in zip(passed, scores.tolist(), strict=True):
-                    found[row.tag] = score
-        return found
+                    outputs[row.tag] = score
+        return outputs
 
 
 def reply(question: Question, rationale: str, prediction: str | None, reads: Reads) -> str:
-    """The text that is read: the rationale, with the answer sentence if there is an answer."""
+    """The text that is scored: the rationale, with the answer sentence if there is an answer."""
     fits = not question.choices or prediction in question.choices
     if reads == "rationale" or prediction is None or not fits:
         return rationale
@@ -119,13 +115,13 @@ def reply(question: Question, rationale: str, prediction: str | None, reads: Rea
 
 
 def reward_row(policy: Policy, question: Question, text: str, tag: Any = None) -> Row:
-    """The question without demonstrations, and the text with its end."""
+    """A row of the question's prompt, without demonstrations, and the text with EOS."""
     prompt = policy.encode_prompt(prompt_text("rationale_answer", question))
     return Row(tuple(prompt), tuple(policy.encode_response(text)), tag=tag)
 
 
 def save_facts(folder: Path, **facts: Any) -> None:
-    """Complete a folder that holds backbone and head; `mean`, `std` and `reads` are needed."""
+    """Complete a folder that holds backbone and head; `facts` need `mean`, `std` and `reads`."""
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         digest.update(file.read_bytes())
@@ -134,7 +130,7 @@ def save_facts(folder: Path, **facts: Any) -> None:
 
 
 def read_facts(folder: Path | str) -> dict[str, Any]:
-    """What was measured when it was trained. Raises `UserError` where there is no reward model."""
+    """The facts that `save_facts` wrote. Raises `UserError` if there is no reward model."""
     file = Path(folder) / FILE
     if not file.is_file():
         raise UserError(
@@ -145,21 +141,23 @@ def read_facts(folder: Path | str) -> dict[str, Any]:
 
 
 def reward_model_folder(folder: Path | str) -> Path:
-    """A reward model's own folder: this one, or `model/` of the run that trained it."""
+    """A reward model's folder: `folder` itself, or `model/` of the run that trained it."""
     inside = Path(folder) / "model"
     return inside if (inside / FILE).is_file() else Path(folder)
 
 
 def scaling(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that `RewardModel` takes as keyword arguments."""
     return {k: facts[k] for k in ("mean", "std", "reads", "weights_hash")}
 
 
 def load_parts(
     folder: Path, facts: dict[str, Any], *, trust_remote_code: bool = False
 ) -> tuple[Policy, Linear]:
-    """Backbone and head, frozen; an adapter is put on the base that it was trained on."""
+    """Backbone and head, frozen; an adapter is loaded onto the base that it was trained on."""
     if not facts.get("adapter_on"):
-        policy = halve(load_policy(folder, tuning="full", trust_remote_code=trust_remote_code))
+        policy = load_policy(folder, tuning="full", trust_remote_code=trust_remote_code)
+        policy = cast_linears_to_bf16(policy)
     else:
         from rationalize.models.variants import Variants
 
@@ -170,6 +168,6 @@ def load_parts(
         variants.load(ADAPTER, folder)
         with variants.active(ADAPTER) as policy:
             pass
-    unit = load_head(policy, folder)
+    scalar_head = load_head(policy, folder)
     policy.model.requires_grad_(False)
-    return policy, unit.requires_grad_(False)
+    return policy, scalar_head.requires_grad_(False)

@@ -1,8 +1,8 @@
-"""Models that judge: the answer scorer and the verifier. Inference only; `methods/` trains them.
+"""The answer scorer and the verifier. Inference only; `methods/` trains them.
 
-Both are cross-fitted where they were trained here: of two folds, a question that a scorer was
-trained on is judged by the fold that has not seen it, any other by the mean of both folds'
-probabilities.
+Both are cross-fitted if they were trained here: a question that one of two folds was trained on is
+judged by the other fold, and any other question by the mean of both folds' probabilities
+(docs/methods/scorers.md).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -21,9 +21,14 @@ import numpy as np
 
 from rationalize.errors import UserError
 from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts, gold_text
-from rationalize.models.choices import ChoiceScore, ChoiceScorer, Continuation, halve
+from rationalize.models.choices import (
+    ChoiceScore,
+    ChoiceScorer,
+    Continuation,
+    cast_linears_to_bf16,
+)
+from rationalize.models.memo import Memo
 from rationalize.models.policy import Policy, load_policy
-from rationalize.models.remembered import Remembered
 from rationalize.models.vera import Vera
 from rationalize.records import Question
 
@@ -39,16 +44,13 @@ __all__ = [
 SCORER_FILE = "scorer.json"
 
 REMEMBERED = 20_000
-"""Questions whose p(answer | question) an answer scorer keeps, and rationales: several rewards read
-the same ones.
-"""
+"""Size of each of an answer scorer's two memos: several rewards read the same texts."""
 
 LABELS = (("yes", "no"), ("Yes", "No"), ("true", "false"), ("1", "0"))
-"""Label words of a verifier, in order of preference; both must be one token."""
-
+"""Label words of a verifier, in order of preference; both must be single tokens."""
 
 Seen = Mapping[str, int]
-"""Which fold was trained on a question, by its id."""
+"""The fold that was trained on a question, by question id."""
 
 
 def fold_of(question_id: str) -> int:
@@ -56,8 +58,8 @@ def fold_of(question_id: str) -> int:
     return zlib.crc32(f"fold/{question_id}".encode()) & 1
 
 
-def judges(question_id: str | None, seen: Seen, folds: int) -> list[int]:
-    """The folds that judge a question."""
+def judging_folds(question_id: str | None, seen: Seen, folds: int) -> list[int]:
+    """The folds that judge a question: the one that was not trained on it, or all."""
     if folds == 2 and question_id is not None and question_id in seen:
         return [1 - seen[question_id]]
     return list(range(folds))
@@ -68,57 +70,65 @@ def judges(question_id: str | None, seen: Seen, folds: int) -> list[int]:
 
 @dataclass
 class AnswerFold:
-    """One reader of questions alone and one of questions with rationales; often the same model."""
+    """A scorer of answers given the question, and one given a rationale; often the same model."""
 
     answer: ChoiceScorer
     answer_from_rationale: ChoiceScorer
     temperature: Mapping[str, float] = field(default_factory=dict)
-    """Per mode, 1 where none is given."""
+    """Per mode (`answer`, `answer_from_rationale`); 1 if none is given."""
 
     def logits(
         self, questions: Sequence[Question], rationales: Sequence[str | None], texts: Texts
     ) -> list[list[float]]:
-        """Per question the mean log-probability with EOS of each choice; without choices the mean
-        without EOS of the gold text."""
-        found: list[list[float]] = [[] for _ in questions]
-        for scorer, rows in self._by_mode(rationales):
-            prompts = [answer_prompt(texts, questions[i], rationales[i]) for i in rows]
+        """Per question one logit per choice: its mean token log-probability, EOS included.
+
+        Without choices a single logit: that of the gold text, EOS left out.
+        """
+        logits: list[list[float]] = [[] for _ in questions]
+        for scorer, rows, prompts in self._by_mode(questions, rationales, texts):
             choices = [answer_texts(texts, questions[i]) for i in rows]
             for i, scores in zip(rows, scorer.score(prompts, choices), strict=True):
-                chosen = bool(questions[i].choices)
-                found[i] = [s.mean_with_eos if chosen else s.mean for s in scores]
-        return found
+                has_choices = bool(questions[i].choices)
+                logits[i] = [s.mean_with_eos if has_choices else s.mean for s in scores]
+        return logits
 
-    def _by_mode(self, rationales: Sequence[str | None]) -> list[tuple[ChoiceScorer, list[int]]]:
-        return [
-            (self.answer, [i for i, r in enumerate(rationales) if r is None]),
-            (self.answer_from_rationale, [i for i, r in enumerate(rationales) if r is not None]),
-        ]
+    def _by_mode(
+        self, questions: Sequence[Question], rationales: Sequence[str | None], texts: Texts
+    ) -> Iterator[tuple[ChoiceScorer, list[int], list[str]]]:
+        """Both modes: the scorer, the rows that it reads, and their prompts."""
+        for scorer, alone in ((self.answer, True), (self.answer_from_rationale, False)):
+            rows = [i for i, r in enumerate(rationales) if (r is None) == alone]
+            yield scorer, rows, [answer_prompt(texts, questions[i], rationales[i]) for i in rows]
 
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None], texts: Texts
     ) -> list[float]:
         """Per question the geometric mean of the gold answer's token probabilities, without EOS
-        (coalition.md 3.1)."""
-        found = [0.0] * len(questions)
-        for scorer, rows in self._by_mode(rationales):
-            prompts = [answer_prompt(texts, questions[i], rationales[i]) for i in rows]
+        (COALITION's utility: docs/methods/coalition.md, step 3).
+        """
+        utilities = [0.0] * len(questions)
+        for scorer, rows, prompts in self._by_mode(questions, rationales, texts):
             gold = [[gold_text(texts, questions[i])] for i in rows]
-            for i, [own] in zip(rows, scorer.score(prompts, gold), strict=True):
-                found[i] = own.utility
-        return found
+            for i, [score] in zip(rows, scorer.score(prompts, gold), strict=True):
+                utilities[i] = score.utility
+        return utilities
 
     def probabilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None], texts: Texts
     ) -> list[list[float]]:
-        """Softmax of `logits / T` over the choices; the utility of the gold text without them."""
-        found = []
+        """Per question the softmax of `logits / T` over its choices.
+
+        Without choices a single number: the utility of the gold text.
+        """
+        probabilities = []
         logits = self.logits(questions, rationales, texts)
         for question, rationale, row in zip(questions, rationales, logits, strict=True):
             mode = "answer" if rationale is None else "answer_from_rationale"
             temperature = self.temperature.get(mode, 1.0)
-            found.append(softmax(row, temperature) if question.choices else [math.exp(row[0])])
-        return found
+            probabilities.append(
+                softmax(row, temperature) if question.choices else [math.exp(row[0])]
+            )
+        return probabilities
 
 
 class AnswerScorer:
@@ -130,31 +140,26 @@ class AnswerScorer:
     """
 
     def __init__(
-        self,
-        folds: Sequence[AnswerFold],
-        *,
-        texts: Texts = "choices",
+        self, folds: Sequence[AnswerFold], *, texts: Texts = "choices",
         seen: Seen = MappingProxyType({}),
-    ) -> None:
-        self.folds = list(folds)
-        self.texts = texts
-        self.seen = seen
-        self.weights_hash = _digest(
-            "answer",
-            texts,
-            sorted(seen.items()),
+    ) -> None:  # fmt: skip
+        self.folds, self.texts, self.seen = list(folds), texts, seen
+        parts = [
             [
-                [_hash(f.answer), _hash(f.answer_from_rationale), sorted(f.temperature.items())]
-                for f in self.folds
-            ],
-        )
-        self._without = Remembered[list[float]](REMEMBERED)
-        self._given = Remembered[list[float]](REMEMBERED)
+                fold.answer.policy.weights_hash,
+                fold.answer_from_rationale.policy.weights_hash,
+                sorted(fold.temperature.items()),
+            ]
+            for fold in self.folds
+        ]
+        self.weights_hash = _digest("answer", texts, sorted(seen.items()), parts)
+        self._question_memo = Memo[list[float]](REMEMBERED)
+        self._rationale_memo = Memo[list[float]](REMEMBERED)
 
     @classmethod
     def load(cls, folder: Path | str) -> AnswerScorer:
-        """A scorer that `train_answer_scorer` wrote."""
-        facts = _facts(folder, "answer scorer", "answer-scorer")
+        """A scorer that `train_answer_scorer` wrote. Raises `UserError` if there is none."""
+        facts = _scorer_facts(folder, "answer scorer", "answer-scorer")
         loaded: dict[str, ChoiceScorer] = {}
 
         def model(name: str) -> ChoiceScorer:
@@ -174,7 +179,7 @@ class AnswerScorer:
     def load_pair(
         cls, io_folder: Path | str, iro_folder: Path | str, texts: Texts = "released"
     ) -> AnswerScorer:
-        """MaRio's two models, I->O and IR->O, as two model folders; not cross-fitted."""
+        """MaRio's two models, I->O and IR->O, from two model folders; not cross-fitted."""
         io, iro = (load_choice_scorer(Path(f)) for f in (io_folder, iro_folder))
         return cls([AnswerFold(io, iro)], texts=texts)
 
@@ -183,51 +188,52 @@ class AnswerScorer:
     ) -> list[list[float]]:
         """Per question the probability of each choice; without choices the utility of its answer.
 
-        A rationale of None asks for p(answer | question). Each distinct pair is judged once: the
-        latest `REMEMBERED` questions, and as many pairs with a rationale, are remembered.
+        A rationale of None asks for p(answer | question). The latest `REMEMBERED` questions, and as
+        many pairs with a rationale, are not computed again. ValueError if the lengths differ.
         """
         if len(questions) != len(rationales):
             raise ValueError(f"{len(questions)} questions, but {len(rationales)} rationales")
-        found: list[list[float]] = [[] for _ in questions]
-        for memory, rows in (
-            (self._without, [i for i, r in enumerate(rationales) if r is None]),
-            (self._given, [i for i, r in enumerate(rationales) if r is not None]),
+        answers: list[list[float]] = [[] for _ in questions]
+        # two memos, so that many rationales do not push out the questions
+        for memo, rows in (
+            (self._question_memo, [i for i, r in enumerate(rationales) if r is None]),
+            (self._rationale_memo, [i for i, r in enumerate(rationales) if r is not None]),
         ):
 
-            def judged(new: Sequence[int], rows: list[int] = rows) -> list[list[float]]:
-                asked = [rows[i] for i in new]
+            def compute(unknown: Sequence[int], rows: list[int] = rows) -> list[list[float]]:
+                asked = [rows[i] for i in unknown]
                 return self._judge([questions[i] for i in asked], [rationales[i] for i in asked])
 
             keys = [_key(questions[i], rationales[i]) for i in rows]
-            for i, probabilities in zip(rows, memory.ask(keys, judged), strict=True):
-                found[i] = probabilities
-        return found
+            for i, probabilities in zip(rows, memo.ask(keys, compute), strict=True):
+                answers[i] = probabilities
+        return answers
 
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
     ) -> list[float]:
-        """Likelihood per token of the gold answer, COALITION's utility: the arithmetic mean over
-        the models that judge a question. A rationale of None asks for the reference, U0.
+        """COALITION's utility of each rationale: the likelihood per token of the gold answer, as
+        the arithmetic mean over the folds that judge the question. None asks for U0.
         """
 
-        def judged(fold: int, rows: Sequence[int]) -> list[list[float]]:
-            own = self.folds[fold].utilities(
+        def judge_fold(fold: int, rows: Sequence[int]) -> list[list[float]]:
+            utilities = self.folds[fold].utilities(
                 [questions[i] for i in rows], [rationales[i] for i in rows], self.texts
             )
-            return [[u] for u in own]
+            return [[u] for u in utilities]
 
-        panel = [q.id for q in questions]
-        return [u for [u] in mean_of_folds(panel, self.seen, len(self.folds), judged)]
+        ids = [q.id for q in questions]
+        return [u for [u] in mean_of_folds(ids, self.seen, len(self.folds), judge_fold)]
 
     def _judge(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
     ) -> list[list[float]]:
-        def judged(fold: int, rows: Sequence[int]) -> list[list[float]]:
+        def judge_fold(fold: int, rows: Sequence[int]) -> list[list[float]]:
             return self.folds[fold].probabilities(
                 [questions[i] for i in rows], [rationales[i] for i in rows], self.texts
             )
 
-        return mean_of_folds([q.id for q in questions], self.seen, len(self.folds), judged)
+        return mean_of_folds([q.id for q in questions], self.seen, len(self.folds), judge_fold)
 
 
 # The verifier
@@ -244,12 +250,13 @@ class VerifierFold:
         """log p(yes) - log p(no) per statement, before the temperature."""
         policy = self.scorer.policy
         yes, no = label_ids(policy)
+        # two one-token continuations per statement
         pairs = []
         for statement in statements:
             prompt = tuple(policy.encode_prompt(statement_prompt(statement)))
             pairs.append([Continuation(prompt, (token, policy.eos_id)) for token in (yes, no)])
         scores = self.scorer.score_ids(list(dict.fromkeys(c for pair in pairs for c in pair)))
-        return [scores[a].logprob_sum - scores[b].logprob_sum for a, b in pairs]
+        return [scores[yes].logprob_sum - scores[no].logprob_sum for yes, no in pairs]
 
 
 class Verifier:
@@ -260,51 +267,46 @@ class Verifier:
     """
 
     def __init__(
-        self,
-        folds: Sequence[VerifierFold],
-        seen: Seen = MappingProxyType({}),
-        *,
+        self, folds: Sequence[VerifierFold], seen: Seen = MappingProxyType({}), *,
         reads_question: bool = False,
-    ) -> None:
-        self.folds = list(folds)
-        self.seen = seen
+    ) -> None:  # fmt: skip
+        self.folds, self.seen = list(folds), seen
         self.reads_question = reads_question
-        """Whether a statement is a question and a rationale, not a rationale alone."""
-        self.weights_hash = _digest(
-            "question verifier" if reads_question else "verifier",
-            sorted(seen.items()),
-            [[_hash(f.scorer), f.temperature] for f in self.folds],
-        )
+        """Whether a statement is a question with a rationale, not a rationale alone."""
+        kind = "question verifier" if reads_question else "verifier"
+        parts = [[fold.scorer.policy.weights_hash, fold.temperature] for fold in self.folds]
+        self.weights_hash = _digest(kind, sorted(seen.items()), parts)
 
     @classmethod
     def load(cls, folder: Path | str) -> Verifier:
-        """A verifier that `train_verifier` wrote."""
-        facts = _facts(folder, "verifier", "verifier")
+        """A verifier that `train_verifier` wrote. Raises `UserError` if there is none."""
+        facts = _scorer_facts(folder, "verifier", "verifier")
         folds = [
             VerifierFold(load_choice_scorer(Path(folder) / fold["model"]), fold["temperature"])
             for fold in facts["folds"]
         ]
         for fold in folds:
-            label_ids(fold.scorer.policy)
+            label_ids(fold.scorer.policy)  # raises now, not at the first statement
         reads_question = facts.get("statement") == "question"
         return cls(folds, facts["seen"], reads_question=reads_question)
 
     def probabilities(
         self, statements: Sequence[str], question_ids: Sequence[str | None]
     ) -> list[float]:
-        """P(plausible) per statement; an id says which question it belongs to."""
+        """P(plausible) per statement; its question's id decides which folds judge it."""
 
-        def judged(fold: int, rows: Sequence[int]) -> list[list[float]]:
-            own = self.folds[fold]
-            logits = own.logits([statements[i] for i in rows])
-            return [softmax([0.0, z], own.temperature)[1:] for z in logits]
+        def judge_fold(fold: int, rows: Sequence[int]) -> list[list[float]]:
+            verifier = self.folds[fold]
+            logits = verifier.logits([statements[i] for i in rows])
+            # a sigmoid of logit / T, written as a softmax over (no, yes)
+            return [softmax([0.0, z], verifier.temperature)[1:] for z in logits]
 
-        return [p for [p] in mean_of_folds(question_ids, self.seen, len(self.folds), judged)]
+        return [p for [p] in mean_of_folds(question_ids, self.seen, len(self.folds), judge_fold)]
 
 
-def load_verifier(place: Path | str) -> Verifier | Vera:
-    """A trained verifier, or with `vera` the published one (11B parameters, from the hub)."""
-    return Vera.load() if str(place) == "vera" else Verifier.load(place)
+def load_verifier(source: Path | str) -> Verifier | Vera:
+    """The trained verifier in a folder, or for `vera` the published one (from the hub)."""
+    return Vera.load() if str(source) == "vera" else Verifier.load(source)
 
 
 def statement_prompt(statement: str) -> str:
@@ -312,7 +314,7 @@ def statement_prompt(statement: str) -> str:
 
 
 def label_ids(policy: Policy) -> tuple[int, int]:
-    """Token ids of the words for plausible and implausible."""
+    """Token ids of the label words (plausible, implausible); `UserError` if no pair fits."""
     for pair in LABELS:
         yes, no = (policy.encode_response(word, eos=False) for word in pair)
         if len(yes) == len(no) == 1 and yes != no:
@@ -327,19 +329,20 @@ def label_ids(policy: Policy) -> tuple[int, int]:
 
 
 def mean_of_folds(
-    question_ids: Sequence[str | None],
-    seen: Seen,
-    folds: int,
-    judged: Callable[[int, Sequence[int]], list[list[float]]],
-) -> list[list[float]]:
-    """Per row the mean over the folds that judge it; `judged(fold, rows)` are a fold's verdicts."""
-    panel = [judges(i, seen, folds) for i in question_ids]
-    verdicts: list[list[list[float]]] = [[] for _ in question_ids]
+    question_ids: Sequence[str | None], seen: Seen, folds: int,
+    judge_fold: Callable[[int, Sequence[int]], list[list[float]]],
+) -> list[list[float]]:  # fmt: skip
+    """Per row the mean of the scores by the folds that judge it.
+
+    `judge_fold(fold, rows)` returns one list of scores per row.
+    """
+    folds_of = [judging_folds(i, seen, folds) for i in question_ids]
+    scores: list[list[list[float]]] = [[] for _ in question_ids]  # row, fold, choice
     for fold in range(folds):
-        rows = [i for i, own in enumerate(panel) if fold in own]
-        for i, verdict in zip(rows, judged(fold, rows) if rows else [], strict=True):
-            verdicts[i].append(verdict)
-    return [np.mean(own, axis=0).tolist() for own in verdicts]
+        rows = [i for i, judging in enumerate(folds_of) if fold in judging]
+        for i, row_scores in zip(rows, judge_fold(fold, rows) if rows else [], strict=True):
+            scores[i].append(row_scores)
+    return [np.mean(row_scores, axis=0).tolist() for row_scores in scores]
 
 
 def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
@@ -348,25 +351,24 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
 
 
 def load_choice_scorer(folder: Path) -> ChoiceScorer:
-    return ChoiceScorer(halve(load_policy(str(folder), tuning="full")))
+    """A choice scorer over the model in a folder."""
+    return ChoiceScorer(cast_linears_to_bf16(load_policy(str(folder), tuning="full")))
 
 
-def _key(question: Question, rationale: str | None) -> bytes:
-    """What the probabilities depend on: of choices all are judged, whichever is right."""
+def _key(question: Question, rationale: str | None) -> str:
+    """The memo's key: what the probabilities depend on. With choices, not on which one is right."""
     answer = None if question.choices else question.answer
-    parts = [question.id, question.context, question.question, question.choices, answer, rationale]
-    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).digest()
-
-
-def _hash(scorer: ChoiceScorer) -> str:
-    return scorer.policy.weights_hash
+    return _digest(
+        question.id, question.context, question.question, question.choices, answer, rationale
+    )
 
 
 def _digest(*parts: Any) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def _facts(folder: Path | str, kind: str, command: str) -> dict[str, Any]:
+def _scorer_facts(folder: Path | str, kind: str, command: str) -> dict[str, Any]:
+    """The scorer file of a folder. Raises `UserError` if there is none, or of another kind."""
     file = Path(folder) / SCORER_FILE
     if not file.is_file():
         raise UserError(
@@ -379,6 +381,6 @@ def _facts(folder: Path | str, kind: str, command: str) -> dict[str, Any]:
             f"{folder}: this is a trained {facts['kind']}; expected one made by "
             f"`rationalize train {command}`"
         )
-    if isinstance(facts["seen"], list):  # before 0.1.0: each question by its own id
+    if isinstance(facts["seen"], list):  # before 0.1.0: a list of ids, the fold by their hash
         facts["seen"] = {i: fold_of(i) for i in facts["seen"]}
     return facts

@@ -1,10 +1,10 @@
-"""Token sequences merged where they begin alike: a prefix is computed once, however many go on
-from it.
+"""Prefix trees of token sequences: a prefix that several sequences share is computed once.
 
-A tree is one row of a batch. Each token attends to its ancestors alone and stands at its depth, so
-that its state is what it would be in a sequence of its own; gradients follow. What all sequences of
-a question share (a system line, the question, a rationale) is read once, in scoring and in
-learning. Pure index work: `forward.py` runs the model on it.
+A tree is one row of a batch. Each token attends only to its ancestors, and its position id is its
+depth. Its hidden state therefore equals the one it would have in a sequence by itself, and so do
+the gradients. What the sequences of one question share (a system line, the question, a rationale)
+is read once, in scoring and in training. This module is index arithmetic; `forward.py` runs the
+model on the trees.
 """
 
 from __future__ import annotations
@@ -19,68 +19,73 @@ Tokens = tuple[int, ...]
 
 @dataclass
 class Tree:
-    """Sequences merged where they begin alike."""
+    """Sequences merged over the prefixes that they share."""
 
     tokens: list[int]
     paths: list[np.ndarray]
-    """Per sequence its nodes (indices in `tokens`), in order."""
+    """Per sequence the indices of its nodes in `tokens`, in order."""
     members: list[int]
-    """Per sequence its place among those that were planted."""
+    """Per path the index of its sequence in the input of `build_prefix_trees`."""
 
     def __len__(self) -> int:
         return len(self.tokens)
 
 
-def plant(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
-    """Trees over all sequences, each of at most `limit` tokens or of one sequence.
-
-    Sorted, those with a common prefix are neighbours: each is compared with the one before it only.
-    """
+def build_prefix_trees(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
+    """Trees over all sequences; each has at most `limit` tokens, or holds a single sequence."""
     trees: list[Tree] = []
-    before: Tokens = ()
+    previous: Tokens = ()
+    # in sorted order, sequences that share a prefix are neighbours: comparing with the previous
+    # sequence is enough
     for i in sorted(range(len(sequences)), key=lambda i: (sequences[i], i)):
         ids = sequences[i]
-        shared = _common(before, ids)
+        shared = _common_prefix_length(previous, ids)
         if not trees or len(trees[-1]) + len(ids) - shared > limit:
             trees.append(Tree([], [], []))
             shared = 0
         tree = trees[-1]
+        # path = nodes of the shared prefix, then one new node per remaining token
         stem = tree.paths[-1][:shared] if shared else np.empty(0, dtype=np.int64)
-        fresh = np.arange(len(tree), len(tree) + len(ids) - shared)
+        new_nodes = np.arange(len(tree), len(tree) + len(ids) - shared)
         tree.tokens.extend(ids[shared:])
-        tree.paths.append(np.concatenate([stem, fresh]))
+        tree.paths.append(np.concatenate([stem, new_nodes]))
         tree.members.append(i)
-        before = ids
+        previous = ids
     return trees
 
 
-def plant_one_pass(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
-    """Trees for one batch: of the largest sizes up to `limit`, that with the fewest tokens once all
-    are padded to the longest. Never more than the sequences alone.
+def build_batch_trees(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
+    """Trees for one padded batch, of the maximum size (up to `limit`) that pads to fewest tokens.
+
+    Never more padded tokens than the sequences by themselves.
     """
     if not sequences:
         return []
     widest = max(map(len, sequences))
+    # large trees share more, but every tree is padded to the largest: try a few sizes
     sizes = {0, limit, *(size for k in (1, 2, 4, 8) if (size := k * widest) < limit)}
-    planted = [plant(sequences, size) for size in sorted(sizes)]
-    return min(planted, key=lambda trees: len(trees) * max(map(len, trees)))
+    candidates = [build_prefix_trees(sequences, size) for size in sorted(sizes)]
+    return min(candidates, key=lambda trees: len(trees) * max(map(len, trees)))
 
 
 def ancestry(trees: Sequence[Tree]) -> tuple[np.ndarray, np.ndarray]:
-    """What each node sees, (B, 1, T, T) bool, and its depth (B, T), padded to the longest tree."""
+    """Attention mask (B, 1, T, T) bool and depth (B, T), padded to the largest tree.
+
+    `mask[b, 0, i, j]` says whether node i attends to node j: its ancestors and itself.
+    """
     width = max(map(len, trees))
-    depth = np.zeros((len(trees), width), dtype=np.int64)
-    sees = np.zeros((len(trees), 1, width, width), dtype=bool)
-    sees[:, 0] |= np.eye(width, dtype=bool)  # padding sees itself, so that no row is empty
+    depth = np.zeros((len(trees), width), dtype=np.int64)  # (B, T)
+    sees = np.zeros((len(trees), 1, width, width), dtype=bool)  # (B, 1, T, T)
+    sees[:, 0] |= np.eye(width, dtype=bool)  # padding attends to itself: softmax needs one entry
     for row, tree in enumerate(trees):
         for path in tree.paths:
+            # along its own path, a sequence is causal: a lower triangle over the path's nodes
             depth[row, path] = np.arange(len(path))
             sees[row, 0, path[:, None], path[None, :]] |= np.tri(len(path), dtype=bool)
     return sees, depth
 
 
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    """Length of the common prefix."""
+def _common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
     for n, (x, y) in enumerate(zip(a, b, strict=False)):
         if x != y:
             return n

@@ -1,17 +1,18 @@
-"""Several writers of one architecture over one base: adapters that share its weights, or full
-copies.
+"""COALITION's variants: several policies over one base, as adapters or as full copies.
 
     variants = Variants.of(base, folder, ["variant-1", "variant-2"])
     with variants.active("variant-1") as policy:
-        ...                        # writes, scores or learns as the first
-    with variants.bare() as policy:
-        ...                        # the base itself
+        ...                        # samples, scores or trains as variant-1
+    with variants.base_policy() as policy:
+        ...                        # the base without adapters
 
-An adapter changes nothing until it has learned. Switching costs no copy and no second model.
+A new adapter is zero-initialised: until it is trained, its variant equals the base. Switching
+copies no weights.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
 from collections.abc import Iterator, Sequence
@@ -31,36 +32,31 @@ FILE = "variants.json"
 
 @dataclass
 class Variants:
-    """Named writers over one base."""
+    """Named policies over one base."""
 
     base: Policy
-    """Under full tuning until the first adapter; its own weights never learn here."""
+    """A policy under full tuning until the first adapter is added; its weights stay frozen."""
     source: Path
-    """Folder that the base was loaded from."""
+    """The folder that the base was loaded from."""
     shared: list[str] = field(default_factory=list)
     """Names of the adapters on the base."""
     copies: dict[str, Policy] = field(default_factory=dict)
-    """Writers with weights of their own."""
+    """Variants with full weights of their own, by name."""
     rank: int = 16
     """LoRA rank of new adapters."""
     seed: int = 0
-    """Seed of their first weights, with their name."""
+    """With an adapter's name, the seed of its initial weights."""
 
     @classmethod
     def of(
-        cls,
-        base: Policy,
-        source: Path,
-        names: Sequence[str],
-        *,
-        copies: bool = False,
+        cls, base: Policy, source: Path, names: Sequence[str], *, copies: bool = False,
         seed: int = 0,
-    ) -> Variants:
-        """Writers that all begin as the base; `copies` gives each its own full weights."""
+    ) -> Variants:  # fmt: skip
+        """Variants that all start equal to the base; `copies` gives each its own full weights."""
         variants = cls(base, source, seed=seed)
         for name in names:
             if copies:
-                variants.copies[name] = replace(base, model=_copy(base))
+                variants.copies[name] = replace(base, model=copy.deepcopy(base.model))
             else:
                 variants.add_adapter(name)
         return variants
@@ -70,12 +66,16 @@ class Variants:
         return [*self.shared, *self.copies]
 
     def add_adapter(self, name: str) -> None:
-        """One more adapter, which changes nothing yet; its first weights depend on its name."""
+        """Add a zero-initialised adapter; its random half depends on seed and name.
+
+        Raises ValueError if the name is taken.
+        """
         from peft import LoraConfig, get_peft_model
 
         if name in self.names:
             raise ValueError(f"there is a variant {name!r} already")
         config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules="all-linear")
+        # of the two factors of LoRA, B is zero and A is random: leave the global generator alone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(f"{self.seed}/{name}".encode()))
             if self.shared:
@@ -87,7 +87,10 @@ class Variants:
 
     @contextmanager
     def active(self, name: str) -> Iterator[Policy]:
-        """The policy that writes, scores and learns as `name`; only its weights have gradients."""
+        """The policy of variant `name`; only its own weights have gradients.
+
+        Raises `UserError` if there is no such variant.
+        """
         if name in self.copies:
             yield replace(self.copies[name], name=name)
             return
@@ -99,8 +102,8 @@ class Variants:
         yield replace(self.base, name=name)
 
     @contextmanager
-    def bare(self) -> Iterator[Policy]:
-        """The base without any adapter."""
+    def base_policy(self) -> Iterator[Policy]:
+        """The base policy, with all adapters switched off."""
         if not self.shared:
             yield self.base
             return
@@ -108,7 +111,7 @@ class Variants:
             yield self.base
 
     def save(self, name: str, folder: Path) -> None:
-        """Write one variant's own weights (the adapter, or the full copy) for `load`."""
+        """Write one variant's weights (the adapter, or the full copy) for `load`."""
         folder.mkdir(parents=True, exist_ok=True)
         if name in self.copies:
             self.copies[name].save(folder)
@@ -118,7 +121,7 @@ class Variants:
         write_text(folder / FILE, json.dumps({"adapter": name, "rank": self.rank}))
 
     def load(self, name: str, folder: Path) -> None:
-        """Take over one variant's weights from a folder that `save` wrote; add it if it is new."""
+        """Load one variant's weights from a folder that `save` wrote; adds the variant if new."""
         facts = folder / FILE
         if not facts.exists():
             self.copies[name] = load_policy(
@@ -137,9 +140,3 @@ class Variants:
         from peft import set_peft_model_state_dict
 
         set_peft_model_state_dict(self.base.model, tensors, adapter_name=name)
-
-
-def _copy(policy: Policy):
-    import copy
-
-    return copy.deepcopy(policy.model)

@@ -1,6 +1,8 @@
-"""Vera, the published verifier of commonsense statements (Liu et al., 2023; mario.md 4.1).
+"""Vera, the published verifier of commonsense statements (Liu et al., arXiv 2305.03695).
 
-An encoder reads one statement. Its head lies in rows of the embedding matrix that no text uses.
+MaRio's plausibility reward is Vera's probability that a rationale is true (docs/methods/mario.md).
+An encoder reads one statement; the head is stored in rows of the embedding matrix that no text
+uses.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ _WEIGHT_ROW, _BIAS_ROW, _TEMPERATURE_ROW = 32099, 32098, 32097
 
 
 class Vera:
-    """P(a statement is true) = sigmoid((w . h + b) / T), h being the encoder's last state."""
+    """P(a statement is true) = sigmoid((w . h + b) / T), with h the encoder's state at its end."""
 
     reads_question = False
 
@@ -34,7 +36,7 @@ class Vera:
 
     @classmethod
     def load(cls, model: str = MODEL) -> Vera:
-        """Vera from the hub or a folder; in bfloat16, 10 GB."""
+        """Vera from the hub or a folder, in bfloat16 (10 GB)."""
         encoder = T5EncoderModel.from_pretrained(model, dtype=torch.bfloat16)
         version = getattr(encoder.config, "_commit_hash", None) or "local"
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -44,15 +46,15 @@ class Vera:
     def probabilities(
         self, statements: Sequence[str], question_ids: Sequence[str | None] | None = None
     ) -> list[float]:
-        """One probability per statement, stripped and cut at 128 tokens; there are no folds."""
+        """One probability per statement, cut at 128 tokens; `question_ids` are ignored."""
         texts = [whole_characters(s.strip()) for s in statements]
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        found = [0.0] * len(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # batches of similar length
+        probabilities = [0.0] * len(texts)
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             for i, p in zip(rows, self._batch([texts[i] for i in rows]), strict=True):
-                found[i] = p
-        return found
+                probabilities[i] = p
+        return probabilities
 
     @torch.no_grad()
     def _batch(self, texts: list[str]) -> list[float]:
@@ -65,7 +67,7 @@ class Vera:
             states = self.encoder(
                 input_ids=batch.input_ids.to(device), attention_mask=mask
             ).last_hidden_state  # (B, T, d)
-        last = states[torch.arange(len(texts), device=device), mask.sum(1) - 1].float()
-        rows = self.encoder.get_input_embeddings().weight.float()
-        bias, temperature = rows[_BIAS_ROW, 0], rows[_TEMPERATURE_ROW, 0]
-        return torch.sigmoid((last @ rows[_WEIGHT_ROW] + bias) / temperature).tolist()
+        last = states[torch.arange(len(texts), device=device), mask.sum(1) - 1].float()  # (B, d)
+        embeddings = self.encoder.get_input_embeddings().weight.float()
+        bias, temperature = embeddings[_BIAS_ROW, 0], embeddings[_TEMPERATURE_ROW, 0]
+        return torch.sigmoid((last @ embeddings[_WEIGHT_ROW] + bias) / temperature).tolist()

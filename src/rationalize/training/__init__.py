@@ -1,1 +1,1 @@
-"""One loop, and the losses as pure functions of tensors."""
+"""The training loop, the losses as pure functions of tensors, and the rows they learn from."""

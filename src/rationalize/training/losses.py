@@ -1,6 +1,7 @@
 """Losses as pure functions of tensors.
 
-`V` is the vocabulary without control tokens, `N` the response tokens of a batch.
+Axes: `N` response tokens of a batch, `V` words of the vocabulary (control tokens left out), `P`
+preference pairs, `C` positions of one chunk.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from torch import Tensor
 
 KLDirection = Literal["reverse", "forward"]
 
-_CHUNK = 8  # positions at a time on a processor: an (8, V) block stays in its cache
-_ACCELERATOR_CHUNK = 256  # fewer, larger kernels
+_CHUNK = 8  # positions at a time on a CPU: an (8, V) block stays in its cache
+_ACCELERATOR_CHUNK = 256  # on an accelerator: fewer, larger kernels
 
 
 def token_nll(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
@@ -23,71 +24,77 @@ def token_nll(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
 
 
 class _QuarkTokens(torch.autograd.Function):
-    """Per-token NLL, KL, entropy and the gradient of their weighted sum, in one pass.
+    """Per-token NLL, KL, entropy, and the gradient of their weighted sum, in one pass.
 
-    With `p` the policy, `q` the reference and `z` the policy's logits, the gradients by `z` are
-    `p - onehot` (NLL), `p (log p - log q - KL)` (KL(p||q)), `p - q` (KL(q||p)) and `-p (log p + H)`
-    (entropy H).
+    `p` is the policy, `q` the reference, `z` the policy's logits, `H` the entropy of p. Then
+
+        d NLL      / dz = p - onehot(target)
+        d KL(p||q) / dz = p (log p - log q - KL)     reverse
+        d KL(q||p) / dz = p - q                      forward
+        d H        / dz = -p (log p + H)
     """
 
     @staticmethod
-    def forward(ctx, logits, reference, targets, beta, alpha, direction):
-        n = logits.shape[0]
-        nll, kl, entropy = (torch.zeros(n, device=logits.device) for _ in range(3))
-        gradient = torch.empty_like(logits)
-        chunk = _CHUNK if logits.device.type == "cpu" else _ACCELERATOR_CHUNK
+    def forward(ctx, logits_NV, reference_NV, targets_N, beta, alpha, direction):
+        n = logits_NV.shape[0]
+        nll_N, kl_N, entropy_N = (torch.zeros(n, device=logits_NV.device) for _ in range(3))
+        gradient_NV = torch.empty_like(logits_NV)
+        chunk = _CHUNK if logits_NV.device.type == "cpu" else _ACCELERATOR_CHUNK
         for start in range(0, n, chunk):
             at = slice(start, min(start + chunk, n))
-            log_p = torch.log_softmax(logits[at].float(), dim=-1)  # (C, V)
+            log_p = torch.log_softmax(logits_NV[at].float(), dim=-1)  # (C, V)
             p = log_p.exp()
-            own = targets[at, None]
-            nll[at] = -log_p.gather(1, own)[:, 0]
-            weight = torch.ones_like(p) if (alpha or (beta and direction == "reverse")) else None
-            step = p
+            target = targets_N[at, None]  # (C, 1)
+            # NLL: its gradient is `p - onehot`; the one-hot is subtracted at the end
+            nll_N[at] = -log_p.gather(1, target)[:, 0]
+            # terms whose gradient is a multiple of p: sum the factors, and multiply by p once
+            factor = torch.ones_like(p) if (alpha or (beta and direction == "reverse")) else None
+            gradient = p
+            # KL to the reference
             if beta:
-                log_q = torch.log_softmax(reference[at].float(), dim=-1)
+                log_q = torch.log_softmax(reference_NV[at].float(), dim=-1)  # (C, V)
                 if direction == "reverse":
-                    gap = log_p - log_q
-                    kl[at] = (p * gap).sum(-1)
-                    weight += beta * (gap - kl[at, None])
+                    log_ratio = log_p - log_q
+                    kl_N[at] = (p * log_ratio).sum(-1)
+                    factor += beta * (log_ratio - kl_N[at, None])
                 else:
                     q = log_q.exp()
-                    kl[at] = (q * (log_q - log_p)).sum(-1)
+                    kl_N[at] = (q * (log_q - log_p)).sum(-1)
+            # entropy bonus
             if alpha:
-                entropy[at] = -(p * log_p).sum(-1)
-                weight += alpha * (log_p + entropy[at, None])
-            if weight is not None:
-                step = p * weight
+                entropy_N[at] = -(p * log_p).sum(-1)
+                factor += alpha * (log_p + entropy_N[at, None])
+            # gradient of `NLL + beta KL - alpha H`
+            if factor is not None:
+                gradient = p * factor
             if beta and direction == "forward":
-                step = step + beta * (p - q)
-            step = step.scatter_add(1, own, -torch.ones_like(own, dtype=step.dtype))
-            gradient[at] = step.to(gradient.dtype)
-        ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(nll, kl, entropy)
-        total = nll.sum() + beta * kl.sum() - alpha * entropy.sum()
-        return total, nll, kl, entropy
+                gradient = gradient + beta * (p - q)
+            gradient = gradient.scatter_add(
+                1, target, -torch.ones_like(target, dtype=gradient.dtype)
+            )
+            gradient_NV[at] = gradient.to(gradient_NV.dtype)
+        ctx.save_for_backward(gradient_NV)
+        ctx.mark_non_differentiable(nll_N, kl_N, entropy_N)
+        total = nll_N.sum() + beta * kl_N.sum() - alpha * entropy_N.sum()
+        return total, nll_N, kl_N, entropy_N
 
     @staticmethod
     def backward(ctx, grad_total, *_):
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad_total, None, None, None, None, None
+        (gradient_NV,) = ctx.saved_tensors
+        return gradient_NV * grad_total, None, None, None, None, None
 
 
 def quark_loss(
-    logits_NV: Tensor,
-    reference_NV: Tensor | None,
-    targets_N: Tensor,
-    *,
-    beta: float,
-    alpha: float = 0.0,
-    direction: KLDirection = "reverse",
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`sum_t NLL_t + beta KL_t - alpha H_t` over response tokens: Quark's loss (mario.md 2.3).
+    logits_NV: Tensor, reference_NV: Tensor | None, targets_N: Tensor, *, beta: float,
+    alpha: float = 0.0, direction: KLDirection = "reverse",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Quark's loss, `sum_t NLL_t + beta KL_t - alpha H_t` over response tokens (arXiv 2205.13636,
+    section 2; docs/methods/mario.md).
 
     `reverse` is KL(policy || reference), as the released code computes it; `forward` is
-    KL(reference || policy), as the Quark paper writes it. Returns `(total, nll_N, kl_N,
-    entropy_N)`; only `total` carries a gradient, and a term whose coefficient is 0 is not computed
-    and reads 0. Raises ValueError when `beta` needs a reference and none is given.
+    KL(reference || policy), as we recall the paper. Returns `(total, nll_N, kl_N, entropy_N)`.
+    Only `total` has a gradient. A term whose coefficient is 0 is not computed and reads 0. Raises
+    ValueError if `beta` is set without a reference, or if the shapes differ.
     """
     if beta and reference_NV is None:
         raise ValueError("beta > 0 needs the reference's logits")
@@ -100,14 +107,13 @@ def quark_loss(
 
 
 def dpo_loss(
-    chosen_P: Tensor,
-    rejected_P: Tensor,
-    reference_chosen_P: Tensor,
-    reference_rejected_P: Tensor,
+    chosen_P: Tensor, rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor,
     beta: float,
-) -> tuple[Tensor, Tensor]:
-    """`-log sigmoid(margin)` per pair and the margin, `beta ((log pi - log pi_ref)(chosen) -
-    (log pi - log pi_ref)(rejected))`; both of shape (P,) (arXiv 2305.18290; coalition.md 4.2).
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """DPO's loss per pair, `-log sigmoid(margin)`, and the margin, both (P,) (arXiv 2305.18290,
+    equation 7).
+
+        margin = beta ((log pi - log pi_ref)(chosen) - (log pi - log pi_ref)(rejected))
 
     Inputs are log-probabilities of whole responses, summed over their tokens.
     """
@@ -118,40 +124,43 @@ def dpo_loss(
 def bradley_terry(
     scores_N: Tensor, pairs: Sequence[tuple[int, int]], *, centre: float = 0.0
 ) -> Tensor:
-    """One question's `mean over pairs of -log sigmoid(R_i - R_j)`, `i` the better of each pair
-    (self_motivated.md 2.D); `centre` adds that times the mean of `(R_i + R_j)^2`.
+    """Pairwise rank loss of one question: mean over its pairs (i better than j) of
+    `-log sigmoid(R_i - R_j)` (docs/methods/self-motivated.md, stage D).
+
+    `centre` adds that times the mean of `(R_i + R_j)^2`. Scalar; here N counts the attempts.
     """
-    better, worse = _sides(pairs, scores_N)
+    better, worse = _pair_indices(pairs, scores_N)
     loss_P = -torch.nn.functional.logsigmoid(scores_N[better] - scores_N[worse])
-    if centre:
+    if centre:  # a pair fixes score differences only; this keeps their mean near 0
         loss_P = loss_P + centre * (scores_N[better] + scores_N[worse]) ** 2
     return loss_P.mean()
 
 
 def listwise(scores_N: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-    """One question's `mean over the better ones of -log(e^R_i / (e^R_i + sum_j e^R_j))`, `j` the
-    worse ones that `i` is paired with (self_motivated.md 2.D).
+    """Listwise rank loss of one question: mean over its better attempts i of
+    `-log(e^R_i / (e^R_i + sum_j e^R_j))`, with j the worse attempts that i is paired with
+    (docs/methods/self-motivated.md, stage D). Scalar.
     """
     losses = []
     for i in sorted({i for i, _ in pairs}):
-        rivals = [j for better, j in pairs if better == i]
+        rivals = [worse for better, worse in pairs if better == i]
         losses.append(torch.logsumexp(scores_N[[i, *rivals]], 0) - scores_N[i])
     return torch.stack(losses).mean()
 
 
 def pointwise(scores_N: Tensor, correct_N: Sequence[bool]) -> Tensor:
-    """One question's mean binary cross-entropy of `sigmoid(R)` on correctness: an outcome verifier
-    (self_motivated.md 2.D).
+    """Pointwise loss of one question: mean binary cross-entropy of `sigmoid(R)` on correctness, as
+    for an outcome verifier (docs/methods/self-motivated.md, stage D). Scalar.
     """
-    gold = torch.tensor(correct_N, dtype=scores_N.dtype, device=scores_N.device)
-    return torch.nn.functional.binary_cross_entropy_with_logits(scores_N, gold)
+    labels_N = torch.tensor(correct_N, dtype=scores_N.dtype, device=scores_N.device)
+    return torch.nn.functional.binary_cross_entropy_with_logits(scores_N, labels_N)
 
 
 def ppo_policy_loss(
     logprob_N: Tensor, old_N: Tensor, advantage_N: Tensor, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """`max(-q A, -clip(q, 1 - eps, 1 + eps) A)` per token with `q = pi / pi_old`, and `q`; both of
-    shape (N,) (arXiv 1707.06347, equation 7).
+    """PPO's clipped loss per token, `max(-q A, -clip(q, 1 - eps, 1 + eps) A)`, and the ratio
+    `q = pi / pi_old`, both (N,) (arXiv 1707.06347, equation 7).
     """
     ratio_N = (logprob_N - old_N).exp()
     clipped_N = ratio_N.clamp(1 - clip, 1 + clip)
@@ -159,13 +168,18 @@ def ppo_policy_loss(
 
 
 def ppo_value_loss(value_N: Tensor, old_N: Tensor, return_N: Tensor, clip: float) -> Tensor:
-    """`0.5 max((V - G)^2, (V_clip - G)^2)` per token, `V_clip` within `clip` of the old value."""
+    """PPO's clipped value loss per token, `0.5 max((V - G)^2, (V_clip - G)^2)`, shape (N,).
+
+    `V_clip` is V kept within `clip` of the old value (as in OpenAI's baselines; the paper has no
+    such clipping).
+    """
     clipped_N = old_N + (value_N - old_N).clamp(-clip, clip)
     return 0.5 * torch.maximum((value_N - return_N) ** 2, (clipped_N - return_N) ** 2)
 
 
-def _sides(pairs: Sequence[tuple[int, int]], scores_N: Tensor) -> tuple[Tensor, Tensor]:
+def _pair_indices(pairs: Sequence[tuple[int, int]], scores_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the better and of the worse attempts, both (P,)."""
     if not pairs:
         raise ValueError("a question without pairs has no loss; leave it out")
-    both = torch.tensor(list(pairs), device=scores_N.device)
-    return both[:, 0], both[:, 1]
+    indices_P2 = torch.tensor(list(pairs), device=scores_N.device)
+    return indices_P2[:, 0], indices_P2[:, 1]

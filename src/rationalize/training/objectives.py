@@ -1,4 +1,9 @@
-"""Losses over rows: the forward passes that each needs, and nothing else."""
+"""Training objectives: each takes rows, runs the forward passes it needs, and calls its loss.
+
+Axes: `N` response tokens of a pass, `R` rows, `P` preference pairs, `V` words of the vocabulary,
+`G` attempts at one question, `d` the hidden size. Totals and metrics are sums, so that the passes
+of a batch add up.
+"""
 
 from __future__ import annotations
 
@@ -38,36 +43,32 @@ if TYPE_CHECKING:
 
 
 def nll(policy: Policy, rows: Sequence[Row]) -> LossOutput:
-    """Negative log-likelihood of the responses."""
+    """Negative log-likelihood of the responses, summed over their tokens."""
     batch = collate(rows, policy)
-    logits = head(policy, hidden_at_response(policy, batch))
-    nll_N = token_nll(logits, batch.targets)
+    logits_NV = head(policy, hidden_at_response(policy, batch))
+    nll_N = token_nll(logits_NV, batch.targets)
     return LossOutput(nll_N.sum(), len(nll_N), {})
 
 
 def quark(
-    reference: Callable[[], AbstractContextManager[Policy]] | None,
-    *,
-    beta: float,
-    alpha: float,
+    reference: Callable[[], AbstractContextManager[Policy]] | None, *, beta: float, alpha: float,
     direction: KLDirection,
-) -> Loss:
-    """Quark's loss; `reference()` yields the reference policy, which never sees control tokens.
+) -> Loss:  # fmt: skip
+    """Quark's loss (`quark_loss`), summed over response tokens.
 
-    It may be None where `beta` is 0.
+    `reference()` yields the reference policy; None is allowed if `beta` is 0.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
         batch = collate(rows, policy)
-        reference_logits = None
+        # the reference never sees control tokens: its states are gathered at its own positions
+        reference_NV = None
         if beta and reference:
             with torch.no_grad(), reference() as frozen:
-                reference_logits = head(
-                    frozen, hidden_at_response(frozen, batch, with_controls=False)
-                )
-        logits = head(policy, hidden_at_response(policy, batch))
+                reference_NV = head(frozen, hidden_at_response(frozen, batch, with_controls=False))
+        logits_NV = head(policy, hidden_at_response(policy, batch))
         total, nll_N, kl_N, entropy_N = quark_loss(
-            logits, reference_logits, batch.targets, beta=beta, alpha=alpha, direction=direction
+            logits_NV, reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction
         )
         metrics = {"nll": nll_N.sum().item()}
         if beta:
@@ -80,33 +81,38 @@ def quark(
 
 
 class PairTag(NamedTuple):
-    """Which half of which pair a row is."""
+    """A row as one half of a preference pair."""
 
     pair: int
+    """Index of the pair in its batch."""
     chosen: bool
     reference: float
     """Log-probability of the response under the reference, summed over its tokens."""
     kind: str = "pair"
-    """Metrics are logged for each kind."""
+    """Some metrics are logged per kind."""
 
 
 def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
-    """DPO over rows tagged with `PairTag`, both rows of a pair in one pass (`group_of` its pair).
+    """DPO (`dpo_loss`) over rows tagged with `PairTag`, summed over pairs.
 
-    `nll_weight` adds that times the NLL per token of the chosen response, which keeps its
-    probability from falling (iterative reasoning preference optimisation, arXiv 2404.19733).
+    Both rows of a pair must be in one pass (`group_of` their pair); else ValueError. `nll_weight`
+    adds that times the NLL per token of the chosen response, which keeps its probability from
+    falling (iterative reasoning preference optimisation, arXiv 2404.19733).
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+        # log-probability of each row's whole response: its tokens' sum
         batch = collate(rows, policy)
         nll_N = token_nll(head(policy, hidden_at_response(policy, batch)), batch.targets)
         logprob_R = -torch.zeros(len(rows), device=nll_N.device).index_add(0, batch.row_of, nll_N)
+        # match chosen with rejected: row indices, one each per pair
         pairs = sorted({row.tag.pair for row in rows})
-        place = {(row.tag.pair, row.tag.chosen): i for i, row in enumerate(rows)}
-        if len(place) != 2 * len(pairs) or len(rows) != len(place):
+        row_at = {(row.tag.pair, row.tag.chosen): i for i, row in enumerate(rows)}
+        if len(row_at) != 2 * len(pairs) or len(rows) != len(row_at):
             raise ValueError("every pair needs one chosen and one rejected row in the same pass")
-        chosen = [place[p, True] for p in pairs]
-        rejected = [place[p, False] for p in pairs]
+        chosen = [row_at[p, True] for p in pairs]
+        rejected = [row_at[p, False] for p in pairs]
+        # DPO, then the NLL term on chosen responses
         reference_R = torch.tensor([row.tag.reference for row in rows], device=nll_N.device)
         loss_P, margin_P = dpo_loss(
             logprob_R[chosen], logprob_R[rejected], reference_R[chosen], reference_R[rejected], beta
@@ -134,51 +140,54 @@ RankLoss = Literal["pairwise", "listwise", "pointwise"]
 
 
 class RankTag(NamedTuple):
-    """An attempt's place among the attempts at its question."""
+    """An attempt among the attempts at its question."""
 
     question: int
+    """Index of the question in its batch."""
     place: int
-    """Among the question's rows, from 0."""
+    """Index among the question's rows, from 0."""
     worse: tuple[int, ...]
-    """Places of the attempts that it is paired with as the better one."""
+    """Places of the attempts that it is better than, one per pair."""
     correct: bool
     weight: float = 1.0
-    """Of the question, the same in all its rows."""
+    """Weight of the question, the same in all its rows."""
 
 
-def rank(unit: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0) -> Loss:
-    """A reward model's loss over rows tagged with `RankTag`, averaged per question; a question's
-    rows are in one pass, each encoded once, whatever the number of its pairs.
+def rank(scalar_head: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0) -> Loss:
+    """A reward model's rank loss over rows tagged with `RankTag`, summed over questions.
+
+    All rows of a question must be in one pass. Each is encoded once, however many pairs it is in.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
-        scores_N = reply_scores(policy, unit, rows)
-        members: dict[int, list[int]] = {}
+        scores_R = reply_scores(policy, scalar_head, rows)
+        members: dict[int, list[int]] = {}  # row indices per question
         for i, row in enumerate(rows):
             members.setdefault(row.tag.question, []).append(i)
-        losses, right, margin = [], 0.0, 0.0
-        for own in members.values():
-            own = sorted(own, key=lambda i: rows[i].tag.place)
-            tags, own_N = [rows[i].tag for i in own], scores_N[own]
+        losses, accuracy, margin = [], 0.0, 0.0
+        for attempts in members.values():
+            # pairs name attempts by their place: put the question's scores in that order
+            attempts = sorted(attempts, key=lambda i: rows[i].tag.place)
+            tags, scores_G = [rows[i].tag for i in attempts], scores_R[attempts]
             pairs = [(tag.place, worse) for tag in tags for worse in tag.worse]
             if kind == "pairwise":
-                one = bradley_terry(own_N, pairs, centre=centre)
+                question_loss = bradley_terry(scores_G, pairs, centre=centre)
             elif kind == "listwise":
-                one = listwise(own_N, pairs)
+                question_loss = listwise(scores_G, pairs)
             else:
-                one = pointwise(own_N, [tag.correct for tag in tags])
-            losses.append(tags[0].weight * one)
-            gaps = [(own_N[i] - own_N[j]).item() for i, j in pairs]
-            right += sum(gap > 0 for gap in gaps) / len(gaps)
+                question_loss = pointwise(scores_G, [tag.correct for tag in tags])
+            losses.append(tags[0].weight * question_loss)
+            gaps = [(scores_G[i] - scores_G[j]).item() for i, j in pairs]
+            accuracy += sum(gap > 0 for gap in gaps) / len(gaps)
             margin += sum(gaps) / len(gaps)
-        metrics = {"pair_accuracy": right, "margin": margin}
+        metrics = {"pair_accuracy": accuracy, "margin": margin}
         return LossOutput(torch.stack(losses).sum(), len(losses), metrics)
 
     return loss
 
 
 class RolloutTag(NamedTuple):
-    """What PPO knows of each token of a rollout, all of shape (T,)."""
+    """What PPO's loss needs per token of a rollout; all of shape (T,)."""
 
     old_logprob: Tensor
     old_value: Tensor
@@ -187,32 +196,38 @@ class RolloutTag(NamedTuple):
 
 
 def ppo(
-    unit: Linear, *, clip: float, value_clip: float, value_weight: float, detach_value: bool
+    value_head: Linear, *, clip: float, value_clip: float, value_weight: float, detach_value: bool
 ) -> Loss:
-    """PPO's loss over rows tagged with `RolloutTag`, averaged over tokens; `unit` is the value
-    head. `detach_value` keeps the value's gradient out of the policy's weights.
+    """PPO's clipped policy and value losses over rows tagged with `RolloutTag`, summed over tokens
+    (arXiv 1707.06347, equation 9, without its entropy bonus).
+
+    `detach_value` keeps the value loss's gradient out of the policy's weights.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+        # new log-probabilities and values, from one forward pass
         batch = collate(rows, policy)
         hidden_Nd = hidden_at_response(policy, batch)
         log_p_NV = torch.log_softmax(head(policy, hidden_Nd).float(), -1)
         logprob_N = log_p_NV.gather(1, batch.targets[:, None])[:, 0]
-        values_N = head_values(unit, hidden_Nd.detach() if detach_value else hidden_Nd)
+        values_N = head_values(value_head, hidden_Nd.detach() if detach_value else hidden_Nd)
+        # the rollouts' stored columns, each (N,)
         old_N, old_value_N, advantage_N, return_N = (
             torch.cat(column).to(policy.device)
             for column in zip(*(row.tag for row in rows), strict=True)
         )
+        # losses
         policy_N, ratio_N = ppo_policy_loss(logprob_N, old_N, advantage_N, clip)
         value_N = ppo_value_loss(values_N, old_value_N, return_N, value_clip)
         total = policy_N.sum() + value_weight * value_N.sum()
+        # diagnostics (docs/metrics.md); approx_kl is the estimator (q - 1) - log q
         with torch.no_grad():
             entropy_N = -(log_p_NV.exp() * log_p_NV).sum(-1)
-            gap_N = logprob_N - old_N
+            log_ratio_N = logprob_N - old_N
             metrics = {
                 "policy_loss": policy_N.sum().item(),
                 "value_loss": value_N.sum().item(),
-                "approx_kl": (ratio_N - 1 - gap_N).sum().item(),
+                "approx_kl": (ratio_N - 1 - log_ratio_N).sum().item(),
                 "clipfrac": ((ratio_N - 1).abs() > clip).sum().item(),
                 "entropy": entropy_N.sum().item(),
                 "ratio": ratio_N.sum().item(),
@@ -224,15 +239,17 @@ def ppo(
 
 @torch.no_grad()
 def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) -> list[float]:
-    """Log-probability of every row's response, summed over its tokens, in the rows' order.
+    """Log-probability of each row's response, summed over its tokens, in the order of `rows`.
 
-    Computed as `fit` does with the same `config`, so that a policy's own log-probabilities are its
-    reference's at step 0, up to the rounding that other neighbours in a pass bring.
+    Computed as in `fit` with the same `config`: at step 0 a policy's log-probabilities equal its
+    reference's, up to the rounding that a different padding brings.
     """
-    found: dict[int, float] = {}
+    logprob_of: dict[int, float] = {}
     numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
     for passed in micro_batches(numbered, config.micro_tokens):
         with policy.autocast():
             logprobs = token_logprobs(policy, passed)
-        found |= {row.tag: own.sum().item() for row, own in zip(passed, logprobs, strict=True)}
-    return [found[i] for i in range(len(rows))]
+        logprob_of |= {
+            row.tag: logprob_T.sum().item() for row, logprob_T in zip(passed, logprobs, strict=True)
+        }
+    return [logprob_of[i] for i in range(len(rows))]

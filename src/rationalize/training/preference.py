@@ -1,4 +1,4 @@
-"""Learning from preference pairs: DPO, with an NLL term on the chosen reply where asked for."""
+"""Learning from preference pairs: DPO, with an optional NLL term on the chosen reply."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rationalize.models.forward import Row
 from rationalize.runs import Stage
+from rationalize.training.batches import RowMaker, grouped_batch
 from rationalize.training.loop import FitConfig, fit
 from rationalize.training.objectives import PairTag, dpo, response_logprobs
-from rationalize.training.rows import RowMaker, grouped_batch
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -24,9 +24,9 @@ class PairTexts(NamedTuple):
     chosen: str
     rejected: str
     kind: str = "pair"
-    """Metrics are logged for each kind."""
+    """Some metrics are logged per kind."""
     chosen_ends: bool = True
-    """Whether the reply ended by itself: one that was cut gets no EOS."""
+    """Whether the reply ended by itself; a reply that was cut gets no EOS."""
     rejected_ends: bool = True
 
 
@@ -34,9 +34,11 @@ def learn_pairs(
     policy: Policy, pairs: Sequence[PairTexts], config: FitConfig, *, beta: float,
     nll_weight: float, epochs: float, stage: Stage, seed: int | Sequence[int],
 ) -> None:  # fmt: skip
-    """DPO in place; the reference is the policy as it is now, and its log-probabilities are
-    computed once. A batch of `config.batch_size` rows is half as many pairs.
+    """Train `policy` in place by DPO; the reference is the policy as it is now.
+
+    `config.batch_size` counts rows: a batch has half as many pairs. Resumes `stage` of `run`.
     """
+    # rows alternate: chosen, rejected, chosen, rejected, ..
     maker = RowMaker(policy)
     rows = [
         maker.text(pair.prompt, text, eos=ends)
@@ -46,16 +48,17 @@ def learn_pairs(
             (pair.rejected, pair.rejected_ends),
         )
     ]
+    # the reference's log-probabilities, once, before anything is learned
     references = response_logprobs(policy, rows, config)
     tagged = [
         replace(row, tag=PairTag(0, not i % 2, reference, pairs[i // 2].kind))
         for i, (row, reference) in enumerate(zip(rows, references, strict=True))
     ]
-    halves = [tagged[i : i + 2] for i in range(0, len(tagged), 2)]
+    row_pairs = [tagged[i : i + 2] for i in range(0, len(tagged), 2)]
     size = max(1, config.batch_size // 2)
 
     def batch_at(step: int) -> list[Row]:
-        return grouped_batch(halves, size, step, seed)
+        return grouped_batch(row_pairs, size, step, seed)
 
     fit(
         policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, stage,

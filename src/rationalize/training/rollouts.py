@@ -1,9 +1,17 @@
-"""PPO's rollout buffer: the token ids that were drawn, with their log-probabilities under policy
-and reference and the value head's estimates.
+"""PPO's rollout buffer, and what its update learns from: token rewards, advantages, returns.
 
-Ids are kept, not text: a text does not say which tokens were drawn. Log-probabilities are of the
-training forward pass, at temperature 1 and over the whole vocabulary, in the very passes that the
-first epoch makes, so that its ratios are exactly 1.
+    rho_t = -beta (log pi(y_t) - log pi_ref(y_t)), plus the reply's score S at its last token
+    A_t   = sum_k (gamma lambda)^k delta_{t+k},   delta_t = rho_t + gamma V_{t+1} - V_t
+    G_t   = A_t + V_t
+
+A is generalised advantage estimation (arXiv 1506.02438, equation 16). The choice of rewards is
+ours (docs/methods/self-motivated.md, stage E).
+
+A rollout stores token ids, not text, because a text does not determine which tokens were drawn.
+Log-probabilities come from the training forward pass, at temperature 1 over the whole vocabulary,
+in the same micro-batches as the first epoch, so that an update starts at ratios of exactly 1.
+
+Axes: `T` tokens of one reply, `N` response tokens of a batch, `d` the hidden size.
 """
 
 from __future__ import annotations
@@ -29,7 +37,6 @@ from rationalize.models.forward import (
     token_logprobs,
 )
 from rationalize.models.heads import head_values
-from rationalize.training.advantages import gae, token_rewards, whiten
 from rationalize.training.loop import FitConfig
 from rationalize.training.losses import token_nll
 from rationalize.training.objectives import RolloutTag
@@ -42,7 +49,7 @@ Reference = Callable[[], AbstractContextManager["Policy"]]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One reply as it was written."""
+    """One reply with the numbers of its tokens, taken when it was written; all of shape (T,)."""
 
     row: Row
     logprob_T: Tensor
@@ -51,61 +58,110 @@ class Rollout:
 
     @property
     def kl(self) -> float:
-        """`log pi - log pi_ref` of the whole reply, in nats: the KL, sampled once."""
+        """`log pi - log pi_ref` of the whole reply in nats: a one-sample estimate of the KL."""
         return float((self.logprob_T - self.reference_T).sum())
 
 
 @torch.no_grad()
 def measure(
-    policy: Policy, unit: Linear, reference: Reference, batches: Sequence[Sequence[Row]],
+    policy: Policy, value_head: Linear, reference: Reference, batches: Sequence[Sequence[Row]],
     config: FitConfig,
 ) -> list[Rollout]:  # fmt: skip
-    """The rows of all `batches` (the first epoch's) as rollouts, in the order of these."""
-    found: list[Rollout] = []
+    """The rows of `batches` (the first epoch's minibatches) as rollouts, in the same order."""
+    rollouts: list[Rollout] = []
     for rows in batches:
         numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
-        own: dict[int, Rollout] = {}
+        rollout_of: dict[int, Rollout] = {}
+        # policy and value head exactly as the loss computes them, then the reference
         for passed in micro_batches(numbered, config.micro_tokens):
             with policy.autocast():
                 batch = collate(passed, policy)
                 hidden_Nd = hidden_at_response(policy, batch)
                 logprob_N = -token_nll(head(policy, hidden_Nd), batch.targets)
-                values_N = head_values(unit, hidden_Nd)
+                values_N = head_values(value_head, hidden_Nd)
             with reference() as frozen, policy.autocast():
                 references = token_logprobs(frozen, passed)
+            # cut (N,) into one (T,) per reply, as the references come
             sizes = [len(row.response_ids) for row in passed]
-            for row, logprob, value, other in zip(
+            for row, logprob_T, value_T, reference_T in zip(
                 passed, logprob_N.split(sizes), values_N.split(sizes), references, strict=True
             ):
-                own[row.tag] = Rollout(
-                    replace(row, tag=None), logprob.cpu(), other.cpu(), value.cpu()
+                rollout_of[row.tag] = Rollout(
+                    replace(row, tag=None), logprob_T.cpu(), reference_T.cpu(), value_T.cpu()
                 )
-        found += [own[i] for i in range(len(rows))]
-    return found
+        rollouts += [rollout_of[i] for i in range(len(rows))]
+    return rollouts
 
 
 def to_learn(
     rollouts: Sequence[Rollout], scores: Sequence[float], *, beta: float, gamma: float, lam: float,
-    least_spread: float,
+    min_advantage_std: float,
 ) -> tuple[list[Row], Tensor]:  # fmt: skip
-    """Rows tagged with whitened advantages and with returns, and all returns (N,) end to end."""
-    advantages, returns = [], []
+    """Rows tagged with whitened advantages and returns, and all returns (N,) in one tensor.
+
+    `scores` holds one S per rollout.
+    """
+    advantages, returns = [], []  # per rollout (T,)
     for rollout, score in zip(rollouts, scores, strict=True):
         rewards_T = token_rewards(rollout.logprob_T, rollout.reference_T, score, beta)
-        own, total = gae(rewards_T, rollout.value_T, gamma=gamma, lam=lam)
-        advantages.append(own)
-        returns.append(total)
+        advantage_T, return_T = gae(rewards_T, rollout.value_T, gamma=gamma, lam=lam)
+        advantages.append(advantage_T)
+        returns.append(return_T)
+    # advantages are whitened over all rollouts; returns are not, since the value head fits them
     rows = [
-        replace(r.row, tag=RolloutTag(r.logprob_T, r.value_T, advantage, total))
-        for r, advantage, total in zip(
-            rollouts, whiten(advantages, least_spread), returns, strict=True
+        replace(r.row, tag=RolloutTag(r.logprob_T, r.value_T, advantage_T, return_T))
+        for r, advantage_T, return_T in zip(
+            rollouts, whiten(advantages, min_advantage_std), returns, strict=True
         )
     ]
     return rows, torch.cat(returns)
 
 
+def token_rewards(logprob_T: Tensor, reference_T: Tensor, score: float, beta: float) -> Tensor:
+    """Rewards of one reply, (T,): the KL penalty at each token, the score at the last."""
+    rewards_T = -beta * (logprob_T - reference_T)
+    rewards_T[-1] += score
+    return rewards_T
+
+
+def gae(
+    rewards_T: Tensor, values_T: Tensor, *, gamma: float = 1.0, lam: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """Advantages and returns of one reply, both (T,); the value after its last token is 0."""
+    advantages_T = torch.empty_like(rewards_T)
+    next_advantage, next_value = torch.zeros(()), torch.zeros(())
+    # backwards: A_t = delta_t + gamma lambda A_{t+1}
+    for t in reversed(range(len(rewards_T))):
+        delta = rewards_T[t] + gamma * next_value - values_T[t]
+        next_advantage = delta + gamma * lam * next_advantage
+        advantages_T[t], next_value = next_advantage, values_T[t]
+    return advantages_T, advantages_T + values_T
+
+
+def whiten(parts: Sequence[Tensor], min_std: float = 1e-8) -> list[Tensor]:
+    """Parts scaled to mean 0 and standard deviation 1 over all their tokens together.
+
+    A deviation below `min_std` counts as `min_std`, so that noise is not amplified.
+    """
+    joined_N = torch.cat(list(parts))
+    mean, std = joined_N.mean(), joined_N.std(correction=0)
+    return [(part - mean) / std.clamp(min=min_std) for part in parts]
+
+
+def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
+    """`1 - Var(G - V) / Var(G)`: 1 for a perfect value head, 0 for one that knows only the mean.
+
+    0 if all returns are equal.
+    """
+    variance = returns_N.var(correction=0)
+    if variance == 0:
+        return 0.0
+    return float(1 - (returns_N - values_N).var(correction=0) / variance)
+
+
 def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:
-    """In one atomic step."""
+    """Write one safetensors file, atomically."""
+    # ragged id lists become one flat tensor each, with the sizes to cut it again
     ids = {"prompt_ids": "prompt", "response_ids": "response"}
     tensors = {
         f"{name}/{what}": torch.tensor(values)
@@ -122,6 +178,7 @@ def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:
 
 
 def load_rollouts(path: Path) -> list[Rollout]:
+    """The rollouts that `save_rollouts` wrote."""
     tensors = load_file(path)
     prompts, responses = (
         tensors[f"{name}/ids"].split(tensors[f"{name}/sizes"].tolist())
@@ -130,6 +187,6 @@ def load_rollouts(path: Path) -> list[Rollout]:
     sizes = tensors["response/sizes"].tolist()
     columns = [tensors[f].split(sizes) for f in ("logprob_T", "reference_T", "value_T")]
     return [
-        Rollout(Row(tuple(prompt.tolist()), tuple(response.tolist())), *own)
-        for prompt, response, *own in zip(prompts, responses, *columns, strict=True)
+        Rollout(Row(tuple(prompt.tolist()), tuple(response.tolist())), *per_token)
+        for prompt, response, *per_token in zip(prompts, responses, *columns, strict=True)
     ]

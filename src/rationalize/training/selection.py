@@ -1,13 +1,13 @@
-"""Keep the weights that did best on development questions."""
+"""Keeps the weights that did best on development questions."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors.torch import load_file, save_file
 
+from rationalize.files import replacing
 from rationalize.runs import Stage
 
 if TYPE_CHECKING:
@@ -40,23 +40,25 @@ class BestCheckpoint:
 
     @property
     def step(self) -> int | None:
+        """The best step; None before the first offer."""
         return self._record.get("step")
 
     @property
     def scores(self) -> dict[int, float]:
-        """Score of every step offered."""
+        """The score of each step that was offered."""
         return {int(s): v for s, v in self._record.get("scores", {}).items()}
 
     def offer(self, step: int, score: float, policy: Policy) -> None:
+        """Store the weights of `policy` if `score` is above all earlier ones."""
         if step in self.scores:
             return
         scores = {**self.scores, step: score}
         best = best_of(scores)
         if best == step:
             self._weights.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self._weights.with_suffix(".new")
-            save_file(_trainable(policy), fresh)
-            os.replace(fresh, self._weights)
+            # weights first: a kill in between only repeats the offer
+            with replacing(self._weights) as fresh:
+                save_file(_trainable(policy), fresh)
         self._record = {"scores": {str(k): v for k, v in scores.items()}, "step": best}
         self._run.write_json(self._name, self._record)
 
@@ -74,8 +76,5 @@ class BestCheckpoint:
 
 
 def _trainable(policy: Policy) -> dict:
-    return {
-        n: p.detach().cpu().contiguous()
-        for n, p in policy.model.named_parameters()
-        if p.requires_grad
-    }
+    named = policy.model.named_parameters()
+    return {n: p.detach().cpu().contiguous() for n, p in named if p.requires_grad}

@@ -15,8 +15,8 @@ from typing import Any
 
 from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError, UserError
-from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.baselines import MAJORITY
+from rationalize.evaluation.compare import Methods
 from rationalize.methods.base import (
     EvaluationConfig,
     Experiment,

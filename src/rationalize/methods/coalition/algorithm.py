@@ -148,7 +148,7 @@ def judge_of(exp: Experiment, variants: Variants, config: CoalitionConfig) -> Ut
     if config.judge == "cross-fit":
         return AnswerScorer.load(config.answer_scorer or exp.run.path / "scorers" / "answer")
     if config.judge == "ift":
-        with variants.bare() as policy:
+        with variants.base_policy() as policy:
             frozen = [policy.frozen()]
     else:
         frozen = []

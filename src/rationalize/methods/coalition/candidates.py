@@ -92,7 +92,14 @@ def write_candidates(
 
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
-            return write_attempts(Sampler(policy), questions, several, Provenance("train", question_seed(exp.seed, writer), writer=writer, round=round), PromptOptions(mode="rationale"), label=f"{writer} writes, round {round}")  # fmt: skip
+            return write_attempts(
+                Sampler(policy),
+                questions,
+                several,
+                Provenance("train", question_seed(exp.seed, writer), writer=writer, round=round),
+                PromptOptions(mode="rationale"),
+                label=f"{writer} writes, round {round}",
+            )
 
     stage = exp.stage(name, needs=FOR_WRITING)
     written = [a for n in names for a in stage.attempts(f"{n}-writes", partial(write, n))]
@@ -103,7 +110,17 @@ def write_candidates(
 
     def refine(refiner: str, sources: Sequence[Attempt]) -> list[Attempt]:
         with variants.active(refiner) as policy:
-            return write_attempts(Sampler(policy), [by_id[a.question_id] for a in sources], once, Provenance("train", question_seed(exp.seed, refiner, "refine"), writer=refiner, round=round), PromptOptions(mode="refine"), given=sources, label=f"{refiner} refines, round {round}")  # fmt: skip
+            return write_attempts(
+                Sampler(policy),
+                [by_id[a.question_id] for a in sources],
+                once,
+                Provenance(
+                    "train", question_seed(exp.seed, refiner, "refine"), writer=refiner, round=round
+                ),
+                PromptOptions(mode="refine"),
+                given=sources,
+                label=f"{refiner} refines, round {round}",
+            )
 
     if refined_of is None:
         refined_of = dict.fromkeys(names, by_id)

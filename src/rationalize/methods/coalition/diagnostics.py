@@ -35,10 +35,16 @@ from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.rewards.reader import likeliest
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import PromptOptions, Provenance, question_seed, teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    question_seed,
+    teacher_attempts,
+    write_attempts,
+)
+from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
-from rationalize.training.rows import RowMaker
 
 _ENOUGH = 64
 """Development questions that variants are compared on: the first so many."""
@@ -108,7 +114,16 @@ def log_clones(
 
     def write(name: str) -> list[Attempt]:
         with variants.active(name) as policy:
-            return write_attempts(Sampler(policy), asked, sampling, Provenance("dev", question_seed(exp.seed, name, "clones"), writer=name, round=round), PromptOptions(mode="rationale"), label=f"{name} writes dev, {when}")  # fmt: skip
+            return write_attempts(
+                Sampler(policy),
+                asked,
+                sampling,
+                Provenance(
+                    "dev", question_seed(exp.seed, name, "clones"), writer=name, round=round
+                ),
+                PromptOptions(mode="rationale"),
+                label=f"{name} writes dev, {when}",
+            )
 
     def measure() -> list[dict[str, Any]]:
         written = {
@@ -132,7 +147,7 @@ def _answers(
     """What M_IFT answers given each variant's rationales, where there are choices."""
     asked = [q for q in questions if q.choices]
     answers: dict[str, dict[str, str | None]] = {}
-    with variants.bare() as policy:
+    with variants.base_policy() as policy:
         reader = ChoiceScorer(policy)
         for name, attempts in written.items():
             rationales = [attempts[q.id].rationale or None for q in asked]

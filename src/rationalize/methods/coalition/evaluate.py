@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.baselines import MAJORITY
+from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.base import Experiment, Learned, final_stage, log_dev
 from rationalize.methods.coalition.config import FOR_UTILITIES, CoalitionConfig

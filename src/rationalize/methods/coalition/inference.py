@@ -26,7 +26,7 @@ from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.methods.coalition.config import Refiners, refines
 from rationalize.models.answer_texts import Texts, answer_prompt
-from rationalize.models.choices import ChoiceScorer, halve
+from rationalize.models.choices import ChoiceScorer, cast_linears_to_bf16
 from rationalize.models.controller import KEEP, choose
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.scorers import AnswerFold
@@ -151,14 +151,22 @@ class Coalition:
         # who writes, and what
         writers = self._writers(questions, seed, routing)
         by_id = self._each(
-            questions, writers, lambda sampler, asked, name: write_attempts(sampler, asked, once, Provenance(split, question_seed(seed, name), writer=name), PromptOptions(mode="rationale"), label=f"{name} writes {split}")
+            questions, writers, lambda sampler, asked, name: write_attempts(
+                sampler, asked, once, Provenance(split, question_seed(seed, name), writer=name),
+                PromptOptions("rationale"), label=f"{name} writes {split}",
+            ),
         )  # fmt: skip
         written = [by_id[q.id] for q in questions]
 
         # who refines it, and what becomes of it
         refiners = self._refiners(questions, written, seed, routing)
         refined = self._each(
-            questions, refiners, lambda sampler, asked, name: write_attempts(sampler, asked, once, Provenance(split, question_seed(seed, name, "refine"), writer=name), PromptOptions(mode="refine"), given=[by_id[q.id] for q in asked], label=f"{name} refines {split}")
+            questions, refiners, lambda sampler, asked, name: write_attempts(
+                sampler, asked, once,
+                Provenance(split, question_seed(seed, name, "refine"), writer=name),
+                PromptOptions("refine"), given=[by_id[q.id] for q in asked],
+                label=f"{name} refines {split}",
+            ),
         )  # fmt: skip
         # an empty refinement is no refinement
         kept = {id: attempt for id, attempt in refined.items() if attempt.rationale}
@@ -230,7 +238,7 @@ class Coalition:
         return attempts
 
     def _writing_as(self, name: str) -> AbstractContextManager[Policy]:
-        return self.variants.bare() if name == BASE else self.variants.active(name)
+        return self.variants.base_policy() if name == BASE else self.variants.active(name)
 
     def _answers(
         self, questions: Sequence[Question], written: Sequence[Attempt], last: Sequence[Attempt]
@@ -245,7 +253,7 @@ class Coalition:
             {q.id: a.rationale or None for q, a in zip(questions, attempts, strict=True)}
             for attempts in (written, last)
         )
-        with self.variants.bare() as policy:
+        with self.variants.base_policy() as policy:
             reader = ChoiceScorer(policy)
             fold = AnswerFold(reader, reader)
             alone = self._alone(fold, with_choices)
@@ -296,7 +304,7 @@ class Coalition:
             )
         facts: Mapping = json.loads((folder / FILE).read_text())
         base = load_policy(folder / "base", trust_remote_code=trust_remote_code)
-        variants = Variants(halve(base), folder / "base")
+        variants = Variants(cast_linears_to_bf16(base), folder / "base")
         for name in [*facts["names"], *([CONTROLLER] if facts["controller"] else [])]:
             variants.load(name, folder / name)
         return cls(variants, facts["names"], facts["refiners"], facts["texts"], facts["controller"])

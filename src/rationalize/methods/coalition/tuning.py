@@ -35,21 +35,27 @@ from rationalize.methods.coalition.config import (
     InstructionConfig,
 )
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
-from rationalize.models.choices import halve
+from rationalize.models.choices import cast_linears_to_bf16
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.variants import Variants
 from rationalize.progress import say
-from rationalize.questions import group_duplicates, builtin_questions, load_sample, without_repeats
+from rationalize.questions import builtin_questions, group_duplicates, load_sample, without_repeats
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler
-from rationalize.sampling.writing import PromptOptions, Provenance, question_seed, teacher_attempts, write_attempts
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    question_seed,
+    teacher_attempts,
+    write_attempts,
+)
 from rationalize.signals.draws import apportion
 from rationalize.templates import prompt_text
+from rationalize.training.batches import RowMaker, mixed_batch
 from rationalize.training.loop import fit
 from rationalize.training.objectives import nll
-from rationalize.training.rows import RowMaker, mixed_batch
 
 ModeRows = Mapping[str, Sequence[Row]]
 """Training rows of each mode."""
@@ -84,7 +90,7 @@ def tuned_variants(
     )
     policy.model, policy.tuning = base.model, base.tuning  # keep one M_IFT in memory
     if not config.copies and policy.precision != "float32":
-        base = halve(base)  # it never learns
+        base = cast_linears_to_bf16(base)  # it never learns
     variants = Variants.of(base, stage.folder, config.names, copies=config.copies, seed=exp.seed)
     for name, part in zip(config.names, parts_of(taught, config, exp.seed), strict=True):
         tune_variant(exp, variants, name, part, imperfect, config)
@@ -150,7 +156,14 @@ def instruct(
 
     # imperfect rationales, to be refined
     def write() -> list[Attempt]:
-        return write_attempts(Sampler(policy), questions, config.imperfect, Provenance("train", exp.seed, writer="warm-up"), PromptOptions(mode="rationale"), label="imperfect rationales")  # fmt: skip
+        return write_attempts(
+            Sampler(policy),
+            questions,
+            config.imperfect,
+            Provenance("train", exp.seed, writer="warm-up"),
+            PromptOptions(mode="rationale"),
+            label="imperfect rationales",
+        )
 
     if refined:
         warm = stage.sub("warm")
@@ -224,7 +237,14 @@ def with_rationales(
 
     def write() -> list[Attempt]:
         demos = builtin_questions(train=config.shots, dev=0, test=0, unseen=0, seed=exp.seed)
-        return write_attempts(Sampler(policy), questions, config.imperfect, Provenance("train", exp.seed, writer="few-shot"), PromptOptions(demos=demos["train"]), label=f"{stage.name}: few-shot attempts")  # fmt: skip
+        return write_attempts(
+            Sampler(policy),
+            questions,
+            config.imperfect,
+            Provenance("train", exp.seed, writer="few-shot"),
+            PromptOptions(demos=demos["train"]),
+            label=f"{stage.name}: few-shot attempts",
+        )
 
     attempts = stage.attempts("bootstrap", write)
     by_id = {q.id: q for q in questions}

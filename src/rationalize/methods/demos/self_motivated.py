@@ -105,8 +105,6 @@ class SelfMotivatedDemoConfig:
     def modes(self) -> list[Mode]:
         return [mode for mode in PPO_ROWS if f"ppo-{mode}" in self.methods]
 
-
-
     def rows(self) -> list[Row]:
         """The table's rows, each after what it starts from."""
         start, rows = "", []

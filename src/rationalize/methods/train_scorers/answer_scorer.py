@@ -41,9 +41,9 @@ from rationalize.models.scorers import AnswerFold, load_choice_scorer
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 from rationalize.sampling.writing import teacher_attempts
+from rationalize.training.batches import RowMaker, mixed_batch
 from rationalize.training.loop import BatchAt, Loss
 from rationalize.training.objectives import nll
-from rationalize.training.rows import RowMaker, mixed_batch
 
 Mode = Literal["answer", "answer_from_rationale"]
 MODES: tuple[Mode, ...] = ("answer", "answer_from_rationale")

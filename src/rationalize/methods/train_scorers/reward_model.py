@@ -48,9 +48,9 @@ from rationalize.questions import hold_out
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run, Stage
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels
+from rationalize.training.batches import grouped_batch
 from rationalize.training.loop import HeadFitConfig, fit
 from rationalize.training.objectives import RankLoss, RankTag, rank
-from rationalize.training.rows import grouped_batch
 
 MIN_HELD_OUT = 5
 """Fewer held-out questions say too little for the gate to open."""

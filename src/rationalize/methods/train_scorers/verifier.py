@@ -56,8 +56,8 @@ from rationalize.rewards.check import all_options, negated
 from rationalize.runs import Run
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.templates import statement_text
+from rationalize.training.batches import grouped_batch
 from rationalize.training.loop import BatchAt, FitConfig, Loss, LossOutput
-from rationalize.training.rows import grouped_batch
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Attempts and targets as rows of token ids."""
+"""Rows of token ids from attempts and texts, and the rows of each training step."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class RowMaker:
-    """Turns attempts into rows; each text is tokenised once."""
+    """Turns texts and attempts into rows; each distinct text is tokenised once."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
@@ -25,13 +25,14 @@ class RowMaker:
     def text(
         self, prompt: str, response: str, *, eos: bool = True, control_ids=(), tag=None
     ) -> Row:
+        """A prompt and a response; `eos=False` leaves the end out, for a response that was cut."""
         key = (response, eos)
         if key not in self._responses:
             self._responses[key] = tuple(self.policy.encode_response(response, eos=eos))
         return Row(self._prompt(prompt), self._responses[key], tuple(control_ids), tag)
 
     def drawn(self, prompt: str, ids: Sequence[int]) -> Row:
-        """A response by the token ids that were drawn: its text might be cut into others."""
+        """A response by its drawn token ids: tokenising its text again might give other ids."""
         return Row(self._prompt(prompt), tuple(ids))
 
     def _prompt(self, text: str) -> tuple[int, ...]:
@@ -40,7 +41,10 @@ class RowMaker:
         return self._prompts[text]
 
     def attempt(self, attempt: Attempt, control: Mapping[str, int] | None = None) -> Row:
-        """An attempt cut at the length limit gets no EOS: it would teach stopping there."""
+        """An attempt, under the control tokens of the bins in `control`.
+
+        An attempt cut at the length limit gets no EOS, which would teach stopping there.
+        """
         ids = self.policy.controls.prefix(control) if control and self.policy.controls else ()
         return self.text(
             attempt.prompt, attempt.completion, eos=attempt.finish == "stop", control_ids=ids
@@ -50,7 +54,7 @@ class RowMaker:
 def mixed_batch(
     rows: Mapping[str, Sequence[Row]], counts: Mapping[str, int], step: int, seed: int
 ) -> list[Row]:
-    """Batch `step`: of each mode its count, in shuffled passes over that mode's rows."""
+    """Batch `step`: `counts[mode]` rows of each mode, in shuffled passes over that mode's rows."""
     return [
         rows[mode][i]
         for k, (mode, count) in enumerate(counts.items())
@@ -62,11 +66,13 @@ def mixed_batch(
 def grouped_batch(
     groups: Sequence[Sequence[Row]], size: int, step: int, seed: int | Sequence[int]
 ) -> list[Row]:
-    """Batch `step` of `size` groups, in shuffled passes. The first field of each row's tag (a named
-    tuple) becomes its group's place: a batch that spans two passes may hold a group twice.
+    """Batch `step`: the rows of `size` groups, in shuffled passes over the groups.
+
+    The first field of each row's tag (a named tuple) becomes its group's index in the batch, since
+    a batch that spans two passes may hold the same group twice.
     """
     return [
-        replace(row, tag=row.tag._make((place, *row.tag[1:])))
-        for place, i in enumerate(shuffled_passes(len(groups), size, step, seed))
+        replace(row, tag=row.tag._make((index, *row.tag[1:])))
+        for index, i in enumerate(shuffled_passes(len(groups), size, step, seed))
         for row in groups[i]
     ]
