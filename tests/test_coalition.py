@@ -256,11 +256,12 @@ def test_self_consistency_spends_no_fewer_tokens(finished, tmp_path):
         of: Attempt
         vote: int
 
-        def as_attempt(self, writer):
+        def as_attempt(self, row, seed):
             said = self.question.choices[self.vote % 2]
             return dataclasses.replace(
-                self.of, question_id=self.question.id, prediction=said, n_tokens=1
-            )
+                self.of, question_id=self.question.id, prediction=said, n_tokens=1, writer=row,
+                seed=seed,
+            )  # fmt: skip
 
     questions = load_splits(QUESTIONS)["test"]
     exp = experiment(tmp_path / "votes", [])

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rationalize.evaluation.baselines import BASE
-from rationalize.methods import METHODS
 from rationalize.methods.base import Experiment
+from rationalize.methods.coalition.algorithm import coalition
 from rationalize.methods.coalition.config import (
     CandidateConfig,
     CoalitionConfig,
@@ -19,7 +19,6 @@ from rationalize.methods.coalition.config import (
 from rationalize.methods.coalition.evaluate import conclude
 from rationalize.methods.demos.mario import SHORT
 from rationalize.methods.experiment import SFT, Row, baselines, run_rows
-from rationalize.methods.launch import learn
 from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.progress import say
 from rationalize.sampling.writing import teacher_attempts
@@ -74,5 +73,5 @@ def coalition_demo(exp: Experiment, config: CoalitionDemoConfig, started: float)
         pairs = [("COALITION", SFT), (SFT, BASE)]
     else:
         say(f"{SFT} is left out: no train question has a teacher rationale that is right")
-    learned = learn(exp, exp.load_policy(), config, exp.stage("coalition"), METHODS["coalition"])
+    learned = coalition(exp, exp.load_policy(), config, exp.stage("coalition"))
     conclude(exp, learned, "COALITION", table.methods, pairs, started)
