@@ -217,10 +217,11 @@ def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatc
 
 def test_sample_writes_questions_that_can_be_read_again(tiny, tmp_path):
     out = tmp_path / "q.jsonl"
-    assert main(["sample", "--model", tiny, *QUICK, "--write", "questions", "--out", str(out)]) == 0
+    flags = ["sample", "--model", tiny, *QUICK, "--out", str(out)]
+    assert main([*flags, "--write", "questions"]) == 0
     again = load_questions(out)
     assert [q.id for q in again] == [q.id for q in builtin_questions()["train"][:6]]
-    assert main(["sample", "--model", tiny, *QUICK, "--keep-correct", "--out", str(out)]) == 0
+    assert main([*flags, "--keep-correct", "--overwrite"]) == 0
     assert all(row["prediction"] == row["gold"] for row in read(out))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from rationalize import __version__
-from rationalize.config import load_yaml, nearest, to_dict
+from rationalize.config import nearest, to_dict
 from rationalize.config.flags import explain, merge, take
 from rationalize.errors import UsageError, UserError
 from rationalize.methods import DEMOS, METHODS, TRAINERS, installed, load, method_named
@@ -28,7 +28,9 @@ class Command:
 
     config: Callable[[], type]
     call: Callable[..., None]
-    """Called with the settings, and with the run's folder where it has one."""
+    """Called with the settings; if it fills a folder, also with the folder, and whether what
+    an earlier run left there is deleted.
+    """
     about: str
     folder: bool = False
     """Whether it fills a run's folder; a second start with the same folder resumes."""
@@ -56,10 +58,10 @@ def _method_command(name: str) -> Command:
 
         return settings_of(method)
 
-    def call(settings: Any, out: Path) -> None:
+    def call(settings: Any, out: Path, overwrite: bool) -> None:
         from rationalize.methods.launch import train
 
-        train(name, out, settings)
+        train(name, out, settings, overwrite=overwrite)
 
     return Command(settings, call, method.about, folder=True, method=name)
 
@@ -74,11 +76,11 @@ def _trainer_command(name: str) -> Command:
 
         return compose(name, [*map(load, configs), RunConfig])
 
-    def call(settings: Any, out: Path) -> None:
+    def call(settings: Any, out: Path, overwrite: bool) -> None:
         from rationalize.config.compose import split
 
         *others, run_config = split(settings)
-        load(function)(run_config, *others, out)
+        load(function)(run_config, *others, out, overwrite=overwrite)
 
     return Command(settings, call, about, folder=True, method=name)
 
@@ -91,10 +93,10 @@ def _demo_command(name: str) -> Command:
 
         return settings_of(demo)
 
-    def call(settings: Any, out: Path) -> None:
+    def call(settings: Any, out: Path, overwrite: bool) -> None:
         from rationalize.methods.launch import demo as run_demo
 
-        run_demo(name, out, settings)
+        run_demo(name, out, settings, overwrite=overwrite)
 
     return Command(
         settings, call, demo.about, folder=True, preset_flag="--size", method=demo.method
@@ -195,17 +197,19 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
     file, argv = take(argv, "--config")
     dry = "--dry-run" in argv
     argv = [a for a in argv if a != "--dry-run"]
-    out = None
+    out, overwrite = None, False
     if command.folder:
         found, argv = take(argv, "--out")
         out = Path(found or default_out)
+        overwrite = "--overwrite" in argv
+        argv = [a for a in argv if a != "--overwrite"]
     config = _resolve(verb, command, file, argv)
     if dry:
         print(f"# rationalize {verb}\n{explain(config, comments=False)}")
-        print(f"# plan: {command.about}{_destination(out, command.method, config)}")
+        print(f"# plan: {command.about}{_destination(out, command.method, config, overwrite)}")
         print("# dry run: nothing was written or downloaded")
         return
-    command.call(config) if out is None else command.call(config, out)
+    command.call(config) if out is None else command.call(config, out, overwrite)
 
 
 def show_config(argv: list[str]) -> None:
@@ -304,6 +308,7 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
     ]
     if command.folder:
         also.insert(0, "--out DIR (where the run goes; a second start resumes it)")
+        also.insert(1, "--overwrite (start anew: delete what an earlier run left there)")
     if presets := getattr(cls, "PRESETS", None):
         also.append(f"{command.preset_flag} {'|'.join(presets)} (values below the file)")
     return merge(
@@ -317,14 +322,16 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
     )
 
 
-def _destination(out: Path | None, method: str, config: Any) -> str:
+def _destination(out: Path | None, method: str, config: Any, overwrite: bool) -> str:
     """What would happen to the run's folder; raises what a start would raise there."""
     if out is None:
         return ""
+    from rationalize.runs import check_resumable, is_another
+
+    settings = {"method": method, **to_dict(config)}
+    check_resumable(out, settings, overwrite=overwrite)
     if not (out / "config.yaml").exists():
         return f"; a new run in {out}"
-    from rationalize.runs import BASE_HASH, check_resumable
-
-    base_hash = load_yaml(out / "config.yaml").get(BASE_HASH)
-    check_resumable(out, {"method": method, **to_dict(config)}, base_hash=base_hash)
+    if overwrite or is_another(out, settings):
+        return f"; a new run in {out}, in the place of the one there"
     return f"; resume the run in {out}"

@@ -43,6 +43,16 @@ def write_text(path: Path, text: str) -> None:
         fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents. Raises `UserError` where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{path}: the folder cannot be made ({error.strerror}); name another place"
+        ) from error
+
+
 def cache_folder() -> Path:
     """The folder for what runs share: `RATIONALIZE_CACHE`, or `~/.cache/rationalize`."""
     return Path(os.environ.get("RATIONALIZE_CACHE") or Path.home() / ".cache" / "rationalize")

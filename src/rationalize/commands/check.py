@@ -13,8 +13,13 @@ from typing import Annotated
 
 from tyro.conf import Positional
 
-from rationalize.commands.resolve import ScorerFolders, rewards_of, split_commas
-from rationalize.config import to_dict
+from rationalize.commands.output_file import OutputFile
+from rationalize.commands.resolve import (
+    ScorerFolders,
+    rewards_of,
+    split_commas,
+    without_overwrite,
+)
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Question
 
@@ -56,6 +61,8 @@ class CheckRewardsConfig(ScorerFolders):
     """File for the table, as JSON; with `people` or `references` the folder of the run (none:
     runs/check-rewards), which a second start resumes.
     """
+    overwrite: bool = False
+    """Replace what is there already, whoever wrote it; of a run's folder what the run left."""
 
 
 def check_rewards(config: CheckRewardsConfig) -> None:
@@ -71,6 +78,11 @@ def _attack(config: CheckRewardsConfig) -> None:
     from rationalize.questions import load_questions
     from rationalize.rewards import check
 
+    out = config.out and OutputFile(
+        config.out, "check-rewards", without_overwrite(config), config.overwrite
+    )
+    if out:
+        out.check()
     split = config.split or "dev"
     questions = load_questions(config.questions, split, columns=config.columns or None)
     limit = _ATTACKED if config.limit is None else config.limit
@@ -87,10 +99,12 @@ def _attack(config: CheckRewardsConfig) -> None:
     rows = check.check_rewards(
         rewards, [q for q, _ in pairs], [r for _, r in pairs], seed=config.seed
     )
-    if config.out:
+    if out:
         from rationalize.files import plain, write_text
 
-        write_text(config.out, json.dumps(plain(rows), indent=1) + "\n")
+        out.claim()
+        write_text(out.path, json.dumps(plain(rows), indent=1) + "\n")
+        out.sign()
     print(check.format_table(rows))
     suspicious = sorted({row.reward for row in rows if not row.ok})
     print(f"suspicious: {', '.join(suspicious) or 'none'} ({len(pairs)} questions)")
@@ -117,7 +131,8 @@ def _agreement(config: CheckRewardsConfig) -> None:
     names = [*split_commas(config.rewards or _testable(config)), *BASELINE_REWARDS]
     rewards = rewards_of(list(dict.fromkeys(names)), config, model=config.model or "default")
     out = config.out or Path("runs/check-rewards")
-    with Run.open(out, {"method": "check-rewards", **to_dict(config)}) as run:
+    settings = {"method": "check-rewards", **without_overwrite(config)}
+    with Run.open(out, settings, overwrite=config.overwrite) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
         print(show_agreement(measure_agreement(run, suite, people, references, config.prefer)))
     print(f"report: {out / 'report.html'}")

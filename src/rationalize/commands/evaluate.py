@@ -16,6 +16,7 @@ from rationalize.commands.chain import (
     coalition_hash,
     refuse_unfit,
 )
+from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
     ScorerFolders,
     Writer,
@@ -47,6 +48,8 @@ class EvaluateConfig(ScorerFolders):
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     out: Path = Path("runs/evaluate")
     """Folder for results.json, report.html and the attempts; a second start resumes it."""
+    overwrite: bool = False
+    """Start anew: what an earlier run left in `out` is deleted. Other files there stay."""
     split: str = "test"
     """Split of `questions`."""
     train: str | None = None
@@ -101,6 +104,8 @@ class CompareConfig:
     """Folders of evaluated runs: of `train`, `demo` or `evaluate`."""
     out: Path = Path("report.html")
     """Where the report goes."""
+    overwrite: bool = False
+    """Replace what is there already, whoever wrote it."""
     pairs: tuple[str, ...] = ()
     """Differences to test, as "MaRio - SFT"; none: the last method against each of the others."""
 
@@ -120,13 +125,16 @@ def evaluate(config: EvaluateConfig) -> None:
                 "evaluate it under several seeds"
             )
         name = config.name or Path(config.model).resolve().name
-        with Run.open(config.out, settings, base_hash=coalition_hash(folder)) as run:
+        hash = coalition_hash(folder)
+        with Run.open(config.out, settings, base_hash=hash, overwrite=config.overwrite) as run:
             write = partial(_chains, config, run, folder, name, questions)
             _evaluate(config, run, name, write, questions, train)
         return
     with (
         open_writer(config) as writer,
-        Run.open(config.out, settings, base_hash=writer.weights_hash) as run,
+        Run.open(
+            config.out, settings, base_hash=writer.weights_hash, overwrite=config.overwrite
+        ) as run,
     ):
         name = config.name or writer.sampler.name
         write = partial(_written, config, writer, name, questions)
@@ -142,9 +150,12 @@ def compare(config: CompareConfig) -> None:
     if not config.runs:
         raise UsageError("expected the folder of at least one run")
     pairs = [_pair(text) for text in config.pairs] or None
+    out = OutputFile(config.out, "compare", {"runs": config.runs}, config.overwrite)
+    out.check()
     results, attempts, questions = compare_runs(config.runs, pairs=pairs)
-    config.out.parent.mkdir(parents=True, exist_ok=True)
+    out.claim()
     write_report(results, attempts, questions, config.out)
+    out.sign()
     for split in splits_of(results):
         print(format_table(results, split), end="\n\n")
     print(f"report: {config.out}")

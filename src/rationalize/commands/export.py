@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional
 
+from rationalize.commands.output_file import OutputFile
+from rationalize.commands.resolve import without_overwrite
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Pair, Question
 
@@ -23,6 +25,8 @@ class ExportConfig:
     """`sft`: prompt, completion. `dpo`: prompt, chosen, rejected: right over wrong."""
     out: Path = Path("export/train.jsonl")
     """Where the rows go: .jsonl or .jsonl.gz. Its folder is trl's `--dataset_name`."""
+    overwrite: bool = False
+    """Replace what is there already, whoever wrote it."""
     messages: bool = False
     """Chat messages, which go through the trained model's chat template; else plain text."""
     split: str = "train"
@@ -48,6 +52,8 @@ def export(config: ExportConfig) -> None:
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .jsonl.gz"
         )
+    out = OutputFile(config.out, "export", without_overwrite(config), config.overwrite)
+    out.check()
     questions: Mapping[str, Question] = {}  # those whose choices are known
     if config.attempts.is_dir():
         run = Run.read(config.attempts)
@@ -79,11 +85,12 @@ def export(config: ExportConfig) -> None:
             f"attempts at {config.split} questions. There are (split, writer): "
             f"{', '.join(f'({s}, {w})' for s, w in sources) or 'none'}"
         )
-    config.out.parent.mkdir(parents=True, exist_ok=True)
+    out.claim()
     if config.format == "sft":
         write_sft_jsonl(kept, config.out, messages=config.messages)
     else:
         write_dpo_jsonl(pairs, config.out, messages=config.messages)
+    out.sign()
     what = "prompts with completions" if config.format == "sft" else "pairs"
     print(f"{config.out}: {rows} {what} of {len(everything)} attempts; left out: {why}")
     print(f"trl {config.format} --dataset_name {config.out.parent} --model_name_or_path MODEL ..")

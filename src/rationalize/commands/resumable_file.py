@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,11 +12,13 @@ from typing import Any
 
 from rationalize.attempt_files import load_attempts, save_attempts
 from rationalize.errors import UserError
-from rationalize.files import plain, write_text
+from rationalize.files import make_folder, plain, write_text
 from rationalize.records import Attempt
-from rationalize.runs import lock, unlock
+from rationalize.runs import listed, lock, unlock
 
 _SETTINGS = "settings.json"
+_OURS = re.compile(r"lock|input|rows\.jsonl|settings\.json|\d{6}\.parquet|\..*")
+_STORED = re.compile(r"rows\.jsonl|\d{6}\.parquet")
 
 
 def partial_folder(out: Path) -> Path:
@@ -28,8 +31,7 @@ def work_folder(out: Path) -> Iterator[Path]:
     """`partial_folder(out)`, locked for this process. It is removed at the end unless it holds
     unfinished work.
     """
-    folder = partial_folder(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _made(out)
     lock(folder)
     try:
         yield folder
@@ -39,20 +41,27 @@ def work_folder(out: Path) -> Iterator[Path]:
             shutil.rmtree(folder)
 
 
-def begin(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Store what the work depends on. Raises `UserError` where it was begun with other settings."""
+def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Store what the work depends on.
+
+    Work that was begun with other settings is begun anew where it has stored nothing, or with
+    `overwrite`; else it raises `UserError`.
+    """
     wanted = plain(settings)
     file = folder / _SETTINGS
-    if not file.exists():
-        write_text(file, json.dumps(wanted, indent=1))
-        return
-    stored = json.loads(file.read_text(encoding="utf-8"))
+    stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else wanted
     if stored != wanted:
-        different = [k for k in {**wanted, **stored} if stored.get(k) != wanted.get(k)]
-        raise UserError(
-            f"{folder} holds an unfinished call with other settings ({', '.join(different)}); "
-            "start that one again to finish it, delete the folder, or name another --out"
-        )
+        done = [p for p in folder.iterdir() if _STORED.fullmatch(p.name) and p.stat().st_size]
+        if done and not overwrite:
+            different = [k for k in {**wanted, **stored} if stored.get(k) != wanted.get(k)]
+            raise UserError(
+                f"{folder} holds an unfinished call with other settings ({', '.join(different)}); "
+                "start that one again to finish it, name another --out, or delete what it has done "
+                "with --overwrite"
+            )
+        for place in done:
+            place.unlink()
+    write_text(file, json.dumps(wanted, indent=1))
 
 
 def end(folder: Path) -> None:
@@ -63,10 +72,9 @@ def end(folder: Path) -> None:
 class ResumableFile:
     """Finished blocks of attempts, in a folder beside the file that they will become."""
 
-    def __init__(self, out: Path, settings: Mapping[str, Any]) -> None:
-        self._folder = partial_folder(out)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        begin(self._folder, settings)
+    def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
+        self._folder = _made(out)
+        begin(self._folder, settings, overwrite=overwrite)
         self.blocks: list[list[Attempt]] = []
         while self._file(len(self.blocks)).exists():
             self.blocks.append(load_attempts(self._file(len(self.blocks))))
@@ -80,3 +88,16 @@ class ResumableFile:
 
     def _file(self, block: int) -> Path:
         return self._folder / f"{block:06d}.parquet"
+
+
+def _made(out: Path) -> Path:
+    """`partial_folder(out)`, made. Raises `UserError` where it is somebody else's."""
+    folder = partial_folder(out)
+    make_folder(folder)
+    others = sorted(p.name for p in folder.iterdir() if not _OURS.fullmatch(p.name))
+    if others:
+        raise UserError(
+            f"{folder} holds {listed(others)}, and is where unfinished work on {out.name} would "
+            "be kept; name another --out"
+        )
+    return folder

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
+from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import bins_of, load, open_writer, sampling_of, settings_of
 from rationalize.commands.resumable_file import ResumableFile
 from rationalize.errors import UsageError, UserError
@@ -34,6 +35,8 @@ class SampleConfig:
     """Split of `questions`."""
     out: Path = Path("attempts.jsonl")
     """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
+    overwrite: bool = False
+    """Replace what is there already, whoever wrote it."""
     write: Literal["attempts", "questions"] = "attempts"
     """Attempts with their provenance; or questions with the new rationales as their `rationales`,
     for `train sft`.
@@ -112,6 +115,8 @@ def sample(config: SampleConfig) -> None:
 
     if config.write == "questions" and config.mode == "answer":
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
+    out = OutputFile(config.out, "sample", settings_of(config), config.overwrite)
+    out.check()  # before anything is loaded
     questions = load_questions(
         config.questions, config.split, columns=config.columns or None, limit=config.limit,
         skip_bad_rows=config.skip_bad_rows,
@@ -120,7 +125,10 @@ def sample(config: SampleConfig) -> None:
     # a server's replies are stored one by one, and blocks would leave its connections idle
     size = _BLOCK if config.server is None else max(1, len(questions))
     with open_writer(config) as writer:
-        file = ResumableFile(config.out, {**settings_of(config), "weights": writer.weights_hash})
+        settings = {**settings_of(config), "weights": writer.weights_hash}
+        out = OutputFile(config.out, "sample", settings, config.overwrite)
+        out.claim()
+        file = ResumableFile(config.out, settings, overwrite=config.overwrite)
         for start in range(len(file.blocks) * size, len(questions), size):
             block = questions[start : start + size]
             file.add(
@@ -139,6 +147,7 @@ def sample(config: SampleConfig) -> None:
         _save_questions(kept, by_id, config.out)
     else:
         save_attempts(kept, config.out)
+    out.sign()
     file.forget()
     parsed = sum(a.parsed for a in attempts)
     print(

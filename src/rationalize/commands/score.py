@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional
 
+from rationalize.commands.output_file import OutputFile
 from rationalize.commands.rationale_file import Rationale, RationaleFile
 from rationalize.commands.resolve import ScorerFolders, rewards_of
 from rationalize.commands.resumable_file import begin, end, work_folder
@@ -48,6 +49,8 @@ class ScoreConfig(ScorerFolders):
     """Where the rows go, each with its `rewards` added: .jsonl or .jsonl.gz. A second start resumes
     a call that was stopped.
     """
+    overwrite: bool = False
+    """Replace what is there already, whoever wrote it."""
     rewards: tuple[str, ...] = ("correctness", "diversity")
     """Rewards by name, or `module:function`."""
     questions: str | None = None
@@ -70,6 +73,7 @@ def score(config: ScoreConfig) -> None:
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .gz"
         )
+    OutputFile(config.out, "score", {}, config.overwrite).claim()
     with work_folder(config.out) as folder:
         if config.file == Path("-"):
             _score(config, folder, copied(sys.stdin.buffer, folder / "input"), "standard input")
@@ -88,17 +92,15 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
     total = rationales.check(config.skip_bad_rows)  # before any model is loaded
     rewards = rewards_of(config.rewards, config, model=config.model)
     suite = RewardSuite(rewards, cache=config.cache)
-    begin(
-        folder,
-        {
-            "rows": file_digest(file),
-            "questions": questions and [questions_digest(questions.values()), config.split],
-            "columns": config.columns,
-            "rewards": [
-                [r.name, r.version, r.scorer_hash, source_digest(r)] for r in suite.rewards
-            ],
-        },
-    )
+    settings = {
+        "rows": file_digest(file),
+        "questions": questions and [questions_digest(questions.values()), config.split],
+        "columns": config.columns,
+        "rewards": [[r.name, r.version, r.scorer_hash, source_digest(r)] for r in suite.rewards],
+    }
+    out = OutputFile(config.out, "score", settings, config.overwrite)
+    out.check()
+    begin(folder, settings, overwrite=config.overwrite)
     names = [r.name for r in suite.rewards]
     scored = ScoredRows(folder, names, rationales.rewards_column)
     seen = 0  # rows of the batches so far
@@ -114,6 +116,7 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
             scored.add(rows[stored:])
             progress(scored.count, total, 0)
     scored.become(config.out)
+    out.sign()
     end(folder)
     print(means_table(scored.means))
     if adjusted := leak_line(scored.by_leak):

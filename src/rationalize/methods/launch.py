@@ -41,8 +41,11 @@ def settings_of(method: Method | Demo) -> type:
     return compose(config.__name__, parts, getattr(config, "RUN", None))
 
 
-def train(method: str, out: Path | str, settings: Any = None, **values: Any) -> None:
-    """Run a method of the table, or `module:function`, in the folder `out`; a second call resumes.
+def train(
+    method: str, out: Path | str, settings: Any = None, *, overwrite: bool = False, **values: Any
+) -> None:
+    """Run a method of the table, or `module:function`, in the folder `out`; a second call resumes,
+    or with `overwrite` deletes what an earlier one left there.
 
     `settings` is what `settings_of(method)` makes; or its values are named one by one:
 
@@ -50,7 +53,7 @@ def train(method: str, out: Path | str, settings: Any = None, **values: Any) -> 
     """
     found = method_named(method)
     settings = replace(settings, **values) if settings else settings_of(found)(**values)
-    with _opened(settings, out, method) as (_, prepare):
+    with _opened(settings, out, method, overwrite) as (_, prepare):
         config, exp = prepare()
         policy = exp.load_policy()
         if found.start == "sft":
@@ -59,11 +62,13 @@ def train(method: str, out: Path | str, settings: Any = None, **values: Any) -> 
         load(found.conclude)(exp, learned, learned.label or found.label)
 
 
-def demo(name: str, out: Path | str, settings: Any = None, **values: Any) -> None:
+def demo(
+    name: str, out: Path | str, settings: Any = None, *, overwrite: bool = False, **values: Any
+) -> None:
     """Run a demo in the folder `out`; a second call resumes, or prints the table of a done one."""
     started, found = time.monotonic(), DEMOS[name]
     settings = replace(settings, **values) if settings else settings_of(found)(**values)
-    with _opened(settings, out, found.method) as (run, prepare):
+    with _opened(settings, out, found.method, overwrite) as (run, prepare):
         if said_done(run, "demo"):
             return
         config, exp = prepare()
@@ -73,7 +78,7 @@ def demo(name: str, out: Path | str, settings: Any = None, **values: Any) -> Non
 
 @contextmanager
 def _opened(
-    settings: Any, out: Path | str, method: str
+    settings: Any, out: Path | str, method: str, overwrite: bool
 ) -> Iterator[tuple[Run, Callable[[], tuple[Any, Experiment]]]]:
     """The run of a command's settings, and what makes its experiment once it is known to be due."""
     config, *others = split(settings)
@@ -82,7 +87,8 @@ def _opened(
     tokens = parts[EvaluationConfig].evaluation_tokens or tokens_of(config)
     splits = run_config.load_splits()  # what cannot be read is told before the folder is made
     scoring = scoring_of(config, parts.get(ScorerFolders, ScorerFolders()), splits["train"])
-    with open_run(run_config, out, {"method": method, **to_dict(settings)}) as (run, base):
+    stored = {"method": method, **to_dict(settings)}
+    with open_run(run_config, out, stored, overwrite=overwrite) as (run, base):
         yield (
             run,
             lambda: (
@@ -132,11 +138,11 @@ def tokens_of(config: Any) -> int:
 
 @contextmanager
 def open_run(
-    config: RunConfig, out: Path | str, stored: Mapping[str, Any]
+    config: RunConfig, out: Path | str, stored: Mapping[str, Any], *, overwrite: bool = False
 ) -> Iterator[tuple[Run, Policy]]:
     """The run in a folder, and the base model; `stored` is the whole configuration."""
     base = config.load_policy(tuning="full")
-    with Run.open(Path(out), stored, base_hash=base.weights_hash) as run:
+    with Run.open(Path(out), stored, base_hash=base.weights_hash, overwrite=overwrite) as run:
         yield run, base
 
 

@@ -1,14 +1,15 @@
 """Run folders: what is stored when, and what a second start finds."""
 
 from rationalize.runs.lock import lock, unlock
-from rationalize.runs.run import (
+from rationalize.runs.resume import (
     BASE_HASH,
-    Run,
     check_resumable,
     differences,
+    is_another,
+    listed,
     read_config,
-    slug,
 )
+from rationalize.runs.run import Run, slug
 from rationalize.runs.stage import Stage
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Stage",
     "check_resumable",
     "differences",
+    "is_another",
+    "listed",
     "lock",
     "read_config",
     "slug",

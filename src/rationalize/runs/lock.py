@@ -46,3 +46,8 @@ def unlock(path: Path) -> None:
     held = _locks.pop(path.resolve(), None)
     if held is not None:
         os.close(held)
+
+
+def is_held(path: Path) -> bool:
+    """Whether this process has taken the folder."""
+    return path.resolve() in _locks

@@ -17,26 +17,29 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from rationalize.attempt_files import load_attempts, save_attempts
-from rationalize.config import dump_yaml, load_yaml
-from rationalize.config.old import is_old, upgrade
+from rationalize.config import dump_yaml
 from rationalize.environment import environment
-from rationalize.errors import UsageError, UserError
-from rationalize.files import mend_lines, plain, whole_lines, write_text
+from rationalize.errors import UserError
+from rationalize.files import make_folder, mend_lines, plain, whole_lines, write_text
 from rationalize.records import Attempt
 from rationalize.runs.lock import lock, unlock
+from rationalize.runs.resume import (
+    BASE_HASH,
+    check_resumable,
+    clear,
+    differences,
+    is_another,
+    read_config,
+)
 
 log = logging.getLogger(__name__)
 
-BASE_HASH = "base_hash"
-"""Key in `config.yaml` of the hash of the base model's weights; `read_config` leaves it out."""
-
-_CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -62,20 +65,29 @@ class Run:
 
     @classmethod
     def open(
-        cls, path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None
-    ) -> Run:
-        """Create the run, or resume it.
+        cls, path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None,
+        overwrite: bool = False,
+    ) -> Run:  # fmt: skip
+        """Create the run, or resume it; with `overwrite`, what an earlier one left is deleted.
 
-        Raises `UserError` where it belongs to another configuration, base model or process.
+        A run that has stored nothing yet is begun anew under another configuration. Raises
+        `UserError` where the folder is another run's, another process's or somebody else's.
         """
         path = Path(path)
         wanted = plain(config, finite=False)
-        check_resumable(path, wanted, base_hash=base_hash)
+        check_resumable(path, wanted, base_hash=base_hash, overwrite=overwrite)
         if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` the first process writes
             return cls(path, wanted, "follow")
-        (path / "attempts").mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         lock(path)
-        check_resumable(path, wanted, base_hash=base_hash)  # another process may have been first
+        try:  # another process may have been first
+            check_resumable(path, wanted, base_hash=base_hash, overwrite=overwrite, locked=True)
+        except UserError:
+            unlock(path)
+            raise
+        if overwrite or is_another(path, wanted, base_hash):
+            clear(path)
+        make_folder(path / "attempts")
         run = cls(path, wanted)
         if not (path / "config.yaml").exists():
             stored = {**wanted, BASE_HASH: base_hash} if base_hash else wanted
@@ -224,78 +236,3 @@ def _tidy(path: Path) -> None:
     for left in (*path.glob(".*.tmp"), *path.glob("attempts/.*.tmp")):
         left.unlink()
     mend_lines(path / "metrics.jsonl")
-
-
-def check_resumable(
-    path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None
-) -> None:
-    """Raise `UserError` where `Run.open` would; reads only, so that a dry run can ask.
-
-    A base hash is compared where both are known.
-    """
-    path = Path(path)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file; expected a folder for the run, or a name that is free")
-    if not (path / "config.yaml").exists():
-        found = [name for name in _CONTENTS if name != "attempts" and (path / name).exists()]
-        if found:
-            raise UserError(
-                f"{path} holds {found[0]} but no config.yaml, which every run has; "
-                "restore it, or choose another folder"
-            )
-        return
-    stored = _read(path / "config.yaml")
-    wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
-    unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
-    if is_old(stored):  # what either does not name came later, or had no effect
-        stored = upgrade(stored)
-        unknown |= set(_flat(wanted)) ^ set(_flat(stored))
-    differing = differences(stored, wanted, "in the run", "asked for", but=unknown)
-    if differing:
-        raise UserError(
-            "\n  ".join([f"{path} belongs to another configuration:", *differing])
-            + f"\nresume with its own (--config {path / 'config.yaml'}), or choose another folder"
-        )
-
-
-def read_config(path: Path | str) -> dict[str, Any]:
-    """A run's configuration under today's names, without the base model's hash that it adds."""
-    settings = upgrade(_read(Path(path)), reading=True)
-    return {key: value for key, value in settings.items() if key != BASE_HASH}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return load_yaml(path)
-    except UsageError as error:  # nobody named this file on the command line
-        raise UserError(str(error)) from error
-
-
-def differences(
-    there: Any, here: Any, there_word: str, here_word: str, *, but: Collection[str] = ()
-) -> list[str]:
-    """The first ten keys that differ, with both values."""
-    old, new = _flat(there), _flat(here)
-    # NaN differs from itself; its JSON does not
-    keys = [
-        k
-        for k in {**old, **new}
-        if k not in but
-        and json.dumps(old.get(k, ...), default=str) != json.dumps(new.get(k, ...), default=str)
-    ]
-    shown = [f"{k}: {_show(old, k)} {there_word}, {_show(new, k)} {here_word}" for k in keys[:10]]
-    return [*shown, f"and {len(keys) - 10} more"] if len(keys) > 10 else shown
-
-
-def _show(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "nothing"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not value:
-        return {prefix: value} if prefix else {}
-    return {
-        k: v
-        for key, inner in value.items()
-        for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
-    }

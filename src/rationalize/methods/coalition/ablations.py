@@ -76,7 +76,7 @@ class GridConfig:
 
 def ablations(
     run_config: RunConfig, grid: GridConfig, config: CoalitionConfig, evaluation: EvaluationConfig,
-    out: Path,
+    out: Path, *, overwrite: bool = False,
 ) -> None:  # fmt: skip
     """Write `results.json` and `report.html` in `out`, and print the table."""
     if unknown := sorted(set(grid.arms) - set(ARMS)):
@@ -89,7 +89,8 @@ def ablations(
     stored = _joined(run_config, evaluation, config, grid)
     splits = run_config.load_splits()
     scoring = config.scoring(ScorerFolders(), splits["train"])
-    with open_run(run_config, out, {"method": "coalition-grid", **stored}) as (run, base):
+    stored = {"method": "coalition-grid", **stored}
+    with open_run(run_config, out, stored, overwrite=overwrite) as (run, base):
         if said_done(run, "grid"):
             return
         tokens = evaluation.evaluation_tokens or tokens_of(config)

@@ -67,6 +67,8 @@ def train_answer_scorer(
     config: AnswerScorerConfig,
     out: Path,
     train: Sequence[Question] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Train in `out`; load the result with `AnswerScorer.load(out)`."""
 
@@ -82,7 +84,10 @@ def train_answer_scorer(
             train_model(run, model, run_config, config, prepare)
         return {**names, **_calibrate(run, names, held_out, config.texts)}
 
-    cross_fit(run_config, config, out, "answer scorer", learn, train, texts=config.texts)
+    cross_fit(
+        run_config, config, out, "answer scorer", learn, train, overwrite=overwrite,
+        texts=config.texts,
+    )  # fmt: skip
 
 
 def _prepare(

@@ -53,9 +53,12 @@ def cross_fit(
     kind: str,
     learn: Callable[[Run, str, Sequence[Question], Sequence[Question]], dict[str, Any]],
     train: Sequence[Question] | None = None,
+    *,
+    overwrite: bool = False,
     **facts: Any,
 ) -> None:
-    """Train every fold in `out` and write `scorer.json` there; a second start resumes.
+    """Train every fold in `out` and write `scorer.json` there; a second start resumes, or with
+    `overwrite` starts anew.
 
     `learn(run, name, questions, held_out)` trains the fold `name` and returns its entry in
     `scorer.json`. Questions are those of `run_config` unless `train` gives them.
@@ -64,7 +67,7 @@ def cross_fit(
         train = run_config.load_splits()["train"]
     base = run_config.load_policy(tuning="full").weights_hash
     stored = {"method": kind.replace(" ", "-"), **to_dict(run_config), **to_dict(config)}
-    with Run.open(out, stored, base_hash=base) as run:
+    with Run.open(out, stored, base_hash=base, overwrite=overwrite) as run:
 
         def make() -> dict[str, Any]:
             folds, seen = [], folds_of(train, config.folds)

@@ -124,8 +124,9 @@ class Ranked(NamedTuple):
 
 
 def train_reward_model(
-    run_config: RunConfig, config: RewardModelConfig, source: AttemptsConfig, out: Path
-) -> None:
+    run_config: RunConfig, config: RewardModelConfig, source: AttemptsConfig, out: Path, *,
+    overwrite: bool = False,
+) -> None:  # fmt: skip
     """From stored attempts to a folder for `RewardModel.load` and the reward `reward_model`."""
     if not source.attempts:
         raise UsageError("name the attempts to learn from: --attempts RUN or FILE")
@@ -134,7 +135,7 @@ def train_reward_model(
     policy = run_config.load_policy()
     stored = {"method": "reward-model"}
     stored |= {k: v for part in (run_config, config, source) for k, v in to_dict(part).items()}
-    with Run.open(out, stored, base_hash=policy.weights_hash) as run:
+    with Run.open(out, stored, base_hash=policy.weights_hash, overwrite=overwrite) as run:
         data = RankData(attempts, splits["train"], source.select, seed=run_config.seed)
         stage = Stage(run, "reward-model")
         facts = learn_rank(policy, data, config, stage, run.path / "model")

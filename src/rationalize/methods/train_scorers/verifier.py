@@ -104,6 +104,8 @@ def train_verifier(
     config: VerifierConfig,
     out: Path,
     train: Sequence[Question] | None = None,
+    *,
+    overwrite: bool = False,
 ) -> None:
     """Train in `out`; load the result with `Verifier.load(out)`."""
 
@@ -118,7 +120,10 @@ def train_verifier(
         )
         return {"model": name, **_calibrate(run.path / name, groups)}
 
-    cross_fit(run_config, config, out, "verifier", learn, train, statement=config.statement)
+    cross_fit(
+        run_config, config, out, "verifier", learn, train, overwrite=overwrite,
+        statement=config.statement,
+    )  # fmt: skip
 
 
 def vera_loss(

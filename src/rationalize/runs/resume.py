@@ -1,0 +1,167 @@
+"""Whether a folder may become a run's: new, to be resumed, to be begun anew, or somebody else's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from rationalize.config import load_yaml
+from rationalize.config.old import is_old, upgrade
+from rationalize.errors import UsageError, UserError
+from rationalize.files import plain, write_text
+from rationalize.runs.lock import is_held
+
+BASE_HASH = "base_hash"
+"""Key in `config.yaml` of the hash of the base model's weights; `read_config` leaves it out."""
+
+_CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
+_BEGUN = {"config.yaml", "env.json", "metrics.jsonl", "lock", "scores"}
+"""What a run holds that has stored nothing yet which anybody waited for."""
+_BESIDE = ".beside"
+"""Lists what lay in the folder before a run was put there: it is never deleted."""
+
+
+def check_resumable(
+    path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None,
+    overwrite: bool = False, locked: bool = False,
+) -> None:  # fmt: skip
+    """Raise `UserError` where `Run.open` would; reads only, so that a dry run can ask.
+
+    A base hash is compared where both are known. A run that is open in this process belongs to its
+    configuration whatever it has stored, unless the folder was `locked` for this very opening.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file; expected a folder for the run, or a name that is free")
+    if overwrite:
+        return
+    if not (path / "config.yaml").exists():
+        found = [name for name in _CONTENTS if name != "attempts" and (path / name).exists()]
+        if found:
+            raise UserError(
+                f"{path} holds {found[0]} but no config.yaml, which every run has; "
+                "restore it, or choose another folder"
+            )
+        if others := _somebodys(path):
+            raise UserError(
+                f"{path} holds {listed(others)}, and no run; expected a folder that is new, empty "
+                "or a run's. Choose another folder, or put the run among these with --overwrite"
+            )
+        return
+    differing = _differing(path, config, base_hash)
+    if differing and not (_has_stored_nothing(path) and (locked or not is_held(path))):
+        raise UserError(
+            "\n  ".join([f"{path} belongs to another configuration:", *differing])
+            + f"\nresume with its own (--config {path / 'config.yaml'}), choose another folder, or "
+            "delete that run and start anew with --overwrite"
+        )
+
+
+def is_another(path: Path, config: Mapping[str, Any], base_hash: str | None = None) -> bool:
+    """Whether the folder holds a run of another configuration."""
+    return (path / "config.yaml").exists() and bool(_differing(path, config, base_hash))
+
+
+def clear(path: Path) -> None:
+    """Delete what a run has left in its folder; of a folder without a run nothing, now or later."""
+    beside = path / _BESIDE
+    if not _is_run(path):
+        names = sorted(p.name for p in path.iterdir() if p.name not in ("lock", _BESIDE))
+        write_text(beside, json.dumps(names))
+        return
+    kept = {"lock", _BESIDE, *(json.loads(beside.read_text()) if beside.exists() else ())}
+    for place in path.iterdir():
+        if place.name in kept:
+            continue
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        else:
+            place.unlink()
+
+
+def listed(names: Collection[str]) -> str:
+    """The first three names, and how many more there are."""
+    first = ", ".join(list(names)[:3])
+    return f"{first} and {len(names) - 3} more" if len(names) > 3 else first
+
+
+def _somebodys(path: Path) -> list[str]:
+    """What a folder without a run holds that no start of ours has left there."""
+    if not path.is_dir():
+        return []
+    ours = {"lock"} if any((path / "attempts").glob("*")) else {"lock", "attempts"}
+    return sorted(p.name for p in path.iterdir() if p.name not in ours and p.name[0] != ".")
+
+
+def _has_stored_nothing(path: Path) -> bool:
+    """Whether a run has stored nothing yet: no stage, attempt, checkpoint or weights."""
+    stored = {p.name for p in path.iterdir() if p.name[0] != "."}
+    if not any((path / "attempts").glob("*")):
+        stored.discard("attempts")
+    return _is_run(path) and stored <= _BEGUN
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a start of ours has made the folder's contents: projects have a config.yaml too."""
+    try:
+        started = json.loads((path / "env.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(started, dict) and {"packages", "threads"} <= started.keys()
+
+
+def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> list[str]:
+    """Which settings differ between a run and what is asked for, in words."""
+    stored = _read(path / "config.yaml")
+    wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
+    unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
+    if is_old(stored):  # what either does not name came later, or had no effect
+        stored = upgrade(stored)
+        unknown |= set(_flat(wanted)) ^ set(_flat(stored))
+    return differences(stored, wanted, "in the run", "asked for", but=unknown)
+
+
+def read_config(path: Path | str) -> dict[str, Any]:
+    """A run's configuration under today's names, without the base model's hash that it adds."""
+    settings = upgrade(_read(Path(path)), reading=True)
+    return {key: value for key, value in settings.items() if key != BASE_HASH}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return load_yaml(path)
+    except UsageError as error:  # nobody named this file on the command line
+        raise UserError(str(error)) from error
+
+
+def differences(
+    there: Any, here: Any, there_word: str, here_word: str, *, but: Collection[str] = ()
+) -> list[str]:
+    """The first ten keys that differ, with both values."""
+    old, new = _flat(there), _flat(here)
+    # NaN differs from itself; its JSON does not
+    keys = [
+        k
+        for k in {**old, **new}
+        if k not in but
+        and json.dumps(old.get(k, ...), default=str) != json.dumps(new.get(k, ...), default=str)
+    ]
+    shown = [f"{k}: {_show(old, k)} {there_word}, {_show(new, k)} {here_word}" for k in keys[:10]]
+    return [*shown, f"and {len(keys) - 10} more"] if len(keys) > 10 else shown
+
+
+def _show(values: Mapping[str, Any], key: str) -> str:
+    return repr(values[key]) if key in values else "nothing"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value} if prefix else {}
+    return {
+        k: v
+        for key, inner in value.items()
+        for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+    }
