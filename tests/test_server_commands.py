@@ -138,11 +138,11 @@ def test_the_key_is_sent_and_shown_and_stored_nowhere(tmp_path, capsys, monkeypa
         assert main(["sample", *common, "--out", out]) == 0
         assert main(["evaluate", *common, "--out", run]) == 0
         server.answer = says({"error": {"message": f"bad key {KEY}"}}, 401)
-        assert main(["sample", *common, "--out", out, "--seed", "1"]) == 1
+        assert main(["sample", *common, "--out", out, "--overwrite", "--seed", "1"]) == 1
         assert {head["Authorization"] for _, head in server.heads} == {f"Bearer {KEY}"}
         assert main(["sample", *common, "--out", out, "--http.key-variable", KEY]) == 2
         monkeypatch.setenv("MY_KEY", f"{KEY} {KEY}")
-        assert main(["sample", *common, "--out", out, "--seed", "2"]) == 1
+        assert main(["sample", *common, "--out", out, "--overwrite", "--seed", "2"]) == 1
     shown = capsys.readouterr()
     assert "bad key ***" in shown.err
     assert "Your key is ***" in (tmp_path / "a.jsonl").read_text()

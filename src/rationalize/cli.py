@@ -28,10 +28,10 @@ class Command:
 
     config: Callable[[], type]
     call: Callable[..., None]
-    """Called with the settings; if it fills a folder, also with the folder, and whether what
-    an earlier run left there is deleted.
-    """
+    """Called with the settings; with the run's folder where it has one; and with `overwrite`."""
     about: str
+    writes: bool = True
+    """Whether it leaves a file or folder, which `--overwrite` may replace."""
     folder: bool = False
     """Whether it fills a run's folder; a second start with the same folder resumes."""
     preset_flag: str = "--preset"
@@ -44,8 +44,9 @@ def _verb(module: str, config: str, function: str, about: str) -> Command:
     """A verb without a run's folder: its configuration and function, by name."""
     place = f"rationalize.commands.{module}"
     return Command(
-        lambda: load(f"{place}:{config}"), lambda settings: load(f"{place}:{function}")(settings),
-        about,
+        lambda: load(f"{place}:{config}"),
+        lambda settings, **options: load(f"{place}:{function}")(settings, **options),
+        about, writes=function != "ask",
     )  # fmt: skip
 
 
@@ -197,19 +198,20 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
     file, argv = take(argv, "--config")
     dry = "--dry-run" in argv
     argv = [a for a in argv if a != "--dry-run"]
-    out, overwrite = None, False
+    out, overwrite = None, command.writes and "--overwrite" in argv
+    if overwrite:
+        argv = [a for a in argv if a != "--overwrite"]
     if command.folder:
         found, argv = take(argv, "--out")
         out = Path(found or default_out)
-        overwrite = "--overwrite" in argv
-        argv = [a for a in argv if a != "--overwrite"]
     config = _resolve(verb, command, file, argv)
     if dry:
         print(f"# rationalize {verb}\n{explain(config, comments=False)}")
         print(f"# plan: {command.about}{_destination(out, command.method, config, overwrite)}")
         print("# dry run: nothing was written or downloaded")
         return
-    command.call(config) if out is None else command.call(config, out, overwrite)
+    options = {"overwrite": overwrite} if command.writes else {}
+    command.call(config, *([out] if out else []), **options)
 
 
 def show_config(argv: list[str]) -> None:
@@ -308,7 +310,8 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
     ]
     if command.folder:
         also.insert(0, "--out DIR (where the run goes; a second start resumes it)")
-        also.insert(1, "--overwrite (start anew: delete what an earlier run left there)")
+    if command.writes:
+        also.append("--overwrite (replace what an earlier call left, or lies, at --out)")
     if presets := getattr(cls, "PRESETS", None):
         also.append(f"{command.preset_flag} {'|'.join(presets)} (values below the file)")
     return merge(

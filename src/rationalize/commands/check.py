@@ -14,12 +14,8 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from rationalize.commands.output_file import OutputFile
-from rationalize.commands.resolve import (
-    ScorerFolders,
-    rewards_of,
-    split_commas,
-    without_overwrite,
-)
+from rationalize.commands.resolve import ScorerFolders, rewards_of, split_commas
+from rationalize.config import to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Question
 
@@ -61,26 +57,22 @@ class CheckRewardsConfig(ScorerFolders):
     """File for the table, as JSON; with `people` or `references` the folder of the run (none:
     runs/check-rewards), which a second start resumes.
     """
-    overwrite: bool = False
-    """Replace what is there already, whoever wrote it; of a run's folder what the run left."""
 
 
-def check_rewards(config: CheckRewardsConfig) -> None:
+def check_rewards(config: CheckRewardsConfig, *, overwrite: bool = False) -> None:
     """Attack the rewards, or compare them with people and verdicts; print the tables."""
     if config.people or config.references:
-        _agreement(config)
+        _agreement(config, overwrite)
     else:
-        _attack(config)
+        _attack(config, overwrite)
 
 
-def _attack(config: CheckRewardsConfig) -> None:
+def _attack(config: CheckRewardsConfig, overwrite: bool) -> None:
     """Spoil good rationales and print how each reward changes."""
     from rationalize.questions import load_questions
     from rationalize.rewards import check
 
-    out = config.out and OutputFile(
-        config.out, "check-rewards", without_overwrite(config), config.overwrite
-    )
+    out = config.out and OutputFile(config.out, "check-rewards", to_dict(config), overwrite)
     if out:
         out.check()
     split = config.split or "dev"
@@ -110,7 +102,7 @@ def _attack(config: CheckRewardsConfig) -> None:
     print(f"suspicious: {', '.join(suspicious) or 'none'} ({len(pairs)} questions)")
 
 
-def _agreement(config: CheckRewardsConfig) -> None:
+def _agreement(config: CheckRewardsConfig, overwrite: bool) -> None:
     from rationalize.commands.human_agreement import (
         measure_agreement,
         read_people,
@@ -131,8 +123,8 @@ def _agreement(config: CheckRewardsConfig) -> None:
     names = [*split_commas(config.rewards or _testable(config)), *BASELINE_REWARDS]
     rewards = rewards_of(list(dict.fromkeys(names)), config, model=config.model or "default")
     out = config.out or Path("runs/check-rewards")
-    settings = {"method": "check-rewards", **without_overwrite(config)}
-    with Run.open(out, settings, overwrite=config.overwrite) as run:
+    settings = {"method": "check-rewards", **to_dict(config)}
+    with Run.open(out, settings, overwrite=overwrite) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
         print(show_agreement(measure_agreement(run, suite, people, references, config.prefer)))
     print(f"report: {out / 'report.html'}")

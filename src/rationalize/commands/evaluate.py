@@ -48,8 +48,6 @@ class EvaluateConfig(ScorerFolders):
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     out: Path = Path("runs/evaluate")
     """Folder for results.json, report.html and the attempts; a second start resumes it."""
-    overwrite: bool = False
-    """Start anew: what an earlier run left in `out` is deleted. Other files there stay."""
     split: str = "test"
     """Split of `questions`."""
     train: str | None = None
@@ -104,13 +102,11 @@ class CompareConfig:
     """Folders of evaluated runs: of `train`, `demo` or `evaluate`."""
     out: Path = Path("report.html")
     """Where the report goes."""
-    overwrite: bool = False
-    """Replace what is there already, whoever wrote it."""
     pairs: tuple[str, ...] = ()
     """Differences to test, as "MaRio - SFT"; none: the last method against each of the others."""
 
 
-def evaluate(config: EvaluateConfig) -> None:
+def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
     """Write, score and summarise: `out/results.json`, `out/report.html`."""
     from rationalize.runs import Run
 
@@ -126,22 +122,20 @@ def evaluate(config: EvaluateConfig) -> None:
             )
         name = config.name or Path(config.model).resolve().name
         hash = coalition_hash(folder)
-        with Run.open(config.out, settings, base_hash=hash, overwrite=config.overwrite) as run:
+        with Run.open(config.out, settings, base_hash=hash, overwrite=overwrite) as run:
             write = partial(_chains, config, run, folder, name, questions)
             _evaluate(config, run, name, write, questions, train)
         return
     with (
         open_writer(config) as writer,
-        Run.open(
-            config.out, settings, base_hash=writer.weights_hash, overwrite=config.overwrite
-        ) as run,
+        Run.open(config.out, settings, base_hash=writer.weights_hash, overwrite=overwrite) as run,
     ):
         name = config.name or writer.sampler.name
         write = partial(_written, config, writer, name, questions)
         _evaluate(config, run, name, write, questions, train)
 
 
-def compare(config: CompareConfig) -> None:
+def compare(config: CompareConfig, *, overwrite: bool = False) -> None:
     """One report over several runs, with paired differences on the questions that they share."""
     from rationalize.evaluation.compare import compare_runs
     from rationalize.evaluation.tables import format_table, splits_of
@@ -150,7 +144,7 @@ def compare(config: CompareConfig) -> None:
     if not config.runs:
         raise UsageError("expected the folder of at least one run")
     pairs = [_pair(text) for text in config.pairs] or None
-    out = OutputFile(config.out, "compare", {"runs": config.runs}, config.overwrite)
+    out = OutputFile(config.out, "compare", {"runs": config.runs}, overwrite)
     out.check()
     results, attempts, questions = compare_runs(config.runs, pairs=pairs)
     out.claim()

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from rationalize.commands.output_file import OutputFile
-from rationalize.commands.resolve import without_overwrite
+from rationalize.config import to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Pair, Question
 
@@ -25,8 +25,6 @@ class ExportConfig:
     """`sft`: prompt, completion. `dpo`: prompt, chosen, rejected: right over wrong."""
     out: Path = Path("export/train.jsonl")
     """Where the rows go: .jsonl or .jsonl.gz. Its folder is trl's `--dataset_name`."""
-    overwrite: bool = False
-    """Replace what is there already, whoever wrote it."""
     messages: bool = False
     """Chat messages, which go through the trained model's chat template; else plain text."""
     split: str = "train"
@@ -41,7 +39,7 @@ class ExportConfig:
     """Seed of the draw."""
 
 
-def export(config: ExportConfig) -> None:
+def export(config: ExportConfig, *, overwrite: bool = False) -> None:
     """Write the rows; print how many there are and what was left out."""
     from rationalize.attempt_files import load_attempts, write_dpo_jsonl, write_sft_jsonl
     from rationalize.evaluation.results import QUESTIONS_FILE, read_questions
@@ -52,7 +50,7 @@ def export(config: ExportConfig) -> None:
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .jsonl.gz"
         )
-    out = OutputFile(config.out, "export", without_overwrite(config), config.overwrite)
+    out = OutputFile(config.out, "export", to_dict(config), overwrite)
     out.check()
     questions: Mapping[str, Question] = {}  # those whose choices are known
     if config.attempts.is_dir():

@@ -7,13 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rationalize.commands.resolve import (
-    ScorerFolders,
-    rewards_of,
-    split_commas,
-    without_overwrite,
-)
+from rationalize.commands.resolve import ScorerFolders, rewards_of, split_commas
 from rationalize.commands.score_methods import same_inputs, score_methods
+from rationalize.config import to_dict
 from rationalize.errors import UserError
 from rationalize.records import Attempt, Question
 from rationalize.runs import slug
@@ -58,11 +54,9 @@ class LeaderboardConfig(ScorerFolders):
     """Go on without rows that cannot be read, and write them to this file."""
     out: Path = Path("runs/leaderboard")
     """Folder for results.json, report.html and the scored attempts; a second start resumes it."""
-    overwrite: bool = False
-    """Start anew: what an earlier run left in `out` is deleted. Other files there stay."""
 
 
-def leaderboard(config: LeaderboardConfig) -> None:
+def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> None:
     """Read the sets and the runs, score all with the same rewards, print tables, write the page."""
     from rationalize.evaluation.compare import read_run
     from rationalize.evaluation.leaderboard import (
@@ -93,8 +87,8 @@ def leaderboard(config: LeaderboardConfig) -> None:
         )
     notes = [note for one in sets for note in one.notes] + notes
     rewards = rewards_of(config.rewards, config, model=config.fluency_model)
-    settings = {"method": "leaderboard", **without_overwrite(config)}
-    with Run.open(config.out, settings, overwrite=config.overwrite) as run:
+    settings = {"method": "leaderboard", **to_dict(config)}
+    with Run.open(config.out, settings, overwrite=overwrite) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
         same_inputs(run, questions, methods, suite)
         scored = score_methods(run, suite, methods, questions)

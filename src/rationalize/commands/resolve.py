@@ -73,16 +73,11 @@ def open_writer(config: Any) -> Iterator[Writer]:
 
 def settings_of(config: Any) -> dict[str, Any]:
     """The settings that a second start must repeat; of `http` only those that replies depend on."""
-    settings = without_overwrite(config)
+    settings = to_dict(config)
     server = {"server": settings.pop("server"), "http": settings.pop("http")}
     if config.server is not None:
         settings |= {**server, "http": config.http.reply_settings}
     return settings
-
-
-def without_overwrite(config: Any) -> dict[str, Any]:
-    """A command's settings, less what says what becomes of an earlier call's output."""
-    return {key: value for key, value in to_dict(config).items() if key != "overwrite"}
 
 
 def load(model: str, *, trust_remote_code: bool = False) -> Policy:

@@ -35,8 +35,6 @@ class SampleConfig:
     """Split of `questions`."""
     out: Path = Path("attempts.jsonl")
     """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
-    overwrite: bool = False
-    """Replace what is there already, whoever wrote it."""
     write: Literal["attempts", "questions"] = "attempts"
     """Attempts with their provenance; or questions with the new rationales as their `rationales`,
     for `train sft`.
@@ -107,7 +105,7 @@ class AskConfig:
     """Let a hub model run its own Python code."""
 
 
-def sample(config: SampleConfig) -> None:
+def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
     """Write attempts block by block. A second start with the same file resumes."""
     from rationalize.attempt_files import save_attempts
     from rationalize.questions import load_questions
@@ -115,7 +113,7 @@ def sample(config: SampleConfig) -> None:
 
     if config.write == "questions" and config.mode == "answer":
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
-    out = OutputFile(config.out, "sample", settings_of(config), config.overwrite)
+    out = OutputFile(config.out, "sample", settings_of(config), overwrite)
     out.check()  # before anything is loaded
     questions = load_questions(
         config.questions, config.split, columns=config.columns or None, limit=config.limit,
@@ -126,9 +124,9 @@ def sample(config: SampleConfig) -> None:
     size = _BLOCK if config.server is None else max(1, len(questions))
     with open_writer(config) as writer:
         settings = {**settings_of(config), "weights": writer.weights_hash}
-        out = OutputFile(config.out, "sample", settings, config.overwrite)
+        out = OutputFile(config.out, "sample", settings, overwrite)
         out.claim()
-        file = ResumableFile(config.out, settings, overwrite=config.overwrite)
+        file = ResumableFile(config.out, settings, overwrite=overwrite)
         for start in range(len(file.blocks) * size, len(questions), size):
             block = questions[start : start + size]
             file.add(

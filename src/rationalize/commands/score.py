@@ -49,8 +49,6 @@ class ScoreConfig(ScorerFolders):
     """Where the rows go, each with its `rewards` added: .jsonl or .jsonl.gz. A second start resumes
     a call that was stopped.
     """
-    overwrite: bool = False
-    """Replace what is there already, whoever wrote it."""
     rewards: tuple[str, ...] = ("correctness", "diversity")
     """Rewards by name, or `module:function`."""
     questions: str | None = None
@@ -67,24 +65,32 @@ class ScoreConfig(ScorerFolders):
     """Go on without rows that cannot be read, and write them to this file."""
 
 
-def score(config: ScoreConfig) -> None:
+def score(config: ScoreConfig, *, overwrite: bool = False) -> None:
     """Rows in, the same rows out with their scores; a table of means at the end."""
     if config.out.suffix == ".parquet" or config.out.is_dir():
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .gz"
         )
-    OutputFile(config.out, "score", {}, config.overwrite).claim()
+    OutputFile(config.out, "score", {}, overwrite).claim()
     with work_folder(config.out) as folder:
         if config.file == Path("-"):
-            _score(config, folder, copied(sys.stdin.buffer, folder / "input"), "standard input")
+            _score(
+                config,
+                folder,
+                copied(sys.stdin.buffer, folder / "input"),
+                "standard input",
+                overwrite,
+            )
         elif config.file.is_fifo() or config.file.is_char_device():  # can be read once only
             with open(config.file, "rb") as source:
-                _score(config, folder, copied(source, folder / "input"), str(config.file))
+                _score(
+                    config, folder, copied(source, folder / "input"), str(config.file), overwrite
+                )
         else:
-            _score(config, folder, config.file, str(config.file))
+            _score(config, folder, config.file, str(config.file), overwrite)
 
 
-def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
+def _score(config: ScoreConfig, folder: Path, file: Path, name: str, overwrite: bool) -> None:
     from rationalize.rewards import RewardSuite
 
     questions = _questions_by_id(config)
@@ -98,9 +104,9 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str) -> None:
         "columns": config.columns,
         "rewards": [[r.name, r.version, r.scorer_hash, source_digest(r)] for r in suite.rewards],
     }
-    out = OutputFile(config.out, "score", settings, config.overwrite)
+    out = OutputFile(config.out, "score", settings, overwrite)
     out.check()
-    begin(folder, settings, overwrite=config.overwrite)
+    begin(folder, settings, overwrite=overwrite)
     names = [r.name for r in suite.rewards]
     scored = ScoredRows(folder, names, rationales.rewards_column)
     seen = 0  # rows of the batches so far
