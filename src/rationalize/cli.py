@@ -38,6 +38,10 @@ class Command:
     """Chooses one of the configuration's `PRESETS`."""
     method: str = ""
     """What `config.yaml` calls it."""
+    plan: Callable[..., list[str]] = lambda *_: []
+    """What a start would do, in lines (`--dry-run`); called as `call` is. Raises what a start would
+    raise before it writes.
+    """
 
 
 def _verb(module: str, config: str, function: str, about: str) -> Command:
@@ -47,6 +51,9 @@ def _verb(module: str, config: str, function: str, about: str) -> Command:
         lambda: load(f"{place}:{config}"),
         lambda settings, **options: load(f"{place}:{function}")(settings, **options),
         about, writes=function != "ask",
+        plan=lambda settings, overwrite: load(f"rationalize.commands.plans:plan_{function}")(
+            settings, overwrite
+        ),
     )  # fmt: skip
 
 
@@ -64,7 +71,12 @@ def _method_command(name: str) -> Command:
 
         train(name, out, settings, overwrite=overwrite)
 
-    return Command(settings, call, method.about, folder=True, method=name)
+    def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
+        from rationalize.methods.launch import plan
+
+        return plan(settings, method.about)
+
+    return Command(settings, call, method.about, folder=True, method=name, plan=plan)
 
 
 def _trainer_command(name: str) -> Command:
@@ -83,10 +95,18 @@ def _trainer_command(name: str) -> Command:
         *others, run_config = split(settings)
         load(function)(run_config, *others, out, overwrite=overwrite)
 
-    return Command(settings, call, about, folder=True, method=name)
+    def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
+        from rationalize.config.compose import split
+        from rationalize.methods.launch import plan_of_run
+
+        *_, run_config = split(settings)
+        return [*plan_of_run(run_config), f"trained: {about}"]
+
+    return Command(settings, call, about, folder=True, method=name, plan=plan)
 
 
 def _demo_command(name: str) -> Command:
+    """The command of `demo --method NAME`."""
     demo = DEMOS[name]
 
     def settings() -> type:
@@ -99,9 +119,15 @@ def _demo_command(name: str) -> Command:
 
         run_demo(name, out, settings, overwrite=overwrite)
 
+    def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
+        from rationalize.methods.launch import plan
+
+        return plan(settings, demo.about)
+
     return Command(
-        settings, call, demo.about, folder=True, preset_flag="--size", method=demo.method
-    )
+        settings, call, demo.about, folder=True, preset_flag="--size", method=demo.method,
+        plan=plan,
+    )  # fmt: skip
 
 
 VERBS: Mapping[str, Command] = {
@@ -206,8 +232,12 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
         out = Path(found or default_out)
     config = _resolve(verb, command, file, argv)
     if dry:
+        destination = _destination(out, command.method, config, overwrite)
+        lines = command.plan(config, *([out] if out else []), overwrite)
         print(f"# rationalize {verb}\n{explain(config, comments=False)}")
-        print(f"# plan: {command.about}{_destination(out, command.method, config, overwrite)}")
+        print(f"# plan: {command.about}{destination}")
+        for line in lines:
+            print(f"#   {printable(line)}")
         print("# dry run: nothing was written or downloaded")
         return
     options = {"overwrite": overwrite} if command.writes else {}

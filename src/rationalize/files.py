@@ -43,6 +43,22 @@ def write_text(path: Path, text: str) -> None:
         fresh.write_text(text, encoding="utf-8", newline="\n")
 
 
+def looks_local(name: str) -> bool:
+    """Whether a name that no file or folder has can only be meant as one, not as a hub id.
+
+    >>> looks_local("./model"), looks_local("data/sets/quarel"), looks_local("owner/name")
+    (True, True, False)
+    """
+    first, *others = name.partition(":")[0].split("/")
+    return (
+        name.startswith((".", "/", "~"))
+        or "\\" in name
+        or len(others) > 1
+        or (bool(others) and Path(first).is_dir())
+        or name.endswith((".jsonl", ".json", ".gz", ".parquet", ".csv", ".tsv", ".gguf", ".yaml"))
+    )
+
+
 def make_folder(path: Path) -> None:
     """Make a folder and its parents. Raises `UserError` where that cannot be."""
     try:

@@ -14,8 +14,9 @@ from typing import Annotated
 from tyro.conf import Positional
 
 from rationalize.commands.output_file import OutputFile
-from rationalize.commands.resolve import ScorerFolders, rewards_of, split_commas
+from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of, split_commas
 from rationalize.config import to_dict
+from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Question
 
@@ -58,9 +59,14 @@ class CheckRewardsConfig(ScorerFolders):
     runs/check-rewards), which a second start resumes.
     """
 
+    def __post_init__(self) -> None:
+        at_least(self, 1, "limit")
+        between(self, 0, LARGEST_SEED, "seed")
+
 
 def check_rewards(config: CheckRewardsConfig, *, overwrite: bool = False) -> None:
     """Attack the rewards, or compare them with people and verdicts; print the tables."""
+    known_names(config.rewards, config)
     if config.people or config.references:
         _agreement(config, overwrite)
     else:

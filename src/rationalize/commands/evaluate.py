@@ -20,6 +20,8 @@ from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
     ScorerFolders,
     Writer,
+    check_writing,
+    known_names,
     open_writer,
     rewards_of,
     sampling_of,
@@ -93,6 +95,9 @@ class EvaluateConfig(ScorerFolders):
     http: HttpConfig = HttpConfig()
     """How the server is asked."""
 
+    def __post_init__(self) -> None:
+        check_writing(self)
+
 
 @dataclass(frozen=True)
 class CompareConfig:
@@ -108,10 +113,13 @@ class CompareConfig:
 
 def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
     """Write, score and summarise: `out/results.json`, `out/report.html`."""
-    from rationalize.runs import Run
+    from rationalize.runs import Run, check_resumable
 
-    questions, train = _questions(config)
     settings = {"method": "evaluate", **settings_of(config)}
+    # what can be known to be wrong is told before anything is loaded
+    check_resumable(config.out, settings, overwrite=overwrite)
+    known_names(config.rewards, config)
+    questions, train = _questions(config)
     folder = _coalition(config)
     if folder:
         refuse_unfit(config)
@@ -143,7 +151,7 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> None:
 
     if not config.runs:
         raise UsageError("expected the folder of at least one run")
-    pairs = [_pair(text) for text in config.pairs] or None
+    pairs = [pair_named(text) for text in config.pairs] or None
     out = OutputFile(config.out, "compare", {"runs": config.runs}, overwrite)
     out.check()
     results, attempts, questions = compare_runs(config.runs, pairs=pairs)
@@ -298,7 +306,8 @@ def _trained_run(config: EvaluateConfig) -> Run | None:
     return Run.read(config.model) if (Path(config.model) / "config.yaml").is_file() else None
 
 
-def _pair(text: str) -> tuple[str, str]:
+def pair_named(text: str) -> tuple[str, str]:
+    """The two methods of a difference, `A - B`."""
     a, separator, b = text.partition(" - ")
     if not separator:
         raise UsageError(f'--pairs: found {text!r}, expected two methods as in "MaRio - SFT"')

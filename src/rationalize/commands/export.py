@@ -11,6 +11,7 @@ from tyro.conf import Positional
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.config import to_dict
+from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Pair, Question
 
@@ -37,6 +38,10 @@ class ExportConfig:
     """`dpo`: at most so many pairs per prompt, drawn at random; 0: all."""
     seed: int = 0
     """Seed of the draw."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "pairs")
+        between(self, 0, LARGEST_SEED, "seed")
 
 
 def export(config: ExportConfig, *, overwrite: bool = False) -> None:

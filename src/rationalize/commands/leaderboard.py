@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rationalize.commands.resolve import ScorerFolders, rewards_of, split_commas
+from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of, split_commas
 from rationalize.commands.score_methods import same_inputs, score_methods
 from rationalize.config import to_dict
 from rationalize.errors import UserError
@@ -67,8 +67,11 @@ def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> None:
         sets_in,
     )
     from rationalize.rewards import RewardSuite
-    from rationalize.runs import Run
+    from rationalize.runs import Run, check_resumable
 
+    settings = {"method": "leaderboard", **to_dict(config)}
+    check_resumable(config.out, settings, overwrite=overwrite)
+    known_names(config.rewards, config)
     names = split_commas(config.sets) or sets_in(config.data)
     models = split_commas(config.models)
     sets = [
@@ -87,7 +90,6 @@ def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> None:
         )
     notes = [note for one in sets for note in one.notes] + notes
     rewards = rewards_of(config.rewards, config, model=config.fluency_model)
-    settings = {"method": "leaderboard", **to_dict(config)}
     with Run.open(config.out, settings, overwrite=overwrite) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
         same_inputs(run, questions, methods, suite)

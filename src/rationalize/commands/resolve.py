@@ -7,12 +7,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
-from rationalize.errors import UsageError, UserError
+from rationalize.config.checks import LARGEST_SEED, at_least, between, finite
+from rationalize.errors import UsageError
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -88,12 +88,6 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
             "`rationalize ask` and `rationalize evaluate` work with it; so does, from Python, "
             "Coalition.load(FOLDER).chains(questions, sampling)"
         )
-    run = Path(model)
-    if (run / "config.yaml").is_file() and not (run / "model").is_dir():
-        raise UserError(
-            f"{model}: this run has no model/ yet; expected a finished run. Start it again to "
-            "resume it, or name a model"
-        )
     from rationalize.models.policy import load_policy
 
     return load_policy(model, trust_remote_code=trust_remote_code)
@@ -106,11 +100,9 @@ def rewards_of(
     """Rewards by name, with the models that they read with, and the rewards that some are always
     shown with (`COMPANIONS`). `fluency` asks `base`, or else the model called `model`.
     """
-    from rationalize.rewards import COMPANIONS, load_rewards
+    from rationalize.rewards import load_rewards
 
-    names = split_commas(names)
-    companions = [other for name in names for other in COMPANIONS.get(name, ())]
-    names += [name for name in dict.fromkeys(companions) if name not in names]
+    names = known_names(names, scorers)
     answer_scorer = verifier = reward_model = None
     if scorers.answer_scorer:
         from rationalize.models.scorers import AnswerScorer
@@ -129,6 +121,26 @@ def rewards_of(
     return load_rewards(
         names, answer_scorer=answer_scorer, verifier=verifier, reward_model=reward_model, base=base
     )
+
+
+def known_names(names: Sequence[str], scorers: ScorerFolders) -> list[str]:
+    """The names of all rewards that `rewards_of` loads.
+
+    Raises what can be known to be wrong with them and with the scorers' folders; loads no model.
+    """
+    from rationalize.methods.scoring import check_folders
+    from rationalize.rewards import COMPANIONS
+    from rationalize.rewards.known import known_rewards
+
+    names = split_commas(names)
+    companions = [other for name in names for other in COMPANIONS.get(name, ())]
+    names += [name for name in dict.fromkeys(companions) if name not in names]
+    check_folders(scorers)
+    known_rewards(
+        names, answer_scorer=bool(scorers.answer_scorer), verifier=bool(scorers.verifier),
+        reward_model=bool(scorers.reward_model),
+    )  # fmt: skip
+    return names
 
 
 def split_commas(listed: Sequence[str]) -> list[str]:
@@ -164,6 +176,15 @@ def _bin(name: str, value: str, bins: int) -> int:
             f"{bins - 1}"
         )
     return numbers[value]
+
+
+def check_writing(config: Any) -> None:
+    """The check of a command's settings for writing: sampling, and how much of it."""
+    sampling_of(config)
+    finite(config, "guidance")
+    between(config, 0, LARGEST_SEED, "seed")
+    if hasattr(config, "limit"):
+        at_least(config, 1, "limit")
 
 
 def sampling_of(config: Any) -> SamplingConfig:

@@ -12,8 +12,16 @@ from tyro.conf import Positional
 
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.output_file import OutputFile
-from rationalize.commands.resolve import bins_of, load, open_writer, sampling_of, settings_of
+from rationalize.commands.resolve import (
+    bins_of,
+    check_writing,
+    load,
+    open_writer,
+    sampling_of,
+    settings_of,
+)
 from rationalize.commands.resumable_file import ResumableFile
+from rationalize.config.checks import at_least
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
@@ -74,6 +82,10 @@ class SampleConfig:
     http: HttpConfig = HttpConfig()
     """How the server is asked."""
 
+    def __post_init__(self) -> None:
+        check_writing(self)
+        at_least(self, 0, "shots")
+
 
 @dataclass(frozen=True)
 class AskConfig:
@@ -103,6 +115,9 @@ class AskConfig:
     """Seed of every draw."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
+
+    def __post_init__(self) -> None:
+        check_writing(self)
 
 
 def sample(config: SampleConfig, *, overwrite: bool = False) -> None:

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.rationale_file import Rationale, RationaleFile
-from rationalize.commands.resolve import ScorerFolders, rewards_of
+from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of
 from rationalize.commands.resumable_file import begin, end, work_folder
 from rationalize.commands.scored_file import (
     ScoredRows,
@@ -93,7 +93,8 @@ def score(config: ScoreConfig, *, overwrite: bool = False) -> None:
 def _score(config: ScoreConfig, folder: Path, file: Path, name: str, overwrite: bool) -> None:
     from rationalize.rewards import RewardSuite
 
-    questions = _questions_by_id(config)
+    known_names(config.rewards, config)  # what is wrong with them, before rows are read
+    questions = questions_by_id(config)
     rationales = RationaleFile(file, config.columns, questions, name)
     total = rationales.check(config.skip_bad_rows)  # before any model is loaded
     rewards = rewards_of(config.rewards, config, model=config.model)
@@ -140,7 +141,8 @@ def _scored(suite: RewardSuite, batch: Sequence[Rationale], column: str) -> list
     ]
 
 
-def _questions_by_id(config: ScoreConfig) -> dict[str, Question] | None:
+def questions_by_id(config: ScoreConfig) -> dict[str, Question] | None:
+    """The questions that rows name by id; None where rows hold them."""
     if config.questions is None:
         return None
     from rationalize.questions import load_questions

@@ -119,7 +119,10 @@ def _convert(value: Any, hint: Any, path: str, where: str, below: Any = None) ->
         ok = value is None
     elif hint is float:
         ok = isinstance(value, int | float) and not isinstance(value, bool)
-        value = float(value) if ok else value
+        try:
+            value = float(value) if ok else value
+        except OverflowError:  # a whole number of hundreds of digits
+            raise wrong from None
     elif hint is int:
         if isinstance(value, float) and value.is_integer():  # 1e3
             value = int(value)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rationalize.errors import UserError
+from rationalize.config import nearest
+from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.baselines import MAJORITY, SEEDLESS
 from rationalize.evaluation.metrics import Metric, metrics_from_facts
 from rationalize.evaluation.results import (
@@ -91,6 +92,7 @@ def compare_runs(
         splits = methods.setdefault(label, {})
         for split, seeds in run.attempts[method].items():
             splits.setdefault(split, {}).update(seeds)
+    pairs = pairs and [(_method_of(a, methods), _method_of(b, methods)) for a, b in pairs]
     everything = [a for run in runs for attempts in flat(run.attempts).values() for a in attempts]
     meta = {
         "runs": {label: run.results["meta"] for label, run in zip(labels, runs, strict=True)},
@@ -105,6 +107,14 @@ def compare_runs(
             method = _shown_name(row["method"], label, evaluated, runs)
             results["trained"].append({**row, "method": method, **origin})
     return results, flat(methods), questions
+
+
+def _method_of(name: str, methods: Methods) -> str:
+    """The row of a name, whatever its case. Raises `UsageError` where there is none."""
+    named = {method.casefold(): method for method in methods}
+    if name in methods or name.casefold() in named:
+        return name if name in methods else named[name.casefold()]
+    raise UsageError(f"unknown method {name!r} among the pairs{nearest(name, methods)}")
 
 
 def shown_methods(runs: Sequence[EvaluatedRun]) -> list[tuple[str, str, EvaluatedRun]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
 from rationalize.evaluation.results import round_rows
@@ -56,6 +58,11 @@ class RunConfig:
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "train_limit", "dev_limit", "test_limit", "teacher_limit")
+        between(self, 0, math.inf, "checkpoint_every")
+        between(self, 0, LARGEST_SEED, "seed")
+
     def load_policy(self, model: str | Path | None = None, **options: Any) -> Policy:
         """The base model (or another) as a policy; `options` are those of `load_policy`."""
         options = {"tuning": self.tuning, "precision": self.precision, **options}
@@ -81,6 +88,9 @@ class EvaluationConfig:
 
     evaluation_tokens: int = 0
     """Longest greedy reply to a development or test question; 0: as long as the method's own."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "evaluation_tokens")
 
 
 @dataclass(frozen=True)

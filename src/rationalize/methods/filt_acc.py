@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rationalize.config.checks import at_least, finite
 from rationalize.methods.base import (
     Experiment,
     NothingToLearn,
@@ -66,6 +67,11 @@ class FiltAccConfig:
     """How attempts are written."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"released": {"beta": 0.1}}
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "steps", "sample_interval")
+        at_least(self, 0, "prompts", "beta")
+        finite(self, "filters")
 
 
 def filt_acc(exp: Experiment, policy: Policy, config: FiltAccConfig, stage: Stage) -> Policy:

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from rationalize.errors import UsageError
+from rationalize.config.checks import above, at_least
 from rationalize.methods.base import Experiment, NothingToLearn, evaluate_on_dev, selected
 from rationalize.methods.own_attempts import (
     RejectConfig,
@@ -65,8 +65,9 @@ class IterativeDpoConfig:
     """How the policy learns; a batch of 16 rows is 8 pairs."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UsageError(f"rounds is {self.rounds}; expected at least 1")
+        at_least(self, 1, "rounds")
+        at_least(self, 0, "pairs", "beta", "nll_weight")
+        above(self, 0, "epochs")
 
 
 def iterative_dpo(

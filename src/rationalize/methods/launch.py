@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rationalize.config import to_dict
+from rationalize.config import nearest, to_dict
 from rationalize.config.compose import compose, split
+from rationalize.errors import UsageError
+from rationalize.evaluation.metrics import metrics_of
 from rationalize.methods import DEMOS, Demo, Method, load, method_named
 from rationalize.methods.base import (
     Asked,
@@ -21,11 +23,20 @@ from rationalize.methods.base import (
     ScorerFolders,
 )
 from rationalize.methods.outcome import said_done
-from rationalize.methods.scoring import Scoring, make_suite
-from rationalize.methods.sft import SftStart, start_from_sft
+from rationalize.methods.scoring import (
+    ANSWER_SCORER,
+    Scoring,
+    check_scoring,
+    make_suite,
+    trained_scorers,
+)
+from rationalize.methods.sft import SftStart, start_from_sft, taught
+from rationalize.models.folders import check_model
 from rationalize.models.policy import Policy
+from rationalize.questions.hub import on_hub
 from rationalize.records import Question
-from rationalize.runs import Run
+from rationalize.rewards import DIAGNOSTICS
+from rationalize.runs import Run, check_resumable
 from rationalize.sampling.local import SamplingConfig
 
 
@@ -81,21 +92,93 @@ def _opened(
     settings: Any, out: Path | str, method: str, overwrite: bool
 ) -> Iterator[tuple[Run, Callable[[], tuple[Any, Experiment]]]]:
     """The run of a command's settings, and what makes its experiment once it is known to be due."""
+    stored = {"method": method, **to_dict(settings)}
+    check_resumable(out, stored, overwrite=overwrite)
+    known = checked(settings)
+    tokens = known.parts[EvaluationConfig].evaluation_tokens or tokens_of(known.config)
+    run_config = known.parts[RunConfig]
+    with open_run(run_config, out, stored, overwrite=overwrite) as (run, base):
+
+        def prepare() -> tuple[Any, Experiment]:
+            exp = make_experiment(
+                run, base, run_config, known.scoring, tokens=tokens, splits=known.splits
+            )
+            return known.config, exp
+
+        yield run, prepare
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A command's settings, and what was read to check them."""
+
+    config: Any
+    """The method's own."""
+    parts: Mapping[type, Any]
+    """The others, by their class."""
+    splits: dict[str, list[Question]]
+    scoring: Scoring
+
+
+def checked(settings: Any) -> Checked:
+    """Raise what can be known to be wrong before a folder is made; no model is loaded."""
     config, *others = split(settings)
     parts = {type(part): part for part in others}
-    run_config = parts[RunConfig]
-    tokens = parts[EvaluationConfig].evaluation_tokens or tokens_of(config)
-    splits = run_config.load_splits()  # what cannot be read is told before the folder is made
+    check_model(parts[RunConfig].model)
+    splits = parts[RunConfig].load_splits()
     scoring = scoring_of(config, parts.get(ScorerFolders, ScorerFolders()), splits["train"])
-    stored = {"method": method, **to_dict(settings)}
-    with open_run(run_config, out, stored, overwrite=overwrite) as (run, base):
-        yield (
-            run,
-            lambda: (
-                config,
-                make_experiment(run, base, run_config, scoring, tokens=tokens, splits=splits),
-            ),
-        )
+    known = check_scoring(scoring)
+    metrics = {m.name for m in metrics_of(known)} | {r.source for r in known}
+    check_selection(config, sorted(metrics - {""}))
+    starts_from_sft = SftStart in parts and parts[SftStart].sft.epochs > 0
+    if starts_from_sft or ANSWER_SCORER in trained_scorers(scoring):
+        taught(splits["train"])
+    return Checked(config, parts, splits, scoring)
+
+
+def check_selection(config: Any, metrics: Sequence[str], path: str = "") -> None:
+    """Raise `UsageError` where a `select_by`, here or in a nested configuration, is no metric."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            check_selection(value, metrics, f"{path}{field.name}.")
+        elif field.name == "select_by" and value not in metrics:
+            raise UsageError(f"{path}select_by: unknown metric {value!r}{nearest(value, metrics)}")
+
+
+def plan(settings: Any, about: str) -> list[str]:
+    """What a start would do, in lines; raises what a start would raise before it makes a folder."""
+    *_, run_config = split(settings)
+    if on_hub(run_config.questions):
+        check_model(run_config.model)
+        return [f"questions: {run_config.questions}, from the hub (not read in a dry run)"]
+    known = checked(settings)
+    scorers = trained_scorers(known.scoring)
+    if SftStart in known.parts and known.parts[SftStart].sft.epochs > 0:
+        scorers.append("SFT, to start from")
+    return [
+        *plan_of_run(run_config, known.splits),
+        f"rewards: {', '.join(dict.fromkeys(known.scoring.rewards))}; beside them "
+        f"{', '.join(DIAGNOSTICS)}",
+        f"trained: {'; '.join([*scorers, about])}",
+    ]
+
+
+def plan_of_run(
+    run_config: RunConfig, splits: Mapping[str, Sequence[Question]] | None = None
+) -> list[str]:
+    """Lines about the model and the questions; raises what is wrong with them."""
+    check_model(run_config.model)
+    if splits is None and on_hub(run_config.questions):
+        return [f"questions: {run_config.questions}, from the hub (not read in a dry run)"]
+    splits = splits or run_config.load_splits()
+    with_rationale = [q for q in splits["train"] if q.rationales]
+    written = sum(len(q.rationales) for q in with_rationale)
+    return [
+        f"model: {run_config.model} (tuning {run_config.tuning}, precision {run_config.precision})",
+        f"questions: {', '.join(f'{len(q)} {split}' for split, q in splits.items())}; "
+        f"{written} rationales at {len(with_rationale)} train questions",
+    ]
 
 
 def scoring_of(config: Any, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:
@@ -141,6 +224,7 @@ def open_run(
     config: RunConfig, out: Path | str, stored: Mapping[str, Any], *, overwrite: bool = False
 ) -> Iterator[tuple[Run, Policy]]:
     """The run in a folder, and the base model; `stored` is the whole configuration."""
+    check_resumable(out, stored, overwrite=overwrite)  # before anything is loaded
     base = config.load_policy(tuning="full")
     with Run.open(Path(out), stored, base_hash=base.weights_hash, overwrite=overwrite) as run:
         yield run, base

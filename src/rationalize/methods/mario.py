@@ -48,6 +48,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
 
+from rationalize.config.checks import at_least, finite
 from rationalize.errors import UsageError
 from rationalize.evaluation.obedience import obedience
 from rationalize.methods.base import (
@@ -161,6 +162,10 @@ class MarioConfig:
 
     def __post_init__(self) -> None:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
+        at_least(self, 1, "steps", "sample_interval", "control_copies", "groups")
+        at_least(self, 2, "bins", "bins_of")
+        at_least(self, 0, "interval", "prompts", "beta", "alpha", "obedience_questions")
+        finite(self, "guidance", "filters")
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
         groups = self.groups or (1,) * len(self.rewards)
         last_entry = self.interval * (len(groups) - 1) if self.additive else 0

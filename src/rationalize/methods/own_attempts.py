@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from rationalize.answers import MARKER, answer_alone, is_correct, normalise, reply_text
+from rationalize.config.checks import at_least
 from rationalize.errors import UserError
 from rationalize.methods.base import Experiment, NothingToLearn
 from rationalize.models.policy import Policy
@@ -58,6 +59,9 @@ class WriteConfig:
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_new_tokens=256, n=8)
     """How attempts are written."""
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "shots")
+
 
 @dataclass(frozen=True)
 class RejectConfig:
@@ -70,6 +74,9 @@ class RejectConfig:
     true_equations: bool = False
     """Reject a rationale with a false equation (RFT)."""
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "min_words")
+
 
 @dataclass(frozen=True)
 class SelectConfig(RejectConfig):
@@ -77,6 +84,10 @@ class SelectConfig(RejectConfig):
 
     positives: int = 4
     """Right attempts kept per question; 0: all."""
+
+    def __post_init__(self) -> None:
+        RejectConfig.__post_init__(self)
+        at_least(self, 0, "positives")
 
 
 @dataclass

@@ -31,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from rationalize.config.checks import at_least, between, finite
 from rationalize.errors import UsageError
 from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected
 from rationalize.models.forward import Row
@@ -117,8 +118,12 @@ class PpoConfig:
 
     def __post_init__(self) -> None:
         """Raises `UsageError` for empty runs, and for sampling that would bias the ratio."""
-        if min(self.updates, self.prompts, self.epochs, self.evaluate_every) < 1:
-            raise UsageError("ppo: updates, prompts, epochs and evaluate_every are at least 1")
+        at_least(self, 1, "updates", "prompts", "epochs", "evaluate_every")
+        finite(self, "rm_weight", "correct_weight", "unparsed_penalty")
+        at_least(self, 0, "beta", "kl_target", "clip", "value_clip", "value_weight", "patience")
+        at_least(self, 0, "min_advantage_std")
+        between(self, 0, 1, "gamma", "lam")
+        between(self, 0, math.inf, "epoch_kl", "stop_kl")
         drawn = self.sampling
         if (drawn.temperature, drawn.top_p, drawn.top_k, drawn.beams) != (1.0, 1.0, 0, 1):
             raise UsageError(

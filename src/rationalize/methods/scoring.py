@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rationalize.errors import UsageError
 from rationalize.methods.base import RunConfig, ScorerFolders
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig, train_answer_scorer
 from rationalize.methods.train_scorers.verifier import VerifierConfig, train_verifier
 from rationalize.models.policy import Policy
-from rationalize.models.reward_model import RewardModel
-from rationalize.models.scorers import AnswerScorer, load_verifier
+from rationalize.models.reward_model import RewardModel, read_facts, reward_model_folder
+from rationalize.models.scorers import AnswerScorer, load_verifier, scorer_facts
 from rationalize.records import Question
-from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, RewardSuite, load_rewards
+from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, Reward, RewardSuite, load_rewards
+from rationalize.rewards.known import known_rewards
 from rationalize.runs import Run
 
 READS_STATEMENTS = ("plausibility",)
+ANSWER_SCORER, VERIFIER = "answer scorer", "verifier"
+"""Kinds of scorers that a run can train for its rewards."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +36,54 @@ class Scoring:
     """How the verifier is trained, where no folder is given."""
 
 
+def check_folders(folders: Any) -> None:
+    """Raise `UserError` where a scorer is not in the folder that is named for it; loads none."""
+    if folders.answer_scorer:
+        scorer_facts(folders.answer_scorer, ANSWER_SCORER, "answer-scorer")
+    if folders.verifier and folders.verifier != "vera":
+        scorer_facts(folders.verifier, VERIFIER, "verifier")
+    if folders.reward_model:
+        read_facts(reward_model_folder(folders.reward_model))
+
+
+def check_scoring(scoring: Scoring) -> list[Reward]:
+    """The rewards that `make_suite` will load, over models that are not loaded yet.
+
+    Raises what is wrong with their names and with the scorers' folders, before anything is made;
+    `UsageError` for a diagnostic among the rewards: what is trained on measures nothing.
+    """
+    check_folders(scoring.folders)
+    names = tuple(dict.fromkeys(scoring.rewards))
+    given = bool(scoring.folders.reward_model)  # the others are trained in the run
+    known = known_rewards([*names, *DIAGNOSTICS], reward_model=given)
+    asked = known_rewards(names, reward_model=given)
+    if never := [reward.name for reward in asked if not reward.trainable]:
+        trainable = ", ".join(reward.name for reward in asked if reward.trainable)
+        raise UsageError(
+            f"{', '.join(never)}: a diagnostic, which is never trained on; name a reward "
+            f"({trainable}), or read the diagnostic beside them with `rationalize evaluate "
+            "--rewards`"
+        )
+    return known
+
+
+def trained_scorers(scoring: Scoring) -> list[str]:
+    """The scorers that the run trains for its rewards."""
+    names, folders = set(scoring.rewards), scoring.folders
+    return [
+        *([ANSWER_SCORER] if names & set(READS_ANSWERS) and not folders.answer_scorer else []),
+        *([VERIFIER] if names & set(READS_STATEMENTS) and not folders.verifier else []),
+    ]
+
+
 def make_suite(
     scoring: Scoring, config: RunConfig, run: Run, base: Policy, train: Sequence[Question]
 ) -> RewardSuite:
     """Rewards and diagnostics; a scorer that is not given is trained in the run, cross-fitted.
 
-    Raises `UsageError` for a diagnostic among the rewards: what is trained on measures nothing.
+    Raises what `check_scoring` raises.
     """
+    check_scoring(scoring)
     names, folders = tuple(dict.fromkeys(scoring.rewards)), scoring.folders
     answer_scorer = verifier = reward_model = None
     if set(names) & set(READS_ANSWERS):
@@ -59,11 +104,4 @@ def make_suite(
         [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
         reward_model=reward_model, base=base,
     )  # fmt: skip
-    never = [r.name for r in rewards[: len(names)] if not r.trainable]
-    if never:
-        raise UsageError(
-            f"{', '.join(never)}: a diagnostic, which is never trained on; name a reward "
-            f"({', '.join(r.name for r in rewards if r.trainable)}), or read the diagnostic "
-            "beside them with `rationalize evaluate --rewards`"
-        )
     return RewardSuite(rewards, cache=str(run.path / "scores"))

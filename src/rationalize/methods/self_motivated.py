@@ -35,6 +35,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from rationalize.config.checks import at_least
 from rationalize.errors import UsageError
 from rationalize.methods import outcome
 from rationalize.methods.base import Experiment, Learned, NothingToLearn
@@ -97,8 +98,7 @@ class SelfMotivatedConfig:
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
             raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
-        if self.rounds < 1:
-            raise UsageError(f"rounds is {self.rounds}; expected at least 1")
+        at_least(self, 1, "rounds")
 
     @property
     def max_new_tokens(self) -> int:

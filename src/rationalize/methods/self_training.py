@@ -22,7 +22,7 @@ import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rationalize.errors import UsageError
+from rationalize.config.checks import above, at_least
 from rationalize.methods.base import Experiment, Learned, log_dev
 from rationalize.methods.own_attempts import (
     SelectConfig,
@@ -74,8 +74,9 @@ class RestartConfig:
     """How the policy learns."""
 
     def __post_init__(self) -> None:
-        if self.rounds < 1:
-            raise UsageError(f"rounds is {self.rounds}; expected at least 1")
+        at_least(self, 1, "rounds", "evaluations")
+        at_least(self, 0, "seed_rationales", "first_steps")
+        above(self, 0, "seed_epochs", "epochs", "growth")
 
     @property
     def max_new_tokens(self) -> int:

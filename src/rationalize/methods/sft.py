@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from rationalize.config.checks import above, at_least
 from rationalize.errors import UserError
 from rationalize.methods.base import Asked, Experiment, Learned, evaluate_on_dev
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
+from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.signals.draws import shuffled_passes
@@ -44,6 +46,10 @@ class SftConfig:
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How the policy learns."""
 
+    def __post_init__(self) -> None:
+        above(self, 0, "epochs")
+        at_least(self, 1, "evaluations")
+
 
 @dataclass(frozen=True)
 class StartConfig:
@@ -53,6 +59,9 @@ class StartConfig:
     """Passes over the teacher's rationales; 0: start from the base model."""
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How that SFT learns."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "epochs")
 
 
 @dataclass(frozen=True)
@@ -65,14 +74,19 @@ class SftStart:
 
 def sft(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> Policy:
     """Imitate the teacher's rationales that led to the gold answer."""
-    taught = teacher_attempts(exp.train, "correct")
-    if not taught:
+    texts = [(a.prompt, a.completion) for a in taught(exp.train)]
+    return imitate(exp, policy, texts, config, stage, steps=steps_for(texts, config))
+
+
+def taught(train: Sequence[Question]) -> list[Attempt]:
+    """The teacher's rationales that led to the gold answer. Raises `UserError` without any."""
+    attempts = teacher_attempts(train, "correct")
+    if not attempts:
         raise UserError(
             "no training question has a teacher rationale that led to its answer; give questions "
             "with `rationales`, or write some with `rationalize sample --keep-correct`"
         )
-    texts = [(a.prompt, a.completion) for a in taught]
-    return imitate(exp, policy, texts, config, stage, steps=steps_for(texts, config))
+    return attempts
 
 
 def direct(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> Policy:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rationalize.errors import UserError
-from rationalize.files import write_text
+from rationalize.files import looks_local, write_text
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -37,6 +37,31 @@ def no_bars() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def check_model(model: str | Path) -> None:
+    """Raise `UserError` where no model can be there. Loads nothing, and does not ask the hub."""
+    name, folder = str(model), Path(model)
+    if name == "default":
+        return
+    if folder.is_dir():
+        if any((p / "config.json").is_file() for p in (folder, folder / "model")):
+            return
+        if (folder / "config.yaml").is_file():
+            raise UserError(
+                f"{model}: this run has no model/ yet; expected a finished run. Start it again to "
+                "resume it, or name a model"
+            )
+        raise UserError(
+            f"{model}: no config.json there; expected a folder that save_pretrained wrote, or the "
+            "folder of a finished run"
+        )
+    if folder.is_file() or looks_local(name):
+        kind = "is a file" if folder.is_file() else "there is no such folder"
+        raise UserError(
+            f"{model}: {kind}; expected `default`, a folder with a model, a finished run, or a hub "
+            "id"
+        )
 
 
 def read_facts(source: str | Path) -> dict[str, Any]:

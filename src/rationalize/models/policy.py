@@ -16,6 +16,7 @@ from rationalize.models.control import ControlInit, ControlTokens, add_control_r
 from rationalize.models.default import HUB_ID, WHEEL, default_model
 from rationalize.models.folders import (
     TEMPLATE_VALUES,
+    check_model,
     no_bars,
     read_facts,
     save_policy,
@@ -297,6 +298,7 @@ def load_policy(
 
     from rationalize.models.forward import find_head, takes_trees
 
+    check_model(model)
     source = _source(model)
     options = {"trust_remote_code": trust_remote_code}
     try:
@@ -365,4 +367,7 @@ def _advice(source: str) -> str:
         return (
             "expected a folder that save_pretrained wrote, with config.json, weights and tokenizer"
         )
-    return "give `default`, a folder, a finished run, or a hub id while online"
+    return (
+        f"there is no folder {source} here either; give `default`, a folder, a finished run, or a "
+        "hub id while online"
+    )

@@ -159,7 +159,7 @@ class AnswerScorer:
     @classmethod
     def load(cls, folder: Path | str) -> AnswerScorer:
         """A scorer that `train_answer_scorer` wrote. Raises `UserError` if there is none."""
-        facts = _scorer_facts(folder, "answer scorer", "answer-scorer")
+        facts = scorer_facts(folder, "answer scorer", "answer-scorer")
         loaded: dict[str, ChoiceScorer] = {}
 
         def model(name: str) -> ChoiceScorer:
@@ -280,7 +280,7 @@ class Verifier:
     @classmethod
     def load(cls, folder: Path | str) -> Verifier:
         """A verifier that `train_verifier` wrote. Raises `UserError` if there is none."""
-        facts = _scorer_facts(folder, "verifier", "verifier")
+        facts = scorer_facts(folder, "verifier", "verifier")
         folds = [
             VerifierFold(load_choice_scorer(Path(folder) / fold["model"]), fold["temperature"])
             for fold in facts["folds"]
@@ -367,7 +367,7 @@ def _digest(*parts: Any) -> str:
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
-def _scorer_facts(folder: Path | str, kind: str, command: str) -> dict[str, Any]:
+def scorer_facts(folder: Path | str, kind: str, command: str) -> dict[str, Any]:
     """The scorer file of a folder. Raises `UserError` if there is none, or of another kind."""
     file = Path(folder) / SCORER_FILE
     if not file.is_file():

@@ -8,9 +8,11 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UserError
+from rationalize.files import looks_local
 from rationalize.questions.columns import Columns
 from rationalize.questions.files import SPLIT_ALIASES, RawRow
 
@@ -75,11 +77,18 @@ def find_set(source: str) -> HubSet | None:
     """The set of a name or an id (`owner/name[:config]`); None if the source is neither."""
     if source in NAMED:
         return NAMED[source]
+    if looks_local(source):
+        return None
     name = source.removeprefix("hub:")
     if _ID.fullmatch(name) or name != source:
         hub_id, _, config = name.partition(":")
         return HubSet(hub_id, config=config or None, splits={})
     return None
+
+
+def on_hub(source: str) -> bool:
+    """Whether questions would be fetched from the hub."""
+    return not Path(source).exists() and find_set(source) is not None
 
 
 def nearest(source: str) -> str:

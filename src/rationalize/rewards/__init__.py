@@ -93,9 +93,12 @@ COMPANIONS = {"simulatability": ("prediction_leak",)}
 """Reward -> rewards that are loaded with it, since its scores are read next to theirs."""
 
 _SOURCES = {
-    "answer_scorer": "an answer scorer: train one with `rationalize train answer-scorer`",
-    "verifier": "a verifier: train one with `rationalize train verifier`, or load Vera",
-    "reward_model": "a reward model: train one with `rationalize train reward-model`",
+    "answer_scorer": "an answer scorer: train one with `rationalize train answer-scorer` and name "
+    "its folder, --answer-scorer DIR",
+    "verifier": "a verifier: train one with `rationalize train verifier` and name its folder, "
+    "--verifier DIR, or `--verifier vera`",
+    "reward_model": "a reward model: train one with `rationalize train reward-model` and name its "
+    "folder, --reward-model DIR",
     "base": "the untouched base model",
 }
 
@@ -133,5 +136,6 @@ def _load(name: str, scorers: Scorers) -> Reward:
 
 def _needed(scorer, reward: str, source: str):
     if scorer is None:
-        raise UserError(f"the reward {reward!r} needs {_SOURCES[source]}, and pass it as {source}=")
+        python = f"`load_rewards({source}=..)`"
+        raise UserError(f"the reward {reward!r} needs {_SOURCES[source]} (in Python {python})")
     return scorer

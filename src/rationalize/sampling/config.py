@@ -30,7 +30,7 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         for name, good, expected in (
-            ("temperature", self.temperature >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature < float("inf"), "at least 0"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("top_k", self.top_k >= 0, "at least 0"),
             ("max_new_tokens", self.max_new_tokens >= 1, "at least 1"),

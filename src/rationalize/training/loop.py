@@ -9,6 +9,7 @@ and the step.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -22,6 +23,7 @@ from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rationalize.config.checks import at_least, between
 from rationalize.errors import UserError
 from rationalize.memory import give_back_freed_memory, keep_freed_memory
 from rationalize.models.forward import GroupOf, Row, micro_batches
@@ -54,6 +56,12 @@ class FitConfig:
     micro_tokens: int = 2048
     """Padded tokens in one forward pass; a batch is accumulated over as many as that takes."""
 
+    def __post_init__(self) -> None:
+        at_least(self, 0, "learning_rate")
+        at_least(self, 1, "batch_size", "micro_tokens")
+        between(self, 0, 1, "warmup")
+        between(self, 0, math.inf, "max_grad_norm")
+
 
 @dataclass(frozen=True)
 class ControlFitConfig(FitConfig):
@@ -62,6 +70,10 @@ class ControlFitConfig(FitConfig):
     control_factor: float = 1.0
     """Learning-rate multiplier of the control tokens' embedding rows."""
 
+    def __post_init__(self) -> None:
+        FitConfig.__post_init__(self)
+        at_least(self, 0, "control_factor")
+
 
 @dataclass(frozen=True)
 class HeadFitConfig(FitConfig):
@@ -69,6 +81,10 @@ class HeadFitConfig(FitConfig):
 
     head_rate: float = 0.0
     """Peak learning rate of the scalar head, which starts untrained; 0: as all weights."""
+
+    def __post_init__(self) -> None:
+        FitConfig.__post_init__(self)
+        at_least(self, 0, "head_rate")
 
 
 @dataclass

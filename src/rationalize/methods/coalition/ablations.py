@@ -34,6 +34,8 @@ from rationalize.methods.coalition.evaluate import (
 from rationalize.methods.coalition.inference import Routing
 from rationalize.methods.launch import make_experiment, open_run, tokens_of
 from rationalize.methods.outcome import majority_row, said_done, write_results
+from rationalize.methods.scoring import check_scoring
+from rationalize.models.folders import check_model
 from rationalize.progress import say
 from rationalize.runs import Run, check_resumable, differences
 
@@ -87,8 +89,10 @@ def ablations(
         if config.judge == "cross-fit" and not config.answer_scorer and scorer.exists():
             config = replace(config, answer_scorer=str(scorer))
     stored = _joined(run_config, evaluation, config, grid)
+    check_model(run_config.model)
     splits = run_config.load_splits()
     scoring = config.scoring(ScorerFolders(), splits["train"])
+    check_scoring(scoring)
     stored = {"method": "coalition-grid", **stored}
     with open_run(run_config, out, stored, overwrite=overwrite) as (run, base):
         if said_done(run, "grid"):

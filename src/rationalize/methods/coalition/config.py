@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rationalize.config import nearest
+from rationalize.config.checks import above, at_least, between
 from rationalize.errors import UsageError
 from rationalize.methods.base import ScorerFolders
 from rationalize.methods.scoring import Scoring
@@ -76,6 +77,9 @@ class InstructionConfig:
     """How the model learns."""
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "source_sample", "shots", "shares")
+        above(self, 0, "epochs")
+        between(self, 0, 1, "warm_up")
         check_shares(self.shares, self.fit.batch_size, "fit.batch_size")
 
 
@@ -107,6 +111,10 @@ class ControllerConfig:
     """Weight of an example whose best two options are alike."""
     fit: FitConfig = FitConfig(learning_rate=2e-4, batch_size=16)
     """How it learns."""
+
+    def __post_init__(self) -> None:
+        above(self, 0, "epochs")
+        between(self, 0, 1, "held_out", "lowest_weight")
 
 
 @dataclass(frozen=True)
@@ -155,9 +163,11 @@ class CoalitionConfig:
     """How the controller learns."""
 
     def __post_init__(self) -> None:
+        at_least(self, 1, "variants")
+        at_least(self, 0, "rounds", "beta", "nll_weight", "variant_epochs")
+        above(self, 0, "epochs")
+        between(self, 0, 1, "controller_share")
         check_shares(self.instruction.shares, self.variant_fit.batch_size, "variant_fit.batch_size")
-        if self.variants < 1:
-            raise UsageError(f"variants is {self.variants}; expected at least 1")
         if self.variants == 1 and self.candidates.refiners == "cross":
             raise UsageError("refiners=cross needs at least 2 variants")
         if self.judge == "reward-model" and not self.reward_model:

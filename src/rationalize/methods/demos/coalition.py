@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from rationalize.config.checks import at_least
 from rationalize.evaluation.baselines import BASE
 from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.algorithm import coalition
@@ -63,6 +64,10 @@ class CoalitionDemoConfig(CoalitionConfig):
         "questions": "builtin:train=108,dev=24,test=72,unseen=0",
         "evaluation_tokens": 48,
     }
+
+    def __post_init__(self) -> None:
+        CoalitionConfig.__post_init__(self)
+        at_least(self, 0, "shots")
 
 
 def coalition_demo(exp: Experiment, config: CoalitionDemoConfig, started: float) -> None:

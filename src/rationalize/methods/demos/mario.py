@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from rationalize.config.checks import at_least, check_seeds
 from rationalize.evaluation.baselines import BASE
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.files import write_text
@@ -97,6 +98,8 @@ class MarioDemoConfig:
     }  # fmt: skip
 
     def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        at_least(self, 0, "shots")
         refuse_unknown_methods(self.methods, ("filt-acc", *VARIANTS))
 
     def scoring(self, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:

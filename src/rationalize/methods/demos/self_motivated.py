@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+from rationalize.config.checks import at_least, check_seeds
 from rationalize.evaluation.baselines import FEW_SHOT
 from rationalize.methods.base import Experiment, Learned
 from rationalize.methods.experiment import (
@@ -99,6 +100,8 @@ class SelfMotivatedDemoConfig:
     }
 
     def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        at_least(self, 0, "votes", "shots")
         refuse_unknown_methods(self.methods, ("star", "dpo", *(f"ppo-{mode}" for mode in PPO_ROWS)))
 
     @property

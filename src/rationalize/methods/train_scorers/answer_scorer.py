@@ -30,6 +30,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from rationalize.config.checks import between
 from rationalize.errors import UserError
 from rationalize.methods.base import RunConfig
 from rationalize.methods.train_scorers.crossfit import ScorerConfig, cross_fit, train_model
@@ -60,6 +61,10 @@ class AnswerScorerConfig(ScorerConfig):
     texts: Texts = "choices"
     """`choices`: our templates, answered in words; `modes`: answered with the letter; `released`:
     MaRio's `explain ..` and `.. explanation: ..`."""
+
+    def __post_init__(self) -> None:
+        ScorerConfig.__post_init__(self)
+        between(self, 0, 1, "answer_share")
 
 
 def train_answer_scorer(

@@ -15,16 +15,18 @@ from typing import Any, Literal
 import torch
 
 from rationalize.config import to_dict
+from rationalize.config.checks import above, between
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.methods.base import RunConfig
+from rationalize.models.folders import check_model
 from rationalize.models.forward import GroupOf
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy
 from rationalize.models.scorers import SCORER_FILE, fold_of
 from rationalize.questions import group_duplicates, hold_out
 from rationalize.records import Question
-from rationalize.runs import Run, Stage
+from rationalize.runs import Run, Stage, check_resumable
 from rationalize.training.loop import BatchAt, FitConfig, Loss, fit
 
 
@@ -45,6 +47,10 @@ class ScorerConfig:
     fit: FitConfig = FitConfig(learning_rate=2e-4, batch_size=16, micro_tokens=640)
     """How a fold learns."""
 
+    def __post_init__(self) -> None:
+        above(self, 0, "epochs")
+        between(self, 0, 1, "frozen_layers", "held_out")
+
 
 def cross_fit(
     run_config: RunConfig,
@@ -63,10 +69,12 @@ def cross_fit(
     `learn(run, name, questions, held_out)` trains the fold `name` and returns its entry in
     `scorer.json`. Questions are those of `run_config` unless `train` gives them.
     """
+    stored = {"method": kind.replace(" ", "-"), **to_dict(run_config), **to_dict(config)}
+    check_resumable(out, stored, overwrite=overwrite)
+    check_model(run_config.model)
     if train is None:
         train = run_config.load_splits()["train"]
     base = run_config.load_policy(tuning="full").weights_hash
-    stored = {"method": kind.replace(" ", "-"), **to_dict(run_config), **to_dict(config)}
     with Run.open(out, stored, base_hash=base, overwrite=overwrite) as run:
 
         def make() -> dict[str, Any]:

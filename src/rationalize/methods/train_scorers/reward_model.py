@@ -28,10 +28,12 @@ import numpy as np
 
 from rationalize.attempt_files import load_attempts
 from rationalize.config import to_dict
+from rationalize.config.checks import above, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.intervals import Interval, bootstrap_mean
 from rationalize.methods.base import NothingToLearn, RunConfig
 from rationalize.methods.own_attempts import RejectConfig, is_right, rankable
+from rationalize.models.folders import check_model
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head, save_head
 from rationalize.models.policy import Policy
@@ -46,7 +48,7 @@ from rationalize.models.reward_model import (
 from rationalize.progress import say
 from rationalize.questions import hold_out
 from rationalize.records import Attempt, Question
-from rationalize.runs import Run, Stage
+from rationalize.runs import Run, Stage, check_resumable
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels
 from rationalize.training.batches import grouped_batch
 from rationalize.training.loop import HeadFitConfig, fit
@@ -86,6 +88,9 @@ class RewardModelConfig:
     """How it learns; a batch is so many questions."""
 
     def __post_init__(self) -> None:
+        at_least(self, 0, "pairs", "centre")
+        between(self, 0, 1, "held_out", "gate", "gate_masked")
+        above(self, 0, "epochs")
         if self.centre and self.loss != "pairwise":
             raise UsageError(f"centre has no effect with loss={self.loss}; leave it out")
 
@@ -130,11 +135,13 @@ def train_reward_model(
     """From stored attempts to a folder for `RewardModel.load` and the reward `reward_model`."""
     if not source.attempts:
         raise UsageError("name the attempts to learn from: --attempts RUN or FILE")
+    stored = {"method": "reward-model"}
+    stored |= {k: v for part in (run_config, config, source) for k, v in to_dict(part).items()}
+    check_resumable(out, stored, overwrite=overwrite)
+    check_model(run_config.model)
     splits = run_config.load_splits()
     attempts = attempts_at(Path(source.attempts), splits)
     policy = run_config.load_policy()
-    stored = {"method": "reward-model"}
-    stored |= {k: v for part in (run_config, config, source) for k, v in to_dict(part).items()}
     with Run.open(out, stored, base_hash=policy.weights_hash, overwrite=overwrite) as run:
         data = RankData(attempts, splits["train"], source.select, seed=run_config.seed)
         stage = Stage(run, "reward-model")

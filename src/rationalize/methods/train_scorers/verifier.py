@@ -39,6 +39,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rationalize.config.checks import at_least, between
 from rationalize.errors import UserError
 from rationalize.methods.base import RunConfig
 from rationalize.methods.train_scorers.crossfit import ScorerConfig, cross_fit, train_model
@@ -78,6 +79,12 @@ class VerifierConfig(ScorerConfig):
     """What is judged: the rationale alone, or the question and the rationale together."""
     fit: FitConfig = FitConfig(learning_rate=2e-4, batch_size=18)
     """How a fold learns; the batch size counts statements."""
+
+    def __post_init__(self) -> None:
+        ScorerConfig.__post_init__(self)
+        at_least(self, 1, "negatives")
+        at_least(self, 0, "choice_weight")
+        between(self, 0, 1, "choice_statements", "rationale_statements")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""What a verb would do (`--dry-run`), in lines; raises what a start would raise before it works.
+
+Nothing is written, and no model is loaded or asked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rationalize.commands.chain import coalition_folder
+from rationalize.commands.output_file import OutputFile
+from rationalize.commands.resolve import known_names, sampling_of, settings_of
+from rationalize.config import to_dict
+
+
+def plan_sample(config: Any, overwrite: bool) -> list[str]:
+    OutputFile(config.out, "sample", settings_of(config), overwrite).check()
+    return _writing(config)
+
+
+def plan_ask(config: Any, overwrite: bool) -> list[str]:
+    sampling_of(config)
+    return [_model(config, None)]
+
+
+def plan_evaluate(config: Any, overwrite: bool) -> list[str]:
+    from rationalize.runs import check_resumable
+
+    settings = {"method": "evaluate", **settings_of(config)}
+    check_resumable(config.out, settings, overwrite=overwrite)
+    return [*_writing(config), _rewards(config, config.rewards), f"results: in {config.out}"]
+
+
+def plan_score(config: Any, overwrite: bool) -> list[str]:
+    from rationalize.commands.rationale_file import RationaleFile
+    from rationalize.commands.score import questions_by_id
+
+    OutputFile(config.out, "score", {}, overwrite).check()
+    lines = [_rewards(config, config.rewards)]
+    if not config.file.is_file():  # what can be read once only is left to the start
+        return [f"rows: {config.file}", *lines]
+    rows = RationaleFile(config.file, config.columns, questions_by_id(config), str(config.file))
+    return [f"rows: {rows.check(None)} of {config.file}", *lines]
+
+
+def plan_check_rewards(config: Any, overwrite: bool) -> list[str]:
+    if config.out and not (config.people or config.references):
+        OutputFile(config.out, "check-rewards", to_dict(config), overwrite).check()
+    return [_rewards(config, config.rewards)] if config.rewards else []
+
+
+def plan_compare(config: Any, overwrite: bool) -> list[str]:
+    from rationalize.commands.evaluate import pair_named
+    from rationalize.evaluation.compare import read_run
+
+    OutputFile(config.out, "compare", {"runs": config.runs}, overwrite).check()
+    pairs = [" - ".join(pair_named(text)) for text in config.pairs]
+    rows = [f"{r.name} ({', '.join(r.results['methods'])})" for r in map(read_run, config.runs)]
+    return [f"runs: {'; '.join(rows)}", *([f"pairs: {', '.join(pairs)}"] if pairs else [])]
+
+
+def plan_export(config: Any, overwrite: bool) -> list[str]:
+    OutputFile(config.out, "export", to_dict(config), overwrite).check()
+    return [f"attempts: {config.attempts}"]
+
+
+def plan_leaderboard(config: Any, overwrite: bool) -> list[str]:
+    from rationalize.runs import check_resumable
+
+    settings = {"method": "leaderboard", **to_dict(config)}
+    check_resumable(config.out, settings, overwrite=overwrite)
+    return [_rewards(config, config.rewards), f"results: in {config.out}"]
+
+
+def _writing(config: Any) -> list[str]:
+    """The model and the questions that it would write to."""
+    from rationalize.questions import load_questions
+    from rationalize.questions.hub import on_hub
+
+    line = _model(config, config.server)
+    sampling = sampling_of(config)
+    if on_hub(config.questions):
+        return [line, f"questions: {config.questions}, from the hub (not read in a dry run)"]
+    questions = load_questions(
+        config.questions, config.split, columns=config.columns or None, limit=config.limit
+    )
+    asked = f"questions: {len(questions)} {config.split}, {sampling.n} replies each"
+    return [line, asked]
+
+
+def _model(config: Any, server: str | None) -> str:
+    from rationalize.models.folders import check_model
+
+    if server is None and coalition_folder(config.model) is None:
+        check_model(config.model)
+    return f"model: {config.model}" + (f" at {server}" if server else "")
+
+
+def _rewards(config: Any, names: Any) -> str:
+    return f"rewards: {', '.join(known_names(names, config))}"
