@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rationalize.cli import VERBS, command_of, _demo_command, main
+from rationalize.cli import VERBS, _demo_command, command_of, main
 from rationalize.config import from_dict
 from rationalize.config.checks import LARGEST_SEED, above, at_least, between, check_seeds, finite
 from rationalize.config.compose import split

@@ -293,3 +293,29 @@ def test_take_removes_a_flag_and_its_value():
     assert take(["b"], "--out") == (None, ["b"])
     with pytest.raises(UsageError, match="--out needs a value"):
         take(["--out", "--b"], "--out")
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        (["train", "mario", "--lr", "1"], "fit.learning-rate"),
+        (["train", "mario", "--fit.lr", "1"], "fit.learning-rate"),
+        (["train", "sft", "--batch_size", "1"], "fit.batch-size"),
+        (["train", "sft", "--per-device-train-batch-size", "1"], "fit.batch-size"),
+        (["train", "sft", "--num_train_epochs", "1"], "epochs"),
+        (["train", "filt-acc", "--max-steps", "1"], "steps"),
+        (["train", "mario", "--max-completion-length", "1"], "sampling.max-new-tokens"),
+        (["train", "sft", "--model_name_or_path", "x"], "model"),
+        (["train", "sft", "--output-dir", "x"], "out"),
+        (["sample", "--max-tokens", "1"], "max-new-tokens"),
+        (["sample", "--num-generations", "1"], "n"),
+        (["evaluate", "--num_fewshot", "1"], "--help lists all flags"),
+        (["train", "sft", "--zzzzzz", "1"], "--help lists all flags"),
+    ],
+)
+def test_a_flag_of_another_library_is_answered_with_ours(argv, meant, capsys):
+    from rationalize.cli import main
+
+    assert main(argv) == 2
+    said = capsys.readouterr().err
+    assert f"'{meant}'" in said or (meant.startswith("--") and meant in said)

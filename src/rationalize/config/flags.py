@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rationalize.config import dump_yaml, from_dict, load_yaml, nearest, to_dict
+from rationalize.config.aliases import suggestion
 from rationalize.config.old import new_name, upgrade
 from rationalize.errors import UsageError
 
@@ -55,8 +56,8 @@ def merge(
             and name not in {*options, "help"}
             and not _negates(name, options)
         ):
-            known = [n for n in options if n]
-            raise UsageError(f"unknown flag {token}{nearest(name, known).replace('_', '-')}")
+            known = [*options, "config", "out", "overwrite"]
+            raise UsageError(f"unknown flag {token}{suggestion(name, filter(None, known))}")
     # A wrong value, the dataclass's own checks included, ends in a message and exit status 2.
     return tyro.cli(
         cls,
