@@ -1,0 +1,107 @@
+"""What can be known to be wrong is told before a folder exists; a dry run tells the same."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rationalize.cli import main
+from rationalize.errors import UserError
+from rationalize.models.folders import check_model
+from rationalize.questions import load_questions
+from rationalize.rewards import DIAGNOSTICS, REWARDS
+from rationalize.rewards.known import known_rewards
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.txt").write_text("x")
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"question": "?", "answer": "a"}) + "\n")
+    return tmp_path
+
+
+WRONG = [
+    (["train", "mario", "--rewards", "correctnes,diversity"], "unknown reward 'correctnes'"),
+    (["train", "mario", "--rewards", "no_such:fn"], "no module 'no_such'"),
+    (["train", "mario", "--rewards", "length", "diversity"], "length: a diagnostic"),
+    (["train", "mario", "--rewards", "reward_model"], "--reward-model DIR"),
+    (["train", "mario", "--verifier", "runs/nope"], "runs/nope: no scorer.json there"),
+    (["train", "filt-acc", "--answer-scorer", "folder"], "folder: no scorer.json there"),
+    (["train", "filt-acc", "--select-by", "acuracy"], "did you mean 'accuracy'"),
+    (["train", "sft", "--model", "nope/a/b"], "nope/a/b: there is no such folder"),
+    (["train", "sft", "--model", "folder/nope"], "folder/nope: there is no such folder"),
+    (["train", "sft", "--model", "folder"], "folder: no config.json there"),
+    (["train", "sft", "--model", "rows.jsonl"], "rows.jsonl: is a file"),
+    (["train", "sft", "--questions", "nope.jsonl"], "nope.jsonl: no such file"),
+    (["train", "sft", "--questions", "folder/nope"], "folder/nope: no such file"),
+    (["train", "verifier", "--model", "./nope"], "./nope: there is no such folder"),
+    (["demo", "--mario.rewards", "nope"], "unknown reward 'nope'"),
+    (["demo", "--verifier", "nope"], "nope: no scorer.json there"),
+    (["evaluate", "--model", "default", "--questions", "builtin", "--rewards", "lenght"],
+     "unknown reward 'lenght'"),
+    (["evaluate", "--model", "./nope", "--questions", "builtin"], "there is no such folder"),
+    (["evaluate", "--model", "default", "--questions", "builtin", "--rewards", "plausibility"],
+     "--verifier DIR"),
+    (["sample", "--model", "./nope", "--questions", "builtin"], "there is no such folder"),
+    (["score", "rows.jsonl", "--rewards", "consistency"], "--answer-scorer DIR"),
+    (["compare", "folder", "--pairs", "a - b"], "folder: no config.yaml there"),
+    (["compare", "folder", "--pairs", "a"], "expected two methods"),
+    (["check-rewards", "lenght"], "unknown reward 'lenght'"),
+    (["leaderboard", "--data", "folder", "--rewards", "nope"], "unknown reward 'nope'"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]], ids=["start", "dry"])
+@pytest.mark.parametrize(("argv", "told"), WRONG, ids=[told for _, told in WRONG])
+def test_a_mistake_is_told_and_leaves_nothing(argv, told, dry, here, capsys):
+    before = sorted(here.rglob("*"))
+    assert main([*argv, *dry]) in (1, 2)
+    assert told in capsys.readouterr().err
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_corrected_command_starts_in_the_same_folder(tiny_model, mostly_yes, here):
+    flags = ["--model", tiny_model, "--questions", mostly_yes, "--epochs", "0.1", "--out", "run"]
+    assert main(["train", "sft", *flags, "--fit.batch-size", "4"]) == 0
+    assert main(["train", "sft", *flags, "--fit.batch-size", "8"]) == 1  # it has finished a stage
+    assert main(["train", "sft", *flags, "--fit.batch-size", "8", "--overwrite"]) == 0
+    assert main(["train", "sft", *flags, "--fit.batch-size", "8"]) == 0
+
+
+def test_pairs_of_a_comparison_are_methods_of_the_runs(tiny_model, here, capsys):
+    flags = ["--model", tiny_model, "--questions", "builtin", "--limit", "2"]
+    argv = ["evaluate", *flags, "--max-new-tokens", "2", "--name", "MaRio", "--out", "run"]
+    assert main(argv) == 0
+    assert main(["compare", "run", "--pairs", "mario - sft", "--out", "page.html"]) == 2
+    assert "unknown method 'sft' among the pairs" in capsys.readouterr().err
+    assert not (here / "page.html").exists()
+    assert main(["compare", "run", "--pairs", "MARIO - majority answer", "--out", "p.html"]) == 0
+
+
+def test_a_dry_run_prints_the_plan(tiny_model, mostly_yes, here, capsys):
+    argv = ["train", "mario", "--model", tiny_model, "--questions", mostly_yes, "--dry-run"]
+    assert main(argv) == 0
+    plan = capsys.readouterr().out
+    assert "24 train, 6 dev, 6 test; 24 rationales at 24 train questions" in plan
+    assert "rewards: correctness, diversity, consistency, plausibility" in plan
+    assert "trained: answer scorer; verifier; SFT, to start from" in plan
+    argv = ["sample", "--model", tiny_model, "--questions", mostly_yes, "--n", "3", "--dry-run"]
+    assert main(argv) == 0
+    assert "questions: 24 train, 3 replies each" in capsys.readouterr().out
+    assert sorted(p.name for p in here.iterdir()) == ["folder", "rows.jsonl"]
+
+
+def test_every_reward_is_known_without_its_model():
+    assert [r.name for r in known_rewards([*REWARDS, *DIAGNOSTICS])] == list(REWARDS)
+    with pytest.raises(UserError, match="needs a verifier"):
+        known_rewards(["plausibility"], verifier=False)
+
+
+def test_hub_ids_are_not_taken_for_folders(here, monkeypatch):
+    for model in ("default", "gpt2", "Qwen/Qwen2.5-0.5B-Instruct"):
+        check_model(model)
+    with pytest.raises(UserError, match="no such file or folder"):
+        load_questions("folder/train")
