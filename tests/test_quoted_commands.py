@@ -13,6 +13,8 @@ PLACES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "experiments/*", "exam
 COMMAND = re.compile(rf"\brationalize ((?:{'|'.join(FORMS)})\b[^`\n]*)")
 MEANT_TO_FAIL = ("lerning-rate",)
 """What a page quotes with the error that it gives."""
+ABSENT = re.compile(r"no such file|no (config|scorer|reward_model)\.\w+ there|module 'my_\w+'? ")
+"""What a dry run says of runs, files and modules of the reader's own."""
 
 
 def quoted() -> list[str]:
@@ -37,4 +39,5 @@ def test_a_quoted_command_is_accepted(command, monkeypatch, capsys):
     if argv[0] != "config":
         argv.append("--dry-run")
     status = main(argv)
-    assert status == 0, capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert status == 0 or ABSENT.search(said), said

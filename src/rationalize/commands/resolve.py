@@ -56,11 +56,6 @@ def open_writer(config: Any) -> Iterator[Writer]:
 
         yield Writer(Sampler(policy, guidance=config.guidance), control, policy.weights_hash)
         return
-    if config.control or config.guidance:
-        raise UsageError(
-            "--control and --guidance need control tokens, and a model behind a server has none; "
-            "leave them out, or name a model that MaRio taught without --server"
-        )
     from rationalize.sampling.server import ServerSampler
 
     sampler = ServerSampler(config.server, config.model, config.http)
@@ -185,6 +180,11 @@ def check_writing(config: Any) -> None:
     between(config, 0, LARGEST_SEED, "seed")
     if hasattr(config, "limit"):
         at_least(config, 1, "limit")
+    if getattr(config, "server", None) is not None and (config.control or config.guidance):
+        raise UsageError(
+            "--control and --guidance need control tokens, and a model behind a server has none; "
+            "leave them out, or name a model that MaRio taught without --server"
+        )
 
 
 def sampling_of(config: Any) -> SamplingConfig:

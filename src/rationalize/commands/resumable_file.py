@@ -33,6 +33,7 @@ def work_folder(out: Path) -> Iterator[Path]:
     """
     folder = _made(out)
     lock(folder)
+    _forget_idle(folder)
     try:
         yield folder
     finally:
@@ -44,24 +45,34 @@ def work_folder(out: Path) -> Iterator[Path]:
 def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
     """Store what the work depends on.
 
-    Work that was begun with other settings is begun anew where it has stored nothing, or with
-    `overwrite`; else it raises `UserError`.
+    Raises `UserError` where it was begun with other settings; with `overwrite` what it has done is
+    deleted.
     """
     wanted = plain(settings)
     file = folder / _SETTINGS
     stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else wanted
     if stored != wanted:
-        done = [p for p in folder.iterdir() if _STORED.fullmatch(p.name) and p.stat().st_size]
-        if done and not overwrite:
+        if not overwrite:
             different = [k for k in {**wanted, **stored} if stored.get(k) != wanted.get(k)]
             raise UserError(
                 f"{folder} holds an unfinished call with other settings ({', '.join(different)}); "
                 "start that one again to finish it, name another --out, or delete what it has done "
                 "with --overwrite"
             )
-        for place in done:
+        for place in _done(folder):
             place.unlink()
     write_text(file, json.dumps(wanted, indent=1))
+
+
+def _done(folder: Path) -> list[Path]:
+    """The files that hold finished work."""
+    return [p for p in folder.iterdir() if _STORED.fullmatch(p.name) and p.stat().st_size]
+
+
+def _forget_idle(folder: Path) -> None:
+    """Work that has stored nothing yet may be begun anew with other settings."""
+    if not _done(folder):
+        (folder / _SETTINGS).unlink(missing_ok=True)
 
 
 def end(folder: Path) -> None:
@@ -74,6 +85,7 @@ class ResumableFile:
 
     def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
         self._folder = _made(out)
+        _forget_idle(self._folder)
         begin(self._folder, settings, overwrite=overwrite)
         self.blocks: list[list[Attempt]] = []
         while self._file(len(self.blocks)).exists():

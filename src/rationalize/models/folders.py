@@ -53,8 +53,8 @@ def check_model(model: str | Path) -> None:
                 "resume it, or name a model"
             )
         raise UserError(
-            f"{model}: no config.json there; expected a folder that save_pretrained wrote, or the "
-            "folder of a finished run"
+            f"{model}: no config.json there; expected a folder that save_pretrained wrote, with "
+            "config.json, weights and tokenizer, or the folder of a finished run"
         )
     if folder.is_file() or looks_local(name):
         kind = "is a file" if folder.is_file() else "there is no such folder"
