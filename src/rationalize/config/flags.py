@@ -59,13 +59,9 @@ def merge(
             raise UsageError(f"unknown flag {token}{nearest(name, known).replace('_', '-')}")
     # A wrong value, the dataclass's own checks included, ends in a message and exit status 2.
     return tyro.cli(
-        cls,
-        prog=prog,
-        description=description,
-        args=argv,
-        default=default,
+        cls, prog=prog, description=description, args=argv, default=default,
         config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
-    )
+    )  # fmt: skip
 
 
 def _todays(token: str, options: Mapping[str, Any], method: str) -> str:

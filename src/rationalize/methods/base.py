@@ -208,13 +208,9 @@ class Experiment:
 
         def write() -> list[Attempt]:
             attempts = write_attempts(
-                Sampler(policy, guidance=asked.guidance),
-                questions,
-                self.sampling(asked.mode),
-                Provenance(split, seed, writer=name),
-                asked,
-                label=f"{name} on {split}",
-            )
+                Sampler(policy, guidance=asked.guidance), questions, self.sampling(asked.mode),
+                Provenance(split, seed, writer=name), asked, label=f"{name} on {split}",
+            )  # fmt: skip
             return self.suite.score(attempts, {q.id: q for q in questions})
 
         return final_stage(self.run, name).attempts(f"{split}-{seed}", write)
@@ -249,13 +245,10 @@ def evaluate_on_dev(
 
     def write() -> list[Attempt]:
         attempts = write_attempts(
-            Sampler(policy, guidance=asked.guidance),
-            exp.dev,
-            exp.sampling(asked.mode),
-            Provenance("dev", exp.seed, writer=stage.name, round=round, step=step),
-            asked,
+            Sampler(policy, guidance=asked.guidance), exp.dev, exp.sampling(asked.mode),
+            Provenance("dev", exp.seed, writer=stage.name, round=round, step=step), asked,
             label=f"{stage.name} on dev, step {step}",
-        )
+        )  # fmt: skip
         return exp.suite.score(attempts, {q.id: q for q in exp.dev}) if scored else attempts
 
     attempts = stage.attempts(f"dev{step}", write)

@@ -54,12 +54,9 @@ def vote(
 
         def write(split: str = split, questions=questions) -> list[Attempt]:
             attempts = write_attempts(
-                Sampler(exp.load_policy(learned.weights)),
-                list(questions.values()),
-                sampling,
-                Provenance(split, seed, writer=f"{row} votes"),
-                label=f"{row} votes on {split}",
-            )
+                Sampler(exp.load_policy(learned.weights)), list(questions.values()), sampling,
+                Provenance(split, seed, writer=f"{row} votes"), label=f"{row} votes on {split}",
+            )  # fmt: skip
             return suite.score(attempts, questions)
 
         attempts = Stage(exp.run, "votes").attempts(f"{split}-{seed}", write)

@@ -93,13 +93,10 @@ def write_candidates(
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
             return write_attempts(
-                Sampler(policy),
-                questions,
-                several,
+                Sampler(policy), questions, several,
                 Provenance("train", question_seed(exp.seed, writer), writer=writer, round=round),
-                PromptOptions(mode="rationale"),
-                label=f"{writer} writes, round {round}",
-            )
+                PromptOptions(mode="rationale"), label=f"{writer} writes, round {round}",
+            )  # fmt: skip
 
     stage = exp.stage(name, needs=FOR_WRITING)
     written = [a for n in names for a in stage.attempts(f"{n}-writes", partial(write, n))]

@@ -157,13 +157,10 @@ def instruct(
     # imperfect rationales, to be refined
     def write() -> list[Attempt]:
         return write_attempts(
-            Sampler(policy),
-            questions,
-            config.imperfect,
-            Provenance("train", exp.seed, writer="warm-up"),
-            PromptOptions(mode="rationale"),
+            Sampler(policy), questions, config.imperfect,
+            Provenance("train", exp.seed, writer="warm-up"), PromptOptions(mode="rationale"),
             label="imperfect rationales",
-        )
+        )  # fmt: skip
 
     if refined:
         warm = stage.sub("warm")
@@ -238,13 +235,10 @@ def with_rationales(
     def write() -> list[Attempt]:
         demos = builtin_questions(train=config.shots, dev=0, test=0, unseen=0, seed=exp.seed)
         return write_attempts(
-            Sampler(policy),
-            questions,
-            config.imperfect,
-            Provenance("train", exp.seed, writer="few-shot"),
-            PromptOptions(demos=demos["train"]),
+            Sampler(policy), questions, config.imperfect,
+            Provenance("train", exp.seed, writer="few-shot"), PromptOptions(demos=demos["train"]),
             label=f"{stage.name}: few-shot attempts",
-        )
+        )  # fmt: skip
 
     attempts = stage.attempts("bootstrap", write)
     by_id = {q.id: q for q in questions}

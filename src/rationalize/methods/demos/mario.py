@@ -153,12 +153,9 @@ def _preflight(exp: Experiment, config: MarioConfig, learned: Learned) -> None:
     def measure() -> Any:
         asked = exp.train[:32]
         attempts = write_attempts(
-            Sampler(learned.policy),
-            asked,
-            replace(config.sampling, n=2),
-            Provenance("train", exp.seed, writer="preflight"),
-            label="preflight",
-        )
+            Sampler(learned.policy), asked, replace(config.sampling, n=2),
+            Provenance("train", exp.seed, writer="preflight"), label="preflight",
+        )  # fmt: skip
         scored = exp.suite.score(attempts, {q.id: q for q in asked})
         return preflight(scored, exp.suite, control_bins(config, exp.suite))
 
