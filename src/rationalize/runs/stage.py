@@ -1,0 +1,145 @@
+"""A stage: a named part of a run that is stored when it ends and left out when it is done.
+
+    stage = Stage(run, "mario")
+    facts = stage.policy(policy, learn)            # learn() once; afterwards its weights are loaded
+    attempts = stage.attempts("round0", write)     # write() once; afterwards they are read back
+    rows = stage.facts("obedience/mario-12", measure)
+
+A second start calls the same lines and goes on where the first was killed. A stage with a `source`,
+the same stage of another run, takes from there what that run has stored.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from rationalize.records import Attempt
+from rationalize.runs.run import Run
+
+Value = TypeVar("Value")
+
+
+class Weights(Protocol):
+    """What has weights to store: a policy, or one of several writers over a base."""
+
+    def save(self, folder: Path) -> None:
+        """Write the weights to a folder."""
+
+    def load_weights(self, folder: Path) -> None:
+        """Take over the weights that `save` wrote."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named part of a run."""
+
+    run: Run
+    name: str
+    kind: str = "policies"
+    """Folder of the run that holds the weights of stages of this kind."""
+    source: Stage | None = None
+    """The same stage of another run, whose results are taken over."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the stage's weights are."""
+        return self.run.path / self.kind / self.name
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The facts that the stage ended with, or None before its end."""
+        return self.run.done(self.name)
+
+    def sub(self, name: str) -> Stage:
+        """A stage inside this one: `mario` and `round0` make `mario-round0`."""
+        source = self.source.sub(name) if self.source else None
+        return replace(self, name=f"{self.name}-{name}", source=source)
+
+    def once(self, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """The facts that `make` returned when it was called, now or by an earlier start."""
+        if self.done is None:
+            self.run.finish(self.name, **make())
+            self._forget_checkpoints()
+        return self.done or {}
+
+    def policy(
+        self, policy: Weights, learn: Callable[[], Mapping[str, Any] | None]
+    ) -> dict[str, Any]:
+        """Leave the stage's weights in `policy`: learned in place by `learn`, or loaded.
+
+        Returns the facts that `learn` returned.
+        """
+        if self.done is None:
+            self._take_over_weights()
+        if self.done is not None:
+            policy.load_weights(self.folder)
+            return self.done
+
+        def make() -> Mapping[str, Any]:
+            facts = learn() or {}
+            policy.save(self.run.folder(self.kind, self.name))
+            return facts
+
+        return self.once(make)
+
+    def attempts(self, part: str, write: Callable[[], Sequence[Attempt]]) -> list[Attempt]:
+        """The attempts of a part of the stage: written and stored, or read back."""
+        shard = f"{self.name}-{part}"
+        if not self.run.has_shard(shard):
+            known = self.source.stored(part) if self.source else None
+            self.run.append(write() if known is None else known, shard)
+        return self.run.read_shard(shard)
+
+    def stored(self, part: str) -> list[Attempt] | None:
+        """The attempts of a part if they have been written."""
+        shard = f"{self.name}-{part}"
+        return self.run.read_shard(shard) if self.run.has_shard(shard) else None
+
+    def facts(self, file: str, measure: Callable[[], Value]) -> Value:
+        """What `measure` returned, as JSON holds it, stored in `file`.json of the run."""
+        name = f"{file}.json"
+        if self.run.read_json(name) is None:
+            known = self.source.run.read_json(name) if self.source else None
+            self.run.write_json(name, measure() if known is None else known)
+        return self.run.read_json(name)
+
+    def log(self, section: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Log rows under `stage/section`, in the place of those of this step and later ones."""
+        name = f"{self.name}/{section}"
+        self.run.rewind(name, step)
+        for row in rows:
+            self.run.log(name, **{"step": step, **row})
+
+    def metrics(self, section: str = "") -> list[dict[str, Any]]:
+        """What was logged by the training loop, or under a section."""
+        return self.run.metrics(f"{self.name}/{section}" if section else self.name)
+
+    def _take_over_weights(self) -> None:
+        """Link the source's weights, if it has finished the stage."""
+        facts = self.source.done if self.source else None
+        if self.source is None or facts is None:
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(self.source.folder, self.folder, copy_function=_link)
+        self.run.finish(self.name, **facts)
+
+    def _forget_checkpoints(self) -> None:
+        """Delete what only a resume within the stage needs."""
+        place = self.run.path / "checkpoints"
+        shutil.rmtree(place / self.name, ignore_errors=True)
+        for name in (f"{self.name}-best.json", f"{self.name}-best.safetensors"):
+            (place / name).unlink(missing_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link where the file system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
