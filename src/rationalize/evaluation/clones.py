@@ -61,18 +61,13 @@ def clone_rows(
         texts_a, texts_b = [texts[a][i] for i in shared], [texts[b][i] for i in shared]
         answered = sorted(set(answers[a]) & set(answers[b]))
         differ = [answers[a][i] != answers[b][i] for i in answered]
-        rows.append(
-            {
-                "variants": [a, b],
-                "n": len(shared),
-                "bleu": (bleu(texts_a, texts_b) + bleu(texts_b, texts_a)) / 2,
-                "identical": float(
-                    np.mean([x == y for x, y in zip(texts_a, texts_b, strict=True)])
-                ),
-                "disagreement": float(np.mean(differ)) if differ else None,
-                "kl": [divergences.get((a, b)), divergences.get((b, a))],
-            }
-        )
+        rows.append({
+            "variants": [a, b], "n": len(shared),
+            "bleu": (bleu(texts_a, texts_b) + bleu(texts_b, texts_a)) / 2,
+            "identical": float(np.mean([x == y for x, y in zip(texts_a, texts_b, strict=True)])),
+            "disagreement": float(np.mean(differ)) if differ else None,
+            "kl": [divergences.get((a, b)), divergences.get((b, a))],
+        })  # fmt: skip
     return rows
 
 

@@ -10,12 +10,7 @@ from typing import Any
 from rationalize.errors import UserError
 from rationalize.evaluation.baselines import MAJORITY, SEEDLESS
 from rationalize.evaluation.metrics import Metric, metrics_from_facts
-from rationalize.evaluation.results import (
-    Results,
-    merge_log,
-    read_questions,
-    summarise_metrics,
-)
+from rationalize.evaluation.results import Results, merge_log, read_questions, summarise_metrics
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 

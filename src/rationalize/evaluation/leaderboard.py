@@ -96,9 +96,20 @@ def read_set(
             )
         by_id[row.id] = row
     # what is missing, or contradicts the answer key
-    coverage = [_coverage(name, questions, model, by_id) for model, by_id in by_model.items()]
-    for counts, by_id in zip(coverage, by_model.values(), strict=True):
-        notes += _notes(counts, [r for r in by_id.values() if _disagrees(r, questions[r.id])])
+    coverage = []
+    for model, by_id in by_model.items():
+        found = list(by_id.values())
+        coverage.append({
+            "set": name, "model": model, "questions": len(questions), "rationales": len(found),
+            "missing": len(questions) - len(found),
+            "empty": sum(not r.rationale.strip() for r in found),
+            "no_answer": sum(r.predicted is None for r in found),
+        })  # fmt: skip
+        asked = [(r, questions[r.id]) for r in found]
+        contradicting = [
+            r for r, q in asked if is_correct(r.predicted, q.answer, q.choices) != r.correct
+        ]
+        notes += _notes(coverage[-1], contradicting)
     if incomplete := [r for r in coverage if r["empty"] or r["no_answer"]]:
         each = ", ".join(f"{r['model']} {r['empty']}/{r['no_answer']}" for r in incomplete)
         notes.append(
@@ -260,17 +271,6 @@ def over_sets(
     return rows
 
 
-def _coverage(
-    name: str, questions: Mapping[str, Question], model: str, rows: Mapping[str, ReferenceRationale]
-) -> dict[str, Any]:
-    return {
-        "set": name, "model": model, "questions": len(questions), "rationales": len(rows),
-        "missing": len(questions) - len(rows),
-        "empty": sum(not r.rationale.strip() for r in rows.values()),
-        "no_answer": sum(r.predicted is None for r in rows.values()),
-    }  # fmt: skip
-
-
 def _notes(row: Mapping[str, Any], disagreeing: Sequence[ReferenceRationale]) -> list[str]:
     name, model = row["set"], row["model"]
     notes = []
@@ -288,10 +288,6 @@ def _notes(row: Mapping[str, Any], disagreeing: Sequence[ReferenceRationale]) ->
             "`correct`."
         )
     return notes
-
-
-def _disagrees(row: ReferenceRationale, question: Question) -> bool:
-    return is_correct(row.predicted, question.answer, question.choices) != row.correct
 
 
 def _same(run: EvaluatedRun, id: str, of: ReferenceSet) -> bool:
