@@ -208,12 +208,8 @@ def _optimise(
     if before is not None:
         policy.extrapolate_control_rows(before, factor)
     per_unit = {name: value / max(weight, 1.0) for name, value in metrics.items()}
-    return {
-        "loss": total / max(weight, 1.0),
-        "grad_norm": norm.item(),
-        "weight": weight,
-        **per_unit,
-    }
+    loss_per_unit = total / max(weight, 1.0)
+    return {"loss": loss_per_unit, "grad_norm": norm.item(), "weight": weight, **per_unit}
 
 
 def _save(
