@@ -140,12 +140,8 @@ class MarioConfig:
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {
-            "ties": "released",
-            "draw": "uniform",
-            "steps": 50_000,
-            "sample_interval": 4_000,
-            "beta": 0.1,
-            "alpha": 0.0,
+            "ties": "released", "draw": "uniform", "steps": 50_000, "sample_interval": 4_000,
+            "beta": 0.1, "alpha": 0.0,
             "fit": {
                 "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
                 "max_grad_norm": 1.0,
@@ -230,13 +226,11 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         step = round * config.sample_interval
         active = active_when_sampling(step, config)
         attempts = write_attempts(
-            Sampler(policy),
-            questions_for(exp.train, config.prompts, round, exp.seed),
-            config.sampling,
-            Provenance("train", exp.seed, round=round, step=step),
+            Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
+            config.sampling, Provenance("train", exp.seed, round=round, step=step),
             PromptOptions(control=dict.fromkeys(active, 0)),
             label=f"{stage.name} explores, round {round}",
-        )
+        )  # fmt: skip
         if round == 0:
             attempts = teacher_attempts(exp.train, config.teacher) + attempts
         return exp.suite.score(attempts, questions)

@@ -87,12 +87,10 @@ class SelfMotivatedConfig:
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "lora": {
-            "tuning": "lora",
-            "rft": {"fit": {"learning_rate": 2e-4}},
-            "rm": {"fit": {"learning_rate": 1e-4}},
-            "ppo": {"fit": {"learning_rate": 1e-5}},
+            "tuning": "lora", "rft": {"fit": {"learning_rate": 2e-4}},
+            "rm": {"fit": {"learning_rate": 1e-4}}, "ppo": {"fit": {"learning_rate": 1e-5}},
         }
-    }
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:

@@ -26,11 +26,7 @@ from rationalize.methods.base import (
 )
 from rationalize.methods.coalition.algorithm import coalition
 from rationalize.methods.coalition.config import CoalitionConfig
-from rationalize.methods.coalition.evaluate import (
-    COALITION,
-    OTHERS,
-    evaluate_chains,
-)
+from rationalize.methods.coalition.evaluate import COALITION, OTHERS, evaluate_chains
 from rationalize.methods.coalition.inference import Routing
 from rationalize.methods.launch import make_experiment, open_run, tokens_of
 from rationalize.methods.outcome import majority_row, said_done, write_results

@@ -114,16 +114,12 @@ def log_clones(
 
     def write(name: str) -> list[Attempt]:
         with variants.active(name) as policy:
+            seed = question_seed(exp.seed, name, "clones")
             return write_attempts(
-                Sampler(policy),
-                asked,
-                sampling,
-                Provenance(
-                    "dev", question_seed(exp.seed, name, "clones"), writer=name, round=round
-                ),
-                PromptOptions(mode="rationale"),
+                Sampler(policy), asked, sampling,
+                Provenance("dev", seed, writer=name, round=round), PromptOptions(mode="rationale"),
                 label=f"{name} writes dev, {when}",
-            )
+            )  # fmt: skip
 
     def measure() -> list[dict[str, Any]]:
         written = {

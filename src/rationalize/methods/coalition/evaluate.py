@@ -27,11 +27,9 @@ COALITION = "COALITION"
 """A coalition's own row: the controller says who works."""
 
 OTHERS: dict[str, Routing] = {
-    "random controller": "random",
-    "self-refinement": "self",
-    "no refinement": "keep",
+    "random controller": "random", "self-refinement": "self", "no refinement": "keep",
     "M_IFT alone": "base",
-}
+}  # fmt: skip
 """Rows of the same models with others at work. The controller may keep a rationale, and so may
 chance; `self-refinement` always refines, `no refinement` never.
 """
