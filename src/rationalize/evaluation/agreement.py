@@ -185,15 +185,12 @@ def _rows(group: Sequence[_Aurocs], target: str) -> Iterator[dict[str, Any]]:
         if role == "reward" and best is not None:
             difference = _mean([test.difference(name, best, target) for test in group])
         yield {
-            "score": name,
-            "role": role,
+            "score": name, "role": role,
             **_mean([test.mean_and_draws(name, target) for test in group]),
             "n": sum(int(p.sum()) for p in paired),
             "undefined": sum(int((p & ~d).sum()) for p, d in zip(paired, defined, strict=True)),
-            "sets": len(group),
-            "floor": best if difference else None,
-            "difference": difference,
-        }
+            "sets": len(group), "floor": best if difference else None, "difference": difference,
+        }  # fmt: skip
 
 
 def _mean(values: Sequence[tuple[float, np.ndarray]]) -> dict[str, float | None]:

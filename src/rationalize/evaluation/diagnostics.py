@@ -74,9 +74,7 @@ def spread(
 
 @dataclass(frozen=True)
 class Correlations:
-    """Spearman correlations between columns; None where a column is constant or fewer than three
-    attempts have both scores.
-    """
+    """Spearman correlations between columns; None as in `pearson`."""
 
     names: list[str]
     r: list[list[float | None]]

@@ -106,9 +106,7 @@ def harness_task(
 
 
 def harness_rows(questions: Sequence[Question], asked: Asked) -> list[dict[str, Any]]:
-    """A row per question: `id`, the whole `prompt`, and as `target` the letter of the right choice,
-    or the answer without choices.
-    """
+    """A row per question: `id`, the whole `prompt`, as `target` the right letter or the answer."""
     end = "\n" if asked.line_break and not asked.templated else ""
     return [
         {

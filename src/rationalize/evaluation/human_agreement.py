@@ -81,9 +81,7 @@ def judged_set(attempts: Sequence[Attempt], names: Sequence[str]) -> ScoredSet:
 def reference_set(
     attempts: Sequence[Attempt], names: Sequence[str], prefer: tuple[str, str]
 ) -> ScoredSet:
-    """Reference attempts of all models with their scores by `names`; `prefer` names the model that
-    should write better, then the other.
-    """
+    """Reference attempts with scores by `names`; `prefer`: the better model, then the other."""
     right = column(attempts, GIVEN)
     writers = np.array([a.writer for a in attempts])
     targets = {
@@ -158,9 +156,7 @@ def _side(attempt: Attempt, name: str) -> dict[str, Any]:
 
 
 def agreement_tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[list[str]]]]:
-    """Two tables per set, as captions and rows of text: AUROCs, and differences from the best
-    baseline.
-    """
+    """Two tables per set, as captions and rows: AUROCs, and differences from the best baseline."""
     tables = []
     for name in dict.fromkeys(row["set"] for row in rows):
         of_set = [row for row in rows if row["set"] == name]

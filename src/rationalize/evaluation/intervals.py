@@ -32,9 +32,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of a - b over questions, its percentile bootstrap interval and the sign-flip
-    p-value.
-    """
+    """The mean of a - b over questions, its percentile bootstrap interval, its sign-flip p."""
 
     mean: float
     low: float

@@ -213,9 +213,7 @@ def join_sets(sets: Sequence[ReferenceSet]) -> tuple[dict[str, Question], Method
 def pairs_on_equal_questions(
     ours: Iterable[str], references: Sequence[str], methods: Methods
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Each of our methods with each reference that answered the same questions of the sets that
-    both have; notes name the others.
-    """
+    """Each of our methods with each reference that answered the same questions; notes on others."""
     answered = {
         (method, name): {a.question_id for attempts in seeds.values() for a in attempts}
         for method, splits in methods.items()
@@ -240,9 +238,7 @@ def pairs_on_equal_questions(
 def over_sets(
     methods: Methods, questions: Mapping[str, Question], metrics: Sequence[Metric]
 ) -> list[dict[str, Any]]:
-    """A row per method and metric: the unweighted mean of its means on the sets that it has, with
-    an interval whose draws take questions within their set.
-    """
+    """A row per method and metric: the unweighted mean over its sets; draws are within the sets."""
     everything = [a for attempts in flat(methods).values() for a in attempts]
     metrics = settle_worst(metrics, everything, questions)
     means: dict[tuple[str, str], list[float]] = {}

@@ -141,8 +141,6 @@ def keep(attempts: Sequence[Attempt], filters: Mapping[str, float]) -> list[Atte
         name: [-np.inf if (score := a.rewards[name]) is None else score for a in parsed]
         for name in filters
     }
-    if not parsed:
-        return []
     return [a for a, ok in zip(parsed, keep_above(scores, filters, len(parsed)), strict=True) if ok]
 
 

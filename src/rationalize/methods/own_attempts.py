@@ -180,9 +180,7 @@ def seed_attempts(train: Sequence[Question], count: int) -> list[Attempt]:
 def sort_attempts(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SelectConfig
 ) -> Sorted:
-    """Right, wrong, unreadable and hinted attempts, each question's in the order they were written
-    (stage B).
-    """
+    """Right, wrong, unreadable and hinted attempts, each question's in order (stage B)."""
     result = Sorted()
     right: dict[str, list[Attempt]] = {}
     for attempt in attempts:

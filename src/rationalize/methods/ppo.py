@@ -329,9 +329,7 @@ def next_beta(stage: Stage, update: int, config: PpoConfig) -> float:
 
 
 def end_reason(stage: Stage, update: int, config: PpoRowConfig) -> str:
-    """Why training ends before this update, or nothing: too far from the reference, or the reward
-    model is being over-optimised. Said once.
-    """
+    """Why training ends before this update (too far away, or over-optimised), or nothing."""
     reason = ""
     lines = [line for line in stage.metrics("rollouts") if line["step"] < update]
     if lines and lines[-1]["kl"] > config.stop_kl:

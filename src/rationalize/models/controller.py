@@ -37,9 +37,7 @@ def letter_ids(policy: Policy, count: int) -> list[int]:
 
 
 def controller_row(policy: Policy, question: Question, rationale: str | None, tag=None) -> Row:
-    """A row that asks who writes (`rationale` None), or who refines this rationale. Its response is
-    one letter: the position where the choice is predicted.
-    """
+    """A row that asks who writes (`rationale` None) or refines; its response is one letter."""
     asks = "Who explains?" if rationale is None else f"Explanation: {rationale}\nWho corrects?"
     prompt = policy.encode_prompt(f"{question_text(question)}\n{asks}")
     return Row(tuple(prompt), (letter_ids(policy, 1)[0],), tag=tag)

@@ -214,9 +214,7 @@ def takes_trees(policy: Policy) -> bool:
 
 @contextmanager
 def _attention_for(policy: Policy, length: int) -> Iterator[None]:
-    """On a CPU, plain attention for short rows: the backward pass of the fused kernel costs more
-    than the score matrices that it avoids.
-    """
+    """On a CPU, plain attention for short rows: its backward pass costs less than the fused one."""
     config = plain_model(policy).config
     before = getattr(config, "_attn_implementation", None)
     plain = policy.device.type == "cpu" and before == "sdpa" and length <= _SHORT
@@ -304,9 +302,7 @@ def find_head(policy: Policy) -> None:
 
 
 def _model_head(policy: Policy, hidden: Tensor) -> Tensor:
-    """Logits by the model's own code: a pass over one token, with the decoder's output replaced by
-    `hidden`.
-    """
+    """Logits by the model's own code: a pass over one token whose decoder output is `hidden`."""
     model = plain_model(policy)
 
     def replace_output(_module, _inputs, output):

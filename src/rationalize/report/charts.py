@@ -95,9 +95,7 @@ def charts_by_step(
     lines: Mapping[str, Sequence[Mapping[str, Any]]], quantities: Iterable[tuple[str, str, str]],
     x_label: str,
 ) -> dict[str, Any]:  # fmt: skip
-    """A chart for each of `quantities` (key, name in the label, title) that a line has, and the
-    legend of the lines.
-    """
+    """A chart per quantity (key, name in the label, title) that a line has, and the legend."""
     colours, charts = colours_of(lines), []
     for key, quantity, title in quantities:
         having = {name: [r for r in rows if key in r] for name, rows in lines.items()}

@@ -81,23 +81,16 @@ def score(
     return scores
 
 
-def truncation_drop(scorer: AnswerProbabilities) -> Reward:
-    return _drop("truncation_drop", cut, scorer)
-
-
-def removal_drop(scorer: AnswerProbabilities) -> Reward:
-    return _drop("removal_drop", without_one, scorer)
-
-
-def negation_drop(scorer: AnswerProbabilities) -> Reward:
-    return _drop("negation_drop", one_negated, scorer)
-
-
 def _drop(name: str, versions: Callable[[str], list[str]], scorer: AnswerProbabilities) -> Reward:
     return Reward(
         name, partial(score, scorer, versions), range=(-1.0, 1.0), trainable=False,
         scorer_hash=scorer.weights_hash,
     )  # fmt: skip
+
+
+truncation_drop = partial(_drop, "truncation_drop", cut)
+removal_drop = partial(_drop, "removal_drop", without_one)
+negation_drop = partial(_drop, "negation_drop", one_negated)
 
 
 def _spread(count: int) -> list[int]:

@@ -160,9 +160,7 @@ def equal_settings(one: CoalitionConfig, other: CoalitionConfig) -> frozenset[st
 
 
 def _finished(exp: Experiment, methods: Methods, folder: Path) -> Run:
-    """A finished run whose rows are the full method's. Raises `UserError` where it is not finished,
-    or has another base model.
-    """
+    """A finished run as the full method. `UserError` if it is unfinished or has another base."""
     run = Run.read(folder)
     check_resumable(folder, run.config, base_hash=exp.base.weights_hash)
     for split in exp.final_splits:

@@ -120,9 +120,7 @@ def evaluate_chains(
 def dev_accuracy(
     exp: Experiment, coalition: Coalition, stage: Stage, name: str, round: int
 ) -> float:
-    """Share of development questions that chains with random writers and refiners answer right;
-    every metric is logged, for the report's verdict on hacking.
-    """
+    """Share of development questions that chains by chance answer right; every metric is logged."""
 
     def write() -> list[Chain]:
         by_chance = replace(coalition, controller=False)

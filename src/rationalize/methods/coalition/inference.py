@@ -79,9 +79,7 @@ class Chain:
         return self.refined.rationale
 
     def as_attempt(self, row: str, seed: int = 0) -> Attempt:
-        """The chain as one attempt of a table's row: its last rationale, its answer, all tokens it
-        cost.
-        """
+        """The chain as an attempt of a row: its last rationale, its answer, all of its tokens."""
         answer, text = self.prediction, self.rationale
         if answer:
             text = reply_text(text, answer, self.question.choices)
