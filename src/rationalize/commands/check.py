@@ -57,7 +57,10 @@ class CheckRewardsConfig(ScorerFolders):
 
 def check_rewards(config: CheckRewardsConfig) -> None:
     """Attack the rewards, or compare them with people and verdicts; print the tables."""
-    (_agreement if config.people or config.references else _attack)(config)
+    if config.people or config.references:
+        _agreement(config)
+    else:
+        _attack(config)
 
 
 def _attack(config: CheckRewardsConfig) -> None:

@@ -98,14 +98,14 @@ def read_set(
     # what is missing, or contradicts the answer key
     coverage = []
     for model, by_id in by_model.items():
-        found = list(by_id.values())
+        of_model = list(by_id.values())
         coverage.append({
-            "set": name, "model": model, "questions": len(questions), "rationales": len(found),
-            "missing": len(questions) - len(found),
-            "empty": sum(not r.rationale.strip() for r in found),
-            "no_answer": sum(r.predicted is None for r in found),
+            "set": name, "model": model, "questions": len(questions), "rationales": len(of_model),
+            "missing": len(questions) - len(of_model),
+            "empty": sum(not r.rationale.strip() for r in of_model),
+            "no_answer": sum(r.predicted is None for r in of_model),
         })  # fmt: skip
-        asked = [(r, questions[r.id]) for r in found]
+        asked = [(r, questions[r.id]) for r in of_model]
         contradicting = [
             r for r, q in asked if is_correct(r.predicted, q.answer, q.choices) != r.correct
         ]

@@ -109,12 +109,12 @@ def describe_model(
     sampling = exp.sampling(mode)
     splits = {split: exp.splits[split] for split in exp.final_splits}
     write_harness_tasks(run.path, splits, asked, sampling)
-    base, asked_of = base_facts(exp.config.model), Path(exp.config.questions)
+    base, place = base_facts(exp.config.model), Path(exp.config.questions)
     card = CardFacts(
         method=method, seed=exported["seed"], verb=run.config["method"], base=exp.base.name,
         base_id=base.hub_id, licence=base.licence, base_hash=exp.base.weights_hash,
         # a folder's or file's own name: where it lies is nobody's business
-        source=asked_of.name if asked_of.exists() else exp.config.questions, train=len(exp.train),
+        source=place.name if place.exists() else exp.config.questions, train=len(exp.train),
         with_rationale=sum(bool(q.rationales) for q in exp.train), asked=asked, baked=baked,
         guidance=exported["guidance"], sampling=sampling,
         decoder_only=decoder_only, packages=run.read_json("env.json")["packages"],

@@ -63,6 +63,7 @@ class RewardModel:
         """
         folder = reward_model_folder(folder)
         facts = read_facts(folder)
+        # an adapter is loaded onto the base that it was trained on
         source = (folder / (facts.get("adapter_on") or ".")).resolve()
         policy = load_policy(source, tuning="full", trust_remote_code=trust_remote_code)
         if not facts.get("adapter_on"):

@@ -153,10 +153,10 @@ def _numbers(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
         if name not in model["metrics"]:
             continue
         row, baseline = model["metrics"][name], majority["metrics"].get(name)
-        own = [show(row["seeds"][seeds.index(facts.seed)], metrics[name])] if several else []
+        of_seed = [show(row["seeds"][seeds.index(facts.seed)], metrics[name])] if several else []
         beside = show_interval(baseline, metrics[name]) if baseline else NONE
         mean = show_interval(row, metrics[name])
-        rows.append([_md(heading(name, metrics[name])), mean, *own, str(row["n"]), beside])
+        rows.append([_md(heading(name, metrics[name])), mean, *of_seed, str(row["n"]), beside])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
