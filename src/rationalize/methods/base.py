@@ -195,6 +195,10 @@ class Experiment:
             policy.load_weights(weights)
         return policy
 
+    def reset(self, policy: Policy) -> None:
+        """Give a policy the base model's weights again, in its place in memory."""
+        policy.load_weights(Path(self.config.model))
+
     def evaluate(
         self, policy: Policy, name: str, split: str, *, asked: Asked | None = None,
         seed: int | None = None,

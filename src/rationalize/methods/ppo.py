@@ -239,7 +239,7 @@ class Updates:
         # 3. reward: (T,) per reply, and 4. advantage: (T,), whitened over all tokens (N,)
         beta = next_beta(stage, update, config)
         self.rows, returns_N = to_learn(
-            rollouts, [own - baseline for own in scores], beta=beta, gamma=config.gamma,
+            rollouts, [worth - baseline for worth in scores], beta=beta, gamma=config.gamma,
             lam=config.lam, min_advantage_std=config.min_advantage_std,
         )  # fmt: skip
         values_N = torch.cat([r.value_T for r in rollouts])

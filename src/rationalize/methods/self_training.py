@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rationalize.errors import UsageError
 from rationalize.methods.base import Experiment, Learned, log_dev
@@ -152,7 +151,7 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
         seeds = seed_attempts(exp.train, config.seed_rationales)
         texts += [(a.prompt, a.completion) for a in seeds]
         # 4. fine-tune the base model: errors of earlier rounds do not add up
-        policy.load_weights(Path(exp.config.model))
+        exp.reset(policy)
         sft_config = SftConfig(evaluations=config.evaluations, fit=config.fit)
         steps = steps_in(round, len(texts), config)
         imitate(exp, policy, texts, sft_config, this, steps=steps)

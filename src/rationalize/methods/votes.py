@@ -87,7 +87,7 @@ def score_by_reward_models(
         alone = exp.suite.only(REWARD)
         for label, splits in methods.items():
             for split, seeds in splits.items():
-                for own, attempts in seeds.items():
-                    if own == seed or (own not in models and seed == min(models)):
-                        seeds[own] = exp.judged(attempts, alone, label, split, own)
+                for of, attempts in seeds.items():
+                    if of == seed or (of not in models and seed == min(models)):
+                        seeds[of] = exp.judged(attempts, alone, label, split, of)
     return exp
