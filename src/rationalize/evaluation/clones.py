@@ -71,18 +71,5 @@ def clone_rows(
     return rows
 
 
-def format_clones(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as plain text."""
-    lines = ["variants                   BLEU  identical  answers differ  KL per token"]
-    for row in rows:
-        kl = " / ".join("-" if x is None else f"{x:.3f}" for x in row["kl"])
-        differ = "-" if row["disagreement"] is None else f"{100 * row['disagreement']:.1f} %"
-        lines.append(
-            f"{' and '.join(row['variants']):<25} {row['bleu']:5.1f}  "
-            f"{100 * row['identical']:7.1f} %  {differ:>14}  {kl}"
-        )
-    return "\n".join(lines)
-
-
 def _ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
     return Counter(tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1))

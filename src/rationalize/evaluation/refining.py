@@ -56,15 +56,3 @@ def refining_rows(utilities_S: Sequence[Utilities]) -> list[dict[str, Any]]:
             }
             rows.append({"a": a, "b": b, **means, **difference_row(paired_difference(of_a, of_b))})
     return rows
-
-
-def format_refining(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as plain text."""
-    lines = ["utility            mean - mean   difference [95 % interval], p (n questions)"]
-    for row in rows:
-        pair = f"{row['a']} - {row['b']}"
-        lines.append(
-            f"{pair:<18} {row['mean_a']:.3f} - {row['mean_b']:.3f} {row['mean']:+.3f} "
-            f"[{row['low']:+.3f}, {row['high']:+.3f}], {row['p']:.3f} ({row['n']})"
-        )
-    return "\n".join(lines)
