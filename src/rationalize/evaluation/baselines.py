@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from rationalize.answers import label, reply_text
+from rationalize.answers import reply_text
 from rationalize.records import Attempt, Question
 
 MAJORITY, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
@@ -25,55 +25,28 @@ def majority_attempts(
     often: some sets repeat the answers' texts, others only the positions. Attempts have the mode
     `answer`, so that no rationale is measured. Raises `ValueError` without reference questions.
     """
-    position, text = _majority(reference)
+    reference = list(reference)
+    if not reference:
+        raise ValueError("the majority answer needs reference questions")
+    # ties go to the text, the later text and the earlier position, in any order of questions
+    texts = Counter(q.answer for q in reference)
+    positions = Counter(q.choices.index(q.answer) for q in reference if q.choices)
+    text = max(texts, key=lambda t: (texts[t], t))
+    position = max(positions, key=lambda p: (positions[p], -p), default=0)
+    by_text = texts[text] >= positions[position]
     attempts = []
     for q in questions:
-        if text is not None:
+        if by_text:
             prediction = text if not q.choices or text in q.choices else None
         else:
             prediction = q.choices[position] if q.choices and position < len(q.choices) else None
         completion = "" if prediction is None else reply_text("", prediction, q.choices)
         attempts.append(
             Attempt(
-                id=f"{split}/{MAJORITY}/{q.id}",
-                question_id=q.id,
-                mode="answer",
-                prompt="",
-                completion=completion,
-                rationale="",
-                prediction=prediction,
-                gold=q.answer,
-                parsed=True,
-                finish="stop",
-                writer=MAJORITY,
-                model="none",
-                round=0,
-                step=0,
-                split=split,
-                seed=0,
-                n_tokens=0,
+                id=f"{split}/{MAJORITY}/{q.id}", question_id=q.id, mode="answer", prompt="",
+                completion=completion, rationale="", prediction=prediction, gold=q.answer,
+                parsed=True, finish="stop", writer=MAJORITY, model="none", round=0, step=0,
+                split=split, seed=0, n_tokens=0,
             )
-        )
+        )  # fmt: skip
     return attempts
-
-
-def majority_rule(reference: Iterable[Question]) -> str:
-    """The rule in words: `always (B)` or `always "yes"`."""
-    position, text = _majority(reference)
-    return f'always "{text}"' if text is not None else f"always {label(position)}"
-
-
-def _majority(reference: Iterable[Question]) -> tuple[int, str | None]:
-    """Position and text of the most frequent gold answer; the text is None where the position is
-    right more often. Ties go to the text, the later text and the earlier position.
-    """
-    reference = list(reference)
-    if not reference:
-        raise ValueError("the majority answer needs reference questions")
-    # ties are broken by value, so that the order of the questions does not matter
-    texts = Counter(q.answer for q in reference)
-    positions = Counter(q.choices.index(q.answer) for q in reference if q.choices)
-    text = max(texts, key=lambda t: (texts[t], t))
-    position = max(positions, key=lambda p: (positions[p], -p), default=0)
-    keep_text = texts[text] >= positions[position]
-    return position, text if keep_text else None

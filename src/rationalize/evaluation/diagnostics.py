@@ -25,14 +25,6 @@ TOO_NARROW = "too narrow to condition on"
 class Spread:
     """How a reward's scores are spread over a pool."""
 
-    n: int
-    undefined: float
-    """Share of the scores that are undefined; they count as the worst of the range."""
-    distinct: int
-    at_best: float
-    """Share at the top of the range (saturated)."""
-    largest_tie: float
-    """Share of the largest block of equal scores."""
     filled: int
     """Bins that hold an attempt."""
     fullest: float
@@ -45,11 +37,9 @@ class Spread:
 
 
 def spread(
-    scores: Sequence[float | None],
-    k: int,
-    reward_range: tuple[float, float] = (0.0, 1.0),
+    scores: Sequence[float | None], k: int, reward_range: tuple[float, float] = (0.0, 1.0),
     levels: Sequence[float] | None = None,
-) -> Spread:
+) -> Spread:  # fmt: skip
     """Spread of a reward's scores over a pool, and the verdict whether tokens can condition on it.
 
     Scores are binned as the pool would be: by value where the reward has `levels`, else by rank
@@ -77,31 +67,14 @@ def spread(
     counts = np.bincount(bins_N)
     filled = np.flatnonzero(counts)
     ceiling = float(scores_N[bins_N == filled[0]].mean() - scores_N[bins_N == filled[-1]].mean())
-    _, ties = np.unique(scores_N, return_counts=True)
     fullest = float(counts.max() / len(scores_N))
     ok = len(filled) > 1 and fullest <= NARROW_SHARE and ceiling >= NARROW_CEILING * width
-    return Spread(
-        n=len(scores_N), undefined=float(1 - defined.mean()), distinct=len(ties),
-        at_best=float((scores_N >= high).mean()), largest_tie=float(ties.max() / len(scores_N)),
-        filled=len(filled), fullest=fullest, ceiling=ceiling, verdict="ok" if ok else TOO_NARROW,
-    )  # fmt: skip
-
-
-def spread_verdict(
-    scores: Sequence[float | None],
-    k: int,
-    reward_range: tuple[float, float] = (0.0, 1.0),
-    levels: Sequence[float] | None = None,
-) -> str:
-    """`ok` or `too narrow to condition on`, by the rule of `spread`."""
-    return spread(scores, k, reward_range, levels).verdict
+    return Spread(len(filled), fullest, ceiling, "ok" if ok else TOO_NARROW)
 
 
 @dataclass(frozen=True)
 class Correlations:
-    """Spearman correlations between columns; None where a column is constant or fewer than three
-    attempts have both scores.
-    """
+    """Spearman correlations between columns; None as in `pearson`."""
 
     names: list[str]
     r: list[list[float | None]]
@@ -236,15 +209,12 @@ def _bin_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _obedience_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rewards whose best and worst token do not differ in effect, in the last round measured."""
     last = {(_who(r), r["reward"]): r for r in rows if "gap" in r}
-    texts = []
-    for (who, reward), row in last.items():
-        gap = row["gap"]
-        if gap["low"] <= 0 or gap["p"] >= 0.05:
-            texts.append(
-                f"{who}: the {reward} token is not obeyed (best minus worst {gap['mean']:+.3f} "
-                f"[{gap['low']:+.3f}, {gap['high']:+.3f}] on {row['split']})."
-            )
-    return texts
+    return [
+        f"{who}: the {reward} token is not obeyed (best minus worst {gap['mean']:+.3f} "
+        f"[{gap['low']:+.3f}, {gap['high']:+.3f}] on {row['split']})."
+        for (who, reward), row in last.items()
+        if (gap := row["gap"])["low"] <= 0 or gap["p"] >= 0.05
+    ]
 
 
 def _who(row: Mapping[str, Any]) -> str:

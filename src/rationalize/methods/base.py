@@ -203,9 +203,7 @@ class Experiment:
         self, policy: Policy, name: str, split: str, *, asked: Asked | None = None,
         seed: int | None = None,
     ) -> list[Attempt]:  # fmt: skip
-        """Attempts of the row `name` at a split, scored by every reward; stored, so that none is
-        written twice.
-        """
+        """Attempts of the row `name` at a split, scored by every reward, and stored."""
         asked = asked or Asked()
         seed = self.seed if seed is None else seed
         questions = self.splits[split]
@@ -263,9 +261,7 @@ def log_dev(
     exp: Experiment, stage: Stage, attempts: Sequence[Attempt], *, round: int, step: int,
     scored: bool = True,
 ) -> dict[str, float]:  # fmt: skip
-    """Log what development attempts reach, for the report's curves and its verdict on hacking;
-    returns each metric's mean.
-    """
+    """Log what development attempts reach, for the report; returns each metric's mean."""
     suite = exp.suite
     metrics = metrics_of(suite.trainable, suite.diagnostics) if scored else [ACCURACY, PARSE_RATE]
     rows = round_rows(attempts, {q.id: q for q in exp.dev}, metrics, round=round, split="dev")
@@ -276,9 +272,8 @@ def log_dev(
 def selected(means: Mapping[str, float], select_by: str) -> float:
     """The development metric that selects. Raises `UsageError` where it is none."""
     if select_by not in means:
-        raise UsageError(
-            f"select_by={select_by!r} is no metric; expected one of {', '.join(means)}"
-        )
+        known = ", ".join(means)
+        raise UsageError(f"select_by={select_by!r} is no metric; expected one of {known}")
     return means[select_by]
 
 

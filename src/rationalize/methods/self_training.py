@@ -124,7 +124,12 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
     few_shot = exp.start is None and not config.seed_rationales
     if exp.start is None and config.seed_rationales:
         seed_sft(exp, policy, config, stage)
-    _check_first_writer(exp, policy, config, stage, few_shot=few_shot)
+    # what later rounds are measured against; a writer that never answers stops the run here
+    greedy = replace(config.write, hints="off", sampling=exp.evaluation)
+    part = "writer-dev"
+    attempts = own_attempts(exp, policy, greedy, stage, part, split="dev", few_shot=few_shot)
+    _log_every_metric(exp, stage, attempts, 0)
+    check_writer(attempts, exp.dev, stage, config.write.hints)
     store: list[Attempt] = []
     scores: dict[str, float] = {}  # stage of a round -> development accuracy
     for round in range(config.rounds):
@@ -199,18 +204,6 @@ def steps_in(round: int, rows: int, config: RestartConfig) -> int:
     if config.first_steps:
         return int(config.first_steps * config.growth**round)
     return max(1, math.ceil(config.epochs * config.growth**round * rows / config.fit.batch_size))
-
-
-def _check_first_writer(
-    exp: Experiment, policy: Policy, config: RestartConfig, stage: Stage, *, few_shot: bool
-) -> None:
-    """What later rounds are measured against; a writer that never answers stops the run here."""
-    greedy = replace(config.write, hints="off", sampling=exp.evaluation)
-    attempts = own_attempts(
-        exp, policy, greedy, stage, "writer-dev", split="dev", few_shot=few_shot
-    )
-    _log_every_metric(exp, stage, attempts, 0)
-    check_writer(attempts, exp.dev, stage, config.write.hints)
 
 
 def _log_every_metric(exp: Experiment, stage: Stage, attempts: list[Attempt], round: int) -> None:

@@ -60,9 +60,8 @@ class CoalitionDemoConfig(CoalitionConfig):
     """How the controller learns."""
 
     RUN: ClassVar[dict[str, Any]] = {
-        "questions": "builtin:train=108,dev=24,test=72,unseen=0",
-        "evaluation_tokens": 48,
-    }
+        "questions": "builtin:train=108,dev=24,test=72,unseen=0", "evaluation_tokens": 48,
+    }  # fmt: skip
 
 
 def coalition_demo(exp: Experiment, config: CoalitionDemoConfig, started: float) -> None:

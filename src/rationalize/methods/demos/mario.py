@@ -11,13 +11,7 @@ from rationalize.evaluation.baselines import BASE
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.files import write_text
 from rationalize.methods.base import Experiment, Learned, ScorerFolders
-from rationalize.methods.experiment import (
-    SFT,
-    Row,
-    baselines,
-    refuse_unknown_methods,
-    run_rows,
-)
+from rationalize.methods.experiment import SFT, Row, baselines, refuse_unknown_methods, run_rows
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.mario import MarioConfig, Variant, control_bins
 from rationalize.methods.outcome import export, write_results

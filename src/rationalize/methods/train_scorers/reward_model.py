@@ -205,17 +205,14 @@ def learn_rank(
         unhinted = [a for a in data.scale_on or data.attempts if not a.hinted]
         scores_N = np.array(raw_scores(model, unhinted, questions, config.reads))
         measured = {
-            "questions": len(learned),
-            "pairs": sum(len(one.pairs) for one in learned),
+            "questions": len(learned), "pairs": sum(len(one.pairs) for one in learned),
             "held_out_questions": len(held_out),
             "pair_accuracy_learned": pair_accuracy(model, learned, config.reads),
             **with_interval("pair_accuracy", pair_rates(model, held_out, config.reads)),
             **with_interval("pair_accuracy_masked", pair_rates(model, held_out, "rationale")),
-            "loss": config.loss,
-            "reads": config.reads,
-            "mean": float(scores_N.mean()),
+            "loss": config.loss, "reads": config.reads, "mean": float(scores_N.mean()),
             "std": float(scores_N.std()) or 1.0,
-        }
+        }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         (save or policy.save)(folder)
         save_head(scalar_head, folder)
@@ -245,10 +242,8 @@ def rank_attempts(
         correct = [is_right(a, question) for a in group]
         levels = rank_levels(correct, [a.parsed for a in group], config.levels)
         if best_only:
-            levels = [
-                None if level is None else int(ok)
-                for level, ok in zip(levels, correct, strict=True)
-            ]
+            ranks = zip(levels, correct, strict=True)
+            levels = [None if level is None else int(ok) for level, ok in ranks]
         pairs = pairs_across(levels, config.pairs, [seed, number])
         if not pairs:
             continue
