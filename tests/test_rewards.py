@@ -327,7 +327,7 @@ MESSAGES = "    return [float(len(c[0]['content'])) for c in completions]"
         ["async def f(completions, **kwargs):", MESSAGES],
         ["def f(completions: list[list[dict[str, str]]]):", MESSAGES],
         ["from __future__ import annotations", "def f(completions: list[Messages]):", MESSAGES],
-        ["def f(prompts, completions):", "    assert prompts[0][0].get('role') == 'user'", MESSAGES],
+        ["def f(prompts, completions):", "    assert prompts[0][0]['role'] == 'user'", MESSAGES],
         ["def f(completions, **_):",
          "    return [float(len(m.get('content'))) for c in completions for m in c]"],
         ["from rationalize.rewards import Reward", "def g(completions, **_):", MESSAGES,

@@ -242,6 +242,7 @@ def test_nothing_listens():
         (says({"message": "no such model"}, 404), "'no such model'.*--model that exist"),
         (says({"detail": "top_k?"}, 400), r"top_k\?.*--http.fields.*The prompt ends in 'p'"),
         (says(b"\xff{", 422), "answered 422"),
+        (says({"error": {"code": "context_length_exceeded"}}, 400), "exceeded.*prompt ends in 'p'"),
         (says(b"", 301, Location="http://[elsewhere"), r"moved to 'http://\[elsewhere'"),
         (says({"error": {"message": "pay", "code": "insufficient_quota"}}, 429), "no quota left"),
         (says({"choices": [{"text": "x"}]}), "found the choice.*message.content"),
