@@ -162,7 +162,8 @@ class _UserFunction:
         kind, text = type(error).__name__, clip(str(error), 200)
         said = f"the reward {self._place!r} raised {kind}{place}: {text}"
         if isinstance(error, KeyError) and error.args and error.args[0] not in columns:
-            return f"{said}; if that is a column: there are {', '.join(columns)}"
+            there = ", ".join(name for name in columns if name not in _LOGGERS)
+            return f"{said}; if that is a column: there are {there}"
         return f"{said}; mend the function"
 
 
