@@ -141,9 +141,10 @@ def sample(config: SampleConfig) -> None:
         save_attempts(kept, config.out)
     file.forget()
     parsed = sum(a.parsed for a in attempts)
+    skipped = len(by_id.keys() - {a.question_id for a in attempts})
     print(
         f"{config.out}: {len(kept)} of {len(attempts)} attempts at {len(questions)} questions; "
-        f"{parsed} parsed, {len(right)} right"
+        f"{parsed} parsed, {len(right)} right{f'; {skipped} skipped' if skipped else ''}"
     )
 
 

@@ -66,4 +66,6 @@ def make_suite(
             f"({', '.join(r.name for r in rewards if r.trainable)}), or read the diagnostic "
             "beside them with `rationalize evaluate --rewards`"
         )
-    return RewardSuite(rewards, cache=str(run.path / "scores"))
+    suite = RewardSuite(rewards, cache=str(run.path / "scores"))
+    suite.check_questions(train)
+    return suite

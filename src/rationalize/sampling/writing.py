@@ -5,6 +5,7 @@ its provenance.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from rationalize.progress import Progress, progress_bar
 from rationalize.records import Attempt, Completion, Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.templates import BLOCK_END, prompt_text
+
+log = logging.getLogger(__name__)
 
 Teacher = Literal["correct", "all", "none"]
 
@@ -36,8 +39,8 @@ class AnySampler(Protocol):
         stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """`config.n` completions per prompt, in order. A reply ends before `stop`: in a chat,
-        before the first `stop` after the answer.
+        """`config.n` completions per prompt, in order; none for a prompt that a server refused. A
+        reply ends before `stop`: in a chat, before the first `stop` after the answer.
         """
 
 
@@ -102,7 +105,8 @@ def write_attempts(
     given: Sequence[Attempt] | None = None,
     label: str | None = None,
 ) -> list[Attempt]:
-    """`sampling.n` attempts per question, in the order of the questions.
+    """`sampling.n` attempts per question, in the order of the questions; none, and a warning, for
+    questions whose prompt a server refused.
 
     `given` are attempts, one per question, whose rationales the modes `refine` and
     `answer_from_rationale` read; `label` names the progress bar. Sample j of a question depends on
@@ -151,6 +155,14 @@ def write_attempts(
                 sampling=sampling.as_dict(),
             )  # fmt: skip
             attempts.append(attempt)
+    skipped = [
+        q.id for q, completions in zip(questions, completions_PG, strict=True) if not completions
+    ]
+    if skipped:
+        log.warning(
+            "%d of %d questions have no attempt, because their prompts were refused: %s",
+            len(skipped), len(questions), ", ".join(skipped),
+        )  # fmt: skip
     return attempts
 
 
