@@ -262,7 +262,7 @@ def test_round_rows_hold_an_interval_per_metric():
 def test_the_terminal_table():
     results = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS)
     rows = table(results, "test")
-    assert rows[0][:4] == ["", "n", "accuracy %", "NRG"]
+    assert rows[0][:5] == ["", "n", "accuracy %", "stated accuracy %", "NRG"]
     assert rows[1][:3] == ["SFT", "12", "75.0 [50.0, 95.8]"]
     text = format_table(results, "test", width=90)
     assert max(map(len, text.splitlines())) <= 90
