@@ -162,9 +162,12 @@ def test_answers_without_rationales_have_no_rationale_metrics():
     metrics = metrics_of(REWARDS)
     scored = {"plausibility": 0.5, "diversity": 1.0, "consistency": 0.0}
     direct = [attempt(mode="answer", rationale="", rewards=scored)]
-    assert [m.name for m in applicable(metrics, direct)] == ["accuracy", "parse_rate"]
+    assert [m.name for m in applicable(metrics, direct)] == [
+        "accuracy", "stated_accuracy", "parse_rate",
+    ]  # fmt: skip
     unscored = [m.name for m in applicable(metrics, [attempt()])]
-    assert unscored == ["accuracy", "parse_rate", "length", "truncated"]  # no NRG of accuracy alone
+    # no NRG of accuracy alone
+    assert unscored == ["accuracy", "stated_accuracy", "parse_rate", "length", "truncated"]
     with pytest.raises(ValueError, match="diversity: only 1 of 2"):
         applicable(
             metrics,

@@ -322,7 +322,7 @@ def test_json_for_script_closes_nothing_and_comes_back():
 def test_warnings_name_what_a_reader_must_know():
     results, _, _ = fake_run(20)
     cell = results["methods"]["SFT"]["splits"]["test"]
-    cell["metrics"]["parse_rate"]["mean"] = 0.42
+    cell["metrics"]["parse_rate"]["mean"] = cell["stated"] = 0.42
     cell["distinct_rationales"] = 0.1
     results["bins"].append(
         {"method": "mario", "round": 9, "reward": "diversity", "counts": [99, 0, 1]}

@@ -35,7 +35,8 @@ def test_the_structure_of_results():
     json.dumps(results, allow_nan=False)
     cell = results["methods"]["SFT"]["splits"]["test"]
     assert list(cell["metrics"]) == [
-        "accuracy", "nrg", "consistency", "diversity", "parse_rate", "length", "truncated",
+        "accuracy", "stated_accuracy", "nrg", "consistency", "diversity", "parse_rate", "length",
+        "truncated",
     ]  # fmt: skip
     accuracy = cell["metrics"]["accuracy"]
     expected = bootstrap_mean([0, 0, 0.5, 0.5] + [1] * 8)  # seeds averaged inside a question
@@ -95,7 +96,7 @@ def test_p_is_corrected_over_all_pairs_of_a_split_and_diagnostics_apart():
     assert accuracy[0]["p_holm"] == 12 * 2 / 2**9
     assert accuracy[2]["p_holm"] == pytest.approx(10 * 2 / 2**6)
     assert [is_significant(row) for row in accuracy] == [True, False, False]
-    assert rows["C", "A", "test", "parse_rate"]["tests"] == 9
+    assert rows["C", "A", "test", "parse_rate"]["tests"] == 12
     assert rows["C", "A", "dev", "accuracy"]["tests"] == 4
     text = format_table(results, "test")
     assert "p/Holm's p (* interval without 0 and Holm's p < .05)" in text
@@ -169,6 +170,7 @@ def test_majority_answer_follows_the_text_or_the_position_that_is_right_most_oft
     )
     assert list(results["methods"][MAJORITY]["splits"]["test"]["metrics"]) == [
         "accuracy",
+        "stated_accuracy",
         "parse_rate",
     ]
 
@@ -212,7 +214,7 @@ def test_round_rows_hold_an_interval_per_metric():
 def test_the_terminal_table():
     results = summarise({"SFT": SFT, "MaRio": MARIO}, QUESTIONS, REWARDS)
     rows = table(results, "test")
-    assert rows[0][:4] == ["", "n", "accuracy %", "NRG"]
+    assert rows[0][:5] == ["", "n", "accuracy %", "stated accuracy %", "NRG"]
     assert rows[1][:3] == ["SFT", "12", "75.0 [50.0, 95.8]"]
     text = format_table(results, "test", width=90)
     assert max(map(len, text.splitlines())) <= 90

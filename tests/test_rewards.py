@@ -26,7 +26,7 @@ from rationalize.rewards.diversity import diversity_of
 from rationalize.rewards.mentions import names_answer, sentences
 from rationalize.rewards.option_copying import copied_share
 from rationalize.rewards.repetition import repeated_share
-from tests.reward_toys import FREE, FakeAnswerScorer, FakeVerifier, attempt, scores
+from tests.reward_toys import FREE, QUESTION, FakeAnswerScorer, FakeVerifier, attempt, scores
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,31 @@ the question.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rationalize.answers import reply_text
 from rationalize.records import Attempt, Question
 
 MAJORITY, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
 
+BETTER_READING = (
+    "In every difference, the accuracy of a base row is the better of its two readings, strict and "
+    "stated."
+)
+
 SEEDLESS = frozenset({MAJORITY, BASE, FEW_SHOT})
 """Rows that do not depend on a seed: nothing is trained and nothing is sampled."""
+
+
+def is_base(method: str) -> bool:
+    """Whether a row is the base model's, which nobody trained on our form of an answer."""
+    return method.startswith((BASE, FEW_SHOT))  # `compare` may add the run's name in brackets
+
+
+def reads_base_better(comparisons: Iterable[Mapping[str, Any]], split: str | None = None) -> bool:
+    """Whether a difference takes the stated reading of a base row (`readings` in its row)."""
+    return any("readings" in row and split in (None, row["split"]) for row in comparisons)
 
 
 def majority_attempts(

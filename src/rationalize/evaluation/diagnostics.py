@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rationalize.answers import MARKER
+from rationalize.evaluation.baselines import BETTER_READING, reads_base_better
 from rationalize.evaluation.metrics import Metric, applicable, score_column
 from rationalize.records import Attempt, Question
 from rationalize.signals.bins import rank_bins, value_bins
@@ -94,7 +96,7 @@ def reward_correlations(
     """Rank correlations between accuracy, every reward and diagnostic, and length. A reward that
     follows length can be hacked by longer texts.
     """
-    hidden = ("nrg", "parse_rate", "truncated")
+    hidden = ("nrg", "stated_accuracy", "parse_rate", "truncated")
     shown = [m for m in applicable(metrics, attempts) if m.name not in hidden]
     return correlations({m.name: score_column(m, attempts, questions) for m in shown})
 
@@ -140,23 +142,39 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
             texts += [
                 f"{method} on {split}: {text}" for text in _cell_warnings(cell, results["metrics"])
             ]
+    if reads_base_better(results["comparisons"]):
+        texts.append(BETTER_READING)
     texts += _bin_warnings(results["bins"])
     texts += _obedience_warnings(results["obedience"])
     return texts
+
+
+def other_form(cell: Mapping[str, Any]) -> str:
+    """A sentence where few replies have our form of an answer, although more state one; else ""."""
+    parsed = cell["metrics"].get("parse_rate", {"mean": 1.0})["mean"]
+    stated = cell.get("stated", 0.0)  # absent in results of earlier versions
+    if parsed >= 0.9 or stated - parsed < 0.1:
+        return ""
+    return (
+        f"only {parsed:.0%} of the replies have the form `{MARKER} ..`, though {stated:.0%} state "
+        "an answer: read stated accuracy too."
+    )
 
 
 def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     means = {name: row["mean"] for name, row in cell["metrics"].items()}
     distinct = cell.get("distinct_rationales")
     top = cell.get("one_choice") or {"label": "", "share": 0.0, "right": 0.0}
+    unread = other_form(cell)
     checks = [
+        (bool(unread), unread),
         (
             top["share"] > 0.9 > top["right"],
             f"{top['share']:.0%} of the replies answer {top['label']}, which is right "
             f"{top['right']:.0%} of the time: the answer does not follow the rationale.",
         ),
         (
-            means.get("parse_rate", 1.0) < 0.9,
+            not unread and means.get("parse_rate", 1.0) < 0.9,
             f"an answer could be read from only {means.get('parse_rate', 1.0):.0%} of the replies; "
             "the rest count as wrong.",
         ),

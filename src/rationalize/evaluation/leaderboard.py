@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import is_correct, read_answer
+from rationalize.answers import is_correct, read_prediction
 from rationalize.errors import UserError
 from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import EvaluatedRun, Methods, flat, shown_methods
@@ -138,8 +138,8 @@ def some_of(one: ReferenceSet, ids: Sequence[str], models: Sequence[str] = ()) -
 def reference_attempt(row: ReferenceRationale, question: Question, split: str) -> Attempt:
     """The row as an attempt of its model, with its own verdict (`GIVEN`)."""
     prediction = row.predicted
-    if prediction is not None and prediction not in (question.choices or (prediction,)):
-        prediction = read_answer(prediction, question.choices)
+    if prediction is not None:
+        prediction = read_prediction(prediction, question.choices)
     return given_attempt(
         f"{split}/{row.model}/{row.id}", question, row.rationale, prediction, writer=row.model,
         split=split, rewards={GIVEN: float(row.correct)},

@@ -28,7 +28,7 @@ def browser_data(
     A score is a number, null (undefined, sorted as the worst value) or "" (the method lacks the
     metric).
     """
-    metrics = [m for m in metrics if m.name not in ("parse_rate", "truncated")]
+    metrics = [m for m in metrics if m.name not in ("stated_accuracy", "parse_rate", "truncated")]
     scored = {method: {m.name for m in applicable(metrics, a)} for method, a in attempts.items()}
     shown = {method: first_of_each(a) for method, a in attempts.items() if method != MAJORITY}
     splits = {a.question_id: a.split for by_id in shown.values() for a in by_id.values()}

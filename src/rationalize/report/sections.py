@@ -50,7 +50,8 @@ def headline(results: Mapping[str, Any], split: str) -> dict[str, Any]:
     """A split's tables: task metrics and rewards, then the diagnostics."""
     names = metrics_of_split(results, split)
     facts = results["metrics"]
-    main = [m for m in names if facts[m]["role"] != "diagnostic" or m == "parse_rate"]
+    beside = ("stated_accuracy", "parse_rate")
+    main = [m for m in names if facts[m]["role"] != "diagnostic" or m in beside]
     groups = {"": main, "diagnostics": [m for m in names if m not in main]}
     tables = [{"caption": name, **_table(results, split, ms)} for name, ms in groups.items() if ms]
     return {

@@ -11,7 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from rationalize.answers import is_correct, parse_reply, read_answer, reply_text
+from rationalize.answers import (
+    is_correct,
+    parse_reply,
+    read_answer,
+    reply_text,
+    split_reasoning,
+)
 from rationalize.progress import Progress, progress_bar
 from rationalize.records import Attempt, Completion, Question
 from rationalize.sampling.config import SamplingConfig
@@ -225,15 +231,17 @@ def _attempt(
     **facts: Any,
 ) -> Attempt:  # fmt: skip
     if mode in ("answer", "answer_from_rationale"):
-        prediction = read_answer(completion.text, question.choices)
-        rationale = ""
+        reasoning, text = split_reasoning(completion.text)
+        rationale, prediction = "", read_answer(text, question.choices)
     else:
         reply = parse_reply(completion.text, question.choices)
-        rationale, prediction = reply.rationale, reply.prediction
+        reasoning, rationale, prediction = reply.reasoning, reply.rationale, reply.prediction
+    thought = [part for part in (completion.reasoning, reasoning) if part]
     return Attempt(
         question_id=question.id, mode=mode, prompt=prompt, completion=completion.text,
         rationale=rationale, prediction=prediction, gold=question.answer,
         parsed=prediction is not None, finish=completion.finish, n_tokens=completion.n_tokens,
         writer=provenance.writer, round=provenance.round, step=provenance.step,
-        split=provenance.split, seed=provenance.seed, **facts,
+        split=provenance.split, seed=provenance.seed,
+        reasoning="\n".join(thought) or None, **facts,
     )  # fmt: skip
