@@ -1,7 +1,4 @@
-"""A whole method of your own: learn the shortest of the policy's own right rationales.
-
-cd examples && rationalize train shortest_right:shortest_right --out runs/short
-"""
+"""The method that docs/extending.md builds: learn the shortest of one's own right rationales."""
 
 from dataclasses import dataclass
 

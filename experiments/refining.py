@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from rationalize.evaluation.refining import format_refining, refining_rows, refining_utilities
+from rationalize.evaluation.refining import refining_rows, refining_utilities
+from rationalize.report.coalition import as_text, refining
 from rationalize.runs import Run
 
 
@@ -17,7 +18,7 @@ def main() -> None:
         run = Run.read(path)
         reference = run.read_json("controller-utilities.json")
         found.append(refining_utilities(reference, run.read_shard("controller-utilities")))
-    print(format_refining(refining_rows(found)))
+    print(as_text(refining(refining_rows(found))))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import multiprocessing
 from rationalize.records import Question
 from rationalize.rewards import Reward, RewardSuite, ScoreCache
 from rationalize.rewards.suite import COLUMNS, score_key
-from tests.test_rewards import QUESTION, attempt
+from tests.reward_toys import QUESTION, attempt
 
 
 def test_scores_come_back_exactly_and_none_is_a_score(tmp_path):

@@ -223,38 +223,3 @@ def test_every_verb_explains_itself(verb, capsys):
         main([verb, "--help"])
     assert stop.value.code == 0
     assert f"usage: rationalize {verb}" in capsys.readouterr().out
-
-
-MINE = '''
-from dataclasses import dataclass
-
-@dataclass(frozen=True)
-class MineConfig:
-    """Mine."""
-
-    dice: int = 2
-    """How many dice."""
-
-def my_method(exp, policy, config: MineConfig, stage):
-    """Throw dice."""
-    return policy
-'''
-
-
-def test_a_method_in_a_file_of_ones_own(tmp_path, monkeypatch, capsys):
-    (tmp_path / "my_file.py").write_text(MINE)
-    monkeypatch.chdir(tmp_path)
-    assert main(["config", "my_file:my_method", "--explain", "--dice", "3"]) == 0
-    assert "# How many dice.\ndice: 3\n" in capsys.readouterr().out
-    assert main(["train", "my_file:my_method", "--dry-run"]) == 0
-    assert f"plan: Throw dice; a new run in {Path('runs/my_method')}" in capsys.readouterr().out
-
-
-def test_a_method_of_an_installed_package_has_a_name(tmp_path, monkeypatch, capsys):
-    facts = tmp_path / "dice-1.0.dist-info"
-    facts.mkdir()
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: dice\nVersion: 1.0\n")
-    (facts / "entry_points.txt").write_text(f"[rationalize.methods]\nplay = {TOY}\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert main(["config", "play", "--game", "go"]) == 0
-    assert "game: go\n" in capsys.readouterr().out

@@ -9,7 +9,7 @@ import pytest
 from tiny import tiny_policy
 
 from rationalize.commands.chain import word_diff
-from rationalize.evaluation.clones import bleu, clone_rows, format_clones
+from rationalize.evaluation.clones import bleu, clone_rows
 from rationalize.methods.coalition.candidates import by_source, utilities_of, utility_text
 from rationalize.methods.coalition.config import CandidateConfig, ControllerConfig, refines
 from rationalize.methods.coalition.controller import (
@@ -23,6 +23,7 @@ from rationalize.methods.coalition.controller import (
 from rationalize.methods.coalition.inference import Coalition
 from rationalize.models.controller import choice_logits, choose, controller_row, letter_ids
 from rationalize.records import Attempt, Question
+from rationalize.report.coalition import as_text, variants
 from rationalize.runs import Run, Stage
 from rationalize.training.loop import FitConfig
 
@@ -190,7 +191,7 @@ def test_clones_are_seen():
     [row] = clone_rows(same, answers, {("v1", "v2"): 0.25})
     assert (row["identical"], row["disagreement"], row["kl"]) == (1.0, 1.0, [0.25, None])
     assert row["bleu"] == pytest.approx(100)
-    assert "v1 and v2" in format_clones([row])
+    assert "v1 and v2" in as_text(variants([{"when": "tuned", **row}]))
 
 
 def test_word_diff():

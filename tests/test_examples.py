@@ -74,6 +74,14 @@ def test_mario_with_a_reward_of_ones_own(tmp_path):
     assert {tuple(a.control) for a in attempts} == {("correctness", "brevity")}
 
 
+def test_the_document_shows_the_method_as_it_is():
+    page = (EXAMPLES.parent / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = page.partition("## A method of your own")[2].split("```python\n")[1:]
+    shown = [block.partition("```")[0] for block in blocks]
+    assert shown
+    assert all(block in (EXAMPLES / "shortest_right.py").read_text() for block in shown)
+
+
 def test_ask_under_bins(capsys):
     policy = tiny_policy("decoder", chat=True)
     policy.add_controls({"correctness": 2, "brevity": 3})

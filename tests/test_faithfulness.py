@@ -23,7 +23,7 @@ from rationalize.rewards import READS_ANSWERS, RewardSuite, load_rewards
 from rationalize.rewards.base import LONGEST
 from rationalize.rewards.following import CUTS, STEPS, cut, one_negated, without_one
 from rationalize.runs import Run
-from tests.test_rewards import FREE, QUESTION, attempt, scores
+from tests.reward_toys import FREE, QUESTION, attempt, scores
 from tests.tiny import tiny_policy
 
 FAITHFUL = ["simulatability", "prediction_leak", "truncation_drop", "removal_drop", "negation_drop"]

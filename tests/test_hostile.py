@@ -17,10 +17,9 @@ from rationalize.methods.coalition.inference import Chain
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.text import clipped, visible
-from tests.test_report import needs_browser, opened
-from tests.test_results import REWARDS
-from tests.test_results import write as attempts_of
-from tests.test_score import HOSTILE
+from tests.browser import needs_browser, opened
+from tests.result_toys import REWARDS, attempts_of
+from tests.score_files import HOSTILE
 
 MEGABYTE = "<b>and</b> on and " * 60_000
 NAME = "<img src=x onerror=alert(1)> \x1b[2J\u202egood"

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from toys import attempt, question
+from toys import attempt, question, reference, write_set
 
 from rationalize.cli import main
 from rationalize.evaluation.compare import read_run
@@ -21,29 +21,6 @@ from rationalize.runs import Run
 
 SHARED = Path(os.environ.get("RATIONALIZE_DATA") or Path(__file__).parents[2] / "shared" / "data")
 MARIO_SETS = ("strategyqa", "quarel", "numersense", "qasc", "openbookqa")
-
-
-def reference(i, model="gpt3", *, predicted="yes", correct=True, rationale="it is so", name="a"):
-    return {"id": f"{name}{i}", "model": model, "rationale": rationale, "predicted": predicted,
-            "correct": correct}  # fmt: skip
-
-
-def write_set(folder, rows, name="a", n=4, train=True):
-    """Questions whose answer is yes, and reference rationales; no file of them where None."""
-    folder = folder / name
-    folder.mkdir(parents=True)
-    for split in ("train", "test") if train else ("test",):
-        lines = [
-            {"id": f"{name}{i}" if split == "test" else f"{name}-train{i}",
-             "question": f"Is {name} {i} of {split} it?", "choices": ["yes", "no"],
-             "answer": "yes"}
-            for i in range(n)
-        ]  # fmt: skip
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(q) + "\n" for q in lines))
-    if rows is not None:
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (folder / "reference_rationales.jsonl").write_text(text)
-    return folder
 
 
 def rank(data, out, *flags):

@@ -12,7 +12,6 @@ from rationalize.evaluation.diagnostics import (
     reward_correlations,
     spearman,
     spread,
-    spread_verdict,
 )
 from rationalize.evaluation.metrics import (
     ACCURACY,
@@ -163,9 +162,12 @@ def test_answers_without_rationales_have_no_rationale_metrics():
     metrics = metrics_of(REWARDS)
     scored = {"plausibility": 0.5, "diversity": 1.0, "consistency": 0.0}
     direct = [attempt(mode="answer", rationale="", rewards=scored)]
-    assert [m.name for m in applicable(metrics, direct)] == ["accuracy", "parse_rate"]
+    assert [m.name for m in applicable(metrics, direct)] == [
+        "accuracy", "stated_accuracy", "parse_rate",
+    ]  # fmt: skip
     unscored = [m.name for m in applicable(metrics, [attempt()])]
-    assert unscored == ["accuracy", "parse_rate", "length", "truncated"]  # no NRG of accuracy alone
+    # no NRG of accuracy alone
+    assert unscored == ["accuracy", "stated_accuracy", "parse_rate", "length", "truncated"]
     with pytest.raises(ValueError, match="diversity: only 1 of 2"):
         applicable(
             metrics,
@@ -208,25 +210,23 @@ def test_numersense_diversity_is_too_narrow():
     scores = [1.0] * 974 + list(np.linspace(0.5, 0.98, 26))
     pool = spread(scores, 5)
     assert pool.verdict == TOO_NARROW
-    assert pool.largest_tie == 0.974
     assert pool.filled == 2
 
 
 def test_spread_verdicts():
     even = list(np.linspace(0, 1, 100))
-    assert spread_verdict(even, 5) == "ok"
+    assert spread(even, 5).verdict == "ok"
     assert spread(even, 5).ceiling == pytest.approx(0.8, abs=0.01)  # mean of best, worst fifth
-    assert spread_verdict([0.9 + 0.02 * s for s in even], 5) == TOO_NARROW  # 1.6 % of the range
-    assert spread_verdict([0.5] * 40, 5) == TOO_NARROW
+    assert spread([0.9 + 0.02 * s for s in even], 5).verdict == TOO_NARROW  # 1.6 % of the range
+    assert spread([0.5] * 40, 5).verdict == TOO_NARROW
     half = [0.5] * 5 + [None] * 5  # undefined is the worst of the range
-    assert spread_verdict(half, 5, (-1, 1)) == "ok"
+    assert spread(half, 5, (-1, 1)).verdict == "ok"
     assert spread(half, 5, (-1, 1)).ceiling == 1.5
-    assert spread(half, 5, (-1, 1)).undefined == 0.5
-    assert spread_verdict([-5.0, -4.0, -1.0] * 9, 3, (-math.inf, 0)) == "ok"
+    assert spread([-5.0, -4.0, -1.0] * 9, 3, (-math.inf, 0)).verdict == "ok"
 
 
 def test_a_discrete_reward_is_binned_by_value():
     """By rank into two bins, 40 % right and 60 % wrong would all fall into the first."""
     scores = [1.0] * 40 + [0.0] * 60
-    assert spread_verdict(scores, 2, levels=(1.0, 0.0)) == "ok"
-    assert spread_verdict([1.0] * 96 + [0.0] * 4, 2, levels=(1.0, 0.0)) == TOO_NARROW
+    assert spread(scores, 2, levels=(1.0, 0.0)).verdict == "ok"
+    assert spread([1.0] * 96 + [0.0] * 4, 2, levels=(1.0, 0.0)).verdict == TOO_NARROW

@@ -15,8 +15,8 @@ from rationalize.evaluation.human_agreement import BASELINE_SCORES, OTHERS, OWN,
 from rationalize.questions import BadRows
 from rationalize.questions.judged import load_judged_questions
 from rationalize.runs import Run
-from tests.test_leaderboard import reference, write_set
 from tests.tiny import tiny_folder
+from tests.toys import reference, write_set
 
 HOSTILE = "</script><script>alert('x')</script>\u202e"
 JUDGED = [

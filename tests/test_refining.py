@@ -3,7 +3,8 @@
 import pytest
 from toys import attempt, question
 
-from rationalize.evaluation.refining import format_refining, refining_rows, refining_utilities
+from rationalize.evaluation.refining import refining_rows, refining_utilities
+from rationalize.report.coalition import refining
 
 
 def candidate(id, asked, writer, utility, refines=None):
@@ -44,7 +45,9 @@ def test_differences_are_paired_where_both_are_known_and_averaged_over_seeds():
     other = {**one, "cross": {"q": 0.6, "r": 0.1}}
     rows = {(r["a"], r["b"]): r for r in refining_rows([one, other])}
     assert rows["cross", "self"]["mean"] == pytest.approx(0.3)
-    assert "cross - self       0.700 - 0.400 +0.300" in format_refining(list(rows.values()))
+    shown = {row[0]: row for row in refining(list(rows.values()))["rows"]}
+    assert shown["cross − self"][2:4] == ["0.700", "0.400"]
+    assert shown["cross − self"][4].startswith("+0.300")
 
 
 def test_nothing_refined_gives_no_rows():

@@ -7,8 +7,6 @@ import html
 import json
 import random
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass, replace
 
 import pytest
@@ -21,6 +19,7 @@ from rationalize.report import write_report
 from rationalize.report.charts import ticks
 from rationalize.report.text import json_for_script
 from rationalize.text import visible
+from tests.browser import needs_browser, opened
 
 HOSTILE = (
     "<script>document.title='pwned'</script></script><img src=x onerror=\"document.title='pwned'\">"
@@ -180,40 +179,6 @@ def fake_run(n=40, seed=0, seeds=(0,)):
     return results, attempts, questions
 
 
-CHROME = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
-    None,
-)
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--enable-logging=stderr",
-    "--virtual-time-budget=3000",
-]
-needs_browser = pytest.mark.skipif(CHROME is None, reason="no Chromium or Chrome is installed")
-
-
-def opened(path, tmp_path, hash=""):
-    """The page's DOM after its script ran, and what the console said."""
-    profile = tmp_path / f"profile{len(list(tmp_path.iterdir()))}"
-    done = subprocess.run(
-        [CHROME, *FLAGS, f"--user-data-dir={profile}", "--dump-dom", path.as_uri() + hash],
-        capture_output=True,
-        timeout=90,
-        check=True,
-    )
-    console = [
-        line for line in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in line
-    ]
-    return done.stdout.decode("utf-8"), console
-
-
 def cards(dom):
     """Ids of the questions shown, in order."""
     shown = dom[dom.index('id="cards"') : dom.index('id="pages"')]
@@ -357,7 +322,7 @@ def test_json_for_script_closes_nothing_and_comes_back():
 def test_warnings_name_what_a_reader_must_know():
     results, _, _ = fake_run(20)
     cell = results["methods"]["SFT"]["splits"]["test"]
-    cell["metrics"]["parse_rate"]["mean"] = 0.42
+    cell["metrics"]["parse_rate"]["mean"] = cell["stated"] = 0.42
     cell["distinct_rationales"] = 0.1
     results["bins"].append(
         {"method": "mario", "round": 9, "reward": "diversity", "counts": [99, 0, 1]}

@@ -1,13 +1,17 @@
 """Every reward against vectors worked out by hand, and what happens when a reward misbehaves."""
 
+import asyncio
+import dataclasses
+import functools
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rationalize.errors import UsageError, UserError
-from rationalize.records import Attempt, Question
+from rationalize.records import Question
 from rationalize.rewards import (
     DIAGNOSTICS,
     REWARDS,
@@ -22,49 +26,7 @@ from rationalize.rewards.diversity import diversity_of
 from rationalize.rewards.mentions import names_answer, sentences
 from rationalize.rewards.option_copying import copied_share
 from rationalize.rewards.repetition import repeated_share
-
-QUESTION = Question("q1", "Which is heavier?", "steel", ("wood", "steel"))
-FREE = Question("q2", "What is 2 + 2?", "4")
-
-
-def attempt(rationale: str, question: Question = QUESTION, prediction: str | None = "steel"):
-    return Attempt(
-        id=f"a/{rationale}", question_id=question.id, mode="rationale_answer", prompt="p",
-        completion=rationale, rationale=rationale, prediction=prediction, gold=question.answer,
-        parsed=prediction is not None, finish="stop", writer="policy", model="m", round=0, step=0,
-        split="train", seed=0, n_tokens=1,
-    )  # fmt: skip
-
-
-def scores(reward: Reward, *attempts: Attempt, questions=(QUESTION, FREE)) -> list[float | None]:
-    scored = RewardSuite([reward]).score(attempts, {q.id: q for q in questions})
-    return [a.rewards[reward.name] for a in scored]
-
-
-class FakeAnswerScorer:
-    """Probabilities by the rationale's text; 0.5 each, or a utility of 0.5, without one."""
-
-    weights_hash = "fake"
-
-    def __init__(self, given):
-        self.given = given
-        self.calls = 0
-
-    def probabilities(self, questions, rationales):
-        self.calls += 1
-        return [
-            self.given[r] if r is not None else ([0.4, 0.6] if q.choices else [0.5])
-            for q, r in zip(questions, rationales, strict=True)
-        ]
-
-
-class FakeVerifier:
-    weights_hash = "fake"
-    reads_question = False
-
-    def probabilities(self, statements, question_ids):
-        assert all(s == s.strip() and s for s in statements)
-        return [0.9 if "true" in s else 0.1 for s in statements]
+from tests.reward_toys import FREE, QUESTION, FakeAnswerScorer, FakeVerifier, attempt, scores
 
 
 @pytest.mark.parametrize(
@@ -189,7 +151,19 @@ def test_unknown_name_names_the_nearest():
         ([1.0, math.nan], "completion 1 the score nan"),
         ([1.0, 1.5], r"outside its range \[0, 1\]"),
         ([1.0, "high"], "expected a number or None"),
+        ([1.0, "0.5"], "expected a number or None"),
+        ([1.0, [0.5]], "expected a number or None"),
+        ([1.0, 10**400], "expected a number or None"),
         (0.5, "returned float; expected a list of 2 scores"),
+        (None, "returned None; expected a list of 2 scores"),
+        ("ab", "returned str; expected a list"),
+        (b"ab", "returned bytes; expected a list"),
+        ({"a": 1.0, "b": 0.5}, "returned dict; expected a list"),
+        ({1.0, 0.5}, "returned set; expected a list"),
+        ({"a": 1.0, "b": 0.5}.values(), "returned dict_values; expected a list"),
+        ((x for x in (1.0, 0.5)), "returned generator; expected a list"),
+        (np.ones((2, 1)), r"returned ndarray of shape \(2, 1\); expected a list"),
+        (np.ones(()), r"returned ndarray of shape \(\); expected a list"),
     ],
 )
 def test_a_misbehaving_reward_is_named(returned, message):
@@ -254,6 +228,146 @@ def test_user_rewards_by_place(tmp_path, monkeypatch):
         load_rewards(["shouting_rewards:number"])
 
 
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """Loads the function `f` of a module with these lines."""
+    monkeypatch.chdir(tmp_path)
+
+    def load(*lines):
+        name = f"mine_{abs(hash((str(tmp_path), lines)))}"
+        (tmp_path / f"{name}.py").write_text("\n".join(lines) + "\n")
+        return load_rewards([f"{name}:f"])[0]
+
+    return load
+
+
+def test_async_rewards_are_awaited_on_one_loop():
+    loops = set()
+
+    async def later(completions, **_):
+        loops.add(asyncio.get_running_loop())
+        await asyncio.sleep(0)
+        return [float(len(c)) for c in completions]
+
+    class Caller:
+        async def __call__(self, completions, scale=1, **_):
+            return [scale * s for s in await later(completions)]
+
+    for function in (later, Caller(), functools.partial(Caller(), scale=1)):
+        assert scores(Reward("later", function), attempt("abc")) == [3.0]
+
+    async def inside():  # as in a notebook, whose own loop is running
+        return scores(Reward("later", later), attempt("abc"))
+
+    assert asyncio.run(inside()) == [3.0]
+    assert len(loops) == 1
+
+    async def broken(**_):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        scores(Reward("broken", broken), attempt("a"))
+
+    async def generator(completions, **_):
+        yield 1.0
+
+    with pytest.raises(BadReward, match="returned async_generator"):
+        scores(Reward("generator", generator), attempt("a"))
+
+
+MESSAGES = "    return [float(len(c[0]['content'])) for c in completions]"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["def f(completions, **kwargs):", MESSAGES],
+        ["async def f(completions, **kwargs):", MESSAGES],
+        ["def f(completions: list[list[dict[str, str]]]):", MESSAGES],
+        ["from __future__ import annotations", "def f(completions: list[Messages]):", MESSAGES],
+        ["def f(prompts, completions):", "    assert prompts[0][0]['role'] == 'user'", MESSAGES],
+        ["def f(completions, **_):",
+         "    return [float(len(m.get('content'))) for c in completions for m in c]"],
+        ["from rationalize.rewards import Reward", "def g(completions, **_):", MESSAGES,
+         "f = Reward('f', g)"],
+    ],
+)  # fmt: skip
+def test_a_reward_that_reads_messages_gets_messages(mine, lines):
+    reward = mine(*lines)
+    assert scores(reward, attempt("abc")) == [3.0]
+    assert scores(reward, attempt("abcd"), attempt("")) == [4.0, 0.0]
+
+
+def test_trls_keywords_are_there(mine):
+    reward = mine(
+        "def f(prompts, completions, answer, id, log_extra, log_metric, trainer_state=None, **kw):",
+        "    log_extra('seen', completions)",
+        "    log_metric('mean', 0.5)",
+        "    assert 'completion' not in kw and kw['gold'] == answer",
+        "    return [None if i == 'q2' else float(a == 'steel') for a, i in zip(answer, id)]",
+    )
+    assert scores(reward, attempt("a"), attempt("b", FREE)) == [1.0, None]
+    few = mine("def f(completions): return [1.0 for _ in completions]")
+    assert scores(few, attempt("a")) == [1.0]
+
+
+def test_further_columns_come_from_the_question_and_the_row(mine):
+    asked = dataclasses.replace(QUESTION, extra={"level": 2, "prompts": "never"})
+    every = (
+        "def f(completions, level, note=None, **kw): return [l * n for l, n in zip(level, note)]"
+    )
+    suite = RewardSuite([mine(every)])
+    rows = [{"note": 10, "completion": "x"}, {"note": 20}]
+    scored = suite.score([attempt("a"), attempt("b")], {"q1": asked}, columns=rows)
+    assert [a.rewards["f"] for a in scored] == [20.0, 40.0]
+    declared = Reward("level", lambda level, **_: level, columns=("level",))
+    other = dataclasses.replace(FREE, extra={})
+    suite = RewardSuite([declared])  # cached: the column is part of the key
+    both = [attempt("a"), attempt("a", other)]
+    assert [a.rewards["level"] for a in suite.score(both, {"q1": asked, "q2": other})] == [2, None]
+    with pytest.raises(UserError, match=r"'level' asks for level; .*columns prompts, completions"):
+        suite.score([attempt("a")], {"q1": QUESTION})
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("def f(a, /, **_): return [0.0]", "takes a by position alone"),
+        ("def f(completion_ids, **_): return [0.0]", "asks for completion_ids, which only TRL's"),
+        ("class f: pass", "is a class; expected a Reward"),
+        ("f = 1 +", "cannot be imported: SyntaxError"),
+        ("import nonesuch_at_all", "cannot be imported: ModuleNotFoundError"),
+        ("raise RuntimeError('no key')", "cannot be imported: RuntimeError: 'no key'"),
+    ],
+)
+def test_what_is_no_reward_is_said_in_a_sentence(mine, line, said):
+    with pytest.raises(UserError, match=said):
+        mine(line)
+
+
+def test_a_bug_in_a_users_reward_is_a_sentence_with_its_line(mine):
+    reward = mine("def f(completions, **kw):", "    x = 1", "    return [c / 0 for c in [x]]")
+    with pytest.raises(
+        BadReward, match=r"raised ZeroDivisionError at .*\.py:3: 'division"
+    ) as caught:
+        scores(reward, attempt("a"))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert caught.value.__cause__.__traceback__
+    missing = mine("def f(completions, **kw):", "    return kw['solution']")
+    with pytest.raises(BadReward, match=r"KeyError at .*:2: .*solution.*there are .*question_id"):
+        scores(missing, attempt("a"))
+    not_text = mine("def f(completions, **kw):", "    return [c['content'] for c in completions]")
+    with pytest.raises(BadReward, match="raised TypeError"):
+        scores(not_text, attempt("a"))
+    ours = mine(
+        "from rationalize.errors import UserError",
+        "def f(**kw):",
+        "    raise UserError('no such file')",
+    )
+    with pytest.raises(UserError, match=r"^no such file$"):
+        scores(ours, attempt("a"))
+
+
 def test_our_rewards_in_trl():
     function = to_trl(load_rewards(["correctness"])[0])
     assert function.__name__ == "correctness"
@@ -267,3 +381,33 @@ def test_our_rewards_in_trl():
         0.0,
     ]
     assert to_trl(load_rewards(["length"])[0])(prompts=["p"], completions=["One two."]) == [2.0]
+
+
+def test_a_reward_of_users_own_goes_on_to_trl(mine):
+    logged = []
+    function = to_trl(
+        mine(
+            "def f(completions, solution, log_extra, **kw):",
+            "    log_extra('solution', solution)",
+            "    return [float(c == s) for c, s in zip(completions, solution)]",
+        )
+    )
+    parts = [{"type": "text", "text": "fo"}, {"type": "text", "text": "ur"}]
+    completions = [
+        [
+            {"role": "assistant", "content": "", "tool_calls": []},
+            {"role": "assistant", "content": parts},
+        ],
+        [{"role": "assistant", "content": None}],
+        [],
+    ]
+    columns = {
+        "solution": ["four", "", "x"],
+        "completion_ids": [[1], [2], []],
+        "trainer_state": None,
+    }
+    assert function(
+        prompts=[[{"role": "user", "content": "Which?"}]] * 3, completions=completions,
+        log_extra=lambda *given: logged.append(given), **columns,
+    ) == [1.0, 1.0, 0.0]  # fmt: skip
+    assert logged == [("solution", ["four", "", "x"])]

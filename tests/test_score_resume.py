@@ -24,7 +24,7 @@ from rationalize.models import scorers
 from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.questions.bad_rows import BadRow, BadRows, settle
 from rationalize.records import Question
-from tests.test_score import HOSTILE, read, rows, score, standard_input, without_rewards, write
+from tests.score_files import HOSTILE, read, rows, score, standard_input, without_rewards, write
 
 # Resuming
 

@@ -27,7 +27,7 @@ from rationalize.models.vera import Vera
 from rationalize.records import Question
 from rationalize.rewards import load_rewards
 from rationalize.templates import prompt_text
-from tests.test_rewards import attempt, scores
+from tests.reward_toys import attempt, scores
 from tests.tiny import tiny_policy
 
 CHOICES = Question("q1", "Which is heavier?", "steel", ("wood", "steel"))

@@ -4,19 +4,18 @@ import dataclasses
 import json
 
 import pytest
-from rationalize.methods.self_motivated_demo import (
-    METHODS,
-    SelfMotivatedDemoConfig,
-    run_self_motivated_demo,
-)
 
+from rationalize import demo
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import read_run
+from rationalize.methods.demos.self_motivated import PPO_ROWS, SelfMotivatedDemoConfig
 from rationalize.methods.own_attempts import WriteConfig
+from rationalize.methods.sft import StartConfig
 from rationalize.sampling.local import SamplingConfig
-from rationalize.training.loop import FitConfig
+from rationalize.training.loop import FitConfig, HeadFitConfig
 
-FIT = FitConfig(learning_rate=3e-3, batch_size=8, precision="float32")
+FIT = FitConfig(learning_rate=3e-3, batch_size=8)
+HEAD_FIT = HeadFitConfig(learning_rate=3e-3, batch_size=8)
 
 
 def small(config, **changes):
@@ -27,21 +26,21 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
     model, questions = half_right
     d = SelfMotivatedDemoConfig()
     sampling = SamplingConfig(n=4, max_new_tokens=24)
-    writing = WriteConfig(shots=0, sampling=sampling)
     slow = small(FIT, learning_rate=1e-4)
-    config = small(
-        d, model=model, questions=questions, methods=METHODS, shots=1,
-        sft=small(d.sft, fit=FIT), redraw=writing,
-        kept=small(d.kept, warm_up=2, warm_up_epochs=1, epochs=1, fit=slow, write=writing),
-        rm=small(d.rm, gate=0.0, gate_masked=0.0, fit=FIT),
-        ppo=small(d.ppo, updates=1, prompts=4, fit=FIT,
-                  sampling=SamplingConfig(n=2, max_new_tokens=8)),
-        star=small(d.star, rounds=1, warm_up=2, warm_up_epochs=1, first_steps=8, fit=slow,
-                   write=small(d.star.write, sampling=sampling)),
-        dpo=small(d.dpo, fit=FIT, levels=3),
-        evaluation_sampling=SamplingConfig(temperature=0.0, max_new_tokens=24),
-    )  # fmt: skip
-    run_self_motivated_demo(config, tmp_path / "run")
+    settings = {
+        "model": model, "questions": questions, "precision": "float32", "evaluation_tokens": 24,
+        "methods": ("star", "dpo", *(f"ppo-{mode}" for mode in PPO_ROWS)), "shots": 1,
+        "direct": StartConfig(epochs=1.0, fit=FIT), "redraw": sampling,
+        "rft": small(d.rft, seed_rationales=2, seed_epochs=1, epochs=1, fit=slow,
+                     write=WriteConfig(sampling=sampling)),
+        "rm": small(d.rm, gate=0.0, gate_masked=0.0, fit=HEAD_FIT),
+        "ppo": small(d.ppo, updates=1, prompts=4, fit=HEAD_FIT,
+                     sampling=SamplingConfig(n=2, max_new_tokens=8)),
+        "star": small(d.star, rounds=1, seed_rationales=2, seed_epochs=1, first_steps=8, fit=slow,
+                      write=small(d.star.write, sampling=sampling)),
+        "dpo": small(d.dpo, fit=FIT, levels=3),
+    }  # fmt: skip
+    demo("self-motivated", tmp_path / "run", **settings)
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert {
         "SFT on 2 seed rationales", "RFT (M_sft)", "RFT, majority of 4",
@@ -65,9 +64,9 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
     page = (tmp_path / "run/report.html").read_text()
     for title in ("PPO, update by update", "Choosing among attempts", "Own attempts"):
         assert title in page
-    run_self_motivated_demo(config, tmp_path / "run")  # says that it is done
+    demo("self-motivated", tmp_path / "run", **settings)  # says that it is done
 
 
 def test_an_unknown_method_is_refused(tmp_path):
     with pytest.raises(UsageError, match="expected some of star"):
-        run_self_motivated_demo(SelfMotivatedDemoConfig(methods=("ppo",)), tmp_path / "run")
+        SelfMotivatedDemoConfig(methods=("ppo",))

@@ -114,7 +114,7 @@ def test_who_starts_from_seed_rationales_need_not_learn_them_again(
     )  # fmt: skip
     exp = experiment_on(tmp_path / "run", tiny_model, mostly_yes)
     seeded = seed_sft(exp, exp.load_policy(), config, exp.stage("any"))
-    assert seeded.label == "SFT on 12 seed rationales"
+    assert seeded.trained == {}  # the teacher is no reward
     from_it = dataclasses.replace(exp, start=dataclasses.replace(seeded, policy=None))
     policy = exp.load_policy(seeded.weights)
     one = self_training(from_it, policy, config, exp.stage("one"))

@@ -242,6 +242,7 @@ def test_nothing_listens():
         (says({"message": "no such model"}, 404), "'no such model'.*--model that exist"),
         (says({"detail": "top_k?"}, 400), r"top_k\?.*--http.fields.*The prompt ends in 'p'"),
         (says(b"\xff{", 422), "answered 422"),
+        (says({"error": {"code": "context_length_exceeded"}}, 400), "exceeded.*prompt ends in 'p'"),
         (says(b"", 301, Location="http://[elsewhere"), r"moved to 'http://\[elsewhere'"),
         (says({"error": {"message": "pay", "code": "insufficient_quota"}}, 429), "no quota left"),
         (says({"choices": [{"text": "x"}]}), "found the choice.*message.content"),
@@ -307,7 +308,8 @@ def test_texts_that_are_odd_are_kept_counted_and_named():
     megabytes = "heavy " * 500_000
     script = [
         replies(None),
-        says({"choices": [{"message": {"tool_calls": []}, "finish_reason": None}]}),
+        says({"choices": [{"message": {"tool_calls": []}, "finish_reason": None}],
+              "usage": {"prompt_tokens": 7, "completion_tokens": 0}}),
         replies("a\ud800b"),
         replies("\ud83d\ude00"),
         replies("cut", finish="content_filter"),
@@ -330,8 +332,8 @@ def test_texts_that_are_odd_are_kept_counted_and_named():
         "2 replies without text",
         "1 replies with unpaired surrogates, which were replaced",
         "1 replies cut by the server's filter",
-        "3 answers did not count their tokens",
-        "28 prompt and 20 completion tokens",
+        "2 answers did not count their tokens",
+        "35 prompt and 20 completion tokens",
     ):
         assert part in shown
     assert again.bill.oddities == sampler.bill.oddities

@@ -16,7 +16,7 @@ from toys import attempt, question
 from rationalize.answers import has_marker
 from rationalize.attempt_files import save_attempts
 from rationalize.cli import main
-from rationalize.errors import UsageError
+from rationalize.errors import UserError
 from rationalize.evaluation.results import save_questions
 from rationalize.records import attempt_row
 from rationalize.rewards import RewardSuite, load_rewards, to_trl
@@ -57,9 +57,23 @@ def test_trls_own_reward_is_ours_by_name():
     assert [a.rewards["think_format_reward"] for a in scored] == [0, 1, 0, 1, 0, 1]
 
 
-def test_a_reward_that_asks_for_a_column_of_its_own_is_refused():
-    with pytest.raises(UsageError, match=r"asks for solution; attempts have the columns prompts"):
-        load_rewards(["trl.rewards:accuracy_reward"])
+def test_a_column_of_its_own_comes_from_the_questions_or_is_missed_by_name():
+    (reward,) = load_rewards(["trl.rewards:accuracy_reward"])
+    questions, attempts = written(2)
+    suite = RewardSuite([reward])
+    for missed in (
+        lambda: suite.score(attempts, {q.id: q for q in questions}),
+        lambda: suite.check_questions(questions),
+    ):
+        with pytest.raises(UserError, match=r"asks for solution; .* have the columns prompts"):
+            missed()
+    assert reward.columns == ("solution",)
+    suite.check_questions([dataclasses.replace(questions[0], extra={"solution": "4"})])
+
+
+def test_a_factory_of_rewards_is_not_a_reward():
+    (factory,) = load_rewards(["trl.rewards:get_soft_overlong_punishment"])
+    assert factory.columns == ("max_completion_len", "soft_punish_cache")
 
 
 @pytest.mark.parametrize("messages", [False, True])

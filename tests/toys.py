@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from rationalize.answers import reply_text
 from rationalize.methods.base import Experiment, RunConfig
 from rationalize.records import Attempt, Question
@@ -41,6 +43,29 @@ def told_apart(n=40):
         ):
             attempts.append(attempt(q, f"{words} of {i}", "yes" if right else "no", j))
     return questions, attempts
+
+
+def reference(i, model="gpt3", *, predicted="yes", correct=True, rationale="it is so", name="a"):
+    return {"id": f"{name}{i}", "model": model, "rationale": rationale, "predicted": predicted,
+            "correct": correct}  # fmt: skip
+
+
+def write_set(folder, rows, name="a", n=4, train=True):
+    """Questions whose answer is yes, and reference rationales; no file of them where None."""
+    folder = folder / name
+    folder.mkdir(parents=True)
+    for split in ("train", "test") if train else ("test",):
+        lines = [
+            {"id": f"{name}{i}" if split == "test" else f"{name}-train{i}",
+             "question": f"Is {name} {i} of {split} it?", "choices": ["yes", "no"],
+             "answer": "yes"}
+            for i in range(n)
+        ]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(q) + "\n" for q in lines))
+    if rows is not None:
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "reference_rationales.jsonl").write_text(text)
+    return folder
 
 
 def experiment(path, train, dev=(), rewards=("correctness", "diversity"), *, policy=None, **facts):

@@ -1,12 +1,25 @@
-"""Answers: write, parse and compare choice labels, numbers, yes and no. No torch here."""
+"""Answers: write, read and compare choice labels, numbers, yes and no. No torch here.
+
+A reply is read in two ways (docs/metrics.md): `strict`, our form, in which the answer follows
+`MARKER`, and `stated`, any clear answer. What is learned towards and rewarded is strict.
+"""
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+
+from rationalize.choice_names import named_choice, normalise, same_choice
+from rationalize.numerals import exact_number, number, number_text, plain, whole_number
+
+__all__ = [
+    "MARKER", "Reply", "answer_alone", "answer_label", "end_after_answer", "has_marker",
+    "is_correct", "label", "normalise", "number", "parse_reply", "read_answer", "read_prediction",
+    "reply_text", "split_reasoning", "stated_answer",
+]  # fmt: skip
 
 MARKER = "So the answer is"
 """The sentence that separates the rationale from the answer; the last one in a reply wins."""
@@ -19,15 +32,43 @@ _ANSWERED = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 """The marker with a label, number, yes, no or single word; not `So the answer is not clear`."""
-_LETTER = re.compile(r"\(\s*([A-Za-z])\s*(?:\)|$)")
-_BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
 _YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
-_STOP = re.compile(r"(?<!\b[DMS][rst])\.(?=\s|$)")  # not in 3.5, nor after Mr, Dr or St
-_NUMBER = re.compile(
-    r"(?<![\w.,-])(?:[-+]?(?:[$£€] ?)?|[$£€][-+])"  # sign and currency
-    r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+_THOUGHT = "think|thinking|thought|reasoning"
+_OPEN = re.compile(rf"<(?:{_THOUGHT})>|\[THINK\]", re.IGNORECASE)
+_CLOSE = re.compile(rf"</(?:{_THOUGHT})>|\[/THINK\]", re.IGNORECASE)
+
+_STOP = re.compile(r"\.(?=\s|$)")  # not in 3.5
+_TITLE = re.compile(r"\b[DMS][rst]$")
+_ABBREVIATION = re.compile(
+    r"(?:^|[^\w.])(?:[A-Z]|(?:[A-Za-z]\.)+[A-Za-z]|Ph\.D|Mrs|Prof|Sgt|Gen|Col|Lt|Capt|Cpl|Rev|Hon|Gov"
+    r"|Sen|Rep|Pres|Jr|Ft|Ave|Blvd|Rd|Inc|Ltd|Corp|Co|Bros|Jan|Feb|Apr|Aug|Sept?|Oct|Nov|Dec|Mme|Mlle"
+    r"|[Vv]ol|[Ff]ig|[Cc]h|[Ee]d|[Nn]os|pp?|vs|etc|approx|ca|cf|est)$"
 )
-_CALCULATION = re.compile(r"[-+*/×÷^x().,$£€\d\s=]+")
+_NEW_SENTENCE = re.compile(
+    r"(?:The|It|Its|This|That|These|Those|Because|Since|So|Check|We|I|He|She|They|You|There|Here"
+    r"|Therefore|Thus|Hence|If|When|As|In|For|And|But|Not|No|Yes|A|An|To|Note|Explanation)[\s,:]"
+)
+_MATHS = re.compile(r"(?:(?:\\[\[(]|\$\$)\s*)+")
+_EMPHASISED = re.compile(r"(?:\*\*|__)(.+?)(?:\*\*|__)")
+
+_STATEMENT = re.compile(
+    r"(?:\b(?P<open>if|whether|unless|suppose|assume)\s+(?:that\s+)?(?:the\s+)?"
+    r"(?:correct\s+|right\s+|final\s+)?)?"
+    r"(?:\banswer|\b(?:correct|right|best|final)\s+(?:option|choice|one))\b"
+    r"(?:\s+(?:to|for)\s+(?:the|this|your)\s+\w+)?[\s*_\"'`]*"
+    r"(?:(?:is|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be)\b|[:=：]|[-–—](?=\s))[\s*_:：]*",
+    re.IGNORECASE,
+)
+"""What introduces an answer: `the answer is`, `Answer:`, `the correct option is`."""
+_CHOSEN = re.compile(r"\bI(?:'d| would|'ll| will)? (?:choose|pick|select|go with) ", re.IGNORECASE)
+_CALLED_RIGHT = re.compile(
+    r"(?P<said>[(\[]\s*[A-Za-z]\s*[)\]]|\b(?:option|choice|answer)\s+[(\[]?[A-Za-z][)\]]?|\b[B-Z])"
+    r"[*_\"'`]*\s+is\s+(?:the\s+)?(?:correct|right|best)\b"
+)
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
+_DENIED = re.compile(r"\W*(?:not|neither|either|between|none|un\w+)\b", re.IGNORECASE)
+_ASKED = re.compile(r"\W*\w+\W*\?")
+_LABELLED = re.compile(r"(?:(?:option|choice)\s+)?[(\[]?([A-Za-z])[)\]]?(?:[.:)\s–—-]+(.*))?", re.I)
 
 
 @dataclass(frozen=True)
@@ -37,6 +78,8 @@ class Reply:
     rationale: str
     prediction: str | None
     """Choice text, or free-form answer; None if none could be read."""
+    reasoning: str | None = None
+    """What the model thought before its reply, in `<think>` tags; no part of the rationale."""
 
     @property
     def parsed(self) -> bool:
@@ -62,13 +105,86 @@ def reply_text(rationale: str, answer: str, choices: Sequence[str] | None) -> st
     return f"{rationale} {sentence}" if rationale else sentence
 
 
+def split_reasoning(completion: str) -> tuple[str | None, str]:
+    """Reasoning and reply: the part before the last `</think>`, without tags, and the part after.
+
+    The reasoning is None without such tags. Where one is not closed, there is no reply.
+
+    >>> split_reasoning("<think>Snow?</think>So the answer is (B).")
+    ('Snow?', 'So the answer is (B).')
+    >>> split_reasoning("<think>Snow? So the answer is (B)? Let me")
+    ('Snow? So the answer is (B)? Let me', '')
+    """
+    end = max((match.end() for match in _CLOSE.finditer(completion)), default=0)
+    if _OPEN.search(completion, end):
+        end = len(completion)
+    if not end:
+        return None, completion
+    return _OPEN.sub("", _CLOSE.sub("", completion[:end])).strip(), completion[end:]
+
+
 def parse_reply(completion: str, choices: Sequence[str] | None) -> Reply:
-    """Split a completion at its last marker (case-insensitive) and read the answer after it."""
-    markers = list(_MARKER.finditer(completion))
+    """The strict reading: split at the last marker (case-insensitive), and read what follows it."""
+    reasoning, text = split_reasoning(completion)
+    markers = list(_MARKER.finditer(text))
     if not markers:
-        return Reply(completion.strip(), None)
+        return Reply(text.strip(), None, reasoning)
     last = markers[-1]
-    return Reply(completion[: last.start()].strip(), read_answer(completion[last.end() :], choices))
+    rationale, answer = text[: last.start()].strip(), read_answer(text[last.end() :], choices)
+    return Reply(rationale, answer, reasoning)
+
+
+def stated_answer(completion: str, choices: Sequence[str] | None) -> str | None:
+    r"""The stated reading: the strict one, else the last clear answer in any form; None without.
+
+    >>> stated_answer("Snow melts.\n\n**Answer: (B) snow**", ["rock", "snow"])
+    'snow'
+    >>> [stated_answer(t, None) for t in ("It is \\boxed{9{,}500}.", "Add.\n#### 7", "Add them.")]
+    ['9{,}500', '7', None]
+    """
+    strict = parse_reply(completion, choices).prediction
+    text = split_reasoning(completion)[1].strip()
+    if strict is not None or not text:
+        return strict
+    # where an answer may begin
+    said = [(m.end(), text[m.end() :]) for m in _STATEMENT.finditer(text) if not m["open"]]
+    said += [(m.end(), inside) for m in _BOXED.finditer(text) if (inside := _braced(text, m.end()))]
+    if choices:
+        said += [(m.end(), text[m.end() :]) for m in _CHOSEN.finditer(text)]
+        said += [(m.start(), m["said"]) for m in _CALLED_RIGHT.finditer(text)]
+    for _, after in sorted(said, reverse=True):
+        if _ASKED.match(after):
+            continue
+        answer = read_answer(after, choices)
+        if answer is not None or _DENIED.match(after):
+            return None if _DENIED.match(after) and not choices else answer
+    return _alone(text, choices)
+
+
+def _braced(text: str, start: int) -> str | None:
+    """What stands in the braces that open at `start`."""
+    depth = 0
+    for i in range(start, len(text)):
+        depth += (text[i] == "{") - (text[i] == "}")
+        if not depth:
+            return text[start + 1 : i].strip() or None
+    return None
+
+
+def _alone(text: str, choices: Sequence[str] | None) -> str | None:
+    """An answer that is the whole last line: `**B**`, `B. snow`, `#### 7`, `yes`."""
+    line = plain(text.splitlines()[-1].strip().lstrip("#> ")).rstrip(". ")
+    if not choices:
+        word = _YES_NO.fullmatch(line) or (line == plain(text).rstrip(". ") and line.isalnum())
+        return line if word or whole_number(line) is not None else None
+    if found := same_choice(line, choices):
+        return found
+    labelled = _LABELLED.fullmatch(line)
+    index = string.ascii_uppercase.find(labelled[1].upper()) if labelled else -1
+    if not labelled or not 0 <= index < len(choices):
+        return None
+    fits = not labelled[2] or same_choice(labelled[2], choices) == choices[index]
+    return choices[index] if fits else None
 
 
 def has_marker(text: str) -> bool:
@@ -79,75 +195,51 @@ def has_marker(text: str) -> bool:
 def end_after_answer(text: str, stop: str) -> int:
     r"""Where the first `stop` after a reply's first plain answer begins, or -1.
 
-    After few-shot demonstrations, a model often goes on with a question of its own.
+    After few-shot demonstrations, a model often goes on with a question of its own. What it thinks
+    before its reply is left alone.
 
     >>> text = "2 + 2 = 4.\n\nSo the answer is 4.\n\nAnn has 3 pens. So the answer is 3."
     >>> text[: end_after_answer(text, "\n\n")]
     '2 + 2 = 4.\n\nSo the answer is 4.'
     """
-    answer = _ANSWERED.search(text)
+    answer = _ANSWERED.search(text, len(text) - len(split_reasoning(text)[1]))
     return text.find(stop, answer.end() - 1) if answer else -1
 
 
 def read_answer(text: str, choices: Sequence[str] | None) -> str | None:
     """Read a choice, or a free-form answer, from the text after the marker; None without one.
 
-    `(A)` is the first choice, whatever follows. Then come the choices' texts, and then a bare `A`.
-    For the choices yes and no, the first of these words counts. A free-form answer ends at the
-    first full stop of its line.
+    A choice is named as `named_choice` says. A free-form answer ends with the first sentence of its
+    line; the stops of initials and abbreviations end none.
     """
-    text = text.strip().lstrip(":").strip()
+    text = _MATHS.sub("", text.strip().lstrip(":").strip(), count=1).strip()
     if not text:
         return None
-    line = text.splitlines()[0].strip().rstrip(".").strip()
+    line = text.splitlines()[0].strip()
+    if choices:
+        return named_choice(line, choices)
+    if emphasised := _EMPHASISED.match(line):
+        line = emphasised[1]
+    elif (boxed := _BOXED.match(line)) and (inside := _braced(line, boxed.end())):
+        line = inside
+    return _first_sentence(line.rstrip(".").strip()) or None
+
+
+def read_prediction(text: str, choices: Sequence[str] | None) -> str | None:
+    """A prediction that is data: compared whole, and read as an answer only where that fails."""
     if not choices:
-        return _STOP.split(line, maxsplit=1)[0].strip() or None
-    bare = line.strip("*\"'` ")  # chat models put answers in bold or quotes
-    letter = _LETTER.match(bare)
-    if not letter:
-        texts = {normalise(c): c for c in reversed(choices)}
-        for form in (line, bare):
-            if normalise(form) in texts:
-                return texts[normalise(form)]
-        letter = _BARE_LETTER.match(bare)
-        if not letter and texts.keys() == {"yes", "no"} and (word := _YES_NO.search(bare)):
-            return texts[word.group().lower()]
-    index = string.ascii_uppercase.index(letter.group(1).upper()) if letter else len(choices)
-    return choices[index] if index < len(choices) else None
+        return text.strip() or None
+    return same_choice(text, choices) or read_answer(text, choices)
 
 
-def normalise(text: str) -> str:
-    """The answer in lower case, with single spaces and without a final full stop."""
-    return " ".join(text.strip().rstrip(".").lower().split())
-
-
-def number(text: str) -> float | None:
-    """The number in an answer, without currency, thousands separators and units; else None.
-
-    It is the number at the beginning, the result of a calculation there, or the only number.
-
-    >>> [number(t) for t in ("$1,200 a year", "24 because 12 * 2 = 24", "12 * 2 = 24", "it is 7")]
-    [1200.0, 24.0, 24.0, 7.0]
-    >>> [number(t) for t in ("7 of them, not 8", "1/2", "3, 4", "Ann 3, Tom 4")]
-    [7.0, None, None, None]
-    """
-    written = _number_in(text)
-    return None if written is None else float(re.sub("[,$£€ ]", "", written))
-
-
-def _number_in(text: str) -> str | None:
-    """The text of the number that `number` reads."""
-    text = text.replace("−", "-").strip("*\"'` ")
-    leading = _CALCULATION.match(text)
-    # "12 * 2 = 24": of the sides of a calculation, only those that are one number
-    if leading and any(c.isdigit() for c in leading.group()):
-        sides = [
-            side.strip(" \t(").rstrip(" \t.,()-+*/×÷^x") for side in leading.group().split("=")
-        ]
-        numbers = [side for side in sides if _NUMBER.fullmatch(side)]
-    else:
-        numbers = _NUMBER.findall(text)
-    return numbers[-1] if len(set(numbers)) == 1 else None
+def _first_sentence(line: str) -> str:
+    for stop in _STOP.finditer(line):
+        before, after = line[: stop.start()], line[stop.end() :].lstrip()
+        numbered = before.lower().endswith("no") and after[:1].isdigit()  # No. 5
+        abbreviated = _ABBREVIATION.search(before) and not _NEW_SENTENCE.match(after)
+        if not (_TITLE.search(before) or numbered or abbreviated):
+            return before.strip()
+    return line
 
 
 def answer_alone(prediction: str, answer: str, choices: Sequence[str] | None = None) -> str:
@@ -163,27 +255,39 @@ def answer_alone(prediction: str, answer: str, choices: Sequence[str] | None = N
         return prediction
     if normalise(answer) in ("yes", "no"):
         alone = word.group() if (word := _YES_NO.search(prediction)) else None
-    elif _NUMBER.fullmatch(answer.strip()):
-        alone = _number_in(prediction)
+    elif whole_number(answer) is not None:
+        alone = number_text(prediction)
     return prediction if alone is None else alone
 
 
 def is_correct(prediction: str | None, answer: str, choices: Sequence[str] | None = None) -> bool:
-    """Exact match after `normalise`; free-form answers also match as numbers, and as yes or no."""
+    """Whether the prediction is the answer.
+
+    Choices are compared by identity; what is none of them, after `normalise`. A free-form answer is
+    compared whole, then without mark-up, then its first sentence, its number, its yes or no.
+    """
     if prediction is None:
         return False
-    if normalise(prediction) == normalise(answer):
-        return True
     if choices:
-        return False
-    alone = answer_alone(prediction, answer)
-    if normalise(alone) == normalise(answer):
+        predicted, gold = same_choice(prediction, choices), same_choice(answer, choices)
+        if predicted is not None and gold is not None:
+            return predicted == gold
+        return normalise(prediction) == normalise(answer)
+    lines = prediction.strip().splitlines() or [""]
+    sentence = _first_sentence(lines[0].rstrip(".").strip())
+    wanted = normalise(answer)
+    if wanted in (normalise(prediction), normalise(sentence)):
         return True
-    if not _NUMBER.fullmatch(answer.strip()):
-        return False
-    predicted, gold = number(alone), number(answer)
-    return (
-        predicted is not None
-        and gold is not None
-        and math.isclose(predicted, gold, rel_tol=0, abs_tol=1e-6)
-    )
+    if len(wanted) == 1 and normalise(_STOP.split(lines[0], maxsplit=1)[0]) == wanted:
+        return True
+    if wanted and normalise(plain(prediction)) == normalise(plain(answer)):
+        return True
+    if normalise(answer_alone(prediction, answer)) == wanted:
+        return True
+    value, number_ = whole_number(answer), exact_number(prediction)
+    return value is not None and number_ is not None and _close(number_, value)
+
+
+def _close(a: Fraction, b: Fraction) -> bool:
+    """Equal to six decimals, and to three digits where a number is smaller than .001."""
+    return abs(a - b) <= min(Fraction(1, 10**6), abs(b) / 1000)

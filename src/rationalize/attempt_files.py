@@ -24,7 +24,7 @@ from rationalize.text import whole_characters
 _JSON_COLUMNS = ("rewards", "control", "sampling")
 _TEXT_COLUMNS = (
     "id", "question_id", "mode", "prompt", "completion", "rationale", "prediction", "gold",
-    "finish", "writer", "model", "split", "refines", *_JSON_COLUMNS,
+    "finish", "writer", "model", "split", "refines", "reasoning", *_JSON_COLUMNS,
 )  # fmt: skip
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in _TEXT_COLUMNS]
@@ -111,6 +111,9 @@ def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:
         ) from error
     _require_fields(path, None, table.column_names)
     for name, value in equal.items():
+        if name not in table.column_names:  # a file of an earlier version
+            table = table if value is None else table.slice(0, 0)
+            continue
         column = table.column(name)
         value = whole_characters(value) if isinstance(value, str) else value  # as stored
         table = table.filter(

@@ -345,14 +345,10 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
     if presets := getattr(cls, "PRESETS", None):
         also.append(f"{command.preset_flag} {'|'.join(presets)} (values below the file)")
     return merge(
-        cls,
-        file,
-        argv,
-        prog=f"rationalize {verb}",
-        description=f"{about}. Also: {', '.join(also)}.",
-        method=command.method,
+        cls, file, argv, prog=f"rationalize {verb}",
+        description=f"{about}. Also: {', '.join(also)}.", method=command.method,
         preset_flag=command.preset_flag,
-    )
+    )  # fmt: skip
 
 
 def _destination(out: Path | None, method: str, config: Any, overwrite: bool) -> str:

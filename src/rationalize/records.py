@@ -62,6 +62,8 @@ class Attempt:
     hinted: bool = False
     """Whether the prompt told the gold answer."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    reasoning: str | None = None
+    """What the model thought before its reply (`<think>`); no part of the rationale."""
 
     def scored(self, rewards: Mapping[str, float | None]) -> Attempt:
         """The same attempt with further scores."""
@@ -79,6 +81,8 @@ class Completion:
     """Tokens written, including a written EOS."""
     ids: tuple[int, ...] = ()
     """Ids of these tokens, if the sampler knows them."""
+    reasoning: str | None = None
+    """What the model thought before the text, where a server gives it in a field of its own."""
 
 
 @dataclass(frozen=True)

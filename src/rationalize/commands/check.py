@@ -20,9 +20,6 @@ from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Question
 
-_ATTACKED = 40
-"""Questions whose rationales are spoiled, unless told otherwise."""
-
 
 @dataclass(frozen=True)
 class CheckRewardsConfig(ScorerFolders):
@@ -83,7 +80,7 @@ def _attack(config: CheckRewardsConfig, overwrite: bool) -> None:
         out.check()
     split = config.split or "dev"
     questions = load_questions(config.questions, split, columns=config.columns or None)
-    limit = _ATTACKED if config.limit is None else config.limit
+    limit = 40 if config.limit is None else config.limit
     pairs = [(q, r) for q in questions if (r := _good_rationale(q)) is not None][:limit]
     if len(pairs) < 2:
         raise UserError(
@@ -91,12 +88,10 @@ def _attack(config: CheckRewardsConfig, overwrite: bool) -> None:
             "that led to the right answer; expected at least two (30 say more). Name other "
             "questions or another split"
         )
-    rewards = rewards_of(
-        config.rewards or _testable(config), config, model=config.model or "default"
-    )
-    rows = check.check_rewards(
-        rewards, [q for q, _ in pairs], [r for _, r in pairs], seed=config.seed
-    )
+    asked, good = [q for q, _ in pairs], [r for _, r in pairs]
+    names = config.rewards or _testable(config)
+    rewards = rewards_of(names, config, model=config.model or "default")
+    rows = check.check_rewards(rewards, asked, good, seed=config.seed)
     if out:
         from rationalize.files import plain, write_text
 

@@ -185,6 +185,11 @@ def _evaluate(
     if not run.has_shard(shard):
         run.append(suite.score(write(), by_id), shard)
     attempts = {name: run.read_shard(shard)}
+    answered = {a.question_id for a in attempts[name]}
+    skipped = [q.id for q in questions if q.id not in answered]
+    if skipped:  # a server refused their prompts: all rows are of the same questions
+        print(f"{len(skipped)} of {len(questions)} questions are left out: {', '.join(skipped)}")
+        questions = [q for q in questions if q.id in answered]
     if train:
         majority = majority_attempts(train, questions, split=config.split)
         run.append(majority, f"floor-{config.split}")
@@ -196,7 +201,7 @@ def _evaluate(
         suite.trainable, suite.diagnostics,
         meta={
             "config": run.config, "model": config.model, "seeds": [config.seed],
-            "environment": run.read_json("env.json"),
+            "environment": run.read_json("env.json"), **({"skipped": skipped} if skipped else {}),
         },
     )  # fmt: skip
     if run_of_model := _trained_run(config):

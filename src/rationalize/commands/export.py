@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 from tyro.conf import Positional
 
 from rationalize.commands.output_file import OutputFile
-from rationalize.config import to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Pair, Question
@@ -44,6 +43,12 @@ class ExportConfig:
         between(self, 0, LARGEST_SEED, "seed")
 
 
+def output_of(config: ExportConfig, overwrite: bool) -> OutputFile:
+    """The file; another choice of the same attempts may replace it, it is made in a moment."""
+    made_from = {"attempts": config.attempts, "format": config.format}
+    return OutputFile(config.out, "export", made_from, overwrite)
+
+
 def export(config: ExportConfig, *, overwrite: bool = False) -> None:
     """Write the rows; print how many there are and what was left out."""
     from rationalize.attempt_files import load_attempts, write_dpo_jsonl, write_sft_jsonl
@@ -55,7 +60,7 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> None:
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .jsonl.gz"
         )
-    out = OutputFile(config.out, "export", to_dict(config), overwrite)
+    out = output_of(config, overwrite)
     out.check()
     questions: Mapping[str, Question] = {}  # those whose choices are known
     if config.attempts.is_dir():

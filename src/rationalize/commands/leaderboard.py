@@ -41,12 +41,8 @@ class LeaderboardConfig(ScorerFolders):
     runs: tuple[str, ...] = ()
     """Folders of runs evaluated on test questions of these sets."""
     rewards: tuple[str, ...] = (
-        "diversity",
-        "length",
-        "option_copying",
-        "answer_leak",
-        "repetition",
-    )
+        "diversity", "length", "option_copying", "answer_leak", "repetition",
+    )  # fmt: skip
     """Rewards and diagnostics by name, or `module:function`."""
     fluency_model: str = "default"
     """Model that `fluency` asks."""

@@ -60,7 +60,9 @@ def plan_compare(config: Any, overwrite: bool) -> list[str]:
 
 
 def plan_export(config: Any, overwrite: bool) -> list[str]:
-    OutputFile(config.out, "export", to_dict(config), overwrite).check()
+    from rationalize.commands.export import output_of
+
+    output_of(config, overwrite).check()
     return [f"attempts: {config.attempts}"]
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
-from rationalize.answers import parse_reply, read_answer
+from rationalize.answers import parse_reply, read_prediction
 from rationalize.config import nearest
 from rationalize.errors import UsageError, UserError
 from rationalize.questions.bad_rows import BadRow, RowError, settle
@@ -222,7 +222,7 @@ def _attempt(value: Mapping[str, Any], question: Question, where: str) -> Attemp
         prediction = reply.prediction
     else:
         rationale = value["rationale"]
-        prediction = read_answer(value["prediction"] or "", question.choices)
+        prediction = read_prediction(value["prediction"] or "", question.choices)
     return given_attempt(
         where, question, rationale, prediction, writer="file", split="file", model="unknown",
         completion=completion,

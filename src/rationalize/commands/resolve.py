@@ -67,11 +67,16 @@ def open_writer(config: Any) -> Iterator[Writer]:
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """The settings that a second start must repeat; of `http` only those that replies depend on."""
+    """The settings that a second start must repeat; of `http` only those that replies depend on, of
+    several servers the first.
+    """
     settings = to_dict(config)
-    server = {"server": settings.pop("server"), "http": settings.pop("http")}
+    del settings["server"], settings["http"]
     if config.server is not None:
-        settings |= {**server, "http": config.http.reply_settings}
+        from rationalize.sampling.addresses import addresses_of
+
+        server = addresses_of(config.server)[0]
+        settings |= {"server": server, "http": config.http.reply_settings}
     return settings
 
 

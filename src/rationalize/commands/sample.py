@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,10 +164,12 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
     out.sign()
     file.forget()
     parsed = sum(a.parsed for a in attempts)
+    skipped = len(by_id.keys() - {a.question_id for a in attempts})
     print(
         f"{config.out}: {len(kept)} of {len(attempts)} attempts at {len(questions)} questions; "
-        f"{parsed} parsed, {len(right)} right"
+        f"{parsed} parsed, {len(right)} right{f'; {skipped} skipped' if skipped else ''}"
     )
+    _warn_of_other_forms(attempts, by_id)
 
 
 def ask(config: AskConfig) -> None:
@@ -219,6 +222,24 @@ def _correct(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
     from rationalize.answers import is_correct
 
     return is_correct(attempt.prediction, attempt.gold, questions[attempt.question_id].choices)
+
+
+def _warn_of_other_forms(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question]
+) -> None:  # fmt: skip
+    """Say so where few replies parse although many state an answer."""
+    from rationalize.answers import MARKER
+    from rationalize.evaluation.metrics import stated
+
+    parsed = sum(a.parsed for a in attempts)
+    said = sum(stated(a, questions[a.question_id]) is not None for a in attempts)
+    if parsed < 0.9 * len(attempts) and said - parsed >= 0.1 * len(attempts):
+        print(
+            f"warning: only {parsed} of {len(attempts)} replies have the form `{MARKER} ..`, "
+            f"though {said} state an answer; only that form counts as parsed and right. Show "
+            "solved questions (--shots)",
+            file=sys.stderr,
+        )
 
 
 def _save_questions(

@@ -134,7 +134,7 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str, overwrite: 
 def _scored(suite: RewardSuite, batch: Sequence[Rationale], column: str) -> list[dict[str, Any]]:
     """The rows of a batch, with the suite's scores added under `column`."""
     questions = {r.question.id: r.question for r in batch}
-    attempts = suite.score([r.attempt for r in batch], questions)
+    attempts = suite.score([r.attempt for r in batch], questions, columns=[r.row for r in batch])
     return [
         {**r.row, column: {**r.row[column], **a.rewards}}
         for r, a in zip(batch, attempts, strict=True)

@@ -52,11 +52,8 @@ def score_methods(
     Each becomes a shard of the run, which a second start reads back. Within an unfinished shard,
     the scores in the suite's cache are not computed again.
     """
-    total = sum(
-        len(attempts)
-        for splits in methods.values() for seeds in splits.values() for attempts in seeds.values()
-    )  # fmt: skip
-    done = 0
+    cells = [seeds for splits in methods.values() for seeds in splits.values()]
+    total, done = sum(len(attempts) for seeds in cells for attempts in seeds.values()), 0
     scored: Methods = {}
     with progress_bar("score", "rationales") as progress:
         for number, (method, splits) in enumerate(methods.items()):

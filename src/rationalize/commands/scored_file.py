@@ -70,11 +70,12 @@ class ScoredRows:
             file.truncate(complete)
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append a batch of rows."""
+        """Append a batch of rows, in readable UTF-8 with risky characters escaped."""
         with open(self._path, "ab") as file:
-            file.writelines(map(json_line, rows))
-        for row in rows:
-            self._count(row)
+            for row in rows:
+                text = json.dumps(row, ensure_ascii=False, default=_json_value)
+                file.write(escaped_json(text).encode() + b"\n")
+                self._count(row)
 
     def become(self, out: Path) -> None:
         """Move the rows to `out`, compressed where its name ends in .gz."""
@@ -97,11 +98,6 @@ class ScoredRows:
         leak = row[self._column].get(LEAK)
         if SCORE in self.means and leak is not None:
             self.by_leak[int(leak)].add(row[self._column][SCORE])
-
-
-def json_line(row: Mapping[str, Any]) -> bytes:
-    """A row as a line of JSON in readable UTF-8, with risky characters escaped."""
-    return escaped_json(json.dumps(row, ensure_ascii=False, default=_json_value)).encode() + b"\n"
 
 
 def means_table(means: Mapping[str, Mean]) -> str:
@@ -152,9 +148,7 @@ def questions_digest(questions: Iterable[Question]) -> str:
 
 
 def source_digest(reward: Reward) -> str | None:
-    """Hash of the module of a user's own reward, of which one file must not see two versions; None
-    for built-in rewards.
-    """
+    """Hash of the module of a user's own reward, which must not change within a file; else None."""
     if not reward.source:
         return None
     module = sys.modules[reward.source.partition(":")[0]]
@@ -172,9 +166,7 @@ def _row(line: bytes) -> dict[str, Any] | None:
 
 
 def _json_value(value: Any) -> Any:
-    """Parquet's types that JSON lacks: dates in ISO form, decimals and UUIDs as text, bytes as
-    UTF-8 text or else base64.
-    """
+    """Parquet's types that JSON lacks, as text: ISO dates; bytes as UTF-8, or else base64."""
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, Decimal | UUID | timedelta):

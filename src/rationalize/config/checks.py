@@ -11,8 +11,8 @@ LARGEST_SEED = 2**32 - 1
 """What every generator takes."""
 
 
-class OutOfRange(UsageError, ValueError):
-    """A setting's value that its dataclass refuses."""
+class OutOfRange(UsageError):
+    """A setting's value that its dataclass refuses; the message begins with the setting's name."""
 
 
 def at_least(config: Any, least: float, *names: str) -> None:

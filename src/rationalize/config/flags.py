@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from rationalize.config import dump_yaml, from_dict, load_yaml, nearest, to_dict
 from rationalize.config.aliases import suggestion
+from rationalize.config.checks import OutOfRange
 from rationalize.config.old import new_name, upgrade
 from rationalize.errors import UsageError
 
@@ -59,14 +60,21 @@ def merge(
             known = [*options, "config", "out", "overwrite"]
             raise UsageError(f"unknown flag {token}{suggestion(name, filter(None, known))}")
     # A wrong value, the dataclass's own checks included, ends in a message and exit status 2.
-    return tyro.cli(
-        cls,
-        prog=prog,
-        description=description,
-        args=argv,
-        default=default,
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
-    )
+    try:
+        return tyro.cli(
+            cls, prog=prog, description=description, args=argv, default=default,
+            config=(tyro.conf.AvoidSubcommands, tyro.conf.HelptextFromCommentsOff),
+        )  # fmt: skip
+    except OutOfRange as error:
+        raise UsageError(f"{_flag_of(str(error), argv)}{error}") from error
+
+
+def _flag_of(message: str, argv: Sequence[str]) -> str:
+    """Which flag gave the setting that a message begins with, where several parts have one."""
+    setting = message.partition(" ")[0].partition(".")[0].replace("_", "-")
+    flags = (token.partition("=")[0] for token in argv if token.startswith("--"))
+    nested = [f for f in flags if f.replace("_", "-").rpartition(".")[2] == setting and "." in f]
+    return f"{nested[0]}: " if len(nested) == 1 else ""
 
 
 def _todays(token: str, options: Mapping[str, Any], method: str) -> str:

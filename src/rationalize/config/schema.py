@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
+from rationalize.config.checks import OutOfRange
 from rationalize.errors import UsageError
 
 T = TypeVar("T")
@@ -83,7 +84,7 @@ def _build(cls: Any, mapping: Any, path: str, where: str, base: Any, missing: An
             raise UsageError(f"{where}: key {path + name!r} is missing; expected {expected}")
     try:
         return cls(**values)
-    except ValueError as error:  # the dataclass's own check of its values
+    except (ValueError, OutOfRange) as error:  # the dataclass's own check of its values
         raise UsageError(f"{where}: {path.rstrip('.') + ': ' if path else ''}{error}") from error
 
 

@@ -7,13 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rationalize.errors import UsageError
+from rationalize.errors import UsageError, UserError
+from rationalize.text import clip
 
 
 def import_user_object(place: str, what: str) -> Any:
     """The object at `module:name`; modules of the working folder are found.
 
-    Raises `UsageError`, with `what` it was looked up as, where there is no such module or name.
+    Raises `UsageError`, with `what` it was looked up as, where there is no such module or name, and
+    `UserError` from whatever the module raises when it is imported.
     """
     module_name, _, name = place.partition(":")
     here = str(Path.cwd())
@@ -21,9 +23,14 @@ def import_user_object(place: str, what: str) -> Any:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.split(".")[0] and error.name != module_name:
-            raise  # the module is there, and something that it imports is not
+    except Exception as error:
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if module_name and missing not in (module_name, module_name.split(".")[0]):
+            # the module is there, and it, or something that it imports, is at fault
+            raise UserError(
+                f"module {module_name!r} for the {what} {place!r} cannot be imported: "
+                f"{type(error).__name__}: {clip(str(error), 200)}; mend it or what it needs"
+            ) from error
         raise UsageError(
             f"no module {module_name!r} for the {what} {place!r}; expected module:function of an "
             f"installed module or of a file in {here}"

@@ -65,11 +65,9 @@ class ScoredSet:
 
 
 def auroc(
-    score_N: np.ndarray,
-    target: Target,
-    question_N: np.ndarray,
+    score_N: np.ndarray, target: Target, question_N: np.ndarray,
     counts_SQ: np.ndarray | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """AUROC in each of S resamples, (S,); without `counts_SQ`, on the questions themselves, (1,).
 
     `counts_SQ` is how often each resample holds each question. A score of shape (N, 2) gives a
@@ -146,10 +144,6 @@ class _Aurocs:
     def score(self, name: str, target: str) -> np.ndarray:
         return self.of.targets[target].ceilings.get(name, self.of.scores.get(name, np.empty(0)))
 
-    def paired(self, target: str) -> np.ndarray:
-        """Which rationales are in a pair of the target, (N,)."""
-        return in_pairs(self.of.targets[target], self.of.question_N)
-
     def mean_and_draws(
         self, name: str, target: str, beside: str | None = None
     ) -> tuple[float, np.ndarray]:
@@ -168,10 +162,8 @@ class _Aurocs:
 
     def difference(self, a: str, b: str, target: str) -> tuple[float, np.ndarray]:
         """AUROC of a minus that of b, on the rationales where both are defined, and its draws."""
-        (mean_a, draws_a), (mean_b, draws_b) = (
-            self.mean_and_draws(a, target, b),
-            self.mean_and_draws(b, target, a),
-        )
+        mean_a, draws_a = self.mean_and_draws(a, target, b)
+        mean_b, draws_b = self.mean_and_draws(b, target, a)
         return mean_a - mean_b, draws_a - draws_b
 
 
@@ -187,21 +179,18 @@ def _rows(group: Sequence[_Aurocs], target: str) -> Iterator[dict[str, Any]]:
     best = max(means, key=lambda name: means[name]) if means else None
     for name in [*first.scores, *ceilings]:
         role: Role = "ceiling" if name in ceilings else "floor" if name in baselines else "reward"
-        paired = [test.paired(target) for test in group]
+        paired = [in_pairs(test.of.targets[target], test.of.question_N) for test in group]
         defined = [_defined(test.score(name, target)) for test in group]
         difference = None
         if role == "reward" and best is not None:
             difference = _mean([test.difference(name, best, target) for test in group])
         yield {
-            "score": name,
-            "role": role,
+            "score": name, "role": role,
             **_mean([test.mean_and_draws(name, target) for test in group]),
             "n": sum(int(p.sum()) for p in paired),
             "undefined": sum(int((p & ~d).sum()) for p, d in zip(paired, defined, strict=True)),
-            "sets": len(group),
-            "floor": best if difference else None,
-            "difference": difference,
-        }
+            "sets": len(group), "floor": best if difference else None, "difference": difference,
+        }  # fmt: skip
 
 
 def _mean(values: Sequence[tuple[float, np.ndarray]]) -> dict[str, float | None]:

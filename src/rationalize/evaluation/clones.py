@@ -61,32 +61,14 @@ def clone_rows(
         texts_a, texts_b = [texts[a][i] for i in shared], [texts[b][i] for i in shared]
         answered = sorted(set(answers[a]) & set(answers[b]))
         differ = [answers[a][i] != answers[b][i] for i in answered]
-        rows.append(
-            {
-                "variants": [a, b],
-                "n": len(shared),
-                "bleu": (bleu(texts_a, texts_b) + bleu(texts_b, texts_a)) / 2,
-                "identical": float(
-                    np.mean([x == y for x, y in zip(texts_a, texts_b, strict=True)])
-                ),
-                "disagreement": float(np.mean(differ)) if differ else None,
-                "kl": [divergences.get((a, b)), divergences.get((b, a))],
-            }
-        )
+        rows.append({
+            "variants": [a, b], "n": len(shared),
+            "bleu": (bleu(texts_a, texts_b) + bleu(texts_b, texts_a)) / 2,
+            "identical": float(np.mean([x == y for x, y in zip(texts_a, texts_b, strict=True)])),
+            "disagreement": float(np.mean(differ)) if differ else None,
+            "kl": [divergences.get((a, b)), divergences.get((b, a))],
+        })  # fmt: skip
     return rows
-
-
-def format_clones(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as plain text."""
-    lines = ["variants                   BLEU  identical  answers differ  KL per token"]
-    for row in rows:
-        kl = " / ".join("-" if x is None else f"{x:.3f}" for x in row["kl"])
-        differ = "-" if row["disagreement"] is None else f"{100 * row['disagreement']:.1f} %"
-        lines.append(
-            f"{' and '.join(row['variants']):<25} {row['bleu']:5.1f}  "
-            f"{100 * row['identical']:7.1f} %  {differ:>14}  {kl}"
-        )
-    return "\n".join(lines)
 
 
 def _ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:

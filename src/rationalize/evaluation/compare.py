@@ -11,12 +11,7 @@ from rationalize.config import nearest
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.baselines import MAJORITY, SEEDLESS
 from rationalize.evaluation.metrics import Metric, metrics_from_facts
-from rationalize.evaluation.results import (
-    Results,
-    merge_log,
-    read_questions,
-    summarise_metrics,
-)
+from rationalize.evaluation.results import Results, merge_log, read_questions, summarise_metrics
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run
 
@@ -183,9 +178,7 @@ def _merged_questions(runs: Sequence[EvaluatedRun]) -> dict[str, Question]:
 
 
 def _common_metrics(runs: Sequence[EvaluatedRun]) -> list[Metric]:
-    """The metrics of all runs; a `UserError` where two runs give one name a different range, or
-    only one of them counts it in NRG.
-    """
+    """The metrics of all runs; a `UserError` where two runs differ in the range or NRG of one."""
     facts: dict[str, Any] = {}
     for run in runs:
         for name, fact in run.results["metrics"].items():

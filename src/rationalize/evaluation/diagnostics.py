@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from rationalize.answers import MARKER
+from rationalize.evaluation.baselines import BETTER_READING, reads_base_better
 from rationalize.evaluation.metrics import Metric, applicable, score_column
 from rationalize.records import Attempt, Question
 from rationalize.signals.bins import rank_bins, value_bins
@@ -25,14 +27,6 @@ TOO_NARROW = "too narrow to condition on"
 class Spread:
     """How a reward's scores are spread over a pool."""
 
-    n: int
-    undefined: float
-    """Share of the scores that are undefined; they count as the worst of the range."""
-    distinct: int
-    at_best: float
-    """Share at the top of the range (saturated)."""
-    largest_tie: float
-    """Share of the largest block of equal scores."""
     filled: int
     """Bins that hold an attempt."""
     fullest: float
@@ -45,11 +39,9 @@ class Spread:
 
 
 def spread(
-    scores: Sequence[float | None],
-    k: int,
-    reward_range: tuple[float, float] = (0.0, 1.0),
+    scores: Sequence[float | None], k: int, reward_range: tuple[float, float] = (0.0, 1.0),
     levels: Sequence[float] | None = None,
-) -> Spread:
+) -> Spread:  # fmt: skip
     """Spread of a reward's scores over a pool, and the verdict whether tokens can condition on it.
 
     Scores are binned as the pool would be: by value where the reward has `levels`, else by rank
@@ -77,31 +69,14 @@ def spread(
     counts = np.bincount(bins_N)
     filled = np.flatnonzero(counts)
     ceiling = float(scores_N[bins_N == filled[0]].mean() - scores_N[bins_N == filled[-1]].mean())
-    _, ties = np.unique(scores_N, return_counts=True)
     fullest = float(counts.max() / len(scores_N))
     ok = len(filled) > 1 and fullest <= NARROW_SHARE and ceiling >= NARROW_CEILING * width
-    return Spread(
-        n=len(scores_N), undefined=float(1 - defined.mean()), distinct=len(ties),
-        at_best=float((scores_N >= high).mean()), largest_tie=float(ties.max() / len(scores_N)),
-        filled=len(filled), fullest=fullest, ceiling=ceiling, verdict="ok" if ok else TOO_NARROW,
-    )  # fmt: skip
-
-
-def spread_verdict(
-    scores: Sequence[float | None],
-    k: int,
-    reward_range: tuple[float, float] = (0.0, 1.0),
-    levels: Sequence[float] | None = None,
-) -> str:
-    """`ok` or `too narrow to condition on`, by the rule of `spread`."""
-    return spread(scores, k, reward_range, levels).verdict
+    return Spread(len(filled), fullest, ceiling, "ok" if ok else TOO_NARROW)
 
 
 @dataclass(frozen=True)
 class Correlations:
-    """Spearman correlations between columns; None where a column is constant or fewer than three
-    attempts have both scores.
-    """
+    """Spearman correlations between columns; None as in `pearson`."""
 
     names: list[str]
     r: list[list[float | None]]
@@ -121,7 +96,7 @@ def reward_correlations(
     """Rank correlations between accuracy, every reward and diagnostic, and length. A reward that
     follows length can be hacked by longer texts.
     """
-    hidden = ("nrg", "parse_rate", "truncated")
+    hidden = ("nrg", "stated_accuracy", "parse_rate", "truncated")
     shown = [m for m in applicable(metrics, attempts) if m.name not in hidden]
     return correlations({m.name: score_column(m, attempts, questions) for m in shown})
 
@@ -167,23 +142,39 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
             texts += [
                 f"{method} on {split}: {text}" for text in _cell_warnings(cell, results["metrics"])
             ]
+    if reads_base_better(results["comparisons"]):
+        texts.append(BETTER_READING)
     texts += _bin_warnings(results["bins"])
     texts += _obedience_warnings(results["obedience"])
     return texts
+
+
+def other_form(cell: Mapping[str, Any]) -> str:
+    """A sentence where few replies have our form of an answer, although more state one; else ""."""
+    parsed = cell["metrics"].get("parse_rate", {"mean": 1.0})["mean"]
+    stated = cell.get("stated", 0.0)  # absent in results of earlier versions
+    if parsed >= 0.9 or stated - parsed < 0.1:
+        return ""
+    return (
+        f"only {parsed:.0%} of the replies have the form `{MARKER} ..`, though {stated:.0%} state "
+        "an answer: read stated accuracy too."
+    )
 
 
 def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
     means = {name: row["mean"] for name, row in cell["metrics"].items()}
     distinct = cell.get("distinct_rationales")
     top = cell.get("one_choice") or {"label": "", "share": 0.0, "right": 0.0}
+    unread = other_form(cell)
     checks = [
+        (bool(unread), unread),
         (
             top["share"] > 0.9 > top["right"],
             f"{top['share']:.0%} of the replies answer {top['label']}, which is right "
             f"{top['right']:.0%} of the time: the answer does not follow the rationale.",
         ),
         (
-            means.get("parse_rate", 1.0) < 0.9,
+            not unread and means.get("parse_rate", 1.0) < 0.9,
             f"an answer could be read from only {means.get('parse_rate', 1.0):.0%} of the replies; "
             "the rest count as wrong.",
         ),
@@ -236,15 +227,12 @@ def _bin_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 def _obedience_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Rewards whose best and worst token do not differ in effect, in the last round measured."""
     last = {(_who(r), r["reward"]): r for r in rows if "gap" in r}
-    texts = []
-    for (who, reward), row in last.items():
-        gap = row["gap"]
-        if gap["low"] <= 0 or gap["p"] >= 0.05:
-            texts.append(
-                f"{who}: the {reward} token is not obeyed (best minus worst {gap['mean']:+.3f} "
-                f"[{gap['low']:+.3f}, {gap['high']:+.3f}] on {row['split']})."
-            )
-    return texts
+    return [
+        f"{who}: the {reward} token is not obeyed (best minus worst {gap['mean']:+.3f} "
+        f"[{gap['low']:+.3f}, {gap['high']:+.3f}] on {row['split']})."
+        for (who, reward), row in last.items()
+        if (gap := row["gap"])["low"] <= 0 or gap["p"] >= 0.05
+    ]
 
 
 def _who(row: Mapping[str, Any]) -> str:

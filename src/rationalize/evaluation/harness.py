@@ -76,7 +76,7 @@ def harness_task(
     return {
         "task": task_name(split),
         "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": f"{FOLDER}/{_file(split)}"}},
+        "dataset_kwargs": {"data_files": {"test": f"{FOLDER}/{task_name(split)}.jsonl"}},
         "test_split": "test",
         "output_type": "generate_until",
         "num_fewshot": 0,
@@ -106,9 +106,7 @@ def harness_task(
 
 
 def harness_rows(questions: Sequence[Question], asked: Asked) -> list[dict[str, Any]]:
-    """A row per question: `id`, the whole `prompt`, and as `target` the letter of the right choice,
-    or the answer without choices.
-    """
+    """A row per question: `id`, the whole `prompt`, as `target` the right letter or the answer."""
     end = "\n" if asked.line_break and not asked.templated else ""
     return [
         {
@@ -120,26 +118,16 @@ def harness_rows(questions: Sequence[Question], asked: Asked) -> list[dict[str, 
 
 
 def write_harness_tasks(
-    run: Path,
-    splits: Mapping[str, Sequence[Question]],
-    asked: Asked,
-    sampling: SamplingConfig,
+    run: Path, splits: Mapping[str, Sequence[Question]], asked: Asked, sampling: SamplingConfig
 ) -> None:
     """Write a task and its questions per split to `RUN/lm_eval/`."""
     folder = run / FOLDER
     folder.mkdir(exist_ok=True)
     for split, questions in splits.items():
         task = harness_task(questions, split, asked, sampling)
-        rows = harness_rows(questions, asked)
-        write_text(folder / _file(split), "".join(map(_line, rows)))
+        rows = [json.dumps(row, ensure_ascii=False) for row in harness_rows(questions, asked)]
+        lines = "".join(escaped_json(row) + "\n" for row in rows)
+        write_text(folder / f"{task_name(split)}.jsonl", lines)
         head = f"# In the run's folder: {harness_command([split], asked)}\n"
         text = yaml.safe_dump(task, sort_keys=False, allow_unicode=True, width=1000)
         write_text(folder / f"{task_name(split)}.yaml", head + text)
-
-
-def _file(split: str) -> str:
-    return f"{task_name(split)}.jsonl"
-
-
-def _line(row: Mapping[str, Any]) -> str:
-    return escaped_json(json.dumps(row, ensure_ascii=False)) + "\n"

@@ -73,20 +73,15 @@ def judged_set(attempts: Sequence[Attempt], names: Sequence[str]) -> ScoredSet:
     )  # fmt: skip
     # a draw has no majority and weighs nothing
     majority = Target(1.0 * (2 * accepted > votes), 1.0 * (2 * accepted < votes))
-    targets = {
-        "single votes": single,
-        "majority vote": majority,
-        WITHIN: replace(single, within=True),
-    }
+    within = replace(single, within=True)
+    targets = {"single votes": single, "majority vote": majority, WITHIN: within}
     return _scored_set(attempts, names, targets)
 
 
 def reference_set(
     attempts: Sequence[Attempt], names: Sequence[str], prefer: tuple[str, str]
 ) -> ScoredSet:
-    """Reference attempts of all models with their scores by `names`; `prefer` names the model that
-    should write better, then the other.
-    """
+    """Reference attempts with scores by `names`; `prefer`: the better model, then the other."""
     right = column(attempts, GIVEN)
     writers = np.array([a.writer for a in attempts])
     targets = {
@@ -121,12 +116,9 @@ def column(attempts: Sequence[Attempt], name: str) -> np.ndarray:
 
 
 def disagreements(
-    attempts: Sequence[Attempt],
-    questions: Mapping[str, Question],
-    of: ScoredSet,
-    target: str,
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], of: ScoredSet, target: str,
     count: int = 5,
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """Up to `count` pairs per reward that it ranks the wrong way round, the clearest first: by the
     difference in the share of better votes, then in the rank of the score. At most one pair per
     question.
@@ -164,9 +156,7 @@ def _side(attempt: Attempt, name: str) -> dict[str, Any]:
 
 
 def agreement_tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[list[str]]]]:
-    """Two tables per set, as captions and rows of text: AUROCs, and differences from the best
-    baseline.
-    """
+    """Two tables per set, as captions and rows: AUROCs, and differences from the best baseline."""
     tables = []
     for name in dict.fromkeys(row["set"] for row in rows):
         of_set = [row for row in rows if row["set"] == name]
@@ -186,8 +176,10 @@ def agreement_tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[
         rewards = [s for s in scores if any(r["difference"] for r in of_set if r["score"] == s)]
         if rewards:
             heads = [f"{t} (− {baselines.get(t, NONE)})" for t in targets]
+            gaps = {place: row["difference"] for place, row in cells.items()}
             body = [
-                [one_line(s), *(_difference(cells.get((s, t))) for t in targets)] for s in rewards
+                [one_line(s), *(_cell(gaps.get((s, t)), sign=True) for t in targets)]
+                for s in rewards
             ]
             caption = f"{one_line(name)}: AUROC minus the best baseline's"
             tables.append((caption, [["", *map(one_line, heads)], *body]))
@@ -202,11 +194,6 @@ def format_agreement(rows: Sequence[Mapping[str, Any]], width: int = 160) -> str
     )
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
-    return NONE if row is None or row["mean"] is None else show_interval(row, _FACT)
-
-
-def _difference(row: Mapping[str, Any] | None) -> str:
-    if row is None or not row["difference"] or row["difference"]["mean"] is None:
-        return NONE
-    return show_interval(row["difference"], _FACT, sign=True)
+def _cell(row: Mapping[str, Any] | None, *, sign: bool = False) -> str:
+    known = row is not None and row["mean"] is not None
+    return show_interval(row, _FACT, sign=sign) if row and known else NONE

@@ -32,9 +32,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean of a - b over questions, its percentile bootstrap interval and the sign-flip
-    p-value.
-    """
+    """The mean of a - b over questions, its percentile bootstrap interval, its sign-flip p."""
 
     mean: float
     low: float
@@ -44,21 +42,19 @@ class Difference:
     """Questions."""
 
 
-def bootstrap_mean(
-    values_Q: Values, *, samples: int = 10_000, seed: int = 0, level: float = 0.95
-) -> Interval:
+def bootstrap_mean(values_Q: Values, *, samples: int = 10_000, seed: int = 0) -> Interval:
     """Mean and percentile bootstrap interval, from `samples` draws of questions with replacement.
 
     The draws are those of `scipy.stats.bootstrap(..., method="percentile")` under
     `np.random.default_rng(seed)`.
     """
     values = question_means(values_Q)
-    low, high = _bounds(values, samples, seed, level)
+    low, high = percentiles(bootstrap_means(values, samples, seed))
     return Interval(float(values.mean()), low, high, len(values))
 
 
 def paired_difference(
-    a_Q: Values, b_Q: Values, *, samples: int = 10_000, seed: int = 0, level: float = 0.95
+    a_Q: Values, b_Q: Values, *, samples: int = 10_000, seed: int = 0
 ) -> Difference:
     """Mean of a - b on the same questions, with a paired bootstrap interval and `sign_flip_p`.
 
@@ -76,7 +72,7 @@ def paired_difference(
             f"a paired difference needs the same questions: found {len(a)} and {len(b)} values"
         )
     differences = a - b
-    low, high = _bounds(differences, samples, seed, level)
+    low, high = percentiles(bootstrap_means(differences, samples, seed))
     p = sign_flip_p(differences, samples=samples, seed=seed)
     return Difference(float(differences.mean()), low, high, p, len(differences))
 
@@ -92,16 +88,18 @@ def sign_flip_p(
     """
     d = np.asarray(differences_Q, dtype=np.float64)
     d = d[d != 0]
-    if len(d) == 0:
+    m = len(d)
+    if m == 0:
         return 1.0
-    exact = len(d) < 63 and 2 ** len(d) <= samples
+    exact = m < 63 and 2**m <= samples
     # equal sums differ in their last bits where they are added in another order
     threshold = abs(d.sum()) - 1e-12 * np.abs(d).sum()
     count = 0
-    for flips in _all_flips(len(d)) if exact else _random_flips(len(d), samples, seed):  # (.., m)
+    every = [(np.arange(2**m)[:, None] >> np.arange(m)) & 1] if exact else None  # (2**m, m)
+    for flips in every or _random_flips(m, samples, seed):  # (.., m)
         sums = d.sum() - 2 * (flips.astype(np.float64) @ d)
         count += int((np.abs(sums) >= threshold).sum())
-    return count / 2 ** len(d) if exact else (count + 1) / (samples + 1)
+    return count / 2**m if exact else (count + 1) / (samples + 1)
 
 
 def question_means(values: Values) -> np.ndarray:
@@ -125,10 +123,9 @@ def question_means(values: Values) -> np.ndarray:
 
 def average_seeds(values_S: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean over seeds within each question; a `UserError` where seeds hold different questions."""
-    first = values_S[0]
     for other in values_S[1:]:
-        same_questions(first, other)
-    return {q: sum(values[q] for values in values_S) / len(values_S) for q in first}
+        same_questions(values_S[0], other)
+    return over_seeds(values_S)
 
 
 def over_seeds(values_S: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -151,15 +148,6 @@ def same_questions(a: Mapping[str, object], b: Mapping[str, object]) -> None:
 def resampled_means(values_Q: Values, *, samples: int = 10_000, seed: int = 0) -> np.ndarray:
     """The means of `samples` draws of as many questions with replacement, (samples,)."""
     return bootstrap_means(question_means(values_Q), samples, seed)
-
-
-def _bounds(values_Q: np.ndarray, samples: int, seed: int, level: float) -> tuple[float, float]:
-    return percentiles(resampled_means(values_Q, samples=samples, seed=seed), level)
-
-
-def _all_flips(m: int) -> Iterator[np.ndarray]:
-    """Every choice of signs to flip, once, (2**m, m)."""
-    yield (np.arange(2**m)[:, None] >> np.arange(m)) & 1
 
 
 def _random_flips(m: int, samples: int, seed: int) -> Iterator[np.ndarray]:

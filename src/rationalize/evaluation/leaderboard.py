@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import is_correct, read_answer
+from rationalize.answers import is_correct, read_prediction
 from rationalize.errors import UserError
 from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import EvaluatedRun, Methods, flat, shown_methods
@@ -96,9 +96,20 @@ def read_set(
             )
         by_id[row.id] = row
     # what is missing, or contradicts the answer key
-    coverage = [_coverage(name, questions, model, by_id) for model, by_id in by_model.items()]
-    for counts, by_id in zip(coverage, by_model.values(), strict=True):
-        notes += _notes(counts, [r for r in by_id.values() if _disagrees(r, questions[r.id])])
+    coverage = []
+    for model, by_id in by_model.items():
+        of_model = list(by_id.values())
+        coverage.append({
+            "set": name, "model": model, "questions": len(questions), "rationales": len(of_model),
+            "missing": len(questions) - len(of_model),
+            "empty": sum(not r.rationale.strip() for r in of_model),
+            "no_answer": sum(r.predicted is None for r in of_model),
+        })  # fmt: skip
+        asked = [(r, questions[r.id]) for r in of_model]
+        contradicting = [
+            r for r, q in asked if is_correct(r.predicted, q.answer, q.choices) != r.correct
+        ]
+        notes += _notes(coverage[-1], contradicting)
     if incomplete := [r for r in coverage if r["empty"] or r["no_answer"]]:
         each = ", ".join(f"{r['model']} {r['empty']}/{r['no_answer']}" for r in incomplete)
         notes.append(
@@ -127,8 +138,8 @@ def some_of(one: ReferenceSet, ids: Sequence[str], models: Sequence[str] = ()) -
 def reference_attempt(row: ReferenceRationale, question: Question, split: str) -> Attempt:
     """The row as an attempt of its model, with its own verdict (`GIVEN`)."""
     prediction = row.predicted
-    if prediction is not None and prediction not in (question.choices or (prediction,)):
-        prediction = read_answer(prediction, question.choices)
+    if prediction is not None:
+        prediction = read_prediction(prediction, question.choices)
     return given_attempt(
         f"{split}/{row.model}/{row.id}", question, row.rationale, prediction, writer=row.model,
         split=split, rewards={GIVEN: float(row.correct)},
@@ -202,9 +213,7 @@ def join_sets(sets: Sequence[ReferenceSet]) -> tuple[dict[str, Question], Method
 def pairs_on_equal_questions(
     ours: Iterable[str], references: Sequence[str], methods: Methods
 ) -> tuple[list[tuple[str, str]], list[str]]:
-    """Each of our methods with each reference that answered the same questions of the sets that
-    both have; notes name the others.
-    """
+    """Each of our methods with each reference that answered the same questions; notes on others."""
     answered = {
         (method, name): {a.question_id for attempts in seeds.values() for a in attempts}
         for method, splits in methods.items()
@@ -229,9 +238,7 @@ def pairs_on_equal_questions(
 def over_sets(
     methods: Methods, questions: Mapping[str, Question], metrics: Sequence[Metric]
 ) -> list[dict[str, Any]]:
-    """A row per method and metric: the unweighted mean of its means on the sets that it has, with
-    an interval whose draws take questions within their set.
-    """
+    """A row per method and metric: the unweighted mean over its sets; draws are within the sets."""
     everything = [a for attempts in flat(methods).values() for a in attempts]
     metrics = settle_worst(metrics, everything, questions)
     means: dict[tuple[str, str], list[float]] = {}
@@ -260,17 +267,6 @@ def over_sets(
     return rows
 
 
-def _coverage(
-    name: str, questions: Mapping[str, Question], model: str, rows: Mapping[str, ReferenceRationale]
-) -> dict[str, Any]:
-    return {
-        "set": name, "model": model, "questions": len(questions), "rationales": len(rows),
-        "missing": len(questions) - len(rows),
-        "empty": sum(not r.rationale.strip() for r in rows.values()),
-        "no_answer": sum(r.predicted is None for r in rows.values()),
-    }  # fmt: skip
-
-
 def _notes(row: Mapping[str, Any], disagreeing: Sequence[ReferenceRationale]) -> list[str]:
     name, model = row["set"], row["model"]
     notes = []
@@ -288,10 +284,6 @@ def _notes(row: Mapping[str, Any], disagreeing: Sequence[ReferenceRationale]) ->
             "`correct`."
         )
     return notes
-
-
-def _disagrees(row: ReferenceRationale, question: Question) -> bool:
-    return is_correct(row.predicted, question.answer, question.choices) != row.correct
 
 
 def _same(run: EvaluatedRun, id: str, of: ReferenceSet) -> bool:

@@ -48,7 +48,11 @@ def leakage_adjusted(
         sums_QG[index[q], leak] += score or 0.0
         counts_QG[index[q], leak] += 1
     means = _means(sums_QG.sum(0), counts_QG.sum(0))
-    draws = _draws(sums_QG, counts_QG, samples, seed)
+    # both are divided by the questions drawn: the ratio is the same, (samples, 3)
+    draws = _means(*(
+        np.stack([resampled_means(v_Q, samples=samples, seed=seed) for v_Q in by_QG.T], axis=-1)
+        for by_QG in (sums_QG, counts_QG)
+    ))  # fmt: skip
     n_open, n_leaking = counts_QG.sum(0).astype(int).tolist()
     sizes = (n_open, n_leaking, n_open + n_leaking)
     return {g: _row(means[i], draws[:, i], sizes[i]) for i, g in enumerate(GROUPS)}
@@ -66,17 +70,6 @@ def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Means of both groups (.., 2) and their mean (.., 3); NaN where a group is empty."""
     means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
     return np.concatenate([means, means.mean(-1, keepdims=True)], axis=-1)
-
-
-def _draws(sums_QG: np.ndarray, counts_QG: np.ndarray, samples: int, seed: int) -> np.ndarray:
-    """The three means of each resample of questions, (samples, 3)."""
-    sums, counts = (
-        np.stack(
-            [resampled_means(values_Q, samples=samples, seed=seed) for values_Q in by_QG.T], axis=-1
-        )
-        for by_QG in (sums_QG, counts_QG)
-    )
-    return _means(sums, counts)  # both are divided by the questions drawn: the ratio is the same
 
 
 def _row(mean: float, draws: np.ndarray, n: int) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rationalize.answers import is_correct
+from rationalize.answers import is_correct, stated_answer
 from rationalize.records import Attempt, Question
 
 Role = Literal["task", "reward", "diagnostic"]
@@ -88,6 +88,21 @@ def accuracy(attempt: Attempt, question: Question) -> float:
     return float(is_correct(attempt.prediction, question.answer, question.choices))
 
 
+def stated(attempt: Attempt, question: Question) -> str | None:
+    """The answer that an attempt states in any form (docs/metrics.md, How an answer is read)."""
+    if attempt.prediction is not None:
+        return attempt.prediction
+    return stated_answer(attempt.completion, question.choices)
+
+
+def stated_accuracy(attempt: Attempt, question: Question) -> float:
+    """`accuracy` under the stated reading: 1 where any clear answer of the reply is right."""
+    verdict = attempt.rewards.get(GIVEN)
+    if verdict is not None:
+        return float(verdict)
+    return float(is_correct(stated(attempt, question), question.answer, question.choices))
+
+
 def length(attempt: Attempt, question: Question) -> float:
     """Number of words of the rationale."""
     return float(len(attempt.rationale.split()))
@@ -104,10 +119,14 @@ def truncated(attempt: Attempt, question: Question) -> float:
 
 
 ACCURACY = Metric("accuracy", 0.0, 1.0, "task", accuracy, 0.0, in_nrg=True, percent=True)
+STATED_ACCURACY = Metric(
+    "stated_accuracy", 0.0, 1.0, "diagnostic", stated_accuracy, 0.0, percent=True
+)
+"""Accuracy of any clear answer. `ACCURACY` reads our form alone, which an untrained model lacks."""
 PARSE_RATE = Metric("parse_rate", 0.0, 1.0, "diagnostic", parsed, 0.0, percent=True)
 LENGTH = Metric("length", 0.0, math.inf, "diagnostic", length, 0.0)
 TRUNCATED = Metric("truncated", 0.0, 1.0, "diagnostic", truncated, 1.0, percent=True)
-BUILT_IN = {m.name: m for m in (ACCURACY, PARSE_RATE, LENGTH, TRUNCATED)}
+BUILT_IN = {m.name: m for m in (ACCURACY, STATED_ACCURACY, PARSE_RATE, LENGTH, TRUNCATED)}
 """Metrics that need no reward."""
 
 
@@ -123,7 +142,7 @@ def metrics_of(
     *,
     nrg: Sequence[str] | None = None,
 ) -> list[Metric]:
-    """Accuracy, NRG, every reward, then the diagnostics.
+    """Accuracy in both readings, NRG, every reward, then the diagnostics.
 
     `nrg` names the rewards that enter NRG beside accuracy; by default, all with a finite range. A
     reward `correctness` is left out because it equals accuracy, and a diagnostic `length` because
@@ -139,11 +158,18 @@ def metrics_of(
         )
     named = [replace(m, in_nrg=m.name in chosen) for m in named]
     extra = [reward_metric(r, "diagnostic") for r in diagnostics if r.name not in BUILT_IN]
-    return [ACCURACY, nrg_metric([ACCURACY, *named]), *named, PARSE_RATE, LENGTH, TRUNCATED, *extra]
+    task = [ACCURACY, STATED_ACCURACY, nrg_metric([ACCURACY, *named])]
+    return [*task, *named, PARSE_RATE, LENGTH, TRUNCATED, *extra]
 
 
 def metrics_from_facts(facts: Mapping[str, Mapping[str, Any]]) -> list[Metric]:
-    """The metrics of a results.json, so that its attempts can be summarised again."""
+    """The metrics of a results.json, so that its attempts can be summarised again.
+
+    Results of earlier versions lack the stated reading; their attempts can be read so too.
+    """
+    if ACCURACY.name in facts and STATED_ACCURACY.name not in facts:
+        both = {ACCURACY.name: facts[ACCURACY.name], STATED_ACCURACY.name: STATED_ACCURACY.facts()}
+        facts = {**both, **{name: fact for name, fact in facts.items() if name not in both}}
     metrics = {n: BUILT_IN.get(n) or _from_fact(n, fact) for n, fact in facts.items() if n != "nrg"}
     return [nrg_metric(metrics.values()) if name == "nrg" else metrics[name] for name in facts]
 
@@ -200,7 +226,7 @@ def reward_values(
 def applicable(metrics: Iterable[Metric], attempts: Sequence[Attempt]) -> list[Metric]:
     """The metrics that these attempts have; NRG where they have all its parts.
 
-    Attempts without a rationale by design (mode `answer`) have only accuracy and a parse rate,
+    Attempts without a rationale by design (mode `answer`) have only accuracies and a parse rate,
     because an empty text has diversity 1 by its formula. Attempts that were not scored by a reward
     lack its metric. Raises `ValueError` where only some of them were scored.
     """
@@ -212,7 +238,7 @@ def applicable(metrics: Iterable[Metric], attempts: Sequence[Attempt]) -> list[M
 
 
 def _applies(metric: Metric, attempts: Sequence[Attempt]) -> bool:
-    if metric.name in ("accuracy", "parse_rate"):
+    if metric in (ACCURACY, STATED_ACCURACY, PARSE_RATE):
         return True
     if not attempts or all(a.mode == "answer" for a in attempts):
         return False

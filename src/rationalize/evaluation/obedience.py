@@ -17,20 +17,10 @@ if TYPE_CHECKING:
 
 
 def obedience(
-    sampler: Sampler,
-    suite: RewardSuite,
-    questions: Sequence[Question],
-    sampling: SamplingConfig,
-    *,
-    bins: Mapping[str, Sequence[int]],
-    which: str = "all",
-    split: str,
-    seed: int,
-    round: int = 0,
-    step: int = 0,
-    product_of: Sequence[str] = (),
-    raw_product: bool = False,
-) -> list[dict[str, Any]]:
+    sampler: Sampler, suite: RewardSuite, questions: Sequence[Question], sampling: SamplingConfig,
+    *, bins: Mapping[str, Sequence[int]], which: str = "all", split: str, seed: int, round: int = 0,
+    step: int = 0, product_of: Sequence[str] = (), raw_product: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
     """Rows with the mean reward under each bin's token, all other rewards at their best token.
 
     `bins` lists the trained bins of each reward, best first; `which="ends"` tries only the first

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rationalize.evaluation.diagnostics import TOO_NARROW, spread
+from rationalize.evaluation.tables import aligned
 from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
 
@@ -47,23 +48,22 @@ def format_preflight(facts: Mapping[str, Any]) -> str:
     """The facts as a table for the terminal, with what to do where a verdict is bad."""
     lines = [
         f"preflight on {facts['questions']} questions, {facts['attempts']} attempts: "
-        f"{facts['parse_rate']:.0%} parsed, {facts['cut']:.0%} cut at the length limit",
-        f"  {'reward':<22}{'mean':>8}{'bins':>8}{'fullest':>9}{'best-worst':>12}{'signal':>8}  "
-        "verdict",
+        f"{facts['parse_rate']:.0%} parsed, {facts['cut']:.0%} cut at the length limit"
     ]
-    for name, r in facts["rewards"].items():
-        filled = f"{r['bins_filled']}/{r['bins']}"
-        lines.append(
-            f"  {name:<22}{r['mean']:>8.3f}{filled:>8}{r['fullest']:>9.0%}{r['ceiling']:>12.3f}"
-            f"{r['signal']:>8.0%}  {r['verdict']}"
-        )
+    rows = [["reward", "mean", "bins", "fullest", "best-worst", "signal", "verdict"]]
+    rows += [
+        [name, f"{r['mean']:.3f}", f"{r['bins_filled']}/{r['bins']}", f"{r['fullest']:.0%}",
+         f"{r['ceiling']:.3f}", f"{r['signal']:.0%}", r["verdict"]]
+        for name, r in facts["rewards"].items()
+    ]  # fmt: skip
+    lines.append(aligned(rows, 1, 160))
     if any(r["verdict"] == TOO_NARROW for r in facts["rewards"].values()):
         lines.append(
-            "  A token for a reward that hardly varies teaches nothing: sample at a higher "
+            "A token for a reward that hardly varies teaches nothing: sample at a higher "
             "temperature, add other writers, or drop it."
         )
     if facts["parse_rate"] < 0.8:
         lines.append(
-            "  Many replies end without an answer: raise max_new_tokens, or train SFT longer."
+            "Many replies end without an answer: raise max_new_tokens, or train SFT longer."
         )
     return "\n".join(lines)

@@ -30,17 +30,13 @@ def refining_utilities(reference: Mapping[str, float], attempts: Sequence[Attemp
     `utility`, and an undefined one counts as 0.
     """
     by_id = {a.id: a for a in attempts}
+    refined = [(a, by_id[a.refines]) for a in attempts if a.refines]
+    sources = dict.fromkeys(source.id for _, source in refined)
+    of_kind = [("written", by_id[id]) for id in sources]
+    of_kind += [("self" if a.writer == source.writer else "cross", a) for a, source in refined]
     kinds: dict[str, dict[str, list[float]]] = {kind: {} for kind in ("written", "self", "cross")}
-
-    def add(kind: str, attempt: Attempt) -> None:
-        kinds[kind].setdefault(attempt.question_id, []).append(attempt.rewards["utility"] or 0.0)
-
-    for source in dict.fromkeys(a.refines for a in attempts if a.refines):
-        add("written", by_id[source])
-    for attempt in attempts:
-        if attempt.refines:
-            by_writer = attempt.writer == by_id[attempt.refines].writer
-            add("self" if by_writer else "cross", attempt)
+    for kind, a in of_kind:
+        kinds[kind].setdefault(a.question_id, []).append(a.rewards["utility"] or 0.0)
     means = {kind: {q: float(np.mean(u)) for q, u in by_q.items()} for kind, by_q in kinds.items()}
     return {"none": {q: reference[q] for q in means["written"]}, **means}
 
@@ -60,15 +56,3 @@ def refining_rows(utilities_S: Sequence[Utilities]) -> list[dict[str, Any]]:
             }
             rows.append({"a": a, "b": b, **means, **difference_row(paired_difference(of_a, of_b))})
     return rows
-
-
-def format_refining(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as plain text."""
-    lines = ["utility            mean - mean   difference [95 % interval], p (n questions)"]
-    for row in rows:
-        pair = f"{row['a']} - {row['b']}"
-        lines.append(
-            f"{pair:<18} {row['mean_a']:.3f} - {row['mean_b']:.3f} {row['mean']:+.3f} "
-            f"[{row['low']:+.3f}, {row['high']:+.3f}], {row['p']:.3f} ({row['n']})"
-        )
-    return "\n".join(lines)

@@ -17,7 +17,7 @@ import numpy as np
 
 from rationalize.answers import label
 from rationalize.errors import UserError
-from rationalize.evaluation.baselines import SEEDLESS
+from rationalize.evaluation.baselines import SEEDLESS, is_base
 from rationalize.evaluation.intervals import (
     Difference,
     Interval,
@@ -30,6 +30,7 @@ from rationalize.evaluation.intervals import (
 from rationalize.evaluation.leakage import leakage_adjusted
 from rationalize.evaluation.metrics import (
     ACCURACY,
+    STATED_ACCURACY,
     Metric,
     RewardSpec,
     applicable,
@@ -38,6 +39,7 @@ from rationalize.evaluation.metrics import (
     per_question,
     score_column,
     settle_worst,
+    stated,
 )
 from rationalize.evaluation.significance import holm, mcnemar
 from rationalize.records import Attempt, Question
@@ -176,6 +178,8 @@ def _cell(
         "undefined": {name: share for name, share in undefined.items() if share},
         "out_of_range": {name: share for name, share in outside.items() if share},
         **variety(texts),
+        "stated": sum(stated(a, questions[a.question_id]) is not None for a in attempts)
+        / len(attempts),
         "one_choice": one_choice([a for a in attempts if a.mode != "answer"], questions),
         "leakage_adjusted": leakage_adjusted(attempts),
     }
@@ -241,16 +245,33 @@ def _compare(
         shared_seeds = [s for s in seeds[0] if s in seeds[1]]
         kept = [each if {a, b} & SEEDLESS else shared_seeds for each in seeds]
         for name in (name for name in of_a if name in of_b):
+            readings = [_reading(method, of, name) for method, of in ((a, of_a), (b, of_b))]
             means_a, means_b = (
-                over_seeds([v for v, s in zip(of[name], every, strict=True) if s in which])
-                for of, every, which in zip((of_a, of_b), seeds, kept, strict=True)
+                over_seeds([v for v, s in zip(of[reading], every, strict=True) if s in which])
+                for of, reading, every, which in zip(
+                    (of_a, of_b), readings, seeds, kept, strict=True
+                )
             )
             shared = [q for q in means_a if q in means_b]  # a diagnostic may be undefined on some
             if shared:
                 pair = {q: means_a[q] for q in shared}, {q: means_b[q] for q in shared}
                 row = {"a": a, "b": b, "split": split, "metric": name, "seeds": kept}
+                if readings != [name, name]:
+                    row["readings"] = readings
                 rows.append(row | _tested(name, *pair))
     return rows
+
+
+def _reading(method: str, values: Mapping[str, PerSeed], name: str) -> str:
+    """The metric that a difference takes from a row: of the base model's accuracies, the better.
+
+    Its replies may state a right answer in another form: that is no gain of training.
+    """
+    other = STATED_ACCURACY.name
+    if name != ACCURACY.name or not is_base(method) or other not in values:
+        return name
+    means = [np.mean(list(average_seeds(values[n]).values())) for n in (name, other)]
+    return other if means[1] > means[0] else name
 
 
 def _tested(name: str, a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any]:

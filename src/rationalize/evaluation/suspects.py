@@ -31,9 +31,7 @@ def suspects(
     case: Case, attempts: Sequence[Attempt], questions: Mapping[str, Question],
     metrics: Sequence[Metric], most: int = SUSPECTS,
 ) -> list[Suspect]:  # fmt: skip
-    """At most `most` attempts, the largest gap first; none where no reward but correctness was
-    trained and scored.
-    """
+    """At most `most` attempts, the largest gap first; none where only correctness was trained."""
     by_name = {m.name: m for m in applicable(metrics, attempts)}
     trained = [n for n in dict.fromkeys(case.trained) if n in by_name and n != "accuracy"]
     held_out = [n for n in case.held_out if n in by_name]

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rationalize.evaluation.baselines import BETTER_READING, reads_base_better
+from rationalize.evaluation.diagnostics import other_form
 from rationalize.evaluation.leakage import GROUPS, shown
 from rationalize.evaluation.results import is_significant
 from rationalize.text import one_line
@@ -150,9 +152,14 @@ def format_table(results: Mapping[str, Any], split: str, width: int = 160) -> st
     paired = difference_table(results, split)
     if paired:
         parts += ["", f"paired differences: {LEGEND}", aligned(paired, 1, width)]
+        if reads_base_better(results["comparisons"], split):
+            parts.append(BETTER_READING)
     adjusted = leakage_rows(results, split)
     if adjusted:
         parts += ["", "simulatability, adjusted for leaks", aligned(adjusted, 1, width)]
+    for method, cell in cells_of(results, split).items():
+        if text := other_form(cell):
+            parts += ["", f"warning: {one_line(method)}: {text}"]
     return "\n".join(parts)
 
 

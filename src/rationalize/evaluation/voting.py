@@ -22,8 +22,6 @@ from rationalize.answers import answer_alone, is_correct, normalise, number
 from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.records import Attempt, Question
 
-Ranked = Sequence[Attempt]
-
 
 def pass_at_k(correct_N: Sequence[bool], k: int) -> float:
     """Chance that at least one of `k` attempts is right."""
@@ -109,27 +107,28 @@ def scaling_curve(
         raise ValueError(f"questions have different numbers of attempts: {dict(counts)}")
     n = next(iter(counts))
 
-    def question_of(group: Sequence[Attempt]) -> Question:
-        return questions[group[0].question_id]
+    # per question: every attempt's answer, whether it is right, and its score
+    judged = []
+    for group in groups.values():
+        q = questions[group[0].question_id]
+        right = [is_correct(a.prediction, q.answer, q.choices) for a in group]
+        judged.append((_answers(group, q), right, _scores(group, score) if score else []))
 
-    rules: dict[str, Callable[[list[Attempt], int], float]] = {
-        "any (pass@k)": lambda group, k: pass_at_k(_right(group, question_of(group)), k),
-        "majority (maj@k)": lambda group, k: majority_at_k(
-            _answers(group, question_of(group)),
-            _right_answers(group, question_of(group)).__contains__,
-            k,
-            seed=seed,
-        ),
+    def majority(answers: list[str | None], right: list[bool], scores: object, k: int) -> float:
+        correct = {answer for answer, ok in zip(answers, right, strict=True) if ok}
+        return majority_at_k(answers, correct.__contains__, k, seed=seed)
+
+    rules: dict[str, Callable[..., float]] = {
+        "any (pass@k)": lambda answers, right, scores, k: pass_at_k(right, k),
+        "majority (maj@k)": majority,
     }
     if score is not None:
-        rules["best by reward model"] = lambda group, k: best_by_score(
-            _right(group, question_of(group)), _scores(group, score), k
-        )
+        rules["best by reward model"] = lambda _, right, scores, k: best_by_score(right, scores, k)
     # k: powers of two below N, then N
     rows = []
     for rule, accuracy in rules.items():
         for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n):
-            values = [accuracy(group, k) for group in groups.values()]
+            values = [accuracy(*question, k) for question in judged]
             rows.append({"rule": rule, "k": k, **asdict(bootstrap_mean(values, seed=seed))})
     return rows
 
@@ -166,15 +165,6 @@ def _answer(attempt: Attempt, question: Question) -> str | None:
 
 def _answers(group: Sequence[Attempt], question: Question) -> list[str | None]:
     return [_answer(a, question) for a in group]
-
-
-def _right(group: Sequence[Attempt], question: Question) -> list[bool]:
-    return [is_correct(a.prediction, question.answer, question.choices) for a in group]
-
-
-def _right_answers(group: Sequence[Attempt], question: Question) -> set[str | None]:
-    pairs = zip(_answers(group, question), _right(group, question), strict=True)
-    return {answer for answer, right in pairs if right}
 
 
 def _score(attempt: Attempt, name: str) -> float:

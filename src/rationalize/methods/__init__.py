@@ -190,9 +190,8 @@ def _as_method(found: Any, name: str) -> Method:
         raise UsageError(f"{name}: found {type(found).__name__}, expected a Method or a function")
     parameters = list(inspect.signature(found).parameters)
     config = typing.get_type_hints(found).get("config")
-    if parameters[:4] != ["exp", "policy", "config", "stage"] or not dataclasses.is_dataclass(
-        config
-    ):
+    expected = ["exp", "policy", "config", "stage"]
+    if parameters[:4] != expected or not dataclasses.is_dataclass(config):
         raise UsageError(
             f"{name}: found the parameters ({', '.join(parameters)}), expected (exp, policy, "
             "config, stage) with a dataclass as the annotation of config"

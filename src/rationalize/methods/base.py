@@ -205,26 +205,24 @@ class Experiment:
             policy.load_weights(weights)
         return policy
 
+    def reset(self, policy: Policy) -> None:
+        """Give a policy the base model's weights again, in its place in memory."""
+        policy.load_weights(Path(self.config.model))
+
     def evaluate(
         self, policy: Policy, name: str, split: str, *, asked: Asked | None = None,
         seed: int | None = None,
     ) -> list[Attempt]:  # fmt: skip
-        """Attempts of the row `name` at a split, scored by every reward; stored, so that none is
-        written twice.
-        """
+        """Attempts of the row `name` at a split, scored by every reward, and stored."""
         asked = asked or Asked()
         seed = self.seed if seed is None else seed
         questions = self.splits[split]
 
         def write() -> list[Attempt]:
             attempts = write_attempts(
-                Sampler(policy, guidance=asked.guidance),
-                questions,
-                self.sampling(asked.mode),
-                Provenance(split, seed, writer=name),
-                asked,
-                label=f"{name} on {split}",
-            )
+                Sampler(policy, guidance=asked.guidance), questions, self.sampling(asked.mode),
+                Provenance(split, seed, writer=name), asked, label=f"{name} on {split}",
+            )  # fmt: skip
             return self.suite.score(attempts, {q.id: q for q in questions})
 
         return final_stage(self.run, name).attempts(f"{split}-{seed}", write)
@@ -259,13 +257,10 @@ def evaluate_on_dev(
 
     def write() -> list[Attempt]:
         attempts = write_attempts(
-            Sampler(policy, guidance=asked.guidance),
-            exp.dev,
-            exp.sampling(asked.mode),
-            Provenance("dev", exp.seed, writer=stage.name, round=round, step=step),
-            asked,
+            Sampler(policy, guidance=asked.guidance), exp.dev, exp.sampling(asked.mode),
+            Provenance("dev", exp.seed, writer=stage.name, round=round, step=step), asked,
             label=f"{stage.name} on dev, step {step}",
-        )
+        )  # fmt: skip
         return exp.suite.score(attempts, {q.id: q for q in exp.dev}) if scored else attempts
 
     attempts = stage.attempts(f"dev{step}", write)
@@ -276,9 +271,7 @@ def log_dev(
     exp: Experiment, stage: Stage, attempts: Sequence[Attempt], *, round: int, step: int,
     scored: bool = True,
 ) -> dict[str, float]:  # fmt: skip
-    """Log what development attempts reach, for the report's curves and its verdict on hacking;
-    returns each metric's mean.
-    """
+    """Log what development attempts reach, for the report; returns each metric's mean."""
     suite = exp.suite
     metrics = metrics_of(suite.trainable, suite.diagnostics) if scored else [ACCURACY, PARSE_RATE]
     rows = round_rows(attempts, {q.id: q for q in exp.dev}, metrics, round=round, split="dev")
@@ -289,9 +282,8 @@ def log_dev(
 def selected(means: Mapping[str, float], select_by: str) -> float:
     """The development metric that selects. Raises `UsageError` where it is none."""
     if select_by not in means:
-        raise UsageError(
-            f"select_by={select_by!r} is no metric; expected one of {', '.join(means)}"
-        )
+        known = ", ".join(means)
+        raise UsageError(f"select_by={select_by!r} is no metric; expected one of {known}")
     return means[select_by]
 
 

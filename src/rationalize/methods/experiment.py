@@ -87,27 +87,20 @@ def run_rows(
             start = table.learned.get((row.start, seed))
             if row.start and start is None:
                 continue
+            policy = exp.load_policy(start.weights if start else None)
+            stage, method = exp.stage(row.stage.format(seed=seed)), method_named(row.method)
             try:
-                learned = run_row(replace(seeded, start=start), row)
+                learned = learn(replace(seeded, start=start), policy, row.config, stage, method)
             except NothingToLearn as error:
                 say(f"{row.label} is left out: {error}")
                 continue
             if row.shown:
                 for split in exp.final_splits:
-                    attempts = seeded.evaluate(
-                        learned.policy, row.label, split, asked=learned.asked
-                    )
-                    table.add(row.label, split, seed, attempts)
+                    scored = seeded.evaluate(learned.policy, row.label, split, asked=learned.asked)
+                    table.add(row.label, split, seed, scored)
             if after:
                 after(seeded, row, learned)
             table.learned[row.label, seed] = replace(learned, policy=None)
-
-
-def run_row(exp: Experiment, row: Row) -> Learned:
-    """What a row's method makes of what it starts from."""
-    policy = exp.load_policy(exp.start.weights if exp.start else None)
-    stage = exp.stage(row.stage.format(seed=exp.seed))
-    return learn(exp, policy, row.config, stage, method_named(row.method))
 
 
 def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
@@ -119,8 +112,7 @@ def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
     direct(exp, policy, own, exp.stage("direct"))
     for split in exp.final_splits:
         table.add(BASE, split, 0, exp.evaluate(exp.base, BASE, split, seed=0))
-        few_shot = exp.evaluate(exp.base, FEW_SHOT, split, asked=demos, seed=0)
-        table.add(FEW_SHOT, split, 0, few_shot)
+        table.add(FEW_SHOT, split, 0, exp.evaluate(exp.base, FEW_SHOT, split, asked=demos, seed=0))
         answers = exp.evaluate(policy, DIRECT, split, asked=DIRECTLY)
         table.add(DIRECT, split, exp.seed, answers)
     return table

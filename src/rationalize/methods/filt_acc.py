@@ -112,12 +112,11 @@ def _learn(
 
     def write_round(round: int) -> list[Attempt]:
         attempts = write_attempts(
-            Sampler(policy),
-            questions_for(exp.train, config.prompts, round, exp.seed),
+            Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
             config.sampling,
             Provenance("train", exp.seed, round=round, step=round * config.sample_interval),
             label=f"{stage.name} explores, round {round}",
-        )
+        )  # fmt: skip
         teacher = teacher_attempts(exp.train, config.teacher) if round == 0 else []
         return exp.suite.score(teacher + attempts, questions)
 
@@ -148,8 +147,6 @@ def keep(attempts: Sequence[Attempt], filters: Mapping[str, float]) -> list[Atte
         name: [-np.inf if (score := a.rewards[name]) is None else score for a in parsed]
         for name in filters
     }
-    if not parsed:
-        return []
     return [a for a, ok in zip(parsed, keep_above(scores, filters, len(parsed)), strict=True) if ok]
 
 

@@ -88,6 +88,7 @@ def _learn(
         means = evaluate_on_dev(exp, stage, policy, round=round, step=round)
         return selected(means, config.select_by)
 
+    write, select = WriteConfig(sampling=config.sampling), SelectConfig(**vars(config.select))
     start = stage.sub("start")
     start.policy(policy, lambda: None)
     scores = {start.name: dev_score(0)}
@@ -95,7 +96,10 @@ def _learn(
         this = stage.sub(f"round{round}")
         # 1. write
         attempts = exp.start.attempts if exp.start and round == 0 else []
-        attempts = attempts or _write(exp, policy, config, this, round)
+        if not attempts:
+            attempts = own_attempts(exp, policy, write, this, "writes", round=round)
+            kept = sort_attempts(attempts, {q.id: q for q in exp.train}, select)
+            log_coverage(this, attempts, exp.train, kept)
         # 2. pair
         pairs = pairs_of(attempts, exp.train, config, exp.seed)
         if not pairs:
@@ -120,17 +124,6 @@ def _learn(
     best = best_of(scores)
     policy.load_weights(replace(stage, name=best).folder)
     return {"kept": best, "scores": scores}
-
-
-def _write(
-    exp: Experiment, policy: Policy, config: IterativeDpoConfig, stage: Stage, round: int
-) -> list[Attempt]:
-    write = WriteConfig(sampling=config.sampling)
-    attempts = own_attempts(exp, policy, write, stage, "writes", round=round)
-    select = SelectConfig(**vars(config.select))
-    kept = sort_attempts(attempts, {q.id: q for q in exp.train}, select)
-    log_coverage(stage, attempts, exp.train, kept)
-    return attempts
 
 
 def pairs_of(

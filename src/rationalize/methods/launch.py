@@ -35,7 +35,7 @@ from rationalize.models.folders import check_model
 from rationalize.models.policy import Policy
 from rationalize.questions.hub import on_hub
 from rationalize.records import Question
-from rationalize.rewards import DIAGNOSTICS
+from rationalize.rewards import DIAGNOSTICS, RewardSuite
 from rationalize.runs import Run, check_resumable
 from rationalize.sampling.local import SamplingConfig
 
@@ -128,6 +128,7 @@ def checked(settings: Any) -> Checked:
     splits = parts[RunConfig].load_splits()
     scoring = scoring_of(config, parts.get(ScorerFolders, ScorerFolders()), splits["train"])
     known = check_scoring(scoring)
+    RewardSuite(known).check_questions(splits["train"])
     metrics = {m.name for m in metrics_of(known)} | {r.source for r in known}
     check_selection(config, sorted(metrics - {""}))
     starts_from_sft = SftStart in parts and parts[SftStart].sft.epochs > 0

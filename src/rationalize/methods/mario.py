@@ -141,12 +141,8 @@ class MarioConfig:
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {
-            "ties": "released",
-            "draw": "uniform",
-            "steps": 50_000,
-            "sample_interval": 4_000,
-            "beta": 0.1,
-            "alpha": 0.0,
+            "ties": "released", "draw": "uniform", "steps": 50_000, "sample_interval": 4_000,
+            "beta": 0.1, "alpha": 0.0,
             "fit": {
                 "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
                 "max_grad_norm": 1.0,
@@ -213,9 +209,8 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
     questions = {q.id: q for q in exp.train}
     controls = control_bins(config, exp.suite)
     reference = policy.become_reference()
-    policy.add_controls(
-        controls, copies=config.control_copies, init=config.control_init, seed=exp.seed
-    )
+    copies, init = config.control_copies, config.control_init
+    policy.add_controls(controls, copies=copies, init=init, seed=exp.seed)
     pool = Pool(config, exp.suite, controls, exp.seed)
     maker, best = RowMaker(policy), BestCheckpoint(stage)
 
@@ -235,13 +230,11 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         step = round * config.sample_interval
         active = active_when_sampling(step, config)
         attempts = write_attempts(
-            Sampler(policy),
-            questions_for(exp.train, config.prompts, round, exp.seed),
-            config.sampling,
-            Provenance("train", exp.seed, round=round, step=step),
+            Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
+            config.sampling, Provenance("train", exp.seed, round=round, step=step),
             PromptOptions(control=dict.fromkeys(active, 0)),
             label=f"{stage.name} explores, round {round}",
-        )
+        )  # fmt: skip
         if round == 0:
             attempts = teacher_attempts(exp.train, config.teacher) + attempts
         return exp.suite.score(attempts, questions)
@@ -280,24 +273,19 @@ def control_bins(config: MarioConfig, suite: RewardSuite) -> dict[str, int]:
     """Control tokens: reward -> number of bins, in prefix order."""
     if config.product:
         return {"product": config.bins}
-    return {
-        name: len(levels)
-        if (levels := suite[name].levels)
-        else config.bins_of.get(name, config.bins)
-        for name in config.rewards
-    }
+    levels = {name: suite[name].levels for name in config.rewards}
+    return {n: len(v) if v else config.bins_of.get(n, config.bins) for n, v in levels.items()}
 
 
 def named_as_loaded(config: MarioConfig, suite: RewardSuite) -> MarioConfig:
     """The configuration with rewards under their own names: `my_rewards:brevity` is `brevity`."""
     by_name = {n: suite[n].name for n in (*config.rewards, *config.filters)}
     return replace(
-        config,
-        rewards=tuple(by_name[n] for n in config.rewards),
+        config, rewards=tuple(by_name[n] for n in config.rewards),
         filters={by_name[n]: t for n, t in config.filters.items()},
         bins_of={by_name[n]: k for n, k in config.bins_of.items()},
         select_by=by_name.get(config.select_by, config.select_by),
-    )
+    )  # fmt: skip
 
 
 def under_best_tokens(exp: Experiment, config: MarioConfig) -> Asked:

@@ -61,21 +61,19 @@ def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict
 
 
 def write_results(
-    exp: Experiment,
-    methods: Methods,
-    pairs: Sequence[tuple[str, str]],
-    meta: Mapping[str, Any] | None = None,
-    **sections: Sequence[Mapping[str, Any]],
-) -> Results:
+    exp: Experiment, methods: Methods, pairs: Sequence[tuple[str, str]],
+    meta: Mapping[str, Any] | None = None, **sections: Sequence[Mapping[str, Any]],
+) -> Results:  # fmt: skip
     """Summarise, store, print and draw; `sections` are rows for further sections of the page
     (`chains` of a coalition and what is known of itself, `votes` among several attempts, `trained`
     rewards).
     """
     questions = {q.id: q for split in exp.splits.values() for q in split}
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])  # without its folder
     results = summarise(
         methods, questions, exp.suite.trainable, exp.suite.diagnostics, pairs=pairs,
         meta={
-            "model": exp.base.name, "config": exp.run.config, "command": command(),
+            "model": exp.base.name, "config": exp.run.config, "command": command,
             "hardware": hardware(), **(meta or {}),
         },
     )  # fmt: skip
@@ -111,11 +109,12 @@ def describe_model(
     sampling = exp.sampling(mode)
     splits = {split: exp.splits[split] for split in exp.final_splits}
     write_harness_tasks(run.path, splits, asked, sampling)
-    base = base_facts(exp.config.model)
+    base, place = base_facts(exp.config.model), Path(exp.config.questions)
     card = CardFacts(
         method=method, seed=exported["seed"], verb=run.config["method"], base=exp.base.name,
         base_id=base.hub_id, licence=base.licence, base_hash=exp.base.weights_hash,
-        source=_source_name(exp.config.questions), train=len(exp.train),
+        # a folder's or file's own name: where it lies is nobody's business
+        source=place.name if place.exists() else exp.config.questions, train=len(exp.train),
         with_rationale=sum(bool(q.rationales) for q in exp.train), asked=asked, baked=baked,
         guidance=exported["guidance"], sampling=sampling,
         decoder_only=decoder_only, packages=run.read_json("env.json")["packages"],
@@ -123,11 +122,6 @@ def describe_model(
     own = [a for a in attempts[method] if a.seed == exported["seed"]]
     by_id = {q.id: q for questions in splits.values() for q in questions}
     write_text(folder / CARD, model_card(results, card, own, by_id))
-
-
-def _source_name(questions: str) -> str:
-    """A folder's or file's own name: where it lies is nobody's business."""
-    return Path(questions).name if Path(questions).exists() else questions
 
 
 def said_done(run: Run, stage: str) -> bool:
@@ -153,18 +147,10 @@ def print_tables(results: Mapping[str, Any]) -> None:
         print(format_table(results, split), end="\n\n")
 
 
-def command() -> str:
-    """How this process was started, without its folder."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
 def hardware() -> str:
     """Processor or accelerator, cores used and precision."""
-    facts = environment()
-    where = (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{facts['platform']}, {facts['threads']} threads"
-    )
-    fast = has_fast_bfloat16(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    facts, on_gpu = environment(), torch.cuda.is_available()
+    cpu = f"{facts['platform']}, {facts['threads']} threads"
+    where = torch.cuda.get_device_name() if on_gpu else cpu
+    fast = has_fast_bfloat16(torch.device("cuda" if on_gpu else "cpu"))
     return f"{where}, {'bfloat16' if fast else 'float32'}, torch {torch.__version__}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from rationalize.answers import MARKER, answer_alone, is_correct, normalise, reply_text
@@ -155,14 +155,12 @@ def own_attempts(
         name = f"{writer}-hinted" if hinted else writer
         source = Provenance(split, exp.seed, writer=name, round=round, stream=writer)
         for form, demos in shown.items():
+            asked = [q for q in questions if form_of(q) == form]
             for attempt in write_attempts(
-                Sampler(policy),
-                [q for q in questions if form_of(q) == form],
-                config.sampling,
-                source,
+                Sampler(policy), asked, config.sampling, source,
                 PromptOptions(demos=demos, hinted=hinted),
                 label=f"{writer} writes{', hinted' if hinted else ''}",
-            ):
+            ):  # fmt: skip
                 by_id.setdefault(attempt.question_id, []).append(attempt)
         in_order = [a for q in questions for a in by_id.get(q.id, [])]
         return RewardSuite([correctness()]).score(in_order, {q.id: q for q in questions})
@@ -170,26 +168,18 @@ def own_attempts(
     def write() -> list[Attempt]:
         attempts = ask(questions, hinted=False)
         solved = {a.question_id for a in attempts if a.rewards["correctness"]}
-        to_hint = {
-            "off": [],
-            "failed": [q for q in questions if q.id not in solved],
-            "all": questions,
-        }[config.hints]
+        failed = [q for q in questions if q.id not in solved]
+        to_hint = {"off": [], "failed": failed, "all": questions}[config.hints]
         return attempts + ask(to_hint, hinted=True) if to_hint else attempts
 
     return stage.attempts(part, write)
 
 
-def first_right(questions: Sequence[Question]) -> list[Attempt]:
-    """The first right teacher rationale of each question that has one."""
-    taught = teacher_attempts(questions, "correct")
-    first = first_of_each([a.question_id for a in taught])
-    return [a for a, ok in zip(taught, first, strict=True) if ok]
-
-
 def seed_attempts(train: Sequence[Question], count: int) -> list[Attempt]:
     """The first right teacher rationale of each of the first `count` questions that have one."""
-    seeds = first_right(train)[:count]
+    taught = teacher_attempts(train, "correct")
+    first = first_of_each([a.question_id for a in taught])
+    seeds = [a for a, ok in zip(taught, first, strict=True) if ok][:count]
     if len(seeds) < count:
         raise UserError(
             f"seed_rationales asks for {count}, but only {len(seeds)} training questions have a "
@@ -201,9 +191,7 @@ def seed_attempts(train: Sequence[Question], count: int) -> list[Attempt]:
 def sort_attempts(
     attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SelectConfig
 ) -> Sorted:
-    """Right, wrong, unreadable and hinted attempts, each question's in the order they were written
-    (stage B).
-    """
+    """Right, wrong, unreadable and hinted attempts, each question's in order (stage B)."""
     result = Sorted()
     right: dict[str, list[Attempt]] = {}
     for attempt in attempts:
@@ -267,14 +255,12 @@ def coverage(attempts: Sequence[Attempt], questions: Sequence[Question]) -> Cove
     rates = [sum(correct) / len(correct) for correct in right.values()]
     mean, n = sum(rates) / len(rates), round(len(unhinted) / len(right))
     return Coverage(
-        questions=len(right),
-        attempts=len(unhinted),
-        pass_rate=mean,
+        questions=len(right), attempts=len(unhinted), pass_rate=mean,
         solved=sum(rate > 0 for rate in rates) / len(rates),
         with_signal=sum(any(right[id]) for id in wrong) / len(rates),
         expected_signal=usable_share(mean, n),
         unparsed=sum(not a.parsed for a in unhinted) / len(unhinted),
-    )
+    )  # fmt: skip
 
 
 def log_coverage(
@@ -348,13 +334,5 @@ def rankable(
 def learned_text(attempt: Attempt, question: Question) -> tuple[str, str]:
     """Prompt and response to imitate: no demonstrations, no hint, nothing after the answer."""
     answer = answer_alone(attempt.prediction or "", question.answer, question.choices)
-    return (
-        prompt_text("rationale_answer", question),
-        reply_text(attempt.rationale, answer, question.choices),
-    )
-
-
-def as_zero_shot(attempt: Attempt, question: Question) -> Attempt:
-    """The attempt under the prompt that it is learned with."""
-    prompt, completion = learned_text(attempt, question)
-    return replace(attempt, prompt=prompt, completion=completion, finish="stop")
+    reply = reply_text(attempt.rationale, answer, question.choices)
+    return prompt_text("rationale_answer", question), reply

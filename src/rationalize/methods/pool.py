@@ -12,7 +12,7 @@ from rationalize.errors import UserError
 from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
-from rationalize.signals.bins import bin_counts, rank_bins, value_bins
+from rationalize.signals.bins import rank_bins, value_bins
 from rationalize.signals.draws import balanced_bins, shuffled_passes
 from rationalize.signals.filters import keep_above
 
@@ -47,9 +47,8 @@ class Pool:
             for name, threshold in self._config.filters.items()
             if name in active or name not in self._controls
         }
-        kept = keep_above(
-            {name: self._scores(parsed, name) for name in filters}, filters, len(parsed)
-        )
+        scores = {name: self._scores(parsed, name) for name in filters}
+        kept = keep_above(scores, filters, len(parsed))
         self.attempts = [a for a, keep in zip(parsed, kept, strict=True) if keep]
         if not self.attempts:
             raise UserError(
@@ -86,19 +85,18 @@ class Pool:
         round, attempts = self.rounds - 1, self._rounds[-1]
         undefined = {n: sum(a.rewards[n] is None for a in attempts) for n in attempts[0].rewards}
         counted = {
-            "written": len(attempts),
-            "learned_from": len(self.attempts),
+            "written": len(attempts), "learned_from": len(self.attempts),
             "unparsed": sum(not a.parsed for a in attempts),
             "cut": sum(a.finish == "length" for a in attempts),
             "undefined": {n: count for n, count in undefined.items() if count},
-        }
+        }  # fmt: skip
         stage.log("pool", round, [counted])
-        occupancy = {n: bin_counts(bins, self._controls[n]) for n, bins in self.bins.items()}
-        stage.log(
-            "bins",
-            round,
-            [{"round": round, "reward": n, "counts": c} for n, c in occupancy.items()],
-        )
+        occupancy = {
+            n: np.bincount(bins, minlength=self._controls[n]).tolist()
+            for n, bins in self.bins.items()
+        }
+        rows = [{"round": round, "reward": n, "counts": c} for n, c in occupancy.items()]
+        stage.log("bins", round, rows)
         for name, counts in occupancy.items():
             if not counts[0]:
                 raise UserError(

@@ -244,7 +244,7 @@ class Updates:
         # 3. reward: (T,) per reply, and 4. advantage: (T,), whitened over all tokens (N,)
         beta = next_beta(stage, update, config)
         self.rows, returns_N = to_learn(
-            rollouts, [own - baseline for own in scores], beta=beta, gamma=config.gamma,
+            rollouts, [worth - baseline for worth in scores], beta=beta, gamma=config.gamma,
             lam=config.lam, min_advantage_std=config.min_advantage_std,
         )  # fmt: skip
         values_N = torch.cat([r.value_T for r in rollouts])
@@ -252,27 +252,24 @@ class Updates:
             "score": baseline, "beta": beta, "kl": float(np.mean([r.kl for r in rollouts])),
             "returns": float(returns_N.mean()),
             "explained_variance": explained_variance(values_N, returns_N),
+            "length": float(np.mean([a.n_tokens for a in attempts])),
+            "parsed": float(np.mean([a.parsed for a in attempts])),
         }  # fmt: skip
-        stage.log("rollouts", update, [{**facts, **mean_facts(attempts)}])
+        facts |= {
+            name: float(np.mean([a.rewards[name] or 0.0 for a in attempts]))
+            for name in attempts[0].rewards
+        }
+        stage.log("rollouts", update, [facts])
 
     def _roll_out(self, update: int, file: Path) -> list[Attempt]:
         """Write and score replies; their token ids, log-probabilities and values go to `file`."""
         config, exp, name = self.config, self.exp, self.stage.name
-        sampler = Recorded(Sampler(self.policy))
+        sampler, step = Recorded(Sampler(self.policy)), update * config.steps_per_update
+        source = Provenance("train", exp.seed, writer=name, round=update, step=step, stream=name)
         attempts = write_attempts(
-            sampler,
-            questions_for(exp.train, config.prompts, update, exp.seed),
-            config.sampling,
-            Provenance(
-                "train",
-                exp.seed,
-                writer=name,
-                round=update,
-                step=update * config.steps_per_update,
-                stream=name,
-            ),
-            label=f"{name} writes, update {update}",
-        )
+            sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling,
+            source, label=f"{name} writes, update {update}",
+        )  # fmt: skip
         maker = RowMaker(self.policy)
         rows = [maker.drawn(a.prompt, ids) for a, ids in zip(attempts, sampler.ids, strict=True)]
         # in the passes of the first epoch, so that its ratios are exactly 1
@@ -337,9 +334,7 @@ def next_beta(stage: Stage, update: int, config: PpoConfig) -> float:
 
 
 def end_reason(stage: Stage, update: int, config: PpoRowConfig) -> str:
-    """Why training ends before this update, or nothing: too far from the reference, or the reward
-    model is being over-optimised. Said once.
-    """
+    """Why training ends before this update (too far away, or over-optimised), or nothing."""
     reason = ""
     lines = [line for line in stage.metrics("rollouts") if line["step"] < update]
     if lines and lines[-1]["kl"] > config.stop_kl:
@@ -367,13 +362,3 @@ def over_optimised(scores: Sequence[float], accuracies: Sequence[float], patienc
     up = np.diff(scores[-patience - 1 :]) > 0
     down = np.diff(accuracies[-patience - 1 :]) < 0
     return bool(up.all() and down.all())
-
-
-def mean_facts(attempts: Sequence[Attempt]) -> dict[str, Any]:
-    """Means over an update's replies."""
-    names = list(attempts[0].rewards)
-    return {
-        "length": float(np.mean([a.n_tokens for a in attempts])),
-        "parsed": float(np.mean([a.parsed for a in attempts])),
-        **{name: float(np.mean([a.rewards[name] or 0.0 for a in attempts])) for name in names},
-    }

@@ -104,4 +104,6 @@ def make_suite(
         [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
         reward_model=reward_model, base=base,
     )  # fmt: skip
-    return RewardSuite(rewards, cache=str(run.path / "scores"))
+    suite = RewardSuite(rewards, cache=str(run.path / "scores"))
+    suite.check_questions(train)
+    return suite

@@ -88,12 +88,10 @@ class SelfMotivatedConfig:
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "lora": {
-            "tuning": "lora",
-            "rft": {"fit": {"learning_rate": 2e-4}},
-            "rm": {"fit": {"learning_rate": 1e-4}},
-            "ppo": {"fit": {"learning_rate": 1e-5}},
+            "tuning": "lora", "rft": {"fit": {"learning_rate": 2e-4}},
+            "rm": {"fit": {"learning_rate": 1e-4}}, "ppo": {"fit": {"learning_rate": 1e-5}},
         }
-    }
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
@@ -147,7 +145,11 @@ def self_motivated(
         # E improve: PPO in every open mode, from M_sft each
         improved: dict[Mode, Learned] = {}
         scores: dict[Mode, float] = {}
-        for mode in open_modes(config.modes, ranked.closed):
+        modes = [mode for mode in config.modes if mode == "z" or not ranked.closed]
+        if ranked.closed:  # behind the gate are the modes that read a reward model
+            stopped = ", ".join(mode for mode in config.modes if mode != "z")
+            say(f"PPO with {stopped} is left out: {ranked.closed}")
+        for mode in modes:
             policy.load_weights(m_sft.weights)
             this = exp.stage(f"ppo-{mode.replace('+', '-')}-{prefix}")
             improved[mode] = improve(exp, policy, config.ppo.in_mode(mode), this)
@@ -243,15 +245,6 @@ def _reward_model(
         policy.load_weights(_start(exp).weights)
 
 
-def open_modes(modes: Sequence[Mode], closed: str) -> list[Mode]:
-    """The modes that may run: all, or behind a closed gate those that need no reward model."""
-    if not closed:
-        return list(modes)
-    stopped = [mode for mode in modes if mode != "z"]
-    say(f"PPO with {', '.join(stopped)} is left out: {closed}")
-    return [mode for mode in modes if mode == "z"]
-
-
 def improve(exp: Experiment, policy: Policy, config: PpoRowConfig, stage: Stage) -> Learned:
     """Stage E: PPO in a mode from M_sft with its reward model, which `rank` left as `exp.start`.
 
@@ -277,9 +270,7 @@ def improve(exp: Experiment, policy: Policy, config: PpoRowConfig, stage: Stage)
 
 
 def with_reward_model(exp: Experiment, learned: Learned) -> Experiment:
-    """The experiment with the reward model that a method left, where it has weights of its own:
-    under LoRA it shares the policy's backbone, in `improve`.
-    """
+    """The experiment with the method's reward model; under LoRA it is an adapter, in `improve`."""
     folder = learned.reward_model
     if folder is None or exp.tuning == "lora":
         return exp

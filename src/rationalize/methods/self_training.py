@@ -20,7 +20,6 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from rationalize.config.checks import above, at_least
 from rationalize.methods.base import Experiment, Learned, log_dev
@@ -126,7 +125,12 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
     few_shot = exp.start is None and not config.seed_rationales
     if exp.start is None and config.seed_rationales:
         seed_sft(exp, policy, config, stage)
-    _check_first_writer(exp, policy, config, stage, few_shot=few_shot)
+    # what later rounds are measured against; a writer that never answers stops the run here
+    greedy = replace(config.write, hints="off", sampling=exp.evaluation)
+    part = "writer-dev"
+    attempts = own_attempts(exp, policy, greedy, stage, part, split="dev", few_shot=few_shot)
+    _log_every_metric(exp, stage, attempts, 0)
+    check_writer(attempts, exp.dev, stage, config.write.hints)
     store: list[Attempt] = []
     scores: dict[str, float] = {}  # stage of a round -> development accuracy
     for round in range(config.rounds):
@@ -148,7 +152,7 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
         seeds = seed_attempts(exp.train, config.seed_rationales)
         texts += [(a.prompt, a.completion) for a in seeds]
         # 4. fine-tune the base model: errors of earlier rounds do not add up
-        policy.load_weights(Path(exp.config.model))
+        exp.reset(policy)
         sft_config = SftConfig(evaluations=config.evaluations, fit=config.fit)
         steps = steps_in(round, len(texts), config)
         imitate(exp, policy, texts, sft_config, this, steps=steps)
@@ -201,18 +205,6 @@ def steps_in(round: int, rows: int, config: RestartConfig) -> int:
     if config.first_steps:
         return int(config.first_steps * config.growth**round)
     return max(1, math.ceil(config.epochs * config.growth**round * rows / config.fit.batch_size))
-
-
-def _check_first_writer(
-    exp: Experiment, policy: Policy, config: RestartConfig, stage: Stage, *, few_shot: bool
-) -> None:
-    """What later rounds are measured against; a writer that never answers stops the run here."""
-    greedy = replace(config.write, hints="off", sampling=exp.evaluation)
-    attempts = own_attempts(
-        exp, policy, greedy, stage, "writer-dev", split="dev", few_shot=few_shot
-    )
-    _log_every_metric(exp, stage, attempts, 0)
-    check_writer(attempts, exp.dev, stage, config.write.hints)
 
 
 def _log_every_metric(exp: Experiment, stage: Stage, attempts: list[Attempt], round: int) -> None:

@@ -110,9 +110,7 @@ def imitate(
     exp: Experiment, policy: Policy, texts: Texts, config: SftConfig, stage: Stage, *, steps: int,
     asked: Asked | None = None,
 ) -> Policy:  # fmt: skip
-    """Learn prompts and their responses in place, and leave the weights of the best development
-    accuracy in `policy`.
-    """
+    """Learn responses in place; leaves the weights of the best development accuracy in `policy`."""
 
     def learn() -> Mapping[str, Any]:
         maker = RowMaker(policy)

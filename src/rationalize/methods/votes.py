@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt, scaling_curve
@@ -19,15 +19,6 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Provenance, write_attempts
 
 REWARD = "reward_model"
-
-
-class Rule(NamedTuple):
-    """How one of several attempts is chosen."""
-
-    score: str | None
-    """The reward that it goes by; None: the majority's answer."""
-    weighted: bool
-    """Whether attempts vote, with the softmax of that reward as weights; else the best is taken."""
 
 
 def vote(
@@ -44,30 +35,27 @@ def vote(
         if score not in {reward.name for reward in suite.rewards}:
             suite = suite.with_reward(reward_of(load_reward_model(exp, learned.reward_model)))
     name, n, seed = row.partition(" (")[0], sampling.n, exp.seed
-    rules = {f"{name}, majority of {n}": Rule(None, weighted=True)}
+    # row -> the options of `chosen_attempt`
+    rules: dict[str, dict[str, Any]] = {f"{name}, majority of {n}": {}}
     if score:
-        rules[f"{name}, best of {n} by reward model"] = Rule(score, weighted=False)
-        rules[f"{name}, {n} votes weighted by reward model"] = Rule(score, weighted=True)
+        rules[f"{name}, best of {n} by reward model"] = {"score": score}
+        rules[f"{name}, {n} votes weighted by reward model"] = {"score": score, "weighted": True}
     curves: list[dict[str, Any]] = []
     for split in exp.final_splits:
         questions = {q.id: q for q in exp.splits[split]}
 
         def write(split: str = split, questions=questions) -> list[Attempt]:
             attempts = write_attempts(
-                Sampler(exp.load_policy(learned.weights)),
-                list(questions.values()),
-                sampling,
-                Provenance(split, seed, writer=f"{row} votes"),
-                label=f"{row} votes on {split}",
-            )
+                Sampler(exp.load_policy(learned.weights)), list(questions.values()), sampling,
+                Provenance(split, seed, writer=f"{row} votes"), label=f"{row} votes on {split}",
+            )  # fmt: skip
             return suite.score(attempts, questions)
 
         attempts = Stage(exp.run, "votes").attempts(f"{split}-{seed}", write)
         groups = {id: [a for a in attempts if a.question_id == id] for id in questions}
         for label, rule in rules.items():
-            stage = final_stage(exp.run, label)
             pick = partial(chosen, groups, questions, rule, label, seed)
-            picked = stage.attempts(f"{split}-{seed}", pick)
+            picked = final_stage(exp.run, label).attempts(f"{split}-{seed}", pick)
             methods.setdefault(label, {}).setdefault(split, {})[seed] = picked
         where = f"{row} on {split}, seed {seed}"
         curve = scaling_curve(attempts, questions, score=score)
@@ -76,15 +64,13 @@ def vote(
 
 
 def chosen(
-    groups: Mapping[str, Sequence[Attempt]], questions: Mapping[str, Question], rule: Rule,
-    label: str, seed: int,
+    groups: Mapping[str, Sequence[Attempt]], questions: Mapping[str, Question],
+    rule: Mapping[str, Any], label: str, seed: int,
 ) -> list[Attempt]:  # fmt: skip
     """Of each question's attempts the one that a rule of voting answers with, as the row's own."""
     return [
-        replace(
-            chosen_attempt(group, questions[id], score=rule.score, weighted=rule.weighted),
-            id=f"{label}/{seed}/{id}", writer=label, seed=seed,
-        )
+        replace(chosen_attempt(group, questions[id], **rule), id=f"{label}/{seed}/{id}",
+                writer=label, seed=seed)
         for id, group in groups.items()
     ]  # fmt: skip
 
@@ -101,7 +87,7 @@ def score_by_reward_models(
         alone = exp.suite.only(REWARD)
         for label, splits in methods.items():
             for split, seeds in splits.items():
-                for own, attempts in seeds.items():
-                    if own == seed or (own not in models and seed == min(models)):
-                        seeds[own] = exp.judged(attempts, alone, label, split, own)
+                for of, attempts in seeds.items():
+                    if of == seed or (of not in models and seed == min(models)):
+                        seeds[of] = exp.judged(attempts, alone, label, split, of)
     return exp

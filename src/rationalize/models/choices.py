@@ -209,13 +209,10 @@ def _decoder_hidden(
     rows = torch.tensor(group_of, device=policy.device)  # (N,)
     cache.batch_select_indices(rows)
     ids, _ = padded([c.response[:-1] for group in groups for c in group], policy)
-    rest = decoder(
-        input_ids=ids,
-        encoder_hidden_states=encoded[rows],  # unused: the cache holds its keys and values
-        encoder_attention_mask=mask[rows],
-        past_key_values=cache,
-        use_cache=True,
-    )
+    rest = decoder(  # the states are unused: the cache holds their keys and values
+        input_ids=ids, encoder_hidden_states=encoded[rows], encoder_attention_mask=mask[rows],
+        past_key_values=cache, use_cache=True,
+    )  # fmt: skip
     return first.last_hidden_state[:, 0], rest.last_hidden_state
 
 

@@ -90,11 +90,8 @@ def add_control_rows(
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(controls.ids()), words.shape[1], generator=generator).to(words)
         if init == "words":
-            means = [
-                _level_row(words, tokenizer, r, b, k)
-                for r, k in controls.bins.items()
-                for b in range(k)
-            ]
+            bins = [(r, b, k) for r, k in controls.bins.items() for b in range(k)]
+            means = [_level_row(words, tokenizer, *place) for place in bins]
             rows = torch.stack(means).repeat_interleave(controls.copies, 0) + 0.1 * std * noise
         else:
             rows = words.mean(0) + std * noise

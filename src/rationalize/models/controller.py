@@ -25,13 +25,6 @@ KEEP = "keep"
 """The controller's choice to leave a rationale as it is."""
 
 
-def controller_prompt(question: Question, rationale: str | None) -> str:
-    """The prompt that asks who writes (`rationale` None), or who refines this rationale."""
-    if rationale is None:
-        return f"{question_text(question)}\nWho explains?"
-    return f"{question_text(question)}\nExplanation: {rationale}\nWho corrects?"
-
-
 def letter_ids(policy: Policy, count: int) -> list[int]:
     """Token ids of the first `count` letters. Raises `UserError` if they are not one token each."""
     ids = [policy.encode_response(c, eos=False) for c in string.ascii_uppercase[:count]]
@@ -44,9 +37,10 @@ def letter_ids(policy: Policy, count: int) -> list[int]:
 
 
 def controller_row(policy: Policy, question: Question, rationale: str | None, tag=None) -> Row:
-    """A row whose response is one letter: the position where the choice is predicted."""
-    prompt = tuple(policy.encode_prompt(controller_prompt(question, rationale)))
-    return Row(prompt, (letter_ids(policy, 1)[0],), tag=tag)
+    """A row that asks who writes (`rationale` None) or refines; its response is one letter."""
+    asks = "Who explains?" if rationale is None else f"Explanation: {rationale}\nWho corrects?"
+    prompt = policy.encode_prompt(f"{question_text(question)}\n{asks}")
+    return Row(tuple(prompt), (letter_ids(policy, 1)[0],), tag=tag)
 
 
 def choice_logits(policy: Policy, rows: Sequence[Row], count: int) -> Tensor:

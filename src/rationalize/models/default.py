@@ -54,7 +54,12 @@ def _convert(gguf: Path, folder: Path) -> None:
     with no_bars():
         loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     # transformers does not save a model that was loaded from GGUF: copy its weights into a new one
-    config = AutoConfig.for_model(loaded.config.model_type, **_plain_config(loaded.config))
+    dropped = {
+        "quantization_config", "model_type", "transformers_version", "_name_or_path", "dtype",
+        "torch_dtype",
+    }  # fmt: skip
+    values = {name: v for name, v in loaded.config.to_dict().items() if name not in dropped}
+    config = AutoConfig.for_model(loaded.config.model_type, **values)
     fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     fresh.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -74,12 +79,3 @@ def _convert(gguf: Path, folder: Path) -> None:
             raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def _plain_config(config) -> dict:
-    """The configuration's values without those of the GGUF file."""
-    dropped = {
-        "quantization_config", "model_type", "transformers_version", "_name_or_path", "dtype",
-        "torch_dtype",
-    }  # fmt: skip
-    return {name: value for name, value in config.to_dict().items() if name not in dropped}

@@ -86,10 +86,7 @@ def weights_hash(source: str | Path, model: Any) -> str:
         folder = Path(config).parent if config else folder
     files = sorted(folder.glob("*.safetensors"))
     if files:
-        stats = [f.stat() for f in files]
-        return _files_hash(
-            tuple((str(f), s.st_size, s.st_mtime_ns) for f, s in zip(files, stats, strict=True))
-        )
+        return _files_hash(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
     import torch
 
     digest = hashlib.sha256()

@@ -62,23 +62,13 @@ class Batch:
     """(N,) index of the row that each belongs to."""
 
 
-def groups(rows: Sequence[Row], group_of: GroupOf | None) -> list[list[Row]]:
-    """Rows by group, in the order of each group's first row; without `group_of` one per row."""
-    if group_of is None:
-        return [[row] for row in rows]
-    members: dict[Hashable, list[Row]] = {}
-    for row in rows:
-        members.setdefault(group_of(row), []).append(row)
-    return list(members.values())
-
-
 def micro_batches(
     rows: Sequence[Row], max_tokens: int, group_of: GroupOf | None = None
 ) -> list[list[Row]]:
     """Groups of rows, sorted by length, in passes of at most `max_tokens` padded tokens each.
 
-    A group that is larger is a pass by itself. Rows of one prompt stay neighbours, so that a pass
-    shares it.
+    Without `group_of` each row is its own group. A group that is larger is a pass by itself. Rows
+    of one prompt stay neighbours, so that a pass shares it.
     """
     # sort by the longest row of the prompt, not by the row itself: keeps a prompt's rows together
     longest: dict[tuple[int, ...], int] = {}
@@ -88,9 +78,12 @@ def micro_batches(
     def sort_key(group: Sequence[Row]) -> tuple[int, tuple[int, ...]]:
         return max((longest[row.prompt_ids], row.prompt_ids) for row in group)
 
+    groups: dict[Hashable, list[Row]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(group_of(row) if group_of else i, []).append(row)
     passes: list[list[Row]] = []
     widest = 0  # upper bound on the rows of the current pass, since groups come longest first
-    for group in sorted(groups(rows, group_of), key=sort_key, reverse=True):
+    for group in sorted(groups.values(), key=sort_key, reverse=True):
         if passes and widest * (len(passes[-1]) + len(group)) <= max_tokens:
             passes[-1].extend(group)
         else:
@@ -138,11 +131,9 @@ def _encoder_decoder_hidden(
         (policy.start_id, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)
     ]
     hidden = model.get_decoder()(
-        input_ids=padded(decoder_inputs, policy)[0],
-        encoder_hidden_states=encoded[prompt_of_row],
-        encoder_attention_mask=mask[prompt_of_row],
-        use_cache=False,
-    ).last_hidden_state  # (B, L, d)
+        input_ids=padded(decoder_inputs, policy)[0], encoder_hidden_states=encoded[prompt_of_row],
+        encoder_attention_mask=mask[prompt_of_row], use_cache=False,
+    ).last_hidden_state  # (B, L, d)  # fmt: skip
     # response token t of row i is predicted at decoder position len(controls) + t
     positions = [
         (i, len(c) + t)
@@ -223,9 +214,7 @@ def takes_trees(policy: Policy) -> bool:
 
 @contextmanager
 def _attention_for(policy: Policy, length: int) -> Iterator[None]:
-    """On a CPU, plain attention for short rows: the backward pass of the fused kernel costs more
-    than the score matrices that it avoids.
-    """
+    """On a CPU, plain attention for short rows: its backward pass costs less than the fused one."""
     config = plain_model(policy).config
     before = getattr(config, "_attn_implementation", None)
     plain = policy.device.type == "cpu" and before == "sdpa" and length <= _SHORT
@@ -313,9 +302,7 @@ def find_head(policy: Policy) -> None:
 
 
 def _model_head(policy: Policy, hidden: Tensor) -> Tensor:
-    """Logits by the model's own code: a pass over one token, with the decoder's output replaced by
-    `hidden`.
-    """
+    """Logits by the model's own code: a pass over one token whose decoder output is `hidden`."""
     model = plain_model(policy)
 
     def replace_output(_module, _inputs, output):

@@ -135,13 +135,9 @@ class Policy:
         )
 
     def add_controls(
-        self,
-        bins: Mapping[str, int],
-        *,
-        copies: int = 1,
-        init: ControlInit = "statistics",
+        self, bins: Mapping[str, int], *, copies: int = 1, init: ControlInit = "statistics",
         seed: int = 0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Add `copies` control tokens per reward and bin; no effect if the policy has the same.
 
         Raises `UserError` if it has others. Under LoRA, of the embeddings only their rows are
@@ -276,17 +272,11 @@ def _cast(model: Any, dtype: torch.dtype) -> None:
 
 
 def load_policy(
-    model: str | Path = "default",
-    *,
-    tuning: Tuning = "full",
-    style: Literal["auto", "chat", "plain"] = "auto",
-    system: str | None = DEFAULT_SYSTEM,
-    lora_rank: int = 16,
-    precision: Precision = "auto",
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device | None = None,
-    trust_remote_code: bool = False,
-) -> Policy:
+    model: str | Path = "default", *, tuning: Tuning = "full",
+    style: Literal["auto", "chat", "plain"] = "auto", system: str | None = DEFAULT_SYSTEM,
+    lora_rank: int = 16, precision: Precision = "auto", dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None, trust_remote_code: bool = False,
+) -> Policy:  # fmt: skip
     """Load a policy from `default`, a folder, a run (its `model/`), or a hub id.
 
     `style="auto"`: the style that `save` stored, else the chat template if there is one, else plain
@@ -316,24 +306,20 @@ def load_policy(
         tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
     auto_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
     size = sum(p.numel() for p in loaded.parameters())
+    rows = loaded.get_input_embeddings().weight.shape[0]
     if tuning == "auto":
         tuning = "full" if size <= FULL_TUNING_LIMIT else "lora"
     policy = Policy(
         model=loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(),
-        tokenizer=tokenizer,
+        tokenizer=tokenizer, weights_hash=weights_hash(source, loaded),
         name="SmolLM2-135M-Instruct" if str(model) == "default" else Path(model).name,
-        weights_hash=weights_hash(source, loaded),
         is_encoder_decoder=bool(config.is_encoder_decoder),
         style=auto_style if style == "auto" else style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
-        n_vocab=facts.get("n_vocab")
-        or min(len(tokenizer), loaded.get_input_embeddings().weight.shape[0]),
-        tuning=tuning,
-        lora_rank=lora_rank,
-        precision=precision,
-        trust_remote_code=trust_remote_code,
+        n_vocab=facts.get("n_vocab") or min(len(tokenizer), rows), tuning=tuning,
+        lora_rank=lora_rank, precision=precision, trust_remote_code=trust_remote_code,
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
-    )
+    )  # fmt: skip
     # probe the model: its chat template, its output layer, its attention
     policy.folds_system = policy.chat and bool(policy.system) and not _shows_system(policy)
     find_head(policy)

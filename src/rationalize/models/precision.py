@@ -28,18 +28,11 @@ def frozen_copy(model: Any, dtype: torch.dtype, *, linear_only: bool = False) ->
 
     Buffers keep theirs: rotary frequencies are too imprecise in bfloat16.
     """
-    kept = set()
-    if linear_only:
-        kept = {
-            id(p)
-            for m in model.modules()
-            if not isinstance(m, torch.nn.Linear)
-            for p in m.parameters(recurse=False)
-        }
+    others = [m for m in model.modules() if not isinstance(m, torch.nn.Linear)]
+    kept = {id(p) for m in others for p in m.parameters(recurse=False)} if linear_only else set()
     copies = {}
     for parameter in model.parameters():
         copy_dtype = parameter.dtype if id(parameter) in kept else dtype
-        copies[id(parameter)] = torch.nn.Parameter(
-            parameter.detach().to(copy_dtype, copy=True), requires_grad=False
-        )
+        values = parameter.detach().to(copy_dtype, copy=True)
+        copies[id(parameter)] = torch.nn.Parameter(values, requires_grad=False)
     return copy.deepcopy(model, copies).eval()

@@ -63,7 +63,20 @@ class RewardModel:
         """
         folder = reward_model_folder(folder)
         facts = read_facts(folder)
-        policy, scalar_head = load_parts(folder, facts, trust_remote_code=trust_remote_code)
+        # an adapter is loaded onto the base that it was trained on
+        source = (folder / (facts.get("adapter_on") or ".")).resolve()
+        policy = load_policy(source, tuning="full", trust_remote_code=trust_remote_code)
+        if not facts.get("adapter_on"):
+            policy = cast_linears_to_bf16(policy)
+        else:
+            from rationalize.models.variants import Variants
+
+            variants = Variants.of(policy, source, [])
+            variants.load(ADAPTER, folder)
+            with variants.active(ADAPTER) as policy:
+                pass
+        scalar_head = load_head(policy, folder).requires_grad_(False)
+        policy.model.requires_grad_(False)
         return cls(lambda: nullcontext(policy), scalar_head, **scaling(facts))
 
     def utilities(
@@ -76,11 +89,9 @@ class RewardModel:
         return self.scores(questions, [r or "" for r in rationales], [None] * len(rationales))
 
     def scores(
-        self,
-        questions: Sequence[Question],
-        rationales: Sequence[str],
+        self, questions: Sequence[Question], rationales: Sequence[str],
         predictions: Sequence[str | None],
-    ) -> list[float]:
+    ) -> list[float]:  # fmt: skip
         """One score per reply, shifted and scaled by `mean` and `std`."""
         texts = [
             reply(q, r, p, self.reads)
@@ -149,25 +160,3 @@ def reward_model_folder(folder: Path | str) -> Path:
 def scaling(facts: dict[str, Any]) -> dict[str, Any]:
     """The facts that `RewardModel` takes as keyword arguments."""
     return {k: facts[k] for k in ("mean", "std", "reads", "weights_hash")}
-
-
-def load_parts(
-    folder: Path, facts: dict[str, Any], *, trust_remote_code: bool = False
-) -> tuple[Policy, Linear]:
-    """Backbone and head, frozen; an adapter is loaded onto the base that it was trained on."""
-    if not facts.get("adapter_on"):
-        policy = load_policy(folder, tuning="full", trust_remote_code=trust_remote_code)
-        policy = cast_linears_to_bf16(policy)
-    else:
-        from rationalize.models.variants import Variants
-
-        source = (folder / facts["adapter_on"]).resolve()
-        variants = Variants.of(
-            load_policy(source, tuning="full", trust_remote_code=trust_remote_code), source, []
-        )
-        variants.load(ADAPTER, folder)
-        with variants.active(ADAPTER) as policy:
-            pass
-    scalar_head = load_head(policy, folder)
-    policy.model.requires_grad_(False)
-    return policy, scalar_head.requires_grad_(False)

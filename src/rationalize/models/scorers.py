@@ -22,7 +22,6 @@ import numpy as np
 from rationalize.errors import UserError
 from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts, gold_text
 from rationalize.models.choices import (
-    ChoiceScore,
     ChoiceScorer,
     Continuation,
     cast_linears_to_bf16,
@@ -31,15 +30,6 @@ from rationalize.models.memo import Memo
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.vera import Vera
 from rationalize.records import Question
-
-__all__ = [
-    "AnswerScorer",
-    "ChoiceScore",
-    "ChoiceScorer",
-    "Continuation",
-    "Verifier",
-    "load_verifier",
-]
 
 SCORER_FILE = "scorer.json"
 
@@ -56,13 +46,6 @@ Seen = Mapping[str, int]
 def fold_of(question_id: str) -> int:
     """The fold, 0 or 1, that may train on a question; the same in every process."""
     return zlib.crc32(f"fold/{question_id}".encode()) & 1
-
-
-def judging_folds(question_id: str | None, seen: Seen, folds: int) -> list[int]:
-    """The folds that judge a question: the one that was not trained on it, or all."""
-    if folds == 2 and question_id is not None and question_id in seen:
-        return [1 - seen[question_id]]
-    return list(range(folds))
 
 
 # The answer scorer
@@ -145,13 +128,10 @@ class AnswerScorer:
     ) -> None:  # fmt: skip
         self.folds, self.texts, self.seen = list(folds), texts, seen
         parts = [
-            [
-                fold.answer.policy.weights_hash,
-                fold.answer_from_rationale.policy.weights_hash,
-                sorted(fold.temperature.items()),
-            ]
+            [fold.answer.policy.weights_hash, fold.answer_from_rationale.policy.weights_hash,
+             sorted(fold.temperature.items())]
             for fold in self.folds
-        ]
+        ]  # fmt: skip
         self.weights_hash = _digest("answer", texts, sorted(seen.items()), parts)
         self._question_memo = Memo[list[float]](REMEMBERED)
         self._rationale_memo = Memo[list[float]](REMEMBERED)
@@ -336,7 +316,12 @@ def mean_of_folds(
 
     `judge_fold(fold, rows)` returns one list of scores per row.
     """
-    folds_of = [judging_folds(i, seen, folds) for i in question_ids]
+    # the fold that was not trained on the question, or all
+    all_folds = list(range(folds))
+    folds_of = [
+        [1 - seen[i]] if folds == 2 and i is not None and i in seen else all_folds
+        for i in question_ids
+    ]
     scores: list[list[list[float]]] = [[] for _ in question_ids]  # row, fold, choice
     for fold in range(folds):
         rows = [i for i, judging in enumerate(folds_of) if fold in judging]
@@ -358,9 +343,8 @@ def load_choice_scorer(folder: Path) -> ChoiceScorer:
 def _key(question: Question, rationale: str | None) -> str:
     """The memo's key: what the probabilities depend on. With choices, not on which one is right."""
     answer = None if question.choices else question.answer
-    return _digest(
-        question.id, question.context, question.question, question.choices, answer, rationale
-    )
+    q = question
+    return _digest(q.id, q.context, q.question, q.choices, answer, rationale)
 
 
 def _digest(*parts: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def build_prefix_trees(sequences: Sequence[Tokens], limit: int) -> list[Tree]:
     # sequence is enough
     for i in sorted(range(len(sequences)), key=lambda i: (sequences[i], i)):
         ids = sequences[i]
-        shared = _common_prefix_length(previous, ids)
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(previous, ids))))
         if not trees or len(trees[-1]) + len(ids) - shared > limit:
             trees.append(Tree([], [], []))
             shared = 0
@@ -83,10 +84,3 @@ def ancestry(trees: Sequence[Tree]) -> tuple[np.ndarray, np.ndarray]:
             depth[row, path] = np.arange(len(path))
             sees[row, 0, path[:, None], path[None, :]] |= np.tri(len(path), dtype=bool)
     return sees, depth
-
-
-def _common_prefix_length(a: Sequence[int], b: Sequence[int]) -> int:
-    for n, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return n
-    return min(len(a), len(b))

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rationalize.report.charts import Point, Series, colours_of, line_chart, thinned
+from rationalize.report.charts import Point, Series, charts_by_step, colours_of, line_chart
 
 ROLLOUT_KEYS = {
     "score": "score S",
@@ -26,20 +26,7 @@ def rollouts(rows: Rows) -> dict[str, Any] | None:
     if not rows:
         return None
     runs = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}
-    colours = colours_of(runs)
-    charts = []
-    for key, title in ROLLOUT_KEYS.items():
-        series = [
-            Series(
-                name, thinned([Point(r["step"], r[key]) for r in lines if key in r]), colours[name]
-            )
-            for name, lines in runs.items()
-        ]
-        series = [s for s in series if s.points]
-        if series:
-            svg = line_chart(series, label=f"{title} by update", x_label="update", y_label=title)
-            charts.append({"title": title, "svg": svg})
-    return {"charts": charts, "legend": colours}
+    return charts_by_step(runs, [(k, title, title) for k, title in ROLLOUT_KEYS.items()], "update")
 
 
 def coverage(rows: Rows) -> list[dict[str, str]]:

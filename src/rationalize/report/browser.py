@@ -17,34 +17,26 @@ LIMIT = 1000
 """Questions shown: the page stays at a few megabytes, which open at once."""
 PAGE = 25
 
-Shown = dict[str, dict[str, Attempt]]
-"""Method -> question id -> the attempt shown."""
-
 
 def browser_data(
-    attempts: Mapping[str, Sequence[Attempt]],
-    questions: Mapping[str, Question],
-    metrics: Sequence[Metric],
-    pair: Sequence[str],
-) -> dict[str, Any]:
+    attempts: Mapping[str, Sequence[Attempt]], questions: Mapping[str, Question],
+    metrics: Sequence[Metric], pair: Sequence[str],
+) -> dict[str, Any]:  # fmt: skip
     """The data of the browser. Of several attempts of a method at a question, it shows the first of
     the lowest seed.
 
     A score is a number, null (undefined, sorted as the worst value) or "" (the method lacks the
     metric).
     """
-    metrics = [m for m in metrics if m.name not in ("parse_rate", "truncated")]
+    metrics = [m for m in metrics if m.name not in ("stated_accuracy", "parse_rate", "truncated")]
     scored = {method: {m.name for m in applicable(metrics, a)} for method, a in attempts.items()}
-    shown = {method: _first(a) for method, a in attempts.items() if method != MAJORITY}
+    shown = {method: first_of_each(a) for method, a in attempts.items() if method != MAJORITY}
     splits = {a.question_id: a.split for by_id in shown.values() for a in by_id.values()}
     asked = [questions[q] for q in questions if q in splits]
     methods = list(shown)
     return {
-        "methods": methods,
-        "metrics": [_metric(m) for m in metrics],
-        "pair": list(pair),
-        "page": PAGE,
-        "left_out": max(0, len(asked) - LIMIT),
+        "methods": methods, "metrics": [_metric(m) for m in metrics], "pair": list(pair),
+        "page": PAGE, "left_out": max(0, len(asked) - LIMIT),
         "questions": [
             {
                 **_question(q, splits[q.id]),
@@ -55,10 +47,11 @@ def browser_data(
             }
             for q in asked[:LIMIT]
         ],
-    }
+    }  # fmt: skip
 
 
-def _first(attempts: Iterable[Attempt]) -> dict[str, Attempt]:
+def first_of_each(attempts: Iterable[Attempt]) -> dict[str, Attempt]:
+    """By question id the attempt that is shown: the first of the lowest seed."""
     first: dict[str, Attempt] = {}
     for attempt in attempts:
         if attempt.question_id not in first or attempt.seed < first[attempt.question_id].seed:
@@ -74,17 +67,12 @@ def _metric(m: Metric) -> dict[str, Any]:
 
 
 def _question(q: Question, split: str) -> dict[str, Any]:
+    choices = [[clipped(f"{label(i)} {c}"), c == q.answer] for i, c in enumerate(q.choices or ())]
     return {
-        "id": clipped(q.id),
-        "split": split,
-        "kind": q.kind or "",
-        "context": clipped(q.context or ""),
-        "question": clipped(q.question),
-        "choices": [
-            [clipped(f"{label(i)} {c}"), c == q.answer] for i, c in enumerate(q.choices or ())
-        ],
+        "id": clipped(q.id), "split": split, "kind": q.kind or "",
+        "context": clipped(q.context or ""), "question": clipped(q.question), "choices": choices,
         "gold": clipped(q.answer),
-    }
+    }  # fmt: skip
 
 
 def _attempt(

@@ -76,11 +76,9 @@ class CardFacts:
 
 
 def model_card(
-    results: Mapping[str, Any],
-    facts: CardFacts,
-    attempts: Sequence[Attempt],
+    results: Mapping[str, Any], facts: CardFacts, attempts: Sequence[Attempt],
     questions: Mapping[str, Question],
-) -> str:
+) -> str:  # fmt: skip
     """The card as Markdown with YAML front matter. `attempts` are the model's attempts at the
     evaluated questions; the first few are shown.
     """
@@ -155,12 +153,10 @@ def _numbers(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
         if name not in model["metrics"]:
             continue
         row, baseline = model["metrics"][name], majority["metrics"].get(name)
-        cells_of_row = [_md(heading(name, metrics[name])), show_interval(row, metrics[name])]
-        if several:
-            cells_of_row.append(show(row["seeds"][seeds.index(facts.seed)], metrics[name]))
-        cells_of_row.append(str(row["n"]))
-        cells_of_row.append(show_interval(baseline, metrics[name]) if baseline else NONE)
-        rows.append(cells_of_row)
+        of_seed = [show(row["seeds"][seeds.index(facts.seed)], metrics[name])] if several else []
+        beside = show_interval(baseline, metrics[name]) if baseline else NONE
+        mean = show_interval(row, metrics[name])
+        rows.append([_md(heading(name, metrics[name])), mean, *of_seed, str(row["n"]), beside])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
@@ -69,13 +69,9 @@ def shades(count: int) -> list[str]:
 
 
 def line_chart(
-    series: Sequence[Series],
-    *,
-    label: str,
-    x_label: str,
-    y_label: str,
+    series: Sequence[Series], *, label: str, x_label: str, y_label: str,
     x_ticks: Mapping[float, str] | None = None,
-) -> Markup:
+) -> Markup:  # fmt: skip
     """Lines with their intervals, and markers where there are at most 12 points."""
     frame = _frame([p for s in series for p in s.points], pad_x=bool(x_ticks))
     parts = [_axes(frame, x_label, y_label, x_ticks)]
@@ -93,6 +89,26 @@ def line_chart(
         if len(s.points) <= 12:
             parts.append(_dots(frame, s.points, s.colour, 5.5, 0.6 if s.faint else 1.0))
     return _svg(parts, label)
+
+
+def charts_by_step(
+    lines: Mapping[str, Sequence[Mapping[str, Any]]], quantities: Iterable[tuple[str, str, str]],
+    x_label: str,
+) -> dict[str, Any]:  # fmt: skip
+    """A chart per quantity (key, name in the label, title) that a line has, and the legend."""
+    colours, charts = colours_of(lines), []
+    for key, quantity, title in quantities:
+        having = {name: [r for r in rows if key in r] for name, rows in lines.items()}
+        series = [
+            Series(name, thinned([Point(r["step"], r[key]) for r in rows]), colours[name])
+            for name, rows in having.items()
+            if rows
+        ]
+        if series:
+            label = f"{quantity} by {x_label}"
+            svg = line_chart(series, label=label, x_label=x_label, y_label=title)
+            charts.append({"title": title, "svg": svg})
+    return {"charts": charts, "legend": colours}
 
 
 def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label: str) -> Markup:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rationalize.evaluation.tables import NONE, show, show_interval, show_p
+from rationalize.evaluation.tables import NONE, aligned, show, show_interval, show_p
 
 Rows = Sequence[Mapping[str, Any]]
 Table = dict[str, Any]
@@ -20,10 +20,15 @@ _PICKED_BY = ("controller", "majority", "random", "oracle")
 def coalition(results: Mapping[str, Any]) -> list[Table]:
     """Title, note, column names and rows of each table that results have rows for."""
     tables: Mapping[str, Callable[[Rows], Table]] = {
-        "reading": _reading, "variants": _variants, "refining": _refining,
+        "reading": _reading, "variants": variants, "refining": refining,
         "controller": _controller,
     }  # fmt: skip
     return [table(rows) for name, table in tables.items() if (rows := results.get(name))]
+
+
+def as_text(table: Table, width: int = 160) -> str:
+    """A table's columns and rows for the terminal."""
+    return aligned([table["columns"], *(list(map(str, row)) for row in table["rows"])], 1, width)
 
 
 def _reading(rows: Rows) -> Table:
@@ -40,7 +45,7 @@ def _reading(rows: Rows) -> Table:
     }  # fmt: skip
 
 
-def _variants(rows: Rows) -> Table:
+def variants(rows: Rows) -> Table:
     def shown(row: Mapping[str, Any]) -> list[Any]:
         differ = NONE if row["disagreement"] is None else f"{row['disagreement']:.1%}"
         kl = " / ".join(show(x, _FACT) for x in row["kl"])
@@ -59,7 +64,7 @@ def _variants(rows: Rows) -> Table:
     }
 
 
-def _refining(rows: Rows) -> Table:
+def refining(rows: Rows) -> Table:
     return {
         "title": "What does refinement add?",
         "note": "Mean utility, by the judge that chose the preference pairs, on the controller's "

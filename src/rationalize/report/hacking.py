@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
-from rationalize.evaluation.hacking import SURFACE, Case, Evidence, cases, judge
+from rationalize.evaluation.hacking import SURFACE, Case, cases, judge
 from rationalize.evaluation.metrics import Metric
 from rationalize.evaluation.suspects import Suspect, suspects
 from rationalize.evaluation.tables import NONE, heading, show, show_interval
 from rationalize.records import Attempt, Question
+from rationalize.report.browser import first_of_each
 from rationalize.report.charts import Point, Series, colours_of, line_chart
 from rationalize.text import clipped, visible
 
@@ -24,12 +25,9 @@ def anchor(section: str, metric: str = "") -> str:
 
 
 def hacking(
-    results: Mapping[str, Any],
-    attempts: Mapping[str, Sequence[Attempt]],
-    questions: Mapping[str, Question],
-    metrics: Sequence[Metric],
-    browser: Mapping[str, Any],
-) -> dict[str, Any] | None:
+    results: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]],
+    questions: Mapping[str, Question], metrics: Sequence[Metric], browser: Mapping[str, Any],
+) -> dict[str, Any] | None:  # fmt: skip
     """The section's data; None where results do not record which rewards were trained.
 
     Suspects are linked, so only `attempts` that the page's browser shows can be listed.
@@ -38,12 +36,12 @@ def hacking(
     if not trained:
         return None
     stages = [_stage(case, i) for i, case in enumerate(trained)]
-    lists = []
+    lists, ids = [], {q["id"] for q in browser["questions"]}
     for method in dict.fromkeys(case.method for case in trained):
         case = next(case for case in trained if case.method == method)
-        linked = _in_browser(attempts.get(method, []), browser)
-        listed = suspects(case, linked, questions, metrics)
-        if listed:
+        shown_attempts = first_of_each(attempts.get(method, [])).values()
+        linked = [a for a in shown_attempts if clipped(a.question_id) in ids]
+        if listed := suspects(case, linked, questions, metrics):
             shown = [_suspect(s, questions, results["metrics"]) for s in listed]
             lists.append({"method": method, "rows": shown})
     return {"stages": stages, "suspects": lists}
@@ -52,30 +50,19 @@ def hacking(
 def _stage(case: Case, index: int) -> dict[str, Any]:
     verdict = judge(case)
     reasons = [
-        {"text": text, "evidence": [{"text": e.text, "href": _href(e)} for e in evidence]}
+        {"text": text, "evidence": [{"text": e.text, "href": f"#{anchor(e.section, e.metric)}"}
+                                    for e in evidence]}
         for text, evidence in verdict.reasons
-    ]
-    return {
-        "id": f"hacking-{index}",
-        "name": f"{case.method} ({case.stage})",
-        "hacked": verdict.status == "hacked",
-        "called": CALLED[verdict.status],
-        "reasons": reasons,
-        "notes": verdict.notes,
-        "rows": [_row(case, name) for name in _measured(case)],
-        "chart": _chart(case),
-    }
-
-
-def _href(evidence: Evidence) -> str:
-    return "#" + anchor(evidence.section, evidence.metric)
-
-
-def _measured(case: Case) -> list[str]:
-    """Trained rewards, held-out metrics and surface properties that were measured by round."""
+    ]  # fmt: skip
+    # trained rewards, held-out metrics and surface properties that were measured by round
     surface = dict.fromkeys(name for name, _ in SURFACE)
     named = dict.fromkeys([*case.trained, *case.held_out, *surface, "distinct_rationales"])
-    return [name for name in named if name in case.moves]
+    return {
+        "id": f"hacking-{index}", "name": f"{case.method} ({case.stage})",
+        "hacked": verdict.status == "hacked", "called": CALLED[verdict.status],
+        "reasons": reasons, "notes": verdict.notes,
+        "rows": [_row(case, name) for name in named if name in case.moves], "chart": _chart(case),
+    }  # fmt: skip
 
 
 def _row(case: Case, name: str) -> dict[str, str]:
@@ -83,22 +70,17 @@ def _row(case: Case, name: str) -> dict[str, str]:
     role = "trained" if name in case.trained else "surface"
     if name in case.held_out and name not in case.trained:
         role = "held-out"
+    r = case.correlation(name, "length") if name != "length" else None
     return {
-        "name": heading(name, fact),
-        "role": role,
-        "first": _interval(move.first, fact),
+        "name": heading(name, fact), "role": role, "first": _interval(move.first, fact),
         "last": _interval(move.last, fact),
         "moved": {1: "rose", -1: "fell", 0: "not shown"}[move.direction],
-        "with_length": _signed(case.correlation(name, "length")) if name != "length" else NONE,
-    }
+        "with_length": NONE if r is None else f"{r:+.2f}".replace("-", "−"),
+    }  # fmt: skip
 
 
 def _interval(row: Mapping[str, Any], fact: Mapping[str, Any]) -> str:
     return show_interval(row, fact) if "low" in row else show(row["mean"], fact)
-
-
-def _signed(r: float | None) -> str:
-    return NONE if r is None else f"{r:+.2f}".replace("-", "−")
 
 
 def _chart(case: Case) -> Any:
@@ -129,17 +111,6 @@ def _chart(case: Case) -> Any:
     return {"charts": [{"title": title, "svg": svg}], "legend": legend}
 
 
-def _in_browser(attempts: Sequence[Attempt], browser: Mapping[str, Any]) -> list[Attempt]:
-    """The attempts that the browser shows: one per question, the first of the lowest seed."""
-    ids = {q["id"] for q in browser["questions"]}
-    first: dict[str, Attempt] = {}
-    for attempt in attempts:
-        known = first.get(attempt.question_id)
-        if clipped(attempt.question_id) in ids and (known is None or attempt.seed < known.seed):
-            first[attempt.question_id] = attempt
-    return list(first.values())
-
-
 def _suspect(
     suspect: Suspect, questions: Mapping[str, Question], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -147,9 +118,7 @@ def _suspect(
     link = {"id": visible(clipped(a.question_id)), "split": visible(a.split)}
     scores = [f"{heading(n, facts[n])} {show(v, facts[n])}" for n, v in suspect.scores.items()]
     return {
-        "href": "#" + urlencode(link),
-        "question": clipped(questions[a.question_id].question, 200),
-        "rationale": clipped(a.rationale, 400),
+        "href": "#" + urlencode(link), "rationale": clipped(a.rationale, 400),
+        "question": clipped(questions[a.question_id].question, 200), "scores": ", ".join(scores),
         "gap": f"{suspect.gap:+.2f}".replace("-", "−"),
-        "scores": ", ".join(scores),
-    }
+    }  # fmt: skip

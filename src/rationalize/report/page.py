@@ -28,11 +28,9 @@ from rationalize.report.text import HOME, json_for_script, style, template
 
 
 def write_report(
-    results: Mapping[str, Any],
-    attempts: Mapping[str, Sequence[Attempt]],
-    questions: Mapping[str, Question],
-    path: Path | str,
-) -> Path:
+    results: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]],
+    questions: Mapping[str, Question], path: Path | str,
+) -> Path:  # fmt: skip
     """Write the page for `results` (the structure of results.json) atomically and return its path.
 
     `attempts` are those behind the results, by method; `questions` are those they answer, by id.
@@ -45,10 +43,9 @@ def write_report(
 
 
 def render(
-    results: Mapping[str, Any],
-    attempts: Mapping[str, Sequence[Attempt]],
+    results: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]],
     questions: Mapping[str, Question],
-) -> str:
+) -> str:  # fmt: skip
     """The page as HTML. Correlations, scatter charts and suspects are of the first split."""
     facts = results["metrics"]
     everything = [a for of_method in attempts.values() for a in of_method]

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from rationalize.evaluation.diagnostics import reward_correlations
 from rationalize.evaluation.metrics import LENGTH, Metric, applicable, score_column
@@ -29,12 +28,12 @@ from rationalize.records import Attempt, Question
 from rationalize.report.charts import (
     Point,
     Series,
+    charts_by_step,
     colours_of,
     line_chart,
     scatter_chart,
     shades,
     stacked_bars,
-    thinned,
 )
 from rationalize.report.hacking import anchor
 
@@ -51,7 +50,8 @@ def headline(results: Mapping[str, Any], split: str) -> dict[str, Any]:
     """A split's tables: task metrics and rewards, then the diagnostics."""
     names = metrics_of_split(results, split)
     facts = results["metrics"]
-    main = [m for m in names if facts[m]["role"] != "diagnostic" or m == "parse_rate"]
+    beside = ("stated_accuracy", "parse_rate")
+    main = [m for m in names if facts[m]["role"] != "diagnostic" or m in beside]
     groups = {"": main, "diagnostics": [m for m in names if m not in main]}
     tables = [{"caption": name, **_table(results, split, ms)} for name, ms in groups.items() if ms]
     return {
@@ -65,14 +65,12 @@ def _table(results: Mapping[str, Any], split: str, names: Sequence[str]) -> dict
     facts = results["metrics"]
     methods = [
         {
-            "name": method,
-            "n": cell["metrics"]["accuracy"]["n"],
-            "seeds": len(cell["seeds"]),
+            "name": method, "n": cell["metrics"]["accuracy"]["n"], "seeds": len(cell["seeds"]),
             "cells": [_mean_cell(cell["metrics"].get(m), facts[m]) for m in names],
         }
         for method, cell in cells_of(results, split).items()
         if set(names) & set(cell["metrics"])
-    ]
+    ]  # fmt: skip
     pairs = [
         {"name": f"{a} − {b}", "cells": [_difference_cell(of.get(m), facts[m]) for m in names]}
         for (a, b), of in differences(results, split).items()
@@ -115,7 +113,7 @@ def rounds(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
             series, label=f"{reward} by round", x_label="round", y_label=_name(reward),
             x_ticks=ticks if len(ticks) <= 12 else None,
         )  # fmt: skip
-        charts.append({**_chart(_name(reward), svg), "id": anchor("rounds", reward)})
+        charts.append({"title": _name(reward), "svg": svg, "id": anchor("rounds", reward)})
     return {"charts": charts, "legend": colours}
 
 
@@ -146,7 +144,7 @@ def occupancy(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
         for reward in _ordered({r["reward"] for r in pools}, facts):
             bars = [(f"round {r['round']:g}", r["counts"]) for r in pools if r["reward"] == reward]
             chart = stacked_bars(bars[-12:], label=f"{reward}: attempts per bin")
-            charts.append(_chart(_title(who, reward, groups), chart))
+            charts.append({"title": _title(who, reward, groups), "svg": chart})
     return {"charts": charts}
 
 
@@ -155,27 +153,13 @@ def training(rows: Rows) -> dict[str, Any] | None:
     if not rows:
         return None
     stages = _grouped(rows, ("stage", "seed", "run"))
-    colours = colours_of(stages)
-    charts = []
-    for key in TRAINING_KEYS:
-        series = [
-            Series(
-                name, thinned([Point(r["step"], r[key]) for r in lines if key in r]), colours[name]
-            )
-            for name, lines in stages.items()
-        ]
-        series = [s for s in series if s.points]
-        if series:
-            chart = line_chart(series, label=f"{key} by step", x_label="step", y_label=_name(key))
-            charts.append(_chart(_name(key), chart))
-    return {"charts": charts, "legend": colours}
+    return charts_by_step(stages, [(key, key, _name(key)) for key in TRAINING_KEYS], "step")
 
 
 def correlations(
-    attempts: Mapping[str, Sequence[Attempt]],
-    questions: Mapping[str, Question],
+    attempts: Mapping[str, Sequence[Attempt]], questions: Mapping[str, Question],
     metrics: Sequence[Metric],
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Any]]:  # fmt: skip
     """Per method, the rank correlations between accuracy, the scores and length."""
     tables = []
     for method, of_method in attempts.items():
@@ -188,11 +172,9 @@ def correlations(
 
 
 def against_length(
-    attempts: Mapping[str, Sequence[Attempt]],
-    questions: Mapping[str, Question],
-    metrics: Sequence[Metric],
-    pair: Sequence[str],
-) -> dict[str, Any] | None:
+    attempts: Mapping[str, Sequence[Attempt]], questions: Mapping[str, Question],
+    metrics: Sequence[Metric], pair: Sequence[str],
+) -> dict[str, Any] | None:  # fmt: skip
     """A chart per reward: score against length of the attempts of the two methods compared."""
     colours = colours_of(m for m in reversed(pair) if m in attempts)
     charts = []
@@ -209,7 +191,7 @@ def against_length(
             name = _name(metric.name)
             label = f"{metric.name} against length"
             chart = scatter_chart(series, label=label, x_label="words", y_label=name)
-            charts.append(_chart(name, chart))
+            charts.append({"title": name, "svg": chart})
     return {"charts": charts, "legend": colours} if charts else None
 
 
@@ -241,31 +223,24 @@ def _obedience_chart(
         series, label=f"{reward} reached under each token", x_label="token asked for",
         y_label=f"{_name(reward)} reached", x_ticks=ticks,
     )  # fmt: skip
-    return _chart(title, chart)
+    return {"title": title, "svg": chart}
 
 
 def _gap_row(who: str, row: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     gap, fact = row["gap"], facts.get(row["reward"], {})
     return {
-        "who": who,
-        "round": f"{row['round']:g}",
-        "reward": _name(row["reward"]),
-        "gap": show_interval(gap, fact, sign=True),
-        "p": show_p(gap["p"]),
+        "who": who, "round": f"{row['round']:g}", "reward": _name(row["reward"]),
+        "gap": show_interval(gap, fact, sign=True), "p": show_p(gap["p"]),
         "obeyed": gap["low"] > 0 and gap["p"] < 0.05,
-    }
+    }  # fmt: skip
 
 
 def _mean_cell(row: Mapping[str, Any] | None, fact: Mapping[str, Any]) -> dict[str, str] | None:
     if row is None:
         return None
     seeds = ", ".join(show(v, fact) for v in row.get("seeds", []))
-    low, high = show(row["low"], fact), show(row["high"], fact)
-    return {
-        "mean": show(row["mean"], fact),
-        "interval": f"[{low}, {high}]",
-        "seeds": f"{row['n']} questions; seeds: {seeds}",
-    }
+    mean, _, interval = show_interval(row, fact).partition(" ")
+    return {"mean": mean, "interval": interval, "seeds": f"{row['n']} questions; seeds: {seeds}"}
 
 
 def _difference_cell(
@@ -273,19 +248,16 @@ def _difference_cell(
 ) -> dict[str, str] | None:
     if row is None:
         return None
-    marked = ""
-    if is_significant(row):
-        marked = (
-            "marked" if fact["role"] == "diagnostic" else "better" if row["mean"] > 0 else "worse"
-        )
-    low, high = show(row["low"], fact, sign=True), show(row["high"], fact, sign=True)
+    marked = "better" if row["mean"] > 0 else "worse"
+    if not is_significant(row):
+        marked = ""
+    elif fact["role"] == "diagnostic":
+        marked = "marked"
+    mean, _, interval = show_interval(row, fact, sign=True).partition(" ")
     return {
-        "mean": show(row["mean"], fact, sign=True),
-        "interval": f"[{low}, {high}]",
-        "p": _p_text(row),
-        "about": _about(row),
+        "mean": mean, "interval": interval, "p": _p_text(row), "about": _about(row),
         "marked": marked,
-    }
+    }  # fmt: skip
 
 
 def _p_text(row: Mapping[str, Any]) -> str:
@@ -324,10 +296,8 @@ def _shaded(r: float | None) -> dict[str, str]:
     if r is None:
         return {"text": NONE, "colour": "transparent"}
     hue = "0 98 168" if r > 0 else "200 80 10"
-    return {
-        "text": f"{r:+.2f}".replace("-", "−"),
-        "colour": f"rgb({hue} / {min(0.45, abs(r) / 2):.2f})",
-    }
+    colour = f"rgb({hue} / {min(0.45, abs(r) / 2):.2f})"
+    return {"text": f"{r:+.2f}".replace("-", "−"), "colour": colour}
 
 
 def _point(row: Mapping[str, Any], x: str) -> Point:
@@ -352,10 +322,6 @@ def _ordered(names: Iterable[str], facts: Mapping[str, Any]) -> list[str]:
     """Names in the order of the headline table, unknown ones last."""
     order = {name: i for i, name in enumerate(facts)}
     return sorted(names, key=lambda n: (order.get(n, len(order)), n))
-
-
-def _chart(title: str, svg: Markup) -> dict[str, Any]:
-    return {"title": title, "svg": svg}
 
 
 def _title(who: str, reward: str, groups: Mapping[str, Any]) -> str:

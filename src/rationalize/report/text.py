@@ -23,13 +23,9 @@ HOME = Path(__file__).parent
 def template(name: str) -> Template:
     """A page's template; every text put into it is made visible and escaped."""
     environment = Environment(
-        loader=FileSystemLoader(HOME),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=finalize,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+        loader=FileSystemLoader(HOME), autoescape=True, undefined=StrictUndefined,
+        finalize=finalize, trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
     return environment.get_template(name)
 
 

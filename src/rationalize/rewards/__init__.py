@@ -31,18 +31,9 @@ if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 __all__ = [
-    "COMPANIONS",
-    "DIAGNOSTICS",
-    "READS_ANSWERS",
-    "REWARDS",
-    "BadReward",
-    "Reward",
-    "RewardSuite",
-    "ScoreCache",
-    "Scorers",
-    "load_rewards",
-    "to_trl",
-]
+    "COMPANIONS", "DIAGNOSTICS", "READS_ANSWERS", "REWARDS", "BadReward", "Reward", "RewardSuite",
+    "ScoreCache", "Scorers", "load_rewards", "to_trl",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,13 +95,10 @@ _SOURCES = {
 
 
 def load_rewards(
-    names: Sequence[str],
-    *,
-    answer_scorer: AnswerProbabilities | None = None,
-    verifier: StatementProbabilities | None = None,
-    reward_model: ReplyScores | None = None,
+    names: Sequence[str], *, answer_scorer: AnswerProbabilities | None = None,
+    verifier: StatementProbabilities | None = None, reward_model: ReplyScores | None = None,
     base: Policy | None = None,
-) -> list[Reward]:
+) -> list[Reward]:  # fmt: skip
     """Rewards by name, or `module:function` for your own.
 
     Raises `UsageError` for an unknown name, and `UserError` if a reward's scorer is missing.

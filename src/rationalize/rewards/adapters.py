@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Sequence
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rationalize.answers import parse_reply
 from rationalize.config.user_code import import_user_object
-from rationalize.errors import UsageError
-from rationalize.rewards.base import Reward, Scores
+from rationalize.errors import UsageError, UserError
+from rationalize.rewards.base import BadReward, Reward, Scores, settled
 from rationalize.rewards.suite import COLUMNS
+from rationalize.text import clip
+
+log = logging.getLogger(__name__)
+
+_OF_A_FILE = {"answer": "gold", "id": "question_id"}
+"""Columns under the names that question files have for them: TRL passes these."""
+_LOGGERS = ("log_extra", "log_metric")
+_IN_TRL_ONLY = ("completion_ids", "trainer_state", "environments")
+_READ_AS_MESSAGE = ("string indices must be integers", "'str' object has no attribute 'get'")
+"""What Python says of a text that is read as a message."""
 
 
 def user_reward(place: str) -> Reward:
-    """The reward at `module:name`: a `Reward`, or a function in TRL's signature.
+    """The reward at `module:name`: a `Reward`, or a function in TRL's signature, also an async one.
 
     A bare function may use the gold answer, has no range, and is never cached: write
     `Reward(name, function, range=..., cacheable=True)` in your module to say more. Modules of the
-    working folder are found. A function whose annotation says that completions are messages (as
-    those of `trl.rewards` do) gets prompts and completions as messages.
+    working folder are found. A function that reads completions as messages (as those of
+    `trl.rewards` do) gets prompts and completions as messages. Columns that attempts lack are
+    taken from the questions or rows.
     """
     found = import_user_object(place, "reward")
     if isinstance(found, Reward):
-        return replace(found, source=place)
-    if not callable(found):
+        return replace(found, function=_UserFunction(found.function, place), source=place)
+    if not callable(found) or inspect.isclass(found):
+        what = "a class" if inspect.isclass(found) else type(found).__name__
         raise UsageError(
-            f"{place!r} is {type(found).__name__}; expected a Reward, or a function "
+            f"{place!r} is {what}; expected a Reward, or a function "
             "`f(prompts, completions, **columns) -> list of scores`"
         )
-    own = getattr(found, "__name__", place.partition(":")[2])
-    return Reward(own, _fed(found, place), cacheable=False, needs_gold=True, source=place)
+    function = _UserFunction(found, place)
+    return Reward(
+        getattr(found, "__name__", place.partition(":")[2]), function, cacheable=False,
+        needs_gold=True, source=place, columns=function.further, all_columns=True,
+    )  # fmt: skip
 
 
 def to_trl(reward: Reward) -> Callable[..., Scores]:
     """A reward function for TRL's trainers, on a dataset with the columns of a question file.
 
     It reads the columns `question`, `answer`, `id`, `choices` and `context`, as far as there are
-    any. Completions can be text or messages. TRL logs the reward under its name.
+    any, and passes on those that the reward asks for. Completions can be text or messages. TRL
+    logs the reward under its name.
     """
 
     def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Scores:
@@ -49,6 +67,12 @@ def to_trl(reward: Reward) -> Callable[..., Scores]:
         replies = [parse_reply(t, c) for t, c in zip(texts, choices, strict=True)]
         question = columns.get("question") or [_text(p) for p in prompts]
         gold = columns.get("answer") or [None] * count
+        further = {
+            name: column
+            for name, column in columns.items()
+            if name not in (*COLUMNS, *_OF_A_FILE, *_IN_TRL_ONLY)
+            and (reward.all_columns or name in reward.columns)
+        }
         return reward(
             prompts=[_text(p) for p in prompts],
             completions=texts,
@@ -59,43 +83,109 @@ def to_trl(reward: Reward) -> Callable[..., Scores]:
             question=question,
             context=columns.get("context") or [None] * count,
             question_id=columns.get("id") or [""] * count,
+            **further,
         )
 
     function.__name__ = reward.name
     return function
 
 
-def _fed(function: Callable[..., Any], place: str) -> Callable[..., Any]:
-    """The function, wrapped to get messages if its annotation asks for them.
+class _UserFunction:
+    """A user's function, called with what it can take, as TRL's trainers call it.
 
-    Raises `UsageError` if it requires a column that attempts do not have.
+    `further` holds the parameters that it requires and that are no column of attempts.
     """
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError):  # a builtin without a signature
-        return function
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = [n for n, p in parameters.items() if p.kind in named and p.default is p.empty]
-    if lacking := [name for name in needed if name not in COLUMNS]:
-        raise UsageError(
-            f"the reward {place!r} asks for {', '.join(lacking)}; attempts have the columns "
-            f"{', '.join(COLUMNS)}. Name a function of yours that calls it with one of these"
-        )
-    completions = parameters.get("completions")
-    if completions is None or "dict" not in str(completions.annotation):
-        return function
 
-    @functools.wraps(function)
-    def with_messages(prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> Any:
-        return function(
-            prompts=[[{"role": "user", "content": p}] for p in prompts],
-            completions=[[{"role": "assistant", "content": c}] for c in completions],
-            **columns,
-        )
+    def __init__(self, function: Callable[..., Any], place: str) -> None:
+        self._function, self._place = function, place
+        self._messages = False
+        self._taken: frozenset[str] | None = None  # its keywords; None: any
+        self.further: tuple[str, ...] = ()
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except (TypeError, ValueError):  # a builtin without a signature
+            return
+        if positional := [p.name for p in parameters if p.kind is p.POSITIONAL_ONLY]:
+            raise UsageError(
+                f"the reward {place!r} takes {', '.join(positional)} by position alone; expected "
+                "parameters that can be given by name, as TRL gives them"
+            )
+        named = {
+            p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        }
+        needed = [name for name, p in named.items() if p.default is p.empty]
+        if trainers := [name for name in needed if name in _IN_TRL_ONLY]:
+            raise UsageError(
+                f"the reward {place!r} asks for {', '.join(trainers)}, which only TRL's trainers "
+                "have; name a function of yours that calls it without"
+            )
+        self.further = tuple(n for n in needed if n not in (*COLUMNS, *_OF_A_FILE, *_LOGGERS))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            self._taken = frozenset(named)
+        if "completions" in named:
+            annotation = str(named["completions"].annotation).lower()
+            self._messages = any(word in annotation for word in ("dict", "mapping", "message"))
 
-    return with_messages
+    def __call__(self, **columns: Any) -> Any:
+        """What the function returns. Raises `BadReward` from what it raises."""
+        for alias, name in _OF_A_FILE.items():
+            columns[alias] = columns.get(name)
+        columns = {**dict.fromkeys(_LOGGERS, _ignore), **columns}
+        try:
+            return self._result(
+                {n: c for n, c in columns.items() if self._taken is None or n in self._taken}
+            )
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:
+            raise BadReward(self._sentence(error, columns)) from error
+
+    def _result(self, columns: dict[str, Any]) -> Any:
+        """The function on text or messages, whichever it reads."""
+        if not self._messages:
+            try:
+                return settled(self._function(**columns))
+            except (TypeError, AttributeError) as error:
+                if not any(said in str(error) for said in _READ_AS_MESSAGE):
+                    raise
+        result = settled(self._function(**_as_messages(columns)))
+        if not self._messages:
+            self._messages = True
+            log.warning("the reward %r reads messages, and so gets messages", self._place)
+        return result
+
+    def _sentence(self, error: Exception, columns: Iterable[str]) -> str:
+        """The error, where in the user's file it came up, and the columns where one is missing."""
+        file = getattr(sys.modules.get(self._place.partition(":")[0]), "__file__", None)
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
+        place = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        kind, text = type(error).__name__, clip(str(error), 200)
+        said = f"the reward {self._place!r} raised {kind}{place}: {text}"
+        if isinstance(error, KeyError) and error.args and error.args[0] not in columns:
+            there = ", ".join(name for name in columns if name not in _LOGGERS)
+            return f"{said}; if that is a column: there are {there}"
+        return f"{said}; mend the function"
+
+
+def _ignore(*_: Any) -> None:
+    """TRL's `log_extra` and `log_metric`, which only its trainers show."""
+
+
+def _as_messages(columns: Mapping[str, Any]) -> dict[str, Any]:
+    roles = {"prompts": "user", "completions": "assistant"}
+    return {
+        name: [[{"role": roles[name], "content": text}] for text in column]
+        if name in roles
+        else column
+        for name, column in columns.items()
+    }
 
 
 def _text(value: Any) -> str:
-    """Plain text, or the content of the last message."""
-    return value if isinstance(value, str) else value[-1]["content"]
+    """Plain text, or the text of the last message, whose content may come in parts."""
+    if isinstance(value, str):
+        return value
+    content = value[-1].get("content") if value else None
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(part["text"] for part in content if part.get("type") == "text")

@@ -31,10 +31,6 @@ def score(*, rationale, gold, choices, **_) -> Scores:
 
 def answer_leak() -> Reward:
     return Reward(
-        "answer_leak",
-        score,
-        range=(0.0, 1.0),
-        needs_gold=True,
-        trainable=False,
+        "answer_leak", score, range=(0.0, 1.0), needs_gold=True, trainable=False,
         should_rise=frozenset({"gold"}),
-    )
+    )  # fmt: skip

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
+import inspect
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 from rationalize.errors import UserError
 from rationalize.records import Question
+from rationalize.text import clip
 
 Scores = list[float | None]
 """One score per attempt; None where the reward is undefined."""
@@ -38,9 +43,9 @@ class Reward:
     """
 
     name: str
-    function: Callable[..., Sequence[float | None]]
+    function: Callable[..., Sequence[float | None] | Awaitable[Sequence[float | None]]]
     """Called with the columns of `suite.COLUMNS` by name, lists of equal length. Every `gold` is
-    None unless `needs_gold`."""
+    None unless `needs_gold`. It may be async."""
     range: tuple[float, float] = (-math.inf, math.inf)
     """Lowest and highest possible score."""
     version: str = "1"
@@ -61,6 +66,10 @@ class Reward:
     """Attacks under which it must rise (faults that a diagnostic counts)."""
     source: str = ""
     """`module:function` of a reward that is not built in."""
+    columns: tuple[str, ...] = ()
+    """Further columns of the questions or rows that the function cannot do without."""
+    all_columns: bool = False
+    """Whether the function is called with every further column that there is."""
 
     def __post_init__(self) -> None:
         unknown = (self.should_drop | self.should_rise) - set(ATTACKS)
@@ -77,8 +86,19 @@ class Reward:
 
         Raises `BadReward` if the check fails, and whatever the function raises.
         """
-        scores = self.function(prompts=prompts, completions=completions, **columns)
+        scores = settled(self.function(prompts=prompts, completions=completions, **columns))
         return _checked(self, scores, len(completions))
+
+
+def settled(result: Any) -> Any:
+    """What a function returned, awaited if it is async."""
+    if not inspect.isawaitable(result):
+        return result
+
+    async def wait() -> Any:
+        return await result
+
+    return asyncio.run_coroutine_threadsafe(wait(), _loop()).result()
 
 
 def column_questions(
@@ -101,11 +121,23 @@ def readable(question: Question, text: str) -> bool:
     return sum(map(len, parts)) <= LONGEST
 
 
+@functools.cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The loop of all async rewards, in a thread of its own as in TRL's trainers: what a function
+    keeps between calls (a client's connections) stays bound to it.
+    """
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="rewards", daemon=True).start()
+    return loop
+
+
 def _checked(reward: Reward, scores: Any, expected: int) -> Scores:
-    if isinstance(scores, str) or not hasattr(scores, "__len__"):
+    if not _is_list(scores):
+        shape = f" of shape {tuple(scores.shape)}" if hasattr(scores, "shape") else ""
+        what = "None" if scores is None else type(scores).__name__ + shape
         raise BadReward(
-            f"reward {reward.name!r} returned {type(scores).__name__}; "
-            f"expected a list of {expected} scores"
+            f"reward {reward.name!r} returned {what}; expected a list of {expected} scores, one "
+            "per completion"
         )
     if len(scores) != expected:
         raise BadReward(
@@ -115,13 +147,23 @@ def _checked(reward: Reward, scores: Any, expected: int) -> Scores:
     return [_checked_score(reward, i, score) for i, score in enumerate(scores)]
 
 
+def _is_list(scores: Any) -> bool:
+    """Whether it has an order and one entry per score: a list, a tuple, or an array of one axis."""
+    if isinstance(scores, (str, bytes, bytearray, memoryview, Mapping, Set)):
+        return False
+    axes = getattr(scores, "ndim", 1)
+    return axes == 1 and hasattr(scores, "__len__") and hasattr(scores, "__getitem__")
+
+
 def _checked_score(reward: Reward, index: int, score: Any) -> float | None:
     if score is None:
         return None
-    where = f"reward {reward.name!r} gave completion {index} the score {score!r}"
+    where = f"reward {reward.name!r} gave completion {index} the score {clip(score)}"
+    if isinstance(score, (str, bytes, bytearray)):  # `float` would read it
+        raise BadReward(f"{where}; expected a number or None")
     try:
         value = float(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise BadReward(f"{where}; expected a number or None") from None
     if not math.isfinite(value):
         raise BadReward(f"{where}; expected a finite number, or None where it is undefined")

@@ -24,8 +24,17 @@ class ScoreCache:
     def __init__(self, folder: Path | str) -> None:
         self.path = Path(folder) / "scores.sqlite"
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists():
-            _create(self.path)
+        if self.path.exists():
+            return
+        # created atomically: no other process sees the file without its table
+        with tempfile.TemporaryDirectory(dir=self.path.parent) as beside:
+            fresh = Path(beside) / self.path.name
+            with closing(sqlite3.connect(fresh)) as connection:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute(_TABLE)
+                connection.commit()
+            with suppress(FileExistsError):  # another process was first
+                os.link(fresh, self.path)
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, float | None]:
         """The stored scores of these keys; a key without one is missing."""
@@ -50,15 +59,3 @@ class ScoreCache:
         connection = sqlite3.connect(self.path, timeout=_TIMEOUT)
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
-
-
-def _create(path: Path) -> None:
-    """Create the file atomically: no other process sees it without its table."""
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        fresh = Path(folder) / path.name
-        with closing(sqlite3.connect(fresh)) as connection:
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute(_TABLE)
-            connection.commit()
-        with suppress(FileExistsError):  # another process was first
-            os.link(fresh, path)

@@ -83,11 +83,12 @@ def spoil(
     attack: str, questions: Sequence[Question], rationales: Sequence[str], seed: int = 0
 ) -> list[str]:
     """The rationales under one attack of `ATTACKS`."""
-    rngs = [np.random.default_rng([seed, i]) for i in range(len(questions))]
     if attack == "other_question":
         return [rationales[_other(questions, i)] for i in range(len(questions))]
     if attack == "shuffled":
-        return [_shuffled(r, rng) for r, rng in zip(rationales, rngs, strict=True)]
+        rngs = [np.random.default_rng([seed, i]) for i in range(len(questions))]
+        orders = [rng.permutation(r.split()) for r, rng in zip(rationales, rngs, strict=True)]
+        return [" ".join(order.tolist()) for order in orders]
     corrupt = _CORRUPT[attack]
     return [corrupt(q, r) for q, r in zip(questions, rationales, strict=True)]
 
@@ -128,10 +129,6 @@ def format_table(rows: Sequence[CheckRow]) -> str:
     )
 
 
-def _one_word(question: Question, rationale: str) -> str:
-    return (rationale.split() or [""])[0]
-
-
 def all_options(question: Question, rationale: str) -> str:
     """A list of all choices; for a free-form question, the rationale unchanged."""
     if not question.choices:
@@ -141,16 +138,12 @@ def all_options(question: Question, rationale: str) -> str:
 
 _CORRUPT: dict[str, Callable[[Question, str], str]] = {
     "empty": lambda question, rationale: "",
-    "one_word": _one_word,
+    "one_word": lambda question, rationale: (rationale.split() or [""])[0],
     "repetition": lambda question, rationale: " ".join([rationale] * 3),
     "options": all_options,
     "gold": lambda question, rationale: f"The answer is {question.answer}.",
     "negation": lambda question, rationale: negated(rationale),
 }
-
-
-def _shuffled(text: str, rng: np.random.Generator) -> str:
-    return " ".join(rng.permutation(text.split()).tolist())
 
 
 def _other(questions: Sequence[Question], index: int) -> int:
@@ -172,7 +165,9 @@ def _compare(
     reward: Reward, attack: str, before: Sequence[float | None], after: Sequence[float | None],
     seed: int,
 ) -> CheckRow:  # fmt: skip
-    expected = _expectation(reward, attack)
+    expected = "no rise" if reward.trainable else "-"
+    if attack in reward.should_drop | reward.should_rise:
+        expected = "drops" if attack in reward.should_drop else "rises"
     # paired by question, where both scores are defined
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if a is not None and b is not None]
     if not pairs:  # undefined counts as a drop
@@ -185,22 +180,12 @@ def _compare(
     low, high = percentiles(bootstrap_means(scores[:, 1] - scores[:, 0], _RESAMPLES, seed))
     moved = "drops" if high < 0 else "rises" if low > 0 else "stays"
     ok = {
-        "-": True,
-        "no rise": moved != "rises",
-        "drops": moved == "drops",
+        "-": True, "no rise": moved != "rises", "drops": moved == "drops",
         "rises": moved == "rises" or mean_after >= reward.range[1],  # the maximum cannot rise
-    }[expected]
+    }[expected]  # fmt: skip
     return CheckRow(
         reward.name, attack, mean_before, mean_after, low, high, len(pairs), moved, expected, ok
     )
-
-
-def _expectation(reward: Reward, attack: str) -> str:
-    if attack in reward.should_drop:
-        return "drops"
-    if attack in reward.should_rise:
-        return "rises"
-    return "no rise" if reward.trainable else "-"
 
 
 def _number(value: float | None) -> str:

@@ -41,23 +41,14 @@ def _level(p_C: list[float], p0_C: list[float], gold: int) -> float:
 
 def consistency(scorer: AnswerProbabilities) -> Reward:
     return Reward(
-        "consistency",
-        partial(score, scorer, False),
-        range=(-1.0, 1.0),
-        needs_gold=True,
-        scorer_hash=scorer.weights_hash,
-        should_drop=HELPLESS,
-    )
+        "consistency", partial(score, scorer, False), range=(-1.0, 1.0), needs_gold=True,
+        scorer_hash=scorer.weights_hash, should_drop=HELPLESS,
+    )  # fmt: skip
 
 
 def consistency_discrete(scorer: AnswerProbabilities) -> Reward:
     """Three levels (see `_level`) instead of a difference; undefined for free-form questions."""
     return Reward(
-        "consistency_discrete",
-        partial(score, scorer, True),
-        range=(-1.0, 1.0),
-        needs_gold=True,
-        levels=(1.0, 0.0, -1.0),
-        scorer_hash=scorer.weights_hash,
-        should_drop=HELPLESS,
-    )
+        "consistency_discrete", partial(score, scorer, True), range=(-1.0, 1.0), needs_gold=True,
+        levels=(1.0, 0.0, -1.0), scorer_hash=scorer.weights_hash, should_drop=HELPLESS,
+    )  # fmt: skip

@@ -34,10 +34,6 @@ def fluency(base: Policy) -> Reward:
     from rationalize.models.scorers import ChoiceScorer
 
     return Reward(
-        "fluency",
-        partial(score, ChoiceScorer(base)),
-        range=(-math.inf, 0.0),
-        trainable=False,
-        scorer_hash=base.weights_hash,
-        should_drop=frozenset({"shuffled"}),
-    )
+        "fluency", partial(score, ChoiceScorer(base)), range=(-math.inf, 0.0), trainable=False,
+        scorer_hash=base.weights_hash, should_drop=frozenset({"shuffled"}),
+    )  # fmt: skip

@@ -66,13 +66,9 @@ def one_negated(text: str) -> list[str]:
 
 
 def score(
-    scorer: AnswerProbabilities,
-    versions: Callable[[str], list[str]],
-    *,
-    prediction,
-    rationale,
+    scorer: AnswerProbabilities, versions: Callable[[str], list[str]], *, prediction, rationale,
     **columns,
-) -> Scores:
+) -> Scores:  # fmt: skip
     asked = [r for r in readings(prediction, rationale=rationale, **columns) if r.text]
     # per attempt the full rationale, then its versions (None: the question alone); all read at once
     texts = [[r.text, *(v or None for v in versions(r.text or ""))] for r in asked]
@@ -85,26 +81,16 @@ def score(
     return scores
 
 
-def truncation_drop(scorer: AnswerProbabilities) -> Reward:
-    return _drop("truncation_drop", cut, scorer)
-
-
-def removal_drop(scorer: AnswerProbabilities) -> Reward:
-    return _drop("removal_drop", without_one, scorer)
-
-
-def negation_drop(scorer: AnswerProbabilities) -> Reward:
-    return _drop("negation_drop", one_negated, scorer)
-
-
 def _drop(name: str, versions: Callable[[str], list[str]], scorer: AnswerProbabilities) -> Reward:
     return Reward(
-        name,
-        partial(score, scorer, versions),
-        range=(-1.0, 1.0),
-        trainable=False,
+        name, partial(score, scorer, versions), range=(-1.0, 1.0), trainable=False,
         scorer_hash=scorer.weights_hash,
-    )
+    )  # fmt: skip
+
+
+truncation_drop = partial(_drop, "truncation_drop", cut)
+removal_drop = partial(_drop, "removal_drop", without_one)
+negation_drop = partial(_drop, "negation_drop", one_negated)
 
 
 def _spread(count: int) -> list[int]:

@@ -32,9 +32,6 @@ def score(scorer: AnswerProbabilities, *, gold, rationale, **columns) -> Scores:
 
 def information_gain(scorer: AnswerProbabilities) -> Reward:
     return Reward(
-        "information_gain",
-        partial(score, scorer),
-        needs_gold=True,
-        scorer_hash=scorer.weights_hash,
-        should_drop=HELPLESS,
-    )
+        "information_gain", partial(score, scorer), needs_gold=True,
+        scorer_hash=scorer.weights_hash, should_drop=HELPLESS,
+    )  # fmt: skip

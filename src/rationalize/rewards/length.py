@@ -13,10 +13,6 @@ def score(*, rationale, **_) -> Scores:
 
 def length() -> Reward:
     return Reward(
-        "length",
-        score,
-        range=(0.0, math.inf),
-        trainable=False,
-        should_drop=frozenset({"empty", "one_word"}),
-        should_rise=frozenset({"repetition"}),
-    )
+        "length", score, range=(0.0, math.inf), trainable=False,
+        should_drop=frozenset({"empty", "one_word"}), should_rise=frozenset({"repetition"}),
+    )  # fmt: skip

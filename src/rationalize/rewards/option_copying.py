@@ -30,9 +30,6 @@ def score(*, rationale, choices, **_) -> Scores:
 
 def option_copying() -> Reward:
     return Reward(
-        "option_copying",
-        score,
-        range=(0.0, 1.0),
-        trainable=False,
+        "option_copying", score, range=(0.0, 1.0), trainable=False,
         should_rise=frozenset({"options"}),
-    )
+    )  # fmt: skip

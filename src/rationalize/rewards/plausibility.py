@@ -49,9 +49,7 @@ def score(
 
 def plausibility(verifier: StatementProbabilities) -> Reward:
     return Reward(
-        "plausibility",
-        partial(score, verifier),
-        range=(0.0, 1.0),
+        "plausibility", partial(score, verifier), range=(0.0, 1.0),
         scorer_hash=verifier.weights_hash,
         should_drop=frozenset({"empty", "one_word", "options", "shuffled", "negation"}),
-    )
+    )  # fmt: skip

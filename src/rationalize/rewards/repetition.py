@@ -31,9 +31,6 @@ def score(*, rationale, **_) -> Scores:
 
 def repetition() -> Reward:
     return Reward(
-        "repetition",
-        score,
-        range=(0.0, 1.0),
-        trainable=False,
+        "repetition", score, range=(0.0, 1.0), trainable=False,
         should_rise=frozenset({"repetition"}),
-    )
+    )  # fmt: skip

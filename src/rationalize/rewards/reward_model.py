@@ -21,11 +21,9 @@ class ReplyScores(Protocol):
     weights_hash: str
 
     def scores(
-        self,
-        questions: Sequence[Question],
-        rationales: Sequence[str],
+        self, questions: Sequence[Question], rationales: Sequence[str],
         predictions: Sequence[str | None],
-    ) -> list[float]:
+    ) -> list[float]:  # fmt: skip
         """One score per reply."""
 
 
@@ -45,8 +43,6 @@ def score(
 
 def reward_model(model: ReplyScores) -> Reward:
     return Reward(
-        "reward_model",
-        partial(score, model),
-        scorer_hash=model.weights_hash,
+        "reward_model", partial(score, model), scorer_hash=model.weights_hash,
         should_drop=frozenset({"empty", "one_word", "other_question"}),
-    )
+    )  # fmt: skip

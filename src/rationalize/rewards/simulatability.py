@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from rationalize.rewards.answer_leak import leaks
+from rationalize.rewards.answer_leak import score as leak_score
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.reader import (
     HELPLESS,
@@ -38,30 +38,18 @@ def score(scorer: AnswerProbabilities, *, prediction, rationale, **columns) -> S
 
 def simulatability(scorer: AnswerProbabilities) -> Reward:
     return Reward(
-        "simulatability",
-        partial(score, scorer),
-        range=(-1.0, 1.0),
-        levels=(1.0, 0.0, -1.0),
-        trainable=False,
-        scorer_hash=scorer.weights_hash,
-        should_drop=HELPLESS,
-    )
-
-
-def leak_score(*, rationale, prediction, choices, **_) -> Scores:
-    return [
-        float(leaks(r, p, c)) if p else None
-        for r, p, c in zip(rationale, prediction, choices, strict=True)
-    ]
+        "simulatability", partial(score, scorer), range=(-1.0, 1.0), levels=(1.0, 0.0, -1.0),
+        trainable=False, scorer_hash=scorer.weights_hash, should_drop=HELPLESS,
+    )  # fmt: skip
 
 
 def prediction_leak() -> Reward:
     """Does the rationale already state the attempt's answer? (`answer_leak`: the gold answer.)"""
+
+    def score(*, rationale, prediction, choices, **_) -> Scores:
+        return leak_score(rationale=rationale, gold=prediction, choices=choices)
+
     return Reward(
-        "prediction_leak",
-        leak_score,
-        range=(0.0, 1.0),
-        levels=(1.0, 0.0),
-        trainable=False,
+        "prediction_leak", score, range=(0.0, 1.0), levels=(1.0, 0.0), trainable=False,
         should_rise=frozenset({"gold"}),
-    )
+    )  # fmt: skip

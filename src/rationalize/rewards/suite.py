@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ COLUMNS = (
     "question_id",
 )  # fmt: skip
 """The columns that every reward is called with, in TRL's format."""
+
+_NOT_PASSED = ("prompt", "completion", "completion_ids")  # as in TRL's trainers
 
 
 class RewardSuite:
@@ -67,18 +69,48 @@ class RewardSuite:
         return RewardSuite([*others, reward, *self.diagnostics], self.cache)
 
     def score(
-        self, attempts: Sequence[Attempt], questions: Mapping[str, Question]
+        self,
+        attempts: Sequence[Attempt],
+        questions: Mapping[str, Question],
+        *,
+        columns: Sequence[Mapping[str, Any]] | None = None,
     ) -> list[Attempt]:
         """The attempts with a score of every reward; their other scores stay.
 
-        Raises `UserError` if `questions` (by id) lacks the question of an attempt.
+        `columns` holds further columns per attempt for the rewards that ask for them (see
+        `Reward.columns`), beside those in the `extra` of its question.
+
+        Raises `UserError` if `questions` (by id) lacks the question of an attempt, and where a
+        reward asks for a column that there is not.
         """
-        rows = [_columns(a, _question_of(a, questions)) for a in attempts]
+        asked = [_question_of(a, questions) for a in attempts]
+        further = columns if columns is not None else [{}] * len(attempts)
+        rows = [
+            {**q.extra, **more, **_columns(a, q)}
+            for a, q, more in zip(attempts, asked, further, strict=True)
+        ]
+        self._check_columns(rows)
         scores: list[dict[str, float | None]] = [{} for _ in attempts]
         for reward in self.rewards:
             for of_attempt, score in zip(scores, self._scores(reward, rows), strict=True):
                 of_attempt[reward.name] = score
         return [a.scored(of_attempt) for a, of_attempt in zip(attempts, scores, strict=True)]
+
+    def check_questions(self, questions: Sequence[Question]) -> None:
+        """Raise `UserError` where a reward asks for a column that no question has."""
+        self._check_columns([q.extra for q in questions])
+
+    def _check_columns(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows or not any(r.columns for r in self.rewards):
+            return
+        there = dict.fromkeys([*COLUMNS, *(name for row in rows for name in _others(row))])
+        for reward in self.rewards:
+            if lacking := [name for name in reward.columns if name not in there]:
+                raise UserError(
+                    f"the reward {reward.source or reward.name!r} asks for {', '.join(lacking)}; "
+                    f"attempts and their questions have the columns {', '.join(there)}. Add it to "
+                    "the questions, or name a function of yours that calls it with one of these"
+                )
 
     def _scores(self, reward: Reward, rows: list[dict[str, Any]]) -> Scores:
         if not reward.needs_gold:
@@ -104,14 +136,26 @@ def score_key(reward: Reward, row: Mapping[str, Any]) -> bytes:
     This includes the question's id: it picks the fold of a cross-fitted scorer.
     """
     parts = [reward.name, reward.version, reward.scorer_hash, TEMPLATE_VERSION]
-    text = json.dumps([*parts, [row[name] for name in COLUMNS]])
+    names = [*COLUMNS, *(_others(row) if reward.all_columns else reward.columns)]
+    text = json.dumps([*parts, [row.get(name) for name in names]], default=str)
     return hashlib.blake2b(text.encode(), digest_size=20).digest()
+
+
+def _others(row: Mapping[str, Any]) -> list[str]:
+    """The names of a row's further columns."""
+    return [name for name in row if name not in (*COLUMNS, *_NOT_PASSED)]
 
 
 def _call(reward: Reward, rows: Sequence[Mapping[str, Any]]) -> Scores:
     if not rows:
         return []
-    return reward(**{name: [row[name] for row in rows] for name in COLUMNS})
+    further: Iterable[str] = reward.columns
+    if reward.all_columns:
+        further = dict.fromkeys(name for row in rows for name in _others(row))
+    # a row may lack a column that others have
+    names = dict.fromkeys([*COLUMNS, *further])
+    columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in names}
+    return reward(**columns)
 
 
 def _question_of(attempt: Attempt, questions: Mapping[str, Question]) -> Question:

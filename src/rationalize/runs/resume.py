@@ -93,7 +93,8 @@ def _somebodys(path: Path) -> list[str]:
     if not path.is_dir():
         return []
     ours = {"lock"} if any((path / "attempts").glob("*")) else {"lock", "attempts"}
-    return sorted(p.name for p in path.iterdir() if p.name not in ours and p.name[0] != ".")
+    names = [p for p in path.iterdir() if p.name not in ours and p.name[0] != "."]
+    return sorted(p.name for p in names if not p.is_dir() or any(f.is_file() for f in p.rglob("*")))
 
 
 def _has_stored_nothing(path: Path) -> bool:

@@ -66,6 +66,8 @@ class HttpConfig:
     """Seconds until an answer must be complete."""
     key_variable: str = "RATIONALIZE_API_KEY"
     """Environment variable that holds the server's API key, if it wants one."""
+    key_header: Literal["authorization", "api-key", "x-api-key", "x-goog-api-key"] = "authorization"
+    """Header that carries the key: `authorization` (as `Bearer KEY`), or one with the key alone."""
 
     def __post_init__(self) -> None:
         if self.concurrency < 1 or not 0 < self.timeout < float("inf"):

@@ -19,9 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from http.client import HTTPException, IncompleteRead
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.error import HTTPError, URLError
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 from urllib.request import (
     HTTPDefaultErrorHandler,
     HTTPErrorProcessor,
@@ -40,11 +40,27 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _TRIES = 8
+_KEPT = "All answers so far are kept: start again to resume"
 _FIRST_WAIT, _MAX_WAIT = 1.0, 60.0  # seconds; each wait is twice the last, less up to half
 _MAX_RETRY_AFTER = 900.0  # seconds; a server that asks for more ends the run
 _MAX_BYTES = 32 * 2**20  # of an answer
 _MIN_SECRET = 12  # characters; shorter keys ("EMPTY", "none") are placeholders and common words
 _RETRIED = (408, 409, 425, 429)  # statuses, beside all from 500
+_KEY_NAMES = re.compile(r"key|token|secret|sig|pass|auth|cred|code", re.IGNORECASE)
+_PROMPT_AT_FAULT = re.compile(
+    r"content.?(filter|management|policy|moderation)|responsible.?ai|moderation|flagged"
+    r"|inappropriate|data.?inspection|invalid.?prompt|(?<!case.)sensitive|safety"
+    r"|maximum context|context.?(length|size|window)|input length|reduce the length"
+    r"|(prompt|input|request|message|string).{0,40}too.?(long|large|big|many)"
+    r"|too many (input )?tokens|exceed.{0,40}(tokens|context)|above.?max.?length",
+    re.IGNORECASE,
+)
+_UNKNOWN_SETTING = re.compile(r"(unsupported|unknown|unrecognized)", re.IGNORECASE)
+_SETTING_AT_FAULT = re.compile(
+    r"(unsupported|unknown|unrecognized|unexpected|invalid|extra).{0,12}"
+    r"(param|field|argument|input|value)|not permitted|not supported|does not support",
+    re.IGNORECASE,
+)
 
 
 class Transient(Exception):
@@ -57,9 +73,36 @@ class Transient(Exception):
         self.reason = reason
         self.wait = wait
 
+    @property
+    def of_server(self) -> bool:
+        """Whether the server is the likely cause, rather than the rate of requests."""
+        return self.reason not in map(str, _RETRIED)
+
+
+class Unreachable(Transient):
+    """Nothing listens there."""
+
+
+class Failed(Transient):
+    """An answer that is no reply, behind a status of success. After the last retry it counts as a
+    refusal of its prompt.
+    """
+
+
+Fault = Literal["prompt", "setting", "unclear", "failure"]
+"""What is at fault, as far as the server says; `failure`: the server, eight times."""
+
 
 class Refused(UserError):
     """The request itself is at fault; a retry would fail too."""
+
+    def __init__(self, message: str, fault: Fault) -> None:
+        super().__init__(message)
+        self.fault = fault
+
+
+class NoSuchHost(UserError):
+    """The name of the host is unknown."""
 
 
 @dataclass(frozen=True)
@@ -71,31 +114,34 @@ class Endpoint:
     """Seconds until an answer must be complete."""
     key_variable: str
     """Environment variable that holds the key; unset for a server that wants none."""
+    key_header: str = "authorization"
+    """Header that carries the key: `authorization` after the word Bearer, others the key alone."""
 
     def __post_init__(self) -> None:
+        expected = "expected http(s)://host[:port][/path][?query]"
         try:
             parts = urlsplit(self.url)
             _ = parts.port, (parts.hostname or "").encode("idna")
         except ValueError as error:
-            raise UsageError(f"--server: {error}; expected http(s)://host[:port][/path]") from None
-        if parts.username or parts.password or parts.query or parts.fragment:
+            raise UsageError(f"--server: {error}; {expected}") from None
+        names = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True)]
+        if parts.username or parts.password or parts.fragment or any(map(_KEY_NAMES.search, names)):
             raise UsageError(
-                "--server: found an address with a user, a query or a fragment, which would be "
-                f"stored with the run; expected http(s)://host[:port][/path], and the key in the "
-                f"environment variable {self.key_variable}"
+                "--server: found an address with a user, a fragment, or a key in its query, which "
+                f"would be stored with the run; {expected}, and the key in the environment "
+                f"variable {self.key_variable}"
             )
         printable = re.fullmatch(r"[!-~]+", self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or not printable:
-            raise UsageError(
-                f"--server: found {clip(self.url)}; expected http(s)://host[:port][/path]"
-            )
+            raise UsageError(f"--server: found {clip(self.url)}; {expected}")
 
     def post(self, body: Mapping[str, Any]) -> Any:
         """The JSON that the server answers. Raises `Transient`, `Refused`, `UserError`."""
         key = self._key()
         headers = {"Content-Type": "application/json", "User-Agent": "rationalize"}
         if key:
-            headers["Authorization"] = f"Bearer {key}"
+            bearer = self.key_header == "authorization"
+            headers[self.key_header.title()] = f"Bearer {key}" if bearer else key
         request = Request(self.url, json.dumps(body).encode(), headers, method="POST")
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
@@ -147,6 +193,11 @@ class Endpoint:
             content = _read(error.fp, time.monotonic() + self.timeout)
         message, code = _error_message(_redacted(key, content))
         found = f"{self.url}: answered {error.code}{f' ({message})' if message else ''}"
+        fault = _fault(message, code)
+        # 429 and "too many tokens" is a matter of time, unless one request alone is too large
+        waits = error.code == 429 and "too large" not in message.lower()
+        if (fault == "prompt" and error.code not in (401, 404) and not waits) or error.code == 413:
+            return Refused(found, "prompt")
         if code == "insufficient_quota":
             return UserError(f"{found}; the account behind the key has no quota left")
         if error.code in _RETRIED or error.code >= 500:
@@ -166,7 +217,8 @@ class Endpoint:
             return UserError(f"{found}: moved to {clip(to.decode(), 200)}; use that address")
         return Refused(
             f"{found}; a field that the server does not know can be changed with --http.fields "
-            "NAME=VALUE, or left out with NAME=null"
+            "NAME=VALUE, or left out with NAME=null",
+            fault,
         )
 
     def _connection_error(self, error: Exception) -> Exception:
@@ -175,11 +227,11 @@ class Endpoint:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return UserError(f"{self.url}: the certificate is invalid ({cause.verify_message})")
         if isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN:
-            return UserError(f"{self.url}: no such host ({cause.strerror})")
+            return NoSuchHost(f"{self.url}: no such host ({cause.strerror})")
         if isinstance(cause, TimeoutError):
             return Transient("a time-out", f"{self.url}: no complete answer in {self.timeout:g} s")
         if isinstance(cause, ConnectionRefusedError):
-            return Transient("a refused connection", f"{self.url}: nothing listens there")
+            return Unreachable("a refused connection", f"{self.url}: nothing listens there")
         return Transient("a cut connection", f"{self.url}: {clip(str(cause), 200)}")
 
 
@@ -189,7 +241,7 @@ def with_retries(
     """What `request` returns. It is called again after each `Transient`, eight times in all.
 
     `sleep(seconds)` waits; `count(reason)` counts a retry and says whether it is the first for that
-    reason, which is logged. Raises `UserError` after the last.
+    reason, which is logged. Raises `UserError` after the last, `Refused` where that was a `Failed`.
     """
     for k in range(_TRIES - 1):
         try:
@@ -203,10 +255,34 @@ def with_retries(
             sleep(seconds)
     try:
         return request()
+    except Failed as problem:
+        raise Refused(f"{problem}; {_TRIES} times. {_KEPT}", "failure") from None
     except Transient as problem:
-        raise UserError(
-            f"{problem}; {_TRIES} times. All answers so far are kept: start again to resume"
-        ) from None
+        raise UserError(f"{problem}; {_TRIES} times. {_KEPT}") from None
+
+
+def error_of(url: str, body: Any) -> Exception:
+    """The exception for an answer without choices, or a choice without a reply, whose status says
+    success: a refusal of the prompt where it says so, else a failure to be asked again.
+    """
+    try:
+        content = json.dumps(body).encode()
+    except RecursionError:
+        return Failed("an answer without choices", f"{url}: answered a value of many levels")
+    found = f"{url}: answered {clip(content.decode(), 200)}"
+    if isinstance(body, dict) and body.get("error"):
+        message, code = _error_message(content)
+        if _fault(message, code) == "prompt":
+            return Refused(found, "prompt")
+    return Failed("an answer without choices", found)
+
+
+def _fault(message: str, code: object) -> Fault:
+    """What a refusal blames, by its words."""
+    words = f"{code} {message}"
+    if _PROMPT_AT_FAULT.search(words) and not _UNKNOWN_SETTING.search(str(code)):
+        return "prompt"
+    return "setting" if _SETTING_AT_FAULT.search(words) else "unclear"
 
 
 def _is_loopback(host: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from rationalize.records import Completion
 
 _TABLE = """CREATE TABLE IF NOT EXISTS replies (
     key BLOB, sample INTEGER, text TEXT, finish TEXT, n_tokens INTEGER, oddities TEXT,
-    PRIMARY KEY (key, sample)
+    reasoning TEXT NOT NULL DEFAULT '', PRIMARY KEY (key, sample)
 ) WITHOUT ROWID"""
+_INSERT = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)"
+_ADD_REASONING = "ALTER TABLE replies ADD COLUMN reasoning TEXT NOT NULL DEFAULT ''"
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another thread's or process's write
 
 
@@ -26,6 +28,8 @@ class Reply:
     completion: Completion
     oddities: tuple[str, ...] = ()
     """What is odd about it, in a few words; counted in the bill."""
+    reasoning: str = ""
+    """What a reasoning model wrote beside the text, in a field of its own."""
 
 
 class ReplyCache:
@@ -41,26 +45,35 @@ class ReplyCache:
             folder.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection:
                 connection.execute(_TABLE)
+                columns = connection.execute("PRAGMA table_info(replies)").fetchall()
+                if "reasoning" not in [
+                    name for _, name, *_ in columns
+                ]:  # an earlier version's file
+                    with suppress(sqlite3.OperationalError):  # another process has added it
+                        connection.execute(_ADD_REASONING)
 
     def get(self, key: bytes) -> list[Reply]:
         """The stored samples, in order."""
-        query = "SELECT text, finish, n_tokens, oddities FROM replies WHERE key = ? ORDER BY sample"
+        query = (
+            "SELECT text, finish, n_tokens, oddities, reasoning FROM replies WHERE key = ? "
+            "ORDER BY sample"
+        )
         with self._reported(), closing(self._connect()) as connection:
             rows = connection.execute(query, (key,)).fetchall()
         return [
-            Reply(Completion(text, finish, n_tokens), tuple(json.loads(oddities)))
-            for text, finish, n_tokens, oddities in rows
+            Reply(Completion(text, finish, n_tokens), tuple(json.loads(oddities)), reasoning)
+            for text, finish, n_tokens, oddities, reasoning in rows
         ]
 
     def put(self, key: bytes, first: int, replies: Sequence[Reply]) -> None:
         """Store the samples from number `first` on. A sample that is stored already stays."""
         rows = [
             (key, first + j, r.completion.text, r.completion.finish, r.completion.n_tokens,
-             json.dumps(r.oddities))
+             json.dumps(r.oddities), r.reasoning)
             for j, r in enumerate(replies)
         ]  # fmt: skip
         with self._reported(), closing(self._connect()) as connection, connection:
-            connection.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany(_INSERT, rows)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT)

@@ -20,20 +20,23 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.answers import end_after_answer
-from rationalize.errors import UsageError, UserError
+from rationalize.errors import UsageError
 from rationalize.files import cache_folder
 from rationalize.progress import Progress
 from rationalize.records import Completion
+from rationalize.sampling.addresses import Addresses
+from rationalize.sampling.choices import read_choice
 from rationalize.sampling.config import HttpConfig, SamplingConfig
-from rationalize.sampling.http import Endpoint, Refused, Transient, with_retries
+from rationalize.sampling.http import Failed, Refused, error_of, with_retries
+from rationalize.sampling.refusals import Refusals
 from rationalize.sampling.replies import Reply, ReplyCache
 from rationalize.sampling.writing import question_seed
 from rationalize.templates import BLOCK_END
-from rationalize.text import clip, whole_characters
+from rationalize.text import clip
 
 log = logging.getLogger(__name__)
 
-_PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+_SHOWN = 10  # refusals that are shown one by one
 
 
 @dataclass
@@ -52,11 +55,15 @@ class Bill:
     """Requests that were sent again, by reason."""
     oddities: Counter[str] = field(default_factory=Counter)
     """Replies that are not what was asked for, by what is odd about them."""
+    skipped: int = 0
+    """Prompts that the server refused, and that have no reply."""
+    left_out: list[str] = field(default_factory=list)
+    """Addresses that were dead."""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        return not (self.answers or self.cached or self.retries)
+        return not (self.answers or self.cached or self.retries or self.left_out)
 
     def __str__(self) -> str:
         parts = [
@@ -69,6 +76,9 @@ class Bill:
             parts.append(f"{self.cached:,} replies were on disk")
         parts += [f"asked again {n:,} times after {why}" for why, n in sorted(self.retries.items())]
         parts += [f"{n:,} replies {what}" for what, n in sorted(self.oddities.items())]
+        if self.skipped:
+            parts.append(f"{self.skipped:,} prompts skipped, which the server refused")
+        parts += [f"left out: {found}" for found in self.left_out]
         return "; ".join(parts)
 
 
@@ -83,6 +93,10 @@ class _Job:
 
 class _Stopped(Exception):
     """No request was made, because another failed or the user interrupted."""
+
+
+class _Skipped(Exception):
+    """The server refuses this prompt, and others are asked all the same."""
 
 
 class ServerSampler:
@@ -101,23 +115,20 @@ class ServerSampler:
         cache: Path | None = None,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        """`server` is the address up to `/v1`, which is added where there is no path; `cache` is a
-        folder (None: `replies` in the user's cache); `sleep` waits before a retry.
+        """`server` is the address up to `/v1`, which is added where there is no path, or several
+        with commas that have the same model; `cache` is a folder (None: `replies` in the user's
+        cache); `sleep` waits before a retry.
         """
         self.name = model
         self.http = http or HttpConfig()
-        self.bill = Bill()
-        base = server.rstrip("/")
-        if "/" not in base.partition("://")[2]:
-            base += "/v1"
-        self._endpoint = Endpoint(
-            base + _PATHS[self.http.endpoint], self.http.timeout, self.http.key_variable
-        )
+        self._addresses = Addresses(server, self.http)
+        self.bill = Bill(left_out=self._addresses.left_out)
         self._fields = {name: _json_or_text(text) for name, text in self.http.fields.items()}
         self._cache = ReplyCache(cache or cache_folder() / "replies")
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait  # an interrupt ends the wait
         self._lock = threading.Lock()  # guards the bill
+        self._refusals = Refusals()
 
     def sample(
         self,
@@ -129,7 +140,8 @@ class ServerSampler:
         stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """`config.n` completions per prompt, in order.
+        """`config.n` completions per prompt, in order; none for a prompt that the server refuses
+        while it answers others.
 
         `/completions` ends at an empty line, whatever `stop` is; a chat's reply is cut before the
         first `stop` after its answer. A reply without text is an empty completion and counted in
@@ -137,7 +149,7 @@ class ServerSampler:
         text; 0 where the server did not count.
 
         Raises `UsageError` for control tokens or beams, which no server has, and `UserError` where
-        the server refuses a request or fails eight times at it.
+        the server refuses what all prompts share, refuses every prompt, or fails eight times.
         """
         if controls and any(controls):
             raise UsageError(
@@ -154,27 +166,32 @@ class ServerSampler:
         ]
         replies = self._run(list(dict.fromkeys(jobs_P)), config, n, progress)
         completions_PG = [
-            [_truncated(r.completion, stop) for r in replies[job.key]] for job in jobs_P
+            [_truncated(r.completion, stop) for r in replies.get(job.key, ())] for job in jobs_P
         ]
         return [completions_G * (config.n // n) for completions_G in completions_PG]
 
     def _run(
         self, jobs: Sequence[_Job], config: SamplingConfig, n: int, progress: Progress | None
     ) -> dict[bytes, list[Reply]]:
-        """Each job's first n replies, by key; `http.concurrency` requests at a time."""
+        """Each job's first n replies, by key; `http.concurrency` requests at a time. Jobs that the
+        server refuses are left out.
+        """
         self._stop.clear()
+        self._refusals = Refusals()
         finished: dict[bytes, list[Reply]] = {}
         tokens = 0
         with ThreadPoolExecutor(self.http.concurrency) as pool:
             futures = {pool.submit(self._complete_or_stop, job, config, n): job for job in jobs}
             try:
                 for future in as_completed(futures):
-                    if isinstance(future.exception(), _Stopped):
-                        continue  # another future holds the reason
+                    if isinstance(future.exception(), (_Stopped, _Skipped)):
+                        continue  # another future holds the reason; the refusals are listed
                     replies = finished[futures[future].key] = future.result()
                     tokens += sum(r.completion.n_tokens for r in replies)
                     if progress:
                         progress(len(finished) * n, len(jobs) * n, tokens)
+                if self._refusals.skipped and not finished:
+                    raise self._refusals.skipped[0]
             except BaseException as error:
                 # requests in flight are paid for: wait for them, so that they are stored
                 self._stop.set()
@@ -185,15 +202,27 @@ class ServerSampler:
         # counted here, so that replies from the disk count too
         with self._lock:
             self.bill.oddities.update(o for rs in finished.values() for r in rs for o in r.oddities)
+            self.bill.skipped += len(self._refusals.skipped)
+        for refusal in self._refusals.skipped[:_SHOWN]:
+            log.warning("skipped: %s", refusal)
         return finished
 
     def _complete_or_stop(self, job: _Job, config: SamplingConfig, n: int) -> list[Reply]:
-        """`_complete`; a failure stops all jobs before another request is paid for."""
+        """`_complete`; a failure stops all jobs before another request is paid for, unless it is
+        this prompt's alone, which raises `_Skipped`.
+        """
         try:
-            return self._complete(job, config, n)
+            replies = self._complete(job, config, n)
+        except Refused as refusal:
+            if self._refusals.skips(refusal):
+                raise _Skipped from None
+            self._stop.set()
+            raise
         except Exception:
             self._stop.set()
             raise
+        self._refusals.answered()
+        return replies
 
     def _complete(self, job: _Job, config: SamplingConfig, n: int) -> list[Reply]:
         """The first n samples; a server that returns fewer than asked is asked for the rest."""
@@ -209,21 +238,19 @@ class ServerSampler:
                 new = with_retries(partial(self._answer, body), self._sleep, self._count_retry)
             except Refused as refusal:
                 end = clip(job.prompt[-100:], 110)
-                raise UserError(f"{refusal}. The prompt ends in {end}") from None
+                raise Refused(f"{refusal}. The prompt ends in {end}", refusal.fault) from None
             self._cache.put(job.key, stored, new)
             replies = self._cache.get(job.key)
         return replies[:n]
 
     def _answer(self, body: Mapping[str, Any]) -> list[Reply]:
-        """The replies of one request. Raises `Transient`, `UserError`."""
+        """The replies of one request. Raises `Transient`, `Refused`, `UserError`."""
         if self._stop.is_set():
             raise _Stopped
-        answer = self._endpoint.post(body)
+        url, answer = self._addresses.post(body)
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not choices:
-            raise Transient(
-                "an answer without choices", f"{self._endpoint.url}: answered {_shown(answer)}"
-            )
+            raise error_of(url, answer)
         usage = answer.get("usage")
         counts = [_count(usage, name) for name in ("prompt_tokens", "completion_tokens")]
         with self._lock:
@@ -231,30 +258,22 @@ class ServerSampler:
             self.bill.uncounted += None in counts
             self.bill.prompt_tokens += counts[0] or 0
             self.bill.completion_tokens += counts[1] or 0
-        texts = [self._text(choice) for choice in choices]
+        chat, counted = self.http.endpoint == "chat", counts[1] is not None
+        replies, failures = [], []
+        for choice in choices:
+            try:
+                replies.append(read_choice(choice, chat=chat, counted=counted, url=url))
+            except (Failed, Refused) as failure:
+                failures.append(failure)
+        if not replies:
+            raise failures[0]
         return [
-            _reply(choice, text, share)
-            for choice, text, share in zip(choices, texts, _shares(counts[1] or 0, texts))
+            replace(reply, completion=replace(reply.completion, n_tokens=share))
+            for reply, share in zip(replies, _shares(counts[1] or 0, replies))
         ]
 
-    def _text(self, choice: Any) -> str | None:
-        """A choice's text; None for a message without content. Raises `UserError`."""
-        chat = self.http.endpoint == "chat"
-        holder = choice.get("message") if chat and isinstance(choice, dict) else choice
-        text: Any = ...
-        if isinstance(holder, dict):
-            text = holder.get("content") if chat else holder.get("text", ...)
-        if text is None or isinstance(text, str):
-            return text
-        place = "message.content" if chat else "text"
-        raise UserError(
-            f"{self._endpoint.url}: found the choice {_shown(choice)}; expected text or null in "
-            f"its {place}, as an OpenAI-style server writes it for --http.endpoint "
-            f"{self.http.endpoint}"
-        )
-
     def _job(self, prompt: str, config: SamplingConfig, seed: int) -> _Job:
-        request = [self._endpoint.url, self._body(prompt, config, 1, None), seed]
+        request = [self._addresses.first, self._body(prompt, config, 1, None), seed]
         digest = hashlib.blake2b(json.dumps(request, sort_keys=True).encode(), digest_size=20)
         return _Job(digest.digest(), prompt, seed)
 
@@ -290,23 +309,11 @@ def _truncated(completion: Completion, stop: str | None) -> Completion:
     return replace(completion, text=completion.text[:end].strip(), finish="stop")
 
 
-def _reply(choice: Mapping[str, Any], text: str | None, n_tokens: int) -> Reply:
-    clean = whole_characters(text or "").strip()
-    reason = choice.get("finish_reason")
-    oddities = {
-        "without text": not clean,
-        "with unpaired surrogates, which were replaced": text is not None and clean != text.strip(),
-        "cut by the server's filter": reason == "content_filter",
-    }
-    finish = "length" if reason in ("length", "max_tokens", "content_filter") else "stop"
-    return Reply(
-        Completion(clean, finish, n_tokens), tuple(odd for odd, seen in oddities.items() if seen)
-    )
-
-
-def _shares(total: int, texts: Sequence[str | None]) -> list[int]:
-    """`total` tokens divided in proportion to the texts' lengths; the shares add up to it."""
-    lengths = [len(text or "") + 1 for text in texts]
+def _shares(total: int, replies: Sequence[Reply]) -> list[int]:
+    """`total` tokens divided in proportion to the lengths of text and reasoning; the shares add up
+    to it.
+    """
+    lengths = [len(r.completion.text) + len(r.reasoning) + 1 for r in replies]
     ends = [round(total * end / sum(lengths)) for end in accumulate(lengths)]
     return [end - start for start, end in pairwise([0, *ends])]
 
@@ -315,13 +322,6 @@ def _count(usage: Any, name: str) -> int | None:
     """A count of tokens, or None where the server gave no sane one."""
     value = usage.get(name) if isinstance(usage, dict) else None
     return value if type(value) is int and 0 <= value < 2**40 else None
-
-
-def _shown(value: Any) -> str:
-    try:
-        return clip(json.dumps(value), 200)
-    except RecursionError:
-        return "a value of many levels"
 
 
 def _json_or_text(text: str) -> Any:

@@ -5,16 +5,25 @@ its provenance.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from rationalize.answers import is_correct, parse_reply, read_answer, reply_text
+from rationalize.answers import (
+    is_correct,
+    parse_reply,
+    read_answer,
+    reply_text,
+    split_reasoning,
+)
 from rationalize.progress import Progress, progress_bar
 from rationalize.records import Attempt, Completion, Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.templates import BLOCK_END, prompt_text
+
+log = logging.getLogger(__name__)
 
 Teacher = Literal["correct", "all", "none"]
 
@@ -36,8 +45,8 @@ class AnySampler(Protocol):
         stop: str | None = None,
         progress: Progress | None = None,
     ) -> list[list[Completion]]:
-        """`config.n` completions per prompt, in order. A reply ends before `stop`: in a chat,
-        before the first `stop` after the answer.
+        """`config.n` completions per prompt, in order; none for a prompt that a server refused. A
+        reply ends before `stop`: in a chat, before the first `stop` after the answer.
         """
 
 
@@ -102,7 +111,8 @@ def write_attempts(
     given: Sequence[Attempt] | None = None,
     label: str | None = None,
 ) -> list[Attempt]:
-    """`sampling.n` attempts per question, in the order of the questions.
+    """`sampling.n` attempts per question, in the order of the questions; none, and a warning, for
+    questions whose prompt a server refused.
 
     `given` are attempts, one per question, whose rationales the modes `refine` and
     `answer_from_rationale` read; `label` names the progress bar. Sample j of a question depends on
@@ -151,6 +161,14 @@ def write_attempts(
                 sampling=sampling.as_dict(),
             )  # fmt: skip
             attempts.append(attempt)
+    skipped = [
+        q.id for q, completions in zip(questions, completions_PG, strict=True) if not completions
+    ]
+    if skipped:
+        log.warning(
+            "%d of %d questions have no attempt, because their prompts were refused: %s",
+            len(skipped), len(questions), ", ".join(skipped),
+        )  # fmt: skip
     return attempts
 
 
@@ -213,15 +231,17 @@ def _attempt(
     **facts: Any,
 ) -> Attempt:  # fmt: skip
     if mode in ("answer", "answer_from_rationale"):
-        prediction = read_answer(completion.text, question.choices)
-        rationale = ""
+        reasoning, text = split_reasoning(completion.text)
+        rationale, prediction = "", read_answer(text, question.choices)
     else:
         reply = parse_reply(completion.text, question.choices)
-        rationale, prediction = reply.rationale, reply.prediction
+        reasoning, rationale, prediction = reply.reasoning, reply.rationale, reply.prediction
+    thought = [part for part in (completion.reasoning, reasoning) if part]
     return Attempt(
         question_id=question.id, mode=mode, prompt=prompt, completion=completion.text,
         rationale=rationale, prediction=prediction, gold=question.answer,
         parsed=prediction is not None, finish=completion.finish, n_tokens=completion.n_tokens,
         writer=provenance.writer, round=provenance.round, step=provenance.step,
-        split=provenance.split, seed=provenance.seed, **facts,
+        split=provenance.split, seed=provenance.seed,
+        reasoning="\n".join(thought) or None, **facts,
     )  # fmt: skip

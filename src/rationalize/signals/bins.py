@@ -60,8 +60,3 @@ def value_bins(scores_N: Sequence[float] | np.ndarray, levels: Sequence[float]) 
         unknown = sorted(set(scores[~match.any(axis=1)].tolist()))[:3]
         raise ValueError(f"scores {unknown} are not among the declared levels {list(levels)}")
     return match.argmax(axis=1)
-
-
-def bin_counts(bins_N: np.ndarray, k: int) -> list[int]:
-    """Number of attempts per bin. The token of an empty bin is never trained."""
-    return np.bincount(bins_N, minlength=k).tolist()

@@ -85,7 +85,7 @@ def equations_hold(text: str) -> bool:
     for equation in equations(text):
         left, _, right = equation.partition("=")
         try:
-            if abs(_value(_percent(left)) - _value(_percent(right))) >= TOLERANCE:
+            if abs(_value(left) - _value(right)) >= TOLERANCE:
                 return False
         except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, OverflowError):
             continue
@@ -130,13 +130,9 @@ def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9
     return keep
 
 
-def _percent(text: str) -> str:
-    """`50% -> (50/100)`."""
-    return re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", text)
-
-
 def _value(expression: str) -> float:
     """The value of an expression of numbers, `+ - * /` and parentheses; else `ValueError`."""
+    expression = re.sub(r"(\d+(?:\.\d+)?)%", r"(\1/100)", expression)  # 50% -> (50/100)
     if len(expression) > 200:
         raise ValueError("an expression of more than 200 characters")
 

@@ -104,17 +104,10 @@ BatchAt = Callable[[int], Sequence[Row]]
 
 
 def fit(
-    policy: Policy,
-    loss: Loss,
-    batch_at: BatchAt,
-    config: FitConfig,
-    stage: Stage,
-    *,
-    steps: int,
+    policy: Policy, loss: Loss, batch_at: BatchAt, config: FitConfig, stage: Stage, *, steps: int,
     after_step: Callable[[int], None] | None = None,
-    before_step: Callable[[int], None] | None = None,
-    group_of: GroupOf | None = None,
-) -> None:
+    before_step: Callable[[int], None] | None = None, group_of: GroupOf | None = None,
+) -> None:  # fmt: skip
     """Train `policy` in place for `steps` optimiser steps; resumes `stage`.
 
     `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must
@@ -133,10 +126,8 @@ def fit(
         keep_freed_memory()
     policy.model.eval()  # dropout off; gradients flow all the same
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.AdamW(
-        rate_groups(parameters, config), betas=BETAS, eps=EPSILON, weight_decay=0.0,
-        fused=True,
-    )  # fmt: skip
+    groups = rate_groups(parameters, config)
+    optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
     run, name = stage.run, stage.name
     folder = run.path / "checkpoints" / name
@@ -155,9 +146,8 @@ def fit(
                 group["lr"] = peak * share
             metrics: dict[str, float] = {"weight": 0.0}
             if rows:
-                metrics = _optimise(
-                    policy, loss, rows, config, accelerator, parameters, optimizer, group_of
-                )
+                learner = accelerator, parameters, optimizer
+                metrics = _optimise(policy, loss, rows, config, *learner, group_of)
             metrics["learning_rate"] = config.learning_rate * share
             tokens += sum(r.length for r in rows)
             run.log(name, step, **metrics)
@@ -224,12 +214,8 @@ def _optimise(
     if before is not None:
         policy.extrapolate_control_rows(before, factor)
     per_unit = {name: value / max(weight, 1.0) for name, value in metrics.items()}
-    return {
-        "loss": total / max(weight, 1.0),
-        "grad_norm": norm.item(),
-        "weight": weight,
-        **per_unit,
-    }
+    loss_per_unit = total / max(weight, 1.0)
+    return {"loss": loss_per_unit, "grad_norm": norm.item(), "weight": weight, **per_unit}
 
 
 def _save(

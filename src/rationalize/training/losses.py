@@ -129,7 +129,9 @@ def bradley_terry(
 
     `centre` adds that times the mean of `(R_i + R_j)^2`. Scalar; here N counts the attempts.
     """
-    better, worse = _pair_indices(pairs, scores_N)
+    if not pairs:
+        raise ValueError("a question without pairs has no loss; leave it out")
+    better, worse = torch.tensor(list(pairs), device=scores_N.device).unbind(1)  # (P,) each
     loss_P = -torch.nn.functional.logsigmoid(scores_N[better] - scores_N[worse])
     if centre:  # a pair fixes score differences only; this keeps their mean near 0
         loss_P = loss_P + centre * (scores_N[better] + scores_N[worse]) ** 2
@@ -175,11 +177,3 @@ def ppo_value_loss(value_N: Tensor, old_N: Tensor, return_N: Tensor, clip: float
     """
     clipped_N = old_N + (value_N - old_N).clamp(-clip, clip)
     return 0.5 * torch.maximum((value_N - return_N) ** 2, (clipped_N - return_N) ** 2)
-
-
-def _pair_indices(pairs: Sequence[tuple[int, int]], scores_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of the better and of the worse attempts, both (P,)."""
-    if not pairs:
-        raise ValueError("a question without pairs has no loss; leave it out")
-    indices_P2 = torch.tensor(list(pairs), device=scores_N.device)
-    return indices_P2[:, 0], indices_P2[:, 1]

@@ -224,14 +224,12 @@ def ppo(
         with torch.no_grad():
             entropy_N = -(log_p_NV.exp() * log_p_NV).sum(-1)
             log_ratio_N = logprob_N - old_N
-            metrics = {
-                "policy_loss": policy_N.sum().item(),
-                "value_loss": value_N.sum().item(),
-                "approx_kl": (ratio_N - 1 - log_ratio_N).sum().item(),
-                "clipfrac": ((ratio_N - 1).abs() > clip).sum().item(),
-                "entropy": entropy_N.sum().item(),
-                "ratio": ratio_N.sum().item(),
-            }
+            sums = {
+                "policy_loss": policy_N, "value_loss": value_N,
+                "approx_kl": ratio_N - 1 - log_ratio_N, "clipfrac": (ratio_N - 1).abs() > clip,
+                "entropy": entropy_N, "ratio": ratio_N,
+            }  # fmt: skip
+            metrics = {name: column_N.sum().item() for name, column_N in sums.items()}
         return LossOutput(total, len(logprob_N), metrics)
 
     return loss

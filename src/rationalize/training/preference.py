@@ -43,10 +43,7 @@ def learn_pairs(
     rows = [
         maker.text(pair.prompt, text, eos=ends)
         for pair in pairs
-        for text, ends in (
-            (pair.chosen, pair.chosen_ends),
-            (pair.rejected, pair.rejected_ends),
-        )
+        for text, ends in ((pair.chosen, pair.chosen_ends), (pair.rejected, pair.rejected_ends))
     ]
     # the reference's log-probabilities, once, before anything is learned
     references = response_logprobs(policy, rows, config)

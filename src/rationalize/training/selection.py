@@ -57,8 +57,10 @@ class BestCheckpoint:
         if best == step:
             self._weights.parent.mkdir(parents=True, exist_ok=True)
             # weights first: a kill in between only repeats the offer
+            named = policy.model.named_parameters()
+            learning = {n: p.detach().cpu().contiguous() for n, p in named if p.requires_grad}
             with replacing(self._weights) as fresh:
-                save_file(_trainable(policy), fresh)
+                save_file(learning, fresh)
         self._record = {"scores": {str(k): v for k, v in scores.items()}, "step": best}
         self._run.write_json(self._name, self._record)
 
@@ -73,8 +75,3 @@ class BestCheckpoint:
             if name in tensors:
                 parameter.data.copy_(tensors[name])
         return {"step": self.step, "scores": {str(k): v for k, v in self.scores.items()}}
-
-
-def _trainable(policy: Policy) -> dict:
-    named = policy.model.named_parameters()
-    return {n: p.detach().cpu().contiguous() for n, p in named if p.requires_grad}

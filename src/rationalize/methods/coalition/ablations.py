@@ -26,11 +26,7 @@ from rationalize.methods.base import (
 )
 from rationalize.methods.coalition.algorithm import coalition
 from rationalize.methods.coalition.config import CoalitionConfig
-from rationalize.methods.coalition.evaluate import (
-    COALITION,
-    OTHERS,
-    evaluate_chains,
-)
+from rationalize.methods.coalition.evaluate import COALITION, OTHERS, evaluate_chains
 from rationalize.methods.coalition.inference import Routing
 from rationalize.methods.launch import make_experiment, open_run, tokens_of
 from rationalize.methods.outcome import majority_row, said_done, write_results
@@ -169,9 +165,7 @@ def equal_settings(one: CoalitionConfig, other: CoalitionConfig) -> frozenset[st
 
 
 def _finished(exp: Experiment, methods: Methods, folder: Path) -> Run:
-    """A finished run whose rows are the full method's. Raises `UserError` where it is not finished,
-    or has another base model.
-    """
+    """A finished run as the full method. `UserError` if it is unfinished or has another base."""
     run = Run.read(folder)
     check_resumable(folder, run.config, base_hash=exp.base.weights_hash)
     for split in exp.final_splits:

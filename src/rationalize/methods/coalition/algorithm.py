@@ -142,9 +142,8 @@ def coalition(
 def judge_of(exp: Experiment, variants: Variants, config: CoalitionConfig) -> UtilityJudge:
     """The frozen scorer of utilities."""
     if config.judge == "reward-model":
-        return RewardModel.load(
-            config.reward_model or "", trust_remote_code=exp.config.trust_remote_code
-        )
+        trusted = exp.config.trust_remote_code
+        return RewardModel.load(config.reward_model or "", trust_remote_code=trusted)
     if config.judge == "cross-fit":
         return AnswerScorer.load(config.answer_scorer or exp.run.path / "scorers" / "answer")
     if config.judge == "ift":
@@ -179,10 +178,8 @@ def dpo_parts(
         return [(learned, learned)] * n
     per_variant = 2 if config.partition == "quarters" else 1
     groups = group_duplicates(learned)
-    parts = [
-        [learned[i] for k in part for i in groups[k]]
-        for part in partition(len(groups), per_variant * n)
-    ]
+    ranges = partition(len(groups), per_variant * n)
+    parts = [[learned[i] for k in part for i in groups[k]] for part in ranges]
     first = [per_variant * g for g in range(n)]
     return [(parts[i], parts[i + per_variant - 1]) for i in first]
 
@@ -209,10 +206,8 @@ def learn_from_pairs(
                     policy, texts, config.fit, beta=config.beta, nll_weight=config.nll_weight,
                     epochs=config.epochs, stage=stage, seed=[exp.seed, round],
                 )  # fmt: skip
-        return {
-            "pairs": dict(Counter(p.kind for p in kept)),
-            "dropped": dict(dropped),
-            "chosen_from_others": sum(p.chosen.writer != name for p in kept),
-        }
+        others = sum(p.chosen.writer != name for p in kept)
+        counts = dict(Counter(p.kind for p in kept))
+        return {"pairs": counts, "dropped": dict(dropped), "chosen_from_others": others}
 
     stage.policy(VariantWeights(variants, name), learn)

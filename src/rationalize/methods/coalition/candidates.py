@@ -93,13 +93,10 @@ def write_candidates(
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
             return write_attempts(
-                Sampler(policy),
-                questions,
-                several,
+                Sampler(policy), questions, several,
                 Provenance("train", question_seed(exp.seed, writer), writer=writer, round=round),
-                PromptOptions(mode="rationale"),
-                label=f"{writer} writes, round {round}",
-            )
+                PromptOptions(mode="rationale"), label=f"{writer} writes, round {round}",
+            )  # fmt: skip
 
     stage = exp.stage(name, needs=FOR_WRITING)
     written = [a for n in names for a in stage.attempts(f"{n}-writes", partial(write, n))]
@@ -110,20 +107,15 @@ def write_candidates(
 
     def refine(refiner: str, sources: Sequence[Attempt]) -> list[Attempt]:
         with variants.active(refiner) as policy:
+            seed = question_seed(exp.seed, refiner, "refine")
             return write_attempts(
-                Sampler(policy),
-                [by_id[a.question_id] for a in sources],
-                once,
-                Provenance(
-                    "train", question_seed(exp.seed, refiner, "refine"), writer=refiner, round=round
-                ),
-                PromptOptions(mode="refine"),
-                given=sources,
+                Sampler(policy), [by_id[a.question_id] for a in sources], once,
+                Provenance("train", seed, writer=refiner, round=round),
+                PromptOptions(mode="refine"), given=sources,
                 label=f"{refiner} refines, round {round}",
-            )
+            )  # fmt: skip
 
-    if refined_of is None:
-        refined_of = dict.fromkeys(names, by_id)
+    refined_of = dict.fromkeys(names, by_id) if refined_of is None else refined_of
     to_refine = [a for a in written if a.rationale and a.question_id in refined_of[a.writer]]
     stage = exp.stage(name, needs=FOR_REFINING)
     refined = []
@@ -308,10 +300,9 @@ def _pair(
         dropped[f"{kind}: {preference}"] += 1
         return None
     chosen, rejected = attempts[preference.chosen], attempts[preference.rejected]
-    if config.labels == "random":
-        coin = random.Random(f"{seed}/{chosen.id}/{rejected.id}")
-        if coin.random() < 0.5:
-            chosen, rejected = rejected, chosen
+    coin = random.Random(f"{seed}/{chosen.id}/{rejected.id}").random()
+    if config.labels == "random" and coin < 0.5:
+        chosen, rejected = rejected, chosen
     return CandidatePair(chosen.prompt, chosen, rejected, kind)
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rationalize.config import nearest
-from rationalize.config.checks import above, at_least, between
+from rationalize.config.checks import above, at_least, between, finite
 from rationalize.errors import UsageError
 from rationalize.methods.base import ScorerFolders
 from rationalize.methods.scoring import Scoring
@@ -77,10 +77,11 @@ class InstructionConfig:
     """How the model learns."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "source_sample", "shots", "shares")
+        at_least(self, 0, "source_sample", "shots")
         above(self, 0, "epochs")
         between(self, 0, 1, "warm_up")
         check_shares(self.shares, self.fit.batch_size, "fit.batch_size")
+        finite(self, "shares")
 
 
 @dataclass(frozen=True)

@@ -173,10 +173,8 @@ def split_by_question(
     groups = group_duplicates(question for _, question in questions)
     chosen = random.Random(seed).sample(groups, round(share * len(groups)))
     held = {questions[i][0] for group in chosen for i in group}
-    return (
-        [e for e in examples if e.question.id not in held],
-        [e for e in examples if e.question.id in held],
-    )
+    learned = [e for e in examples if e.question.id not in held]
+    return learned, [e for e in examples if e.question.id in held]
 
 
 def measure(policy: Policy, examples: Sequence[Example], labels: Sequence[int]) -> dict[str, float]:
@@ -184,9 +182,8 @@ def measure(policy: Policy, examples: Sequence[Example], labels: Sequence[int]) 
     training examples (ties aside), a random choice (its expectation) and the oracle.
     """
     count = len(examples[0].utilities)
-    probabilities = choose(
-        policy, [e.question for e in examples], [e.rationale for e in examples], count
-    )
+    questions, rationales = [e.question for e in examples], [e.rationale for e in examples]
+    probabilities = choose(policy, questions, rationales, count)
     frequency = np.bincount(labels, minlength=count) if labels else np.zeros(count)
     # what each puts on the options of an example, summing to 1
     pickers: dict[str, Callable[[int, Example], np.ndarray]] = {
@@ -202,9 +199,8 @@ def measure(policy: Policy, examples: Sequence[Example], labels: Sequence[int]) 
     for name, pick in pickers.items():
         picked = [pick(i, e) for i, e in enumerate(examples)]
         for kind, values in (("accuracy", best), ("utility", utilities)):
-            facts[f"{name}_{kind}"] = float(
-                np.mean([p @ v for p, v in zip(picked, values, strict=True)])
-            )
+            reached = [p @ v for p, v in zip(picked, values, strict=True)]
+            facts[f"{name}_{kind}"] = float(np.mean(reached))
     return facts
 
 

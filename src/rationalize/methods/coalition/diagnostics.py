@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from rationalize.answers import is_correct
-from rationalize.evaluation.clones import clone_rows, format_clones
+from rationalize.evaluation.clones import clone_rows
 from rationalize.evaluation.intervals import paired_difference
-from rationalize.evaluation.refining import format_refining, refining_rows, refining_utilities
+from rationalize.evaluation.refining import refining_rows, refining_utilities
 from rationalize.evaluation.results import difference_row
 from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.candidates import CandidatePair, Candidates, utility_text
@@ -33,6 +33,7 @@ from rationalize.models.scorers import AnswerFold, AnswerScorer
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
+from rationalize.report import coalition
 from rationalize.rewards.reader import likeliest
 from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import (
@@ -114,16 +115,12 @@ def log_clones(
 
     def write(name: str) -> list[Attempt]:
         with variants.active(name) as policy:
+            seed = question_seed(exp.seed, name, "clones")
             return write_attempts(
-                Sampler(policy),
-                asked,
-                sampling,
-                Provenance(
-                    "dev", question_seed(exp.seed, name, "clones"), writer=name, round=round
-                ),
-                PromptOptions(mode="rationale"),
+                Sampler(policy), asked, sampling,
+                Provenance("dev", seed, writer=name, round=round), PromptOptions(mode="rationale"),
                 label=f"{name} writes dev, {when}",
-            )
+            )  # fmt: skip
 
     def measure() -> list[dict[str, Any]]:
         written = {
@@ -135,7 +132,8 @@ def log_clones(
             _answers(variants, asked, written, config.instruction.texts),
             _divergences(variants, written, config.fit),
         )
-        print(f"variants on development questions, {when}:\n{format_clones(rows)}")
+        table = coalition.variants([{"when": when, **row} for row in rows])
+        print(f"variants on development questions, {when}:\n{coalition.as_text(table)}")
         return [{**row, "split": "dev"} for row in rows]
 
     stage.facts(f"clones-{when}", measure)
@@ -182,7 +180,7 @@ def log_refining(exp: Experiment, candidates: Candidates, when: str) -> None:
         attempts = [*candidates.all_written, *candidates.all_refined]
         rows = refining_rows([refining_utilities(candidates.reference, attempts)])
         if rows:
-            print(format_refining(rows))
+            print(f"utility:\n{coalition.as_text(coalition.refining(rows))}")
         return rows
 
     exp.stage("refining").facts(f"refining-{when}", measure)

@@ -27,11 +27,9 @@ COALITION = "COALITION"
 """A coalition's own row: the controller says who works."""
 
 OTHERS: dict[str, Routing] = {
-    "random controller": "random",
-    "self-refinement": "self",
-    "no refinement": "keep",
+    "random controller": "random", "self-refinement": "self", "no refinement": "keep",
     "M_IFT alone": "base",
-}
+}  # fmt: skip
 """Rows of the same models with others at work. The controller may keep a rationale, and so may
 chance; `self-refinement` always refines, `no refinement` never.
 """
@@ -122,9 +120,7 @@ def evaluate_chains(
 def dev_accuracy(
     exp: Experiment, coalition: Coalition, stage: Stage, name: str, round: int
 ) -> float:
-    """Share of development questions that chains with random writers and refiners answer right;
-    every metric is logged, for the report's verdict on hacking.
-    """
+    """Share of development questions that chains by chance answer right; every metric is logged."""
 
     def write() -> list[Chain]:
         by_chance = replace(coalition, controller=False)

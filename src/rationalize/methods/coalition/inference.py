@@ -14,7 +14,6 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +27,7 @@ from rationalize.methods.coalition.config import Refiners, refines
 from rationalize.models.answer_texts import Texts, answer_prompt
 from rationalize.models.choices import ChoiceScorer, cast_linears_to_bf16
 from rationalize.models.controller import KEEP, choose
-from rationalize.models.policy import Policy, load_policy
+from rationalize.models.policy import load_policy
 from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
 from rationalize.records import Attempt, Question
@@ -80,13 +79,10 @@ class Chain:
         return self.refined.rationale
 
     def as_attempt(self, row: str, seed: int = 0) -> Attempt:
-        """The chain as one attempt of a table's row: its last rationale, its answer, all tokens it
-        cost.
-        """
-        answer = self.prediction
-        text = (
-            reply_text(self.rationale, answer, self.question.choices) if answer else self.rationale
-        )
+        """The chain as an attempt of a row: its last rationale, its answer, all of its tokens."""
+        answer, text = self.prediction, self.rationale
+        if answer:
+            text = reply_text(text, answer, self.question.choices)
         cost = self.written.n_tokens + (self.refined.n_tokens if self.refiner != KEEP else 0)
         return replace(
             self.refined, id=f"{row}/{self.question.id}", mode="rationale_answer",
@@ -98,20 +94,14 @@ class Chain:
         """For files and the report."""
         q = self.question
         return {
-            "question_id": q.id,
-            "question": q.question,
-            "gold": q.answer,
-            "writer": self.writer,
-            "written": self.written.rationale,
-            "refiner": self.refiner,
-            "refined": self.rationale,
+            "question_id": q.id, "question": q.question, "gold": q.answer,
+            "writer": self.writer, "written": self.written.rationale,
+            "refiner": self.refiner, "refined": self.rationale,
             "prediction": self.prediction,
             "right": is_correct(self.prediction, q.answer, q.choices),
-            "alone": self._gold(self.alone),
-            "before": self._gold(self.before),
-            "after": self._gold(self.after),
-            "tokens": self.as_attempt("").n_tokens,
-        }
+            "alone": self._gold(self.alone), "before": self._gold(self.before),
+            "after": self._gold(self.after), "tokens": self.as_attempt("").n_tokens,
+        }  # fmt: skip
 
     def _gold(self, probabilities: tuple[float, ...]) -> float | None:
         q = self.question
@@ -233,12 +223,10 @@ class Coalition:
         for name in (*self.names, BASE):
             asked = [q for q, n in zip(questions, names, strict=True) if n == name]
             if asked:
-                with self._writing_as(name) as policy:
+                active = self.variants.base_policy() if name == BASE else self.variants.active(name)
+                with active as policy:
                     attempts |= {a.question_id: a for a in write(Sampler(policy), asked, name)}
         return attempts
-
-    def _writing_as(self, name: str) -> AbstractContextManager[Policy]:
-        return self.variants.base_policy() if name == BASE else self.variants.active(name)
 
     def _answers(
         self, questions: Sequence[Question], written: Sequence[Attempt], last: Sequence[Attempt]
@@ -284,8 +272,7 @@ class Coalition:
     def save(self, folder: Path) -> None:
         """One folder that `load` reads: the base, the variants' weights, the controller's."""
         shutil.copytree(self.variants.source, folder / "base", dirs_exist_ok=True)
-        names = [*self.names, *([CONTROLLER] if self.controller else [])]
-        for name in names:
+        for name in [*self.names, *([CONTROLLER] if self.controller else [])]:
             self.variants.save(name, folder / name)
         facts = {
             "names": list(self.names), "refiners": self.refiners, "texts": self.texts,

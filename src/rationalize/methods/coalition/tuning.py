@@ -85,9 +85,8 @@ def tuned_variants(
     source = questions_to_tune_on(exp, questions, held_out, config.instruction)
     taught = with_rationales(exp, policy, source, config.instruction, stage)
     imperfect = instruct(exp, policy, taught, config.instruction, stage)
-    base = exp.config.load_policy(
-        stage.folder, tuning="full", style=policy.style, system=policy.system
-    )
+    options = {"tuning": "full", "style": policy.style, "system": policy.system}
+    base = exp.config.load_policy(stage.folder, **options)
     policy.model, policy.tuning = base.model, base.tuning  # keep one M_IFT in memory
     if not config.copies and policy.precision != "float32":
         base = cast_linears_to_bf16(base)  # it never learns
@@ -107,11 +106,8 @@ def parts_of(train: Sequence[Question], config: CoalitionConfig, seed: int) -> l
     order = random.Random(seed).sample(groups, len(groups))
     # stable: shuffled within a kind, then dealt out in turn
     by_kind = sorted(order, key=lambda group: train[group[0]].kind or "")
-    parts = [
-        sorted(i for group in by_kind[k :: config.variants] for i in group)
-        for k in range(config.variants)
-    ]
-    return [[train[i] for i in part] for part in parts]
+    dealt = [by_kind[k :: config.variants] for k in range(config.variants)]
+    return [[train[i] for i in sorted(i for group in part for i in group)] for part in dealt]
 
 
 def tune_variant(
@@ -157,13 +153,10 @@ def instruct(
     # imperfect rationales, to be refined
     def write() -> list[Attempt]:
         return write_attempts(
-            Sampler(policy),
-            questions,
-            config.imperfect,
-            Provenance("train", exp.seed, writer="warm-up"),
-            PromptOptions(mode="rationale"),
+            Sampler(policy), questions, config.imperfect,
+            Provenance("train", exp.seed, writer="warm-up"), PromptOptions(mode="rationale"),
             label="imperfect rationales",
-        )
+        )  # fmt: skip
 
     if refined:
         warm = stage.sub("warm")
@@ -207,9 +200,7 @@ def questions_to_tune_on(
     exp: Experiment, train: Sequence[Question], held_out: Sequence[Question],
     config: InstructionConfig,
 ) -> Sequence[Question]:  # fmt: skip
-    """The train questions, or the source's. Of the source's, those that repeat a held-out question
-    are left out and counted.
-    """
+    """The train questions, or those of the source that repeat no held-out question."""
     if not config.source:
         return train
     sample = load_sample(
@@ -238,13 +229,10 @@ def with_rationales(
     def write() -> list[Attempt]:
         demos = builtin_questions(train=config.shots, dev=0, test=0, unseen=0, seed=exp.seed)
         return write_attempts(
-            Sampler(policy),
-            questions,
-            config.imperfect,
-            Provenance("train", exp.seed, writer="few-shot"),
-            PromptOptions(demos=demos["train"]),
+            Sampler(policy), questions, config.imperfect,
+            Provenance("train", exp.seed, writer="few-shot"), PromptOptions(demos=demos["train"]),
             label=f"{stage.name}: few-shot attempts",
-        )
+        )  # fmt: skip
 
     attempts = stage.attempts("bootstrap", write)
     by_id = {q.id: q for q in questions}

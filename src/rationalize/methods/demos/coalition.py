@@ -61,9 +61,8 @@ class CoalitionDemoConfig(CoalitionConfig):
     """How the controller learns."""
 
     RUN: ClassVar[dict[str, Any]] = {
-        "questions": "builtin:train=108,dev=24,test=72,unseen=0",
-        "evaluation_tokens": 48,
-    }
+        "questions": "builtin:train=108,dev=24,test=72,unseen=0", "evaluation_tokens": 48,
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         CoalitionConfig.__post_init__(self)

@@ -12,13 +12,7 @@ from rationalize.evaluation.baselines import BASE
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.files import write_text
 from rationalize.methods.base import Experiment, Learned, ScorerFolders
-from rationalize.methods.experiment import (
-    SFT,
-    Row,
-    baselines,
-    refuse_unknown_methods,
-    run_rows,
-)
+from rationalize.methods.experiment import SFT, Row, baselines, refuse_unknown_methods, run_rows
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.mario import MarioConfig, Variant, control_bins
 from rationalize.methods.outcome import export, write_results
@@ -156,12 +150,9 @@ def _preflight(exp: Experiment, config: MarioConfig, learned: Learned) -> None:
     def measure() -> Any:
         asked = exp.train[:32]
         attempts = write_attempts(
-            Sampler(learned.policy),
-            asked,
-            replace(config.sampling, n=2),
-            Provenance("train", exp.seed, writer="preflight"),
-            label="preflight",
-        )
+            Sampler(learned.policy), asked, replace(config.sampling, n=2),
+            Provenance("train", exp.seed, writer="preflight"), label="preflight",
+        )  # fmt: skip
         scored = exp.suite.score(attempts, {q.id: q for q in asked})
         return preflight(scored, exp.suite, control_bins(config, exp.suite))
 

@@ -160,9 +160,6 @@ def self_motivated_demo(exp: Experiment, config: SelfMotivatedDemoConfig, starte
     pairs = [*((name, RFT) for name in learners if name != RFT), (RFT, writer)]
     if {"PPO, rm+z", "PPO, z"} <= set(table.methods):
         pairs.append(("PPO, rm+z", "PPO, z"))
-    meta = {
-        "seconds": time.monotonic() - started,
-        "seeds": list(config.seeds),
-        "tokens_written": tokens_written(exp),
-    }
+    meta = {"seconds": time.monotonic() - started, "seeds": list(config.seeds)}
+    meta["tokens_written"] = tokens_written(exp)
     write_results(exp, table.methods, pairs, meta, votes=votes, trained=table.trained())

@@ -68,13 +68,10 @@ class AnswerScorerConfig(ScorerConfig):
 
 
 def train_answer_scorer(
-    run_config: RunConfig,
-    config: AnswerScorerConfig,
-    out: Path,
+    run_config: RunConfig, config: AnswerScorerConfig, out: Path,
     train: Sequence[Question] | None = None,
-    *,
-    overwrite: bool = False,
-) -> None:
+    *, overwrite: bool = False,
+) -> None:  # fmt: skip
     """Train in `out`; load the result with `AnswerScorer.load(out)`."""
 
     def learn(
@@ -96,12 +93,9 @@ def train_answer_scorer(
 
 
 def _prepare(
-    policy: Policy,
-    questions: Sequence[Question],
-    config: AnswerScorerConfig,
-    modes: Sequence[Mode],
-    seed: int,
-) -> tuple[Loss, BatchAt, int]:
+    policy: Policy, questions: Sequence[Question], config: AnswerScorerConfig,
+    modes: Sequence[Mode], seed: int,
+) -> tuple[Loss, BatchAt, int]:  # fmt: skip
     maker = RowMaker(policy)
     by_id = {q.id: q for q in questions}
     taught = teacher_attempts(questions, "correct") if "answer_from_rationale" in modes else []
@@ -116,7 +110,6 @@ def _prepare(
     n_alone = min(max(1, round(config.answer_share * size)), size - 1) if given else size
     n_alone = n_alone if alone else 0
     n_given = size - n_alone
-
     own, counts = {"alone": alone, "given": given}, {"alone": n_alone, "given": n_given}
 
     def batch_at(step: int) -> list[Row]:
@@ -140,13 +133,10 @@ def _calibrate(
     by_id = {q.id: q for q in chosen}
     attempts: list[Attempt] = teacher_attempts(chosen, "all")
     facts: dict[str, Any] = {"temperature": {}, "held_out": {}}
+    answered = [by_id[a.question_id] for a in attempts]
     for mode, questions, rationales in (
         ("answer", chosen, [None] * len(chosen)),
-        (
-            "answer_from_rationale",
-            [by_id[a.question_id] for a in attempts],
-            [a.rationale for a in attempts],
-        ),
+        ("answer_from_rationale", answered, [a.rationale for a in attempts]),
     ):
         logits = fold.logits(questions, rationales, texts)
         gold = [q.choices.index(q.answer) for q in questions if q.choices]

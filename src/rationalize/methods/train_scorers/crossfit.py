@@ -53,16 +53,10 @@ class ScorerConfig:
 
 
 def cross_fit(
-    run_config: RunConfig,
-    config: ScorerConfig,
-    out: Path,
-    kind: str,
+    run_config: RunConfig, config: ScorerConfig, out: Path, kind: str,
     learn: Callable[[Run, str, Sequence[Question], Sequence[Question]], dict[str, Any]],
-    train: Sequence[Question] | None = None,
-    *,
-    overwrite: bool = False,
-    **facts: Any,
-) -> None:
+    train: Sequence[Question] | None = None, *, overwrite: bool = False, **facts: Any,
+) -> None:  # fmt: skip
     """Train every fold in `out` and write `scorer.json` there; a second start resumes, or with
     `overwrite` starts anew.
 
@@ -97,13 +91,9 @@ def cross_fit(
 
 
 def train_model(
-    run: Run,
-    name: str,
-    run_config: RunConfig,
-    config: ScorerConfig,
-    prepare: Callable[[Policy], tuple[Loss, BatchAt, int]],
-    group_of: GroupOf | None = None,
-) -> None:
+    run: Run, name: str, run_config: RunConfig, config: ScorerConfig,
+    prepare: Callable[[Policy], tuple[Loss, BatchAt, int]], group_of: GroupOf | None = None,
+) -> None:  # fmt: skip
     """Train one model from the base and save it in the run under `name`, in bfloat16.
 
     `prepare(policy)` gives the loss, the batches and the number of steps; `group_of` as in `fit`.

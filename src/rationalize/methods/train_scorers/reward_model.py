@@ -33,7 +33,6 @@ from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.intervals import Interval, bootstrap_mean
 from rationalize.methods.base import NothingToLearn, RunConfig
 from rationalize.methods.own_attempts import RejectConfig, is_right, rankable
-from rationalize.models.folders import check_model
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head, save_head
 from rationalize.models.policy import Policy
@@ -89,7 +88,8 @@ class RewardModelConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "pairs", "centre")
-        between(self, 0, 1, "held_out", "gate", "gate_masked")
+        between(self, 0, 1, "held_out")
+        at_least(self, 0, "gate", "gate_masked")
         above(self, 0, "epochs")
         if self.centre and self.loss != "pairwise":
             raise UsageError(f"centre has no effect with loss={self.loss}; leave it out")
@@ -138,7 +138,6 @@ def train_reward_model(
     stored = {"method": "reward-model"}
     stored |= {k: v for part in (run_config, config, source) for k, v in to_dict(part).items()}
     check_resumable(out, stored, overwrite=overwrite)
-    check_model(run_config.model)
     splits = run_config.load_splits()
     attempts = attempts_at(Path(source.attempts), splits)
     policy = run_config.load_policy()
@@ -213,17 +212,14 @@ def learn_rank(
         unhinted = [a for a in data.scale_on or data.attempts if not a.hinted]
         scores_N = np.array(raw_scores(model, unhinted, questions, config.reads))
         measured = {
-            "questions": len(learned),
-            "pairs": sum(len(one.pairs) for one in learned),
+            "questions": len(learned), "pairs": sum(len(one.pairs) for one in learned),
             "held_out_questions": len(held_out),
             "pair_accuracy_learned": pair_accuracy(model, learned, config.reads),
             **with_interval("pair_accuracy", pair_rates(model, held_out, config.reads)),
             **with_interval("pair_accuracy_masked", pair_rates(model, held_out, "rationale")),
-            "loss": config.loss,
-            "reads": config.reads,
-            "mean": float(scores_N.mean()),
+            "loss": config.loss, "reads": config.reads, "mean": float(scores_N.mean()),
             "std": float(scores_N.std()) or 1.0,
-        }
+        }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         (save or policy.save)(folder)
         save_head(scalar_head, folder)
@@ -253,10 +249,8 @@ def rank_attempts(
         correct = [is_right(a, question) for a in group]
         levels = rank_levels(correct, [a.parsed for a in group], config.levels)
         if best_only:
-            levels = [
-                None if level is None else int(ok)
-                for level, ok in zip(levels, correct, strict=True)
-            ]
+            ranks = zip(levels, correct, strict=True)
+            levels = [None if level is None else int(ok) for level, ok in ranks]
         pairs = pairs_across(levels, config.pairs, [seed, number])
         if not pairs:
             continue

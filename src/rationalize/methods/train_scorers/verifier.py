@@ -107,13 +107,10 @@ Group = list[Statement]
 
 
 def train_verifier(
-    run_config: RunConfig,
-    config: VerifierConfig,
-    out: Path,
+    run_config: RunConfig, config: VerifierConfig, out: Path,
     train: Sequence[Question] | None = None,
-    *,
-    overwrite: bool = False,
-) -> None:
+    *, overwrite: bool = False,
+) -> None:  # fmt: skip
     """Train in `out`; load the result with `Verifier.load(out)`."""
 
     def learn(
@@ -193,13 +190,9 @@ def _about(question: Question, text: str) -> str:
 
 
 def rationale_groups(
-    questions: Sequence[Question],
-    negatives: int,
-    seed: int,
-    share: float = 1.0,
-    *,
+    questions: Sequence[Question], negatives: int, seed: int, share: float = 1.0, *,
     with_question: bool = False,
-) -> list[Group]:
+) -> list[Group]:  # fmt: skip
     """Each rationale that led the teacher to the gold answer, against corruptions of it.
 
     With the question before each, another question's rationale is a false statement too.
@@ -273,29 +266,22 @@ def _prepare(
     policy: Policy, questions: Sequence[Question], config: VerifierConfig, seed: int
 ) -> tuple[Loss, BatchAt, int]:
     groups = rationale_groups(
-        questions,
-        config.negatives,
-        seed,
-        config.rationale_statements,
+        questions, config.negatives, seed, config.rationale_statements,
         with_question=config.statement == "question",
-    ) + choice_groups(questions, config.negatives, config.choice_statements, seed)
+    )  # fmt: skip
+    groups += choice_groups(questions, config.negatives, config.choice_statements, seed)
     if not groups:
         raise UserError(
             "no statements to learn from: no training question has choices, or a rationale that "
             "led to its answer"
         )
     yes, _ = label_ids(policy)
-    rows = [
-        [
-            Row(
-                tuple(policy.encode_prompt(statement_prompt(s.text))),
-                (yes,),
-                tag=StatementTag(0, s.true),
-            )
-            for s in group
-        ]
-        for group in groups
-    ]
+
+    def row(s: Statement) -> Row:
+        prompt = policy.encode_prompt(statement_prompt(s.text))
+        return Row(tuple(prompt), (yes,), tag=StatementTag(0, s.true))
+
+    rows = [[row(statement) for statement in group] for group in groups]
     size = max(1, config.fit.batch_size * len(groups) // sum(map(len, groups)))
 
     def batch_at(step: int) -> list[Row]:
@@ -319,8 +305,7 @@ def _calibrate(folder: Path, groups: Sequence[Group]) -> dict[str, Any]:
     return {
         "temperature": fit_temperature([[0.0, z] for z in logits], [int(t) for t in true]),
         "held_out": {
-            "n": len(right),
-            "accuracy": sum(right) / max(1, len(right)),
+            "n": len(right), "accuracy": sum(right) / max(1, len(right)),
             "best_is_true": sum(s.true for s in best) / max(1, len(best)),
         },
-    }
+    }  # fmt: skip

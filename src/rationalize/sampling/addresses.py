@@ -1,0 +1,111 @@
+"""The addresses of one model: which of them a request goes to, and which are dead. No torch."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from rationalize.errors import UsageError
+from rationalize.sampling.config import HttpConfig
+from rationalize.sampling.http import Endpoint, NoSuchHost, Transient, Unreachable
+
+log = logging.getLogger(__name__)
+
+_PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+_MOST_FAILURES = 3  # in a row, after which an address is left out
+
+
+class Addresses:
+    """Servers that have the same model. A request goes to the one with the fewest under way; one
+    that is dead is left out, as long as there is another.
+    """
+
+    def __init__(self, servers: str, http: HttpConfig) -> None:
+        self._live = [
+            Endpoint(_url(address, http.endpoint), http.timeout, http.key_variable, http.key_header)
+            for address in addresses_of(servers)
+        ]
+        self.first = self._live[0].url
+        """What replies are stored under."""
+        self.left_out: list[str] = []
+        """Dead addresses, each with what was found there."""
+        self._under_way: Counter[str] = Counter()
+        self._sent: Counter[str] = Counter()
+        self._failures: Counter[str] = Counter()  # in a row
+        self._lock = threading.Lock()  # guards all of these
+
+    def post(self, body: Mapping[str, Any]) -> tuple[str, Any]:
+        """The address that answered, and its answer. Raises as `Endpoint.post` does."""
+        while True:
+            with self._lock:
+                endpoint = min(self._live, key=self._load)
+                self._under_way[endpoint.url] += 1
+                self._sent[endpoint.url] += 1
+            try:
+                answer = endpoint.post(body)
+            except (Unreachable, NoSuchHost) as error:
+                if not self._leave_out(endpoint, error):
+                    raise
+            except Transient as error:
+                if error.of_server and self._failed(endpoint) >= _MOST_FAILURES:
+                    self._leave_out(endpoint, error)
+                raise
+            else:
+                with self._lock:
+                    self._failures[endpoint.url] = 0
+                return endpoint.url, answer
+            finally:
+                with self._lock:
+                    self._under_way[endpoint.url] -= 1
+
+    def _load(self, endpoint: Endpoint) -> tuple[int, int, int]:
+        url = endpoint.url
+        return self._failures[url], self._under_way[url], self._sent[url]
+
+    def _failed(self, endpoint: Endpoint) -> int:
+        with self._lock:
+            self._failures[endpoint.url] += 1
+            return self._failures[endpoint.url]
+
+    def _leave_out(self, endpoint: Endpoint, error: Exception) -> bool:
+        """Whether other addresses are left to ask."""
+        with self._lock:
+            if self._live == [endpoint]:
+                return False
+            if endpoint in self._live:  # not yet left out for another request's sake
+                self._live.remove(endpoint)
+                self.left_out.append(str(error))
+                log.warning("%s; left out: %d addresses go on", error, len(self._live))
+            return True
+
+
+def addresses_of(servers: str) -> list[str]:
+    """The addresses in a list with commas.
+
+    >>> addresses_of("http://a/v1, http://b/v1")
+    ['http://a/v1', 'http://b/v1']
+    """
+    found = [address.strip() for address in servers.split(",")]
+    return list(dict.fromkeys(filter(None, found))) or [servers]
+
+
+def _url(address: str, endpoint: str) -> str:
+    """Where requests go: the address's path, or `/v1`, then the endpoint's unless it is there, then
+    the query. Raises `UsageError` for the path of another endpoint.
+    """
+    base, _, query = address.partition("?")
+    base = base.rstrip("/")
+    if "/" not in base.partition("://")[2]:
+        base += "/v1"
+    named = next((name for name, path in _PATHS.items() if base.endswith(path)), None)
+    if named not in (None, endpoint):
+        raise UsageError(
+            f"--server: found an address that ends in {_PATHS[str(named)]}, expected "
+            f"{_PATHS[endpoint]} (--http.endpoint {endpoint}); give it without, or --http.endpoint "
+            f"{named}"
+        )
+    base += "" if named else _PATHS[endpoint]
+    return f"{base}?{query}" if query else base
