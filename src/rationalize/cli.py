@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
@@ -18,6 +17,7 @@ from rationalize import __version__
 from rationalize.config import nearest, to_dict
 from rationalize.config.flags import explain, merge, take
 from rationalize.errors import UsageError, UserError
+from rationalize.files import disk_is_full
 from rationalize.methods import DEMOS, METHODS, TRAINERS, installed, load, method_named
 from rationalize.text import printable
 
@@ -57,6 +57,17 @@ def _verb(module: str, config: str, function: str, about: str) -> Command:
     )  # fmt: skip
 
 
+def _plan_of(about: str) -> Callable[..., list[str]]:
+    """The plan of a method's command, or of a demo's."""
+
+    def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
+        from rationalize.methods.launch import plan
+
+        return plan(settings, about)
+
+    return plan
+
+
 def _method_command(name: str) -> Command:
     """`train METHOD` of the table, of another package, or `my_file:my_method`."""
     method = method_named(name)
@@ -71,12 +82,9 @@ def _method_command(name: str) -> Command:
 
         train(name, out, settings, overwrite=overwrite)
 
-    def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
-        from rationalize.methods.launch import plan
-
-        return plan(settings, method.about)
-
-    return Command(settings, call, method.about, folder=True, method=name, plan=plan)
+    return Command(
+        settings, call, method.about, folder=True, method=name, plan=_plan_of(method.about)
+    )
 
 
 def _trainer_command(name: str) -> Command:
@@ -119,14 +127,9 @@ def _demo_command(name: str) -> Command:
 
         run_demo(name, out, settings, overwrite=overwrite)
 
-    def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
-        from rationalize.methods.launch import plan
-
-        return plan(settings, demo.about)
-
     return Command(
         settings, call, demo.about, folder=True, preset_flag="--size", method=demo.method,
-        plan=plan,
+        plan=_plan_of(demo.about),
     )  # fmt: skip
 
 
@@ -184,7 +187,8 @@ def overview() -> str:
 methods:
 {methods}
 
-Every verb takes --help, --dry-run (print the resolved configuration and the plan, touch nothing),
+Every verb takes --help, --dry-run (check all, print configuration and plan, touch nothing),
+--overwrite (replace what lies at --out: else only what the same call wrote is replaced),
 --config FILE.yaml (defaults < file < flags), and a flag per field (--fit.learning-rate 1e-4).
 Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
 
@@ -230,18 +234,20 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
     if command.folder:
         found, argv = take(argv, "--out")
         out = Path(found or default_out)
-    config = _resolve(verb, command, file, argv)
+    config, where = _resolve(verb, command, file, argv), [out] if out else []
     if dry:
-        destination = _destination(out, command.method, config, overwrite)
-        lines = command.plan(config, *([out] if out else []), overwrite)
+        destination = ""
+        if out:
+            from rationalize.runs import destination_of
+
+            settings = {"method": command.method, **to_dict(config)}
+            destination = "; " + destination_of(out, settings, overwrite)
+        lines = [command.about + destination, *command.plan(config, *where, overwrite)]
         print(f"# rationalize {verb}\n{explain(config, comments=False)}")
-        print(f"# plan: {command.about}{destination}")
-        for line in lines:
-            print(f"#   {printable(line)}")
+        print("# plan: " + printable("\n#   ".join(lines)))
         print("# dry run: nothing was written or downloaded")
         return
-    options = {"overwrite": overwrite} if command.writes else {}
-    command.call(config, *([out] if out else []), **options)
+    command.call(config, *where, **({"overwrite": overwrite} if command.writes else {}))
 
 
 def show_config(argv: list[str]) -> None:
@@ -311,14 +317,6 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def disk_is_full(error: Exception) -> bool:
-    """Whether a write failed for want of room (safetensors has errors of its own kind)."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or any(
-        f"os error {n})" in str(error) for n in full
-    )
-
-
 def _named(argv: list[str], known: Mapping[str, str]) -> tuple[str | None, list[str]]:
     """The METHOD among the arguments and the others; None when it is the help that is asked for."""
     if argv and argv[0] in ("-h", "--help"):
@@ -336,7 +334,7 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
     cls = command.config()
     also = [
         "--config FILE.yaml (values below the flags)",
-        "--dry-run (print the configuration and stop)",
+        "--dry-run (check all, print the configuration and the plan, and stop)",
     ]
     if command.folder:
         also.insert(0, "--out DIR (where the run goes; a second start resumes it)")
@@ -349,18 +347,3 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
         description=f"{about}. Also: {', '.join(also)}.", method=command.method,
         preset_flag=command.preset_flag,
     )  # fmt: skip
-
-
-def _destination(out: Path | None, method: str, config: Any, overwrite: bool) -> str:
-    """What would happen to the run's folder; raises what a start would raise there."""
-    if out is None:
-        return ""
-    from rationalize.runs import check_resumable, is_another
-
-    settings = {"method": method, **to_dict(config)}
-    check_resumable(out, settings, overwrite=overwrite)
-    if not (out / "config.yaml").exists():
-        return f"; a new run in {out}"
-    if overwrite or is_another(out, settings):
-        return f"; a new run in {out}, in the place of the one there"
-    return f"; resume the run in {out}"

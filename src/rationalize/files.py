@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -67,6 +68,14 @@ def make_folder(path: Path) -> None:
         raise UserError(
             f"{path}: the folder cannot be made ({error.strerror}); name another place"
         ) from error
+
+
+def disk_is_full(error: Exception) -> bool:
+    """Whether a write failed for want of room (safetensors has errors of its own kind)."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(
+        f"os error {n})" in str(error) for n in full
+    )
 
 
 def cache_folder() -> Path:

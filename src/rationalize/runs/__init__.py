@@ -4,8 +4,8 @@ from rationalize.runs.lock import lock, unlock
 from rationalize.runs.resume import (
     BASE_HASH,
     check_resumable,
+    destination_of,
     differences,
-    is_another,
     listed,
     read_config,
 )
@@ -17,8 +17,8 @@ __all__ = [
     "Run",
     "Stage",
     "check_resumable",
+    "destination_of",
     "differences",
-    "is_another",
     "listed",
     "lock",
     "read_config",

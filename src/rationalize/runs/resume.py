@@ -65,6 +65,16 @@ def is_another(path: Path, config: Mapping[str, Any], base_hash: str | None = No
     return (path / "config.yaml").exists() and bool(_differing(path, config, base_hash))
 
 
+def destination_of(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
+    """What would become of a run's folder, in words; raises what a start would raise there."""
+    check_resumable(path, config, overwrite=overwrite)
+    if not (path / "config.yaml").exists():
+        return f"a new run in {path}"
+    if overwrite or is_another(path, config):
+        return f"a new run in {path}, in the place of the one there"
+    return f"resume the run in {path}"
+
+
 def clear(path: Path) -> None:
     """Delete what a run has left in its folder; of a folder without a run nothing, now or later."""
     beside = path / _BESIDE
