@@ -158,7 +158,7 @@ def test_rationales_that_hold_the_answer_are_left_out_and_counted(tmp_path, capl
         ({"question": "?", "choices": ["1", "2", "0"], "answer": 1}, {"answer": "answer:index"}, "2"),
         ({"question": "?", "choices": ["1", "2", "0"], "answer": 1}, {"answer": "answer:text"}, "1"),
         ({"question": "?", "choices": ["b", "a"], "answer": "A"}, {"answer": "answer:letter"}, "b"),
-        ({"question": "?", "choices": ["b", "a"], "answer": "A"}, {}, "a"),
+        ({"question": "?", "choices": ["b", "a"], "answer": "A"}, {"answer": "answer:text"}, "a"),
         ({"question": "?", "choices": ["x", "y"], "answer": "(b)"}, {}, "y"),
         ({"question": "?", "answer": True}, {}, "yes"),
         ({"question": "? (A) x (B) y", "at": 1}, {"answer": "at:index"}, "y"),

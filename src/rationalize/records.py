@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rationalize.answers import is_correct
+
 
 @dataclass(frozen=True)
 class Question:
@@ -28,6 +30,12 @@ class Question:
     """Kind of reasoning, for reports."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the source, for analysis only: no trainer reads them."""
+    accepted: tuple[str, ...] = ()
+    """Further free-form answers that are right too (a number in words, another name)."""
+
+    def is_right(self, prediction: str | None) -> bool:
+        """Whether a prediction is the answer, or another accepted one."""
+        return any(is_correct(prediction, a, self.choices) for a in (self.answer, *self.accepted))
 
 
 @dataclass(frozen=True)

@@ -194,9 +194,7 @@ def _demos(config: SampleConfig) -> Sequence[Question]:
 
 
 def _correct(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
-    from rationalize.answers import is_correct
-
-    return is_correct(attempt.prediction, attempt.gold, questions[attempt.question_id].choices)
+    return questions[attempt.question_id].is_right(attempt.prediction)
 
 
 def _save_questions(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import is_correct, read_answer
+from rationalize.answers import read_answer
 from rationalize.errors import UserError
 from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import EvaluatedRun, Methods, flat, shown_methods
@@ -291,7 +291,7 @@ def _notes(row: Mapping[str, Any], disagreeing: Sequence[ReferenceRationale]) ->
 
 
 def _disagrees(row: ReferenceRationale, question: Question) -> bool:
-    return is_correct(row.predicted, question.answer, question.choices) != row.correct
+    return question.is_right(row.predicted) != row.correct
 
 
 def _same(run: EvaluatedRun, id: str, of: ReferenceSet) -> bool:

@@ -19,7 +19,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rationalize.answers import is_correct
 from rationalize.records import Attempt, Question
 
 Role = Literal["task", "reward", "diagnostic"]
@@ -85,7 +84,7 @@ def accuracy(attempt: Attempt, question: Question) -> float:
     verdict = attempt.rewards.get(GIVEN)
     if verdict is not None:
         return float(verdict)
-    return float(is_correct(attempt.prediction, question.answer, question.choices))
+    return float(question.is_right(attempt.prediction))
 
 
 def length(attempt: Attempt, question: Question) -> float:

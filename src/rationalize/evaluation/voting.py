@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import answer_alone, is_correct, normalise, number
+from rationalize.answers import answer_alone, normalise, number
 from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.records import Attempt, Question
 
@@ -169,7 +169,7 @@ def _answers(group: Sequence[Attempt], question: Question) -> list[str | None]:
 
 
 def _right(group: Sequence[Attempt], question: Question) -> list[bool]:
-    return [is_correct(a.prediction, question.answer, question.choices) for a in group]
+    return [question.is_right(a.prediction) for a in group]
 
 
 def _right_answers(group: Sequence[Attempt], question: Question) -> set[str | None]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
-from rationalize.answers import MARKER, answer_alone, is_correct, normalise, reply_text
+from rationalize.answers import MARKER, answer_alone, normalise, reply_text
 from rationalize.errors import UserError
 from rationalize.methods.base import Experiment, NothingToLearn
 from rationalize.models.policy import Policy
@@ -237,7 +237,7 @@ def fault(attempt: Attempt, question: Question, config: RejectConfig) -> str | N
 
 
 def is_right(attempt: Attempt, question: Question) -> bool:
-    return is_correct(attempt.prediction, question.answer, question.choices)
+    return question.is_right(attempt.prediction)
 
 
 def coverage(attempts: Sequence[Attempt], questions: Sequence[Question]) -> Coverage:

@@ -6,9 +6,12 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from rationalize.errors import UserError
 from rationalize.questions.columns import Columns
@@ -64,7 +67,7 @@ NAMED = {
     # 1.84 million instructions with rationales, for COALITION's tuning: use `load_sample`
     "cot-collection": HubSet(
         "kaist-ai/CoT-Collection",
-        {"question": "source", "answer": "target", "kind": "task"},
+        {"question": "source", "answer": "target:text", "kind": "task"},
         revision="refs/convert/parquet",
         splits={"train": "train"},
     ),
@@ -109,12 +112,33 @@ def open_hub(hub: HubSet) -> dict[str, Any]:
     return {ours: loaded[theirs] for ours, theirs in splits.items()}
 
 
-def hub_rows(hub: HubSet, split: str, rows: Any) -> Iterator[RawRow]:
+def open_saved(folder: Path) -> dict[str, Any]:
+    """Our split -> an iterable of its rows, of a folder that `save_to_disk` wrote."""
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise UserError(
+            f"{folder}: cannot be read as a set that `save_to_disk` wrote ({error}); save it again"
+        ) from error
+    if isinstance(loaded, datasets.Dataset):
+        loaded = {"train": loaded}
+    splits = _guess_splits(loaded)
+    if not splits:
+        raise UserError(
+            f"{folder}: has the splits {', '.join(loaded)}; expected train, dev or test"
+        )
+    return {ours: loaded[theirs] for ours, theirs in splits.items()}
+
+
+def table_rows(name: str, split: str, rows: Any, choices: Sequence[str] | None) -> Iterator[RawRow]:
+    """The rows of a split; `choices` where the set has no column of them."""
     for number, row in enumerate(rows, start=1):
         values = dict(row)
-        if hub.choices and "choices" not in values:
-            values["choices"] = list(hub.choices)
-        yield RawRow(f"{hub.id} [{split}]", f"row {number}", values)
+        if choices and "choices" not in values:
+            values["choices"] = list(choices)
+        yield RawRow(f"{name} [{split}]", f"row {number}", values)
 
 
 def _guess_splits(loaded: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from rationalize.answers import is_correct, parse_reply, read_answer, reply_text
+from rationalize.answers import parse_reply, read_answer, reply_text
 from rationalize.progress import Progress, progress_bar
 from rationalize.records import Attempt, Completion, Question
 from rationalize.sampling.config import SamplingConfig
@@ -205,7 +205,7 @@ def _teacher_samples(question: Question) -> list[tuple[str, str]]:
 
 
 def _right(question: Question, answer: str) -> bool:
-    return is_correct(answer, question.answer, question.choices)
+    return question.is_right(answer)
 
 
 def _attempt(

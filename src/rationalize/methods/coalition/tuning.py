@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rationalize.answers import is_correct
 from rationalize.errors import UserError
 from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.config import (
@@ -250,7 +249,7 @@ def with_rationales(
     by_id = {q.id: q for q in questions}
     rationales: dict[str, list[str]] = {}
     for a in attempts:
-        if a.rationale and is_correct(a.prediction, a.gold, by_id[a.question_id].choices):
+        if a.rationale and by_id[a.question_id].is_right(a.prediction):
             rationales.setdefault(a.question_id, []).append(a.rationale)
     right = sum(map(len, rationales.values()))
     say(
