@@ -99,6 +99,18 @@ class Pair:
     question_id: str
 
 
+def question_row(question: Question) -> dict[str, Any]:
+    """What a file needs to read the question and its answer back as they are."""
+    row = {
+        "question": question.question,
+        "choices": question.choices,
+        "answer": question.answer,
+        "answer_form": "text",
+        "context": question.context,
+    }
+    return {**row, "accepted": question.accepted} if question.accepted else row
+
+
 def attempt_row(attempt: Attempt) -> dict[str, Any]:
     """A plain dictionary for files; the inverse of `attempt_from_row`."""
     return dataclasses.asdict(attempt)

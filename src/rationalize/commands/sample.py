@@ -14,7 +14,7 @@ from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_u
 from rationalize.commands.resolve import bins_of, load, open_writer, sampling_of, settings_of
 from rationalize.commands.resumable_file import ResumableFile
 from rationalize.errors import UsageError, UserError
-from rationalize.records import Attempt, Question
+from rationalize.records import Attempt, Question, question_row
 from rationalize.sampling.config import HttpConfig
 from rationalize.text import printable
 
@@ -138,7 +138,7 @@ def sample(config: SampleConfig) -> None:
     if config.write == "questions":
         _save_questions(kept, by_id, config.out)
     else:
-        save_attempts(kept, config.out)
+        save_attempts(kept, config.out, by_id)
     file.forget()
     parsed = sum(a.parsed for a in attempts)
     print(
@@ -218,8 +218,7 @@ def _save_questions(
     for id, rationales in right.items():
         q = questions[id]
         rows.append(
-            {"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer,
-             "context": q.context, "kind": q.kind, "rationales": rationales,
+            {"id": q.id, **question_row(q), "kind": q.kind, "rationales": rationales,
              "rationales_wrong": wrong.get(id, [])}
         )  # fmt: skip
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -35,16 +35,16 @@ from rationalize.records import Question
 from rationalize.text import clip
 
 FIELDS = (
-    "id", "question", "choices", "labels", "answer", "answer_form", "context", "rationale",
-    "rationales", "kind",
+    "id", "question", "choices", "labels", "answer", "answer_form", "accepted", "context",
+    "rationale", "rationales", "kind",
 )  # fmt: skip
 """Fields that a mapping can name a column for; `labels` are the labels of the choices, in order,
-and `answer_form` is one of `gold.FORMS`."""
+`answer_form` is one of `gold.FORMS`, and `accepted` are further right answers."""
 
 Columns = Mapping[str, str | Sequence[str]]
 
 _NO_RATIONALE = "dummy"  # in MaRio's released files: there is none
-_MISSING = object()
+MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def read_row(
     an answer, and may hold text that is not valid Unicode: they are not trained on.
     """
     fields, used, values = _fields(values, columns)
-    stated = _answer_column(columns)[1] or _own_form(fields) or form
+    stated = answer_column(columns)[1] or _own_form(fields) or form
     for field in ("question",) if scored else ("question", "answer"):
         if fields.get(field) is None or fields[field] == "":
             present = ", ".join(map(str, values)) or "nothing"
@@ -134,7 +134,7 @@ def read_row(
         rationales=rationales,
         kind=scalar(kind, "kind") if kind is not None else None,
         extra={str(k): v for k, v in values.items() if k not in used} | others,
-        accepted=answer.accepted,
+        accepted=_accepted(fields.get("accepted"), answer),
     )
     if not scored:
         _check_unicode(question)
@@ -146,15 +146,22 @@ def _fields(
 ) -> tuple[dict[str, Any], set[str], Mapping[str, Any]]:
     """The row's fields, the columns that they come from, and the row (a chat's with its parts)."""
     chat = next((name for name in CHAT_COLUMNS if isinstance(values.get(name), list)), None)
-    if chat and "question" not in values and "question" not in columns:
+    if chat and columns.get("question", "question") == "question" and is_chat(values):
         values = {**chat_fields(values[chat]), **{k: v for k, v in values.items() if k != chat}}
-    paths = {f: columns.get(f, f) for f in FIELDS} | {"answer": _answer_column(columns)[0]}
-    fields = {f: v for f, path in paths.items() if (v := _pick(values, path)) is not _MISSING}
+    paths = {f: columns.get(f, f) for f in FIELDS} | {"answer": answer_column(columns)[0]}
+    fields = {f: v for f, path in paths.items() if (v := pick(values, path)) is not MISSING}
     # all other columns are kept in `extra`
     used = {
         p if isinstance(p, str) and p in values else str(p).split(".")[0] for p in paths.values()
     }
     return fields, used, values
+
+
+def is_chat(values: Mapping[str, Any]) -> bool:
+    """Whether a row's question and answer are the messages of a chat."""
+    return "question" not in values and any(
+        isinstance(values.get(name), list) for name in CHAT_COLUMNS
+    )
 
 
 def _own_form(fields: Mapping[str, Any]) -> str | None:
@@ -219,6 +226,16 @@ def _answer(
     return Answer(text, None, accepted, solution)
 
 
+def _accepted(value: Any, answer: Answer) -> tuple[str, ...]:
+    if value is None or value == []:
+        return answer.accepted
+    if answer.choices or not isinstance(value, list):
+        expected = "no further answers beside choices" if answer.choices else "a list of texts"
+        raise RowError(f"accepted = {clip(value)}", expected, "accepted")
+    further = (*answer.accepted, *(scalar(one, "accepted") for one in value))
+    return tuple(dict.fromkeys(one for one in further if one and one != answer.text))
+
+
 def _refuse_other_choices(values: Mapping[str, Any], used: set[str]) -> None:
     others = {k: v for k, v in values.items() if k not in used}
     if columns := unmapped_choices(others):
@@ -237,7 +254,7 @@ def _check_unicode(question: Question) -> None:
         check_unicode(text, name)
 
 
-def _answer_column(columns: Columns) -> tuple[str, str | None]:
+def answer_column(columns: Columns) -> tuple[str, str | None]:
     """Column and form: `"key:letter" -> ("key", "letter")`."""
     column = columns.get("answer", "answer")
     if not isinstance(column, str):
@@ -246,27 +263,27 @@ def _answer_column(columns: Columns) -> tuple[str, str | None]:
     return (name, form) if name and form in FORMS else (column, None)
 
 
-def _pick(values: Any, path: str | Sequence[str]) -> Any:
-    """The value at a dotted path, `_MISSING` if there is none; several paths give a list, with None
+def pick(values: Any, path: str | Sequence[str]) -> Any:
+    """The value at a dotted path, `MISSING` if there is none; several paths give a list, with None
     for those at its end that the row lacks.
     """
     if not isinstance(path, str) or (
         "," in path and not (isinstance(values, Mapping) and path in values)
     ):
         parts = [p.strip() for p in path.split(",")] if isinstance(path, str) else path
-        picked = [_pick(values, part) for part in parts]
-        while len(picked) > 1 and picked[-1] is _MISSING:
+        picked = [pick(values, part) for part in parts]
+        while len(picked) > 1 and picked[-1] is MISSING:
             picked.pop()
-        return _MISSING if _MISSING in picked else picked
+        return MISSING if MISSING in picked else picked
     if isinstance(values, Mapping):
         if path in values:
             return values[path]
         head, _, rest = path.partition(".")
-        return _pick(values[head], rest) if rest and head in values else _MISSING
+        return pick(values[head], rest) if rest and head in values else MISSING
     if isinstance(values, list):
-        inner = [_pick(value, path) for value in values]
-        return _MISSING if any(x is _MISSING for x in inner) else inner
-    return _MISSING
+        inner = [pick(value, path) for value in values]
+        return MISSING if any(x is MISSING for x in inner) else inner
+    return MISSING
 
 
 def _rationales(

@@ -1,86 +1,32 @@
-"""Questions from the hub through `datasets`: MaRio's five sets and the CoT Collection by name, any
-other set by its id.
-"""
+"""Questions from the hub through `datasets`: sets of `named.py` by name, any other by its id."""
 
 from __future__ import annotations
 
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from rationalize.errors import UserError
-from rationalize.questions.columns import Columns
 from rationalize.questions.files import SPLIT_ALIASES, RawRow
+from rationalize.questions.named import NAMED, HubSet
 
 _ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
-_NUMBER_WORDS = (
-    "no", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"
-)  # fmt: skip
-_STANDARD = {"train": "train", "dev": "validation", "test": "test"}
-
-
-@dataclass(frozen=True)
-class HubSet:
-    """A set's address on the hub, and the meaning of its columns."""
-
-    id: str
-    columns: Columns = field(default_factory=dict)
-    config: str | None = None
-    revision: str | None = None
-    splits: Mapping[str, str] = field(default_factory=lambda: dict(_STANDARD))
-    """Our split -> theirs; a missing dev or test is cut from train."""
-    choices: tuple[str, ...] | None = None
-    """Choices of every question, for a set without a column of choices."""
-
-
-_KEYED: Columns = {
-    "choices": "choices.text",
-    "labels": "choices.label",
-    "answer": "answerKey:label",
-}
-
-NAMED = {
-    "strategyqa": HubSet(
-        "ChilleD/StrategyQA",
-        {"id": "qid", "rationale": "facts"},
-        splits={"train": "train", "test": "test"},
-    ),
-    "quarel": HubSet("community-datasets/quarel", {"answer": "answer_index:index"}),
-    "openbookqa": HubSet(
-        "allenai/openbookqa", {"question": "question_stem", **_KEYED}, config="main"
-    ),
-    # the test labels are not public, and the labelled validation file is not on the hub
-    "numersense": HubSet(
-        "INK-USC/numer_sense",
-        {"question": "sentence", "answer": "target"},
-        revision="refs/convert/parquet",
-        splits={"train": "train"},
-        choices=_NUMBER_WORDS,
-    ),
-    # the test labels are not public: the validation split is the test, as in MaRio's release
-    "qasc": HubSet("allenai/qasc", _KEYED, splits={"train": "train", "test": "validation"}),
-    # 1.84 million instructions with rationales, for COALITION's tuning: use `load_sample`
-    "cot-collection": HubSet(
-        "kaist-ai/CoT-Collection",
-        {"question": "source", "answer": "target:text", "kind": "task"},
-        revision="refs/convert/parquet",
-        splits={"train": "train"},
-    ),
-}
 
 
 def find_set(source: str) -> HubSet | None:
-    """The set of a name or an id (`owner/name[:config]`); None if the source is neither."""
-    if source in NAMED:
-        return NAMED[source]
+    """The set of a name (in any case) or an id (`owner/name[:config]`); None if it is neither."""
+    if source.lower() in NAMED:
+        return NAMED[source.lower()]
     name = source.removeprefix("hub:")
     if _ID.fullmatch(name) or name != source:
         hub_id, _, config = name.partition(":")
+        for known in NAMED.values():  # the same set by its address
+            if known.id == hub_id and config in ("", known.config):
+                return known
         return HubSet(hub_id, config=config or None, splits={})
     return None
 

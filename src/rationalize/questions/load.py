@@ -67,8 +67,9 @@ def load_questions(
     """One split of a source, or all of a file.
 
     A source is a file (JSONL, JSON, parquet, CSV, TSV; also .gz), a folder with one file per split
-    (or a hub clone, or what `save_to_disk` wrote), the name of a set, a hub id (`owner/name[:config]`), or `builtin[:train=200,dev=50,...]`. A missing `dev`
-    or `test` is cut from train, a tenth each. Raises `BadRows`, or `UserError` if nothing is left.
+    (or a clone from the hub, or what `save_to_disk` wrote), the name of a set, a hub id
+    (`owner/name[:config]`), or `builtin[:train=200,dev=50,...]`. A missing `dev` or `test` is cut
+    from train, a tenth each. Raises `BadRows`, or `UserError` if nothing is left.
     """
     bad: list[BadRow] = []
     questions = _Source(source, columns, bad).split(split)
