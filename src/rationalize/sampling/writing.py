@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol
 
 from rationalize.answers import parse_reply, read_answer, reply_text
 from rationalize.progress import Progress, progress_bar
+from rationalize.questions.demonstrations import Demonstrations
+from rationalize.questions.teacher import teacher_samples
 from rationalize.records import Attempt, Completion, Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.templates import BLOCK_END, prompt_text
@@ -86,8 +88,8 @@ class PromptOptions:
     """One of `templates.MODES`."""
     control: Mapping[str, int] | None = None
     """Bin per reward to write under (0 is best)."""
-    demos: Sequence[Question] = ()
-    """Solved questions shown first (few-shot)."""
+    demos: Sequence[Question] | Demonstrations = ()
+    """Solved questions shown first (few-shot): the same to all, or each question's own."""
     hinted: bool = False
     """Whether the prompt tells the gold answer (STaR's rationalisation)."""
 
@@ -112,9 +114,11 @@ def write_attempts(
     # render
     options = options or PromptOptions()
     sources: Sequence[Attempt | None] = [None] * len(questions) if given is None else given
+    demos = options.demos
     prompts = [
         prompt_text(
-            options.mode, question, source.rationale if source else None, options.demos,
+            options.mode, question, source.rationale if source else None,
+            demos.before(question) if isinstance(demos, Demonstrations) else demos,
             hinted=options.hinted,
         )
         for question, source in zip(questions, sources, strict=True)
@@ -132,7 +136,7 @@ def write_attempts(
         completions_PG = sampler.sample(
             prompts, sampling, seeds=seeds, progress=progress,
             controls=[options.control] * len(prompts) if options.control else None,
-            stop=BLOCK_END if options.demos else None,
+            stop=BLOCK_END if demos else None,
         )  # fmt: skip
 
     # parse
@@ -164,7 +168,7 @@ def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") 
     attempts = []
     for question in questions:
         prompt = prompt_text("rationale_answer", question)
-        for j, (rationale, answer) in enumerate(_teacher_samples(question)):
+        for j, (rationale, answer) in enumerate(teacher_samples(question)):
             if which == "none" or (which == "correct" and not _right(question, answer)):
                 continue
             if not rationale.strip():
@@ -192,16 +196,6 @@ def _occurrences(ids: Sequence[str]) -> list[int]:
         counts.append(seen[id])
         seen[id] += 1
     return counts
-
-
-def _teacher_samples(question: Question) -> list[tuple[str, str]]:
-    answers = question.extra.get("teacher_answers") or [question.answer] * len(question.rationales)
-    samples = list(zip(question.rationales, answers, strict=True))
-    for wrong in question.extra.get("rationales_wrong") or ():
-        predicted = wrong.get("predicted")
-        if predicted is not None and (not question.choices or predicted in question.choices):
-            samples.append((wrong["rationale"], predicted))
-    return samples
 
 
 def _right(question: Question, answer: str) -> bool:

@@ -39,7 +39,8 @@ from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.variants import Variants
 from rationalize.progress import say
-from rationalize.questions import builtin_questions, group_duplicates, load_sample, without_repeats
+from rationalize.questions import group_duplicates, load_sample, without_repeats
+from rationalize.questions.demonstrations import BUILT_IN, Demonstrations
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler
@@ -235,13 +236,12 @@ def with_rationales(
         return list(questions)
 
     def write() -> list[Attempt]:
-        demos = builtin_questions(train=config.shots, dev=0, test=0, unseen=0, seed=exp.seed)
         return write_attempts(
             Sampler(policy),
             questions,
             config.imperfect,
             Provenance("train", exp.seed, writer="few-shot"),
-            PromptOptions(demos=demos["train"]),
+            PromptOptions(demos=Demonstrations(BUILT_IN, config.shots)),
             label=f"{stage.name}: few-shot attempts",
         )
 
