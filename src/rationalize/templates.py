@@ -11,6 +11,8 @@ from rationalize.answers import answer_label, label, reply_text
 from rationalize.records import Attempt, Question
 
 MODES = ("rationale_answer", "rationale", "refine", "answer", "answer_from_rationale")
+ANSWER_ALONE = ("answer", "answer_from_rationale")
+"""Modes whose reply is the answer itself, without a rationale."""
 
 TEMPLATE_VERSION = "1"
 """Part of every cache key: change it when a template changes."""

@@ -66,6 +66,10 @@ class EvaluateConfig(ScorerFolders):
     """Model that `fluency` asks."""
     mode: Literal["rationale_answer", "answer"] = "rationale_answer"
     """Rationale and answer, or the answer alone."""
+    shots: int = 0
+    """Solved training questions shown before each question, of its form of answer; built-in ones
+    where none is solved.
+    """
     control: dict[str, str] = field(default_factory=dict)
     """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
     guidance: float = 0.0
@@ -123,6 +127,8 @@ def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
     folder = _coalition(config)
     if folder:
         refuse_unfit(config)
+        if config.shots:
+            raise UsageError(f"{config.model} is a coalition, which is shown no solved questions")
         if config.n > 1:
             raise UsageError(
                 f"{config.model} is a coalition, which answers a question once; leave --n out, or "
@@ -139,7 +145,7 @@ def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
         Run.open(config.out, settings, base_hash=writer.weights_hash, overwrite=overwrite) as run,
     ):
         name = config.name or writer.sampler.name
-        write = partial(_written, config, writer, name, questions)
+        write = partial(_written, config, writer, name, questions, train)
         _evaluate(config, run, name, write, questions, train)
 
 
@@ -238,14 +244,17 @@ def _votes(
 
 
 def _written(
-    config: EvaluateConfig, writer: Writer, name: str, questions: Sequence[Question]
-) -> list[Attempt]:
+    config: EvaluateConfig, writer: Writer, name: str, questions: Sequence[Question],
+    train: Sequence[Question],
+) -> list[Attempt]:  # fmt: skip
+    from rationalize.questions.demonstrations import training_demonstrations
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
+    demos = training_demonstrations(train, config.shots, answers=config.mode == "answer")
     return write_attempts(
         writer.sampler, questions, sampling_of(config),
         Provenance(config.split, config.seed, writer=name),
-        PromptOptions(config.mode, writer.control), label=f"{name} on {config.split}",
+        PromptOptions(config.mode, writer.control, demos), label=f"{name} on {config.split}",
     )  # fmt: skip
 
 

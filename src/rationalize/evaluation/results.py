@@ -368,5 +368,7 @@ def read_questions(run: Run) -> dict[str, Question]:
 
 
 def question_from_row(row: Mapping[str, Any]) -> Question:
-    tuples = {k: tuple(row[k]) for k in ("choices", "rationales") if row.get(k) is not None}
+    tuples = {
+        k: tuple(row[k]) for k in ("choices", "rationales", "accepted") if row.get(k) is not None
+    }
     return Question(**{**row, **tuples})

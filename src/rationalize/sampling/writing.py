@@ -11,17 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from rationalize.answers import (
-    is_correct,
-    parse_reply,
-    read_answer,
-    reply_text,
-    split_reasoning,
-)
+from rationalize.answers import parse_answer, parse_reply, reply_text
 from rationalize.progress import Progress, progress_bar
+from rationalize.questions.demonstrations import Demonstrations
+from rationalize.questions.teacher import teacher_samples
 from rationalize.records import Attempt, Completion, Question
 from rationalize.sampling.config import SamplingConfig
-from rationalize.templates import BLOCK_END, prompt_text
+from rationalize.templates import ANSWER_ALONE, BLOCK_END, prompt_text
 
 log = logging.getLogger(__name__)
 
@@ -95,8 +91,8 @@ class PromptOptions:
     """One of `templates.MODES`."""
     control: Mapping[str, int] | None = None
     """Bin per reward to write under (0 is best)."""
-    demos: Sequence[Question] = ()
-    """Solved questions shown first (few-shot)."""
+    demos: Sequence[Question] | Demonstrations = ()
+    """Solved questions shown first (few-shot): the same to all, or each question's own."""
     hinted: bool = False
     """Whether the prompt tells the gold answer (STaR's rationalisation)."""
 
@@ -122,9 +118,11 @@ def write_attempts(
     # render
     options = options or PromptOptions()
     sources: Sequence[Attempt | None] = [None] * len(questions) if given is None else given
+    demos = options.demos
     prompts = [
         prompt_text(
-            options.mode, question, source.rationale if source else None, options.demos,
+            options.mode, question, source.rationale if source else None,
+            demos.before(question) if isinstance(demos, Demonstrations) else demos,
             hinted=options.hinted,
         )
         for question, source in zip(questions, sources, strict=True)
@@ -142,7 +140,7 @@ def write_attempts(
         completions_PG = sampler.sample(
             prompts, sampling, seeds=seeds, progress=progress,
             controls=[options.control] * len(prompts) if options.control else None,
-            stop=BLOCK_END if options.demos else None,
+            stop=BLOCK_END if demos else None,
         )  # fmt: skip
 
     # parse
@@ -182,8 +180,8 @@ def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") 
     attempts = []
     for question in questions:
         prompt = prompt_text("rationale_answer", question)
-        for j, (rationale, answer) in enumerate(_teacher_samples(question)):
-            if which == "none" or (which == "correct" and not _right(question, answer)):
+        for j, (rationale, answer) in enumerate(teacher_samples(question)):
+            if which == "none" or (which == "correct" and not question.is_right(answer)):
                 continue
             if not rationale.strip():
                 continue
@@ -212,35 +210,17 @@ def _occurrences(ids: Sequence[str]) -> list[int]:
     return counts
 
 
-def _teacher_samples(question: Question) -> list[tuple[str, str]]:
-    answers = question.extra.get("teacher_answers") or [question.answer] * len(question.rationales)
-    samples = list(zip(question.rationales, answers, strict=True))
-    for wrong in question.extra.get("rationales_wrong") or ():
-        predicted = wrong.get("predicted")
-        if predicted is not None and (not question.choices or predicted in question.choices):
-            samples.append((wrong["rationale"], predicted))
-    return samples
-
-
-def _right(question: Question, answer: str) -> bool:
-    return is_correct(answer, question.answer, question.choices)
-
-
 def _attempt(
     question: Question, prompt: str, completion: Completion, mode: str, provenance: Provenance,
     **facts: Any,
 ) -> Attempt:  # fmt: skip
-    if mode in ("answer", "answer_from_rationale"):
-        reasoning, text = split_reasoning(completion.text)
-        rationale, prediction = "", read_answer(text, question.choices)
-    else:
-        reply = parse_reply(completion.text, question.choices)
-        reasoning, rationale, prediction = reply.reasoning, reply.rationale, reply.prediction
-    thought = [part for part in (completion.reasoning, reasoning) if part]
+    parse = parse_answer if mode in ANSWER_ALONE else parse_reply
+    reply = parse(completion.text, question.choices)
+    thought = [part for part in (completion.reasoning, reply.reasoning) if part]
     return Attempt(
         question_id=question.id, mode=mode, prompt=prompt, completion=completion.text,
-        rationale=rationale, prediction=prediction, gold=question.answer,
-        parsed=prediction is not None, finish=completion.finish, n_tokens=completion.n_tokens,
+        rationale=reply.rationale, prediction=reply.prediction, gold=question.answer,
+        parsed=reply.parsed, finish=completion.finish, n_tokens=completion.n_tokens,
         writer=provenance.writer, round=provenance.round, step=provenance.step,
         split=provenance.split, seed=provenance.seed,
         reasoning="\n".join(thought) or None, **facts,
