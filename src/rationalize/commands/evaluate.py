@@ -121,19 +121,11 @@ def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
 
     settings = {"method": "evaluate", **settings_of(config)}
     # what can be known to be wrong is told before anything is loaded
+    folder = _coalition(config)
     check_resumable(config.out, settings, overwrite=overwrite)
     known_names(config.rewards, config)
     questions, train = _questions(config)
-    folder = _coalition(config)
     if folder:
-        refuse_unfit(config)
-        if config.shots:
-            raise UsageError(f"{config.model} is a coalition, which is shown no solved questions")
-        if config.n > 1:
-            raise UsageError(
-                f"{config.model} is a coalition, which answers a question once; leave --n out, or "
-                "evaluate it under several seeds"
-            )
         name = config.name or Path(config.model).resolve().name
         hash = coalition_hash(folder)
         with Run.open(config.out, settings, base_hash=hash, overwrite=overwrite) as run:
@@ -259,8 +251,22 @@ def _written(
 
 
 def _coalition(config: EvaluateConfig) -> Path | None:
-    """The coalition's folder where the model is one, else None."""
-    return coalition_folder(config.model) if config.server is None else None
+    """The coalition's folder where the model is one, else None.
+
+    Raises `UsageError` for a setting that a coalition cannot follow.
+    """
+    folder = coalition_folder(config.model) if config.server is None else None
+    if folder is None:
+        return None
+    refuse_unfit(config)
+    if config.shots:
+        raise UsageError(f"{config.model} is a coalition, which is shown no solved questions")
+    if config.n > 1:
+        raise UsageError(
+            f"{config.model} is a coalition, which answers a question once; leave --n out, or "
+            "evaluate it under several seeds"
+        )
+    return folder
 
 
 def _chains(
