@@ -24,6 +24,7 @@ from rationalize.methods.mario import control_bins, mario
 from rationalize.methods.scoring import Scoring
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler
+from rationalize.sampling.writing import Provenance
 
 SETTINGS = {
     "as in the demo": {},
@@ -95,8 +96,8 @@ def main() -> None:
             mario(exp, policy, dataclasses.replace(own, guidance=0.0), exp.stage("mario"))
             found = obedience(
                 Sampler(policy, guidance=own.guidance), exp.suite, exp.dev, exp.evaluation,
+                Provenance("dev", 0),
                 bins={n: range(k) for n, k in control_bins(own, exp.suite).items()}, which="ends",
-                split="dev", seed=0,
             )  # fmt: skip
         rows += [
             {"setting": name, "steps": steps, "rows": steps * own.fit.batch_size, **row}

@@ -121,9 +121,8 @@ def test_mario_raises_the_held_out_reward_and_obeys(kind, sft_folder, tmp_path):
         suite(),
         DEV,
         SamplingConfig(max_new_tokens=40, n=16),
+        Provenance("dev", 3),
         bins={"diversity": [0, 1], "correctness": [0]},
-        split="dev",
-        seed=3,
     )
     best, worst, _ = rows
     assert best["mean"] > worst["mean"] + 0.2

@@ -189,7 +189,13 @@ def _as_method(found: Any, name: str) -> Method:
     if not callable(found):
         raise UsageError(f"{name}: found {type(found).__name__}, expected a Method or a function")
     parameters = list(inspect.signature(found).parameters)
-    config = typing.get_type_hints(found).get("config")
+    try:
+        config = typing.get_type_hints(found).get("config")
+    except NameError as error:
+        raise UsageError(
+            f"{name}: {error} in its annotations; import {error.name} at the top, not "
+            "under TYPE_CHECKING"
+        ) from error
     expected = ["exp", "policy", "config", "stage"]
     if parameters[:4] != expected or not dataclasses.is_dataclass(config):
         raise UsageError(

@@ -50,7 +50,7 @@ from typing import Any, ClassVar, Literal
 
 from rationalize.config.checks import at_least, finite
 from rationalize.errors import UsageError
-from rationalize.evaluation.obedience import obedience
+from rationalize.evaluation.obedience import obedience, product_metric
 from rationalize.methods.base import (
     Asked,
     Experiment,
@@ -98,7 +98,8 @@ class MarioConfig:
     """
     variant: Variant = "classic"
     """When rewards enter: all at once; one by one, at the right end of the prefix (next to the
-    text) or at the left; multiplied into one, mapped to [0, 1] by their range or raw.
+    text) or at the left; multiplied into one, mapped to [0, 1] by their range or raw (as the
+    released code's; the preset `released` leaves this to you).
     """
     interval: int = 0
     """ADDITIVE: steps between two rewards; 0 spreads the entries evenly over the run."""
@@ -342,12 +343,14 @@ def _log_obedience(
     """What the policy reaches when it is asked for each bin, on development questions."""
     which = "all" if step == config.steps else config.obedience
     asked = exp.dev[: config.obedience_questions or None]
+    raw = config.variant == "product-raw"
+    product = product_metric(exp.suite, config.rewards, raw=raw) if config.product else None
     rows = stage.facts(
         f"obedience/{stage.name}-{step}",
         lambda: obedience(
-            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation, bins=bins,
-            which=which, split="dev", seed=exp.seed, round=round, step=step,
-            product_of=config.rewards, raw_product=config.variant == "product-raw",
+            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
+            Provenance("dev", exp.seed, round=round, step=step),
+            bins=bins, which=which, product=product,
         ),
     )  # fmt: skip
     stage.log("obedience", step, rows)

@@ -1,6 +1,8 @@
 """The answer scorer: a reader that answers from the question alone, or from question and rationale.
 
-MaRio's consistency and COALITION's utility both read it (mario.md 4.2; coalition.md 1.1, 3.1).
+MaRio's consistency and COALITION's utility both read it (MaRio, arXiv 2311.02805; COALITION,
+arXiv 2503.02463; docs/methods/scorers.md).
+
 One model learns two modes, I -> A and I, R -> A, by NLL of the answer's tokens; I, R -> A learns
 from the teacher's rationales that led to the gold answer.
 
