@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
@@ -18,20 +18,18 @@ if TYPE_CHECKING:
 
 def obedience(
     sampler: Sampler, suite: RewardSuite, questions: Sequence[Question], sampling: SamplingConfig,
-    provenance: Provenance, *, bins: Mapping[str, Sequence[int]], which: str = "all",
-    product: Metric | None = None,
+    provenance: Provenance, *, bins: Mapping[str, Sequence[int]], metrics: Mapping[str, Metric],
+    which: str = "all",
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows with the mean reward under each bin's token, all other rewards at their best token.
 
     `bins` lists the trained bins of each reward, best first; `which="ends"` tries only the first
-    and the last. The token `product` stands for the metric `product`. Means are over questions,
+    and the last. `metrics` gives each reward's score (`token_metrics`). Means are over questions,
     with a 95 % interval. The row of a reward's last bin also holds `gap`: best minus last, paired
     by question, with interval and p-value.
     """
     by_id = {q.id: q for q in questions}
     best = dict.fromkeys(bins, 0)
-    products = {"product": product} if product else {}
-    metrics = {r: products.get(r) or reward_metric(suite[r]) for r in bins}
     # attempts by control tokens, because all rewards share the attempts under the best tokens
     written: dict[tuple[tuple[str, int], ...], list[Attempt]] = {}
 
@@ -61,6 +59,18 @@ def obedience(
                 row["gap"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
             rows.append(row)
     return rows
+
+
+def token_metrics(
+    suite: RewardSuite, names: Iterable[str], factors: Sequence[str] = (), *, raw: bool = False
+) -> dict[str, Metric]:
+    """The score behind each control token: the reward of its name, or for `product` the product of
+    the rewards `factors`.
+    """
+    return {
+        n: product_metric(suite, factors, raw=raw) if n == "product" else reward_metric(suite[n])
+        for n in names
+    }
 
 
 def product_metric(suite: RewardSuite, rewards: Sequence[str], *, raw: bool = False) -> Metric:

@@ -98,6 +98,8 @@ def summarise_metrics(
         "kinds": {},
         "metrics": {m.name: m.facts() for m in metrics},
         "obedience": [],
+        "token_auc": [],
+        "drawn": [],
         "bins": [],
         "training": [],
         "rounds": [],
@@ -333,7 +335,7 @@ def round_rows(
     return rows
 
 
-BY_STAGE = ("obedience", "bins", "rounds", "rollouts", "coverage")
+BY_STAGE = ("obedience", "token_auc", "bins", "drawn", "rounds", "rollouts", "coverage")
 """Sections of results.json that are filled from a run's log."""
 
 

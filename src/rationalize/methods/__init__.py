@@ -46,7 +46,7 @@ class Method:
     learned_from: Callable[[Any], Sequence[str]] = lambda config: CORRECTNESS
     """Configuration -> the rewards that it learns from, for the report's verdict on hacking."""
     asked: str | Callable[..., Any] | None = None
-    """`asked(exp, config) -> Asked`: how what it taught is asked; None: for a rationale."""
+    """`asked(exp, config, stage) -> Asked`: how what it taught is asked; None: for a rationale."""
     conclude: str | Callable[..., Any] = f"{HERE}.outcome:conclude"
     """Evaluates what was learned, and writes results, report and model."""
 

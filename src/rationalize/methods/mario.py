@@ -29,7 +29,8 @@ Deviations from the released code (numbers in brackets: the list in its review, 
  6. Every exploration covers its questions whole; the code drops the last partial batch. [11]
  7. An attempt cut at the length limit gets no EOS; the code appends one.
  8. A row of each step is drawn by bin, then by attempt (`draw: balanced`), since ties and by-value
-    tokens make bins unequal; the code draws uniformly (`draw: uniform`).
+    tokens make bins unequal, but no bin more than `over_draw` times its share of the pool; the code
+    draws uniformly (`draw: uniform`).
  9. Wrong teacher samples may enter the pool (`teacher: all`), so that the worst tokens have
     something to mean; where the correctness token is not obeyed, they seem to cost accuracy. The
     default is the code's, correct samples only.
@@ -38,6 +39,9 @@ Deviations from the released code (numbers in brackets: the list in its review, 
 11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
 12. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may
     be guided (`guidance`); 1 and 0 are the paper's.
+13. The tokens' rows start as the token before them (`control_init: statistics` restores the code's
+    mean and deviation, which cost the first word of every response its probability).
+14. The start is a candidate for the checkpoint; where no round is above it, it is kept.
 The answer-label loss of the code is not kept: it is broken there and 0 in the released command. [1]
 """
 
@@ -50,7 +54,8 @@ from typing import Any, ClassVar, Literal
 
 from rationalize.config.checks import at_least, finite
 from rationalize.errors import UsageError
-from rationalize.evaluation.obedience import obedience, product_metric
+from rationalize.evaluation.obedience import obedience, token_metrics
+from rationalize.evaluation.token_auc import token_auc
 from rationalize.methods.base import (
     Asked,
     Experiment,
@@ -59,8 +64,10 @@ from rationalize.methods.base import (
     selected,
 )
 from rationalize.methods.pool import Pool
+from rationalize.models.control import ControlInit
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
+from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
@@ -78,6 +85,9 @@ from rationalize.training.loop import ControlFitConfig, fit
 from rationalize.training.losses import KLDirection
 from rationalize.training.objectives import quark
 from rationalize.training.selection import BestCheckpoint
+
+ATTEMPTS_EACH = 4
+"""Attempts at a development question, at least, by which the tokens are measured."""
 
 Variant = Literal["classic", "additive", "additive-left", "product", "product-raw"]
 
@@ -109,6 +119,14 @@ class MarioConfig:
     """Whether equal scores share a bin."""
     draw: Literal["balanced", "uniform"] = "balanced"
     """How rows are drawn from the pool: evenly over rewards and bins, or over attempts."""
+    over_draw: float = 3.0
+    """`balanced`: most that a bin is drawn beyond its share of the pool; 0: no limit, a bin of few
+    attempts is drawn as often as one of many.
+    """
+    bins_within: Literal["pool", "question"] = "pool"
+    """Whether an attempt is ranked among all attempts, or by how it differs from the others at its
+    question.
+    """
     beta: float = 0.1
     """Weight of the KL to the reference."""
     alpha: float = 0.0
@@ -125,12 +143,20 @@ class MarioConfig:
     """Teacher samples in the pool at step 0: the correct ones (as released), all, or none."""
     control_copies: int = 1
     """Tokens per control."""
-    control_init: Literal["statistics", "words"] = "statistics"
-    """How control rows start: from all rows' mean and deviation (as released), or from words."""
+    control_init: ControlInit = "prompt_end"
+    """How control rows start: as the token before them, from all rows' mean and deviation (as
+    released), or from words.
+    """
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst); 0: paper's."""
     select_by: str = "nrg"
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
+    eval_interval: int = 0
+    """Steps between two development evaluations; 0: one at the end of each round."""
+    auc_attempts: int = 240
+    """Attempts at development questions, written once by the start, by which it is measured whether
+    the tokens tell good replies from bad ones; 0: none.
+    """
     obedience: Literal["ends", "all", "none"] = "ends"
     """Bins tried on development questions after each round; after the last `ends` becomes `all`."""
     obedience_questions: int = 0
@@ -143,7 +169,7 @@ class MarioConfig:
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {
             "ties": "released", "draw": "uniform", "steps": 50_000, "sample_interval": 4_000,
-            "beta": 0.1, "alpha": 0.0,
+            "eval_interval": 1_000, "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
             "fit": {
                 "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
                 "max_grad_norm": 1.0,
@@ -152,7 +178,9 @@ class MarioConfig:
             "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
             "sft": {
                 "epochs": 25.0,
-                "fit": {"learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5},
+                "fit": {
+                    "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "warmup": 0.05,
+                },
             },
         },
     }  # fmt: skip
@@ -162,6 +190,7 @@ class MarioConfig:
         at_least(self, 1, "steps", "sample_interval", "control_copies", "groups")
         at_least(self, 2, "bins", "bins_of")
         at_least(self, 0, "interval", "prompts", "beta", "alpha", "obedience_questions")
+        at_least(self, 0, "over_draw", "eval_interval", "auc_attempts")
         finite(self, "guidance", "filters")
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
         groups = self.groups or (1,) * len(self.rewards)
@@ -217,8 +246,10 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
 
     # 1. explore: the policy writes under its best tokens, and the pool grows
     def explore(step: int) -> None:
-        if step == 0:  # what the rounds are measured against; its tokens mean nothing yet
-            evaluate_on_dev(exp, stage, policy, round=0, step=0)
+        if step == 0:  # the start, without tokens: what a round must be above to be kept
+            means = evaluate_on_dev(exp, stage, policy, round=0, step=0)
+            best.offer(0, selected(means, config.select_by), policy)
+            ranked()
         for round in range(pool.rounds, step // config.sample_interval + 1):
             attempts = stage.attempts(f"round{round}", partial(write_round, round))
             # 2. quantise: each reward by itself over the whole pool
@@ -226,6 +257,9 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
             if policy.controls:
                 policy.controls = replace(policy.controls, lowest=pool.lowest())
             pool.log(stage)
+            first, after = (config.sample_interval * (round + i) for i in (0, 1))
+            coming = range(first, min(after, config.steps))
+            pool.log_drawn(stage, [(s, active_when_training(s, config)) for s in coming])
 
     def write_round(round: int) -> list[Attempt]:
         step = round * config.sample_interval
@@ -240,6 +274,21 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
             attempts = teacher_attempts(exp.train, config.teacher) + attempts
         return exp.suite.score(attempts, questions)
 
+    def ranked() -> list[Attempt]:
+        """The start's attempts at development questions, which the tokens must rank."""
+        asked = exp.dev[: -(-config.auc_attempts // ATTEMPTS_EACH)]
+        each = -(-config.auc_attempts // len(asked)) if asked else 0
+
+        def write() -> list[Attempt]:
+            attempts = write_attempts(
+                Sampler(policy), asked, replace(config.sampling, n=each),
+                Provenance("dev", exp.seed, writer=f"{stage.name}-ranked"),
+                label=f"{stage.name}: attempts to rank",
+            )  # fmt: skip
+            return exp.suite.score(attempts, {q.id: q for q in exp.dev})
+
+        return stage.attempts("ranked", write) if asked else []
+
     # 3. learn: each row under the tokens of its bins
     def batch_at(step: int) -> list[Row]:
         active = active_when_training(step, config)
@@ -250,7 +299,7 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
 
     def after_step(step: int) -> None:
         done = step + 1
-        if done % config.sample_interval and done != config.steps:
+        if done % (config.eval_interval or config.sample_interval) and done != config.steps:
             return
         active = dict.fromkeys(active_when_sampling(done, config), 0)
         asked = Asked(control=active, guidance=config.guidance)
@@ -258,9 +307,9 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         means = evaluate_on_dev(exp, stage, policy, round=round, step=done, asked=asked)
         if len(active) == len(controls):  # a policy is only ever used under all its tokens
             best.offer(done, selected(means, config.select_by), policy)
-        if config.obedience != "none" and active:
+        if active and (done % config.sample_interval == 0 or done == config.steps):
             bins = {name: pool.filled()[name] for name in active}
-            _log_obedience(exp, policy, config, stage, bins, round, done)
+            _measure_tokens(exp, policy, config, stage, bins, ranked(), done)
 
     fit(
         policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl),
@@ -289,8 +338,11 @@ def named_as_loaded(config: MarioConfig, suite: RewardSuite) -> MarioConfig:
     )  # fmt: skip
 
 
-def under_best_tokens(exp: Experiment, config: MarioConfig) -> Asked:
-    """How a finished policy is asked."""
+def under_best_tokens(exp: Experiment, config: MarioConfig, stage: Stage) -> Asked:
+    """How a finished policy is asked; without tokens where no round was above the start."""
+    if (stage.done or {}).get("step") == 0:
+        say(f"{stage.name}: no round was above the start on development questions; it is kept")
+        return Asked()
     named = named_as_loaded(config, exp.suite)
     return Asked(control=best_prefix(named), guidance=config.guidance)
 
@@ -336,21 +388,33 @@ def _cut(config: MarioConfig, count: int) -> tuple[str, ...]:
     return config.rewards[len(config.rewards) - count :]
 
 
-def _log_obedience(
+def _measure_tokens(
     exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage,
-    bins: Mapping[str, Sequence[int]], round: int, step: int,
+    bins: Mapping[str, Sequence[int]], ranked: Sequence[Attempt], step: int,
 ) -> None:  # fmt: skip
-    """What the policy reaches when it is asked for each bin, on development questions."""
-    which = "all" if step == config.steps else config.obedience
-    asked = exp.dev[: config.obedience_questions or None]
-    raw = config.variant == "product-raw"
-    product = product_metric(exp.suite, config.rewards, raw=raw) if config.product else None
-    rows = stage.facts(
-        f"obedience/{stage.name}-{step}",
-        lambda: obedience(
-            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
-            Provenance("dev", exp.seed, round=round, step=step),
-            bins=bins, which=which, product=product,
-        ),
-    )  # fmt: skip
-    stage.log("obedience", step, rows)
+    """What the policy reaches when it is asked for each bin, and how well its tokens rank the
+    start's attempts; both on development questions.
+    """
+    round, raw = -(-step // config.sample_interval), config.variant == "product-raw"
+    metrics = token_metrics(exp.suite, bins, config.rewards, raw=raw)
+    if config.obedience != "none":
+        which = "all" if step == config.steps else config.obedience
+        asked = exp.dev[: config.obedience_questions or None]
+        rows = stage.facts(
+            f"obedience/{stage.name}-{step}",
+            lambda: obedience(
+                Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
+                Provenance("dev", exp.seed, round=round, step=step),
+                bins=bins, metrics=metrics, which=which,
+            ),
+        )  # fmt: skip
+        stage.log("obedience", step, rows)
+    if ranked:
+        questions = {q.id: q for q in exp.dev}
+        rows = stage.facts(
+            f"token_auc/{stage.name}-{step}",
+            lambda: token_auc(
+                policy, ranked, questions, bins=bins, metrics=metrics, config=config.fit
+            ),
+        )
+        stage.log("token_auc", step, [{"round": round, "split": "dev", **r} for r in rows])

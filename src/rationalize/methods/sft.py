@@ -96,7 +96,7 @@ def direct(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> 
     return imitate(exp, policy, texts, config, stage, steps=steps, asked=DIRECTLY)
 
 
-def asked_directly(exp: Experiment, config: SftConfig) -> Asked:
+def asked_directly(exp: Experiment, config: SftConfig, stage: Stage) -> Asked:
     """For the answer alone."""
     return DIRECTLY
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 
+ROW_SIZE = 0.1
+"""Root mean square of embedding rows that `control_factor` refers to."""
 BETAS, EPSILON = (0.9, 0.99), 1e-8
 """AdamW's decays, as MaRio's code has them (its second is .99, not PyTorch's .999), and epsilon."""
 
@@ -68,7 +70,9 @@ class ControlFitConfig(FitConfig):
     """How a policy with control tokens learns."""
 
     control_factor: float = 1.0
-    """Learning-rate multiplier of the control tokens' embedding rows."""
+    """How much faster than other weights the control tokens' embedding rows learn, where their root
+    mean square is 0.1 (SmolLM2's); elsewhere in proportion to it. 1: as all weights.
+    """
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
@@ -209,6 +213,8 @@ def _optimise(
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
     factor = config.control_factor if isinstance(config, ControlFitConfig) else 1.0
     before = policy.control_rows() if factor != 1.0 and policy.controls else None
+    if before is not None:
+        factor *= before.float().square().mean().sqrt().item() / ROW_SIZE
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if before is not None:
