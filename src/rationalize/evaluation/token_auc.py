@@ -77,7 +77,8 @@ def concordance(
         if not pairs.sum():
             return None
         all_pairs, all_right = resampled(pairs), resampled(ok)
-        low, high = percentiles((all_right / all_pairs)[all_pairs > 0])
+        some = all_pairs > 0
+        low, high = percentiles(all_right[some] / all_pairs[some])
         mean = float(ok.sum() / pairs.sum())
         return {"mean": mean, "low": low, "high": high, "pairs": float(pairs.sum())}
 

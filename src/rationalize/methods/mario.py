@@ -179,7 +179,7 @@ class MarioConfig:
             "sft": {
                 "epochs": 25.0,
                 "fit": {
-                    "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "warmup": 0.05,
+                    "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "warmup": 1_000,
                 },
             },
         },

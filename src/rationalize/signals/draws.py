@@ -57,7 +57,7 @@ def capped_shares(counts: Sequence[int] | np.ndarray, over_draw: float = math.in
     [0.94, 0.06]
     """
     counts = np.asarray(counts, dtype=np.float64)
-    limit = np.maximum(over_draw, 1.0) * counts / counts.sum()
+    limit = np.clip(over_draw, 1.0, counts.sum()) * counts / counts.sum()
     shares = np.zeros(len(counts))
     free = counts > 0
     # fix the bins that reach their limit, and spread what is left over the others

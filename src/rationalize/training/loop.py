@@ -61,7 +61,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         at_least(self, 0, "learning_rate")
         at_least(self, 1, "batch_size", "micro_tokens")
-        between(self, 0, 1, "warmup")
+        at_least(self, 0, "warmup")
         between(self, 0, math.inf, "max_grad_norm")
 
 
@@ -179,7 +179,8 @@ def rate_groups(parameters: dict[str, Tensor], config: FitConfig) -> list[dict[s
 
 def rate_at(step: int, steps: int, config: FitConfig) -> float:
     """Share of the peak learning rate at a step (counted from 0)."""
-    warm = max(1, round(config.warmup * steps)) if config.warmup else 0
+    warm = round(config.warmup if config.warmup >= 1 else config.warmup * steps)
+    warm = max(1, warm) if config.warmup else 0
     if step < warm:
         return (step + 1) / warm
     left = (steps - step) / max(1, steps - warm)
