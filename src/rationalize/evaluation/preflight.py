@@ -4,7 +4,6 @@ how many questions carry a signal?
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +41,7 @@ def preflight(
             "mean": sum(given) / len(given),
             "bins_filled": pool.filled, "bins": k, "fullest": pool.fullest,
             "ceiling": pool.ceiling, "signal": differ / len(by_question),
-            "icc": None if math.isnan(icc) else icc, "verdict": pool.verdict,
+            "icc": icc, "verdict": pool.verdict,
         }  # fmt: skip
     return {
         "attempts": len(attempts), "questions": len(by_question),

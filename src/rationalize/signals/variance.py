@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -10,12 +9,12 @@ import numpy as np
 
 def intraclass_correlation(
     scores_N: Sequence[float] | np.ndarray, groups_N: Sequence[Hashable]
-) -> float:
+) -> float | None:
     """ICC(1) of scores in groups: the share of their variance that lies between the groups
     (Shrout and Fleiss 1979; groups of unequal size as in Donner 1986).
 
     Near 1, a bin of the pool says which question an attempt is at, not how good it is for it. Can
-    be below 0 where attempts at one question differ more than those at others. NaN where no group
+    be below 0 where attempts at one question differ more than those at others. None where no group
     has two scores, where there is one group, or without any variance.
 
     >>> intraclass_correlation([1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"])
@@ -26,13 +25,13 @@ def intraclass_correlation(
     sizes = np.bincount(group_N)
     n, k = len(scores), len(sizes)
     if k < 2 or n == k:
-        return math.nan
+        return None
     means = np.bincount(group_N, scores) / sizes
     between = (sizes * (means - scores.mean()) ** 2).sum() / (k - 1)
     within = ((scores - means[group_N]) ** 2).sum() / (n - k)
     size = (n - (sizes**2).sum() / n) / (k - 1)  # the groups' effective size
     total = between + (size - 1) * within
-    return float((between - within) / total) if total > 0 else math.nan
+    return float((between - within) / total) if total > 0 else None
 
 
 def centred_within(
