@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rationalize.config import from_dict
 from rationalize.config.compose import split
-from rationalize.evaluation.obedience import obedience
+from rationalize.evaluation.obedience import obedience, token_metrics
 from rationalize.methods import DEMOS
 from rationalize.methods.base import ScorerFolders
 from rationalize.methods.launch import make_experiment, settings_of, tokens_of
@@ -94,10 +94,12 @@ def main() -> None:
             run.append(demo.read_shard("mario-0-round0"), "mario-round0")
             policy = exp.load_policy(args.run / "policies" / "sft-0")
             mario(exp, policy, dataclasses.replace(own, guidance=0.0), exp.stage("mario"))
+            bins = control_bins(own, exp.suite)
             found = obedience(
                 Sampler(policy, guidance=own.guidance), exp.suite, exp.dev, exp.evaluation,
                 Provenance("dev", 0),
-                bins={n: range(k) for n, k in control_bins(own, exp.suite).items()}, which="ends",
+                bins={n: range(k) for n, k in bins.items()}, which="ends",
+                metrics=token_metrics(exp.suite, bins),
             )  # fmt: skip
         rows += [
             {"setting": name, "steps": steps, "rows": steps * own.fit.batch_size, **row}

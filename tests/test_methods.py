@@ -11,7 +11,7 @@ from toys import experiment
 
 from rationalize import train
 from rationalize.errors import UsageError, UserError
-from rationalize.evaluation.obedience import obedience
+from rationalize.evaluation.obedience import obedience, token_metrics
 from rationalize.methods.base import RunConfig
 from rationalize.methods.filt_acc import FiltAccConfig, filt_acc
 from rationalize.methods.mario import MarioConfig, mario
@@ -123,6 +123,7 @@ def test_mario_raises_the_held_out_reward_and_obeys(kind, sft_folder, tmp_path):
         SamplingConfig(max_new_tokens=40, n=16),
         Provenance("dev", 3),
         bins={"diversity": [0, 1], "correctness": [0]},
+        metrics=token_metrics(suite(), ["diversity", "correctness"]),
     )
     best, worst, _ = rows
     assert best["mean"] > worst["mean"] + 0.2

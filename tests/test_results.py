@@ -99,7 +99,7 @@ def test_p_is_corrected_over_all_pairs_of_a_split_and_diagnostics_apart():
     assert rows["C", "A", "test", "parse_rate"]["tests"] == 12
     assert rows["C", "A", "dev", "accuracy"]["tests"] == 4
     text = format_table(results, "test")
-    assert "p/Holm's p (* interval without 0 and Holm's p < .05)" in text
+    assert "p/Holm's p[/p over seeds] (* interval without 0 and Holm's p < .05)" in text
     assert "+75.0 [+50.0, +100.0] .004/.047*" in text
     assert ".031/.312" in text
 
