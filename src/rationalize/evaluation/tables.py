@@ -13,7 +13,7 @@ from rationalize.evaluation.results import is_significant
 from rationalize.text import one_line
 
 NONE = "–"
-LEGEND = "95 % interval, p/Holm's p[/p over seeds] (* interval without 0 and Holm's p < .05)"
+LEGEND = "95 % interval, p/Holm's p[/over seeds] (* without 0, Holm's p < .05)"
 """Legend of the cells of `difference_table`."""
 
 
