@@ -32,7 +32,7 @@ SETTINGS = {
     "control rows x100": {"fit": {"control_factor": 100.0}},
     "three tokens a control": {"control_copies": 3},
     "rows from words": {"control_init": "words"},
-    "uniform draws": {"draw": "uniform"},
+    "uniform draws": {"over_draw": 1.0},
     "five bins": {"bins": 5},
     "no KL": {"beta": 0.0},
     "learning rate x0.3": {"fit": {"learning_rate": 3e-5}},

@@ -205,7 +205,7 @@ def test_a_kill_while_the_end_is_written_loses_nothing(tmp_path):
             "mario", out, model=str(tiny_folder("decoder", tmp_path / "tiny")),
             rewards=("correctness", "diversity"), steps=4, sample_interval=2, bins=2,
             questions="builtin:train=12,dev=4,test=4,unseen=4", select_by="diversity",
-            sft=StartConfig(epochs=0.5, fit=FIT), fit=MARIO.fit, obedience="none",
+            sft=StartConfig(epochs=0.5, fit=FIT), fit=MARIO.fit, token_questions=0,
             sampling=SamplingConfig(max_new_tokens=8), precision="float32", checkpoint_every=0.0,
         )  # fmt: skip
 
@@ -246,7 +246,7 @@ def killing(monkeypatch, at):
 )
 def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, sft_folder, tmp_path, monkeypatch):
     config = dataclasses.replace(
-        MARIO, beta=0.05, obedience="ends", steps=36, sample_interval=18, obedience_questions=1
+        MARIO, beta=0.05, steps=36, sample_interval=18, token_questions=1
     )
 
     def learn(path):

@@ -28,9 +28,9 @@ Deviations from the released code (numbers in brackets: the list in its review, 
  5. Development questions select the checkpoint; test questions are not read during training. [10]
  6. Every exploration covers its questions whole; the code drops the last partial batch. [11]
  7. An attempt cut at the length limit gets no EOS; the code appends one.
- 8. A row of each step is drawn by bin, then by attempt (`draw: balanced`), since ties and by-value
+ 8. A row of each step is drawn by bin, then by attempt, since ties and by-value
     tokens make bins unequal, but no bin more than `over_draw` times its share of the pool; the code
-    draws uniformly (`draw: uniform`).
+    draws uniformly (`over_draw: 1`).
  9. Wrong teacher samples may enter the pool (`teacher: all`), so that the worst tokens have
     something to mean; where the correctness token is not obeyed, they seem to cost accuracy. The
     default is the code's, correct samples only.
@@ -86,8 +86,8 @@ from rationalize.training.losses import KLDirection
 from rationalize.training.objectives import quark
 from rationalize.training.selection import BestCheckpoint
 
-ATTEMPTS_EACH = 4
-"""Attempts at a development question, at least, by which the tokens are measured."""
+ATTEMPTS_EACH = 8
+"""The start's attempts at a development question that the tokens must rank."""
 
 Variant = Literal["classic", "additive", "additive-left", "product", "product-raw"]
 
@@ -117,11 +117,9 @@ class MarioConfig:
     """ADDITIVE: how many rewards enter together (2, 1, 1); empty: one by one."""
     ties: Ties = "together"
     """Whether equal scores share a bin."""
-    draw: Literal["balanced", "uniform"] = "balanced"
-    """How rows are drawn from the pool: evenly over rewards and bins, or over attempts."""
     over_draw: float = 3.0
-    """`balanced`: most that a bin is drawn beyond its share of the pool; 0: no limit, a bin of few
-    attempts is drawn as often as one of many.
+    """Rows are drawn evenly over rewards and bins, but no bin more than this times its share of the
+    pool; 1: evenly over attempts (as released), 0: no limit.
     """
     bins_within: Literal["pool", "question"] = "pool"
     """Whether an attempt is ranked among all attempts, or by how it differs from the others at its
@@ -153,14 +151,10 @@ class MarioConfig:
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
     eval_interval: int = 0
     """Steps between two development evaluations; 0: one at the end of each round."""
-    auc_attempts: int = 240
-    """Attempts at development questions, written once by the start, by which it is measured whether
-    the tokens tell good replies from bad ones; 0: none.
+    token_questions: int = 60
+    """Development questions on which the tokens are measured after each round: what is reached
+    under them, and whether they rank the start's attempts; 0: none.
     """
-    obedience: Literal["ends", "all", "none"] = "ends"
-    """Bins tried on development questions after each round; after the last `ends` becomes `all`."""
-    obedience_questions: int = 0
-    """How many development questions obedience is measured on; 0: all."""
     fit: ControlFitConfig = ControlFitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
     """How the policy learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
@@ -168,7 +162,7 @@ class MarioConfig:
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "released": {
-            "ties": "released", "draw": "uniform", "steps": 50_000, "sample_interval": 4_000,
+            "ties": "released", "over_draw": 1.0, "steps": 50_000, "sample_interval": 4_000,
             "eval_interval": 1_000, "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
             "fit": {
                 "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
@@ -189,8 +183,8 @@ class MarioConfig:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
         at_least(self, 1, "steps", "sample_interval", "control_copies", "groups")
         at_least(self, 2, "bins", "bins_of")
-        at_least(self, 0, "interval", "prompts", "beta", "alpha", "obedience_questions")
-        at_least(self, 0, "over_draw", "eval_interval", "auc_attempts")
+        at_least(self, 0, "interval", "prompts", "beta", "alpha")
+        at_least(self, 0, "over_draw", "eval_interval", "token_questions")
         finite(self, "guidance", "filters")
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
         groups = self.groups or (1,) * len(self.rewards)
@@ -276,12 +270,11 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
 
     def ranked() -> list[Attempt]:
         """The start's attempts at development questions, which the tokens must rank."""
-        asked = exp.dev[: -(-config.auc_attempts // ATTEMPTS_EACH)]
-        each = -(-config.auc_attempts // len(asked)) if asked else 0
+        asked = exp.dev[: config.token_questions]
 
         def write() -> list[Attempt]:
             attempts = write_attempts(
-                Sampler(policy), asked, replace(config.sampling, n=each),
+                Sampler(policy), asked, replace(config.sampling, n=ATTEMPTS_EACH),
                 Provenance("dev", exp.seed, writer=f"{stage.name}-ranked"),
                 label=f"{stage.name}: attempts to rank",
             )  # fmt: skip
@@ -307,7 +300,11 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         means = evaluate_on_dev(exp, stage, policy, round=round, step=done, asked=asked)
         if len(active) == len(controls):  # a policy is only ever used under all its tokens
             best.offer(done, selected(means, config.select_by), policy)
-        if active and (done % config.sample_interval == 0 or done == config.steps):
+        if (
+            active
+            and config.token_questions
+            and (done % config.sample_interval == 0 or done == config.steps)
+        ):
             bins = {name: pool.filled()[name] for name in active}
             _measure_tokens(exp, policy, config, stage, bins, ranked(), done)
 
@@ -397,24 +394,21 @@ def _measure_tokens(
     """
     round, raw = -(-step // config.sample_interval), config.variant == "product-raw"
     metrics = token_metrics(exp.suite, bins, config.rewards, raw=raw)
-    if config.obedience != "none":
-        which = "all" if step == config.steps else config.obedience
-        asked = exp.dev[: config.obedience_questions or None]
-        rows = stage.facts(
-            f"obedience/{stage.name}-{step}",
-            lambda: obedience(
-                Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
-                Provenance("dev", exp.seed, round=round, step=step),
-                bins=bins, metrics=metrics, which=which,
-            ),
-        )  # fmt: skip
-        stage.log("obedience", step, rows)
-    if ranked:
-        questions = {q.id: q for q in exp.dev}
-        rows = stage.facts(
-            f"token_auc/{stage.name}-{step}",
-            lambda: token_auc(
-                policy, ranked, questions, bins=bins, metrics=metrics, config=config.fit
-            ),
-        )
-        stage.log("token_auc", step, [{"round": round, "split": "dev", **r} for r in rows])
+    asked = exp.dev[: config.token_questions]
+    rows = stage.facts(
+        f"obedience/{stage.name}-{step}",
+        lambda: obedience(
+            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
+            Provenance("dev", exp.seed, round=round, step=step),
+            bins=bins, metrics=metrics, which="all" if step == config.steps else "ends",
+        ),
+    )  # fmt: skip
+    stage.log("obedience", step, rows)
+    questions = {q.id: q for q in asked}
+    rows = stage.facts(
+        f"token_auc/{stage.name}-{step}",
+        lambda: token_auc(
+            policy, ranked, questions, bins=bins, metrics=metrics, config=config.fit
+        ),
+    )  # fmt: skip
+    stage.log("token_auc", step, [{"round": round, "split": "dev", **r} for r in rows])

@@ -67,12 +67,12 @@ class Pool:
         self.bins = {name: self._bins(name) for name in self._controls}
 
     def draw(self, step: int, active: Sequence[str]) -> list[tuple[Attempt, dict[str, int]]]:
-        """The rows of a step, with their bins; `balanced` spreads over the active rewards' bins."""
+        """The rows of a step, with their bins, spread over the active rewards' bins."""
         config = self._config
         if tuple(active) != self._active:
             self._quantise(active)
         size, seed = config.fit.batch_size, [self._seed, self.rounds]
-        if config.draw == "balanced":
+        if config.over_draw != 1:
             shown = {name: self.bins[name] for name in active}
             limit = config.over_draw or math.inf
             indices = balanced_bins(shown, size, step, seed, over_draw=limit)

@@ -62,7 +62,7 @@ class MarioDemoConfig:
     )
     """FILT-ACC."""
     mario: MarioConfig = MarioConfig(
-        bins=3, steps=36, sample_interval=12, prompts=48, obedience_questions=8, auc_attempts=192,
+        bins=3, steps=36, sample_interval=12, prompts=48, token_questions=24,
         fit=ControlFitConfig(learning_rate=1e-4, control_factor=20.0), sampling=SHORT,
     )  # fmt: skip
     """MaRio; its other variants differ in `variant` alone."""
@@ -87,7 +87,7 @@ class MarioDemoConfig:
             "filt_acc": {"steps": 600, "sample_interval": 200, "prompts": 0},
             "mario": {
                 "bins": 5, "steps": 600, "sample_interval": 200, "prompts": 0,
-                "obedience_questions": 0,
+                "token_questions": 60,
             },
         },
     }  # fmt: skip
