@@ -22,7 +22,6 @@ from rationalize.commands.resolve import (
     settings_of,
 )
 from rationalize.commands.resumable_file import ResumableFile
-from rationalize.config.checks import at_least
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question, question_row
 from rationalize.sampling.config import HttpConfig
@@ -88,7 +87,6 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         check_writing(self)
-        at_least(self, 0, "shots")
 
 
 @dataclass(frozen=True)
