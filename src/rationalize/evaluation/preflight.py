@@ -56,7 +56,7 @@ def format_preflight(facts: Mapping[str, Any]) -> str:
          f"{r['ceiling']:.3f}", f"{r['signal']:.0%}", r["verdict"]]
         for name, r in facts["rewards"].items()
     ]  # fmt: skip
-    lines.append(aligned(rows, 1, 160))
+    lines.append(aligned(rows, 1))
     if any(r["verdict"] == TOO_NARROW for r in facts["rewards"].values()):
         lines.append(
             "A token for a reward that hardly varies teaches nothing: sample at a higher "

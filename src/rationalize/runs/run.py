@@ -27,6 +27,7 @@ from rationalize.config import dump_yaml
 from rationalize.environment import environment
 from rationalize.errors import UserError
 from rationalize.files import make_folder, mend_lines, plain, whole_lines, write_text
+from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.resume import (
@@ -219,6 +220,8 @@ class Run:
         if first is None:
             self.write_json("env.json", now)
             return
+        done = ", ".join(self.read_json("stages.json") or ()) or "no stage yet"
+        say(f"resuming the run in {self.path} (done: {done})")
         starts = [{k: v for k, v in first.items() if k != "resumed"}, *first.get("resumed", [])]
         unknown = {k for k in now if now[k] is None or starts[-1].get(k) is None}
         differing = differences(starts[-1], now, "then", "now", but=unknown)
