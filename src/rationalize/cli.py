@@ -114,7 +114,7 @@ def show_config(argv: list[str]) -> dict[str, Any] | None:
 
 def show_completion(argv: list[str]) -> None:
     """`completion SHELL`: a script that completes verbs, methods, flags and their choices."""
-    shell, rest = _named(argv, SHELLS)
+    shell, rest = _named(argv, SHELLS, "SHELL")
     if shell is None:
         return
     if rest:
@@ -188,15 +188,17 @@ def _print_json(result: Any) -> None:
     print(json.dumps(plain(result), indent=1))
 
 
-def _named(argv: list[str], known: Mapping[str, str]) -> tuple[str | None, list[str]]:
-    """The METHOD among the arguments and the others; None when it is the help that is asked for."""
+def _named(
+    argv: list[str], known: Mapping[str, str], what: str = "METHOD"
+) -> tuple[str | None, list[str]]:
+    """The METHOD (or `what`) among the arguments and the others; None when it is the help that is asked for."""
     if argv and argv[0] in ("-h", "--help"):
         print("\n".join(f"  {name:<16} {about}" for name, about in known.items()))
         return None, []
     if not argv or argv[0].startswith("-"):
-        raise UsageError(f"expected a METHOD first: one of {', '.join(known)}")
+        raise UsageError(f"expected a {what} first: one of {', '.join(known)}")
     if argv[0] not in known and ":" not in argv[0] and not installed(argv[0]):
-        raise UsageError(f"unknown METHOD {argv[0]!r}{nearest(argv[0], known)}")
+        raise UsageError(f"unknown {what} {argv[0]!r}{nearest(argv[0], known)}")
     return argv[0], argv[1:]
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of, split_commas
@@ -25,7 +25,7 @@ from rationalize.records import Question
 class CheckRewardsConfig(ScorerFolders):
     """Rewards put to the test: by attacks, or by people's votes and other models' verdicts."""
 
-    rewards: Annotated[tuple[str, ...], Positional] = ()
+    rewards: Annotated[tuple[str, ...], Positional, arg(metavar="[REWARD ..]")] = ()
     """Rewards by name, or `module:function`; none: all whose scorer is given or that need none."""
     people: tuple[str, ...] = ()
     """Files or folders of questions with `judged_rationales`: how well do rewards rank what people

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.chain import (
     chain_attempts,
@@ -108,7 +108,7 @@ class EvaluateConfig(ScorerFolders):
 class CompareConfig:
     """Runs side by side."""
 
-    runs: Annotated[tuple[str, ...], Positional]
+    runs: Annotated[tuple[str, ...], Positional, arg(metavar="RUN ..")]
     """Folders of evaluated runs: of `train`, `demo` or `evaluate`."""
     out: Path = Path("report.html")
     """Where the report goes."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.config.checks import LARGEST_SEED, at_least, between
@@ -19,7 +19,7 @@ from rationalize.records import Pair, Question
 class ExportConfig:
     """Attempts of a run as training data in TRL's columns."""
 
-    attempts: Annotated[Path, Positional]
+    attempts: Annotated[Path, Positional, arg(metavar="RUN")]
     """A run, or a file of attempts (parquet, JSONL, JSONL.gz)."""
     format: Literal["sft", "dpo"] = "sft"
     """`sft`: prompt, completion. `dpo`: prompt, chosen, rejected: right over wrong."""

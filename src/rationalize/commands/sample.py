@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.output_file import OutputFile
@@ -96,7 +96,7 @@ class SampleConfig:
 class AskConfig:
     """One question, answered on the terminal."""
 
-    question: Annotated[str, Positional]
+    question: Annotated[str, Positional, arg(metavar="QUESTION")]
     """The question."""
     model: str = "default"
     """`default`, a folder, a run, or a hub id."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.rationale_file import Rationale, RationaleFile
@@ -41,7 +41,7 @@ _CHARACTERS = 1 << 22
 class ScoreConfig(ScorerFolders):
     """Score anybody's rationales."""
 
-    file: Annotated[Path, Positional]
+    file: Annotated[Path, Positional, arg(metavar="FILE")]
     """JSONL, JSONL.gz, CSV, TSV or parquet, or `-` for standard input. Rows have a `completion`, or
     a `rationale` and a `prediction`, or `rationales`; and `question`, `choices`, `answer` unless
     `questions` has them.
@@ -72,6 +72,8 @@ def score(config: ScoreConfig, *, overwrite: bool = False) -> dict[str, Any]:
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .gz"
         )
+    if not config.rewards:
+        raise UsageError("--rewards: found none; expected at least one reward to score by")
     OutputFile(config.out, "score", {}, overwrite).claim()
     with work_folder(config.out) as folder:
         if config.file == Path("-"):
