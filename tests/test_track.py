@@ -1,5 +1,6 @@
-"""Mirrors of metrics.jsonl: what trackers get is what the file holds, and nothing leaves the machine
-(each tracker is tested where its package is installed).
+"""Mirrors of metrics.jsonl: trackers get what the file holds, and nothing leaves the machine.
+
+Each tracker is tested where its package is installed.
 """
 
 from __future__ import annotations

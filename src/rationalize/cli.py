@@ -191,7 +191,7 @@ def _print_json(result: Any) -> None:
 def _named(
     argv: list[str], known: Mapping[str, str], what: str = "METHOD"
 ) -> tuple[str | None, list[str]]:
-    """The METHOD (or `what`) among the arguments and the others; None when it is the help that is asked for."""
+    """The METHOD (or `what`) among the arguments, and the others; None where help is asked for."""
     if argv and argv[0] in ("-h", "--help"):
         print("\n".join(f"  {name:<16} {about}" for name, about in known.items()))
         return None, []

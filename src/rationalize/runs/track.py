@@ -55,7 +55,7 @@ class Mirror:
         self._end()
 
 
-_LABELS = ("bin", "seed", "round")
+_LABELS = ("bin", "seed")
 """Numbers that say what a line is about."""
 
 
@@ -64,8 +64,8 @@ def check_tracker(tracker: str | None) -> None:
     if tracker is not None and find_spec(tracker) is None:
         raise UserError(
             f"--track {tracker}: the package {tracker} is not installed; install it (pip install "
-            f"{tracker}, or the extra rationalize[track]) or leave --track out: metrics.jsonl holds "
-            "every number"
+            f"{tracker}, or the extra rationalize[track]) or leave --track out: metrics.jsonl "
+            "holds every number"
         )
 
 
