@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from tiny import tiny_folder
 
 from rationalize import Method
-from rationalize.cli import VERBS, command_of, main, trained
+from rationalize.cli import main
+from rationalize.commands.table import VERBS, command_of, trained
 from rationalize.config import load_yaml
 from rationalize.config.flags import field_docs
 from rationalize.errors import UsageError, UserError
@@ -118,7 +119,8 @@ def test_train_calls_the_method_with_its_configuration_and_folder(tmp_path, smal
     ],
 )
 def test_how_a_verb_can_end(capsys, fail, status, message, small, tmp_path):
-    assert main(["train", TOY, "--fail", fail, "--out", str(tmp_path), *small]) == status
+    started = ["train", TOY, "--fail", fail, "--out", str(tmp_path), *small]
+    assert main([*started, "--quiet"]) == status
     assert capsys.readouterr().err == message
 
 

@@ -157,7 +157,9 @@ def killed_when(monkeypatch, happens, time):
         ("before the new one comes", 3, 2),  # between the two renames: only the old one is there
     ],
 )
-def test_a_kill_in_a_checkpoint_leaves_a_whole_one(happens, time, left, tmp_path, monkeypatch):
+def test_a_kill_in_a_checkpoint_leaves_a_whole_one(
+    happens, time, left, tmp_path, monkeypatch, capsys
+):
     weights, lines = taught(tmp_path / "whole")
     assert [line["step"] for line in lines] == list(range(STEPS))
     with monkeypatch.context() as patch:
@@ -169,6 +171,7 @@ def test_a_kill_in_a_checkpoint_leaves_a_whole_one(happens, time, left, tmp_path
     again, logged = taught(tmp_path / "killed")
     assert starts == [left]
     assert logged == lines
+    assert (f"s: resuming at step {left} of {STEPS}\n" in capsys.readouterr().err) == (left > 0)
     assert all(torch.equal(a, b) for a, b in zip(again, weights, strict=True))
 
 

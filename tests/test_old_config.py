@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tiny import tiny_folder
 
-from rationalize.cli import _demo_command, command_of, main
+from rationalize.cli import main
+from rationalize.commands.table import command_of, demo_command
 from rationalize.config import load_yaml, to_dict
 from rationalize.config.flags import merge
 from rationalize.config.old import is_old, new_name, upgrade
@@ -130,7 +131,7 @@ WHOLE = {
 
 def settings_class(method):
     demo = method.removesuffix("demo").rstrip("-") or "mario"
-    command = _demo_command(demo) if method.endswith("demo") else command_of(method)
+    command = demo_command(demo) if method.endswith("demo") else command_of(method)
     return command.config()
 
 

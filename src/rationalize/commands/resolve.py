@@ -13,6 +13,7 @@ from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between, finite
 from rationalize.errors import UsageError
+from rationalize.progress import say
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -88,6 +89,7 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
             "`rationalize ask` and `rationalize evaluate` work with it; so does, from Python, "
             "Coalition.load(FOLDER).chains(questions, sampling)"
         )
+    say(f"loading the model {model}")
     from rationalize.models.policy import load_policy
 
     return load_policy(model, trust_remote_code=trust_remote_code)

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.output_file import OutputFile
@@ -23,6 +23,7 @@ from rationalize.commands.resolve import (
 )
 from rationalize.commands.resumable_file import ResumableFile
 from rationalize.errors import UsageError, UserError
+from rationalize.progress import say
 from rationalize.records import Attempt, Question, question_row
 from rationalize.sampling.config import HttpConfig
 from rationalize.text import printable
@@ -93,7 +94,7 @@ class SampleConfig:
 class AskConfig:
     """One question, answered on the terminal."""
 
-    question: Annotated[str, Positional]
+    question: Annotated[str, Positional, arg(metavar="QUESTION")]
     """The question."""
     model: str = "default"
     """`default`, a folder, a run, or a hub id."""
@@ -122,8 +123,10 @@ class AskConfig:
         check_writing(self)
 
 
-def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
-    """Write attempts block by block. A second start with the same file resumes."""
+def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write attempts block by block and return their counts. A second start with the same file
+    resumes.
+    """
     from rationalize.attempt_files import save_attempts
     from rationalize.questions import load_questions
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
@@ -144,6 +147,9 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
         out = OutputFile(config.out, "sample", settings, overwrite)
         out.claim()
         file = ResumableFile(config.out, settings, overwrite=overwrite)
+        if file.blocks:
+            done = min(len(file.blocks) * size, len(questions))
+            say(f"{config.out}: resuming after {done} of {len(questions)} questions")
         for start in range(len(file.blocks) * size, len(questions), size):
             block = questions[start : start + size]
             file.add(
@@ -171,10 +177,14 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
         f"{parsed} parsed, {len(right)} right{f'; {skipped} skipped' if skipped else ''}"
     )
     _warn_of_other_forms(attempts, by_id)
+    return {
+        "out": config.out, "questions": len(questions), "attempts": len(attempts),
+        "written": len(kept), "parsed": parsed, "right": len(right), "skipped": skipped,
+    }  # fmt: skip
 
 
-def ask(config: AskConfig) -> None:
-    """Print the replies to one question."""
+def ask(config: AskConfig) -> list[dict[str, Any]]:
+    """Print and return the replies to one question."""
     from rationalize.sampling.local import Sampler
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
@@ -185,11 +195,10 @@ def ask(config: AskConfig) -> None:
     folder = coalition_folder(config.model)
     if folder:
         refuse_unfit(config)
-        ask_coalition(
+        return ask_coalition(
             folder, question, sampling_of(config), n=config.n, seed=config.seed,
             trust_remote_code=config.trust_remote_code,
         )  # fmt: skip
-        return
     policy = load(config.model, trust_remote_code=config.trust_remote_code)
     control = bins_of(config.control, policy)
     attempts = write_attempts(
@@ -201,6 +210,15 @@ def ask(config: AskConfig) -> None:
     for attempt in attempts:
         print(printable(attempt.rationale) or "(no rationale)")
         print(f"answer: {printable(attempt.prediction or '(none could be read)')}")
+    return [
+        {
+            "rationale": a.rationale,
+            "prediction": a.prediction,
+            "control": control,
+            "reply": a.completion,
+        }
+        for a in attempts
+    ]
 
 
 def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:

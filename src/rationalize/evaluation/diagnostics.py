@@ -130,18 +130,16 @@ def average_ranks(x_N: np.ndarray) -> np.ndarray:
 
 
 def warnings(results: Mapping[str, Any]) -> list[str]:
-    """What a reader should know before believing these results, in sentences."""
-    texts = list(results.get("notes") or [])
+    """What a reader should know before believing these results, in sentences, worst first.
+
+    The page and the terminal print the same ones.
+    """
+    texts: list[str] = []
     fewest: dict[str, int] = {}  # questions of the method with the fewest, by split
     for entry in results["methods"].values():
         for split, cell in entry["splits"].items():
             n = cell["metrics"]["accuracy"]["n"]
             fewest[split] = min(n, fewest.get(split, n))
-    texts += [
-        f"{split}: {n} questions only; intervals from so few are too narrow."
-        for split, n in fewest.items()
-        if n < 50
-    ]
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
             texts += [
@@ -151,7 +149,12 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
         texts.append(BETTER_READING)
     texts += _bin_warnings(results["bins"])
     texts += _obedience_warnings(results["obedience"])
-    return texts
+    texts += [
+        f"{split}: {n} questions only; intervals from so few are too narrow."
+        for split, n in fewest.items()
+        if n < 50
+    ]
+    return [*texts, *(results.get("notes") or [])]
 
 
 def other_form(cell: Mapping[str, Any]) -> str:

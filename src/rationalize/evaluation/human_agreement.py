@@ -185,7 +185,7 @@ def agreement_tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[
     return tables
 
 
-def format_agreement(rows: Sequence[Mapping[str, Any]], width: int = 160) -> str:
+def format_agreement(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
     """The tables as plain text."""
     return "\n\n".join(
         f"{caption}, 95 % interval over questions\n{aligned(table, 1, width)}"

@@ -64,7 +64,7 @@ def format_preflight(facts: Mapping[str, Any]) -> str:
          "-" if r.get("icc") is None else f"{r['icc']:.2f}", r["verdict"]]
         for name, r in facts["rewards"].items()
     ]  # fmt: skip
-    lines.append(aligned(rows, 1, 160))
+    lines.append(aligned(rows, 1))
     if any(r["verdict"] == TOO_NARROW for r in facts["rewards"].values()):
         lines.append(
             "A token for a reward that hardly varies teaches nothing: sample at a higher "

@@ -19,6 +19,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run, Stage, slug
+from rationalize.runs.track import Tracker
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from rationalize.signals.draws import shuffled_passes
@@ -53,6 +54,8 @@ class RunConfig:
     """What learning computes in; `auto`: bfloat16 where the processor or accelerator has it."""
     checkpoint_every: float = 120.0
     """Seconds between two checkpoints of what is learning."""
+    track: Tracker | None = None
+    """A tracker that metrics.jsonl is mirrored to; it must be installed (the extra `track`)."""
     seed: int = 0
     """Seed of every random draw."""
     trust_remote_code: bool = False

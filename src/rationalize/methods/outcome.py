@@ -15,7 +15,7 @@ from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
-from rationalize.evaluation.tables import format_table, splits_of
+from rationalize.evaluation.tables import format_results
 from rationalize.files import write_text
 from rationalize.methods.base import Asked, Experiment, Learned
 from rationalize.models.cards import CARD, base_facts
@@ -142,9 +142,8 @@ def majority_row(exp: Experiment) -> dict[str, dict[int, list[Attempt]]]:
 
 
 def print_tables(results: Mapping[str, Any]) -> None:
-    """Every split's means and differences."""
-    for split in splits_of(results):
-        print(format_table(results, split), end="\n\n")
+    """Every split's means and differences, and what to know before believing them."""
+    print(format_results(results), end="\n\n")
 
 
 def hardware() -> str:

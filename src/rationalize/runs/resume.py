@@ -13,12 +13,13 @@ from rationalize.config.old import is_old, upgrade
 from rationalize.errors import UsageError, UserError
 from rationalize.files import plain, write_text
 from rationalize.runs.lock import is_held
+from rationalize.runs.track import FOLDER, check_tracker
 
 BASE_HASH = "base_hash"
 """Key in `config.yaml` of the hash of the base model's weights; `read_config` leaves it out."""
 
 _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
-_BEGUN = {"config.yaml", "env.json", "metrics.jsonl", "lock", "scores"}
+_BEGUN = {"config.yaml", "env.json", "metrics.jsonl", "lock", "scores", FOLDER}
 """What a run holds that has stored nothing yet which anybody waited for."""
 _BESIDE = ".beside"
 """Lists what lay in the folder before a run was put there: it is never deleted."""
@@ -34,6 +35,7 @@ def check_resumable(
     configuration whatever it has stored, unless the folder was `locked` for this very opening.
     """
     path = Path(path)
+    check_tracker(config.get("track"))
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; expected a folder for the run, or a name that is free")
     if overwrite:
@@ -129,6 +131,7 @@ def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> 
     stored = _read(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
+    unknown.add("track")  # changes no result
     if is_old(stored):  # what either does not name came later, or had no effect
         stored = upgrade(stored)
         unknown |= set(_flat(wanted)) ^ set(_flat(stored))

@@ -27,6 +27,7 @@ from rationalize.config import dump_yaml
 from rationalize.environment import environment
 from rationalize.errors import UserError
 from rationalize.files import make_folder, mend_lines, plain, whole_lines, write_text
+from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.resume import (
@@ -37,6 +38,7 @@ from rationalize.runs.resume import (
     is_another,
     read_config,
 )
+from rationalize.runs.track import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +59,8 @@ class Run:
     """What `config.yaml` holds, without the base model's hash."""
     access: Literal["write", "read", "follow"] = "write"
     """`follow`: another process of the same launch writes, and writes here do nothing."""
+    mirror: Mirror | None = dataclasses.field(default=None, compare=False, repr=False)
+    """Sends what is logged to a tracker too, where the configuration names one (`track`)."""
 
     @property
     def checkpoint_every(self) -> float:
@@ -94,6 +98,8 @@ class Run:
             write_text(path / "config.yaml", dump_yaml(stored))
         _tidy(path)
         run._record_environment()
+        if tracker := wanted.get("track"):
+            run = dataclasses.replace(run, mirror=Mirror(tracker, path, wanted))
         return run
 
     @classmethod
@@ -106,6 +112,8 @@ class Run:
 
     def close(self) -> None:
         """Let another process write this run; the end of this process does the same."""
+        if self.mirror:
+            self.mirror.close()
         unlock(self.path)
 
     def __enter__(self) -> Run:
@@ -120,6 +128,8 @@ class Run:
             line = json.dumps({"stage": stage, "step": step, **plain(metrics)}).encode() + b"\n"
             with open(self.path / "metrics.jsonl", "ab", buffering=0) as file:
                 file.write(line)  # one write, so that a kill can only cut the last line
+            if self.mirror:
+                self.mirror.log(stage, step, metrics)
 
     def rewind(self, stage: str, step: int) -> None:
         """Drop the stage's lines of `step` and later: a resumed stage logs them again."""
@@ -219,6 +229,8 @@ class Run:
         if first is None:
             self.write_json("env.json", now)
             return
+        stages = ", ".join(self.read_json("stages.json") or ())
+        say(f"resuming the run in {self.path} ({f'done: {stages}' if stages else 'no stage done'})")
         starts = [{k: v for k, v in first.items() if k != "resumed"}, *first.get("resumed", [])]
         unknown = {k for k in now if now[k] is None or starts[-1].get(k) is None}
         differing = differences(starts[-1], now, "then", "now", but=unknown)

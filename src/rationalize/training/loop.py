@@ -28,7 +28,7 @@ from rationalize.errors import UserError
 from rationalize.memory import give_back_freed_memory, keep_freed_memory
 from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
-from rationalize.progress import progress_bar
+from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 
 if TYPE_CHECKING:
@@ -137,6 +137,8 @@ def fit(
     folder = run.path / "checkpoints" / name
     start = _restore(folder, parameters, optimizer)
     run.rewind(name, start)
+    if start:
+        say(f"{name}: resuming at step {start} of {steps}")
     saved_at = time.monotonic()
     tokens = 0
     with progress_bar(name, "steps") as progress:
