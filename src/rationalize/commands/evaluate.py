@@ -18,6 +18,7 @@ from rationalize.commands.chain import (
 )
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
+    Form,
     ScorerFolders,
     Writer,
     check_writing,
@@ -69,6 +70,11 @@ class EvaluateConfig(ScorerFolders):
     shots: int = 0
     """Solved training questions shown before each question, of its form of answer; built-in ones
     where none is solved.
+    """
+    form: Form = "auto"
+    """`told`: prompts without demonstrations say the form of the answer; `plain`: they do not;
+    `auto`: unless the model was trained here, as far as its folder shows. A served model of ours,
+    or one that learned exported rows elsewhere, needs `plain`.
     """
     control: dict[str, str] = field(default_factory=dict)
     """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
@@ -246,7 +252,8 @@ def _written(
     return write_attempts(
         writer.sampler, questions, sampling_of(config),
         Provenance(config.split, config.seed, writer=name),
-        PromptOptions(config.mode, writer.control, demos), label=f"{name} on {config.split}",
+        PromptOptions(config.mode, writer.control, demos, told=writer.told),
+        label=f"{name} on {config.split}",
     )  # fmt: skip
 
 
