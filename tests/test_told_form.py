@@ -101,6 +101,15 @@ def test_what_was_trained_here_is_asked_as_it_was_trained(tmp_path, capsys):
     assert asked(base, "--form", "plain") == PLAIN
     assert asked(trained, "--form", "told") == TOLD + "(letter)."
 
+    def untrained(model):
+        out = tmp_path / f"evaluated-{model.name}"
+        argv = ["evaluate", "--model", str(model), "--questions", "builtin", "--limit", "1"]
+        assert main([*argv, "--max-new-tokens", "2", "--out", str(out)]) == 0
+        methods = json.loads((out / "results.json").read_text())["methods"]
+        return [name for name, entry in methods.items() if entry.get("untrained")]
+
+    assert (untrained(base), untrained(trained)) == (["base"], [])
+
 
 def test_a_served_model_is_told_unless_it_is_known_to_need_none(tmp_path):
     def asked(*flags):

@@ -144,7 +144,7 @@ def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
     ):
         name = config.name or writer.sampler.name
         write = partial(_written, config, writer, name, questions, train)
-        _evaluate(config, run, name, write, questions, train)
+        _evaluate(config, run, name, write, questions, train, untrained=writer.told)
 
 
 def compare(config: CompareConfig, *, overwrite: bool = False) -> None:
@@ -169,7 +169,7 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> None:
 
 def _evaluate(
     config: EvaluateConfig, run: Run, name: str, write: Callable[[], list[Attempt]],
-    questions: Sequence[Question], train: Sequence[Question],
+    questions: Sequence[Question], train: Sequence[Question], *, untrained: bool = False,
 ) -> None:  # fmt: skip
     """Write, score, summarise and report, whoever writes."""
     from rationalize.evaluation.baselines import MAJORITY, majority_attempts
@@ -202,7 +202,7 @@ def _evaluate(
     # summarise, with the training log of the run that the model is from
     results = summarise(
         {method: {config.split: {a[0].seed: a}} for method, a in attempts.items()}, by_id,
-        suite.trainable, suite.diagnostics,
+        suite.trainable, suite.diagnostics, untrained=[name] if untrained else (),
         meta={
             "config": run.config, "model": config.model, "seeds": [config.seed],
             "environment": run.read_json("env.json"), **({"skipped": skipped} if skipped else {}),
