@@ -77,7 +77,7 @@ def test_demonstrations_show_the_form_and_nothing_is_told():
 def test_scores_of_plain_prompts_keep_their_keys():
     row = dict.fromkeys(COLUMNS, "x") | {"prompts": f"2 + 2?\n{PLAIN}"}
     reward = Reward("r", lambda **_: [])
-    # as the first version stored it
+    # as it was before a form could be told
     assert score_key(reward, row).hex() == "706ea3381ba34ac173fc5dd940f61f33818e6142"
     assert score_key(reward, row | {"prompts": f"2 + 2?\n{TOLD}(number)."}) != score_key(
         reward, row
