@@ -14,8 +14,10 @@ from tyro.conf import Positional, arg
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
+    Form,
     bins_of,
     check_writing,
+    is_told,
     load,
     open_writer,
     sampling_of,
@@ -71,6 +73,11 @@ class SampleConfig:
     """Rationale and answer, or the answer alone."""
     shots: int = 0
     """Solved training questions shown before each question, of its form of answer; never itself."""
+    form: Form = "auto"
+    """`told`: prompts without demonstrations say the form of the answer; `plain`: they do not;
+    `auto`: unless the model was trained here, as far as its folder shows. A served model of ours,
+    or one that learned exported rows elsewhere, needs `plain`.
+    """
     seed: int = 0
     """Seed of every draw."""
     limit: int | None = None
@@ -156,7 +163,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
                 write_attempts(
                     writer.sampler, block, sampling_of(config),
                     Provenance(config.split, config.seed),
-                    PromptOptions(config.mode, writer.control, demos),
+                    PromptOptions(config.mode, writer.control, demos, told=writer.told),
                     label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
                 )
             )  # fmt: skip
@@ -203,7 +210,8 @@ def ask(config: AskConfig) -> list[dict[str, Any]]:
     control = bins_of(config.control, policy)
     attempts = write_attempts(
         Sampler(policy, guidance=config.guidance), [question], sampling_of(config),
-        Provenance("asked", config.seed), PromptOptions(control=control), label="reply",
+        Provenance("asked", config.seed),
+        PromptOptions(control=control, told=is_told("auto", policy)), label="reply",
     )  # fmt: skip
     if control:
         print("under " + ", ".join(f"{name} {bin}" for name, bin in control.items()))
@@ -227,7 +235,7 @@ def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:
         return ()
     from rationalize.questions import load_questions
     from rationalize.questions.demonstrations import training_demonstrations
-    from rationalize.questions.teacher import solved
+    from rationalize.teacher import solved
 
     train = load_questions(
         config.questions, "train", columns=config.columns or None,

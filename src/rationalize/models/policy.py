@@ -64,6 +64,10 @@ class Policy:
     """Whether the output layer is a linear map with at most a scale and a soft cap; if not, the
     model's own code computes logits.
     """
+    knows_form: bool = False
+    """Whether it was loaded from a folder that `save` wrote: trained here, it answers in our form
+    without being told.
+    """
     takes_trees: bool = False
     """Whether sequences that share a prefix may be read as one tree (`trees.py`)."""
 
@@ -226,7 +230,7 @@ class Policy:
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
-        self.takes_trees = saved.takes_trees
+        self.takes_trees, self.knows_form = saved.takes_trees, saved.knows_form
 
     def control_rows(self) -> Tensor:
         """A copy of the control tokens' input embeddings, shape (controls, d)."""
@@ -325,6 +329,7 @@ def load_policy(
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
         n_vocab=facts.get("n_vocab") or min(len(tokenizer), rows), tuning=tuning,
         lora_rank=lora_rank, precision=precision, trust_remote_code=trust_remote_code,
+        knows_form=bool(facts),
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )  # fmt: skip
     # probe the model: its chat template, its output layer, its attention

@@ -310,7 +310,9 @@ def _about(row: Mapping[str, Any]) -> str:
 
 
 def _kinds(results: Mapping[str, Any], split: str) -> dict[str, Any] | None:
-    """Accuracy by kind of question; None for fewer than two kinds."""
+    """Accuracy by kind of question, in both readings where they differ; None for fewer than two
+    kinds.
+    """
     of_method = {m: splits[split] for m, splits in results["kinds"].items() if split in splits}
     kinds = sorted({k for of_kind in of_method.values() for k in of_kind})
     if len(kinds) < 2:
@@ -320,10 +322,17 @@ def _kinds(results: Mapping[str, Any], split: str) -> dict[str, Any] | None:
     return {
         "heads": [{"name": k, "n": first[k]["n"] if k in first else NONE} for k in kinds],
         "rows": [
-            {"name": m, "cells": [_mean_cell(of_kind.get(k), fact) for k in kinds]}
+            {"name": m, "cells": [_kind_cell(of_kind.get(k), fact) for k in kinds]}
             for m, of_kind in of_method.items()
         ],
     }
+
+
+def _kind_cell(row: Mapping[str, Any] | None, fact: Mapping[str, Any]) -> dict[str, str] | None:
+    cell = _mean_cell(row, fact)
+    if row and cell and "stated" in row and (stated := show(row["stated"], fact)) != cell["mean"]:
+        cell["interval"] += f", stated {stated}"
+    return cell
 
 
 def _shaded(r: float | None) -> dict[str, str]:

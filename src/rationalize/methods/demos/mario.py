@@ -25,6 +25,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.check import CheckRow, check_rewards, format_table
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
+from rationalize.teacher import solved
 from rationalize.text import printable
 from rationalize.training.loop import ControlFitConfig, FitConfig
 
@@ -144,8 +145,8 @@ def _check_rewards(exp: Experiment) -> None:
     """Self-tests of every reward on development questions, before any of them enters a headline."""
 
     def measure() -> Any:
-        solved = [q for q in exp.dev if q.rationales] or [q for q in exp.train if q.rationales]
-        asked = solved[:8]
+        asked = [*filter(None, map(solved, exp.dev))] or [*filter(None, map(solved, exp.train))]
+        asked = asked[:8]
         return check_rewards(exp.suite.rewards, asked, [q.rationales[0] for q in asked])
 
     rows = [CheckRow(**row) for row in exp.stage("check").facts("check_rewards", measure)]
