@@ -32,7 +32,7 @@ class RunConfig:
     """The run: settings that hold for all of its stages."""
 
     model: str = "default"
-    """Base model: `default` (SmolLM2-135M-Instruct), a folder, or a hub id."""
+    """Base model: `default` (SmolLM2-135M-Instruct), a folder, a GGUF file, or a hub id."""
     questions: str = "builtin"
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     columns: dict[str, str] = field(default_factory=dict)

@@ -17,11 +17,13 @@ from rationalize.models.default import HUB_ID, WHEEL, default_model
 from rationalize.models.folders import (
     TEMPLATE_VALUES,
     check_model,
+    is_gguf,
     no_bars,
     read_facts,
     save_policy,
     weights_hash,
 )
+from rationalize.models.gguf import converted, gguf_facts
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
 from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
@@ -277,7 +279,7 @@ def load_policy(
     lora_rank: int = 16, precision: Precision = "auto", dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None, trust_remote_code: bool = False,
 ) -> Policy:  # fmt: skip
-    """Load a policy from `default`, a folder, a run (its `model/`), or a hub id.
+    """Load a policy from `default`, a folder, a run (its `model/`), a GGUF file, or a hub id.
 
     `style="auto"`: the style that `save` stored, else the chat template if there is one, else plain
     text. A stored system line replaces the default one. `tuning="lora"` adds an adapter; `auto`
@@ -312,7 +314,7 @@ def load_policy(
     policy = Policy(
         model=loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(),
         tokenizer=tokenizer, weights_hash=weights_hash(source, loaded),
-        name="SmolLM2-135M-Instruct" if str(model) == "default" else Path(model).name,
+        name=_name(model),
         is_encoder_decoder=bool(config.is_encoder_decoder),
         style=auto_style if style == "auto" else style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
@@ -338,9 +340,17 @@ def _shows_system(policy: Policy) -> bool:
         return False
 
 
+def _name(model: str | Path) -> str:
+    if str(model) == "default":
+        return "SmolLM2-135M-Instruct"
+    return gguf_facts(Path(model)).name if is_gguf(model) else Path(model).name
+
+
 def _source(model: str | Path) -> str:
     if str(model) == "default":
         return str(default_model())
+    if is_gguf(model):
+        return str(converted(Path(model)))
     if (Path(model) / "model" / "config.json").exists():
         return str(Path(model) / "model")
     return str(model)
