@@ -38,7 +38,7 @@ def settle(run: Run, base: Policy, settings: Any, *others: Any) -> list[Any]:
         tuning, why = decide_for(base.model)
         stored = {"tuning": tuning, "why": why, "rates": rates if tuning == "lora" else {}}
         run.write_json(FILE, stored)
-    say(in_words(stored, settings.lora_rank))
+    say(f"tuning: {in_words(stored, settings.lora_rank)}")
     settings = replace(settings, tuning=stored["tuning"])
     if stored["tuning"] == "full":
         return [settings, *others]
@@ -51,10 +51,10 @@ def settle(run: Run, base: Policy, settings: Any, *others: Any) -> list[Any]:
 def in_words(stored: Mapping[str, Any], rank: int) -> str:
     """What `tuning.json` holds, in a line."""
     if stored["tuning"] == "full":
-        return f"tuning: full ({stored['why']})"
+        return f"full ({stored['why']})"
     rates = [f"{name} {new:g} for {old:g}" for name, (old, new) in stored["rates"].items()]
     learned = f", at its learning rates: {', '.join(rates)}" if rates else ""
-    return f"tuning: LoRA of rank {rank} ({stored['why']}){learned}"
+    return f"LoRA of rank {rank} ({stored['why']}){learned}"
 
 
 def lora_rates(config: Any) -> dict[str, tuple[float, float]]:
