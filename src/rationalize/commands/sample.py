@@ -42,7 +42,9 @@ class SampleConfig:
     """Write attempts."""
 
     model: str
-    """`default`, a folder, a run, or a hub id; with `server`, the name of a model there."""
+    """`default`, a folder, a run, a GGUF file, or a hub id; with `server`, the name of a model
+    there.
+    """
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     split: str = "train"
@@ -104,7 +106,7 @@ class AskConfig:
     question: Annotated[str, Positional, arg(metavar="QUESTION")]
     """The question."""
     model: str = "default"
-    """`default`, a folder, a run, or a hub id."""
+    """`default`, a folder, a run, a GGUF file, or a hub id."""
     choices: tuple[str, ...] = ()
     """Answers to choose from; none: a free-form answer."""
     context: str | None = None

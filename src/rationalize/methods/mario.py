@@ -64,6 +64,7 @@ from rationalize.methods.base import (
     selected,
 )
 from rationalize.methods.pool import Pool
+from rationalize.methods.sft import LORA_FIT
 from rationalize.models.control import ControlInit
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
@@ -160,7 +161,11 @@ class MarioConfig:
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
     """How rollouts are written."""
 
+    LORA: ClassVar[dict[str, Any]] = {
+        "fit": {"learning_rate": 2e-4, "control_factor": 5.0}  # control rows learn as before
+    }
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT},
         "released": {
             "ties": "released", "over_draw": 1.0, "steps": 50_000, "sample_interval": 4_000,
             "eval_interval": 1_000, "beta": 0.1, "alpha": 0.0, "control_init": "statistics",

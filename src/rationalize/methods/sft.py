@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from rationalize.config.checks import above, at_least
 from rationalize.errors import UserError
@@ -35,6 +35,10 @@ Texts = Sequence[tuple[str, str]]
 """Prompts and their responses."""
 
 
+LORA_FIT = {"fit": {"learning_rate": 2e-4}}
+"""LoRA's rate where texts are imitated."""
+
+
 @dataclass(frozen=True)
 class SftConfig:
     """SFT on teacher rationales, or the direct fine-tune."""
@@ -45,6 +49,9 @@ class SftConfig:
     """How often development accuracy is measured, evenly over the steps; the best step is kept."""
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How the policy learns."""
+
+    LORA: ClassVar[dict[str, Any]] = LORA_FIT
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"tuning": "lora", **LORA}}
 
     def __post_init__(self) -> None:
         above(self, 0, "epochs")
@@ -70,6 +77,8 @@ class SftStart:
 
     sft: StartConfig = StartConfig()
     """SFT on the teacher's rationales, done first, in this run."""
+
+    LORA: ClassVar[dict[str, Any]] = {"sft": LORA_FIT}
 
 
 def sft(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> Policy:

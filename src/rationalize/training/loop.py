@@ -200,7 +200,7 @@ def _optimise(
     sums = torch.zeros(2, device=accelerator.device)
     metrics: dict[str, float] = {}
     for passed in micro_batches(rows, config.micro_tokens, group_of):
-        with policy.autocast():
+        with policy.autocast(), policy.checkpointing():
             out = loss(policy, passed)
         accelerator.backward(out.total)
         sums += torch.tensor([out.total.item(), out.weight], device=sums.device)

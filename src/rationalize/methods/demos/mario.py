@@ -79,6 +79,10 @@ class MarioDemoConfig:
         "evaluation_tokens": 48,
     }
     """The run's settings, where the demo has its own."""
+    LORA: ClassVar[dict[str, Any]] = {
+        "filt_acc": {"fit": {"learning_rate": 2e-4}},
+        "mario": {"fit": {"learning_rate": 2e-4, "control_factor": 10.0}},
+    }
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small": {},
         "large": {
