@@ -11,14 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from rationalize import __version__
 from rationalize.config import nearest, to_dict
 from rationalize.config.flags import explain, merge, take
-from rationalize.errors import UsageError, UserError
-from rationalize.files import disk_is_full
+from rationalize.errors import UsageError, UserError, machine_failure
 from rationalize.methods import DEMOS, METHODS, TRAINERS, installed, load, method_named
+from rationalize.termination import STATUS, Terminated, heed_sigterm
 from rationalize.text import printable
 
 
@@ -190,7 +188,7 @@ methods:
 Every verb takes --help, --dry-run (check all, print configuration and plan, touch nothing),
 --overwrite (replace what lies at --out: else only what the same call wrote is replaced),
 --config FILE.yaml (defaults < file < flags), and a flag per field (--fit.learning-rate 1e-4).
-Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -284,6 +282,7 @@ def entry() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter())
     logging.basicConfig(handlers=[handler])
+    heed_sigterm()
     sys.exit(main(sys.argv[1:]))
 
 
@@ -302,15 +301,19 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"rationalize: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except (OSError, SafetensorError) as error:
-        if not disk_is_full(error):
+    except Exception as error:
+        if not (sentence := machine_failure(error)):
             raise
+        print(f"rationalize: {printable(sentence)}", file=sys.stderr)
+        return 1
+    except Terminated as stop:
+        where = f" in {'; '.join(stop.places)}" if stop.places else ""
         print(
-            f"rationalize: the disk is full ({printable(str(error))}); make room and start the "
-            "same command again: a run goes on from its last checkpoint",
+            f"\nrationalize: stopped by SIGTERM{printable(where)}. Start the same command again to "
+            "go on",
             file=sys.stderr,
         )
-        return 1
+        return STATUS
     except KeyboardInterrupt:
         print("\ninterrupted; run again with the same directory to resume", file=sys.stderr)
         return 130

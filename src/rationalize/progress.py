@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from rationalize.termination import Terminated
+
 Progress = Callable[[int, int, int], None]
 """`progress(done, total, tokens)`, all counted from the start of the work."""
 
@@ -23,12 +25,27 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
-    """A `Progress` that draws a bar on a terminal, and elsewhere prints a line every 20 seconds."""
-    if sys.stderr.isatty():
-        with _bar(description, unit) as report:
-            yield report
-    else:
-        yield _lines(description, unit)
+    """A `Progress` that draws a bar on a terminal, and elsewhere prints a line every 20 seconds.
+
+    A SIGTERM that arrives during the work is told how far it was.
+    """
+    place = description
+
+    def noted(done: int, total: int, tokens: int) -> None:
+        nonlocal place
+        place = f"{description} at {done} of {total} {unit}".rstrip()
+        report(done, total, tokens)
+
+    try:
+        if sys.stderr.isatty():
+            with _bar(description, unit) as report:
+                yield noted
+        else:
+            report = _lines(description, unit)
+            yield noted
+    except Terminated as stop:
+        stop.places.append(place)
+        raise
 
 
 @contextmanager

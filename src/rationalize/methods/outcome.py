@@ -16,7 +16,7 @@ from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
 from rationalize.evaluation.tables import format_table, splits_of
-from rationalize.files import write_text
+from rationalize.files import sync_folder, write_text
 from rationalize.methods.base import Asked, Experiment, Learned
 from rationalize.models.cards import CARD, base_facts
 from rationalize.models.folders import read_facts
@@ -45,6 +45,7 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
 def export(exp: Experiment, policy: Policy, name: str, asked: Asked) -> None:
     """Write `model/`; `write_results` puts the card and the harness's tasks beside it."""
     policy.export(exp.run.folder("model"), bake=asked.control)
+    sync_folder(exp.run.path / "model")
     exp.run.finish("export", method=name, seed=exp.seed, mode=asked.mode, guidance=asked.guidance)
 
 

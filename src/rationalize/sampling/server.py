@@ -32,6 +32,7 @@ from rationalize.sampling.refusals import Refusals
 from rationalize.sampling.replies import Reply, ReplyCache
 from rationalize.sampling.writing import question_seed
 from rationalize.templates import BLOCK_END
+from rationalize.termination import Terminated
 from rationalize.text import clip
 
 log = logging.getLogger(__name__)
@@ -195,7 +196,7 @@ class ServerSampler:
             except BaseException as error:
                 # requests in flight are paid for: wait for them, so that they are stored
                 self._stop.set()
-                if isinstance(error, KeyboardInterrupt):
+                if isinstance(error, (KeyboardInterrupt, Terminated)):
                     log.warning("stopping after the requests in flight, which are paid for")
                 pool.shutdown(cancel_futures=True)
                 raise
