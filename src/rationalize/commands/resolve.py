@@ -42,6 +42,8 @@ class Writer:
     """Bin per reward to write under, where the model has control tokens."""
     weights_hash: str | None
     """None: the weights are behind a server."""
+    tokenizer: Any = None
+    """None: behind a server."""
 
 
 @contextmanager
@@ -54,16 +56,17 @@ def open_writer(config: Any) -> Iterator[Writer]:
         control = bins_of(config.control, policy)
         from rationalize.sampling.local import Sampler
 
-        yield Writer(Sampler(policy, guidance=config.guidance), control, policy.weights_hash)
+        sampler = Sampler(policy, guidance=config.guidance)
+        yield Writer(sampler, control, policy.weights_hash, policy.tokenizer)
         return
     from rationalize.sampling.server import ServerSampler
 
-    sampler = ServerSampler(config.server, config.model, config.http)
+    server = ServerSampler(config.server, config.model, config.http)
     try:
-        yield Writer(sampler, None, None)
+        yield Writer(server, None, None)
     finally:
-        if not sampler.bill.empty:
-            print(f"{config.server}: {sampler.bill}", file=sys.stderr)
+        if not server.bill.empty:
+            print(f"{config.server}: {server.bill}", file=sys.stderr)
 
 
 def settings_of(config: Any) -> dict[str, Any]:

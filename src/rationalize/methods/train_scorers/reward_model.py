@@ -32,6 +32,7 @@ from rationalize.config.checks import above, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.intervals import Interval, bootstrap_mean
 from rationalize.methods.base import NothingToLearn, RunConfig
+from rationalize.methods.inputs import inputs_of
 from rationalize.methods.own_attempts import RejectConfig, is_right, rankable
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head, save_head
@@ -141,7 +142,10 @@ def train_reward_model(
     splits = run_config.load_splits()
     attempts = attempts_at(Path(source.attempts), splits)
     policy = run_config.load_policy()
-    with Run.open(out, stored, base_hash=policy.weights_hash, overwrite=overwrite) as run:
+    inputs = inputs_of(stored, splits, policy.tokenizer)
+    with Run.open(
+        out, stored, base_hash=policy.weights_hash, inputs=inputs, overwrite=overwrite
+    ) as run:
         data = RankData(attempts, splits["train"], source.select, seed=run_config.seed)
         stage = Stage(run, "reward-model")
         facts = learn_rank(policy, data, config, stage, run.path / "model")
