@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +17,11 @@ from rationalize.models.default import HUB_ID, WHEEL, default_model
 from rationalize.models.folders import (
     TEMPLATE_VALUES,
     check_model,
-    no_bars,
     read_facts,
     save_policy,
     weights_hash,
 )
+from rationalize.models.loading import LOAD_ERRORS, load_weights
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
 from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
@@ -294,10 +294,9 @@ def load_policy(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        with no_bars() if Path(source).is_dir() else nullcontext():
-            loaded = kind.from_pretrained(source, dtype=dtype, **options)
+        loaded = load_weights(kind, source, config, dtype=dtype, **options)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise UserError(
             f"no model could be loaded from {str(model)!r}: {error}\n{_advice(source)}"
         ) from error

@@ -131,6 +131,10 @@ class ServerSampler:
         self._lock = threading.Lock()  # guards the bill
         self._refusals = Refusals()
 
+    def fits(self, *_: object) -> bool:
+        """True: only the server knows its model's context, and refuses what is beyond it."""
+        return True
+
     def sample(
         self,
         prompts: Sequence[str],

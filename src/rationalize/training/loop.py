@@ -22,9 +22,11 @@ from torch import Tensor
 from rationalize.config.checks import at_least, between
 from rationalize.errors import NotFinite, UserError
 from rationalize.memory import give_back_freed_memory, keep_freed_memory
+from rationalize.models.context import row_over_context
 from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
-from rationalize.progress import progress_bar
+from rationalize.models.reach import lora_reach
+from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 from rationalize.termination import Terminated, postponed
 from rationalize.text import clip
@@ -130,6 +132,8 @@ def fit(
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     groups = rate_groups(parameters, config)
     optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
+    if policy.tuning == "lora":
+        say(f"{stage.name}: {lora_reach(policy)}")
     learner = _Learner(policy, loss, config, accelerator, parameters, optimizer, group_of)
     peaks = [group["lr"] for group in optimizer.param_groups]
     run, name = stage.run, stage.name
@@ -216,6 +220,12 @@ def _optimise(learner: _Learner, rows: Sequence[Row], stage: Stage, step: int) -
     if not rows:
         return {"weight": 0.0}
     policy, config = learner.policy, learner.config
+    for row in rows:
+        if wrong := row_over_context(policy, row):
+            raise UserError(
+                f"{stage.name}, step {step}: {wrong}; leave out or shorten the row whose prompt "
+                f"ends in {clip(policy.decode(row.prompt_ids)[-50:])}"
+            )
     total, weight, metrics = _accumulate(learner, rows)
     gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
     torch._foreach_div_(gradients, max(weight, 1.0))
