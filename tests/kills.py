@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from rationalize.termination import STATUS, Terminated, heed_sigterm
+
 EXCEPTIONS = {
     "lock": "the number of the process that wrote last: not compared",
     "stages.json": "`seconds`, a clock: left out",
@@ -24,28 +26,32 @@ _WRITES = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", 
 _WRITING = os.O_WRONLY | os.O_RDWR
 
 
-def killed_at(write: int | None, folder: Path, work: Callable[[], Any]) -> int | None:
-    """Do the work in a child that is killed just before its n-th write to the folder (from 0), or
-    never.
+def killed_at(
+    write: int | None, folder: Path, work: Callable[[], Any], by: int = signal.SIGKILL
+) -> int | None:
+    """Do the work in a child that gets a signal just before its n-th write to the folder (from 0),
+    or never.
 
-    Returns None if it was killed, else how many writes it made. A failure is an AssertionError.
+    Returns None if that ended it, else how many writes it made. A failure is an AssertionError.
     """
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        _work_until_killed(write, str(folder), work, writer)
+        _work_until_killed(write, str(folder), work, by, writer)
     os.close(writer)
     with os.fdopen(reader) as stream:
         said = stream.read()
     _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+    if os.waitstatus_to_exitcode(status) in (-signal.SIGKILL, STATUS):
         return None
     assert os.WIFEXITED(status), f"ended by signal {os.WTERMSIG(status)}"
     assert os.WEXITSTATUS(status) == 0, said
     return int(said)
 
 
-def _work_until_killed(write: int | None, folder: str, work: Callable[[], Any], out: int) -> None:
+def _work_until_killed(
+    write: int | None, folder: str, work: Callable[[], Any], by: int, out: int
+) -> None:
     """In the child: work, count writes, and leave without the parent's clean-up."""
     count = 0
 
@@ -55,10 +61,11 @@ def _work_until_killed(write: int | None, folder: str, work: Callable[[], Any], 
             return
         if event == "open" and not args[2] & _WRITING:
             return
-        if count == write:
-            os.kill(os.getpid(), signal.SIGKILL)
         count += 1
+        if count - 1 == write:
+            os.kill(os.getpid(), by)
 
+    heed_sigterm()
     sys.addaudithook(audit)
     try:
         quiet = os.open(os.devnull, os.O_WRONLY)
@@ -66,6 +73,8 @@ def _work_until_killed(write: int | None, folder: str, work: Callable[[], Any], 
         work()
         os.write(out, str(count).encode())
         os._exit(0)
+    except Terminated:
+        os._exit(STATUS)
     except BaseException:
         import traceback
 

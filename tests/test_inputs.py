@@ -7,8 +7,13 @@ import pytest
 from tiny import tiny_tokenizer
 from toys import attempt, question
 
+from rationalize.cli import main
+from rationalize.config import to_dict
+from rationalize.config.compose import split
 from rationalize.errors import UserError
+from rationalize.methods import METHODS
 from rationalize.methods.inputs import inputs_of
+from rationalize.methods.launch import settings_of
 from rationalize.rewards.adapters import user_reward
 from rationalize.runs import Run
 
@@ -119,3 +124,22 @@ def test_another_chat_template_is_named(begun):
     begun(tokenizer=tokenizer)
     tokenizer.chat_template += " "
     assert "tokenizer: chat template changed" in refused(begun, tokenizer=tokenizer)
+
+
+def test_a_dry_run_says_it_too(tmp_path, tiny_model, capsys):
+    file, out = tmp_path / "q.jsonl", tmp_path / "run"
+    row = {"choices": ["yes", "no"], "answer": "yes", "rationales": ["so"]}
+    rows = [{"id": f"q{i}", "question": f"Is it {i}?", **row} for i in range(40)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = settings_of(METHODS["sft"])(model=tiny_model, questions=str(file))
+    stored = {"method": "sft", **to_dict(settings)}
+    with Run.open(out, stored, inputs=inputs_of(stored, split(settings)[-1].load_splits())) as run:
+        run.finish("a stage")
+    argv = ["train", "sft", "--model", tiny_model, "--questions", str(file), "--dry-run"]
+    assert main([*argv, "--out", str(out)]) == 0
+    file.write_text(file.read_text().replace("so", "because"))
+    assert main([*argv, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert "was begun with other inputs" in said
+    assert "rationales of train: " in said
+    assert "questions of" not in said

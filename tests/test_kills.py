@@ -1,11 +1,13 @@
 """Every method ends in the same files, however often it was killed, at whatever write.
 
-One method is killed once here; `make kill` kills every method more often (KILLS=10).
+One method is killed here, by SIGKILL and by SIGTERM; `make kill` kills every method more often
+(KILLS=10).
 """
 
 import os
 import random
 import shutil
+import signal
 
 import pytest
 from kills import contents, killed_at
@@ -58,6 +60,7 @@ def test_every_method_and_trainer_is_killed():
     assert set(TRAINERS) - set(COMMANDS) == {"reward-model"}  # as in self-motivated
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that fork")
 @pytest.mark.parametrize("name", KILLED)
 def test_a_run_ends_in_the_same_files_however_often_it_was_killed(name, request, tmp_path):
     if name in OWN_ATTEMPTS:
@@ -73,9 +76,9 @@ def test_a_run_ends_in_the_same_files_however_often_it_was_killed(name, request,
     writes = killed_at(None, folder, start)
     whole = contents(folder)
     shutil.rmtree(folder)
-    points = [draw.randrange(writes) for _ in range(KILLS or 1)]
-    for point in sorted(points):
-        killed_at(point, folder, start)
+    points = sorted(draw.randrange(writes) for _ in range(KILLS or 2))
+    for i, point in enumerate(points):
+        killed_at(point, folder, start, by=signal.SIGTERM if i % 2 else signal.SIGKILL)
     killed_at(None, folder, start)
     found = contents(folder)
     assert sorted(found) == sorted(whole)

@@ -152,13 +152,16 @@ def check_selection(config: Any, metrics: Sequence[str], path: str = "") -> None
             raise UsageError(f"{path}select_by: unknown metric {value!r}{nearest(value, metrics)}")
 
 
-def plan(settings: Any, about: str) -> list[str]:
+def plan(settings: Any, out: Path, method: str, about: str, *, overwrite: bool) -> list[str]:
     """What a start would do, in lines; raises what a start would raise before it makes a folder."""
     *_, run_config = split(settings)
     if on_hub(run_config.questions):
         check_model(run_config.model)
         return [f"questions: {run_config.questions}, from the hub (not read in a dry run)"]
     known = checked(settings)
+    stored = {"method": method, **to_dict(settings)}
+    inputs = inputs_of(stored, known.splits, rewards=known.rewards)
+    check_resumable(out, stored, inputs=inputs, overwrite=overwrite)
     scorers = trained_scorers(known.scoring)
     if SftStart in known.parts and known.parts[SftStart].sft.epochs > 0:
         scorers.append("SFT, to start from")

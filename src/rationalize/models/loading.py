@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from rationalize.errors import UserError
 from rationalize.models.folders import no_bars
@@ -40,7 +41,7 @@ def load_weights(kind: Any, source: str, config: Any, **options: Any) -> Any:
         raise UserError(_missing(source, missing, unexpected))
     if unexpected:
         log.warning("%s: weights that the model does not use: %s", source, listed(unexpected))
-    spoiled = [n for n, p in model.named_parameters() if not torch.isfinite(p).all()]
+    spoiled = [name for name, p in model.named_parameters() if not _finite(p)]
     if spoiled:
         raise UserError(
             f"{source}: {len(spoiled)} weights are infinite or not a number: {listed(spoiled)}; "
@@ -48,6 +49,12 @@ def load_weights(kind: Any, source: str, config: Any, **options: Any) -> Any:
             "checkpoint or another model"
         )
     return model
+
+
+@torch.no_grad()
+def _finite(tensor: Tensor) -> bool:
+    """Whether all of its numbers are: most often the sum says it, at a tenth of the cost."""
+    return bool(tensor.sum().isfinite() or tensor.isfinite().all())
 
 
 def _missing(source: str, missing: list[str], unexpected: list[str]) -> str:

@@ -20,13 +20,14 @@ from rationalize.text import listed
 
 log = logging.getLogger(__name__)
 
-FILE, REWARDS = "inputs.json", "rewards"
+FILE, REWARDS, TOKENIZER = "inputs.json", "rewards", "tokenizer"
 
 Inputs = Mapping[str, Mapping[str, str]]
 """Group -> name -> digest, in an order that counts: `questions of train` -> id -> digest.
 
 The names of the group `rewards` are those of scores in attempts. A group `.. of SPLIT` of a split
-other than train and dev is not used before that split is evaluated.
+other than train and dev is not used before that split is evaluated. The group `tokenizer` is
+missing where no model is loaded (a dry run, a server), and is not compared there.
 """
 
 
@@ -76,6 +77,8 @@ def _changes(path: Path, inputs: Inputs) -> list[_Change]:
     recorded: Inputs = json.loads((path / FILE).read_text(encoding="utf-8"))
     changes = []
     for group in {**recorded, **inputs}:
+        if group == TOKENIZER and group not in inputs:
+            continue
         before, now = recorded.get(group, {}), inputs.get(group, {})
         if list(before.items()) != list(now.items()):
             changed = [n for n in now if n in before and now[n] != before[n]]

@@ -124,8 +124,9 @@ class Run:
     def __exit__(self, kind: object, *_: object) -> None:
         """Close the run; where its work is done, its log is put in order first."""
         if kind is None and self.access == "write":
-            for path in (self.path, *self.path.glob("stages/*")):
-                _write_in_order(path / "metrics.jsonl")
+            inside = self.path.glob("stages/**/metrics.jsonl")
+            for path in (self.path / "metrics.jsonl", *inside):
+                _write_in_order(path)
         self.close()
 
     def log(self, stage: str, step: int, **metrics: Any) -> None:
