@@ -2,8 +2,6 @@
 
 import gzip
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,8 +20,7 @@ from rationalize.questions import (
     load_sample,
     load_splits,
 )
-from rationalize.questions.columns import cut_choices
-from rationalize.questions.hub import NAMED
+from rationalize.questions.choices import cut_choices
 from rationalize.records import Question
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -158,7 +155,7 @@ def test_rationales_that_hold_the_answer_are_left_out_and_counted(tmp_path, capl
         ({"question": "?", "choices": ["1", "2", "0"], "answer": 1}, {"answer": "answer:index"}, "2"),
         ({"question": "?", "choices": ["1", "2", "0"], "answer": 1}, {"answer": "answer:text"}, "1"),
         ({"question": "?", "choices": ["b", "a"], "answer": "A"}, {"answer": "answer:letter"}, "b"),
-        ({"question": "?", "choices": ["b", "a"], "answer": "A"}, {}, "a"),
+        ({"question": "?", "choices": ["b", "a"], "answer": "A"}, {"answer": "answer:text"}, "a"),
         ({"question": "?", "choices": ["x", "y"], "answer": "(b)"}, {}, "y"),
         ({"question": "?", "answer": True}, {}, "yes"),
         ({"question": "? (A) x (B) y", "at": 1}, {"answer": "at:index"}, "y"),
@@ -435,39 +432,6 @@ def test_what_is_nowhere_is_said(tmp_path):
         load_questions(tmp_path / "q.txt")
 
 
-HUB_ROWS = {
-    "strategyqa": {"qid": "s{i}", "term": "Ice", "question": "Is ice cold {i}?", "answer": True, "facts": "Ice is frozen."},
-    "quarel": {"id": "u{i}", "answer_index": 1, "question": "Which {i}? (A) tea (B) ice", "logical_forms": ["x"]},
-    "openbookqa": {"id": "o{i}", "question_stem": "Which {i}?", "choices": {"text": ["tea", "ice"], "label": ["A", "B"]}, "answerKey": "B"},
-    "numersense": {"sentence": "<mask> legs {i}", "target": "two"},
-    "qasc": {"id": "a{i}", "question": "Which {i}?", "choices": {"text": ["tea", "ice"], "label": ["A", "B"]}, "answerKey": "B", "fact1": "f"},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", [n for n in NAMED if n != "cot-collection"])
-def test_marios_sets_load_by_name(monkeypatch, name):
-    asked = []
-
-    def load_dataset(*args, **options):
-        asked.append((args, options))
-
-        def rows(start):
-            return [{k: v.format(i=i) if isinstance(v, str) else v for k, v in HUB_ROWS[name].items()} for i in range(start, start + 40)]  # fmt: skip
-
-        return {"train": rows(0), "validation": rows(40), "test": rows(80)}
-
-    monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    splits = load_splits(name)
-    assert asked == [((NAMED[name].id, NAMED[name].config), {"revision": NAMED[name].revision})]
-    assert set(splits) == {"train", "dev", "test"}
-    question = splits["train"][0]
-    assert question.answer == {"strategyqa": "yes", "numersense": "two"}.get(name, "ice")
-    assert question.choices is not None
-    assert "(A)" not in question.question
-    assert question.rationales == (("Ice is frozen.",) if name == "strategyqa" else ())
-    assert load_questions(name, "dev") == splits["dev"]
-
-
 def test_a_sample_of_the_cot_collection_is_drawn_before_it_is_read(monkeypatch):
     rows = [
         {"source": f"Do: {i}", "target": "t", "rationale": f"r{i}", "task": "nli", "type": "Flan"}
@@ -554,9 +518,3 @@ def test_reference_rationales_of_another_shape_are_refused(tmp_path):
         load_reference_rationales(path)
     (kept,) = load_reference_rationales(path, skip_bad_rows=tmp_path / "bad.jsonl")
     assert kept.predicted is None
-
-
-def test_questions_and_runs_import_no_torch():
-    code = "import sys, rationalize.questions, rationalize.runs, rationalize.templates; print('torch' in sys.modules, 'datasets' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split() == ["False", "False"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from rationalize.commands.evaluate import EvaluateConfig
 from rationalize.commands.resolve import settings_of
 from rationalize.config import to_dict
 from rationalize.questions import builtin_questions, load_questions
-from rationalize.sampling import http
+from rationalize.questions.teacher import solved
 from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.server import ServerSampler
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
@@ -38,7 +39,7 @@ QUICK = ["--questions", "builtin", "--limit", "6"]
 
 def test_sample_keeps_the_right_answers_of_a_server(tmp_path, capsys):
     out = tmp_path / "a.jsonl"
-    first = builtin_questions()["train"][0]
+    first, second = builtin_questions()["train"][:2]
     flags = ["--shots", "1", "--n", "2", "--keep-correct", "--out", str(out)]
     wrong = "ABC"[(first.choices.index(first.answer) + 1) % len(first.choices)]
     right = "ABC"[first.choices.index(first.answer)]
@@ -54,7 +55,8 @@ def test_sample_keeps_the_right_answers_of_a_server(tmp_path, capsys):
         first.id, first.answer, "Yes.",
     )  # fmt: skip
     assert (attempt.model, attempt.sampling["top_p"], attempt.n_tokens) == ("big", 0.9, 5)
-    assert demo == attempt.prompt == prompt_text("rationale_answer", first, None, [first])
+    # the first question is shown solved before the others, and the second before the first
+    assert demo == attempt.prompt == prompt_text("rationale_answer", first, None, [solved(second)])
     shown = capsys.readouterr()
     assert "1 of 12 attempts at 6 questions; 2 parsed, 1 right" in shown.out
     assert f"{server.url}: 6 answers, 42 prompt and 60 completion tokens" in shown.err
@@ -132,7 +134,7 @@ def test_the_key_is_sent_and_shown_and_stored_nowhere(tmp_path, capsys, monkeypa
         answer=replies(echo),
     ) as server:
         common = ["--server", server.url, "--model", "m", "--http.key-variable", "MY_KEY", *QUICK]
-        monkeypatch.setattr(http, "_FIRST_WAIT", 0.0)
+        monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)  # no wait before a retry
         run, out = str(tmp_path / "run"), str(tmp_path / "a.jsonl")
         assert main(["sample", *common, "--out", out, "--http.concurrency", "1"]) == 1
         assert main(["sample", *common, "--out", out]) == 0

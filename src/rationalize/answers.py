@@ -17,8 +17,8 @@ from rationalize.numerals import exact_number, number, number_text, plain, whole
 
 __all__ = [
     "MARKER", "Reply", "answer_alone", "answer_label", "end_after_answer", "has_marker",
-    "is_correct", "label", "normalise", "number", "parse_reply", "read_answer", "read_prediction",
-    "reply_text", "split_reasoning", "stated_answer",
+    "is_correct", "label", "normalise", "number", "parse_answer", "parse_reply", "read_answer",
+    "read_prediction", "reply_text", "split_reasoning", "stated_answer",
 ]  # fmt: skip
 
 MARKER = "So the answer is"
@@ -132,6 +132,12 @@ def parse_reply(completion: str, choices: Sequence[str] | None) -> Reply:
     last = markers[-1]
     rationale, answer = text[: last.start()].strip(), read_answer(text[last.end() :], choices)
     return Reply(rationale, answer, reasoning)
+
+
+def parse_answer(completion: str, choices: Sequence[str] | None) -> Reply:
+    """The reply to a prompt that asks for the answer alone: it has no rationale and no marker."""
+    reasoning, text = split_reasoning(completion)
+    return Reply("", read_answer(text, choices), reasoning)
 
 
 def stated_answer(completion: str, choices: Sequence[str] | None) -> str | None:

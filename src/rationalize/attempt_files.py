@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from rationalize.errors import UserError
 from rationalize.files import number_or_text, replacing
-from rationalize.records import Attempt, Pair, attempt_from_row, attempt_row
+from rationalize.records import Attempt, Pair, Question, attempt_from_row, attempt_row, question_row
 from rationalize.text import whole_characters
 
 _JSON_COLUMNS = ("rewards", "control", "sampling")
@@ -31,17 +31,30 @@ _SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in ("round", "step", "seed", "n_tokens")]
     + [(name, pa.bool_()) for name in ("parsed", "hinted")]
 )
+_QUESTION_COLUMNS = {
+    "question": pa.string(), "choices": pa.list_(pa.string()), "answer": pa.string(),
+    "answer_form": pa.string(), "context": pa.string(), "accepted": pa.list_(pa.string()),
+}  # fmt: skip
 _REQUIRED = ("question_id", "completion")
 
 
-def save_attempts(attempts: Iterable[Attempt], path: Path | str) -> None:
-    """Write attempts atomically as parquet, JSONL or JSONL.gz, by the file's suffix."""
+def save_attempts(
+    attempts: Iterable[Attempt], path: Path | str,
+    questions: Mapping[str, Question] | None = None,
+) -> None:  # fmt: skip
+    """Write attempts atomically as parquet, JSONL or JSONL.gz, by the file's suffix.
+
+    With `questions` (by id), every attempt carries its question: text, choices, context, answer.
+    """
     path = Path(path)
+    attempts = list(attempts)
+    asked = [question_row(questions[a.question_id]) for a in attempts] if questions else []
     if path.name.endswith(".parquet"):
         with replacing(path) as fresh:
-            pq.write_table(_table(list(attempts)), fresh, compression="zstd")
+            pq.write_table(_table(attempts, asked), fresh, compression="zstd")
     else:
-        _write_jsonl((attempt_row(a) for a in attempts), path)
+        rows = ({**attempt_row(a), **(asked[i] if asked else {})} for i, a in enumerate(attempts))
+        _write_jsonl(rows, path)
 
 
 def load_attempts(path: Path | str, **equal: Any) -> list[Attempt]:
@@ -88,7 +101,7 @@ def _trl_row(prompt: str, messages: bool, **replies: str) -> dict[str, Any]:
     }
 
 
-def _table(attempts: Sequence[Attempt]) -> pa.Table:
+def _table(attempts: Sequence[Attempt], asked: Sequence[Mapping[str, Any]] = ()) -> pa.Table:
     columns: dict[str, list[Any]] = {
         name: [getattr(attempt, name) for attempt in attempts] for name in _SCHEMA.names
     }
@@ -99,7 +112,17 @@ def _table(attempts: Sequence[Attempt]) -> pa.Table:
         ]
     for name in _TEXT_COLUMNS:  # parquet stores UTF-8: no unpaired surrogates
         columns[name] = [None if t is None else whole_characters(t) for t in columns[name]]
-    return pa.table(columns, schema=_SCHEMA)
+    table = pa.table(columns, schema=_SCHEMA)
+    for name, kind in _QUESTION_COLUMNS.items() if asked else ():
+        values = [_whole(row.get(name)) for row in asked]
+        table = table.append_column(name, pa.array(values, kind))
+    return table
+
+
+def _whole(value: str | Sequence[str] | None) -> str | list[str] | None:
+    if value is None or isinstance(value, str):
+        return None if value is None else whole_characters(value)
+    return [whole_characters(text) for text in value]
 
 
 def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:

@@ -31,7 +31,7 @@ _AFTER_A_TEXT = re.compile(
 )
 _JOINED = re.compile(r"[\s,]*(?:\b(?:or|and|nor)\b|[,/&])\s*", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
-_YES_NO = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_YES_NO = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
 
 
 def normalise(text: str) -> str:
@@ -59,7 +59,8 @@ def named_choice(text: str, choices: Sequence[str]) -> str | None:
     """The one choice that a line names; None where it names none, or several.
 
     `(A)` is the first choice, whatever follows. Then come the choices' texts, then a bare `A`, then
-    either with words around it. For the choices yes and no, the first of these words counts.
+    either with words around it. For the choices yes and no, the first of these words counts, and
+    true and false mean the same.
     """
     line = text.strip().rstrip(".").strip()
     bare = line.strip("*\"'` ")  # chat models put answers in bold or quotes
@@ -71,7 +72,8 @@ def named_choice(text: str, choices: Sequence[str]) -> str | None:
     if letter := _BARE_LETTER.match(bare):
         return _of_letter(letter, bare, choices)
     if {normalise(c) for c in choices} == {"yes", "no"} and (word := _YES_NO.search(bare)):
-        return same_choice(word.group(), choices)
+        said = word.group().lower()
+        return same_choice({"true": "yes", "false": "no"}.get(said, said), choices)
     return _with_words_around(plain(line), choices)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from rationalize.answers import is_correct
+
 
 @dataclass(frozen=True)
 class Question:
@@ -28,6 +30,12 @@ class Question:
     """Kind of reasoning, for reports."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further fields of the source, for analysis only: no trainer reads them."""
+    accepted: tuple[str, ...] = ()
+    """Further free-form answers that are right too (a number in words, another name)."""
+
+    def is_right(self, prediction: str | None) -> bool:
+        """Whether a prediction is the answer, or another accepted one."""
+        return any(is_correct(prediction, a, self.choices) for a in (self.answer, *self.accepted))
 
 
 @dataclass(frozen=True)
@@ -93,6 +101,18 @@ class Pair:
     chosen: str
     rejected: str
     question_id: str
+
+
+def question_row(question: Question) -> dict[str, Any]:
+    """What a file needs to read the question and its answer back as they are."""
+    row = {
+        "question": question.question,
+        "choices": question.choices,
+        "answer": question.answer,
+        "answer_form": "text",
+        "context": question.context,
+    }
+    return {**row, "accepted": question.accepted} if question.accepted else row
 
 
 def attempt_row(attempt: Attempt) -> dict[str, Any]:

@@ -5,12 +5,14 @@ The question comes first, so that the prompts of a question share a prefix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rationalize.answers import answer_label, label, reply_text
 from rationalize.records import Attempt, Question
 
 MODES = ("rationale_answer", "rationale", "refine", "answer", "answer_from_rationale")
+ANSWER_ALONE = ("answer", "answer_from_rationale")
+"""Modes whose reply is the answer itself, without a rationale."""
 
 TEMPLATE_VERSION = "1"
 """Part of every cache key: change it when a template changes."""
@@ -126,7 +128,6 @@ def statement_text(question: str, context: str | None, text: str) -> str:
 def given_attempt(
     id: str, question: Question, rationale: str, prediction: str | None, *, writer: str, split: str,
     model: str | None = None, completion: str | None = None,
-    rewards: Mapping[str, float] | None = None,
 ) -> Attempt:  # fmt: skip
     """A rationale from elsewhere as an attempt at its question.
 
@@ -142,5 +143,5 @@ def given_attempt(
         prompt=prompt_text("rationale_answer", question), completion=completion,
         rationale=rationale, prediction=prediction, gold=question.answer,
         parsed=prediction is not None, finish="stop", writer=writer, model=model or writer, round=0,
-        step=0, split=split, seed=0, n_tokens=0, rewards=rewards or {},
+        step=0, split=split, seed=0, n_tokens=0,
     )  # fmt: skip

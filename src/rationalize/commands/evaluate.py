@@ -66,6 +66,10 @@ class EvaluateConfig(ScorerFolders):
     """Model that `fluency` asks."""
     mode: Literal["rationale_answer", "answer"] = "rationale_answer"
     """Rationale and answer, or the answer alone."""
+    shots: int = 0
+    """Solved training questions shown before each question, of its form of answer; built-in ones
+    where none is solved.
+    """
     control: dict[str, str] = field(default_factory=dict)
     """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
     guidance: float = 0.0
@@ -119,18 +123,12 @@ def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
 
     settings = {"method": "evaluate", **settings_of(config)}
     # what can be known to be wrong is told before anything is loaded
+    folder = _coalition(config)
     check_resumable(config.out, settings, overwrite=overwrite)
     rewards = [user_reward(n) for n in known_names(config.rewards, config) if ":" in n]
     questions, train = _questions(config)
     pinned = partial(inputs_of, settings, {"train": train, config.split: questions})
-    folder = _coalition(config)
     if folder:
-        refuse_unfit(config)
-        if config.n > 1:
-            raise UsageError(
-                f"{config.model} is a coalition, which answers a question once; leave --n out, or "
-                "evaluate it under several seeds"
-            )
         name = config.name or Path(config.model).resolve().name
         hash = coalition_hash(folder)
         inputs = pinned(rewards=rewards)
@@ -148,7 +146,7 @@ def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
         ) as run,
     ):  # fmt: skip
         name = config.name or writer.sampler.name
-        write = partial(_written, config, writer, name, questions)
+        write = partial(_written, config, writer, name, questions, train)
         _evaluate(config, run, name, write, questions, train)
 
 
@@ -247,20 +245,37 @@ def _votes(
 
 
 def _written(
-    config: EvaluateConfig, writer: Writer, name: str, questions: Sequence[Question]
-) -> list[Attempt]:
+    config: EvaluateConfig, writer: Writer, name: str, questions: Sequence[Question],
+    train: Sequence[Question],
+) -> list[Attempt]:  # fmt: skip
+    from rationalize.questions.demonstrations import training_demonstrations
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
+    demos = training_demonstrations(train, config.shots, answers=config.mode == "answer")
     return write_attempts(
         writer.sampler, questions, sampling_of(config),
         Provenance(config.split, config.seed, writer=name),
-        PromptOptions(config.mode, writer.control), label=f"{name} on {config.split}",
+        PromptOptions(config.mode, writer.control, demos), label=f"{name} on {config.split}",
     )  # fmt: skip
 
 
 def _coalition(config: EvaluateConfig) -> Path | None:
-    """The coalition's folder where the model is one, else None."""
-    return coalition_folder(config.model) if config.server is None else None
+    """The coalition's folder where the model is one, else None.
+
+    Raises `UsageError` for a setting that a coalition cannot follow.
+    """
+    folder = coalition_folder(config.model) if config.server is None else None
+    if folder is None:
+        return None
+    refuse_unfit(config)
+    if config.shots:
+        raise UsageError(f"{config.model} is a coalition, which is shown no solved questions")
+    if config.n > 1:
+        raise UsageError(
+            f"{config.model} is a coalition, which answers a question once; leave --n out, or "
+            "evaluate it under several seeds"
+        )
+    return folder
 
 
 def _chains(

@@ -2,8 +2,10 @@
 
     {"question": "..", "choices": ["a", "b"], "answer": "a", "rationale": "..", "prediction": "a"}
     {"question_id": "quarel-test-00001", "completion": ".. So the answer is (A)."}
+    {"question": "..", "answer": "7", "rationales": ["..", ".."]}
 
 A completion is parsed as a policy's is. A rationale and its prediction are joined to a completion.
+A question's `rationales` are a row each. Questions have every shape that `load_questions` reads.
 """
 
 from __future__ import annotations
@@ -16,20 +18,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from string import ascii_uppercase
 from typing import Any
 
-from rationalize.answers import parse_reply, read_prediction
+from rationalize.answers import has_marker, parse_answer, parse_reply, read_prediction
 from rationalize.config import nearest
 from rationalize.errors import UsageError, UserError
 from rationalize.questions.bad_rows import BadRow, RowError, settle
+from rationalize.questions.columns import MISSING, answer_column, is_chat, pick, read_row
 from rationalize.questions.files import RawRow, read_rows
+from rationalize.questions.gold import Ambiguous
 from rationalize.records import Attempt, Question
-from rationalize.templates import given_attempt
+from rationalize.templates import ANSWER_ALONE, given_attempt
 from rationalize.text import clip
 
-TEXTS = ("question", "answer", "context", "rationale", "completion", "prediction")
-FIELDS = (*TEXTS, "id", "question_id", "choices", "rewards")
+TEXTS = ("rationale", "completion", "prediction", "mode")
+OF_QUESTION = (
+    "question", "choices", "labels", "answer", "answer_form", "accepted", "context", "rationales",
+)  # fmt: skip
+FIELDS = (*TEXTS, *OF_QUESTION, "id", "question_id", "rewards")
 """Fields that are read from a row; `columns` maps them to other names."""
 
 
@@ -76,20 +82,19 @@ class RationaleFile:
         `UserError` where the mapping names a column that no row has.
         """
         good = 0
-        absent = {self._columns[field]: field for field in self._mapped if field != "rewards"}
+        absent = set(self._mapped) - {"rewards"}
 
         def bad() -> Iterator[BadRow]:
             nonlocal good
-            for rationale in self._read():
+            for rationale in self._read(absent):
                 if isinstance(rationale, BadRow):
                     yield rationale
                 else:
                     good += 1
-                    for column in absent.keys() & rationale.row.keys():
-                        del absent[column]
 
         settle(bad(), skip_bad_rows)
-        for column, field in absent.items() if good else ():
+        for field in sorted(absent) if good else ():
+            column = self._columns[field]
             raise UserError(
                 f"{self._name}: no row has {column!r}, the column given for {field!r}; expected "
                 "the name of a column. Correct --columns, or leave it out"
@@ -100,7 +105,8 @@ class RationaleFile:
         """The rows that can be scored, in order."""
         return (r for r in self._read() if isinstance(r, Rationale))
 
-    def _read(self) -> Iterator[Rationale | BadRow]:
+    def _read(self, absent: set[str] | None = None) -> Iterator[Rationale | BadRow]:
+        """All rows; removes from `absent` the fields that a good row has a column for."""
         with closing(_SeenQuestions()) as seen:
             for raw in read_rows(self._path):
                 raw = dataclasses.replace(raw, file=self._name)
@@ -108,32 +114,81 @@ class RationaleFile:
                     yield raw
                     continue
                 try:
-                    rationale = self._rationale(raw)
-                    if self._has_id_and_text(raw) and not seen.agrees(rationale.question):
-                        id = clip(rationale.question.id)
+                    rationales = self._rationales(raw)
+                    if self._has_id_and_text(raw) and not seen.agrees(rationales[0].question):
+                        id = clip(rationales[0].question.id)
                         raise RowError(
                             f"question {id} with another text than before", "one question per id"
                         )
-                    yield rationale
                 except RowError as error:
                     yield raw.bad(error.found, error.expected)
+                    continue
+                yield from rationales
+                if absent:
+                    absent -= {field for field in absent if self._has(raw, field)}
+
+    def _has(self, raw: RawRow, field: str) -> bool:
+        """Whether a row has a column for the field."""
+        column = self._columns[field]
+        if field == "answer":
+            column = answer_column(self._columns)[0]
+        return pick(raw.values, column) is not MISSING
 
     def _has_id_and_text(self, raw: RawRow) -> bool:
         """Whether the row gives both its question's id and text: ids may then clash."""
         return self._questions is None and raw.values.get(self._columns["question_id"]) is not None
 
-    def _rationale(self, raw: RawRow) -> Rationale:
-        value = {name: raw.values.get(theirs) for name, theirs in self._columns.items()}
+    def _rationales(self, raw: RawRow) -> list[Rationale]:
+        """The row's rationale, or one for each of a question's `rationales`; at least one."""
+        value = {
+            name: raw.values.get(self._columns[name])
+            for name in (*TEXTS, "rationales", "id", "question_id", "rewards")
+        }
         for name in TEXTS:
             if value[name] is not None and not isinstance(value[name], str):
                 raise RowError(f"{self._columns[name]} = {clip(value[name])}", "text")
-        if value["completion"] is None and value["rationale"] is None:
+        question = self._inline(raw) if self._questions is None else self._known(value)
+        rewards = {self.rewards_column: self._rewards(value["rewards"])}
+        where = f"{raw.file}, {raw.place}"
+        if value["completion"] is None and (
+            value["rationale"] is None or (value["prediction"] is None and value["rationales"])
+        ):
+            rows = [{**row, **rewards} for row in self._taught(raw, value, question)]
+            return [
+                Rationale(row, question, _attempt(self._fields(row), question, f"{where}, {i}"))
+                for i, row in enumerate(rows)
+            ]
+        return [Rationale({**raw.values, **rewards}, question, _attempt(value, question, where))]
+
+    def _taught(
+        self, raw: RawRow, value: Mapping[str, Any], question: Question
+    ) -> list[dict[str, Any]]:
+        """A row for each rationale of a question, with the answer that its teacher gave."""
+        texts = value["rationales"] or list(question.rationales)
+        texts = texts if isinstance(texts, list) else [texts]
+        if not texts:
             columns = ", ".join(map(clip, raw.values)) or "nothing"
-            expected = f"{self._columns['rationale']!r} or {self._columns['completion']!r}"
+            names = ("rationale", "completion", "rationales")
+            expected = " or ".join(repr(self._columns[name]) for name in names)
             raise RowError(f"a row of {columns}", expected)
-        question = self._inline(value) if self._questions is None else self._known(value)
-        row = {**raw.values, self.rewards_column: self._rewards(value["rewards"])}
-        return Rationale(row, question, _attempt(value, question, f"{raw.file}, {raw.place}"))
+        answers = raw.values.get("teacher_answers") or [question.answer] * len(texts)
+        if not isinstance(answers, list) or len(answers) != len(texts):
+            raise RowError(f"teacher_answers = {clip(answers)}", f"{len(texts)} answers")
+        row = {k: v for k, v in raw.values.items() if k != self._columns["rationales"]}
+        rows = []
+        for text, answer in zip(texts, answers, strict=True):
+            if not isinstance(text, str):
+                raise RowError(f"{clip(text)} as rationale", "text")
+            # with the answer sentence in it, it is a completion
+            said = "completion" if has_marker(text) else "rationale"
+            own: dict[str, str | None] = {self._columns[said]: text}
+            if said == "rationale":
+                own[self._columns["prediction"]] = answer or None
+            rows.append({**row, **own})
+        return rows
+
+    def _fields(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: row.get(self._columns[name]) for name in TEXTS}
 
     def _rewards(self, given: Any) -> dict[str, Any]:
         """The scores that a row already has."""
@@ -160,29 +215,30 @@ class RationaleFile:
             raise RowError(f"{self._columns[name]} = {clip(value[name])}", expected)
         return question
 
-    def _inline(self, value: Mapping[str, Any]) -> Question:
+    def _inline(self, raw: RawRow) -> Question:
         """The question that a row holds."""
-        if not value["question"]:
+        columns = {name: self._columns[name] for name in OF_QUESTION} | {
+            "id": self._columns["question_id"]
+        }
+        if pick(raw.values, columns["question"]) in (MISSING, None, "") and not is_chat(raw.values):
             expected = "the question's text, or --questions with the question's id in the row"
-            raise RowError(f"no {self._columns['question']!r}", expected)
-        choices = value["choices"]
-        if choices is not None and not _are_choices(choices):
-            raise RowError(
-                f"{self._columns['choices']} = {clip(choices)}",
-                f"a list of up to {len(ascii_uppercase)} texts, none of them empty, or null",
-            )
-        if choices and value["answer"] is not None and value["answer"] not in choices:
-            answer = f"{self._columns['answer']} = {clip(value['answer'])}"
-            raise RowError(answer, f"one of the choices {clip(choices)}")
-        id = value["question_id"]
-        parts = [value[name] for name in ("question", "choices", "context", "answer")]
-        return Question(
-            id=_digest(parts).hex() if id is None else str(id),
-            question=value["question"],
-            answer=value["answer"] or "",
-            choices=tuple(choices) if choices else None,
-            context=value["context"],
-        )
+            raise RowError(f"no {columns['question']!r}", expected)
+        try:
+            question = read_row(raw.values, columns, "", scored=True).question
+        except RowError as error:
+            given = raw.values.get(str(columns.get(error.field)))
+            if isinstance(error, Ambiguous) or given is None:
+                raise
+            expected = error.expected.replace("one of [", "one of the choices [")
+            raise RowError(f"{columns[error.field]} = {clip(given)}", expected) from None
+        if question.id:
+            return question
+        own = raw.values.get(self._columns["id"])
+        parts = [question.question, question.choices, question.context, question.answer or None]
+        # in a file of questions with rationales, the id is a question's
+        teaches = question.rationales or raw.values.get(self._columns["rationales"])
+        id = str(own) if own is not None and teaches else _digest(parts).hex()
+        return dataclasses.replace(question, id=id)
 
 
 class _SeenQuestions:
@@ -206,17 +262,11 @@ class _SeenQuestions:
         self._table.close()
 
 
-def _are_choices(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and 0 < len(value) <= len(ascii_uppercase)
-        and all(isinstance(choice, str) and choice.strip() for choice in value)
-    )
-
-
 def _attempt(value: Mapping[str, Any], question: Question, where: str) -> Attempt:
     completion = value["completion"]
-    if completion is not None:
+    if completion is not None and value["mode"] in ANSWER_ALONE:
+        rationale, prediction = "", parse_answer(completion, question.choices).prediction
+    elif completion is not None:
         reply = parse_reply(completion, question.choices)
         rationale = reply.rationale if value["rationale"] is None else value["rationale"]
         prediction = reply.prediction

@@ -131,14 +131,16 @@ def known_names(names: Sequence[str], scorers: ScorerFolders) -> list[str]:
 
     Raises what can be known to be wrong with them and with the scorers' folders; loads no model.
     """
-    from rationalize.methods.scoring import check_folders
     from rationalize.rewards import COMPANIONS
     from rationalize.rewards.known import known_rewards
 
     names = split_commas(names)
     companions = [other for name in names for other in COMPANIONS.get(name, ())]
     names += [name for name in dict.fromkeys(companions) if name not in names]
-    check_folders(scorers)
+    if scorers.answer_scorer or scorers.verifier or scorers.reward_model:
+        from rationalize.methods.scoring import check_folders  # loads torch
+
+        check_folders(scorers)
     known_rewards(
         names, answer_scorer=bool(scorers.answer_scorer), verifier=bool(scorers.verifier),
         reward_model=bool(scorers.reward_model),
@@ -188,6 +190,8 @@ def check_writing(config: Any) -> None:
     between(config, 0, LARGEST_SEED, "seed")
     if hasattr(config, "limit"):
         at_least(config, 1, "limit")
+    if hasattr(config, "shots"):
+        at_least(config, 0, "shots")
     if getattr(config, "server", None) is not None and (config.control or config.guidance):
         raise UsageError(
             "--control and --guidance need control tokens, and a model behind a server has none; "

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import Positional
 
@@ -22,11 +22,13 @@ from rationalize.commands.resolve import (
     settings_of,
 )
 from rationalize.commands.resumable_file import ResumableFile
-from rationalize.config.checks import at_least
 from rationalize.errors import UsageError, UserError
-from rationalize.records import Attempt, Question
+from rationalize.records import Attempt, Question, question_row
 from rationalize.sampling.config import HttpConfig
 from rationalize.text import printable
+
+if TYPE_CHECKING:
+    from rationalize.questions.demonstrations import Demonstrations
 
 _BLOCK = 64
 """Questions between two saves."""
@@ -67,7 +69,7 @@ class SampleConfig:
     mode: Literal["rationale_answer", "answer"] = "rationale_answer"
     """Rationale and answer, or the answer alone."""
     shots: int = 0
-    """Solved training questions shown before each question."""
+    """Solved training questions shown before each question, of its form of answer; never itself."""
     seed: int = 0
     """Seed of every draw."""
     limit: int | None = None
@@ -85,7 +87,6 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         check_writing(self)
-        at_least(self, 0, "shots")
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
     if config.write == "questions":
         _save_questions(kept, by_id, config.out)
     else:
-        save_attempts(kept, config.out)
+        save_attempts(kept, config.out, by_id)
     out.sign()
     file.forget()
     parsed = sum(a.parsed for a in attempts)
@@ -202,26 +203,30 @@ def ask(config: AskConfig) -> None:
         print(f"answer: {printable(attempt.prediction or '(none could be read)')}")
 
 
-def _demos(config: SampleConfig) -> Sequence[Question]:
-    """The first `shots` training questions that can be shown as solved ones."""
+def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:
+    """Training questions, shown as solved before questions of their form of answer."""
     if not config.shots:
         return ()
     from rationalize.questions import load_questions
+    from rationalize.questions.demonstrations import training_demonstrations
+    from rationalize.questions.teacher import solved
 
-    train = load_questions(config.questions, "train", columns=config.columns or None)
-    solved = [q for q in train if q.rationales or config.mode == "answer"][: config.shots]
-    if len(solved) < config.shots:
+    train = load_questions(
+        config.questions, "train", columns=config.columns or None,
+        skip_bad_rows=config.skip_bad_rows,
+    )  # fmt: skip
+    answers = config.mode == "answer"
+    count = len(train) if answers else sum(solved(q) is not None for q in train)
+    if count < config.shots:
         raise UserError(
-            f"{config.questions}: found {len(solved)} train questions with a rationale, expected "
+            f"{config.questions}: found {count} train questions with a rationale, expected "
             f"{config.shots} (--shots); show fewer"
         )
-    return solved
+    return training_demonstrations(train, config.shots, answers=answers)
 
 
 def _correct(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
-    from rationalize.answers import is_correct
-
-    return is_correct(attempt.prediction, attempt.gold, questions[attempt.question_id].choices)
+    return questions[attempt.question_id].is_right(attempt.prediction)
 
 
 def _warn_of_other_forms(
@@ -263,8 +268,7 @@ def _save_questions(
     for id, rationales in right.items():
         q = questions[id]
         rows.append(
-            {"id": q.id, "question": q.question, "choices": q.choices, "answer": q.answer,
-             "context": q.context, "kind": q.kind, "rationales": rationales,
+            {"id": q.id, **question_row(q), "kind": q.kind, "rationales": rationales,
              "rationales_wrong": wrong.get(id, [])}
         )  # fmt: skip
     write_text(out, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

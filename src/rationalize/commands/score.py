@@ -42,8 +42,9 @@ class ScoreConfig(ScorerFolders):
     """Score anybody's rationales."""
 
     file: Annotated[Path, Positional]
-    """JSONL, JSONL.gz or parquet, or `-` for standard input. Rows have a `completion`, or a
-    `rationale` and a `prediction`; and `question`, `choices`, `answer` unless `questions` has them.
+    """JSONL, JSONL.gz, CSV, TSV or parquet, or `-` for standard input. Rows have a `completion`, or
+    a `rationale` and a `prediction`, or `rationales`; and `question`, `choices`, `answer` unless
+    `questions` has them.
     """
     out: Path = Path("scored.jsonl")
     """Where the rows go, each with its `rewards` added: .jsonl or .jsonl.gz. A second start resumes

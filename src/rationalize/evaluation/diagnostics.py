@@ -36,6 +36,10 @@ class Spread:
     control tokens can show."""
     verdict: str
     """`ok` or `too narrow to condition on`."""
+    worst: float = 0.0
+    """What an undefined score counts as."""
+    width: float = 1.0
+    """The reward's range, or that of the scores where it is infinite."""
 
 
 def spread(
@@ -71,7 +75,8 @@ def spread(
     ceiling = float(scores_N[bins_N == filled[0]].mean() - scores_N[bins_N == filled[-1]].mean())
     fullest = float(counts.max() / len(scores_N))
     ok = len(filled) > 1 and fullest <= NARROW_SHARE and ceiling >= NARROW_CEILING * width
-    return Spread(len(filled), fullest, ceiling, "ok" if ok else TOO_NARROW)
+    verdict = "ok" if ok else TOO_NARROW
+    return Spread(len(filled), fullest, ceiling, verdict, float(worst), float(width))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import is_correct, read_prediction
+from rationalize.answers import read_prediction
 from rationalize.errors import UserError
 from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import EvaluatedRun, Methods, flat, shown_methods
@@ -106,9 +106,7 @@ def read_set(
             "no_answer": sum(r.predicted is None for r in of_model),
         })  # fmt: skip
         asked = [(r, questions[r.id]) for r in of_model]
-        contradicting = [
-            r for r, q in asked if is_correct(r.predicted, q.answer, q.choices) != r.correct
-        ]
+        contradicting = [r for r, q in asked if q.is_right(r.predicted) != r.correct]
         notes += _notes(coverage[-1], contradicting)
     if incomplete := [r for r in coverage if r["empty"] or r["no_answer"]]:
         each = ", ".join(f"{r['model']} {r['empty']}/{r['no_answer']}" for r in incomplete)
@@ -142,8 +140,8 @@ def reference_attempt(row: ReferenceRationale, question: Question, split: str) -
         prediction = read_prediction(prediction, question.choices)
     return given_attempt(
         f"{split}/{row.model}/{row.id}", question, row.rationale, prediction, writer=row.model,
-        split=split, rewards={GIVEN: float(row.correct)},
-    )  # fmt: skip
+        split=split,
+    ).scored({GIVEN: float(row.correct)})  # fmt: skip
 
 
 def run_attempts(

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from rationalize.answers import is_correct, stated_answer
+from rationalize.answers import stated_answer
 from rationalize.records import Attempt, Question
 
 Role = Literal["task", "reward", "diagnostic"]
@@ -85,7 +85,7 @@ def accuracy(attempt: Attempt, question: Question) -> float:
     verdict = attempt.rewards.get(GIVEN)
     if verdict is not None:
         return float(verdict)
-    return float(is_correct(attempt.prediction, question.answer, question.choices))
+    return float(question.is_right(attempt.prediction))
 
 
 def stated(attempt: Attempt, question: Question) -> str | None:
@@ -100,7 +100,7 @@ def stated_accuracy(attempt: Attempt, question: Question) -> float:
     verdict = attempt.rewards.get(GIVEN)
     if verdict is not None:
         return float(verdict)
-    return float(is_correct(stated(attempt, question), question.answer, question.choices))
+    return float(question.is_right(stated(attempt, question)))
 
 
 def length(attempt: Attempt, question: Question) -> float:

@@ -13,7 +13,7 @@ from rationalize.evaluation.results import is_significant
 from rationalize.text import one_line
 
 NONE = "–"
-LEGEND = "95 % interval, p/Holm's p (* interval without 0 and Holm's p < .05)"
+LEGEND = "95 % interval, p/Holm's p[/over seeds] (* without 0, Holm's p < .05)"
 """Legend of the cells of `difference_table`."""
 
 
@@ -175,6 +175,8 @@ def leakage_rows(results: Mapping[str, Any], split: str) -> list[list[str]]:
 def _difference(row: Mapping[str, Any], fact: Mapping[str, Any]) -> str:
     star = "*" if is_significant(row) else ""
     tested = f"{show_p(row['p'])}/{show_p(row['p_holm'])}"
+    if row.get("p_seeds") is not None:
+        tested += f"/{show_p(row['p_seeds'])}"
     return f"{show_interval(row, fact, sign=True)} {tested}{star}"
 
 

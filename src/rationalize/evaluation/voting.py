@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.answers import answer_alone, is_correct, normalise, number
+from rationalize.answers import answer_alone, normalise, number
 from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.records import Attempt, Question
 
@@ -111,7 +111,7 @@ def scaling_curve(
     judged = []
     for group in groups.values():
         q = questions[group[0].question_id]
-        right = [is_correct(a.prediction, q.answer, q.choices) for a in group]
+        right = [q.is_right(a.prediction) for a in group]
         judged.append((_answers(group, q), right, _scores(group, score) if score else []))
 
     def majority(answers: list[str | None], right: list[bool], scores: object, k: int) -> float:

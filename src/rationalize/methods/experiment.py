@@ -21,7 +21,8 @@ from rationalize.methods.launch import learn
 from rationalize.methods.outcome import majority_row, trained_rows
 from rationalize.methods.sft import DIRECTLY, SftConfig, StartConfig, direct
 from rationalize.progress import say
-from rationalize.questions.demonstrations import demonstrations, form_of
+from rationalize.questions.demonstrations import Demonstrations, training_demonstrations
+from rationalize.questions.teacher import solved
 from rationalize.records import Question
 
 DIRECT, SFT = "direct fine-tune", "SFT"
@@ -118,19 +119,16 @@ def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
     return table
 
 
-def solved_examples(train: Sequence[Question], shots: int) -> list[Question]:
-    """The first solved questions, one of each kind as far as there are kinds; where none is solved,
-    the built-in demonstrations of the commonest form of answer.
+def solved_examples(train: Sequence[Question], shots: int) -> Demonstrations:
+    """The solved questions, one of each kind in turn as far as there are kinds; the built-in
+    demonstrations for forms of answer of which none is solved.
     """
-    solved = [q for q in train if q.rationales]
-    if not solved:
-        form = Counter(form_of(q) for q in train).most_common(1)[0][0]
-        return demonstrations("builtin", train, shots, train)[form]
     by_kind: dict[str | None, list[Question]] = {}
-    for q in solved:
+    for q in filter(solved, train):
         by_kind.setdefault(q.kind, []).append(q)
-    turns = [asked[i] for i in range(shots) for asked in by_kind.values() if i < len(asked)]
-    return turns[:shots]
+    longest = max(map(len, by_kind.values()), default=0)
+    turns = [asked[i] for i in range(longest) for asked in by_kind.values() if i < len(asked)]
+    return training_demonstrations(turns, shots)
 
 
 def tokens_written(exp: Experiment) -> Mapping[str, int]:

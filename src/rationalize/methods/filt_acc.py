@@ -93,8 +93,9 @@ def _learn(
     # 1. explore: the policy writes, what passes the filters joins the pool
     def explore(step: int) -> None:
         nonlocal rounds
-        if step == 0:  # what the rounds are measured against
-            evaluate_on_dev(exp, stage, policy, round=0, step=0)
+        if step == 0:  # the start: what a round must be above to be kept
+            means = evaluate_on_dev(exp, stage, policy, round=0, step=0)
+            best.offer(0, selected(means, config.select_by), policy)
         while rounds <= step // config.sample_interval:
             round = rounds
             attempts = stage.attempts(f"round{round}", partial(write_round, round))

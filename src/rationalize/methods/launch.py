@@ -212,7 +212,7 @@ def learn(exp: Experiment, policy: Policy, config: Any, stage: Any, method: Meth
         names = [exp.suite[name].name for name in method.learned_from(config)]
         learned = replace(learned, trained={stage.name: tuple(names)} if names else {})
     if method.asked and learned.asked == Asked():
-        learned = replace(learned, asked=load(method.asked)(exp, config))
+        learned = replace(learned, asked=load(method.asked)(exp, config, stage))
     return learned
 
 

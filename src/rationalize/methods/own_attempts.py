@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from rationalize.answers import MARKER, answer_alone, is_correct, normalise, reply_text
+from rationalize.answers import MARKER, answer_alone, normalise, reply_text
 from rationalize.config.checks import at_least
 from rationalize.errors import UserError
 from rationalize.methods.base import Experiment, NothingToLearn
@@ -236,7 +236,7 @@ def fault(attempt: Attempt, question: Question, config: RejectConfig) -> str | N
 
 
 def is_right(attempt: Attempt, question: Question) -> bool:
-    return is_correct(attempt.prediction, question.answer, question.choices)
+    return question.is_right(attempt.prediction)
 
 
 def coverage(attempts: Sequence[Attempt], questions: Sequence[Question]) -> Coverage:

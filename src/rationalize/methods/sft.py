@@ -15,7 +15,7 @@ from typing import Any
 
 from rationalize.config.checks import above, at_least
 from rationalize.errors import UserError
-from rationalize.methods.base import Asked, Experiment, Learned, evaluate_on_dev
+from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn, evaluate_on_dev
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
@@ -96,7 +96,7 @@ def direct(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> 
     return imitate(exp, policy, texts, config, stage, steps=steps, asked=DIRECTLY)
 
 
-def asked_directly(exp: Experiment, config: SftConfig) -> Asked:
+def asked_directly(exp: Experiment, config: SftConfig, stage: Stage) -> Asked:
     """For the answer alone."""
     return DIRECTLY
 
@@ -110,7 +110,12 @@ def imitate(
     exp: Experiment, policy: Policy, texts: Texts, config: SftConfig, stage: Stage, *, steps: int,
     asked: Asked | None = None,
 ) -> Policy:  # fmt: skip
-    """Learn responses in place; leaves the weights of the best development accuracy in `policy`."""
+    """Learn responses in place; leaves the weights of the best development accuracy in `policy`.
+
+    Raises `NothingToLearn` where `texts` is empty.
+    """
+    if not texts:
+        raise NothingToLearn(f"{stage.name}: there is no response to learn from")
 
     def learn() -> Mapping[str, Any]:
         maker = RowMaker(policy)

@@ -156,9 +156,16 @@ class Policy:
             {"extra_special_tokens": self.controls.names()}, replace_extra_special_tokens=False
         )
         add_control_rows(
-            self.model, self.tokenizer, self.controls, self.n_vocab, init=init, seed=seed
-        )
+            self.model, self.tokenizer, self.controls, self.n_vocab, init=init,
+            before=self._before_response(), seed=seed,
+        )  # fmt: skip
         self._wrap()
+
+    def _before_response(self) -> int:
+        """Id of the token that a response follows: the prompt's last, or the decoder's first."""
+        if self.is_encoder_decoder:
+            return int(self.model.config.decoder_start_token_id)
+        return self.encode_prompt("?")[-1]
 
     def become_reference(self) -> Callable[[], AbstractContextManager[Policy]]:
         """Freeze the policy as it is now; learning goes on from here.

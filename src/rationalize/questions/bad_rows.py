@@ -40,10 +40,12 @@ class BadRow:
 class RowError(ValueError):
     """What is wrong with a row; raised where its file and place are not known."""
 
-    def __init__(self, found: str, expected: str) -> None:
+    def __init__(self, found: str, expected: str, field: str = "") -> None:
         super().__init__(f"found {found}; expected {expected}")
         self.found = found
         self.expected = expected
+        self.field = field
+        """The field of a question that it is about, where it is about one."""
 
 
 class BadRows(UserError):

@@ -2,42 +2,49 @@
 
 A mapping names the column of each field, e.g. `{"question": "stem", "choices": "options.text"}`. A
 dot enters nested values (and lists), several columns can hold one choice each (`"sol1,sol2"`), and
-the answer's column can name its form (`"key:letter"`, see `FORMS`).
+the answer's column can name its form (`"key:letter"`, see `gold.FORMS`).
 """
 
 from __future__ import annotations
 
 import difflib
-import math
-import re
-import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rationalize.answers import has_marker, normalise
+from rationalize.answers import has_marker
 from rationalize.errors import UsageError
 from rationalize.questions.bad_rows import RowError
+from rationalize.questions.chat import COLUMNS as CHAT_COLUMNS
+from rationalize.questions.chat import chat_fields
+from rationalize.questions.choices import cut_choices, read_choices, unmapped_choices
+from rationalize.questions.gold import (
+    FORMS,
+    form_of_choice,
+    free_form,
+    is_letter,
+    is_yes_or_no,
+    kind_of,
+    position,
+    resolve_answer,
+    solution_answer,
+    yes_or_no,
+)
+from rationalize.questions.scalars import check_unicode, scalar, text_of
 from rationalize.records import Question
 from rationalize.text import clip
 
 FIELDS = (
-    "id", "question", "choices", "labels", "answer", "context", "rationale", "rationales", "kind",
+    "id", "question", "choices", "labels", "answer", "answer_form", "accepted", "context",
+    "rationale", "rationales", "kind",
 )  # fmt: skip
-"""Fields that a mapping can name a column for; `labels` are the labels of the choices, in order."""
-
-FORMS = ("text", "letter", "index", "number", "label")
-"""What an answer column can hold: the text, a letter A.., a position from 0 (`index`) or from 1
-(`number`), or one of `labels`."""
+"""Fields that a mapping can name a column for; `labels` are the labels of the choices, in order,
+`answer_form` is one of `gold.FORMS`, and `accepted` are further right answers."""
 
 Columns = Mapping[str, str | Sequence[str]]
 
-_LETTER = re.compile(r"\(?([A-Za-z])[).:]?")
-_JOINER = re.compile(r"(\s+or|\s*[,;](\s*or)?)$")  # "(A) more or (B) less"
-_INLINE = re.compile(r"\(([A-Za-z])\)")
-_MAX_CHOICES = len(string.ascii_uppercase)
 _NO_RATIONALE = "dummy"  # in MaRio's released files: there is none
-_MISSING = object()
+MISSING = object()
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,21 @@ class Reading:
     has_id: bool
     columns: frozenset[str]
     """Fields that the row has a column for."""
+    form: tuple[str, str, bool] | None = None
+    """Of an answer whose form nothing says: its kind (`text`, `number`), the form it was read in,
+    and whether no other could be meant."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row's gold answer, with the choices that it decides on."""
+
+    text: str
+    choices: tuple[str, ...] | None = None
+    accepted: tuple[str, ...] = ()
+    solution: str = ""
+    """Reasoning that came with it."""
+    form: tuple[str, str, bool] | None = None
 
 
 def check_columns(columns: Columns | None) -> dict[str, str | Sequence[str]]:
@@ -64,133 +86,175 @@ def check_columns(columns: Columns | None) -> dict[str, str | Sequence[str]]:
     return dict(columns or {})
 
 
-def read_row(values: Mapping[str, Any], columns: Columns, fallback_id: str) -> Reading:
-    """The question of a row; `fallback_id` is its id if the row has none."""
-    # columns -> fields
-    answer_column, form = _answer_column(columns)
-    paths = {f: columns.get(f, f) for f in FIELDS} | {"answer": answer_column}
-    fields = {f: v for f, path in paths.items() if (v := _pick(values, path)) is not _MISSING}
-    if isinstance(fields.get("choices"), Mapping) or _are_options(fields.get("choices")):
-        fields.setdefault("labels", _pick(fields["choices"], "label"))
-        fields["choices"] = _pick(fields["choices"], "text")
-    for field in ("question", "answer"):
+def read_row(
+    values: Mapping[str, Any], columns: Columns, fallback_id: str, *, form: str | None = None,
+    scored: bool = False,
+) -> Reading:  # fmt: skip
+    """The question of a row; `fallback_id` is its id if the row has none.
+
+    `form` is the form of an answer where neither mapping nor row says one. `scored` rows may lack
+    an answer, and may hold text that is not valid Unicode: they are not trained on.
+    """
+    fields, used, values = _fields(values, columns)
+    stated = answer_column(columns)[1] or _own_form(fields) or form
+    for field in ("question",) if scored else ("question", "answer"):
         if fields.get(field) is None or fields[field] == "":
             present = ", ".join(map(str, values)) or "nothing"
             raise RowError(
-                f"no {field} (columns: {clip(present, 100)})", f"a value in {paths[field]!r}"
+                f"no {field} (columns: {clip(present, 100)})",
+                f"a value in {columns.get(field, field)!r}",
+                field,
             )
-    # choices: a column, else a list at the question's end, else yes and no
-    text, choices = _text(fields["question"], "question"), _choices(fields.get("choices"))
+    text = text_of(fields["question"], "question")
     if not text:
-        raise RowError("an empty question", "text")
-    answer = fields["answer"]
-    if choices is None and (form not in (None, "text") or _is_letter(answer)):
-        cut = cut_choices(text)
-        if cut is None and form not in (None, "text"):
-            raise RowError("no choices", f"choices for an answer given as {form}")
-        text, choices = cut or (text, None)
-    if choices is None and _yes_or_no(answer):
-        choices = ("yes", "no")
-    answer = resolve_answer(answer, form, choices, fields.get("labels"))
-    rationales, dropped, others = _rationales(fields)
+        raise RowError("an empty question", "text", "question")
+    choices, labels = read_choices(
+        fields.get("choices"), fields.get("labels"), literal=stated == "text"
+    )
+    for choice in () if scored else choices or ():
+        check_unicode(choice, "choice")
+    gold = fields.get("answer")
+    if gold is None:
+        answer = Answer("", choices)
+    else:
+        if choices is None and (cut := _choices_in(text, gold, stated)):
+            text, choices = cut
+        if choices is None and stated is None:
+            _refuse_other_choices(values, used)
+        answer = _answer(gold, stated, choices, labels)
+    rationales, dropped, others = _rationales(fields, answer.solution)
     identity, context, kind = (fields.get(f) for f in ("id", "context", "kind"))
     has_id = identity is not None and identity != ""
+    question = Question(
+        id=scalar(identity, "id") if has_id else fallback_id,
+        question=text,
+        answer=answer.text,
+        choices=answer.choices,
+        context=(text_of(context, "context") or None) if context is not None else None,
+        rationales=rationales,
+        kind=scalar(kind, "kind") if kind is not None else None,
+        extra={str(k): v for k, v in values.items() if k not in used} | others,
+        accepted=_accepted(fields.get("accepted"), answer),
+    )
+    if not scored:
+        _check_unicode(question)
+    return Reading(question, dropped, has_id, frozenset(fields), answer.form)
+
+
+def _fields(
+    values: Mapping[str, Any], columns: Columns
+) -> tuple[dict[str, Any], set[str], Mapping[str, Any]]:
+    """The row's fields, the columns that they come from, and the row (a chat's with its parts)."""
+    chat = next((name for name in CHAT_COLUMNS if isinstance(values.get(name), list)), None)
+    if chat and columns.get("question", "question") == "question" and is_chat(values):
+        values = {**chat_fields(values[chat]), **{k: v for k, v in values.items() if k != chat}}
+    paths = {f: columns.get(f, f) for f in FIELDS} | {"answer": answer_column(columns)[0]}
+    fields = {f: v for f, path in paths.items() if (v := pick(values, path)) is not MISSING}
     # all other columns are kept in `extra`
     used = {
         p if isinstance(p, str) and p in values else str(p).split(".")[0] for p in paths.values()
     }
-    extra = {str(k): v for k, v in values.items() if k not in used} | others
-    question = Question(
-        id=_scalar(identity, "id") if has_id else fallback_id,
-        question=text,
-        answer=answer,
-        choices=choices,
-        context=(_text(context, "context") or None) if context is not None else None,
-        rationales=rationales,
-        kind=_scalar(kind, "kind") if kind is not None else None,
-        extra=extra,
+    return fields, used, values
+
+
+def is_chat(values: Mapping[str, Any]) -> bool:
+    """Whether a row's question and answer are the messages of a chat."""
+    return "question" not in values and any(
+        isinstance(values.get(name), list) for name in CHAT_COLUMNS
     )
-    return Reading(question, dropped, has_id, frozenset(fields))
 
 
-def cut_choices(text: str) -> tuple[str, tuple[str, ...]] | None:
-    """`"Which? (A) ice (B) snow" -> ("Which?", ("ice", "snow"))`; None without such a list."""
-    marks = list(_INLINE.finditer(text))
-    # the last marks that count up from A: letters in brackets before them belong to the question
-    for start in range(len(marks) - 2, -1, -1):
-        labels = "".join(m.group(1) for m in marks[start:])
-        if labels in (string.ascii_uppercase[: len(labels)], string.ascii_lowercase[: len(labels)]):
-            ends = [m.start() for m in marks[start + 1 :]] + [len(text)]
-            parts = [text[m.end() : e].strip() for m, e in zip(marks[start:], ends)]
-            choices = (*(_JOINER.sub("", part) for part in parts[:-1]), parts[-1])
-            stem = text[: marks[start].start()].strip()
-            return (stem, choices) if stem and all(choices) else None
-    return None
+def _own_form(fields: Mapping[str, Any]) -> str | None:
+    form = fields.get("answer_form")
+    if form not in (None, *FORMS):
+        raise RowError(f"{clip(form)} as answer_form", f"one of {', '.join(FORMS)}")
+    return form
 
 
-def resolve_answer(
-    answer: Any, form: str | None, choices: Sequence[str] | None, labels: Any = None
-) -> str:
-    """The text of the right choice, or of a free-form answer.
-
-    Raises `RowError` if the answer is no choice, two choices have its text, or (without a `form`) a
-    number is the text of one choice and the position of another.
+def _choices_in(text: str, gold: Any, form: str | None) -> tuple[str, tuple[str, ...]] | None:
+    """Question and choices where the choices stand at the question's end and the answer is one of
+    them.
     """
-    if choices is None:
-        text = _scalar(answer, "answer")
-        if not text:
-            raise RowError("an empty answer", "text or a number")
-        return text
-    expected = f"one of {clip(list(choices), 160)}"
-    if isinstance(answer, bool):
-        answer = "yes" if answer else "no"
-    index = _position(answer, form, choices, labels)
-    if index is None or not 0 <= index < len(choices):
-        raise RowError(f"the answer {clip(answer)}" + (f" as {form}" if form else ""), expected)
-    right = normalise(choices[index])
-    if [normalise(c) for c in choices].count(right) > 1:
-        raise RowError(
-            f"the right choice {clip(choices[index])} twice", "a right choice unlike the others"
-        )
-    return choices[index]
+    if form == "text" or isinstance(gold, list | dict):
+        return None
+    cut = cut_choices(text)
+    if form in (None, "solution"):
+        if cut is None:
+            return None
+        names_one = any(position(gold, f, cut[1], None) is not None for f in ("text", "letter"))
+        return cut if names_one or is_letter(gold) or _solves(gold, cut[1]) else None
+    if cut is None:
+        raise RowError("no choices", f"choices for an answer given as {form}", "choices")
+    return cut
 
 
-def _position(answer: Any, form: str | None, choices: Sequence[str], labels: Any) -> int | None:
-    """Index of the right choice: by text, then by label, letter and index, or only as `form`."""
-    if form in ("index", "number"):
-        text = str(answer).strip()
-        return int(text) - (form == "number") if re.fullmatch(r"-?\d{1,9}", text) else None
-    text = _scalar(answer, "answer")
-    by_text = _find(text, list(choices)) if form in (None, "text") else None
-    by_label = by_letter = by_index = None
-    if form in (None, "label") and isinstance(labels, list):
-        by_label = _find(text, [str(x) for x in labels])
-    if form in (None, "letter") and _is_letter(text) and by_label is None:
-        letter = _LETTER.fullmatch(text.strip())
-        by_letter = string.ascii_uppercase.index(letter.group(1).upper()) if letter else None
-    if (
-        form is None
-        and isinstance(answer, int)
-        and not isinstance(answer, bool)
-        and by_label is None
-    ):
-        by_index = answer if 0 <= answer < len(choices) else None
-        if None not in (by_text, by_index) and by_text != by_index:
+def _solves(gold: Any, choices: tuple[str, ...]) -> bool:
+    """Whether a solution ends in one of the choices."""
+    solved = solution_answer(gold, choices) if isinstance(gold, str) else None
+    forms = ("text", "letter")
+    return solved is not None and any(
+        position(solved[0], f, choices, None) is not None for f in forms
+    )
+
+
+def _answer(
+    gold: Any, form: str | None, choices: tuple[str, ...] | None, labels: list[str] | None
+) -> Answer:
+    solution = ""
+    if form in (None, "solution") and isinstance(gold, str):
+        plain = choices is not None and position(gold, "text", choices, labels) is not None
+        solved = None if plain else solution_answer(gold, choices)
+        if solved:
+            gold, solution = solved
+        elif form == "solution":
             raise RowError(
-                f"the answer {answer}, which is a choice's text and another's position",
-                "a mapping that says which, e.g. answer=COLUMN:index or COLUMN:text",
+                f"a solution without an answer ({clip(gold)})",
+                "'#### ANSWER', '\\boxed{ANSWER}' or 'So the answer is ANSWER.' at its end",
+                "answer",
             )
-    return next((i for i in (by_text, by_label, by_letter, by_index) if i is not None), None)
+        form = None
+    if choices:
+        if form is None:
+            read_as, sole = form_of_choice(gold, choices, labels)
+            text = resolve_answer(gold, read_as, choices, labels)
+            return Answer(text, choices, (), solution, (kind_of(gold), read_as, sole))
+        return Answer(resolve_answer(gold, form, choices, labels), choices, (), solution)
+    if form != "text" and is_yes_or_no(gold):
+        return Answer(yes_or_no(gold), ("yes", "no"), (), solution)
+    # a solution's answer may be a letter: it is marked as the answer
+    text, accepted = free_form(gold, "text" if solution else form)
+    return Answer(text, None, accepted, solution)
 
 
-def _find(text: str, candidates: list[str]) -> int | None:
-    if text in candidates:
-        return candidates.index(text)
-    matches = [i for i, other in enumerate(candidates) if normalise(other) == normalise(text)]
-    return matches[0] if matches else None
+def _accepted(value: Any, answer: Answer) -> tuple[str, ...]:
+    if value is None or value == []:
+        return answer.accepted
+    if answer.choices or not isinstance(value, list):
+        expected = "no further answers beside choices" if answer.choices else "a list of texts"
+        raise RowError(f"accepted = {clip(value)}", expected, "accepted")
+    further = (*answer.accepted, *(scalar(one, "accepted") for one in value))
+    return tuple(dict.fromkeys(one for one in further if one and one != answer.text))
 
 
-def _answer_column(columns: Columns) -> tuple[str, str | None]:
+def _refuse_other_choices(values: Mapping[str, Any], used: set[str]) -> None:
+    others = {k: v for k, v in values.items() if k not in used}
+    if columns := unmapped_choices(others):
+        raise RowError(
+            f"no choices, but the columns {clip(columns)}",
+            f"a mapping, choices={columns}; or answer=COLUMN:text for free-form answers",
+            "choices",
+        )
+
+
+def _check_unicode(question: Question) -> None:
+    texts = [("question", question.question), ("context", question.context or "")]
+    texts += [("answer", text) for text in (question.answer, *question.accepted)]
+    texts += [("rationale", text) for text in question.rationales]
+    for name, text in (*texts, ("id", question.id), ("kind", question.kind or "")):
+        check_unicode(text, name)
+
+
+def answer_column(columns: Columns) -> tuple[str, str | None]:
     """Column and form: `"key:letter" -> ("key", "letter")`."""
     column = columns.get("answer", "answer")
     if not isinstance(column, str):
@@ -199,48 +263,36 @@ def _answer_column(columns: Columns) -> tuple[str, str | None]:
     return (name, form) if name and form in FORMS else (column, None)
 
 
-def _pick(values: Any, path: str | Sequence[str]) -> Any:
-    """The value at a dotted path, `_MISSING` if there is none; several paths give a list."""
+def pick(values: Any, path: str | Sequence[str]) -> Any:
+    """The value at a dotted path, `MISSING` if there is none; several paths give a list, with None
+    for those at its end that the row lacks.
+    """
     if not isinstance(path, str) or (
         "," in path and not (isinstance(values, Mapping) and path in values)
     ):
         parts = [p.strip() for p in path.split(",")] if isinstance(path, str) else path
-        picked = [_pick(values, part) for part in parts]
-        return _MISSING if _MISSING in picked else picked
+        picked = [pick(values, part) for part in parts]
+        while len(picked) > 1 and picked[-1] is MISSING:
+            picked.pop()
+        return MISSING if MISSING in picked else picked
     if isinstance(values, Mapping):
         if path in values:
             return values[path]
         head, _, rest = path.partition(".")
-        return _pick(values[head], rest) if rest and head in values else _MISSING
+        return pick(values[head], rest) if rest and head in values else MISSING
     if isinstance(values, list):
-        inner = [_pick(value, path) for value in values]
-        return _MISSING if any(x is _MISSING for x in inner) else inner
-    return _MISSING
+        inner = [pick(value, path) for value in values]
+        return MISSING if any(x is MISSING for x in inner) else inner
+    return MISSING
 
 
-def _are_options(choices: Any) -> bool:
-    """Whether choices are of the form `[{"text": .., "label": ..}, ..]`."""
-    return isinstance(choices, list) and any(isinstance(c, Mapping) for c in choices)
-
-
-def _choices(value: Any) -> tuple[str, ...] | None:
-    if value is None or value == []:
-        return None
-    if not isinstance(value, list):
-        problem = "choices without text" if value is _MISSING else f"choices that are {clip(value)}"
-        raise RowError(problem, "a list of texts")
-    choices = tuple(_scalar(choice, "choice") for choice in value)
-    if not all(choices):
-        raise RowError(f"an empty choice in {clip(list(choices))}", "text in every choice")
-    if not 2 <= len(choices) <= _MAX_CHOICES:
-        raise RowError(f"{len(choices)} choices", f"2 to {_MAX_CHOICES}")
-    return choices
-
-
-def _rationales(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], int, dict[str, Any]]:
+def _rationales(
+    fields: Mapping[str, Any], solution: str
+) -> tuple[tuple[str, ...], int, dict[str, Any]]:
     """Usable rationales, the number that contain the answer sentence, and entries for `extra`.
 
-    With both fields, `rationales` are used and a different `rationale` goes to `extra`.
+    With both fields, `rationales` are used and a different `rationale` goes to `extra`. Without
+    either, the reasoning of the answer's `solution` is used.
     """
     several, single = fields.get("rationales"), fields.get("rationale")
     if several is not None and not isinstance(several, list):
@@ -248,45 +300,12 @@ def _rationales(fields: Mapping[str, Any]) -> tuple[tuple[str, ...], int, dict[s
     if isinstance(single, list):
         several, single = several or single, None
     rationales = several or ([single] if single is not None else [])
-    texts = [t for t in (_text(r, "rationale") for r in rationales) if t and t != _NO_RATIONALE]
+    if not rationales and solution:
+        rationales = [solution]
+    texts = [text_of(r, "rationale") for r in rationales if r is not None]
+    texts = [text for text in texts if text and text != _NO_RATIONALE]
     usable = tuple(t for t in texts if not has_marker(t))
     extra = (
         {"rationale": single} if several and single is not None and single not in several else {}
     )
     return usable, len(texts) - len(usable), extra
-
-
-def _text(value: Any, name: str) -> str:
-    if not isinstance(value, str):
-        raise RowError(f"{clip(value)} as {name}", "text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        surrogate = clip(value[error.start])
-        raise RowError(
-            f"an unpaired surrogate in the {name} ({surrogate})", "valid Unicode"
-        ) from None
-    return value.strip()
-
-
-def _scalar(value: Any, name: str) -> str:
-    """Text, or a number as text: `43.0 -> "43"`."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        if abs(value) >= 10**300:  # `str` of a huge number is refused or slow
-            raise RowError(f"more than 300 digits as {name}", "text or a number")
-        return str(value)
-    if isinstance(value, float) and math.isfinite(value):
-        return str(int(value)) if value.is_integer() else repr(value)
-    return _text(value, name)
-
-
-def _is_letter(value: Any) -> bool:
-    return isinstance(value, str) and _LETTER.fullmatch(value.strip()) is not None
-
-
-def _yes_or_no(answer: Any) -> bool:
-    return isinstance(answer, bool) or (
-        isinstance(answer, str) and normalise(answer) in ("yes", "no")
-    )

@@ -6,11 +6,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from rationalize.errors import UserError
+from rationalize.questions.files import SUFFIXES
 from rationalize.questions.load import load_questions
+from rationalize.questions.splits import same_question_key
+from rationalize.questions.teacher import solved
 from rationalize.records import Question
 
 Form = Literal["number", "yes/no", "choice", "text"]
@@ -28,6 +34,44 @@ def form_of(question: Question) -> Form:
     return "number" if _NUMBER.fullmatch(question.answer.strip()) else "text"
 
 
+@dataclass(frozen=True)
+class Demonstrations:
+    """Solved questions to show before others: of the same form of answer, and never the question
+    itself.
+    """
+
+    candidates: Sequence[Question]
+    """In the order in which they are shown; of a form that none of them has, none is shown."""
+    shots: int
+
+    def before(self, question: Question) -> list[Question]:
+        """The first `shots` of the question's form that do not ask the same."""
+        key = same_question_key(question)
+        others = (q for k, q in self._by_form.get(form_of(question), ()) if k != key)
+        return list(islice(others, self.shots))
+
+    def __bool__(self) -> bool:
+        return bool(self.shots and self.candidates)
+
+    @cached_property
+    def _by_form(self) -> dict[Form, list[tuple[tuple[str, ...], Question]]]:
+        by_form: dict[Form, list[tuple[tuple[str, ...], Question]]] = {}
+        for q in self.candidates:
+            by_form.setdefault(form_of(q), []).append((same_question_key(q), q))
+        return by_form
+
+
+def training_demonstrations(
+    train: Sequence[Question], shots: int, *, answers: bool = False
+) -> Demonstrations:
+    """Training questions as demonstrations, each with a rationale that leads to its answer (with
+    `answers`, without); for forms of answer that none of them has, the built-in ones.
+    """
+    shown = list(train) if answers else [one for q in train if (one := solved(q))]
+    forms = {form_of(q) for q in shown}
+    return Demonstrations([*shown, *(q for q in BUILT_IN if form_of(q) not in forms)], shots)
+
+
 def demonstrations(
     source: str, questions: Sequence[Question], shots: int, train: Sequence[Question]
 ) -> dict[Form, list[Question]]:
@@ -42,8 +86,8 @@ def demonstrations(
     candidates = BUILT_IN if source == "builtin" else train
     if source not in ("builtin", "train"):
         candidates = load_questions(_file(source), "train")
-    solved = [q for q in candidates if q.rationales]
-    shown = {form: [q for q in solved if form_of(q) == form][:shots] for form in forms}
+    with_rationale = [one for q in candidates if (one := solved(q))]
+    shown = {form: [q for q in with_rationale if form_of(q) == form][:shots] for form in forms}
     missing = [form for form, demos in shown.items() if not demos]
     if missing:
         raise UserError(
@@ -54,7 +98,7 @@ def demonstrations(
 
 
 def _file(source: str) -> str:
-    if source.endswith((".jsonl", ".gz", ".parquet")) and not Path(source).exists():
+    if source.endswith(SUFFIXES) and not Path(source).exists():
         raise UserError(f"{source}: no such file of demonstrations; or use `builtin` or `train`")
     return source
 

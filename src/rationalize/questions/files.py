@@ -1,9 +1,13 @@
-"""Stream the rows of question files: JSONL, JSONL.gz, one JSON document, parquet."""
+"""Stream the rows of question files: JSONL, JSONL.gz, one JSON document, parquet, CSV, TSV."""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
+import re
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,13 +21,17 @@ from rationalize.errors import UserError
 from rationalize.questions.bad_rows import BadRow
 from rationalize.text import clip
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+SUFFIXES = (
+    ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz",
+)  # fmt: skip
 
 SPLIT_ALIASES = {
     "train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",),
 }  # fmt: skip
 """Our split -> what files and hub sets call it."""
 
+_TABLES = (".csv", ".tsv")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _BATCH = 1000  # parquet rows in memory at a time
@@ -50,7 +58,7 @@ def read_rows(path: Path) -> Iterator[RawRow | BadRow]:
     """
     empty = True
     try:
-        for row in _parquet_rows(path) if _is_parquet(path) else _json_rows(path):
+        for row in _rows(path):
             empty = False
             yield row
     except (EOFError, zlib.error, gzip.BadGzipFile, pa.ArrowException) as error:
@@ -62,8 +70,19 @@ def read_rows(path: Path) -> Iterator[RawRow | BadRow]:
         yield BadRow(str(path), "", "an empty file", "at least one question")
 
 
+def _rows(path: Path) -> Iterator[RawRow | BadRow]:
+    if _is_parquet(path):
+        return _parquet_rows(path)
+    name = path.name.removesuffix(".gz")
+    if name.endswith(_TABLES):
+        return _table_rows(path, "\t" if name.endswith(".tsv") else ",")
+    return _json_rows(path)
+
+
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The files of a split in a folder: one file, or all its shards."""
+    """The files of a split in a folder, or in its `data/` (a clone from the hub): one file, or all
+    its shards.
+    """
     paths = _files_of(folder, split)
     shards = [path for path in paths if "-of-" in path.name]
     if not paths:
@@ -82,15 +101,33 @@ def split_files(folder: Path, split: str) -> list[Path]:
 
 
 def has_split(folder: Path, split: str) -> bool:
-    """Whether the folder has a file for the split."""
+    """Whether the folder has a file for the split, or a table of its own (`save_to_disk`)."""
+    if is_saved(folder):
+        return any(name in saved_splits(folder) for name in SPLIT_ALIASES.get(split, (split,)))
     return bool(_files_of(folder, split))
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether `save_to_disk` of `datasets` wrote the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def saved_splits(folder: Path) -> tuple[str, ...]:
+    """The splits of a folder that `save_to_disk` wrote; a set without splits is its train split."""
+    file = folder / "dataset_dict.json"
+    return tuple(json.loads(file.read_bytes())["splits"]) if file.is_file() else ("train",)
+
+
 def _files_of(folder: Path, split: str) -> list[Path]:
+    places = [folder, folder / "data"]
+    return next((files for place in places if (files := _files_in(place, split))), [])
+
+
+def _files_in(folder: Path, split: str) -> list[Path]:
     names = SPLIT_ALIASES.get(split, (split,))
     return [
         path
-        for path in sorted(folder.iterdir())
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
         for suffix in SUFFIXES
         if path.name.endswith(suffix) and _stem(path.name.removesuffix(suffix)) in names
     ]
@@ -130,6 +167,53 @@ def _json_rows(path: Path) -> Iterator[RawRow | BadRow]:
                 line = line.removeprefix(b"\xef\xbb\xbf")
             if line.strip():
                 yield _parse(str(path), f"line {number}", line)
+
+
+def _table_rows(path: Path, delimiter: str) -> Iterator[RawRow | BadRow]:
+    """The rows of a table whose first row names the columns; an empty cell is None."""
+    csv.field_size_limit(sys.maxsize)
+    # surrogateescape: a byte that is not UTF-8 spoils its own row only
+    with io.TextIOWrapper(_open(path), "utf-8-sig", "surrogateescape", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        names = _column_names(path, next(reader, []))
+        start = reader.line_num + 1
+        while True:
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                text = f"a broken table ({error})"
+                yield BadRow(str(path), f"line {start}", text, "cells as CSV quotes them")
+                return
+            if cells is None:
+                return
+            place, start = f"line {start}", reader.line_num + 1
+            if not cells:
+                continue
+            row = delimiter.join(cells).encode("utf-8", "backslashreplace").decode()
+            if len(cells) != len(names):
+                found = f"{len(cells)} cells"
+                yield BadRow(str(path), place, found, f"{len(names)}, as the first row has", row)
+            elif any(_NOT_UTF8.search(cell) for cell in cells):
+                yield BadRow(str(path), place, "a byte that is not UTF-8", "text in UTF-8", row)
+            else:
+                values = {name: cell or None for name, cell in zip(names, cells, strict=True)}
+                yield RawRow(str(path), place, values)
+
+
+def _column_names(path: Path, names: list[str]) -> list[str]:
+    """The names of a table's columns. Raises `UserError` if the first row has none."""
+    names = [name.strip() for name in names]
+    wrong = (
+        "an empty name" if "" in names else "a name twice" if len(set(names)) < len(names) else ""
+    )
+    if len(names) == 1 and re.search("[;\t|,]", names[0]):
+        wrong = "one column"
+    if wrong:
+        raise UserError(
+            f"{path}, line 1: found {wrong} ({clip(names)}); expected the names of the columns, "
+            "with commas between them in .csv and tabs in .tsv"
+        )
+    return names
 
 
 def _first_line(file: IO[bytes]) -> bytes:

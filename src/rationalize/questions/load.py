@@ -15,9 +15,17 @@ from typing import Any
 from rationalize.errors import UsageError, UserError
 from rationalize.questions.bad_rows import BadRow, RowError, settle
 from rationalize.questions.builtin import builtin_questions
-from rationalize.questions.columns import Columns, check_columns, read_row
-from rationalize.questions.files import SUFFIXES, RawRow, has_split, read_rows, split_files
-from rationalize.questions.hub import NAMED, find_set, hub_rows, nearest, open_hub
+from rationalize.questions.columns import Columns, check_columns
+from rationalize.questions.files import (
+    SUFFIXES,
+    RawRow,
+    has_split,
+    is_saved,
+    read_rows,
+    split_files,
+)
+from rationalize.questions.forms import read_rows_alike
+from rationalize.questions.hub import NAMED, find_set, nearest, open_hub, open_saved, table_rows
 from rationalize.questions.splits import check_overlap, cut, overlaps
 from rationalize.records import Question
 from rationalize.text import clip
@@ -58,9 +66,10 @@ def load_questions(
 ) -> list[Question]:  # fmt: skip
     """One split of a source, or all of a file.
 
-    A source is a file (JSONL, JSONL.gz, JSON, parquet), a folder with one file per split, the name
-    of a set, a hub id (`owner/name[:config]`), or `builtin[:train=200,dev=50,...]`. A missing `dev`
-    or `test` is cut from train, a tenth each. Raises `BadRows`, or `UserError` if nothing is left.
+    A source is a file (JSONL, JSON, parquet, CSV, TSV; also .gz), a folder with one file per split
+    (or a clone from the hub, or what `save_to_disk` wrote), the name of a set, a hub id
+    (`owner/name[:config]`), or `builtin[:train=200,dev=50,...]`. A missing `dev` or `test` is cut
+    from train, a tenth each. Raises `BadRows`, or `UserError` if nothing is left.
     """
     bad: list[BadRow] = []
     questions = _Source(source, columns, bad).split(split)
@@ -147,6 +156,8 @@ class _Source:
         if self.hub is None and not self.builtin:
             _checked_path(self.path)
         self.opened = open_hub(self.hub) if self.hub else {}
+        if on_disk and is_saved(self.path):
+            self.opened = open_saved(self.path)
 
     def all(self) -> dict[str, list[Question]]:
         if self.builtin:
@@ -188,8 +199,8 @@ class _Source:
         return [question for i, question in enumerate(train) if i in kept]
 
     def _missing(self) -> list[str]:
-        if self.hub:
-            return [s for s in SPLITS if s not in self.opened]
+        if self.opened:
+            return [s for s in SPLITS[1:] if s not in self.opened]
         if self.path.is_file():
             return ["dev", "test"]
         return [s for s in SPLITS[1:] if not has_split(self.path, s)]
@@ -198,20 +209,22 @@ class _Source:
         return _questions(self._rows(split), self.bad)
 
     def _rows(self, split: str) -> _Rows:
-        if self.hub:
+        if self.opened:
             if split not in self.opened:
                 raise UserError(
                     f"{self.name} has no split {split!r}; expected {', '.join(self.opened)}"
                 )
-            columns = {**self.hub.columns, **self.columns}
-            prefix = f"{self.hub.id.rpartition('/')[2]}-{split}"
-            return _Rows(self.name, hub_rows(self.hub, split, self.opened[split]), columns, prefix)
+            theirs, name = (self.hub.columns, self.hub.id) if self.hub else ({}, self.name)
+            choices = self.hub.choices if self.hub else None
+            rows = table_rows(name, split, self.opened[split], choices)
+            prefix = f"{name.rstrip('/').rpartition('/')[2]}-{split}"
+            return _Rows(self.name, rows, {**theirs, **self.columns}, prefix)
         if self.path.is_file():
             files, prefix = [self.path], self.path.name.split(".")[0]
         else:
             files, prefix = split_files(self.path, split), f"{self.path.resolve().name}-{split}"
-        rows = (row for file in files for row in read_rows(file))
-        return _Rows(self.name, rows, self.columns, prefix)
+        read = (row for file in files for row in read_rows(file))
+        return _Rows(self.name, read, self.columns, prefix)
 
 
 def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
@@ -220,12 +233,11 @@ def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
     id_of: dict[tuple, str] = {}  # of questions without an id of their own
     fields: set[str] = set()
     dropped = 0
-    for number, row in enumerate(source.rows):
-        if isinstance(row, BadRow):
-            bad.append(row)
+    for row, reading in read_rows_alike(source.rows, source.columns, source.id_prefix):
+        if isinstance(reading, BadRow):
+            bad.append(reading)
             continue
         try:
-            reading = read_row(row.values, source.columns, f"{source.id_prefix}-{number:05d}")
             dropped += reading.dropped
             fields |= reading.columns
             question = reading.question

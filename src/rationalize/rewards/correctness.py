@@ -8,11 +8,14 @@ from rationalize.answers import is_correct
 from rationalize.rewards.base import Reward, Scores
 
 
-def score(*, prediction, gold, choices, **_) -> Scores:
-    """1 for the gold answer, 0 for any other answer or none; None without a gold answer."""
+def score(*, prediction, gold, choices, accepted=None, **_) -> Scores:
+    """1 for the gold answer or another accepted one, 0 for any other answer or none; None without a
+    gold answer.
+    """
+    accepted = accepted or [()] * len(gold)
     return [
-        float(is_correct(p, g, c)) if g else None
-        for p, g, c in zip(prediction, gold, choices, strict=True)
+        float(any(is_correct(p, answer, c) for answer in (g, *others))) if g else None
+        for p, g, c, others in zip(prediction, gold, choices, accepted, strict=True)
     ]
 
 

@@ -16,7 +16,7 @@ from rationalize.templates import TEMPLATE_VERSION
 
 COLUMNS = (
     "prompts", "completions", "rationale", "prediction", "gold", "choices", "question", "context",
-    "question_id",
+    "question_id", "accepted",
 )  # fmt: skip
 """The columns that every reward is called with, in TRL's format."""
 
@@ -179,4 +179,5 @@ def _columns(attempt: Attempt, question: Question) -> dict[str, Any]:
         "question": question.question,
         "context": question.context,
         "question_id": question.id,
+        "accepted": question.accepted,
     }

@@ -11,17 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from rationalize.answers import (
-    is_correct,
-    parse_reply,
-    read_answer,
-    reply_text,
-    split_reasoning,
-)
+from rationalize.answers import parse_answer, parse_reply, reply_text
 from rationalize.progress import Progress, progress_bar
+from rationalize.questions.demonstrations import Demonstrations
+from rationalize.questions.teacher import teacher_samples
 from rationalize.records import Attempt, Completion, Question
 from rationalize.sampling.config import SamplingConfig
-from rationalize.templates import BLOCK_END, prompt_text
+from rationalize.templates import ANSWER_ALONE, BLOCK_END, prompt_text
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +100,8 @@ class PromptOptions:
     """One of `templates.MODES`."""
     control: Mapping[str, int] | None = None
     """Bin per reward to write under (0 is best)."""
-    demos: Sequence[Question] = ()
-    """Solved questions shown first (few-shot)."""
+    demos: Sequence[Question] | Demonstrations = ()
+    """Solved questions shown first (few-shot): the same to all, or each question's own."""
     hinted: bool = False
     """Whether the prompt tells the gold answer (STaR's rationalisation)."""
 
@@ -135,11 +131,10 @@ def write_attempts(
         _prompt(sampler, sampling, options, question, source.rationale if source else None)
         for question, source in zip(questions, sources, strict=True)
     ]
-    cut = [len(options.demos) - shown for _, shown in prompts if shown < len(options.demos)]
-    if cut:
+    if cut := [left_out for _, left_out in prompts if left_out]:
         log.warning(
-            "%d of %d prompts were beyond the model's context: up to %d of their %d demonstrations "
-            "were left out", len(cut), len(prompts), max(cut), len(options.demos),
+            "%d of %d prompts were beyond the model's context: up to %d of their demonstrations "
+            "were left out", len(cut), len(prompts), max(cut),
         )  # fmt: skip
 
     # sample: a seed per question, so that a draw does not depend on the other questions
@@ -188,15 +183,18 @@ def _prompt(
     sampler: AnySampler, sampling: SamplingConfig, options: PromptOptions, question: Question,
     rationale: str | None,
 ) -> tuple[str, int]:  # fmt: skip
-    """A prompt, and how many demonstrations it shows: the last ones are left out where all of them
+    """A prompt, and how many of its demonstrations are left out: the last ones, where all of them
     are beyond the model's context.
     """
-    for shown in range(len(options.demos), -1, -1):
-        demos = options.demos[:shown]
-        prompt = prompt_text(options.mode, question, rationale, demos, hinted=options.hinted)
-        if not demos or sampler.fits(prompt, sampling, options.control):
+    demos = options.demos
+    all_demos = list(demos.before(question) if isinstance(demos, Demonstrations) else demos)
+    for shown in range(len(all_demos), -1, -1):
+        prompt = prompt_text(
+            options.mode, question, rationale, all_demos[:shown], hinted=options.hinted
+        )
+        if not shown or sampler.fits(prompt, sampling, options.control):
             break
-    return prompt, shown
+    return prompt, len(all_demos) - shown
 
 
 def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") -> list[Attempt]:
@@ -209,8 +207,8 @@ def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") 
     attempts = []
     for question in questions:
         prompt = prompt_text("rationale_answer", question)
-        for j, (rationale, answer) in enumerate(_teacher_samples(question)):
-            if which == "none" or (which == "correct" and not _right(question, answer)):
+        for j, (rationale, answer) in enumerate(teacher_samples(question)):
+            if which == "none" or (which == "correct" and not question.is_right(answer)):
                 continue
             if not rationale.strip():
                 continue
@@ -239,35 +237,17 @@ def _occurrences(ids: Sequence[str]) -> list[int]:
     return counts
 
 
-def _teacher_samples(question: Question) -> list[tuple[str, str]]:
-    answers = question.extra.get("teacher_answers") or [question.answer] * len(question.rationales)
-    samples = list(zip(question.rationales, answers, strict=True))
-    for wrong in question.extra.get("rationales_wrong") or ():
-        predicted = wrong.get("predicted")
-        if predicted is not None and (not question.choices or predicted in question.choices):
-            samples.append((wrong["rationale"], predicted))
-    return samples
-
-
-def _right(question: Question, answer: str) -> bool:
-    return is_correct(answer, question.answer, question.choices)
-
-
 def _attempt(
     question: Question, prompt: str, completion: Completion, mode: str, provenance: Provenance,
     **facts: Any,
 ) -> Attempt:  # fmt: skip
-    if mode in ("answer", "answer_from_rationale"):
-        reasoning, text = split_reasoning(completion.text)
-        rationale, prediction = "", read_answer(text, question.choices)
-    else:
-        reply = parse_reply(completion.text, question.choices)
-        reasoning, rationale, prediction = reply.reasoning, reply.rationale, reply.prediction
-    thought = [part for part in (completion.reasoning, reasoning) if part]
+    parse = parse_answer if mode in ANSWER_ALONE else parse_reply
+    reply = parse(completion.text, question.choices)
+    thought = [part for part in (completion.reasoning, reply.reasoning) if part]
     return Attempt(
         question_id=question.id, mode=mode, prompt=prompt, completion=completion.text,
-        rationale=rationale, prediction=prediction, gold=question.answer,
-        parsed=prediction is not None, finish=completion.finish, n_tokens=completion.n_tokens,
+        rationale=reply.rationale, prediction=reply.prediction, gold=question.answer,
+        parsed=reply.parsed, finish=completion.finish, n_tokens=completion.n_tokens,
         writer=provenance.writer, round=provenance.round, step=provenance.step,
         split=provenance.split, seed=provenance.seed,
         reasoning="\n".join(thought) or None, **facts,

@@ -79,12 +79,12 @@ def is_right(attempt: Attempt, questions: Mapping[str, Question]) -> bool:
     score = attempt.rewards.get("correctness")
     if score is not None:
         return score > 0
-    return is_correct(attempt.prediction, attempt.gold, _choices(attempt, questions))
-
-
-def _choices(attempt: Attempt, questions: Mapping[str, Question]) -> Sequence[str] | None:
     if attempt.question_id in questions:
-        return questions[attempt.question_id].choices
+        return questions[attempt.question_id].is_right(attempt.prediction)
+    return is_correct(attempt.prediction, attempt.gold, _choices(attempt))
+
+
+def _choices(attempt: Attempt) -> Sequence[str] | None:
     listed = listed_choices(attempt.prompt)
     # a list without the gold answer is part of a free-form question's text
     return listed if listed and attempt.gold in listed else None

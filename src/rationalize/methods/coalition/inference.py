@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from rationalize.answers import is_correct, reply_text
+from rationalize.answers import reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.methods.coalition.config import Refiners, refines
@@ -98,7 +98,7 @@ class Chain:
             "writer": self.writer, "written": self.written.rationale,
             "refiner": self.refiner, "refined": self.rationale,
             "prediction": self.prediction,
-            "right": is_correct(self.prediction, q.answer, q.choices),
+            "right": q.is_right(self.prediction),
             "alone": self._gold(self.alone), "before": self._gold(self.before),
             "after": self._gold(self.after), "tokens": self.as_attempt("").n_tokens,
         }  # fmt: skip

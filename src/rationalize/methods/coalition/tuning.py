@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rationalize.answers import is_correct
 from rationalize.errors import UserError
 from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.config import (
@@ -40,7 +39,8 @@ from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.variants import Variants
 from rationalize.progress import say
-from rationalize.questions import builtin_questions, group_duplicates, load_sample, without_repeats
+from rationalize.questions import group_duplicates, load_sample, without_repeats
+from rationalize.questions.demonstrations import BUILT_IN, Demonstrations
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler
@@ -227,10 +227,10 @@ def with_rationales(
         return list(questions)
 
     def write() -> list[Attempt]:
-        demos = builtin_questions(train=config.shots, dev=0, test=0, unseen=0, seed=exp.seed)
         return write_attempts(
             Sampler(policy), questions, config.imperfect,
-            Provenance("train", exp.seed, writer="few-shot"), PromptOptions(demos=demos["train"]),
+            Provenance("train", exp.seed, writer="few-shot"),
+            PromptOptions(demos=Demonstrations(BUILT_IN, config.shots)),
             label=f"{stage.name}: few-shot attempts",
         )  # fmt: skip
 
@@ -238,7 +238,7 @@ def with_rationales(
     by_id = {q.id: q for q in questions}
     rationales: dict[str, list[str]] = {}
     for a in attempts:
-        if a.rationale and is_correct(a.prediction, a.gold, by_id[a.question_id].choices):
+        if a.rationale and by_id[a.question_id].is_right(a.prediction):
             rationales.setdefault(a.question_id, []).append(a.rationale)
     right = sum(map(len, rationales.values()))
     say(
