@@ -138,8 +138,8 @@ def fit(
     optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
     if policy.tuning == "lora":
         say(f"{stage.name}: {lora_reach(policy)}")
-    learner = _Learner(policy, loss, config, accelerator, parameters, optimizer, group_of)
     peaks = [group["lr"] for group in optimizer.param_groups]
+    learner = _Learner(policy, loss, config, accelerator, parameters, optimizer, peaks, group_of)
     run, name = stage.run, stage.name
     folder = run.path / "checkpoints" / name
     at = restore_checkpoint(folder, parameters, optimizer)
@@ -155,13 +155,8 @@ def fit(
                     before_step(step)
                 if step == at.step:
                     rows = list(batch_at(step))
-                    share = rate_at(step, steps, config)
-                    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                        group["lr"] = peak * share
                     with postponed():  # a SIGTERM leaves no step half taken
-                        metrics = _optimise(learner, rows, stage, step)
-                        metrics["learning_rate"] = config.learning_rate * share
-                        run.log(name, step, **metrics)
+                        _take_step(learner, rows, stage, step, rate_at(step, steps, config))
                         at = Position(step + 1, settled=False)
                         tokens += sum(r.length for r in rows)
                         progress(step + 1, steps, tokens)
@@ -217,20 +212,34 @@ class _Learner:
     accelerator: Accelerator
     parameters: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
+    peaks: list[float]
+    """Learning rate of each of the optimiser's groups, before the schedule."""
     group_of: GroupOf | None
 
 
-def _optimise(learner: _Learner, rows: Sequence[Row], stage: Stage, step: int) -> dict[str, float]:
-    """One optimiser step, none without rows; returns the metrics to log."""
-    if not rows:
-        return {"weight": 0.0}
-    policy, config = learner.policy, learner.config
+def _take_step(
+    learner: _Learner, rows: Sequence[Row], stage: Stage, step: int, share: float
+) -> None:
+    """An optimiser step at a share of the peak rates, logged; without rows nothing is learned.
+
+    Raises `UserError` for a row beyond the model's context, and `NotFinite`.
+    """
     for row in rows:
-        if wrong := row_over_context(policy, row):
+        if wrong := row_over_context(learner.policy, row):
             raise UserError(
                 f"{stage.name}, step {step}: {wrong}; leave out or shorten the row whose prompt "
-                f"ends in {clip(policy.decode(row.prompt_ids)[-50:])}"
+                f"ends in {clip(learner.policy.decode(row.prompt_ids)[-50:])}"
             )
+    for group, peak in zip(learner.optimizer.param_groups, learner.peaks, strict=True):
+        group["lr"] = peak * share
+    metrics = _optimise(learner, rows, f"{stage.name}, step {step}") if rows else {"weight": 0.0}
+    metrics["learning_rate"] = learner.config.learning_rate * share
+    stage.run.log(stage.name, step, **metrics)
+
+
+def _optimise(learner: _Learner, rows: Sequence[Row], place: str) -> dict[str, float]:
+    """One optimiser step; returns the metrics to log."""
+    policy, config = learner.policy, learner.config
     total, weight, metrics = _accumulate(learner, rows)
     gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
     torch._foreach_div_(gradients, max(weight, 1.0))
@@ -238,7 +247,7 @@ def _optimise(learner: _Learner, rows: Sequence[Row], stage: Stage, step: int) -
     if not (math.isfinite(total) and norm.isfinite()):
         what = f"loss became {total}" if not math.isfinite(total) else f"gradient became {norm}"
         raise NotFinite(
-            f"{stage.name}, step {step}: the {what}; lower the learning rate or use "
+            f"{place}: the {what}; lower the learning rate or use "
             f"precision=float32, or leave out the rows that cause it:\n{_at_fault(learner, rows)}\n"
             "The step was not taken: weights and checkpoints are those before it"
         )
