@@ -12,8 +12,6 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
 from rationalize import __version__
 from rationalize.commands.table import (
     FORMS,
@@ -27,10 +25,11 @@ from rationalize.commands.table import (
 )
 from rationalize.config import nearest, to_dict
 from rationalize.config.flags import explain, merge, take
-from rationalize.errors import CheckFailed, UsageError, UserError
-from rationalize.files import disk_is_full, plain
+from rationalize.errors import CheckFailed, UsageError, UserError, machine_failure
+from rationalize.files import plain
 from rationalize.methods import DEMOS, installed
 from rationalize.progress import hushed, say
+from rationalize.termination import STATUS, Terminated, heed_sigterm
 from rationalize.text import printable
 
 
@@ -142,6 +141,7 @@ def entry() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter())
     logging.basicConfig(handlers=[handler])
+    heed_sigterm()
     sys.exit(main(sys.argv[1:]))
 
 
@@ -168,15 +168,19 @@ def main(argv: Sequence[str]) -> int:
             _print_json(error.result)
         print(f"rationalize: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    except (OSError, SafetensorError) as error:
-        if not disk_is_full(error):
+    except Exception as error:
+        if not (sentence := machine_failure(error)):
             raise
+        print(f"rationalize: {printable(sentence)}", file=sys.stderr)
+        return 1
+    except Terminated as stop:
+        where = f" in {'; '.join(stop.places)}" if stop.places else ""
         print(
-            f"rationalize: the disk is full ({printable(str(error))}); make room and start the "
-            "same command again: a run goes on from its last checkpoint",
+            f"\nrationalize: stopped by SIGTERM{printable(where)}. Start the same command again to "
+            "go on",
             file=sys.stderr,
         )
-        return 1
+        return STATUS
     except KeyboardInterrupt:
         print("\ninterrupted; run again with the same directory to resume", file=sys.stderr)
         return 130

@@ -9,8 +9,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+
+from rationalize.termination import Terminated
 
 Progress = Callable[[int, int, int], None]
 """`progress(done, total, tokens)`, all counted from the start of the work."""
@@ -50,14 +52,29 @@ def say(text: str) -> None:
 
 @contextmanager
 def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
-    """A `Progress` that draws a bar on a terminal, and elsewhere prints a line every 20 seconds."""
+    """A `Progress` that draws a bar on a terminal, and elsewhere prints a line every 20 seconds.
+
+    A SIGTERM that arrives during the work is told how far it was.
+    """
     if _hushed.get():
-        yield lambda done, total, tokens: None
+        shown: AbstractContextManager[Progress] = nullcontext(lambda done, total, tokens: None)
     elif sys.stderr.isatty():
-        with _bar(description, unit) as report:
-            yield report
+        shown = _bar(description, unit)
     else:
-        yield _lines(description, unit)
+        shown = nullcontext(_lines(description, unit))
+    place = description
+
+    def noted(done: int, total: int, tokens: int) -> None:
+        nonlocal place
+        place = f"{description} at {done} of {total} {unit}".rstrip()
+        report(done, total, tokens)
+
+    try:
+        with shown as report:
+            yield noted
+    except Terminated as stop:
+        stop.places.append(place)
+        raise
 
 
 @contextmanager

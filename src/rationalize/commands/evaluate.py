@@ -124,24 +124,33 @@ class CompareConfig:
 
 def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> Results:
     """Write, score and summarise: `out/results.json` (also returned), `out/report.html`."""
+    from rationalize.methods.inputs import inputs_of
+    from rationalize.rewards.adapters import user_reward
     from rationalize.runs import Run, check_resumable
 
     settings = {"method": "evaluate", **settings_of(config)}
     # what can be known to be wrong is told before anything is loaded
     folder = _coalition(config)
     check_resumable(config.out, settings, overwrite=overwrite)
-    known_names(config.rewards, config)
+    rewards = [user_reward(n) for n in known_names(config.rewards, config) if ":" in n]
     questions, train = _questions(config)
+    pinned = partial(inputs_of, settings, {"train": train, config.split: questions})
     if folder:
         name = config.name or Path(config.model).resolve().name
         hash = coalition_hash(folder)
-        with Run.open(config.out, settings, base_hash=hash, overwrite=overwrite) as run:
+        inputs = pinned(rewards=rewards)
+        with Run.open(
+            config.out, settings, base_hash=hash, inputs=inputs, overwrite=overwrite
+        ) as run:
             write = partial(_chains, config, run, folder, name, questions)
             return _evaluate(config, run, name, write, questions, train)
     with (
         open_writer(config) as writer,
-        Run.open(config.out, settings, base_hash=writer.weights_hash, overwrite=overwrite) as run,
-    ):
+        Run.open(
+            config.out, settings, base_hash=writer.weights_hash,
+            inputs=pinned(writer.tokenizer, rewards), overwrite=overwrite,
+        ) as run,
+    ):  # fmt: skip
         name = config.name or writer.sampler.name
         write = partial(_written, config, writer, name, questions, train)
         return _evaluate(config, run, name, write, questions, train, untrained=writer.told)

@@ -49,6 +49,8 @@ class Writer:
     """Whether prompts say the form of the answer."""
     weights_hash: str | None
     """None: the weights are behind a server."""
+    tokenizer: Any = None
+    """None: behind a server."""
 
 
 @contextmanager
@@ -63,7 +65,7 @@ def open_writer(config: Any) -> Iterator[Writer]:
 
         told = is_told(config.form, policy)
         sampler = Sampler(policy, guidance=config.guidance)
-        yield Writer(sampler, control, told, policy.weights_hash)
+        yield Writer(sampler, control, told, policy.weights_hash, policy.tokenizer)
         return
     from rationalize.sampling.server import ServerSampler
 

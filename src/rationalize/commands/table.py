@@ -51,13 +51,13 @@ def _verb(module: str, config: str, function: str, about: str) -> Command:
     )  # fmt: skip
 
 
-def _plan_of(about: str) -> Callable[..., list[str]]:
+def _plan_of(method: str, about: str) -> Callable[..., list[str]]:
     """The plan of a method's command, or of a demo's."""
 
     def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
         from rationalize.methods.launch import plan
 
-        return plan(settings, about)
+        return plan(settings, out, method, about, overwrite=overwrite)
 
     return plan
 
@@ -77,7 +77,7 @@ def _method_command(name: str) -> Command:
         train(name, out, settings, overwrite=overwrite)
 
     return Command(
-        settings, call, method.about, folder=True, method=name, plan=_plan_of(method.about)
+        settings, call, method.about, folder=True, method=name, plan=_plan_of(name, method.about)
     )
 
 
@@ -123,7 +123,7 @@ def demo_command(name: str) -> Command:
 
     return Command(
         settings, call, demo.about, folder=True, preset_flag="--size", method=demo.method,
-        plan=_plan_of(demo.about),
+        plan=_plan_of(demo.method, demo.about),
     )  # fmt: skip
 
 
@@ -206,7 +206,7 @@ methods:
 every verb takes a flag per field (--fit.learning-rate 1e-4), and:
 {everywhere}
 
-Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated."""
 
 
 def trained() -> dict[str, str]:

@@ -16,7 +16,7 @@ from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
 from rationalize.evaluation.tables import format_results
-from rationalize.files import write_text
+from rationalize.files import sync_folder, write_text
 from rationalize.methods import tuning
 from rationalize.methods.base import Asked, Experiment, Learned
 from rationalize.models.cards import CARD, base_facts
@@ -46,6 +46,7 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
 def export(exp: Experiment, policy: Policy, name: str, asked: Asked) -> None:
     """Write `model/`; `write_results` puts the card and the harness's tasks beside it."""
     policy.export(exp.run.folder("model"), bake=asked.control)
+    sync_folder(exp.run.path / "model")
     exp.run.finish("export", method=name, seed=exp.seed, mode=asked.mode, guidance=asked.guidance)
 
 

@@ -54,6 +54,12 @@ def check_model(model: str | Path) -> None:
     if name == "default":
         return
     if folder.is_dir():
+        if (folder / "adapter_config.json").is_file():
+            raise UserError(
+                f"{model}: this is an adapter{_adapted(folder)}, not a model; merge it first "
+                "(peft: PeftModel.from_pretrained(base, adapter).merge_and_unload(), then "
+                "save_pretrained of model and tokenizer), and name that folder"
+            )
         if any((p / "config.json").is_file() for p in (folder, folder / "model")):
             return
         if (folder / "config.yaml").is_file():
@@ -77,6 +83,15 @@ def check_model(model: str | Path) -> None:
             f"{model}: {kind}; expected `default`, a folder with a model, a finished run, a GGUF "
             "file, or a hub id"
         )
+
+
+def _adapted(folder: Path) -> str:
+    """What an adapter is an adapter of, as far as it says so."""
+    try:
+        base = json.loads((folder / "adapter_config.json").read_bytes())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        return ""
+    return f" of {base}" if base else ""
 
 
 def read_facts(source: str | Path) -> dict[str, Any]:

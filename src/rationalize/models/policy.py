@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +18,11 @@ from rationalize.models.control import ControlInit, ControlTokens, add_control_r
 from rationalize.models.folders import (
     TEMPLATE_VALUES,
     check_model,
-    no_bars,
     read_facts,
     save_policy,
     weights_hash,
 )
+from rationalize.models.loading import LOAD_ERRORS, load_weights
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
 from rationalize.models.quantised import (
     check_quantising,
@@ -345,15 +345,14 @@ def load_policy(
     try:
         config = AutoConfig.from_pretrained(source, **options)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        with no_bars() if Path(source).is_dir() else nullcontext():
-            if quantise:
-                loaded = kind.from_pretrained(
-                    source, dtype=torch.bfloat16, **four_bits(place), **options
-                )
-            else:
-                loaded = kind.from_pretrained(source, dtype=dtype, **options).to(place)
+        if quantise:
+            loaded = load_weights(
+                kind, source, config, dtype=torch.bfloat16, **four_bits(place), **options
+            )
+        else:
+            loaded = load_weights(kind, source, config, dtype=dtype, **options).to(place)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
+    except LOAD_ERRORS as error:
         raise UserError(
             f"no model could be loaded from {str(model)!r}: {error}\n{advice_on(source)}"
         ) from error

@@ -88,6 +88,8 @@ class Variants:
             else:
                 model = get_peft_model(self.base.model, config, adapter_name=name)
                 self.base = replace(self.base, model=model.eval(), tuning="lora")
+        adapted = self.base.model.peft_config[name]
+        adapted.target_modules = sorted(adapted.target_modules)  # stored in the order of a set else
         self.shared.append(name)
 
     @contextmanager

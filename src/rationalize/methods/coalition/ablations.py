@@ -89,9 +89,12 @@ def ablations(
     check_model(run_config.model)
     splits = run_config.load_splits()
     scoring = config.scoring(ScorerFolders(), splits["train"])
-    check_scoring(scoring)
+    rewards = check_scoring(scoring)
     stored = {"method": "coalition-grid", **stored}
-    with open_run(run_config, out, stored, overwrite=overwrite) as (run, base):
+    with open_run(run_config, out, stored, splits=splits, rewards=rewards, overwrite=overwrite) as (
+        run,
+        base,
+    ):
         if said_done(run, "grid"):
             return
         tokens = evaluation.evaluation_tokens or tokens_of(config)

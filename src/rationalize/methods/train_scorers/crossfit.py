@@ -19,6 +19,7 @@ from rationalize.config.checks import above, between
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.methods.base import RunConfig
+from rationalize.methods.inputs import inputs_of
 from rationalize.models.folders import check_model
 from rationalize.models.forward import GroupOf
 from rationalize.models.freezing import freeze_lower
@@ -69,7 +70,10 @@ def cross_fit(
     if train is None:
         train = run_config.load_splits()["train"]
     base = run_config.load_policy(tuning="full")
-    with Run.open(out, stored, base_hash=base.weights_hash, overwrite=overwrite) as run:
+    inputs = inputs_of(stored, {"train": train}, base.tokenizer)
+    with Run.open(
+        out, stored, base_hash=base.weights_hash, inputs=inputs, overwrite=overwrite
+    ) as run:
 
         def make() -> dict[str, Any]:
             folds, seen = [], folds_of(train, config.folds)

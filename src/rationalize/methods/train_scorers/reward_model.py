@@ -32,6 +32,7 @@ from rationalize.config.checks import above, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.intervals import Interval, bootstrap_mean
 from rationalize.methods.base import NothingToLearn, RunConfig
+from rationalize.methods.inputs import inputs_of
 from rationalize.methods.own_attempts import RejectConfig, is_right, rankable
 from rationalize.methods.tuning import settle
 from rationalize.models.forward import Row
@@ -145,7 +146,10 @@ def train_reward_model(
     splits = run_config.load_splits()
     attempts = attempts_at(Path(source.attempts), splits)
     base = run_config.load_policy(tuning="full", quantise=False)
-    with Run.open(out, stored, base_hash=base.weights_hash, overwrite=overwrite) as run:
+    inputs = inputs_of(stored, splits, base.tokenizer)
+    with Run.open(
+        out, stored, base_hash=base.weights_hash, inputs=inputs, overwrite=overwrite
+    ) as run:
         run_config, config = settle(run, base, run_config, config)
         policy = base if run_config.tuning == "full" else run_config.load_policy(quantise=False)
         data = RankData(attempts, splits["train"], source.select, seed=run_config.seed)
