@@ -11,7 +11,7 @@ from toys import experiment
 
 from rationalize import train
 from rationalize.errors import UsageError, UserError
-from rationalize.evaluation.obedience import obedience
+from rationalize.evaluation.obedience import obedience, token_metrics
 from rationalize.methods.base import RunConfig
 from rationalize.methods.filt_acc import FiltAccConfig, filt_acc
 from rationalize.methods.mario import MarioConfig, mario
@@ -28,7 +28,7 @@ FIT = FitConfig(learning_rate=3e-3, batch_size=16)
 SFT = SftConfig(epochs=100, evaluations=1, fit=FIT)
 SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=40)
 MARIO = MarioConfig(
-    rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, obedience="none",
+    rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, token_questions=0,
     select_by="diversity", sampling=SAMPLING,
     fit=ControlFitConfig(learning_rate=3e-3, batch_size=16, control_factor=3.0),
 )  # fmt: skip
@@ -120,9 +120,9 @@ def test_mario_raises_the_held_out_reward_and_obeys(kind, sft_folder, tmp_path):
         suite(),
         DEV,
         SamplingConfig(max_new_tokens=40, n=16),
+        Provenance("dev", 3),
         bins={"diversity": [0, 1], "correctness": [0]},
-        split="dev",
-        seed=3,
+        metrics=token_metrics(suite(), ["diversity", "correctness"]),
     )
     best, worst, _ = rows
     assert best["mean"] > worst["mean"] + 0.2
@@ -204,7 +204,7 @@ def test_a_kill_while_the_end_is_written_loses_nothing(tmp_path):
             "mario", out, model=str(tiny_folder("decoder", tmp_path / "tiny")),
             rewards=("correctness", "diversity"), steps=4, sample_interval=2, bins=2,
             questions="builtin:train=12,dev=4,test=4,unseen=4", select_by="diversity",
-            sft=StartConfig(epochs=0.5, fit=FIT), fit=MARIO.fit, obedience="none",
+            sft=StartConfig(epochs=0.5, fit=FIT), fit=MARIO.fit, token_questions=0,
             sampling=SamplingConfig(max_new_tokens=8), precision="float32", checkpoint_every=0.0,
         )  # fmt: skip
 
@@ -238,9 +238,7 @@ def killing(monkeypatch, at):
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
-RESUMED = dataclasses.replace(
-    MARIO, beta=0.05, obedience="ends", steps=24, sample_interval=12, obedience_questions=1
-)
+RESUMED = dataclasses.replace(MARIO, beta=0.05, steps=24, sample_interval=12, token_questions=1)
 
 
 @pytest.mark.parametrize(("kind", "kills"), [("decoder", (0, 9, 14)), ("t5", (21,))])

@@ -9,7 +9,7 @@ from tiny import tiny_policy
 from toys import experiment
 
 from rationalize.errors import UsageError
-from rationalize.methods.ppo import PpoConfig, PpoRowConfig, end_reason, minibatch, ppo, score
+from rationalize.methods.ppo import PpoConfig, PpoRowConfig, end_before, minibatch, ppo, score
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
 from rationalize.records import Question
@@ -136,9 +136,12 @@ def test_mode_z_does_not_look_at_a_reward_model(tmp_path):
     for i, (name, mean) in enumerate(lines):
         stage.log("rounds", i, [{"reward": name, "mean": mean, "round": 0}])
     config = dataclasses.replace(PPO, patience=3)
-    assert "over-optimised" in end_reason(stage, 4, config)
-    assert not end_reason(stage, 4, config.in_mode("z"))
-    assert not end_reason(stage, 4, dataclasses.replace(PPO, patience=0))
+    assert not end_before(stage, 4, config.in_mode("z"))
+    assert not end_before(stage, 4, dataclasses.replace(PPO, patience=0))
+    ended = end_before(stage, 4, config)
+    assert "over-optimised" in ended["reason"]
+    stage.log("rounds", 9, [{"reward": "accuracy", "mean": 0.9, "round": 4}])
+    assert end_before(stage, 5, config) == ended  # another start does not decide anew
 
 
 def test_every_token_of_a_right_reply_is_pushed_up_at_first():

@@ -17,10 +17,10 @@ from rationalize.commands.evaluate import EvaluateConfig
 from rationalize.commands.resolve import settings_of
 from rationalize.config import to_dict
 from rationalize.questions import builtin_questions, load_questions
-from rationalize.questions.teacher import solved
 from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.server import ServerSampler
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
+from rationalize.teacher import solved
 from rationalize.templates import prompt_text
 from tests.loopback import replies, says, serving, silence
 

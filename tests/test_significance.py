@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from rationalize.evaluation.intervals import sign_flip_p
-from rationalize.evaluation.significance import McNemar, holm, mcnemar, mcnemar_p
+from rationalize.evaluation.significance import McNemar, holm, mcnemar, mcnemar_p, seeds_p
 
 
 @pytest.mark.parametrize(
@@ -87,3 +87,15 @@ def test_holm_rarely_errs_where_nothing_differs():
     rng = np.random.default_rng(1)
     errs = np.mean([min(holm(rng.uniform(size=10).tolist())) < 0.05 for _ in range(2000)])
     assert 0.03 < errs < 0.07  # uncorrected: 40 in 100
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 9])
+def test_p_over_seeds_is_students(n):
+    differences = (np.random.default_rng(n).normal(size=n) + 0.5).tolist()
+    expected = stats.ttest_1samp(differences, 0).pvalue
+    assert seeds_p(differences) == pytest.approx(expected)
+
+
+def test_p_over_seeds_needs_two():
+    assert seeds_p([0.3]) is None
+    assert (seeds_p([0.0, 0.0]), seeds_p([1.0, 1.0])) == (1.0, 0.0)

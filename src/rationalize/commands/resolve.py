@@ -7,18 +7,23 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between, finite
 from rationalize.errors import UsageError
+from rationalize.progress import say
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
     from rationalize.rewards.base import Reward
     from rationalize.sampling.config import SamplingConfig
     from rationalize.sampling.writing import AnySampler
+
+
+Form = Literal["auto", "told", "plain"]
+"""How a command's prompts ask for the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +45,12 @@ class Writer:
     sampler: AnySampler
     control: dict[str, int] | None
     """Bin per reward to write under, where the model has control tokens."""
+    told: bool
+    """Whether prompts say the form of the answer."""
     weights_hash: str | None
     """None: the weights are behind a server."""
+    tokenizer: Any = None
+    """None: behind a server."""
 
 
 @contextmanager
@@ -54,16 +63,25 @@ def open_writer(config: Any) -> Iterator[Writer]:
         control = bins_of(config.control, policy)
         from rationalize.sampling.local import Sampler
 
-        yield Writer(Sampler(policy, guidance=config.guidance), control, policy.weights_hash)
+        told = is_told(config.form, policy)
+        sampler = Sampler(policy, guidance=config.guidance)
+        yield Writer(sampler, control, told, policy.weights_hash, policy.tokenizer)
         return
     from rationalize.sampling.server import ServerSampler
 
-    sampler = ServerSampler(config.server, config.model, config.http)
+    server = ServerSampler(config.server, config.model, config.http)
     try:
-        yield Writer(sampler, None, None)
+        yield Writer(server, None, is_told(config.form, None), None)
     finally:
-        if not sampler.bill.empty:
-            print(f"{config.server}: {sampler.bill}", file=sys.stderr)
+        if not server.bill.empty:
+            print(f"{config.server}: {server.bill}", file=sys.stderr)
+
+
+def is_told(form: Form, policy: Policy | None) -> bool:
+    """Whether prompts say the form of the answer; no `policy`: a model behind a server."""
+    if form == "auto":
+        return policy is None or not policy.knows_form
+    return form == "told"
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -88,6 +106,7 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
             "`rationalize ask` and `rationalize evaluate` work with it; so does, from Python, "
             "Coalition.load(FOLDER).chains(questions, sampling)"
         )
+    say(f"loading the model {model}")
     from rationalize.models.policy import load_policy
 
     return load_policy(model, trust_remote_code=trust_remote_code)
