@@ -69,7 +69,7 @@ def mean_reward(policy, reward, tokens=1):
 )
 def test_a_bandits_best_arm_is_found(kind, tuning, tmp_path):
     before = mean_reward(tiny_policy(kind), first_letter)
-    config = dataclasses.replace(PPO, updates=25)
+    config = dataclasses.replace(PPO, updates=16)
     policy, run = learn(tmp_path, first_letter, config, kind=kind, tuning=tuning)
     assert before < 0.2
     assert mean_reward(policy, first_letter) > 0.9
@@ -78,7 +78,7 @@ def test_a_bandits_best_arm_is_found(kind, tuning, tmp_path):
 
 
 def test_a_task_of_two_tokens_is_solved(tmp_path):
-    config = dataclasses.replace(PPO, updates=40, sampling=SamplingConfig(n=16, max_new_tokens=2))
+    config = dataclasses.replace(PPO, updates=28, sampling=SamplingConfig(n=16, max_new_tokens=2))
     policy, _ = learn(tmp_path, two_letters, config)
     assert mean_reward(policy, two_letters, tokens=2) > 0.9
 
@@ -188,7 +188,8 @@ def test_the_kl_weight_follows_its_target(tmp_path):
 
 
 def test_the_start_is_kept_where_nothing_is_better(tmp_path):
-    policy, run = learn(tmp_path, lambda completions, **_: [0.0] * len(completions))
+    config = dataclasses.replace(PPO, updates=3)
+    policy, run = learn(tmp_path, lambda completions, **_: [0.0] * len(completions), config)
     assert run.done("ppo")["step"] == 0
     assert weights(policy) == weights(tiny_policy())
 
