@@ -28,11 +28,11 @@ FIT = FitConfig(learning_rate=3e-3, batch_size=16)
 SFT = SftConfig(epochs=100, evaluations=1, fit=FIT)
 SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=40)
 MARIO = MarioConfig(
-    rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, token_questions=0,
+    rewards=("correctness", "diversity"), bins=2, steps=40, sample_interval=20, token_questions=0,
     select_by="diversity", sampling=SAMPLING,
     fit=ControlFitConfig(learning_rate=3e-3, batch_size=16, control_factor=3.0),
 )  # fmt: skip
-FILTER = FiltAccConfig(steps=60, sample_interval=30, fit=FIT, sampling=SAMPLING)
+FILTER = FiltAccConfig(steps=40, sample_interval=20, fit=FIT, sampling=SAMPLING)
 
 
 def toy(words):
