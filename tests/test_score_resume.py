@@ -189,8 +189,8 @@ def test_memory_does_not_grow_with_the_rows(tmp_path):
         return peak(lambda: score(tmp_path / "in.jsonl", tmp_path / "out.jsonl", *flags))
 
     one(600)  # what is loaded once is loaded
-    small, large = one(1_000), one(20_000)
-    assert large - small < 6 * 19_000
+    small, large = one(1_000), one(7_000)
+    assert large - small < 6 * 6_000
 
 
 def test_memory_does_not_grow_with_the_bad_rows(tmp_path):
@@ -206,9 +206,9 @@ def test_memory_does_not_grow_with_the_bad_rows(tmp_path):
 
     for call in (refused, left_out):
         call(2_000)
-        small, large = (peak(partial(call, n)) for n in (2_000, 20_000))
-        assert large - small < 6 * 18_000
-    assert len(read(tmp_path / "bad20000")) == 20_000
+        small, large = (peak(partial(call, n)) for n in (2_000, 8_000))
+        assert large - small < 6 * 6_000
+    assert len(read(tmp_path / "bad8000")) == 8_000
 
 
 class Fold:
