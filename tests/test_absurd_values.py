@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from rationalize.cli import VERBS, _demo_command, command_of, main
+from rationalize.cli import main
+from rationalize.commands.table import VERBS, command_of, demo_command
 from rationalize.config import from_dict
 from rationalize.config.checks import LARGEST_SEED, above, at_least, between, check_seeds, finite
 from rationalize.config.compose import split
@@ -22,7 +23,7 @@ from rationalize.training.loop import FitConfig
 
 COMMANDS = {
     **{f"train {name}": command_of(name) for name in (*METHODS, *TRAINERS)},
-    **{f"demo {name}": _demo_command(name) for name in DEMOS},
+    **{f"demo {name}": demo_command(name) for name in DEMOS},
     **VERBS,
 }
 NUMBERS = (0, -1, 1, 2, 10**12, -(10**12), 10**400, 0.5, -0.5, math.nan, math.inf, -math.inf, 1e308)

@@ -15,11 +15,13 @@ from safetensors import SafetensorError
 from tiny import tiny_folder
 
 from rationalize import Method
-from rationalize.cli import VERBS, command_of, main, trained
+from rationalize.cli import main
+from rationalize.commands.table import VERBS, command_of, trained
 from rationalize.config import load_yaml
 from rationalize.config.flags import field_docs
-from rationalize.errors import UsageError, UserError
+from rationalize.errors import NotFinite, UsageError, UserError
 from rationalize.methods import DEMOS
+from rationalize.termination import Terminated
 
 called: list[tuple] = []
 
@@ -45,6 +47,14 @@ def play(exp, policy, config: ToyConfig, stage):
         raise KeyboardInterrupt
     if config.fail == "disk":
         raise OSError(errno.ENOSPC, "No space left on device")
+    if config.fail == "memory":
+        raise MemoryError
+    if config.fail == "diverged":
+        raise NotFinite("sft, step 3: the loss became nan")
+    if config.fail == "terminated":
+        stop = Terminated()
+        stop.places += ["sft at 3 of 9 steps", "a checkpoint is stored"]
+        raise stop
     if config.fail == "weights":  # its words on a full disk
         raise SafetensorError("Error while serializing: I/O error: No space left on device "
                               "(os error 28)")  # fmt: skip
@@ -114,11 +124,19 @@ def test_train_calls_the_method_with_its_configuration_and_folder(tmp_path, smal
     [
         ("user", 1, "rationalize: q.jsonl:3: no answer\n"),
         ("usage", 2, "rationalize: unknown reward\n"),
+        ("diverged", 1, "rationalize: sft, step 3: the loss became nan\n"),
+        (
+            "terminated",
+            143,
+            "\nrationalize: stopped by SIGTERM in sft at 3 of 9 steps; a checkpoint is "
+            "stored. Start the same command again to go on\n",
+        ),
         ("interrupt", 130, "\ninterrupted; run again with the same directory to resume\n"),
     ],
 )
 def test_how_a_verb_can_end(capsys, fail, status, message, small, tmp_path):
-    assert main(["train", TOY, "--fail", fail, "--out", str(tmp_path), *small]) == status
+    started = ["train", TOY, "--fail", fail, "--out", str(tmp_path), *small]
+    assert main([*started, "--quiet"]) == status
     assert capsys.readouterr().err == message
 
 
@@ -128,6 +146,11 @@ def test_a_full_disk_is_a_sentence(capsys, fail, small, tmp_path):
     said = capsys.readouterr().err
     assert "the disk is full" in said
     assert "make room and start the same command again" in said
+
+
+def test_a_lack_of_memory_is_a_sentence(capsys, small, tmp_path):
+    assert main(["train", TOY, "--fail", "memory", "--out", str(tmp_path), *small]) == 1
+    assert "out of memory (MemoryError); take smaller passes" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(small, tmp_path):

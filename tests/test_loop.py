@@ -2,15 +2,19 @@
 
 import os
 from collections import Counter
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
+from rationalize.errors import NotFinite
 from rationalize.models.forward import Row, micro_batches, token_logprobs
 from rationalize.runs import Run, Stage
-from rationalize.training import loop
+from rationalize.termination import Terminated
+from rationalize.training import checkpoints, loop
 from rationalize.training.loop import FitConfig, LossOutput, fit, rate_at
 from rationalize.training.objectives import nll
 from tests.tiny import tiny_policy
@@ -144,7 +148,7 @@ def killed_when(monkeypatch, happens, time):
     if happens in moves:
         monkeypatch.setattr(os, "replace", dies(os.replace, moves[happens]))
     else:
-        monkeypatch.setattr(loop, "save_file", dies(loop.save_file, lambda *_: True))
+        monkeypatch.setattr(checkpoints, "save_file", dies(checkpoints.save_file, lambda *_: True))
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,9 @@ def killed_when(monkeypatch, happens, time):
         ("before the new one comes", 3, 2),  # between the two renames: only the old one is there
     ],
 )
-def test_a_kill_in_a_checkpoint_leaves_a_whole_one(happens, time, left, tmp_path, monkeypatch):
+def test_a_kill_in_a_checkpoint_leaves_a_whole_one(
+    happens, time, left, tmp_path, monkeypatch, capsys
+):
     weights, lines = taught(tmp_path / "whole")
     assert [line["step"] for line in lines] == list(range(STEPS))
     with monkeypatch.context() as patch:
@@ -165,19 +171,93 @@ def test_a_kill_in_a_checkpoint_leaves_a_whole_one(happens, time, left, tmp_path
         with pytest.raises(Killed):
             taught(tmp_path / "killed")
     starts = []
-    monkeypatch.setattr(loop, "_restore", remembering(loop._restore, starts))
+    monkeypatch.setattr(loop, "restore_checkpoint", remembering(loop.restore_checkpoint, starts))
     again, logged = taught(tmp_path / "killed")
     assert starts == [left]
     assert logged == lines
+    assert (f"s: resuming at step {left} of {STEPS}\n" in capsys.readouterr().err) == (left > 0)
     assert all(torch.equal(a, b) for a, b in zip(again, weights, strict=True))
 
 
 def remembering(real, found):
     def call(*args):
-        found.append(real(*args))
-        return found[-1]
+        at = real(*args)
+        found.append(at.step)
+        return at
 
     return call
+
+
+WHERE = "a checkpoint of s after step 3 is stored"
+
+
+def cut(folder):
+    """The state of a checkpoint as a power cut can leave it."""
+    file = folder / "state.safetensors"
+    file.write_bytes(file.read_bytes()[:4000])
+
+
+@pytest.mark.parametrize(
+    ("cuts", "left", "said"),
+    [
+        (("s",), 3, "going on from an older checkpoint"),
+        (("s", "s.old"), 0, "going on from the start of the stage"),
+    ],
+)
+def test_a_cut_checkpoint_falls_back_with_a_word(cuts, left, said, tmp_path, monkeypatch, caplog):
+    weights, lines = taught(tmp_path / "whole")
+    taught(tmp_path / "cut")  # checkpoints after steps 3 and 4
+    for name in cuts:
+        cut(tmp_path / "cut" / "checkpoints" / name)
+    starts = []
+    monkeypatch.setattr(loop, "restore_checkpoint", remembering(loop.restore_checkpoint, starts))
+    again, logged = taught(tmp_path / "cut")
+    assert starts == [left]
+    assert "4000 bytes, another length than was written" in caplog.text
+    assert said in caplog.text
+    assert logged == lines
+    assert all(torch.equal(a, b) for a, b in zip(again, weights, strict=True))
+
+
+def test_a_checkpoint_that_is_not_finite_is_not_whole(tmp_path, caplog):
+    taught(tmp_path)
+    file = tmp_path / "checkpoints" / "s" / "state.safetensors"
+    tensors = load_file(file)
+    next(iter(tensors.values())).fill_(float("nan"))
+    save_file(tensors, file)
+    taught(tmp_path)
+    assert "not finite" in caplog.text
+
+
+def test_a_stop_between_a_step_and_what_follows_it_repeats_neither(tmp_path):
+    def run(path, stops_at=None):
+        policy, called = tiny_policy(), []
+
+        def before_step(step):
+            called.append(f"before {step}")
+            if f"before {step}" == stops_at:
+                raise Terminated
+
+        def after_step(step):
+            called.append(f"after {step}")
+            if f"after {step}" == stops_at:
+                raise Terminated
+
+        stage = Stage(Run.open(path, {}), "s")
+        hooks = {"before_step": before_step, "after_step": after_step}
+        with pytest.raises(Terminated) if stops_at else nullcontext() as stop:
+            fit(policy, nll, batch_at, CONFIG, stage, steps=STEPS, **hooks)
+        assert stop is None or stop.value.places == ["s at 3 of 5 steps", WHERE]
+        return [p.detach().clone() for p in policy.model.parameters()], stage.metrics(), called
+
+    weights, lines, _ = run(tmp_path / "whole")
+    for stop, goes_on in (("after 2", "before 2"), ("before 3", "before 3")):
+        run(tmp_path / stop, stop)
+        again, logged, called = run(tmp_path / stop)
+        assert called[0] == goes_on
+        assert called[-1] == "after 4"
+        assert logged == lines
+        assert all(torch.equal(a, b) for a, b in zip(again, weights, strict=True))
 
 
 def test_the_checkpoint_is_gone_when_the_stage_ends(tmp_path):
@@ -192,13 +272,47 @@ def test_checkpoints_are_as_far_apart_as_the_run_says(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_loss_that_is_no_number_says_what_to_do(tmp_path):
+class Spoiled(torch.autograd.Function):
+    """The value as it is, and an infinite gradient."""
+
+    @staticmethod
+    def forward(_, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(_, gradient):
+        return gradient * float("inf")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda total: total * float("nan"), "the loss became nan; lower the learning rate or use"),
+        (Spoiled.apply, "the gradient became nan; lower the learning rate or use"),
+    ],
+)
+def test_a_step_that_is_not_finite_is_refused_with_its_rows(spoil, message, tmp_path):
+    bad = Row((20,), (21, 22))
+
     def broken(policy, rows):
         out = nll(policy, rows)
-        return LossOutput(out.total * float("nan"), out.weight, {})
+        return LossOutput(spoil(out.total) if bad in rows else out.total, out.weight, {})
 
-    policy = tiny_policy()
-    before = [p.detach().clone() for p in policy.model.parameters()]
-    with pytest.raises(FloatingPointError, match="loss became nan; lower the learning rate or use"):
-        fit(policy, broken, batch_at, CONFIG, stage_in(tmp_path), steps=1)
-    assert all(torch.equal(a, b) for a, b in zip(before, policy.model.parameters(), strict=True))
+    def third_is_bad(step):
+        return [*batch_at(step), *([bad] * (step == 2))]
+
+    policy, stage = tiny_policy(), stage_in(tmp_path)
+    with pytest.raises(NotFinite, match=message) as caught:
+        fit(policy, broken, third_is_bad, CONFIG, stage, steps=STEPS)
+    said = str(caught.value)
+    assert said.startswith("s, step 2: ")
+    assert "row 3 of 3: prompt ends in '" in said
+    assert "row 2" not in said
+    assert all(p.isfinite().all() and p.grad is None for p in policy.model.parameters())
+    file = tmp_path / "checkpoints" / "s" / "state.safetensors"  # the last good one is still there
+    stored = load_file(file)
+    for name, parameter in policy.model.named_parameters():
+        assert torch.equal(stored[f"weight/{name}"], parameter)
+    # with that row left out it goes on from there
+    fit(tiny_policy(), broken, batch_at, CONFIG, stage, steps=STEPS)
+    assert [line["step"] for line in stage.metrics()] == list(range(STEPS))

@@ -9,7 +9,7 @@ from tiny import tiny_policy
 from toys import experiment
 
 from rationalize.errors import UsageError
-from rationalize.methods.ppo import PpoConfig, PpoRowConfig, end_reason, minibatch, ppo, score
+from rationalize.methods.ppo import PpoConfig, PpoRowConfig, end_before, minibatch, ppo, score
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
 from rationalize.records import Question
@@ -48,11 +48,11 @@ def suite(reward):
     return RewardSuite([correctness(), Reward("reward_model", reward)])
 
 
-def learn(tmp_path, reward, config=PPO, kind="decoder", name="run", tuning="full"):
+def learn(path, reward, config=PPO, kind="decoder", tuning="full", **facts):
     policy = tiny_policy(kind, tuning=tuning)
     exp = experiment(
-        tmp_path / name, QUESTIONS, QUESTIONS, suite=suite(reward), checkpoint_every=0.0,
-        evaluation=SamplingConfig(temperature=0.0, max_new_tokens=2),
+        path / "run", QUESTIONS, QUESTIONS, suite=suite(reward),
+        evaluation=SamplingConfig(temperature=0.0, max_new_tokens=2), **facts,
     )  # fmt: skip
     ppo(exp, policy, policy.become_reference(), config, exp.stage("ppo"))
     return policy, exp.run
@@ -105,7 +105,7 @@ def test_a_large_beta_leaves_the_policy(tmp_path):
     for beta in (0.0, 30.0):
         slow = dataclasses.replace(FIT, learning_rate=1e-3)
         config = dataclasses.replace(PPO, beta=beta, updates=10, fit=slow)
-        _, run = learn(tmp_path, first_letter, config, name=str(beta))
+        _, run = learn(tmp_path / str(beta), first_letter, config)
         moved[beta] = run.metrics("ppo/rollouts")[-1]["kl"]
     assert moved[0.0] > 0.5
     assert moved[30.0] < 0.25 * moved[0.0]
@@ -136,9 +136,12 @@ def test_mode_z_does_not_look_at_a_reward_model(tmp_path):
     for i, (name, mean) in enumerate(lines):
         stage.log("rounds", i, [{"reward": name, "mean": mean, "round": 0}])
     config = dataclasses.replace(PPO, patience=3)
-    assert "over-optimised" in end_reason(stage, 4, config)
-    assert not end_reason(stage, 4, config.in_mode("z"))
-    assert not end_reason(stage, 4, dataclasses.replace(PPO, patience=0))
+    assert not end_before(stage, 4, config.in_mode("z"))
+    assert not end_before(stage, 4, dataclasses.replace(PPO, patience=0))
+    ended = end_before(stage, 4, config)
+    assert "over-optimised" in ended["reason"]
+    stage.log("rounds", 9, [{"reward": "accuracy", "mean": 0.9, "round": 4}])
+    assert end_before(stage, 5, config) == ended  # another start does not decide anew
 
 
 def test_every_token_of_a_right_reply_is_pushed_up_at_first():
@@ -201,10 +204,18 @@ class Killed(Exception):
     pass
 
 
+RESUMED = dataclasses.replace(PPO, updates=4, evaluate_every=2, kl_target=0.5, beta=0.1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run without a kill ends in."""
+    return learn(tmp_path_factory.mktemp("whole"), first_letter, RESUMED)
+
+
 @pytest.mark.parametrize("at", [0, 3, 6, 10])
-def test_a_killed_run_ends_in_the_same_bits(at, tmp_path, monkeypatch):
-    config = dataclasses.replace(PPO, updates=4, evaluate_every=2, kl_target=0.5, beta=0.1)
-    whole, run = learn(tmp_path, first_letter, config, name="whole")
+def test_a_killed_run_ends_in_the_same_bits(at, whole, tmp_path, monkeypatch):
+    policy, run = whole
     real, steps = torch.optim.AdamW.step, iter(range(at))
 
     def step(*args, **options):
@@ -215,9 +226,9 @@ def test_a_killed_run_ends_in_the_same_bits(at, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
         with pytest.raises(Killed):
-            learn(tmp_path, first_letter, config, name="killed")
-    again, other = learn(tmp_path, first_letter, config, name="killed")
-    assert weights(again) == weights(whole)
+            learn(tmp_path, first_letter, RESUMED, checkpoint_every=0.0)
+    again, other = learn(tmp_path, first_letter, RESUMED, checkpoint_every=0.0)
+    assert weights(again) == weights(policy)
     for stage in ("ppo", "ppo/rollouts", "ppo/rounds"):
         assert other.metrics(stage) == run.metrics(stage)
 

@@ -198,6 +198,29 @@ def test_metrics_rewind_by_stage(tmp_path):
     assert run.metrics("a")[-1] == {"stage": "a", "step": 1, "loss": 0.1}
 
 
+def test_a_log_is_put_in_order_when_the_work_is_done(tmp_path):
+    """In a resumed run lines of other stages come before those that are logged again."""
+    straight = [("b", 0), ("a", 0), ("a/rounds", 0), ("b", 1), ("a", 1)]
+    resumed = [("b", 0), ("a/rounds", 0), ("a", 0), ("a", 1), ("b", 1)]
+    for name, lines in (("straight", straight), ("resumed", resumed)):
+        with Run.open(tmp_path / name, CONFIG) as run:
+            for stage, step in lines:
+                run.log(stage, step, loss=0.5)
+    ends = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("straight", "resumed")]
+    assert ends[0] == ends[1]
+
+
+def test_what_a_kill_has_left_half_written_goes_at_the_next_start(tmp_path):
+    run = Run.open(tmp_path, CONFIG)
+    left = ["model/.README.md.77.tmp", "lm_eval/.a.yaml.77.tmp", "attempts/.s.parquet.77.tmp"]
+    left += ["scores/.scores.abc.tmp/scores.sqlite", "checkpoints/sft.new/state.safetensors"]
+    for name in left:
+        run.folder(*name.split("/")[:-1])
+        (tmp_path / name).write_text("half")
+    Run.open(tmp_path, CONFIG)
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file() and b"half" in p.read_bytes()] == []
+
+
 def test_metrics_cut_at_any_byte_are_mended(tmp_path):
     run = Run.open(tmp_path / "run", CONFIG)
     for step in range(2):

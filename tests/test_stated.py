@@ -10,7 +10,7 @@ from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.leaderboard import over_sets
 from rationalize.evaluation.metrics import metrics_from_facts, metrics_of
 from rationalize.evaluation.results import summarise
-from rationalize.evaluation.tables import format_table, leaderboard_tables, table
+from rationalize.evaluation.tables import format_results, leaderboard_tables, table
 from rationalize.evaluation.voting import scaling_curve
 from rationalize.records import Question
 from rationalize.report.sections import headline
@@ -64,7 +64,7 @@ def test_a_difference_from_the_base_model_takes_its_better_reading(results):
     assert of["accuracy"]["mean"] == 0.0  # not +0.5: half of the base model's answers are right
     assert of["accuracy"]["readings"] == ["accuracy", "stated_accuracy"]
     assert of["stated_accuracy"]["mean"] == 0.25
-    assert "better of its two readings" in format_table(results, "test")
+    assert "better of its two readings" in format_results(results)
 
 
 @pytest.mark.parametrize("name", [FEW_SHOT, f"{BASE} (run-2)"])
@@ -113,16 +113,16 @@ def test_other_rows_are_compared_in_our_form():
     [row] = [r for r in results["comparisons"] if r["metric"] == "accuracy"]
     assert row["mean"] == 1.0
     assert "readings" not in row
-    assert "better of its two readings" not in format_table(results, "test")
+    assert "better of its two readings" not in format_results(results)
 
 
 def test_replies_in_another_form_are_announced(results):
     text = "25% of the replies have the form `So the answer is ..`, though 75% state an answer"
-    assert text in format_table(results, "test")
+    assert text in format_results(results)
     assert any(text in w for w in warnings(results))
     unread = summarise({"SFT": replies("SFT", NONE)}, QUESTIONS)
-    assert "could be read from only 0%" in format_table(unread, "test")
-    assert "have the form" not in format_table(unread, "test")
+    assert "have the form" not in format_results(unread)
+    assert "could be read from only 0%" in format_results(unread)
     assert any("could be read from only 0%" in w for w in warnings(unread))
 
 

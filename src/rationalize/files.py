@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
 import logging
 import math
@@ -38,6 +37,13 @@ def put_in_place(fresh: Path, path: Path) -> None:
         _sync(path.parent)
 
 
+def sync_folder(folder: Path) -> None:
+    """Wait until a folder's files are on the disk; a power cut no longer cuts them."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        if path.is_file() or os.name == "posix":  # other systems cannot open a folder
+            _sync(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with replacing(path) as fresh:
@@ -68,14 +74,6 @@ def make_folder(path: Path) -> None:
         raise UserError(
             f"{path}: the folder cannot be made ({error.strerror}); name another place"
         ) from error
-
-
-def disk_is_full(error: Exception) -> bool:
-    """Whether a write failed for want of room (safetensors has errors of its own kind)."""
-    full = (errno.ENOSPC, errno.EDQUOT)
-    return getattr(error, "errno", None) in full or any(
-        f"os error {n})" in str(error) for n in full
-    )
 
 
 def cache_folder() -> Path:

@@ -5,30 +5,76 @@ A bar on a terminal, plain lines elsewhere.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+
+from rationalize.termination import Terminated
 
 Progress = Callable[[int, int, int], None]
 """`progress(done, total, tokens)`, all counted from the start of the work."""
 
 _LINE_EVERY = 20.0  # seconds between lines of a log
 
+_hushed: ContextVar[bool] = ContextVar("hushed", default=False)
+
+
+@contextmanager
+def hushed(quiet: bool = True) -> Iterator[None]:
+    """Within it, where `quiet`, neither `say` nor a progress bar prints, here and in libraries."""
+    before = _hushed.set(quiet or _hushed.get())
+    others = {name: os.environ.get(name) for name in _OTHERS}
+    if quiet:
+        os.environ.update(dict.fromkeys(_OTHERS, "1"))
+    try:
+        yield
+    finally:
+        _hushed.reset(before)
+        for name, value in others.items() if quiet else ():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+_OTHERS = ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS")
+"""What other libraries' bars obey."""
+
 
 def say(text: str) -> None:
-    """Print a line to stderr at once."""
-    print(text, file=sys.stderr, flush=True)
+    """Print a line to stderr at once, unless `hushed`."""
+    if not _hushed.get():
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
 def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
-    """A `Progress` that draws a bar on a terminal, and elsewhere prints a line every 20 seconds."""
-    if sys.stderr.isatty():
-        with _bar(description, unit) as report:
-            yield report
+    """A `Progress` that draws a bar on a terminal, and elsewhere prints a line every 20 seconds.
+
+    A SIGTERM that arrives during the work is told how far it was.
+    """
+    if _hushed.get():
+        shown: AbstractContextManager[Progress] = nullcontext(lambda done, total, tokens: None)
+    elif sys.stderr.isatty():
+        shown = _bar(description, unit)
     else:
-        yield _lines(description, unit)
+        shown = nullcontext(_lines(description, unit))
+    place = description
+
+    def noted(done: int, total: int, tokens: int) -> None:
+        nonlocal place
+        place = f"{description} at {done} of {total} {unit}".rstrip()
+        report(done, total, tokens)
+
+    try:
+        with shown as report:
+            yield noted
+    except Terminated as stop:
+        stop.places.append(place)
+        raise
 
 
 @contextmanager
@@ -59,16 +105,20 @@ def _bar(description: str, unit: str) -> Iterator[Progress]:
 
 def _lines(description: str, unit: str) -> Progress:
     started = last = time.monotonic()
+    first: tuple[float, int] | None = None  # time and count of the first report
 
     def report(done: int, total: int, tokens: int) -> None:
-        nonlocal last
+        nonlocal first, last
         now = time.monotonic()
+        first = first or (now, done)
         if done < total and now - last < _LINE_EVERY:
             return
         last = now
         elapsed = now - started
-        left = f", {elapsed / done * (total - done):.0f} s left" if 0 < done < total else ""
+        # what an earlier start has done says nothing about the time that is left
+        since, here = now - first[0], done - first[1]
+        left = f", {since / here * (total - done):.0f} s left" if here and done < total else ""
         rate = f", {tokens / max(elapsed, 1e-9):.0f} tokens/s" if tokens else ""
-        print(f"{description}: {done}/{total} {unit}{rate}{left}", file=sys.stderr, flush=True)
+        say(f"{description}: {done}/{total} {unit}{rate}{left}")
 
     return report

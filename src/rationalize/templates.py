@@ -6,7 +6,7 @@ The question comes first, so that the prompts of a question share a prefix.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 from rationalize.answers import MARKER, answer_label, label, reply_text
@@ -181,7 +181,6 @@ def statement_text(question: str, context: str | None, text: str) -> str:
 def given_attempt(
     id: str, question: Question, rationale: str, prediction: str | None, *, writer: str, split: str,
     model: str | None = None, completion: str | None = None,
-    rewards: Mapping[str, float] | None = None,
 ) -> Attempt:  # fmt: skip
     """A rationale from elsewhere as an attempt at its question.
 
@@ -197,5 +196,5 @@ def given_attempt(
         prompt=prompt_text("rationale_answer", question), completion=completion,
         rationale=rationale, prediction=prediction, gold=question.answer,
         parsed=prediction is not None, finish="stop", writer=writer, model=model or writer, round=0,
-        step=0, split=split, seed=0, n_tokens=0, rewards=rewards or {},
+        step=0, split=split, seed=0, n_tokens=0,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 _PICTURES = {c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in "\n\t"} | {0x7F: "␡"}
 _MARK = "\ufffd"
@@ -68,6 +69,12 @@ def clip(value: object, length: int = 60) -> str:
         value = value[: length + 1]  # `repr` of a long text is slow
     text = repr(value).encode("utf-8", "backslashreplace").decode()
     return text if len(text) <= length else text[: length - 2] + ".."
+
+
+def listed(names: Collection[str]) -> str:
+    """The first three names, and how many more there are."""
+    first = ", ".join(list(names)[:3])
+    return f"{first} and {len(names) - 3} more" if len(names) > 3 else first
 
 
 def whole_characters(text: str) -> str:

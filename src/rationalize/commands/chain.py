@@ -61,14 +61,17 @@ def chain_attempts(
 def ask_coalition(
     folder: Path, question: Question, sampling: SamplingConfig, *, n: int, seed: int,
     trust_remote_code: bool = False,
-) -> None:  # fmt: skip
-    """Print `n` chains for one question."""
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Print `n` chains for one question, and return them as rows."""
     from rationalize.methods.coalition.inference import Coalition
 
     coalition = Coalition.load(folder, trust_remote_code=trust_remote_code)
+    rows = []
     for i in range(n):
         [chain] = coalition.chains([question], sampling, split="asked", seed=seed + i)
         print(chain_text(chain, colour=sys.stdout.isatty()))
+        rows.append(chain.as_row())
+    return rows
 
 
 def chain_text(chain: Chain, *, colour: bool = False) -> str:

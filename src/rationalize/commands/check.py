@@ -7,17 +7,17 @@ rationales as people judged them, or by whether they led other models to the rig
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of, split_commas
 from rationalize.config import to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between
-from rationalize.errors import UsageError, UserError
+from rationalize.errors import CheckFailed, UsageError, UserError
 from rationalize.records import Question
 
 
@@ -25,7 +25,7 @@ from rationalize.records import Question
 class CheckRewardsConfig(ScorerFolders):
     """Rewards put to the test: by attacks, or by people's votes and other models' verdicts."""
 
-    rewards: Annotated[tuple[str, ...], Positional] = ()
+    rewards: Annotated[tuple[str, ...], Positional, arg(metavar="[REWARD ..]")] = ()
     """Rewards by name, or `module:function`; none: all whose scorer is given or that need none."""
     people: tuple[str, ...] = ()
     """Files or folders of questions with `judged_rationales`: how well do rewards rank what people
@@ -51,6 +51,8 @@ class CheckRewardsConfig(ScorerFolders):
     """Model that `fluency` asks; none: the default, and `fluency` is attacked only when named."""
     seed: int = 0
     """Seed of the attacks' shuffled words and intervals; agreement's draws are fixed."""
+    strict: bool = False
+    """End with exit status 1 where a reward is suspicious: for continuous integration."""
     out: Path | None = None
     """File for the table, as JSON; with `people` or `references` the folder of the run (none:
     runs/check-rewards), which a second start resumes.
@@ -61,21 +63,25 @@ class CheckRewardsConfig(ScorerFolders):
         between(self, 0, LARGEST_SEED, "seed")
 
 
-def check_rewards(config: CheckRewardsConfig, *, overwrite: bool = False) -> None:
-    """Attack the rewards, or compare them with people and verdicts; print the tables."""
+def settings_of(config: CheckRewardsConfig) -> dict[str, Any]:
+    """The settings that results depend on."""
+    return {key: value for key, value in to_dict(config).items() if key != "strict"}
+
+
+def check_rewards(config: CheckRewardsConfig, *, overwrite: bool = False) -> Any:
+    """Attack the rewards, or compare them with people and verdicts; print and return the tables."""
     known_names(config.rewards, config)
     if config.people or config.references:
-        _agreement(config, overwrite)
-    else:
-        _attack(config, overwrite)
+        return _agreement(config, overwrite)
+    return _attack(config, overwrite)
 
 
-def _attack(config: CheckRewardsConfig, overwrite: bool) -> None:
-    """Spoil good rationales and print how each reward changes."""
+def _attack(config: CheckRewardsConfig, overwrite: bool) -> list[dict[str, Any]]:
+    """Spoil good rationales and print how each reward changes; raises where that is too little."""
     from rationalize.questions import load_questions
     from rationalize.rewards import check
 
-    out = config.out and OutputFile(config.out, "check-rewards", to_dict(config), overwrite)
+    out = config.out and OutputFile(config.out, "check-rewards", settings_of(config), overwrite)
     if out:
         out.check()
     split = config.split or "dev"
@@ -101,9 +107,18 @@ def _attack(config: CheckRewardsConfig, overwrite: bool) -> None:
     print(check.format_table(rows))
     suspicious = sorted({row.reward for row in rows if not row.ok})
     print(f"suspicious: {', '.join(suspicious) or 'none'} ({len(pairs)} questions)")
+    result = [asdict(row) for row in rows]
+    if config.strict and suspicious:
+        failed = [f"{row.reward} under {row.attack}" for row in rows if not row.ok]
+        raise CheckFailed(
+            f"{len(failed)} of {len(rows)} checks failed: {', '.join(failed)}; expected every "
+            "reward to fall or rise as the column `expected` says (--strict)",
+            result,
+        )
+    return result
 
 
-def _agreement(config: CheckRewardsConfig, overwrite: bool) -> None:
+def _agreement(config: CheckRewardsConfig, overwrite: bool) -> dict[str, Any]:
     from rationalize.commands.human_agreement import (
         measure_agreement,
         read_people,
@@ -119,16 +134,20 @@ def _agreement(config: CheckRewardsConfig, overwrite: bool) -> None:
             "--questions and --columns name what is attacked, --people and --references what is "
             "compared with; expected one or the other. Run the command twice"
         )
+    if config.strict:
+        raise UsageError("--strict is about attacks; agreement with people has no pass or fail")
     people = read_people(config.people, config.split or "test", config.limit)
     references = read_references(config.references, config.models, config.limit)
     names = [*split_commas(config.rewards or _testable(config)), *BASELINE_REWARDS]
     rewards = rewards_of(list(dict.fromkeys(names)), config, model=config.model or "default")
     out = config.out or Path("runs/check-rewards")
-    settings = {"method": "check-rewards", **to_dict(config)}
+    settings = {"method": "check-rewards", **settings_of(config)}
     with Run.open(out, settings, overwrite=overwrite) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
-        print(show_agreement(measure_agreement(run, suite, people, references, config.prefer)))
+        results = measure_agreement(run, suite, people, references, config.prefer)
+        print(show_agreement(results))
     print(f"report: {out / 'report.html'}")
+    return results
 
 
 def _good_rationale(question: Question) -> str | None:

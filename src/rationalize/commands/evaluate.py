@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.chain import (
     chain_attempts,
@@ -34,6 +34,7 @@ from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
 
 if TYPE_CHECKING:
+    from rationalize.evaluation.results import Results
     from rationalize.runs import Run
 
 _CHAINS = "chains.json"
@@ -115,7 +116,7 @@ class EvaluateConfig(ScorerFolders):
 class CompareConfig:
     """Runs side by side."""
 
-    runs: Annotated[tuple[str, ...], Positional]
+    runs: Annotated[tuple[str, ...], Positional, arg(metavar="RUN ..")]
     """Folders of evaluated runs: of `train`, `demo` or `evaluate`."""
     out: Path = Path("report.html")
     """Where the report goes."""
@@ -123,36 +124,46 @@ class CompareConfig:
     """Differences to test, as "MaRio - SFT"; none: the last method against each of the others."""
 
 
-def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> None:
-    """Write, score and summarise: `out/results.json`, `out/report.html`."""
+def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> Results:
+    """Write, score and summarise: `out/results.json` (also returned), `out/report.html`."""
+    from rationalize.methods.inputs import inputs_of
+    from rationalize.rewards.adapters import user_reward
     from rationalize.runs import Run, check_resumable
 
     settings = {"method": "evaluate", **settings_of(config)}
     # what can be known to be wrong is told before anything is loaded
     folder = _coalition(config)
     check_resumable(config.out, settings, overwrite=overwrite)
-    known_names(config.rewards, config)
+    rewards = [user_reward(n) for n in known_names(config.rewards, config) if ":" in n]
     questions, train = _questions(config)
+    pinned = partial(inputs_of, settings, {"train": train, config.split: questions})
     if folder:
         name = config.name or Path(config.model).resolve().name
         hash = coalition_hash(folder)
-        with Run.open(config.out, settings, base_hash=hash, overwrite=overwrite) as run:
+        inputs = pinned(rewards=rewards)
+        with Run.open(
+            config.out, settings, base_hash=hash, inputs=inputs, overwrite=overwrite
+        ) as run:
             write = partial(_chains, config, run, folder, name, questions)
-            _evaluate(config, run, name, write, questions, train)
-        return
+            return _evaluate(config, run, name, write, questions, train)
     with (
         open_writer(config) as writer,
-        Run.open(config.out, settings, base_hash=writer.weights_hash, overwrite=overwrite) as run,
-    ):
+        Run.open(
+            config.out, settings, base_hash=writer.weights_hash,
+            inputs=pinned(writer.tokenizer, rewards), overwrite=overwrite,
+        ) as run,
+    ):  # fmt: skip
         name = config.name or writer.sampler.name
         write = partial(_written, config, writer, name, questions, train)
-        _evaluate(config, run, name, write, questions, train, untrained=writer.told)
+        return _evaluate(config, run, name, write, questions, train, untrained=writer.told)
 
 
-def compare(config: CompareConfig, *, overwrite: bool = False) -> None:
-    """One report over several runs, with paired differences on the questions that they share."""
+def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
+    """One report over several runs, with paired differences on the questions that they share;
+    returns what the report shows.
+    """
     from rationalize.evaluation.compare import compare_runs
-    from rationalize.evaluation.tables import format_table, splits_of
+    from rationalize.evaluation.tables import format_results
     from rationalize.report import write_report
 
     if not config.runs:
@@ -164,19 +175,19 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> None:
     out.claim()
     write_report(results, attempts, questions, config.out)
     out.sign()
-    for split in splits_of(results):
-        print(format_table(results, split), end="\n\n")
+    print(format_results(results), end="\n\n")
     print(f"report: {config.out}")
+    return results
 
 
 def _evaluate(
     config: EvaluateConfig, run: Run, name: str, write: Callable[[], list[Attempt]],
     questions: Sequence[Question], train: Sequence[Question], *, untrained: bool = False,
-) -> None:  # fmt: skip
+) -> Results:  # fmt: skip
     """Write, score, summarise and report, whoever writes."""
     from rationalize.evaluation.baselines import MAJORITY, majority_attempts
     from rationalize.evaluation.results import merge_log, save_questions, summarise
-    from rationalize.evaluation.tables import format_table
+    from rationalize.evaluation.tables import format_table, format_warnings
     from rationalize.report import write_report
     from rationalize.rewards import RewardSuite
 
@@ -229,7 +240,10 @@ def _evaluate(
     for row in results.get("votes", []):
         interval = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         print(f"{row['rule']}, k = {row['k']}: {interval}")
+    if told := format_warnings(results):
+        print(told)
     print(f"report: {run.path / 'report.html'}")
+    return results
 
 
 def _votes(

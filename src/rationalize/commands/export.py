@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.config.checks import LARGEST_SEED, at_least, between
@@ -19,7 +19,7 @@ from rationalize.records import Pair, Question
 class ExportConfig:
     """Attempts of a run as training data in TRL's columns."""
 
-    attempts: Annotated[Path, Positional]
+    attempts: Annotated[Path, Positional, arg(metavar="RUN")]
     """A run, or a file of attempts (parquet, JSONL, JSONL.gz)."""
     format: Literal["sft", "dpo"] = "sft"
     """`sft`: prompt, completion. `dpo`: prompt, chosen, rejected: right over wrong."""
@@ -49,8 +49,8 @@ def output_of(config: ExportConfig, overwrite: bool) -> OutputFile:
     return OutputFile(config.out, "export", made_from, overwrite)
 
 
-def export(config: ExportConfig, *, overwrite: bool = False) -> None:
-    """Write the rows; print how many there are and what was left out."""
+def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write the rows; print and return how many there are and what was left out."""
     from rationalize.attempt_files import load_attempts, write_dpo_jsonl, write_sft_jsonl
     from rationalize.evaluation.results import QUESTIONS_FILE, read_questions
     from rationalize.runs import Run
@@ -102,3 +102,7 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> None:
     what = "prompts with completions" if config.format == "sft" else "pairs"
     print(f"{config.out}: {rows} {what} of {len(everything)} attempts; left out: {why}")
     print(f"trl {config.format} --dataset_name {config.out.parent} --model_name_or_path MODEL ..")
+    return {
+        "out": config.out, "rows": rows, "attempts": len(everything),
+        "left_out": {reason: count for reason, count in left_out.items() if count},
+    }  # fmt: skip

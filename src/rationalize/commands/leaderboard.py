@@ -18,6 +18,7 @@ from rationalize.text import one_line
 if TYPE_CHECKING:
     from rationalize.evaluation.compare import Methods
     from rationalize.evaluation.leaderboard import ReferenceSet
+    from rationalize.evaluation.results import Results
     from rationalize.rewards import RewardSuite
     from rationalize.runs import Run
 
@@ -52,8 +53,10 @@ class LeaderboardConfig(ScorerFolders):
     """Folder for results.json, report.html and the scored attempts; a second start resumes it."""
 
 
-def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> None:
-    """Read the sets and the runs, score all with the same rewards, print tables, write the page."""
+def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> Results:
+    """Read the sets and the runs, score all with the same rewards, print tables, write the page;
+    returns what `results.json` holds.
+    """
     from rationalize.evaluation.compare import read_run
     from rationalize.evaluation.leaderboard import (
         join_sets,
@@ -94,19 +97,19 @@ def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> None:
         # each of our runs against each model that answered the same questions
         pairs, uncompared = pairs_on_equal_questions(list(ours), references, scored)
         notes = [*notes, *without, *uncompared]
-        _report(run, suite, sets, questions, {**baseline, **scored}, pairs, notes)
+        return _report(run, suite, sets, questions, {**baseline, **scored}, pairs, notes)
 
 
 def _report(
     run: Run, suite: RewardSuite, sets: Sequence[ReferenceSet], questions: Mapping[str, Question],
     methods: Methods, pairs: Sequence[tuple[str, str]], notes: list[str],
-) -> None:  # fmt: skip
+) -> Results:  # fmt: skip
     """Write results.json, the questions and the page; print the tables and the notes."""
     from rationalize.evaluation.compare import flat
     from rationalize.evaluation.leaderboard import over_sets
     from rationalize.evaluation.metrics import metrics_of
     from rationalize.evaluation.results import save_questions, summarise_metrics
-    from rationalize.evaluation.tables import format_leaderboard, format_table
+    from rationalize.evaluation.tables import format_leaderboard, format_table, format_warnings
     from rationalize.report import write_report
 
     metrics = metrics_of(suite.trainable, suite.diagnostics)
@@ -123,8 +126,11 @@ def _report(
     for one in sets:
         print(format_table(results, one.name), end="\n\n")
     print(format_leaderboard(results), end="\n\n")
+    if told := format_warnings({**results, "notes": []}):
+        print(told)
     print("\n".join(f"note: {one_line(note)}" for note in notes) or "nothing is missing")
     print(f"report: {run.path / 'report.html'}")
+    return results
 
 
 def _majority_answers(run: Run, sets: Sequence[ReferenceSet]) -> tuple[Methods, list[str]]:

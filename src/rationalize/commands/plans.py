@@ -45,7 +45,9 @@ def plan_score(config: Any, overwrite: bool) -> list[str]:
 
 def plan_check_rewards(config: Any, overwrite: bool) -> list[str]:
     if config.out and not (config.people or config.references):
-        OutputFile(config.out, "check-rewards", to_dict(config), overwrite).check()
+        from rationalize.commands.check import settings_of as settings_of_check
+
+        OutputFile(config.out, "check-rewards", settings_of_check(config), overwrite).check()
     return [_rewards(config, config.rewards)] if config.rewards else []
 
 

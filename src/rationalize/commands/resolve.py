@@ -13,6 +13,7 @@ from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between, finite
 from rationalize.errors import UsageError
+from rationalize.progress import say
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -48,6 +49,8 @@ class Writer:
     """Whether prompts say the form of the answer."""
     weights_hash: str | None
     """None: the weights are behind a server."""
+    tokenizer: Any = None
+    """None: behind a server."""
 
 
 @contextmanager
@@ -62,7 +65,7 @@ def open_writer(config: Any) -> Iterator[Writer]:
 
         told = is_told(config.form, policy)
         sampler = Sampler(policy, guidance=config.guidance)
-        yield Writer(sampler, control, told, policy.weights_hash)
+        yield Writer(sampler, control, told, policy.weights_hash, policy.tokenizer)
         return
     from rationalize.sampling.server import ServerSampler
 
@@ -103,6 +106,7 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
             "`rationalize ask` and `rationalize evaluate` work with it; so does, from Python, "
             "Coalition.load(FOLDER).chains(questions, sampling)"
         )
+    say(f"loading the model {model}")
     from rationalize.models.policy import load_policy
 
     return load_policy(model, trust_remote_code=trust_remote_code)
@@ -143,14 +147,16 @@ def known_names(names: Sequence[str], scorers: ScorerFolders) -> list[str]:
 
     Raises what can be known to be wrong with them and with the scorers' folders; loads no model.
     """
-    from rationalize.methods.scoring import check_folders
     from rationalize.rewards import COMPANIONS
     from rationalize.rewards.known import known_rewards
 
     names = split_commas(names)
     companions = [other for name in names for other in COMPANIONS.get(name, ())]
     names += [name for name in dict.fromkeys(companions) if name not in names]
-    check_folders(scorers)
+    if scorers.answer_scorer or scorers.verifier or scorers.reward_model:
+        from rationalize.methods.scoring import check_folders  # loads torch
+
+        check_folders(scorers)
     known_rewards(
         names, answer_scorer=bool(scorers.answer_scorer), verifier=bool(scorers.verifier),
         reward_model=bool(scorers.reward_model),
@@ -200,6 +206,8 @@ def check_writing(config: Any) -> None:
     between(config, 0, LARGEST_SEED, "seed")
     if hasattr(config, "limit"):
         at_least(config, 1, "limit")
+    if hasattr(config, "shots"):
+        at_least(config, 0, "shots")
     if getattr(config, "server", None) is not None and (config.control or config.guidance):
         raise UsageError(
             "--control and --guidance need control tokens, and a model behind a server has none; "

@@ -14,7 +14,8 @@ from rationalize.attempt_files import load_attempts, save_attempts
 from rationalize.errors import UserError
 from rationalize.files import make_folder, plain, write_text
 from rationalize.records import Attempt
-from rationalize.runs import listed, lock, unlock
+from rationalize.runs import lock, unlock
+from rationalize.text import listed
 
 _SETTINGS = "settings.json"
 _OURS = re.compile(r"lock|input|rows\.jsonl|settings\.json|\d{6}\.parquet|\..*")

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.output_file import OutputFile
@@ -24,8 +24,8 @@ from rationalize.commands.resolve import (
     settings_of,
 )
 from rationalize.commands.resumable_file import ResumableFile
-from rationalize.config.checks import at_least
 from rationalize.errors import UsageError, UserError
+from rationalize.progress import say
 from rationalize.records import Attempt, Question, question_row
 from rationalize.sampling.config import HttpConfig
 from rationalize.text import printable
@@ -42,7 +42,9 @@ class SampleConfig:
     """Write attempts."""
 
     model: str
-    """`default`, a folder, a run, or a hub id; with `server`, the name of a model there."""
+    """`default`, a folder, a run, a GGUF file, or a hub id; with `server`, the name of a model
+    there.
+    """
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     split: str = "train"
@@ -95,17 +97,16 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         check_writing(self)
-        at_least(self, 0, "shots")
 
 
 @dataclass(frozen=True)
 class AskConfig:
     """One question, answered on the terminal."""
 
-    question: Annotated[str, Positional]
+    question: Annotated[str, Positional, arg(metavar="QUESTION")]
     """The question."""
     model: str = "default"
-    """`default`, a folder, a run, or a hub id."""
+    """`default`, a folder, a run, a GGUF file, or a hub id."""
     choices: tuple[str, ...] = ()
     """Answers to choose from; none: a free-form answer."""
     context: str | None = None
@@ -131,8 +132,10 @@ class AskConfig:
         check_writing(self)
 
 
-def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
-    """Write attempts block by block. A second start with the same file resumes."""
+def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write attempts block by block and return their counts. A second start with the same file
+    resumes.
+    """
     from rationalize.attempt_files import save_attempts
     from rationalize.questions import load_questions
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
@@ -153,6 +156,9 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
         out = OutputFile(config.out, "sample", settings, overwrite)
         out.claim()
         file = ResumableFile(config.out, settings, overwrite=overwrite)
+        if file.blocks:
+            done = min(len(file.blocks) * size, len(questions))
+            say(f"{config.out}: resuming after {done} of {len(questions)} questions")
         for start in range(len(file.blocks) * size, len(questions), size):
             block = questions[start : start + size]
             file.add(
@@ -180,10 +186,14 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> None:
         f"{parsed} parsed, {len(right)} right{f'; {skipped} skipped' if skipped else ''}"
     )
     _warn_of_other_forms(attempts, by_id)
+    return {
+        "out": config.out, "questions": len(questions), "attempts": len(attempts),
+        "written": len(kept), "parsed": parsed, "right": len(right), "skipped": skipped,
+    }  # fmt: skip
 
 
-def ask(config: AskConfig) -> None:
-    """Print the replies to one question."""
+def ask(config: AskConfig) -> list[dict[str, Any]]:
+    """Print and return the replies to one question."""
     from rationalize.sampling.local import Sampler
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
@@ -194,11 +204,10 @@ def ask(config: AskConfig) -> None:
     folder = coalition_folder(config.model)
     if folder:
         refuse_unfit(config)
-        ask_coalition(
+        return ask_coalition(
             folder, question, sampling_of(config), n=config.n, seed=config.seed,
             trust_remote_code=config.trust_remote_code,
         )  # fmt: skip
-        return
     policy = load(config.model, trust_remote_code=config.trust_remote_code)
     control = bins_of(config.control, policy)
     attempts = write_attempts(
@@ -211,6 +220,15 @@ def ask(config: AskConfig) -> None:
     for attempt in attempts:
         print(printable(attempt.rationale) or "(no rationale)")
         print(f"answer: {printable(attempt.prediction or '(none could be read)')}")
+    return [
+        {
+            "rationale": a.rationale,
+            "prediction": a.prediction,
+            "control": control,
+            "reply": a.completion,
+        }
+        for a in attempts
+    ]
 
 
 def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:

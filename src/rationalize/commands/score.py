@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.rationale_file import Rationale, RationaleFile
@@ -24,7 +24,7 @@ from rationalize.commands.scored_file import (
     source_digest,
 )
 from rationalize.errors import UsageError
-from rationalize.progress import progress_bar
+from rationalize.progress import progress_bar, say
 from rationalize.records import Question
 from rationalize.text import one_line
 
@@ -41,7 +41,7 @@ _CHARACTERS = 1 << 22
 class ScoreConfig(ScorerFolders):
     """Score anybody's rationales."""
 
-    file: Annotated[Path, Positional]
+    file: Annotated[Path, Positional, arg(metavar="FILE")]
     """JSONL, JSONL.gz, CSV, TSV or parquet, or `-` for standard input. Rows have a `completion`, or
     a `rationale` and a `prediction`, or `rationales`; and `question`, `choices`, `answer` unless
     `questions` has them.
@@ -66,32 +66,29 @@ class ScoreConfig(ScorerFolders):
     """Go on without rows that cannot be read, and write them to this file."""
 
 
-def score(config: ScoreConfig, *, overwrite: bool = False) -> None:
-    """Rows in, the same rows out with their scores; a table of means at the end."""
+def score(config: ScoreConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """Rows in, the same rows out with their scores; a table of means at the end, also returned."""
     if config.out.suffix == ".parquet" or config.out.is_dir():
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .gz"
         )
+    if not config.rewards:
+        raise UsageError("--rewards: found none; expected at least one reward to score by")
     OutputFile(config.out, "score", {}, overwrite).claim()
     with work_folder(config.out) as folder:
         if config.file == Path("-"):
-            _score(
-                config,
-                folder,
-                copied(sys.stdin.buffer, folder / "input"),
-                "standard input",
-                overwrite,
-            )
-        elif config.file.is_fifo() or config.file.is_char_device():  # can be read once only
+            file = copied(sys.stdin.buffer, folder / "input")
+            return _score(config, folder, file, "standard input", overwrite)
+        if config.file.is_fifo() or config.file.is_char_device():  # can be read once only
             with open(config.file, "rb") as source:
-                _score(
-                    config, folder, copied(source, folder / "input"), str(config.file), overwrite
-                )
-        else:
-            _score(config, folder, config.file, str(config.file), overwrite)
+                file = copied(source, folder / "input")
+            return _score(config, folder, file, str(config.file), overwrite)
+        return _score(config, folder, config.file, str(config.file), overwrite)
 
 
-def _score(config: ScoreConfig, folder: Path, file: Path, name: str, overwrite: bool) -> None:
+def _score(
+    config: ScoreConfig, folder: Path, file: Path, name: str, overwrite: bool
+) -> dict[str, Any]:
     from rationalize.rewards import RewardSuite
 
     known_names(config.rewards, config)  # what is wrong with them, before rows are read
@@ -111,6 +108,8 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str, overwrite: 
     begin(folder, settings, overwrite=overwrite)
     names = [r.name for r in suite.rewards]
     scored = ScoredRows(folder, names, rationales.rewards_column)
+    if scored.count:
+        say(one_line(f"{config.out}: resuming after {scored.count} of {total} rows"))
     seen = 0  # rows of the batches so far
     with progress_bar("score", "rows") as progress:
         for batch in batches(rationales):
@@ -130,6 +129,12 @@ def _score(config: ScoreConfig, folder: Path, file: Path, name: str, overwrite: 
     if adjusted := leak_line(scored.by_leak):
         print(adjusted)
     print(one_line(f"{config.out}: {scored.count} rows"))
+    rewards_means = {
+        name: {"mean": mean.total / mean.defined if mean.defined else None,
+               "defined": mean.defined, "undefined": mean.undefined}
+        for name, mean in scored.means.items()
+    }  # fmt: skip
+    return {"out": config.out, "rows": scored.count, "rewards": rewards_means}
 
 
 def _scored(suite: RewardSuite, batch: Sequence[Rationale], column: str) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import logging
 import textwrap
 import typing
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,6 +149,18 @@ def _options(config: Any, path: str = "") -> dict[str, Any]:
     return found
 
 
+def explained_options(cls: type) -> dict[str, tuple[Any, str]]:
+    """Dotted flag name to type and help text, for every flag of a configuration."""
+    required = dict.fromkeys(
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    )
+    config = cls(**dict.fromkeys(required, "x"))
+    about = _comments(config)
+    return {name: (hint, about.get(name, "")) for name, hint in _options(config).items()}
+
+
 def _spread(argv: Sequence[str], options: Mapping[str, Any]) -> list[str]:
     """`--rewards a,b` to `--rewards a b`, and `--columns id=key` to `--columns id key`."""
     spread: list[str] = []
@@ -190,7 +203,8 @@ def explain(config: Any, *, comments: bool = True) -> str:
 
 def _comments(config: Any, path: str = "") -> dict[str, str]:
     found: dict[str, str] = {}
-    for name, text in field_docs(type(config)).items():
+    cls: type = type(config)
+    for name, text in field_docs(cls).items():
         found[path + name] = text
     for f in dataclasses.fields(config):
         value = getattr(config, f.name)
@@ -199,6 +213,7 @@ def _comments(config: Any, path: str = "") -> dict[str, str]:
     return found
 
 
+@cache
 def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field, read from the source, base classes first."""
     docs: dict[str, str] = {}

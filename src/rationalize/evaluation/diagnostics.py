@@ -36,6 +36,10 @@ class Spread:
     control tokens can show."""
     verdict: str
     """`ok` or `too narrow to condition on`."""
+    worst: float = 0.0
+    """What an undefined score counts as."""
+    width: float = 1.0
+    """The reward's range, or that of the scores where it is infinite."""
 
 
 def spread(
@@ -71,7 +75,8 @@ def spread(
     ceiling = float(scores_N[bins_N == filled[0]].mean() - scores_N[bins_N == filled[-1]].mean())
     fullest = float(counts.max() / len(scores_N))
     ok = len(filled) > 1 and fullest <= NARROW_SHARE and ceiling >= NARROW_CEILING * width
-    return Spread(len(filled), fullest, ceiling, "ok" if ok else TOO_NARROW)
+    verdict = "ok" if ok else TOO_NARROW
+    return Spread(len(filled), fullest, ceiling, verdict, float(worst), float(width))
 
 
 @dataclass(frozen=True)
@@ -125,18 +130,16 @@ def average_ranks(x_N: np.ndarray) -> np.ndarray:
 
 
 def warnings(results: Mapping[str, Any]) -> list[str]:
-    """What a reader should know before believing these results, in sentences."""
-    texts = list(results.get("notes") or [])
+    """What a reader should know before believing these results, in sentences, worst first.
+
+    The page and the terminal print the same ones.
+    """
+    texts: list[str] = []
     fewest: dict[str, int] = {}  # questions of the method with the fewest, by split
     for entry in results["methods"].values():
         for split, cell in entry["splits"].items():
             n = cell["metrics"]["accuracy"]["n"]
             fewest[split] = min(n, fewest.get(split, n))
-    texts += [
-        f"{split}: {n} questions only; intervals from so few are too narrow."
-        for split, n in fewest.items()
-        if n < 50
-    ]
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
             texts += [
@@ -146,7 +149,12 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
         texts.append(BETTER_READING)
     texts += _bin_warnings(results["bins"])
     texts += _obedience_warnings(results["obedience"])
-    return texts
+    texts += [
+        f"{split}: {n} questions only; intervals from so few are too narrow."
+        for split, n in fewest.items()
+        if n < 50
+    ]
+    return [*texts, *(results.get("notes") or [])]
 
 
 def few_parsed(cell: Mapping[str, Any]) -> str:

@@ -57,8 +57,7 @@ def judged_attempts(judged: Iterable[JudgedQuestion], split: str) -> list[Attemp
         given_attempt(
             f"{split}/{one.question.id}/{i}", one.question, r.rationale, one.question.answer,
             writer="judged", split=split,
-            rewards={ACCEPTED: float(r.accepted), VOTES: float(r.votes)},
-        )
+        ).scored({ACCEPTED: float(r.accepted), VOTES: float(r.votes)})
         for one in judged
         for i, r in enumerate(one.rationales)
     ]  # fmt: skip
@@ -186,7 +185,7 @@ def agreement_tables(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[
     return tables
 
 
-def format_agreement(rows: Sequence[Mapping[str, Any]], width: int = 160) -> str:
+def format_agreement(rows: Sequence[Mapping[str, Any]], width: int | None = None) -> str:
     """The tables as plain text."""
     return "\n\n".join(
         f"{caption}, 95 % interval over questions\n{aligned(table, 1, width)}"

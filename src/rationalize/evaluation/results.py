@@ -25,6 +25,7 @@ from rationalize.evaluation.intervals import (
     bootstrap_mean,
     over_seeds,
     paired_difference,
+    rule_of_three,
     same_questions,
 )
 from rationalize.evaluation.leakage import leakage_adjusted
@@ -41,7 +42,7 @@ from rationalize.evaluation.metrics import (
     settle_worst,
     stated,
 )
-from rationalize.evaluation.significance import holm, mcnemar
+from rationalize.evaluation.significance import holm, mcnemar, seeds_p
 from rationalize.records import Attempt, Question
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ def summarise_metrics(
         "kinds": {},
         "metrics": {m.name: m.facts() for m in metrics},
         "obedience": [],
+        "token_auc": [],
+        "drawn": [],
         "bins": [],
         "training": [],
         "rounds": [],
@@ -128,7 +131,8 @@ def summarise_metrics(
     names = list(methods)
     seeds_of = {(m, s): sorted(seeds) for m, of in methods.items() for s, seeds in of.items()}
     for a, b in pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]:
-        results["comparisons"] += _compare(a, b, values, seeds_of, untrained)
+        by_name = {m.name: m for m in metrics}
+        results["comparisons"] += _compare(a, b, values, seeds_of, by_name, untrained)
     return correct(results)
 
 
@@ -181,7 +185,7 @@ def _cell(
             outside[metric.name] = float(beyond.mean())
     texts = [a.rationale for a in attempts if a.mode != "answer"]
     return {
-        "metrics": {name: _row(per_seed) for name, per_seed in values.items()},
+        "metrics": {m.name: _row(values[m.name], m) for m in metrics if m.name in values},
         "seeds": sorted(seeds),
         "undefined": {name: share for name, share in undefined.items() if share},
         "out_of_range": {name: share for name, share in outside.items() if share},
@@ -222,9 +226,10 @@ def one_choice(
     }  # fmt: skip
 
 
-def _row(per_seed: PerSeed) -> dict[str, Any]:
+def _row(per_seed: PerSeed, metric: Metric) -> dict[str, Any]:
     means = [float(np.mean(list(v.values()))) if v else None for v in per_seed]
-    return {**interval_row(bootstrap_mean(over_seeds(per_seed))), "seeds": means}
+    interval = rule_of_three(bootstrap_mean(over_seeds(per_seed)), metric.low, metric.high)
+    return {**interval_row(interval), "seeds": means}
 
 
 def _kinds(values: Mapping[str, PerSeed], questions: Mapping[str, Question]) -> dict[str, Any]:
@@ -243,7 +248,8 @@ def _kinds(values: Mapping[str, PerSeed], questions: Mapping[str, Question]) -> 
 
 def _compare(
     a: str, b: str, values: Mapping[tuple[str, str], Mapping[str, PerSeed]],
-    seeds_of: Mapping[tuple[str, str], Sequence[int]], untrained: Collection[str],
+    seeds_of: Mapping[tuple[str, str], Sequence[int]], metrics: Mapping[str, Metric],
+    untrained: Collection[str],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of every metric on every split that both methods have."""
     known = {method for method, _ in values}
@@ -264,20 +270,37 @@ def _compare(
                 _reading(of, name) if is_base(method) or method in untrained else name
                 for method, of in ((a, of_a), (b, of_b))
             ]
-            means_a, means_b = (
-                over_seeds([v for v, s in zip(of[reading], every, strict=True) if s in which])
+            by_seed = [
+                [v for v, s in zip(of[reading], every, strict=True) if s in which]
                 for of, reading, every, which in zip(
                     (of_a, of_b), readings, seeds, kept, strict=True
                 )
-            )
+            ]
+            means_a, means_b = map(over_seeds, by_seed)
             shared = [q for q in means_a if q in means_b]  # a diagnostic may be undefined on some
             if shared:
                 pair = {q: means_a[q] for q in shared}, {q: means_b[q] for q in shared}
                 row = {"a": a, "b": b, "split": split, "metric": name, "seeds": kept}
                 if readings != [name, name]:
                     row["readings"] = readings
-                rows.append(row | _tested(name, *pair))
+                rows.append(row | _tested(metrics[name], *pair) | _by_seeds(*by_seed))
     return rows
+
+
+def _by_seeds(a_S: PerSeed, b_S: PerSeed) -> dict[str, Any]:
+    """The difference of every seed, and its p with the seed as the unit, where there are several;
+    a row that does not depend on a seed stands beside each.
+    """
+    size = max(len(a_S), len(b_S))
+    if size < 2 or not {len(a_S), len(b_S)} <= {1, size}:
+        return {}
+    differences = []
+    for a, b in zip(a_S * (size // len(a_S)), b_S * (size // len(b_S)), strict=True):
+        shared = [q for q in a if q in b]
+        if not shared:
+            return {}
+        differences.append(float(np.mean([a[q] - b[q] for q in shared])))
+    return {"by_seed": differences, "p_seeds": seeds_p(differences)}
 
 
 def _reading(values: Mapping[str, PerSeed], name: str) -> str:
@@ -292,12 +315,14 @@ def _reading(values: Mapping[str, PerSeed], name: str) -> str:
     return other if means[1] > means[0] else name
 
 
-def _tested(name: str, a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any]:
+def _tested(metric: Metric, a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any]:
     """The paired difference. p is from McNemar's test for accuracy where each value is 0 or 1, else
     from the sign-flip test, whose exact form for such values is McNemar's.
     """
-    row = {**difference_row(paired_difference(a, b)), "test": "sign-flip"}
-    test = mcnemar(a, b) if name == ACCURACY.name else None
+    width = metric.high - metric.low
+    difference = rule_of_three(paired_difference(a, b), -width, width)
+    row = {**difference_row(difference), "test": "sign-flip"}
+    test = mcnemar(a, b) if metric.name == ACCURACY.name else None
     return row | {"test": "mcnemar", **dataclasses.asdict(test)} if test else row
 
 
@@ -351,7 +376,7 @@ def round_rows(
     return rows
 
 
-BY_STAGE = ("obedience", "bins", "rounds", "rollouts", "coverage")
+BY_STAGE = ("obedience", "token_auc", "bins", "drawn", "rounds", "rollouts", "coverage")
 """Sections of results.json that are filled from a run's log."""
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rationalize.evaluation.baselines import BETTER_READING, reads_base_better
-from rationalize.evaluation.diagnostics import few_parsed
+from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.leakage import GROUPS, shown
 from rationalize.evaluation.results import is_significant
 from rationalize.text import one_line
 
 NONE = "–"
-LEGEND = "95 % interval, p/Holm's p (* interval without 0 and Holm's p < .05)"
+LEGEND = "95 % interval, p/Holm's p[/over seeds] (* without 0, Holm's p < .05)"
 """Legend of the cells of `difference_table`."""
 
 
@@ -138,7 +138,7 @@ def leaderboard_tables(results: Mapping[str, Any]) -> list[tuple[str, list[list[
     ]
 
 
-def format_leaderboard(results: Mapping[str, Any], width: int = 160) -> str:
+def format_leaderboard(results: Mapping[str, Any], width: int | None = None) -> str:
     """Both tables as plain text."""
     return "\n\n".join(
         f"{caption}: mean and 95 % interval\n{aligned(rows, 3, width)}"
@@ -155,22 +155,31 @@ def differences(results: Mapping[str, Any], split: str) -> dict[tuple[str, str],
     return pairs
 
 
-def format_table(results: Mapping[str, Any], split: str, width: int = 160) -> str:
+def format_table(results: Mapping[str, Any], split: str, width: int | None = None) -> str:
     """All tables of a split as plain text; columns beyond `width` go to a further block."""
     title = f"{one_line(split)}: mean and 95 % interval over questions"
     parts = [title, aligned(table(results, split), 2, width)]
     paired = difference_table(results, split)
     if paired:
         parts += ["", f"paired differences: {LEGEND}", aligned(paired, 1, width)]
-        if reads_base_better(results["comparisons"], split):
-            parts.append(BETTER_READING)
     adjusted = leakage_rows(results, split)
     if adjusted:
         parts += ["", "simulatability, adjusted for leaks", aligned(adjusted, 1, width)]
-    for method, cell in cells_of(results, split).items():
-        if text := few_parsed(cell):
-            parts += ["", f"warning: {one_line(method)}: {text}"]
     return "\n".join(parts)
+
+
+def format_results(results: Mapping[str, Any], width: int | None = None) -> str:
+    """Every split's tables, then the warnings, as plain text."""
+    tables = [format_table(results, split, width) for split in splits_of(results)]
+    return "\n\n".join(filter(None, [*tables, format_warnings(results)]))
+
+
+def format_warnings(results: Mapping[str, Any], most: int = 8) -> str:
+    """The report's warnings in lines, at most so many; empty without any."""
+    texts = warnings(results)
+    lines = [f"warning: {one_line(text)}" for text in texts[:most]]
+    more = f"and {len(texts) - most} more warnings: see the report"
+    return "\n".join([*lines, more] if len(texts) > most else lines)
 
 
 def leakage_rows(results: Mapping[str, Any], split: str) -> list[list[str]]:
@@ -185,6 +194,8 @@ def leakage_rows(results: Mapping[str, Any], split: str) -> list[list[str]]:
 def _difference(row: Mapping[str, Any], fact: Mapping[str, Any]) -> str:
     star = "*" if is_significant(row) else ""
     tested = f"{show_p(row['p'])}/{show_p(row['p_holm'])}"
+    if row.get("p_seeds") is not None:
+        tested += f"/{show_p(row['p_seeds'])}"
     return f"{show_interval(row, fact, sign=True)} {tested}{star}"
 
 
@@ -194,10 +205,12 @@ def cells_of(results: Mapping[str, Any], split: str) -> dict[str, Mapping[str, A
     return {name: entry["splits"][split] for name, entry in methods if split in entry["splits"]}
 
 
-def aligned(rows: Sequence[Sequence[str]], fixed: int, width: int) -> str:
-    """Rows as text with padded columns, in blocks of at most `width` characters; the first `fixed`
-    columns are repeated in every block.
+def aligned(rows: Sequence[Sequence[str]], fixed: int, width: int | None = None) -> str:
+    """Rows as text with padded columns, in blocks of at most `width` characters (None: the
+    terminal's, 160 without one); the first `fixed` columns are repeated in every block.
     """
+    if width is None:
+        width = shutil.get_terminal_size((160, 24)).columns
     # which columns go to which block
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lead = sum(widths[:fixed]) + 2 * fixed

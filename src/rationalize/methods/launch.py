@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rationalize.config import nearest, to_dict
 from rationalize.config.compose import compose, split
@@ -22,6 +24,7 @@ from rationalize.methods.base import (
     RunConfig,
     ScorerFolders,
 )
+from rationalize.methods.inputs import inputs_of
 from rationalize.methods.outcome import said_done
 from rationalize.methods.scoring import (
     ANSWER_SCORER,
@@ -31,11 +34,13 @@ from rationalize.methods.scoring import (
     trained_scorers,
 )
 from rationalize.methods.sft import SftStart, start_from_sft, taught
+from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.models.policy import Policy
+from rationalize.models.quantised import check_quantising
 from rationalize.questions.hub import on_hub
 from rationalize.records import Question
-from rationalize.rewards import DIAGNOSTICS, RewardSuite
+from rationalize.rewards import DIAGNOSTICS, Reward, RewardSuite
 from rationalize.runs import Run, check_resumable
 from rationalize.sampling.local import SamplingConfig
 
@@ -65,7 +70,7 @@ def train(
     found = method_named(method)
     settings = replace(settings, **values) if settings else settings_of(found)(**values)
     with _opened(settings, out, method, overwrite) as (_, prepare):
-        config, exp = prepare()
+        settings, config, exp = prepare()
         policy = exp.load_policy()
         if found.start == "sft":
             exp, policy = start_from_sft(exp, policy, settings.sft)
@@ -82,7 +87,7 @@ def demo(
     with _opened(settings, out, found.method, overwrite) as (run, prepare):
         if said_done(run, "demo"):
             return
-        config, exp = prepare()
+        _, config, exp = prepare()
         load(found.run)(exp, config, started)
         run.finish("demo", seconds=time.monotonic() - started)  # of this start
 
@@ -90,20 +95,27 @@ def demo(
 @contextmanager
 def _opened(
     settings: Any, out: Path | str, method: str, overwrite: bool
-) -> Iterator[tuple[Run, Callable[[], tuple[Any, Experiment]]]]:
-    """The run of a command's settings, and what makes its experiment once it is known to be due."""
+) -> Iterator[tuple[Run, Callable[[], tuple[Any, Any, Experiment]]]]:
+    """The run of a command's settings, and what settles them and makes the experiment once it is
+    known to be due: all settings, the method's own, and the experiment.
+    """
     stored = {"method": method, **to_dict(settings)}
     check_resumable(out, stored, overwrite=overwrite)
     known = checked(settings)
     tokens = known.parts[EvaluationConfig].evaluation_tokens or tokens_of(known.config)
     run_config = known.parts[RunConfig]
-    with open_run(run_config, out, stored, overwrite=overwrite) as (run, base):
+    with open_run(
+        run_config, out, stored, splits=known.splits, rewards=known.rewards, overwrite=overwrite
+    ) as (run, base):
 
-        def prepare() -> tuple[Any, Experiment]:
+        def prepare() -> tuple[Any, Any, Experiment]:
+            (settled,) = settle(run, base, settings)
+            config, *_, run_config = split(settled)
             exp = make_experiment(
-                run, base, run_config, known.scoring, tokens=tokens, splits=known.splits
-            )
-            return known.config, exp
+                run, base, known.parts[RunConfig], known.scoring, tokens=tokens,
+                splits=known.splits,
+            )  # fmt: skip
+            return settled, config, replace(exp, config=run_config)
 
         yield run, prepare
 
@@ -118,6 +130,8 @@ class Checked:
     """The others, by their class."""
     splits: dict[str, list[Question]]
     scoring: Scoring
+    rewards: list[Reward]
+    """Not loaded yet."""
 
 
 def checked(settings: Any) -> Checked:
@@ -125,16 +139,18 @@ def checked(settings: Any) -> Checked:
     config, *others = split(settings)
     parts = {type(part): part for part in others}
     check_model(parts[RunConfig].model)
+    if parts[RunConfig].tuning == "qlora":
+        check_quantising(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     splits = parts[RunConfig].load_splits()
     scoring = scoring_of(config, parts.get(ScorerFolders, ScorerFolders()), splits["train"])
-    known = check_scoring(scoring)
-    RewardSuite(known).check_questions(splits["train"])
-    metrics = {m.name for m in metrics_of(known)} | {r.source for r in known}
+    rewards = check_scoring(scoring)
+    RewardSuite(rewards).check_questions(splits["train"])
+    metrics = {m.name for m in metrics_of(rewards)} | {r.source for r in rewards}
     check_selection(config, sorted(metrics - {""}))
     starts_from_sft = SftStart in parts and parts[SftStart].sft.epochs > 0
     if starts_from_sft or ANSWER_SCORER in trained_scorers(scoring):
         taught(splits["train"])
-    return Checked(config, parts, splits, scoring)
+    return Checked(config, parts, splits, scoring, rewards)
 
 
 def check_selection(config: Any, metrics: Sequence[str], path: str = "") -> None:
@@ -147,13 +163,16 @@ def check_selection(config: Any, metrics: Sequence[str], path: str = "") -> None
             raise UsageError(f"{path}select_by: unknown metric {value!r}{nearest(value, metrics)}")
 
 
-def plan(settings: Any, about: str) -> list[str]:
+def plan(settings: Any, out: Path, method: str, about: str, *, overwrite: bool) -> list[str]:
     """What a start would do, in lines; raises what a start would raise before it makes a folder."""
     *_, run_config = split(settings)
     if on_hub(run_config.questions):
         check_model(run_config.model)
         return [f"questions: {run_config.questions}, from the hub (not read in a dry run)"]
     known = checked(settings)
+    stored = {"method": method, **to_dict(settings)}
+    inputs = inputs_of(stored, known.splits, rewards=known.rewards)
+    check_resumable(out, stored, inputs=inputs, overwrite=overwrite)
     scorers = trained_scorers(known.scoring)
     if SftStart in known.parts and known.parts[SftStart].sft.epochs > 0:
         scorers.append("SFT, to start from")
@@ -204,7 +223,7 @@ def learn(exp: Experiment, policy: Policy, config: Any, stage: Any, method: Meth
         names = [exp.suite[name].name for name in method.learned_from(config)]
         learned = replace(learned, trained={stage.name: tuple(names)} if names else {})
     if method.asked and learned.asked == Asked():
-        learned = replace(learned, asked=load(method.asked)(exp, config))
+        learned = replace(learned, asked=load(method.asked)(exp, config, stage))
     return learned
 
 
@@ -222,12 +241,19 @@ def tokens_of(config: Any) -> int:
 
 @contextmanager
 def open_run(
-    config: RunConfig, out: Path | str, stored: Mapping[str, Any], *, overwrite: bool = False
-) -> Iterator[tuple[Run, Policy]]:
-    """The run in a folder, and the base model; `stored` is the whole configuration."""
+    config: RunConfig, out: Path | str, stored: Mapping[str, Any], *,
+    splits: Mapping[str, Sequence[Question]], rewards: Iterable[Reward] = (),
+    overwrite: bool = False,
+) -> Iterator[tuple[Run, Policy]]:  # fmt: skip
+    """The run in a folder, pinned to its inputs, and the base model; `stored` is the whole
+    configuration.
+    """
     check_resumable(out, stored, overwrite=overwrite)  # before anything is loaded
     base = config.load_policy(tuning="full")
-    with Run.open(Path(out), stored, base_hash=base.weights_hash, overwrite=overwrite) as run:
+    inputs = inputs_of(stored, splits, base.tokenizer, rewards)
+    with Run.open(
+        Path(out), stored, base_hash=base.weights_hash, inputs=inputs, overwrite=overwrite
+    ) as run:
         yield run, base
 
 

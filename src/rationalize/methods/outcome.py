@@ -15,8 +15,9 @@ from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
-from rationalize.evaluation.tables import format_table, splits_of
-from rationalize.files import write_text
+from rationalize.evaluation.tables import format_results
+from rationalize.files import sync_folder, write_text
+from rationalize.methods import tuning
 from rationalize.methods.base import Asked, Experiment, Learned
 from rationalize.models.cards import CARD, base_facts
 from rationalize.models.folders import read_facts
@@ -45,6 +46,7 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
 def export(exp: Experiment, policy: Policy, name: str, asked: Asked) -> None:
     """Write `model/`; `write_results` puts the card and the harness's tasks beside it."""
     policy.export(exp.run.folder("model"), bake=asked.control)
+    sync_folder(exp.run.path / "model")
     exp.run.finish("export", method=name, seed=exp.seed, mode=asked.mode, guidance=asked.guidance)
 
 
@@ -69,12 +71,14 @@ def write_results(
     rewards).
     """
     questions = {q.id: q for split in exp.splits.values() for q in split}
+    decided = exp.run.read_json(tuning.FILE)
+    named = {"tuning": tuning.in_words(decided, exp.config.lora_rank)} if decided else {}
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])  # without its folder
     results = summarise(
         methods, questions, exp.suite.trainable, exp.suite.diagnostics, pairs=pairs,
         meta={
             "model": exp.base.name, "config": exp.run.config, "command": command,
-            "hardware": hardware(), **(meta or {}),
+            "hardware": hardware(), **named, **(meta or {}),
         },
     )  # fmt: skip
     for split, seeds in methods.get(MAJORITY, {}).items():
@@ -142,9 +146,8 @@ def majority_row(exp: Experiment) -> dict[str, dict[int, list[Attempt]]]:
 
 
 def print_tables(results: Mapping[str, Any]) -> None:
-    """Every split's means and differences."""
-    for split in splits_of(results):
-        print(format_table(results, split), end="\n\n")
+    """Every split's means and differences, and what to know before believing them."""
+    print(format_results(results), end="\n\n")
 
 
 def hardware() -> str:

@@ -210,11 +210,13 @@ class Updates:
         self.current = update
         if self.ended:
             return
-        self.ended = end_reason(self.stage, update, self.config)
-        if self.ended:
-            self._evaluate(update, step)  # where training got to is a candidate too
-        else:
+        end = end_before(self.stage, update, self.config)
+        if not end:
             self._prepare(update)
+            return
+        self.ended = end["reason"]
+        if end["before_update"] == update:  # where training got to is a candidate too
+            self._evaluate(update, update * self.config.steps_per_update)
 
     def batch_at(self, step: int) -> list[Row]:
         """A minibatch of the update's replies; none where its further epochs are dropped."""
@@ -333,8 +335,14 @@ def next_beta(stage: Stage, update: int, config: PpoConfig) -> float:
     return before[0]["beta"] * (1 + HORIZON * error)
 
 
-def end_reason(stage: Stage, update: int, config: PpoRowConfig) -> str:
-    """Why training ends before this update (too far away, or over-optimised), or nothing."""
+def end_before(stage: Stage, update: int, config: PpoRowConfig) -> dict[str, Any]:
+    """Before which update training has ended, and the `reason` (too far away, or over-optimised);
+    empty where it goes on. What an earlier start has found holds.
+    """
+    name = f"{stage.name}-ended"
+    known = stage.run.read_json(f"{name}.json") or {}
+    if known and known["before_update"] <= update:
+        return known
     reason = ""
     lines = [line for line in stage.metrics("rollouts") if line["step"] < update]
     if lines and lines[-1]["kl"] > config.stop_kl:
@@ -349,10 +357,10 @@ def end_reason(stage: Stage, update: int, config: PpoRowConfig) -> str:
             f"over {config.patience} evaluations the reward model's score rose and development "
             "accuracy fell: it is being over-optimised"
         )
-    if reason:
-        say(f"{stage.name} ends before update {update}: {reason}")
-        stage.facts(f"{stage.name}-ended", lambda: {"before_update": update, "reason": reason})
-    return reason
+    if not reason:
+        return {}
+    say(f"{stage.name} ends before update {update}: {reason}")
+    return stage.facts(name, lambda: {"before_update": update, "reason": reason})
 
 
 def over_optimised(scores: Sequence[float], accuracies: Sequence[float], patience: int) -> bool:

@@ -53,7 +53,12 @@ class Variants:
         seed: int = 0,
     ) -> Variants:  # fmt: skip
         """Variants that all start equal to the base; `copies` gives each its own full weights."""
-        variants = cls(base, source, seed=seed)
+        if copies and base.quantised:
+            raise UserError(
+                "copies of a model in 4 bits cannot learn; expected adapters. Leave copies out, or "
+                "take another tuning than qlora"
+            )
+        variants = cls(base, source, rank=base.lora_rank, seed=seed)
         for name in names:
             if copies:
                 variants.copies[name] = replace(base, model=copy.deepcopy(base.model))
@@ -83,6 +88,8 @@ class Variants:
             else:
                 model = get_peft_model(self.base.model, config, adapter_name=name)
                 self.base = replace(self.base, model=model.eval(), tuning="lora")
+        adapted = self.base.model.peft_config[name]
+        adapted.target_modules = sorted(adapted.target_modules)  # stored in the order of a set else
         self.shared.append(name)
 
     @contextmanager

@@ -274,7 +274,10 @@ def _parse(file: str, place: str, line: bytes) -> RawRow | BadRow:
     except RecursionError:
         return BadRow(file, place, "JSON nested too deeply", "a JSON object", text)
     except ValueError as error:
-        return BadRow(file, place, f"broken JSON ({error})", "one JSON object a line", text)
+        here = "a number of too many digits"
+        if isinstance(error, json.JSONDecodeError):
+            here = f"column {error.colno}: {error.msg[0].lower()}{error.msg[1:]}"
+        return BadRow(file, place, f"broken JSON ({here})", "one JSON object a line", text)
     if not isinstance(values, dict):
         return BadRow(file, place, clip(values), "one JSON object a line", text)
     return RawRow(file, place, values)

@@ -130,6 +130,8 @@ def _facts_list(facts: CardFacts, meta: Mapping[str, Any]) -> str:
         f"Seed: {facts.seed}",
         f"Hardware: {_md(meta.get('hardware') or 'unknown')}",
     ]
+    if meta.get("tuning"):
+        lines.append(f"Tuning: {_md(meta['tuning'])}")
     if meta.get("seconds") is not None:
         lines.append(f"Time of the last start: {meta['seconds']:.0f} s")
     versions = ", ".join(f"{name} {version}" for name, version in facts.packages.items())

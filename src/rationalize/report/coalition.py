@@ -26,7 +26,7 @@ def coalition(results: Mapping[str, Any]) -> list[Table]:
     return [table(rows) for name, table in tables.items() if (rows := results.get(name))]
 
 
-def as_text(table: Table, width: int = 160) -> str:
+def as_text(table: Table, width: int | None = None) -> str:
     """A table's columns and rows for the terminal."""
     return aligned([table["columns"], *(list(map(str, row)) for row in table["rows"])], 1, width)
 

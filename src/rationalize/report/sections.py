@@ -134,6 +134,41 @@ def obedience(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"charts": charts, "gaps": gaps, "legend": {f"round {r:g}": shade[r] for r in every}}
 
 
+def token_auc(rows: Rows, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A table row per policy, round and reward: how well its tokens rank stored attempts."""
+
+    def share(found: Mapping[str, Any] | None) -> str:
+        return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "–"
+
+    groups = _grouped(rows, ("method", "split", "seed", "run"))
+    return [
+        {
+            "who": who, "round": f"{r['round']:g}", "reward": _name(r["reward"]),
+            "auc": share(r.get("auc")), "within": share(r.get("within")),
+            "n": f"{r['attempts']} at {r['questions']}",
+            "told_apart": bool(r.get("auc")) and r["auc"]["low"] > 0.5,
+        }
+        for who, of_policy in groups.items()
+        for reward in _ordered({r["reward"] for r in of_policy}, facts)
+        for r in of_policy
+        if r["reward"] == reward
+    ]  # fmt: skip
+
+
+def drawn(rows: Rows) -> list[dict[str, str]]:
+    """A table row per policy and round: what its steps learned from."""
+    groups = _grouped(rows, ("method", "seed", "run"))
+    return [
+        {
+            "who": who, "round": f"{r['round']:g}", "rows": str(r["rows"]),
+            "attempts": str(r["attempts"]), "wrong": f"{r['wrong']:.1%}",
+            "all_best": f"{r['all_best']:.1%}",
+        }
+        for who, of_policy in groups.items()
+        for r in of_policy
+    ]  # fmt: skip
+
+
 def occupancy(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """A chart per method and reward: the pool's attempts in each bin, with a bar per round."""
     if not rows:

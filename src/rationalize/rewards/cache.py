@@ -27,7 +27,8 @@ class ScoreCache:
         if self.path.exists():
             return
         # created atomically: no other process sees the file without its table
-        with tempfile.TemporaryDirectory(dir=self.path.parent) as beside:
+        # (a run's next start deletes what is called .*.tmp)
+        with tempfile.TemporaryDirectory(".tmp", ".scores.", self.path.parent) as beside:
             fresh = Path(beside) / self.path.name
             with closing(sqlite3.connect(fresh)) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")

@@ -1,12 +1,12 @@
 """Run folders: what is stored when, and what a second start finds."""
 
+from rationalize.runs.inputs import Inputs, digest
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.resume import (
     BASE_HASH,
     check_resumable,
     destination_of,
     differences,
-    listed,
     read_config,
 )
 from rationalize.runs.run import Run, slug
@@ -14,12 +14,13 @@ from rationalize.runs.stage import Stage
 
 __all__ = [
     "BASE_HASH",
+    "Inputs",
     "Run",
     "Stage",
     "check_resumable",
     "destination_of",
     "differences",
-    "listed",
+    "digest",
     "lock",
     "read_config",
     "slug",

@@ -12,13 +12,18 @@ from rationalize.config import load_yaml
 from rationalize.config.old import is_old, upgrade
 from rationalize.errors import UsageError, UserError
 from rationalize.files import plain, write_text
+from rationalize.runs.inputs import FILE, Inputs, changed_inputs
 from rationalize.runs.lock import is_held
+from rationalize.runs.track import FOLDER, check_tracker
+from rationalize.text import listed
 
 BASE_HASH = "base_hash"
 """Key in `config.yaml` of the hash of the base model's weights; `read_config` leaves it out."""
 
 _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
-_BEGUN = {"config.yaml", "env.json", "metrics.jsonl", "lock", "scores"}
+_BEGUN = {
+    "config.yaml", "env.json", FILE, "metrics.jsonl", "lock", "scores", "tuning.json", FOLDER,
+}  # fmt: skip
 """What a run holds that has stored nothing yet which anybody waited for."""
 _BESIDE = ".beside"
 """Lists what lay in the folder before a run was put there: it is never deleted."""
@@ -26,14 +31,16 @@ _BESIDE = ".beside"
 
 def check_resumable(
     path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None,
-    overwrite: bool = False, locked: bool = False,
+    inputs: Inputs | None = None, overwrite: bool = False, locked: bool = False,
 ) -> None:  # fmt: skip
     """Raise `UserError` where `Run.open` would; reads only, so that a dry run can ask.
 
-    A base hash is compared where both are known. A run that is open in this process belongs to its
-    configuration whatever it has stored, unless the folder was `locked` for this very opening.
+    A base hash and inputs are compared where both are known. A run that is open in this process
+    belongs to its configuration whatever it has stored, unless the folder was `locked` for this
+    very opening.
     """
     path = Path(path)
+    check_tracker(config.get("track"))
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; expected a folder for the run, or a name that is free")
     if overwrite:
@@ -51,18 +58,31 @@ def check_resumable(
                 "or a run's. Choose another folder, or put the run among these with --overwrite"
             )
         return
-    differing = _differing(path, config, base_hash)
-    if differing and not (_has_stored_nothing(path) and (locked or not is_held(path))):
+    if _has_stored_nothing(path) and (locked or not is_held(path)):
+        return
+    if differing := _differing(path, config, base_hash):
         raise UserError(
             "\n  ".join([f"{path} belongs to another configuration:", *differing])
             + f"\nresume with its own (--config {path / 'config.yaml'}), choose another folder, or "
             "delete that run and start anew with --overwrite"
         )
+    if inputs is not None and (changed := changed_inputs(path, inputs)):
+        raise UserError(
+            "\n  ".join([f"{path} was begun with other inputs:", *changed])
+            + "\nrestore them, choose another folder, or delete that run and start anew with "
+            "--overwrite"
+        )
 
 
-def is_another(path: Path, config: Mapping[str, Any], base_hash: str | None = None) -> bool:
-    """Whether the folder holds a run of another configuration."""
-    return (path / "config.yaml").exists() and bool(_differing(path, config, base_hash))
+def is_another(
+    path: Path, config: Mapping[str, Any], base_hash: str | None = None,
+    inputs: Inputs | None = None,
+) -> bool:  # fmt: skip
+    """Whether the folder holds a run of another configuration, or with other inputs."""
+    if not (path / "config.yaml").exists():
+        return False
+    changed = inputs is not None and changed_inputs(path, inputs)
+    return bool(changed or _differing(path, config, base_hash))
 
 
 def destination_of(path: Path, config: Mapping[str, Any], overwrite: bool) -> str:
@@ -77,12 +97,11 @@ def destination_of(path: Path, config: Mapping[str, Any], overwrite: bool) -> st
 
 def clear(path: Path) -> None:
     """Delete what a run has left in its folder; of a folder without a run nothing, now or later."""
-    beside = path / _BESIDE
     if not _is_run(path):
         names = sorted(p.name for p in path.iterdir() if p.name not in ("lock", _BESIDE))
-        write_text(beside, json.dumps(names))
+        write_text(path / _BESIDE, json.dumps(names))
         return
-    kept = {"lock", _BESIDE, *(json.loads(beside.read_text()) if beside.exists() else ())}
+    kept = {"lock", _BESIDE, *others_in(path)}
     for place in path.iterdir():
         if place.name in kept:
             continue
@@ -92,10 +111,10 @@ def clear(path: Path) -> None:
             place.unlink()
 
 
-def listed(names: Collection[str]) -> str:
-    """The first three names, and how many more there are."""
-    first = ", ".join(list(names)[:3])
-    return f"{first} and {len(names) - 3} more" if len(names) > 3 else first
+def others_in(path: Path) -> list[str]:
+    """What lay in the folder before a run was put there."""
+    beside = path / _BESIDE
+    return json.loads(beside.read_text()) if beside.exists() else []
 
 
 def _somebodys(path: Path) -> list[str]:
@@ -129,6 +148,7 @@ def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> 
     stored = _read(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
+    unknown.add("track")  # changes no result
     if is_old(stored):  # what either does not name came later, or had no effect
         stored = upgrade(stored)
         unknown |= set(_flat(wanted)) ^ set(_flat(stored))

@@ -17,8 +17,10 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +29,9 @@ from rationalize.config import dump_yaml
 from rationalize.environment import environment
 from rationalize.errors import UserError
 from rationalize.files import make_folder, mend_lines, plain, whole_lines, write_text
+from rationalize.progress import say
 from rationalize.records import Attempt
+from rationalize.runs.inputs import Inputs, record_inputs
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.resume import (
     BASE_HASH,
@@ -35,8 +39,10 @@ from rationalize.runs.resume import (
     clear,
     differences,
     is_another,
+    others_in,
     read_config,
 )
+from rationalize.runs.track import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +63,8 @@ class Run:
     """What `config.yaml` holds, without the base model's hash."""
     access: Literal["write", "read", "follow"] = "write"
     """`follow`: another process of the same launch writes, and writes here do nothing."""
+    mirror: Mirror | None = dataclasses.field(default=None, compare=False, repr=False)
+    """Sends what is logged to a tracker too, where the configuration names one (`track`)."""
 
     @property
     def checkpoint_every(self) -> float:
@@ -66,34 +74,42 @@ class Run:
     @classmethod
     def open(
         cls, path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None,
-        overwrite: bool = False,
+        inputs: Inputs | None = None, overwrite: bool = False,
     ) -> Run:  # fmt: skip
         """Create the run, or resume it; with `overwrite`, what an earlier one left is deleted.
 
-        A run that has stored nothing yet is begun anew under another configuration. Raises
+        A run that has stored nothing yet is begun anew under another configuration or with other
+        inputs; one that has goes on with them where it has not used what changed. Raises
         `UserError` where the folder is another run's, another process's or somebody else's.
         """
         path = Path(path)
         wanted = plain(config, finite=False)
-        check_resumable(path, wanted, base_hash=base_hash, overwrite=overwrite)
+        check = partial(
+            check_resumable, path, wanted, base_hash=base_hash, inputs=inputs, overwrite=overwrite
+        )
+        check()
         if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` the first process writes
             return cls(path, wanted, "follow")
         make_folder(path)
         lock(path)
         try:  # another process may have been first
-            check_resumable(path, wanted, base_hash=base_hash, overwrite=overwrite, locked=True)
+            check(locked=True)
         except UserError:
             unlock(path)
             raise
-        if overwrite or is_another(path, wanted, base_hash):
+        if overwrite or is_another(path, wanted, base_hash, inputs):
             clear(path)
         make_folder(path / "attempts")
         run = cls(path, wanted)
         if not (path / "config.yaml").exists():
             stored = {**wanted, BASE_HASH: base_hash} if base_hash else wanted
             write_text(path / "config.yaml", dump_yaml(stored))
+        if inputs is not None:
+            record_inputs(path, inputs)
         _tidy(path)
         run._record_environment()
+        if tracker := wanted.get("track"):
+            run = dataclasses.replace(run, mirror=Mirror(tracker, path, wanted))
         return run
 
     @classmethod
@@ -106,12 +122,19 @@ class Run:
 
     def close(self) -> None:
         """Let another process write this run; the end of this process does the same."""
+        if self.mirror:
+            self.mirror.close()
         unlock(self.path)
 
     def __enter__(self) -> Run:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Close the run; where its work is done, its log is put in order first."""
+        if kind is None and self.access == "write":
+            inside = self.path.glob("stages/**/metrics.jsonl")
+            for path in (self.path / "metrics.jsonl", *inside):
+                _write_in_order(path)
         self.close()
 
     def log(self, stage: str, step: int, **metrics: Any) -> None:
@@ -120,21 +143,24 @@ class Run:
             line = json.dumps({"stage": stage, "step": step, **plain(metrics)}).encode() + b"\n"
             with open(self.path / "metrics.jsonl", "ab", buffering=0) as file:
                 file.write(line)  # one write, so that a kill can only cut the last line
+            if self.mirror:
+                self.mirror.log(stage, step, metrics)
 
     def rewind(self, stage: str, step: int) -> None:
         """Drop the stage's lines of `step` and later: a resumed stage logs them again."""
         if not self._writes():
             return
-        lines = self.metrics()
+        lines = whole_lines(self.path / "metrics.jsonl")
         kept = [line for line in lines if line["stage"] != stage or line["step"] < step]
         if len(kept) < len(lines):
-            write_text(
-                self.path / "metrics.jsonl", "".join(json.dumps(line) + "\n" for line in kept)
-            )
+            _write_lines(self.path / "metrics.jsonl", kept)
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
-        """Logged lines in the order they were written, of one stage or of all."""
-        lines = whole_lines(self.path / "metrics.jsonl")
+        """Logged lines of one stage or of all, by the stages' names, each stage's as written.
+
+        How lines of several stages lie between each other depends on when a run was killed.
+        """
+        lines = _in_order(whole_lines(self.path / "metrics.jsonl"))
         return [line for line in lines if stage is None or line["stage"] == stage]
 
     def done(self, stage: str) -> dict[str, Any] | None:
@@ -219,6 +245,8 @@ class Run:
         if first is None:
             self.write_json("env.json", now)
             return
+        stages = ", ".join(self.read_json("stages.json") or ())
+        say(f"resuming the run in {self.path} ({f'done: {stages}' if stages else 'no stage done'})")
         starts = [{k: v for k, v in first.items() if k != "resumed"}, *first.get("resumed", [])]
         unknown = {k for k in now if now[k] is None or starts[-1].get(k) is None}
         differing = differences(starts[-1], now, "then", "now", but=unknown)
@@ -233,6 +261,26 @@ class Run:
 
 def _tidy(path: Path) -> None:
     """Remove what a kill left half written."""
-    for left in (*path.glob(".*.tmp"), *path.glob("attempts/.*.tmp")):
-        left.unlink()
+    others = others_in(path)
+    for left in [*path.rglob(".*.tmp"), *path.glob("checkpoints/*.new")]:
+        if left.relative_to(path).parts[0] in others:
+            continue
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
     mend_lines(path / "metrics.jsonl")
+
+
+def _in_order(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(lines, key=lambda line: line["stage"])
+
+
+def _write_in_order(path: Path) -> None:
+    lines = whole_lines(path)
+    if (ordered := _in_order(lines)) != lines:
+        _write_lines(path, ordered)
+
+
+def _write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))

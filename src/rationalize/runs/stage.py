@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from rationalize.files import sync_folder
 from rationalize.records import Attempt
 from rationalize.runs.run import Run
 
@@ -64,7 +65,7 @@ class Stage:
         """The facts that `make` returned when it was called, now or by an earlier start."""
         if self.done is None:
             self.run.finish(self.name, **make())
-            self._forget_checkpoints()
+        self._forget_checkpoints()
         return self.done or {}
 
     def policy(
@@ -78,11 +79,12 @@ class Stage:
             self._take_over_weights()
         if self.done is not None:
             policy.load_weights(self.folder)
-            return self.done
+            return self.once(dict)
 
         def make() -> Mapping[str, Any]:
             facts = learn() or {}
             policy.save(self.run.folder(self.kind, self.name))
+            sync_folder(self.folder)
             return facts
 
         return self.once(make)
@@ -132,9 +134,12 @@ class Stage:
     def _forget_checkpoints(self) -> None:
         """Delete what only a resume within the stage needs."""
         place = self.run.path / "checkpoints"
-        shutil.rmtree(place / self.name, ignore_errors=True)
-        for name in (f"{self.name}-best.json", f"{self.name}-best.safetensors"):
-            (place / name).unlink(missing_ok=True)
+        for end in ("", ".old", ".new"):
+            shutil.rmtree(place / f"{self.name}{end}", ignore_errors=True)
+        for end in ("json", "safetensors"):
+            (place / f"{self.name}-best.{end}").unlink(missing_ok=True)
+        if place.is_dir() and not any(place.iterdir()):
+            place.rmdir()
 
 
 def _link(source: str, target: str) -> None:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from rationalize.answers import end_after_answer
+from rationalize.errors import UserError
+from rationalize.models.context import over_context
 from rationalize.models.forward import head
 from rationalize.models.policy import Policy
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
@@ -23,6 +25,7 @@ from rationalize.sampling.beams import beam_search
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.draw import draw, uniforms
 from rationalize.sampling.streams import Query, open_stream
+from rationalize.text import clip
 
 __all__ = ["Sampler", "SamplingConfig"]
 
@@ -103,6 +106,7 @@ class Sampler:
         queries = [
             self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
         ]
+        self._refuse_beyond_context(prompts, queries, config)
         # batches are written longest first; `batch` holds the indices of their prompts
         ids_PG: list[list[list[int]]] = [[] for _ in prompts]
         done = tokens = 0  # prompts and tokens of finished batches
@@ -131,6 +135,30 @@ class Sampler:
             done += len(batch)
             tokens += sum(map(len, written))
         return [ids_G * (config.n // n) for ids_G in ids_PG]
+
+    def fits(
+        self, prompt: str, config: SamplingConfig, control: Mapping[str, int] | None = None
+    ) -> bool:
+        """Whether a prompt with its control tokens and reply is within the model's context."""
+        return not self._over_context(self._queries(prompt, control)[0], config)
+
+    def _over_context(self, query: Query, config: SamplingConfig) -> str:
+        new = len(query.control_ids) + config.max_new_tokens
+        return over_context(self.policy, len(query.prompt_ids), new)
+
+    def _refuse_beyond_context(
+        self, prompts: Sequence[str], queries: Sequence[tuple[Query, ...]], config: SamplingConfig
+    ) -> None:
+        """Raise `UserError` where the longest prompt does not fit, before any reply is written."""
+        if not queries:
+            return
+        i = max(range(len(queries)), key=lambda i: len(queries[i][0].prompt_ids))
+        if wrong := self._over_context(queries[i][0], config):
+            raise UserError(
+                f"{self.policy.name}: {wrong} (prompt {i + 1} of {len(prompts)} ends in "
+                f"{clip(prompts[i][-50:])}); shorten the questions, show fewer demonstrations "
+                "(shots), lower max_new_tokens, or take a model with a longer context"
+            )
 
     def _queries(self, prompt: str, control: Mapping[str, int] | None) -> tuple[Query, ...]:
         """One view of the prompt; with guidance a second one, under the worst tokens."""

@@ -32,6 +32,7 @@ from rationalize.sampling.refusals import Refusals
 from rationalize.sampling.replies import Reply, ReplyCache
 from rationalize.sampling.writing import question_seed
 from rationalize.templates import BLOCK_END
+from rationalize.termination import Terminated
 from rationalize.text import clip
 
 log = logging.getLogger(__name__)
@@ -130,6 +131,10 @@ class ServerSampler:
         self._lock = threading.Lock()  # guards the bill
         self._refusals = Refusals()
 
+    def fits(self, *_: object) -> bool:
+        """True: only the server knows its model's context, and refuses what is beyond it."""
+        return True
+
     def sample(
         self,
         prompts: Sequence[str],
@@ -195,7 +200,7 @@ class ServerSampler:
             except BaseException as error:
                 # requests in flight are paid for: wait for them, so that they are stored
                 self._stop.set()
-                if isinstance(error, KeyboardInterrupt):
+                if isinstance(error, (KeyboardInterrupt, Terminated)):
                     log.warning("stopping after the requests in flight, which are paid for")
                 pool.shutdown(cancel_futures=True)
                 raise

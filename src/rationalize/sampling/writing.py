@@ -45,6 +45,11 @@ class AnySampler(Protocol):
         reply ends before `stop`: in a chat, before the first `stop` after the answer.
         """
 
+    def fits(
+        self, prompt: str, config: SamplingConfig, control: Mapping[str, int] | None = None
+    ) -> bool:
+        """Whether prompt and reply are within the model's context, as far as that is known."""
+
 
 class Recorded:
     """A sampler that keeps the token ids of every completion, in order.
@@ -63,6 +68,10 @@ class Recorded:
         completions_PG = self._sampler.sample(prompts, config, **options)
         self.ids += [c.ids for completions_G in completions_PG for c in completions_G]
         return completions_PG
+
+    def fits(self, prompt: str, config: SamplingConfig, *control: Any) -> bool:
+        """What the wrapped sampler says."""
+        return self._sampler.fits(prompt, config, *control)
 
 
 @dataclass(frozen=True)
@@ -122,15 +131,15 @@ def write_attempts(
     # render
     options = options or PromptOptions()
     sources: Sequence[Attempt | None] = [None] * len(questions) if given is None else given
-    demos = options.demos
     prompts = [
-        prompt_text(
-            options.mode, question, source.rationale if source else None,
-            demos.before(question) if isinstance(demos, Demonstrations) else demos,
-            hinted=options.hinted, told=options.told,
-        )
+        _prompt(sampler, sampling, options, question, source.rationale if source else None)
         for question, source in zip(questions, sources, strict=True)
-    ]  # fmt: skip
+    ]
+    if cut := [left_out for _, left_out in prompts if left_out]:
+        log.warning(
+            "%d of %d prompts were beyond the model's context: up to %d of their demonstrations "
+            "were left out", len(cut), len(prompts), max(cut),
+        )  # fmt: skip
 
     # sample: a seed per question, so that a draw does not depend on the other questions
     repeats = _occurrences([q.id for q in questions])
@@ -142,15 +151,15 @@ def write_attempts(
     label = label or f"{provenance.writer} writes {provenance.split}"
     with progress_bar(label, "replies") as progress:
         completions_PG = sampler.sample(
-            prompts, sampling, seeds=seeds, progress=progress,
+            [text for text, _ in prompts], sampling, seeds=seeds, progress=progress,
             controls=[options.control] * len(prompts) if options.control else None,
-            stop=BLOCK_END if demos else None,
+            stop=BLOCK_END if options.demos else None,
         )  # fmt: skip
 
     # parse
     prefix = f"{provenance.split}/{provenance.writer}/{provenance.round}"
     attempts = []
-    for question, prompt, source, repeat, completions_G in zip(
+    for question, (prompt, _), source, repeat, completions_G in zip(
         questions, prompts, sources, repeats, completions_PG, strict=True
     ):
         refined = f"{source.id}>" if source else ""
@@ -172,6 +181,29 @@ def write_attempts(
             len(skipped), len(questions), ", ".join(skipped),
         )  # fmt: skip
     return attempts
+
+
+def _prompt(
+    sampler: AnySampler, sampling: SamplingConfig, options: PromptOptions, question: Question,
+    rationale: str | None,
+) -> tuple[str, int]:  # fmt: skip
+    """A prompt, and how many of its demonstrations are left out: the last ones, where all of them
+    are beyond the model's context.
+    """
+    demos = options.demos
+    all_demos = list(demos.before(question) if isinstance(demos, Demonstrations) else demos)
+    for shown in range(len(all_demos), -1, -1):
+        prompt = prompt_text(
+            options.mode,
+            question,
+            rationale,
+            all_demos[:shown],
+            hinted=options.hinted,
+            told=options.told,
+        )
+        if not shown or sampler.fits(prompt, sampling, options.control):
+            break
+    return prompt, len(all_demos) - shown
 
 
 def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") -> list[Attempt]:

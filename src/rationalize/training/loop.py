@@ -3,40 +3,46 @@
 A run that is killed at any moment continues from its last checkpoint to the same weights, bit for
 bit on CPU: `batch_at` is a pure function of the step, nothing in the loop draws random numbers
 (dropout is off, as in the released MaRio code), and a checkpoint holds weights, optimiser moments
-and the step.
+and the step (`checkpoints.py`). A step whose loss or gradient is not finite is not
+taken, and a SIGTERM stores a checkpoint before it ends the program.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rationalize.config.checks import at_least, between
-from rationalize.errors import UserError
+from rationalize.errors import NotFinite, UserError
 from rationalize.memory import give_back_freed_memory, keep_freed_memory
+from rationalize.models.context import row_over_context
 from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
-from rationalize.progress import progress_bar
+from rationalize.models.reach import lora_reach
+from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
+from rationalize.termination import Terminated, postponed
+from rationalize.text import clip
+from rationalize.training.checkpoints import Position, restore_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 
+ROW_SIZE = 0.1
+"""Root mean square of embedding rows that `control_factor` refers to."""
 BETAS, EPSILON = (0.9, 0.99), 1e-8
 """AdamW's decays, as MaRio's code has them (its second is .99, not PyTorch's .999), and epsilon."""
+
+_SHOWN = 3
+"""How many rows an error names."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         at_least(self, 0, "learning_rate")
         at_least(self, 1, "batch_size", "micro_tokens")
-        between(self, 0, 1, "warmup")
+        at_least(self, 0, "warmup")
         between(self, 0, math.inf, "max_grad_norm")
 
 
@@ -68,7 +74,9 @@ class ControlFitConfig(FitConfig):
     """How a policy with control tokens learns."""
 
     control_factor: float = 1.0
-    """Learning-rate multiplier of the control tokens' embedding rows."""
+    """How much faster than other weights the control tokens' embedding rows learn, where their root
+    mean square is 0.1 (SmolLM2's); elsewhere in proportion to it. 1: as all weights.
+    """
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
@@ -128,35 +136,44 @@ def fit(
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     groups = rate_groups(parameters, config)
     optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
+    if policy.tuning == "lora":
+        say(f"{stage.name}: {lora_reach(policy)}")
     peaks = [group["lr"] for group in optimizer.param_groups]
+    learner = _Learner(policy, loss, config, accelerator, parameters, optimizer, peaks, group_of)
     run, name = stage.run, stage.name
     folder = run.path / "checkpoints" / name
-    start = _restore(folder, parameters, optimizer)
-    run.rewind(name, start)
+    at = restore_checkpoint(folder, parameters, optimizer)
+    run.rewind(name, at.step)
+    if at.step:
+        say(f"{name}: resuming at step {at.step} of {steps}")
     saved_at = time.monotonic()
     tokens = 0
-    with progress_bar(name, "steps") as progress:
-        progress(start, steps, 0)
-        for step in range(start, steps):
-            if before_step:
-                before_step(step)
-            rows = list(batch_at(step))
-            share = rate_at(step, steps, config)
-            for group, peak in zip(optimizer.param_groups, peaks, strict=True):
-                group["lr"] = peak * share
-            metrics: dict[str, float] = {"weight": 0.0}
-            if rows:
-                learner = accelerator, parameters, optimizer
-                metrics = _optimise(policy, loss, rows, config, *learner, group_of)
-            metrics["learning_rate"] = config.learning_rate * share
-            tokens += sum(r.length for r in rows)
-            run.log(name, step, **metrics)
-            if after_step:
-                after_step(step)
-            if time.monotonic() - saved_at > run.checkpoint_every and step + 1 < steps:
-                _save(folder, step + 1, parameters, optimizer)
-                saved_at = time.monotonic()
-            progress(step + 1, steps, tokens)
+    try:
+        with progress_bar(name, "steps") as progress:
+            progress(at.step, steps, 0)
+            # an unsettled step was taken already: what follows it is called again
+            for step in range(at.step if at.settled else at.step - 1, steps):
+                if before_step:
+                    before_step(step)
+                if step == at.step:
+                    rows = list(batch_at(step))
+                    with postponed():  # a SIGTERM leaves no step half taken
+                        _take_step(learner, rows, stage, step, rate_at(step, steps, config))
+                        at = Position(step + 1, settled=False)
+                        tokens += sum(r.length for r in rows)
+                        progress(step + 1, steps, tokens)
+                if after_step:
+                    after_step(step)
+                at = Position(step + 1)
+                if time.monotonic() - saved_at > run.checkpoint_every and step + 1 < steps:
+                    with postponed():
+                        save_checkpoint(folder, at, parameters, optimizer)
+                    saved_at = time.monotonic()
+    except Terminated as stop:
+        if at.step:
+            save_checkpoint(folder, at, parameters, optimizer)
+            stop.places.append(f"a checkpoint of {name} after step {at.step} is stored")
+        raise
     del optimizer
     if policy.device.type == "cpu":
         give_back_freed_memory()
@@ -175,7 +192,8 @@ def rate_groups(parameters: dict[str, Tensor], config: FitConfig) -> list[dict[s
 
 def rate_at(step: int, steps: int, config: FitConfig) -> float:
     """Share of the peak learning rate at a step (counted from 0)."""
-    warm = max(1, round(config.warmup * steps)) if config.warmup else 0
+    warm = round(config.warmup if config.warmup >= 1 else config.warmup * steps)
+    warm = max(1, warm) if config.warmup else 0
     if step < warm:
         return (step + 1) / warm
     left = (steps - step) / max(1, steps - warm)
@@ -186,31 +204,61 @@ def rate_at(step: int, steps: int, config: FitConfig) -> float:
     return 0.5 * (1 + torch.cos(torch.tensor((1 - left) * torch.pi)).item())
 
 
-def _optimise(
-    policy, loss, rows, config, accelerator, parameters, optimizer, group_of
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class _Learner:
+    """What one optimiser step needs besides its rows."""
+
+    policy: Policy
+    loss: Loss
+    config: FitConfig
+    accelerator: Accelerator
+    parameters: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    peaks: list[float]
+    """Learning rate of each of the optimiser's groups, before the schedule."""
+    group_of: GroupOf | None
+
+
+def _take_step(
+    learner: _Learner, rows: Sequence[Row], stage: Stage, step: int, share: float
+) -> None:
+    """An optimiser step at a share of the peak rates, logged; without rows nothing is learned.
+
+    Raises `UserError` for a row beyond the model's context, and `NotFinite`.
+    """
+    for row in rows:
+        if wrong := row_over_context(learner.policy, row):
+            raise UserError(
+                f"{stage.name}, step {step}: {wrong}; leave out or shorten the row whose prompt "
+                f"ends in {clip(learner.policy.decode(row.prompt_ids)[-50:])}"
+            )
+    for group, peak in zip(learner.optimizer.param_groups, learner.peaks, strict=True):
+        group["lr"] = peak * share
+    metrics = _optimise(learner, rows, f"{stage.name}, step {step}") if rows else {"weight": 0.0}
+    metrics["learning_rate"] = learner.config.learning_rate * share
+    stage.run.log(stage.name, step, **metrics)
+
+
+def _optimise(learner: _Learner, rows: Sequence[Row], place: str) -> dict[str, float]:
     """One optimiser step; returns the metrics to log."""
-    sums = torch.zeros(2, device=accelerator.device)
-    metrics: dict[str, float] = {}
-    for passed in micro_batches(rows, config.micro_tokens, group_of):
-        with policy.autocast():
-            out = loss(policy, passed)
-        accelerator.backward(out.total)
-        sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
-        for name, value in out.metrics.items():
-            metrics[name] = metrics.get(name, 0.0) + value
-    gradients = [p.grad for p in parameters.values() if p.grad is not None]
-    total, weight = sums.tolist()
-    if not torch.isfinite(sums).all():
-        raise FloatingPointError(
-            f"the loss became {total}; lower the learning rate or use precision=float32"
-        )
+    policy, config = learner.policy, learner.config
+    total, weight, metrics = _accumulate(learner, rows)
+    gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
     torch._foreach_div_(gradients, max(weight, 1.0))
-    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
+    norm = torch.nn.utils.clip_grad_norm_(learner.parameters.values(), config.max_grad_norm)
+    if not (math.isfinite(total) and norm.isfinite()):
+        what = f"loss became {total}" if not math.isfinite(total) else f"gradient became {norm}"
+        raise NotFinite(
+            f"{place}: the {what}; lower the learning rate or use "
+            f"precision=float32, or leave out the rows that cause it:\n{_at_fault(learner, rows)}\n"
+            "The step was not taken: weights and checkpoints are those before it"
+        )
     factor = config.control_factor if isinstance(config, ControlFitConfig) else 1.0
     before = policy.control_rows() if factor != 1.0 and policy.controls else None
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    if before is not None:
+        factor *= before.float().square().mean().sqrt().item() / ROW_SIZE
+    learner.optimizer.step()
+    learner.optimizer.zero_grad(set_to_none=True)
     if before is not None:
         policy.extrapolate_control_rows(before, factor)
     per_unit = {name: value / max(weight, 1.0) for name, value in metrics.items()}
@@ -218,42 +266,42 @@ def _optimise(
     return {"loss": loss_per_unit, "grad_norm": norm.item(), "weight": weight, **per_unit}
 
 
-def _save(
-    folder: Path, step: int, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> None:
-    """Write beside, then rename: a kill leaves either the old checkpoint or the new one."""
-    fresh = folder.with_name(folder.name + ".new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    tensors = {f"weight/{n}": p.detach().contiguous() for n, p in parameters.items()}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().clone().contiguous()
-    save_file(tensors, fresh / "state.safetensors")
-    (fresh / "step.json").write_text(json.dumps({"step": step}))
-    old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, old)
-    os.replace(fresh, folder)
-    shutil.rmtree(old, ignore_errors=True)
+def _accumulate(
+    learner: _Learner, rows: Sequence[Row]
+) -> tuple[float, float, dict[str, float]]:  # fmt: skip
+    """Leave the gradient of the rows in the parameters; their total loss, weight and metrics."""
+    sums = torch.zeros(2, device=learner.accelerator.device)
+    metrics: dict[str, float] = {}
+    for passed in micro_batches(rows, learner.config.micro_tokens, learner.group_of):
+        with learner.policy.autocast(), learner.policy.checkpointing():
+            out = learner.loss(learner.policy, passed)
+        learner.accelerator.backward(out.total)
+        sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
+        for name, value in out.metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    total, weight = sums.tolist()
+    return total, weight, metrics
 
 
-def _restore(folder: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> int:
-    """Load the newest checkpoint, if there is one; returns the step to go on with."""
-    old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():  # killed between the two renames of `_save`
-        os.replace(old, folder)
-    if not folder.exists():
-        return 0
-    tensors = load_file(folder / "state.safetensors")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(tensors[f"weight/{name}"])
-    state: dict[Any, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        kind, _, name = key.partition("/")
-        if kind != "weight":
-            state.setdefault(parameters[name], {})[kind] = value
-    optimizer.state.update(state)
-    return json.loads((folder / "step.json").read_text())["step"]
+def _at_fault(learner: _Learner, rows: Sequence[Row]) -> str:
+    """The rows (with those of their groups) whose loss or gradient is not finite by themselves."""
+    groups: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(learner.group_of(row) if learner.group_of else i, []).append(i)
+    found: list[int] = []
+    for members in groups.values():
+        learner.optimizer.zero_grad(set_to_none=True)
+        total, _, _ = _accumulate(learner, [rows[i] for i in members])
+        gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
+        if not math.isfinite(total) or not all(g.isfinite().all() for g in gradients):
+            found += members
+    learner.optimizer.zero_grad(set_to_none=True)
+    if not found:
+        return f"  no row by itself; the sum of all {len(rows)}"
+    decode = learner.policy.decode
+    shown = [
+        f"  row {i + 1} of {len(rows)}: prompt ends in {clip(decode(rows[i].prompt_ids)[-50:])}, "
+        f"response begins {clip(decode(rows[i].response_ids))}"
+        for i in found[:_SHOWN]
+    ]
+    return "\n".join([*shown, *([f"  and {len(found) - _SHOWN} more"] * (len(found) > _SHOWN))])

@@ -1,0 +1,44 @@
+"""How many tokens a model can read: what is longer is refused, never read in silence."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rationalize.models.forward import Row, plain_model
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+
+def over_context(policy: Policy, prompt: int, response: int) -> str:
+    """What is wrong with a prompt and a response (control tokens included) of so many tokens, in
+    words; empty where both fit.
+
+    Models whose positions are relative (T5) or recurrent have no limit.
+    """
+    config = plain_model(policy).config
+    if not policy.is_encoder_decoder:
+        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        if limit and prompt + response > limit:
+            return _words(prompt, response, prompt + response, limit)
+        return ""
+    limit = getattr(config, "max_position_embeddings", None)
+    read = getattr(config, "max_encoder_position_embeddings", limit)
+    written = getattr(config, "max_decoder_position_embeddings", limit)
+    if read and prompt > read:
+        return _words(prompt, response, prompt, read)
+    if written and response > written:
+        return _words(prompt, response, response, written)
+    return ""
+
+
+def row_over_context(policy: Policy, row: Row) -> str:
+    """The same of a row that is learned from."""
+    return over_context(policy, len(row.prompt_ids), len(row.control_ids) + len(row.response_ids))
+
+
+def _words(prompt: int, response: int, found: int, limit: int) -> str:
+    return (
+        f"a prompt of {prompt:,} tokens and up to {response:,} of a response: {found:,} are beyond "
+        f"the model's context of {limit:,}"
+    )

@@ -1,0 +1,111 @@
+"""Checkpoints of a stage that is learning: weights, optimiser moments and the step.
+
+Two are kept. A power cut or a full disk can cut the newest one; then the older one is used.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rationalize.files import sync_folder
+
+log = logging.getLogger(__name__)
+
+_STATE, _STEP = "state.safetensors", "step.json"
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a stage has learned."""
+
+    step: int = 0
+    """Optimiser steps that were taken."""
+    settled: bool = True
+    """Whether all that follows a step (an evaluation) has followed the last one."""
+
+
+def save_checkpoint(
+    folder: Path, at: Position, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    """Write beside, then rename: a kill leaves the checkpoint before this one, or both."""
+    fresh, old = _beside(folder, ".new"), _beside(folder, ".old")
+    for place in (fresh, old):
+        shutil.rmtree(place, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    tensors = {f"weight/{n}": p.detach().contiguous() for n, p in parameters.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = value.detach().clone().contiguous()
+    save_file(tensors, fresh / _STATE)
+    written = {**asdict(at), "bytes": (fresh / _STATE).stat().st_size}
+    (fresh / _STEP).write_text(json.dumps(written))
+    sync_folder(fresh)  # else a power cut can leave the new name with half of its contents
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(fresh, folder)
+
+
+def restore_checkpoint(
+    folder: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> Position:
+    """Load the newest whole checkpoint and delete what is not whole; returns where to go on.
+
+    Parameters are untouched where there is none: the stage begins at step 0.
+    """
+    old = _beside(folder, ".old")
+    for place, instead in ((folder, "an older checkpoint"), (old, "the start of the stage")):
+        if not place.exists():
+            continue
+        try:
+            at, tensors = _read(place)
+        except (OSError, ValueError, SafetensorError) as error:
+            next_best = instead if old.exists() else "the start of the stage"
+            log.warning("%s is not whole (%s); going on from %s", place, error, next_best)
+            shutil.rmtree(place)
+            continue
+        _load(tensors, parameters, optimizer)
+        if place == old:  # `save_checkpoint` takes what has the plain name for whole
+            os.replace(old, folder)
+        return at
+    return Position()
+
+
+def _read(folder: Path) -> tuple[Position, dict[str, Tensor]]:
+    """What `save_checkpoint` wrote; raises where that is not whole."""
+    stored = json.loads((folder / _STEP).read_bytes())
+    size = (folder / _STATE).stat().st_size
+    if size != stored.pop("bytes", size):  # earlier versions did not store it
+        raise ValueError(f"{_STATE} has {size} bytes, another length than was written")
+    tensors = load_file(folder / _STATE)
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ValueError(f"{_STATE} holds numbers that are not finite")
+    return Position(**stored), tensors
+
+
+def _load(
+    tensors: dict[str, Tensor], parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> None:
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[f"weight/{name}"])
+    state: dict[Any, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        kind, _, name = key.partition("/")
+        if kind != "weight":
+            state.setdefault(parameters[name], {})[kind] = value
+    optimizer.state.update(state)
+
+
+def _beside(folder: Path, end: str) -> Path:
+    return folder.with_name(folder.name + end)
