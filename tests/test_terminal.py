@@ -109,6 +109,9 @@ def test_quiet_leaves_results_and_errors(tmp_path, model, capsys):
     assert main([*asked, "--quiet"]) == 0
     quiet = capsys.readouterr()
     assert (quiet.err, quiet.out) == ("", loud.out)
+    assert main([*asked, "--quiet", "--json"]) == 0
+    both = capsys.readouterr()
+    assert (both.err, len(json.loads(both.out))) == ("", 1)
     with hushed():
         say("hidden")
     say("shown")
