@@ -4,7 +4,7 @@
     python benchmarks/mario_step.py --model default --steps 5
 
 The transcription does, in plain PyTorch and transformers, every pass that the released step does
-(mario.md 2.3, 3.2, and section 7, items 5, 14 and 16): texts tokenised anew at every visit; forward
+(docs/methods/mario.md lists what differs): texts tokenised anew at every visit; forward
 passes with labels, hence a cross-entropy nobody uses; logits of the whole vocabulary at every
 position; NLL and entropy of policy and of reference, the entropy at coefficient 0; two softmaxes
 for the KL, and two again with gradient tracking for the statistics; the batch detokenised for a

@@ -18,10 +18,11 @@ def main(first: Path, second: Path, page: Path) -> dict:
     for split in splits_of(results):
         print(format_table(results, split), end="\n\n")
     for row in results["comparisons"]:
-        if row["metric"] == "accuracy":
+        if row["metric"] in ("accuracy", "stated_accuracy"):
             interval = f"[{row['low']:+.3f}, {row['high']:+.3f}]"
             tested = f"p = {row['p']:.3f}, corrected {row['p_holm']:.3f}"
-            print(f"{row['a']} - {row['b']}: {row['mean']:+.3f} {interval}, {tested}")
+            difference = f"{row['a']} - {row['b']}, {row['metric']}"
+            print(f"{difference}: {row['mean']:+.3f} {interval}, {tested}")
     return results
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from rationalize.config import from_dict
 from rationalize.config.compose import split
-from rationalize.evaluation.obedience import obedience
+from rationalize.evaluation.obedience import obedience, token_metrics
 from rationalize.methods import DEMOS
 from rationalize.methods.base import ScorerFolders
 from rationalize.methods.launch import make_experiment, settings_of, tokens_of
@@ -24,6 +24,7 @@ from rationalize.methods.mario import control_bins, mario
 from rationalize.methods.scoring import Scoring
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler
+from rationalize.sampling.writing import Provenance
 
 SETTINGS = {
     "as in the demo": {},
@@ -31,7 +32,7 @@ SETTINGS = {
     "control rows x100": {"fit": {"control_factor": 100.0}},
     "three tokens a control": {"control_copies": 3},
     "rows from words": {"control_init": "words"},
-    "uniform draws": {"draw": "uniform"},
+    "uniform draws": {"over_draw": 1.0},
     "five bins": {"bins": 5},
     "no KL": {"beta": 0.0},
     "learning rate x0.3": {"fit": {"learning_rate": 3e-5}},
@@ -93,10 +94,12 @@ def main() -> None:
             run.append(demo.read_shard("mario-0-round0"), "mario-round0")
             policy = exp.load_policy(args.run / "policies" / "sft-0")
             mario(exp, policy, dataclasses.replace(own, guidance=0.0), exp.stage("mario"))
+            bins = control_bins(own, exp.suite)
             found = obedience(
                 Sampler(policy, guidance=own.guidance), exp.suite, exp.dev, exp.evaluation,
-                bins={n: range(k) for n, k in control_bins(own, exp.suite).items()}, which="ends",
-                split="dev", seed=0,
+                Provenance("dev", 0),
+                bins={n: range(k) for n, k in bins.items()}, which="ends",
+                metrics=token_metrics(exp.suite, bins),
             )  # fmt: skip
         rows += [
             {"setting": name, "steps": steps, "rows": steps * own.fit.batch_size, **row}

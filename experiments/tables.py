@@ -9,6 +9,7 @@ import json
 import sys
 from pathlib import Path
 
+from rationalize.evaluation.baselines import BETTER_READING, reads_base_better
 from rationalize.evaluation.results import correct
 from rationalize.evaluation.tables import (
     LEGEND,
@@ -28,6 +29,8 @@ def main() -> None:
         print(markdown(table(results, split)), end="\n\n")
         print(f"Paired differences: {LEGEND}\n")
         print(markdown(difference_table(results, split)), end="\n\n")
+        if reads_base_better(results["comparisons"], split):
+            print(BETTER_READING, end="\n\n")
     print(per_seed(results))
     print(obedience(results))
 
@@ -39,14 +42,14 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def per_seed(results: dict) -> str:
-    """Every seed's own accuracy and NRG."""
+    """Every seed's own accuracies, in both readings, and NRG."""
     rows = [["method", "split", "metric", "seeds' own values"]]
     for method, entry in results["methods"].items():
         for split, cell in entry["splits"].items():
-            for metric in ("accuracy", "nrg"):
+            for metric in ("accuracy", "stated_accuracy", "nrg"):
                 own = cell["metrics"].get(metric, {}).get("seeds", [])
                 if len(own) > 1:
-                    scale = 100 if metric == "accuracy" else 1
+                    scale = 1 if metric == "nrg" else 100
                     rows.append([method, split, metric, " ".join(f"{scale * v:.1f}" for v in own)])
     return f"### Seeds\n\n{markdown(rows)}\n" if len(rows) > 1 else ""
 

@@ -1,6 +1,7 @@
 """Fixtures that several files share."""
 
 import dataclasses
+import gc
 import json
 
 import pytest
@@ -10,6 +11,12 @@ from toys import experiment
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.records import Question
 from rationalize.training.loop import FitConfig
+
+
+def pytest_collection_finish():
+    """Garbage collections skip what imports made: the end of each training makes a full one."""
+    gc.freeze()
+
 
 FIT = FitConfig(learning_rate=3e-3, batch_size=8)
 

@@ -34,22 +34,21 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.training.loop import FitConfig
 
 FIT = FitConfig(learning_rate=1e-3, batch_size=8)
-SHORT = SamplingConfig(max_new_tokens=12)
-QUESTIONS = "builtin:train=24,dev=4,test=6,unseen=0"
+SHORT = SamplingConfig(max_new_tokens=6)
 INSTRUCTION = InstructionConfig(epochs=1.0, imperfect=SHORT, fit=FIT)
 CONFIG = CoalitionConfig(
     judge="ift", candidates=CandidateConfig(sampling=SHORT, filtered=False), rounds=1, epochs=1.0,
     fit=FIT, instruction=INSTRUCTION, variant_fit=FIT, partition="all",
     controller=ControllerConfig(epochs=1.0, fit=FIT),
 )  # fmt: skip
-EVALUATION = EvaluationConfig(evaluation_tokens=12)
+EVALUATION = EvaluationConfig(evaluation_tokens=6)
 
 
-def run_config(model, questions=QUESTIONS):
+def run_config(model, questions):
     return RunConfig(model=str(model), questions=str(questions), precision="float32")
 
 
-def settings(model, questions=QUESTIONS, **changes):
+def settings(model, questions, **changes):
     """All settings of a small run, by name."""
     parts = (run_config(model, questions), EVALUATION, CONFIG)
     return {f.name: getattr(p, f.name) for p in parts for f in dataclasses.fields(p)} | changes
@@ -60,10 +59,31 @@ def model(tmp_path_factory):
     return tiny_folder("decoder", tmp_path_factory.mktemp("tiny"), chat=True)
 
 
+def write_questions(folder, sizes, question=lambda split, i: {}):
+    """Short questions: most of a run's time is the length of what a model reads."""
+    folder.mkdir()
+    for split, n in sizes.items():
+        rows = [
+            {"id": f"{split}{i}", "question": f"Is it {split} {i}?", "answer": "yes" if i % 3
+             else "no", "choices": ["yes", "no"], "kind": "ab"[i % 2], **question(split, i)}
+            for i in range(n)
+        ]  # fmt: skip
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return str(folder)
+
+
 @pytest.fixture(scope="module")
-def finished(model, tmp_path_factory):
+def questions(tmp_path_factory):
+    return write_questions(
+        tmp_path_factory.mktemp("questions") / "short", {"train": 24, "dev": 4, "test": 6},
+        lambda split, i: {"rationales": [f"It is so {i}."]},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(model, questions, tmp_path_factory):
     out = tmp_path_factory.mktemp("coalition") / "run"
-    train("coalition", out, **settings(model))
+    train("coalition", out, **settings(model, questions))
     return out
 
 
@@ -112,9 +132,9 @@ def test_every_stage_leaves_what_it_made(finished):
     assert {c["writer"] for c in chains} <= {"variant-1", "variant-2"}
 
 
-def test_the_demo_judges_every_row_by_the_same_utility(model, tmp_path):
+def test_the_demo_judges_every_row_by_the_same_utility(model, questions, tmp_path):
     demo(
-        "coalition", tmp_path / "run", **settings(model), shots=1,
+        "coalition", tmp_path / "run", **settings(model, questions), shots=1,
         sft=SftConfig(epochs=0.5, evaluations=1, fit=FIT), direct=StartConfig(epochs=0.5, fit=FIT),
     )  # fmt: skip
     results = json.loads((tmp_path / "run/results.json").read_text())
@@ -164,21 +184,21 @@ def test_the_reward_is_the_utility_of_the_pairs():
     assert [a.rewards["utility"] for a in same] == scored[:3]
 
 
-def test_one_folder_loads_and_answers_as_before(finished):
+def test_one_folder_loads_and_answers_as_before(finished, questions):
     chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
-    questions = load_splits(QUESTIONS)["test"]
+    asked = load_splits(questions)["test"]
     loaded = Coalition.load(finished / "coalition")
-    again = loaded.chains(questions, SamplingConfig(temperature=0.0, max_new_tokens=12))
+    again = loaded.chains(asked, SamplingConfig(temperature=0.0, max_new_tokens=6))
     assert [c.as_row()["refined"] for c in again] == [c["refined"] for c in chains]
     assert [c.prediction for c in again] == [c["prediction"] for c in chains]
     with pytest.raises(UserError, match="train coalition"):
         Coalition.load(finished)
 
 
-def test_evaluate_works_on_a_coalitions_run(finished, tmp_path, capsys):
+def test_evaluate_works_on_a_coalitions_run(finished, questions, tmp_path, capsys):
     out = tmp_path / "out"
-    flags = ["--model", str(finished), "--questions", QUESTIONS, "--out", str(out)]
-    evaluate = ["evaluate", *flags, "--max-new-tokens", "12", "--name", "again"]
+    flags = ["--model", str(finished), "--questions", questions, "--out", str(out)]
+    evaluate = ["evaluate", *flags, "--max-new-tokens", "6", "--name", "again"]
     assert main(evaluate) == 0
     results = json.loads((out / "results.json").read_text())
     before = json.loads((finished / "results.json").read_text())
@@ -223,19 +243,21 @@ def test_a_free_form_answer_has_64_tokens(finished):
     assert max(r.n_tokens for r in replies) > 12
 
 
+CROSS = CandidateConfig(sampling=SHORT, filtered=False, refiners="cross")
+UNREFINED = CandidateConfig(sampling=SHORT, filtered=False, refiners="none", leak="mask")
+
+
 @pytest.mark.parametrize("changes", [
-    {"variants": 3},
+    {"variants": 3, "candidates": CROSS},
     {"variants": 1},
-    {"copies": True, "judge": "variants"},
-    {"candidates": CandidateConfig(sampling=SHORT, filtered=False, refiners="cross")},
-    {"candidates": CandidateConfig(sampling=SHORT, filtered=False, refiners="none", leak="mask")},
+    {"copies": True, "judge": "variants", "candidates": UNREFINED},
 ])  # fmt: skip
-def test_other_shapes(model, tmp_path, changes):
-    train("coalition", tmp_path / "run", **settings(model, **changes))
+def test_other_shapes(model, questions, tmp_path, changes):
+    train("coalition", tmp_path / "run", **settings(model, questions, **changes))
     assert (tmp_path / "run" / "coalition" / "coalition.json").exists()
 
 
-def test_self_consistency_spends_no_fewer_tokens(finished, tmp_path):
+def test_self_consistency_spends_no_fewer_tokens(finished, questions, tmp_path):
     results = json.loads((finished / "results.json").read_text())
     spent = results["meta"]["tokens_a_question"]["test"]
     assert spent["self-consistency"] > 0
@@ -263,13 +285,13 @@ def test_self_consistency_spends_no_fewer_tokens(finished, tmp_path):
                 seed=seed,
             )  # fmt: skip
 
-    questions = load_splits(QUESTIONS)["test"]
+    asked = load_splits(questions)["test"]
     exp = experiment(tmp_path / "votes", [])
-    exp = dataclasses.replace(exp, splits={"test": questions})
+    exp = dataclasses.replace(exp, splits={"test": asked})
     own = self_consistency(exp, Cheap(), SHORT, "test", tokens=4.5)
     assert votes["n"] == 5
     assert [a.n_tokens for a in own] == [5] * 6
-    assert [a.prediction for a in own] == [q.choices[1] for q in questions]  # 1, 0, 1, 0, 1
+    assert [a.prediction for a in own] == [q.choices[1] for q in asked]  # 1, 0, 1, 0, 1
     assert {(a.writer, a.seed) for a in own} == {("self-consistency", 0)}
 
 
@@ -280,7 +302,7 @@ def test_rows_of_the_table_are_found_again(finished):
         assert len(found[name]["test"][0]) == 6
 
 
-def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
+def test_m_ift_learns_from_a_source_of_its_own(model, questions, tmp_path):
     file = tmp_path / "cot.jsonl"
     rows = [
         {
@@ -295,7 +317,7 @@ def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
     tuning = dataclasses.replace(
         INSTRUCTION, source=str(file), source_columns={"kind": "task"}, source_sample=8
     )
-    train("coalition", tmp_path / "run", **settings(model, instruction=tuning))
+    train("coalition", tmp_path / "run", **settings(model, questions, instruction=tuning))
     run = Run.read(tmp_path / "run")
     assert len(run.read_shard("ift-imperfect")) == 8
     assert run.done("ift")["rows"]["rationale"] == 8
@@ -304,12 +326,7 @@ def test_m_ift_learns_from_a_source_of_its_own(model, tmp_path):
 
 def test_without_teacher_rationales_m_ift_judges(model, tmp_path, capsys):
     """The train questions are questions and answers; what M_IFT learns from is the source."""
-    folder = tmp_path / "bare"
-    folder.mkdir()
-    for split, questions in load_splits("builtin:train=16,dev=4,test=4,unseen=0").items():
-        rows = [{"id": q.id, "question": q.question, "answer": q.answer, "choices": q.choices}
-                for q in questions]  # fmt: skip
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    folder = write_questions(tmp_path / "bare", {"train": 16, "dev": 4, "test": 4})
     source = tmp_path / "cot.jsonl"
     rows = [{"question": f"Repeat {i}.", "answer": f"it is {i}", "rationale": f"{i}, said."}
             for i in range(8)]  # fmt: skip
@@ -328,12 +345,10 @@ def test_without_teacher_rationales_m_ift_judges(model, tmp_path, capsys):
 
 def test_the_demo_goes_on_without_teacher_rationales(model, tmp_path, capsys):
     """SFT has nothing to imitate then; demonstrations are the built-in ones."""
-    folder = tmp_path / "sums"
-    folder.mkdir()
-    for split, n in (("train", 12), ("dev", 3), ("test", 4)):
-        rows = [{"id": f"{split}{i}", "question": f"{split}: 2 + {i}?", "answer": str(2 + i)}
-                for i in range(n)]  # fmt: skip
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    folder = write_questions(
+        tmp_path / "sums", {"train": 12, "dev": 3, "test": 4},
+        lambda split, i: {"question": f"{split}: 2 + {i}?", "answer": str(2 + i), "choices": None},
+    )  # fmt: skip
     tuning = dataclasses.replace(INSTRUCTION, source="builtin:train=8")
     demo(
         "coalition", tmp_path / "run", shots=1, direct=StartConfig(epochs=0.5, fit=FIT),
@@ -348,46 +363,47 @@ def test_the_demo_goes_on_without_teacher_rationales(model, tmp_path, capsys):
     assert asked == 1
 
 
-def test_a_source_gives_no_held_out_question_away(model, tmp_path, capsys):
-    tuning = dataclasses.replace(INSTRUCTION, source="builtin:train=24")
-    train("coalition", tmp_path / "run", **settings(model, instruction=tuning))
+def test_a_source_gives_no_held_out_question_away(model, questions, tmp_path, capsys):
+    tuning = dataclasses.replace(INSTRUCTION, source=f"{questions}/train.jsonl")
+    train("coalition", tmp_path / "run", **settings(model, questions, instruction=tuning))
     assert "24 questions, 6 left out" in capsys.readouterr().err  # the controller's
     assert len(Run.read(tmp_path / "run").read_shard("ift-imperfect")) == 18
     file = tmp_path / "test.jsonl"
     rows = [
         {"question": f"Answer this: {q.question} Think.", "answer": q.answer, "rationale": "r"}
-        for q in load_splits(QUESTIONS)["test"]
+        for q in load_splits(questions)["test"]
     ]  # fmt: skip
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     leaking = dataclasses.replace(tuning, source=str(file))
     with pytest.raises(UserError, match="all of its 6 questions repeat held-out ones"):
-        train("coalition", tmp_path / "leak", **settings(model, instruction=leaking))
+        train("coalition", tmp_path / "leak", **settings(model, questions, instruction=leaking))
 
 
-def test_t5(tmp_path):
-    train("coalition", tmp_path / "run", **settings(tiny_folder("t5", tmp_path / "t5")))
+def test_t5(questions, tmp_path):
+    train("coalition", tmp_path / "run", **settings(tiny_folder("t5", tmp_path / "t5"), questions))
 
 
-def test_no_pair_left_is_said_with_counts(model, tmp_path):
+def test_no_pair_left_is_said_with_counts(model, questions, tmp_path):
     high = CandidateConfig(sampling=SamplingConfig(temperature=0.0, max_new_tokens=1))
     with pytest.raises(UserError, match=r"no pair left to learn from \("):
         train("coalition", tmp_path / "run",
-              **settings(model, candidates=high, variant_epochs=0.0))  # fmt: skip
+              **settings(model, questions, candidates=high, variant_epochs=0.0))  # fmt: skip
 
 
-def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(model, tmp_path):
+def test_a_judge_that_is_not_there_is_told_before_anything_is_trained(model, questions, tmp_path):
     with pytest.raises(UsageError, match="--reward-model DIR"):
         CoalitionConfig(judge="reward-model")
-    lost = settings(model, judge="reward-model", reward_model=str(tmp_path / "nowhere"))
+    nowhere = str(tmp_path / "nowhere")
+    lost = settings(model, questions, judge="reward-model", reward_model=nowhere)
     with pytest.raises(UserError, match=r"nowhere: no reward_model.json there; expected"):
         train("coalition", tmp_path / "run", **lost)
     assert not (tmp_path / "run").exists()
 
 
-def test_the_grid_shares_what_its_arms_have_in_common(model, tmp_path):
+def test_the_grid_shares_what_its_arms_have_in_common(model, questions, tmp_path):
     grid = GridConfig(arms=("random-labels", "one-variant", "no-sro"))
     out = tmp_path / "grid"
-    ablations(run_config(model), grid, CONFIG, EVALUATION, out)
+    ablations(run_config(model, questions), grid, CONFIG, EVALUATION, out)
     results = json.loads((out / "results.json").read_text())
     rows = {"COALITION", "A5: random pair labels", "A1: one variant", "A8: no preference learning"}
     assert rows <= set(results["methods"])

@@ -19,7 +19,6 @@ from rationalize.methods.coalition.config import (
 )
 from rationalize.methods.coalition.evaluate import conclude
 from rationalize.models.variants import Variants
-from rationalize.questions import load_splits
 from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.local import SamplingConfig
@@ -57,35 +56,41 @@ def asked(split, words):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("copies", [False, True])
-def test_held_out_utility_rises(model, tmp_path, copies):
-    """Two kinds of rationale are imitated; preference by utility leaves the useful one."""
+def test_held_out_utility_rises(model, tmp_path):
+    """Two kinds of rationale are imitated; preference by utility leaves the useful one. Copies take
+    the instruction tuning over from adapters.
+    """
     learns = CoalitionConfig(
-        copies=copies, judge="ift", candidates=CandidateConfig(sampling=SEVERAL), rounds=1,
-        epochs=6.0, nll_weight=0.2, partition="all", select=False, fit=FIT, variant_fit=FAST,
+        judge="ift", candidates=CandidateConfig(sampling=SEVERAL), rounds=1, epochs=6.0,
+        nll_weight=0.2, partition="all", select=False, fit=FIT, variant_fit=FAST,
         instruction=InstructionConfig(epochs=60.0, imperfect=SEVERAL, fit=FAST),
         controller=ControllerConfig(epochs=1.0, fit=FIT),
     )  # fmt: skip
-    tuned = replace(learns, rounds=0)
     questions = [Question(f"q{i}", "silk, test?", "yes", ("yes", "no")) for i in range(40)]
 
-    def mean_utility(path, config, **source):
+    def mean_utility(name, config, source=None, of=None):
         exp = experiment(
-            path, asked("train", WORDS[:8]), asked("dev", WORDS[8:]), config=run_config(model)
-        )
-        exp, stage = replace(exp, **source), exp.stage("coalition")
+            tmp_path / name, asked("train", WORDS[:8]), asked("dev", WORDS[8:]),
+            config=run_config(model),
+        )  # fmt: skip
+        stage = exp.stage("coalition")
+        if source:
+            exp = replace(exp, source=source, shared=equal_settings(of, config))
         made = coalition(exp, exp.load_policy(), config, stage, judge=Liking()).policy
         chains = made.chains(questions, SamplingConfig(max_new_tokens=24), routing="random")
         return exp.run, sum(Liking().utilities([], [c.rationale for c in chains])) / len(chains)
 
-    source, before = mean_utility(tmp_path / "tuned", tuned)
-    shared = equal_settings(tuned, learns)
-    run, after = mean_utility(tmp_path / "learns", learns, source=source, shared=shared)
-    assert before < 0.8
-    assert after > before + 0.05
-    trained = {line["stage"] for line in run.metrics()}
-    assert not {"ift", "ift-warm", "variant-1-tuned"} & trained  # taken over, not learned again
-    assert {"variant-1-round0", "variant-2-round0"} <= trained
+    source, of = None, None
+    for copies in (False, True):
+        tuned = replace(learns, copies=copies, rounds=0)
+        source, before = mean_utility(f"tuned{copies}", tuned, source, of)
+        of = tuned
+        run, after = mean_utility(f"learns{copies}", replace(learns, copies=copies), source, tuned)
+        assert before < 0.8
+        assert after > before + 0.05
+        trained = {line["stage"] for line in run.metrics()}
+        assert not {"ift", "ift-warm", "variant-1-tuned"} & trained  # taken over, not learned again
+        assert {"variant-1-round0", "variant-2-round0"} <= trained
 
 
 def test_a_full_copy_that_is_loaded_learns_in_the_same_precision(model, tmp_path):
@@ -136,8 +141,14 @@ class KilledRun(Run):
 
 def test_killed_anywhere_a_run_ends_the_same(model, tmp_path):
     """Killed between and within stages, in two rounds: the coalition has the same bits."""
-    splits = load_splits("builtin:train=16,dev=2,test=4,unseen=0")
-    short = SamplingConfig(max_new_tokens=12)
+    splits = {
+        split: [
+            replace(q, id=f"{q.id}{i}", kind="ab"[i % 2], question=f"{q.question} {i}")
+            for i, q in enumerate(asked(split, WORDS[:8]) * 2)
+        ][:n]
+        for split, n in (("train", 16), ("dev", 2), ("test", 4))
+    }
+    short = SamplingConfig(max_new_tokens=6)
     config = CoalitionConfig(
         judge="ift", candidates=CandidateConfig(sampling=short, filtered=False), rounds=2,
         epochs=1.0, partition="all", fit=FIT, variant_fit=FIT,

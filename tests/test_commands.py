@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 from types import SimpleNamespace
 
 import pytest
 
 from rationalize.cli import main
-from rationalize.commands import sample
 from rationalize.commands.rationale_file import RationaleFile
 from rationalize.commands.resolve import bins_of, load
-from rationalize.commands.resumable_file import ResumableFile
+from rationalize.commands.resumable_file import ResumableFile, partial_folder
 from rationalize.errors import UsageError, UserError
 from rationalize.models.control import ControlTokens
 from rationalize.questions import BadRows, builtin_questions, load_questions
@@ -192,24 +192,22 @@ QUICK = ["--limit", "6", "--max-new-tokens", "4", "--questions", "builtin"]
 
 
 def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(sample, "_BLOCK", 2)
     whole, stopped = tmp_path / "whole.jsonl", tmp_path / "stopped.jsonl"
-    flags = ["sample", "--model", tiny, *QUICK, "--n", "2", "--shots", "1"]
+    flags = ["sample", "--model", tiny, "--questions", "builtin", "--limit", "132",
+             "--max-new-tokens", "2", "--shots", "1"]  # fmt: skip
     assert main([*flags, "--out", str(whole)]) == 0
-    assert len(read(whole)) == 12
+    assert len(read(whole)) == 132
 
-    add, blocks = ResumableFile.add, []
-
-    def add_and_stop(self, attempts):
-        add(self, attempts)
-        blocks.append(attempts)
-        if len(blocks) == 2:
+    def replace(source, target, real=os.replace):
+        if "000002" in str(target):  # two blocks of 64 are stored
             raise KeyboardInterrupt
+        real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ResumableFile, "add", add_and_stop)
+        patch.setattr(os, "replace", replace)
         assert main([*flags, "--out", str(stopped)]) == 130
     assert not stopped.exists()
+    assert len(list(partial_folder(stopped).glob("*.parquet"))) == 2
     assert main([*flags, "--out", str(stopped)]) == 0
     assert read(stopped) == read(whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stopped.jsonl", "whole.jsonl"]

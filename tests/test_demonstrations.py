@@ -16,10 +16,10 @@ from rationalize.questions.demonstrations import (
     form_of,
     training_demonstrations,
 )
-from rationalize.questions.teacher import solved
 from rationalize.records import Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
+from rationalize.teacher import solved
 from rationalize.templates import target_text
 from tests.tiny import tiny_policy
 

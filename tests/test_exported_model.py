@@ -207,7 +207,7 @@ def test_baked_control_tokens_are_said_and_asked_for(tmp_path):
     model = tiny_folder("decoder", tmp_path / "base")
     train(
         "mario", tmp_path / "run", model=str(model), rewards=("correctness", "diversity"), bins=2,
-        steps=2, sample_interval=2, obedience="none", select_by="accuracy",
+        steps=2, sample_interval=2, token_questions=0, select_by="accuracy",
         sft=StartConfig(epochs=1), fit=ControlFitConfig(learning_rate=3e-3, batch_size=8), **SMALL,
     )  # fmt: skip
     text = (tmp_path / "run" / "model" / "README.md").read_text()

@@ -24,7 +24,7 @@ from rationalize.rewards.base import LONGEST
 from rationalize.rewards.following import CUTS, STEPS, cut, one_negated, without_one
 from rationalize.runs import Run
 from tests.reward_toys import FREE, QUESTION, attempt, scores
-from tests.tiny import tiny_policy
+from tests.tiny import tiny_folder, tiny_policy
 
 FAITHFUL = ["simulatability", "prediction_leak", "truncation_drop", "removal_drop", "negation_drop"]
 
@@ -244,13 +244,12 @@ def test_the_split_is_in_results_and_in_the_table():
     assert "adjusted for leaks" not in format_table(plain, "test")
 
 
-def test_score_and_check_rewards_know_them_by_name(tmp_path, capsys, monkeypatch):
-    class Any(Reader):
-        def probabilities(self, questions, rationales):
-            steel = [0.3 if r is None else 0.9 if "steel" in r.lower() else 0.6 for r in rationales]
-            return [[1 - p, p] if q.choices else [p] for q, p in zip(questions, steel, strict=True)]
-
-    monkeypatch.setattr(AnswerScorer, "load", lambda folder: Any({}))
+def test_score_and_check_rewards_know_them_by_name(tmp_path, capsys):
+    folder = tmp_path / "scorer"
+    tiny_folder("decoder", folder / "model")
+    fold = {"answer": "model", "answer_from_rationale": "model", "temperature": {}}
+    facts = {"kind": "answer scorer", "texts": "choices", "seen": {}, "folds": [fold]}
+    (folder / "scorer.json").write_text(json.dumps(facts))
     row = {"question": "Which sinks?", "choices": ["wood", "steel"], "answer": "steel"}
     lines = [
         {**row, "rationale": "It is steel.", "prediction": "steel"},
@@ -259,14 +258,19 @@ def test_score_and_check_rewards_know_them_by_name(tmp_path, capsys, monkeypatch
     ]
     file, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    flags = ["--answer-scorer", "somewhere"]
+    flags = ["--answer-scorer", str(folder)]
     named = "simulatability,truncation_drop,information_gain"
     assert main(["score", str(file), "--rewards", named, "--out", str(out), *flags]) == 0
     values = [json.loads(line)["rewards"] for line in Path(out).read_text().splitlines()]
-    assert [f["simulatability"] for f in values] == [1.0, 1.0, -1.0]
+    rewards = load_rewards(named.split(","), answer_scorer=AnswerScorer.load(folder))
+    question = Question("q1", "Which sinks?", "steel", ("wood", "steel"))
+    attempts = [attempt(line["rationale"], question, line["prediction"]) for line in lines]
+    for reward in rewards:
+        expected = scores(reward, *attempts, questions=[question])
+        assert [f[reward.name] for f in values] == pytest.approx(expected, abs=1e-6)
     assert [f["prediction_leak"] for f in values] == [1.0, 0.0, 0.0]  # it came along
-    assert values[0]["truncation_drop"] == pytest.approx(0.9 - (0.3 + 0.3 + 0.6 + 0.6) / 4)
-    assert "adjusted for leaks 0.5000" in capsys.readouterr().out
+    leaking, *open = (f["simulatability"] for f in values)
+    assert f"adjusted for leaks {(leaking + sum(open) / 2) / 2:.4f}" in capsys.readouterr().out
     assert main(["check-rewards", "--limit", "8", *flags]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in (*READS_ANSWERS, "prediction_leak"))

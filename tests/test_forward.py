@@ -2,8 +2,8 @@
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, GraniteConfig
 
-from rationalize.models import forward
 from rationalize.models.forward import (
     Row,
     collate,
@@ -102,14 +102,16 @@ def test_the_models_own_head_is_the_fallback(policy):
     assert torch.allclose(ours, theirs, atol=1e-4)
 
 
-def test_an_unusual_head_is_noticed(monkeypatch):
-    policy = tiny_policy("t5")
+def test_an_unusual_head_is_noticed():
+    policy = tiny_policy("decoder")
     assert policy.linear_head
-    monkeypatch.setattr(
-        forward, "_head_scale_and_cap", lambda config: (1.0, None)
-    )  # T5's scale forgotten
+    config = GraniteConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, logits_scaling=8.0,
+    )  # fmt: skip
+    policy.model = AutoModelForCausalLM.from_config(config).eval()
     find_head(policy)
-    assert not policy.linear_head
+    assert not policy.linear_head  # Granite divides its logits
     assert torch.isfinite(token_logprobs(policy, [Row((5, 6), (7,))])[0]).all()
 
 
@@ -120,15 +122,15 @@ def test_rows_need_a_prompt_and_a_response(policy):
     assert Row((1, 2), (3, 4, 5), (300,)).length == 6
 
 
-def test_attention_for_short_rows_changes_no_number(monkeypatch):
+def test_attention_for_short_rows_changes_no_number():
     policy = tiny_policy("decoder")
     rows = [Row((5, 6, 7), (8, 9)), Row((5,), (9, 9, 8, 7))]
     short = hidden_at_response(policy, collate(rows, policy))
     config = policy.model.config
     assert config._attn_implementation == "sdpa"  # as it was
-    monkeypatch.setattr(forward, "_SHORT", 0)
-    long = hidden_at_response(policy, collate(rows, policy))
-    assert torch.allclose(short, long, atol=1e-5)
+    beyond = Row(tuple(i % 300 for i in range(600)), (5,))  # one long row is fused with the others
+    fused = hidden_at_response(policy, collate([*rows, beyond], policy))
+    assert torch.allclose(short, fused[:-1], atol=1e-5)
 
 
 def test_all_rows_of_the_head_are_not_copied():

@@ -8,9 +8,12 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from rationalize.cli import main
-from rationalize.commands import sample
 from rationalize.commands.chain import chain_text
 from rationalize.evaluation.results import save_questions, summarise
 from rationalize.methods.coalition.inference import Chain
@@ -119,15 +122,31 @@ def test_a_browser_shows_it_and_runs_nothing(compared, tmp_path):
         assert "&lt;script&gt;document.title='owned'&lt;/script&gt;" in shown
 
 
-def test_a_model_that_writes_escapes_cannot_use_them_on_a_terminal(tmp_path, capfd, monkeypatch):
-    [written] = attempts_of("m", questions=dict(list(QUESTIONS.items())[:1]))
-    written = replace(written, rationale=HOSTILE, prediction=HOSTILE)
-    monkeypatch.setattr("rationalize.sampling.writing.write_attempts", lambda *_, **__: [written])
-    monkeypatch.setattr(sample, "load", lambda *_, **__: None)
-    monkeypatch.setattr(sample, "bins_of", lambda *_: None)
-    monkeypatch.setattr("rationalize.sampling.local.Sampler", lambda *_, **__: None)
-    assert main(["ask", "Why?", "--model", "m"]) == 0
+def hostile_model(path) -> str:
+    """The folder of a model whose every reply is its first token, a hostile one."""
+    text = HOSTILE.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    reply = f"{text} So the answer is {text}"
+    words = {reply: 0, "<end>": 1, **{f"w{i}": 2 + i for i in range(8)}}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), eos_token="<end>"
+    )
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, tie_word_embeddings=False, bos_token_id=None, eos_token_id=1,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    torch.nn.init.zeros_(model.lm_head.weight)  # all logits are equal: the first is the greedy one
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+def test_a_model_that_writes_escapes_cannot_use_them_on_a_terminal(tmp_path, capfd):
+    model = hostile_model(tmp_path / "model")
+    assert main(["ask", "Why?", "--model", model, "--max-new-tokens", "1"]) == 0
     question = next(iter(QUESTIONS.values()))
+    [written] = attempts_of("m", questions={"q": question})
+    written = replace(written, rationale=HOSTILE, prediction=HOSTILE)
     views = [(0.5, 0.5)] * 3
     print(chain_text(Chain(question, "w", written, "r", written, HOSTILE, *views)))
     shown = capfd.readouterr().out

@@ -11,7 +11,7 @@ from toys import experiment
 
 from rationalize import train
 from rationalize.errors import UsageError, UserError
-from rationalize.evaluation.obedience import obedience
+from rationalize.evaluation.obedience import obedience, token_metrics
 from rationalize.methods.base import RunConfig
 from rationalize.methods.filt_acc import FiltAccConfig, filt_acc
 from rationalize.methods.mario import MarioConfig, mario
@@ -28,7 +28,7 @@ FIT = FitConfig(learning_rate=3e-3, batch_size=16)
 SFT = SftConfig(epochs=100, evaluations=1, fit=FIT)
 SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=40)
 MARIO = MarioConfig(
-    rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, obedience="none",
+    rewards=("correctness", "diversity"), bins=2, steps=60, sample_interval=30, token_questions=0,
     select_by="diversity", sampling=SAMPLING,
     fit=ControlFitConfig(learning_rate=3e-3, batch_size=16, control_factor=3.0),
 )  # fmt: skip
@@ -55,8 +55,7 @@ def suite():
 
 
 def toy_experiment(path, train=TRAIN, **facts):
-    """An experiment that stores a checkpoint after every step."""
-    return experiment(path, train, DEV, checkpoint_every=0.0, **facts)
+    return experiment(path, train, DEV, **facts)
 
 
 def weights(policy):
@@ -121,9 +120,9 @@ def test_mario_raises_the_held_out_reward_and_obeys(kind, sft_folder, tmp_path):
         suite(),
         DEV,
         SamplingConfig(max_new_tokens=40, n=16),
+        Provenance("dev", 3),
         bins={"diversity": [0, 1], "correctness": [0]},
-        split="dev",
-        seed=3,
+        metrics=token_metrics(suite(), ["diversity", "correctness"]),
     )
     best, worst, _ = rows
     assert best["mean"] > worst["mean"] + 0.2
@@ -205,7 +204,7 @@ def test_a_kill_while_the_end_is_written_loses_nothing(tmp_path):
             "mario", out, model=str(tiny_folder("decoder", tmp_path / "tiny")),
             rewards=("correctness", "diversity"), steps=4, sample_interval=2, bins=2,
             questions="builtin:train=12,dev=4,test=4,unseen=4", select_by="diversity",
-            sft=StartConfig(epochs=0.5, fit=FIT), fit=MARIO.fit, obedience="none",
+            sft=StartConfig(epochs=0.5, fit=FIT), fit=MARIO.fit, token_questions=0,
             sampling=SamplingConfig(max_new_tokens=8), precision="float32", checkpoint_every=0.0,
         )  # fmt: skip
 
@@ -228,39 +227,35 @@ class Killed(Exception):
 
 def killing(monkeypatch, at):
     """Raise in the middle of optimiser step `at`, as a kill would stop it."""
-    import rationalize.training.loop as loop
+    real, seen = torch.optim.AdamW.step, {"n": 0}
 
-    real, seen = loop._optimise, {"n": 0}
-
-    def optimise(*args):
+    def step(self, *args, **options):
         if seen["n"] == at:
             raise Killed
         seen["n"] += 1
-        return real(*args)
+        return real(self, *args, **options)
 
-    monkeypatch.setattr(loop, "_optimise", optimise)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
-@pytest.mark.parametrize(
-    ("kind", "at"), [("decoder", 0), ("decoder", 13), ("decoder", 20), ("t5", 31)]
-)
-def test_a_killed_mario_run_ends_in_the_same_bits(kind, at, sft_folder, tmp_path, monkeypatch):
-    config = dataclasses.replace(
-        MARIO, beta=0.05, obedience="ends", steps=36, sample_interval=18, obedience_questions=1
-    )
+RESUMED = dataclasses.replace(MARIO, beta=0.05, steps=24, sample_interval=12, token_questions=1)
 
-    def learn(path):
+
+@pytest.mark.parametrize(("kind", "kills"), [("decoder", (0, 9, 14)), ("t5", (21,))])
+def test_a_killed_mario_run_ends_in_the_same_bits(kind, kills, sft_folder, tmp_path, monkeypatch):
+    def learn(name):
         policy = taught(kind, sft_folder)
-        exp = toy_experiment(path)
-        mario(exp, policy, config, exp.stage("mario"))
+        exp = toy_experiment(tmp_path / name, checkpoint_every=0.0)
+        mario(exp, policy, RESUMED, exp.stage("mario"))
         return weights(policy), exp.stage("mario").metrics()
 
-    whole = learn(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        killing(patch, at)
-        with pytest.raises(Killed):
-            learn(tmp_path / "killed")
-    assert learn(tmp_path / "killed") == whole
+    whole = learn("whole")
+    for at in kills:
+        with monkeypatch.context() as patch:
+            killing(patch, at)
+            with pytest.raises(Killed):
+                learn(f"killed{at}")
+        assert learn(f"killed{at}") == whole
 
 
 def test_lora_keeps_no_second_model_and_learns(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -36,14 +37,19 @@ def test_import_costs_no_torch_and_no_numpy():
     assert found.stdout == "[]\n"
 
 
-def test_records_and_templates_cost_no_torch():
+def test_records_templates_and_scores_without_a_model_cost_no_torch(tmp_path):
+    row = {"question": "Ice?", "answer": "yes", "rationale": "It is.", "prediction": "yes"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(row))
     code = (
         "import sys; from rationalize import Question, prompt_text, parse_reply, load_questions, "
-        "Run;"
-        "print('torch' in sys.modules)"
+        "Run; from rationalize.cli import main; main(sys.argv[1:]); "
+        "print([m for m in ('torch', 'datasets') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "False\n"
+    argv = ["score", str(tmp_path / "in.jsonl"), "--out", str(tmp_path / "out.jsonl")]
+    found = subprocess.run(
+        [sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.endswith("1 rows\n[]\n")
 
 
 def test_unknown_names_are_attribute_errors():

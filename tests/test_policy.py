@@ -1,5 +1,6 @@
 """Policies: prompts, chat templates, LoRA, references, folders."""
 
+import importlib.metadata
 import json
 
 import pytest
@@ -271,7 +272,10 @@ def test_run_folders_and_missing_models(tmp_path):
 
 
 def test_default_model_without_its_wheel(monkeypatch):
-    monkeypatch.setattr(default, "WHEEL", "no-such-wheel")
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", missing)
     assert default.default_model() == default.HUB_ID
 
 

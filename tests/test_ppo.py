@@ -48,11 +48,11 @@ def suite(reward):
     return RewardSuite([correctness(), Reward("reward_model", reward)])
 
 
-def learn(tmp_path, reward, config=PPO, kind="decoder", name="run", tuning="full"):
+def learn(path, reward, config=PPO, kind="decoder", tuning="full", **facts):
     policy = tiny_policy(kind, tuning=tuning)
     exp = experiment(
-        tmp_path / name, QUESTIONS, QUESTIONS, suite=suite(reward), checkpoint_every=0.0,
-        evaluation=SamplingConfig(temperature=0.0, max_new_tokens=2),
+        path / "run", QUESTIONS, QUESTIONS, suite=suite(reward),
+        evaluation=SamplingConfig(temperature=0.0, max_new_tokens=2), **facts,
     )  # fmt: skip
     ppo(exp, policy, policy.become_reference(), config, exp.stage("ppo"))
     return policy, exp.run
@@ -105,7 +105,7 @@ def test_a_large_beta_leaves_the_policy(tmp_path):
     for beta in (0.0, 30.0):
         slow = dataclasses.replace(FIT, learning_rate=1e-3)
         config = dataclasses.replace(PPO, beta=beta, updates=10, fit=slow)
-        _, run = learn(tmp_path, first_letter, config, name=str(beta))
+        _, run = learn(tmp_path / str(beta), first_letter, config)
         moved[beta] = run.metrics("ppo/rollouts")[-1]["kl"]
     assert moved[0.0] > 0.5
     assert moved[30.0] < 0.25 * moved[0.0]
@@ -201,10 +201,18 @@ class Killed(Exception):
     pass
 
 
+RESUMED = dataclasses.replace(PPO, updates=4, evaluate_every=2, kl_target=0.5, beta=0.1)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """What a run without a kill ends in."""
+    return learn(tmp_path_factory.mktemp("whole"), first_letter, RESUMED)
+
+
 @pytest.mark.parametrize("at", [0, 3, 6, 10])
-def test_a_killed_run_ends_in_the_same_bits(at, tmp_path, monkeypatch):
-    config = dataclasses.replace(PPO, updates=4, evaluate_every=2, kl_target=0.5, beta=0.1)
-    whole, run = learn(tmp_path, first_letter, config, name="whole")
+def test_a_killed_run_ends_in_the_same_bits(at, whole, tmp_path, monkeypatch):
+    policy, run = whole
     real, steps = torch.optim.AdamW.step, iter(range(at))
 
     def step(*args, **options):
@@ -215,9 +223,9 @@ def test_a_killed_run_ends_in_the_same_bits(at, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch.optim.AdamW, "step", step)
         with pytest.raises(Killed):
-            learn(tmp_path, first_letter, config, name="killed")
-    again, other = learn(tmp_path, first_letter, config, name="killed")
-    assert weights(again) == weights(whole)
+            learn(tmp_path, first_letter, RESUMED, checkpoint_every=0.0)
+    again, other = learn(tmp_path, first_letter, RESUMED, checkpoint_every=0.0)
+    assert weights(again) == weights(policy)
     for stage in ("ppo", "ppo/rollouts", "ppo/rounds"):
         assert other.metrics(stage) == run.metrics(stage)
 

@@ -158,7 +158,8 @@ def test_the_usual_forms_are_read(value, wrapping):
 
 @given(st.integers(1, 10**6), st.sampled_from([
     "{}_500", "{}K", "{}\\pi", "{}π", "{}-5", "{}–5", "{}:30", "{},5", "{}.5.5", "{} or 3",
-    "{} to 9", "{}'5", "{}\\sqrt{{2}}", "{} and a half", "{} 1/0", "not {}",
+    "\\sqrt{{{}}}", "$\\log {}$", "\\pi/{}", "{} to 9", "{}'5", "{}\\sqrt{{2}}", "{} and a half",
+    "{} 1/0", "not {}",
 ]))  # fmt: skip
 def test_the_beginning_of_something_longer_is_no_number(value, form):
     assert number(form.format(value)) != value

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from scipy import stats
 from toys import attempt, question
 
 from rationalize.errors import UserError
@@ -64,6 +65,8 @@ def test_comparisons_are_paired_and_default_to_the_last_method():
         "low": expected.low, "high": expected.high, "p": expected.p, "n": 12, "test": "sign-flip",
         "seeds": [[0, 1], [0, 1]],
         "p_holm": 2 * expected.p, "tests": 4,  # smaller: NRG's and consistency's; diversity's is 1
+        "by_seed": [pytest.approx(0.25), pytest.approx(1 / 12)],
+        "p_seeds": pytest.approx(stats.ttest_1samp([0.25, 1 / 12], 0).pvalue),
     }  # fmt: skip
     assert by_metric["consistency"]["mean"] == pytest.approx(0.2)
     back = summarise({"SFT": SFT, "MaRio": mario}, QUESTIONS, REWARDS, pairs=[("SFT", "MaRio")])
@@ -99,7 +102,7 @@ def test_p_is_corrected_over_all_pairs_of_a_split_and_diagnostics_apart():
     assert rows["C", "A", "test", "parse_rate"]["tests"] == 12
     assert rows["C", "A", "dev", "accuracy"]["tests"] == 4
     text = format_table(results, "test")
-    assert "p/Holm's p (* interval without 0 and Holm's p < .05)" in text
+    assert "p/Holm's p[/over seeds] (* without 0, Holm's p < .05)" in text
     assert "+75.0 [+50.0, +100.0] .004/.047*" in text
     assert ".031/.312" in text
 

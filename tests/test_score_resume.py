@@ -12,16 +12,16 @@ import tracemalloc
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from rationalize.cli import main
-from rationalize.commands import score as score_command
 from rationalize.commands.rationale_file import RationaleFile
-from rationalize.commands.resumable_file import begin, work_folder
+from rationalize.commands.resumable_file import begin, partial_folder, work_folder
+from rationalize.commands.score import batches
 from rationalize.errors import UserError
-from rationalize.models import scorers
-from rationalize.models.scorers import AnswerFold, AnswerScorer
+from rationalize.models.scorers import REMEMBERED, AnswerScorer
 from rationalize.questions.bad_rows import BadRow, BadRows, settle
 from rationalize.records import Question
 from tests.score_files import HOSTILE, read, rows, score, standard_input, without_rewards, write
@@ -29,40 +29,44 @@ from tests.score_files import HOSTILE, read, rows, score, standard_input, withou
 # Resuming
 
 
+BATCH = 256  # rows that are scored together
+ROWS = 2 * BATCH + 90
+
+
 @pytest.fixture
 def counted(tmp_path, monkeypatch):
-    """A reward that counts what it is asked, and ends its process where a file says so."""
+    """Rewards that count what they are asked, and send a signal in the batch after `SIGNAL_AFTER`
+    rationales.
+    """
     (tmp_path / "counted.py").write_text(
         "import os, signal\n"
         "asked = []\n"
-        "def words(completions, **columns):\n"
+        "def count(completions):\n"
         "    asked.extend(completions)\n"
-        "    if len(asked) > int(os.environ.get('KILL_AFTER', 10**9)):\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if len(asked) > int(os.environ.get('SIGNAL_AFTER', 10**9)):\n"
+        "        signal.raise_signal(int(os.environ['SIGNAL']))\n"
+        "def words(completions, **columns):\n"
+        "    count(completions)\n"
         "    return [len(c) / 7 for c in completions]\n"
         "def together(completions, **columns):\n"
+        "    count(completions)\n"
         "    return [len(completions)] * len(completions)\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(score_command, "_BATCH", 4)
     monkeypatch.delitem(sys.modules, "counted", raising=False)
     yield "counted:words"
     sys.path.remove(str(tmp_path))
 
 
 def test_a_killed_call_goes_on_and_ends_in_the_same_bytes(tmp_path, counted, capsys):
-    file = write(tmp_path / "in.jsonl", rows(30, HOSTILE))
+    file = write(tmp_path / "in.jsonl", rows(ROWS, HOSTILE))
     flags = ["--rewards", f"correctness,{counted}"]
     assert score(file, tmp_path / "whole.jsonl", *flags) == 0
     table = capsys.readouterr().out.replace("whole", "killed")
-    code = (
-        "import sys; from rationalize import cli; from rationalize.commands import score; "
-        "score._BATCH = 4; sys.exit(cli.main(sys.argv[1:]))"
-    )
     argv = ["score", str(file), "--out", str(tmp_path / "killed.jsonl"), *flags]
     killed = subprocess.run(
-        [sys.executable, "-c", code, *argv],
-        env={**os.environ, "KILL_AFTER": "12"},
+        [sys.executable, "-m", "rationalize", *argv],
+        env={**os.environ, "SIGNAL_AFTER": str(2 * BATCH), "SIGNAL": str(int(signal.SIGKILL))},
         capture_output=True,
         check=False,
     )
@@ -72,37 +76,33 @@ def test_a_killed_call_goes_on_and_ends_in_the_same_bytes(tmp_path, counted, cap
     asked = sys.modules["counted"].asked
     asked.clear()
     assert main(argv) == 0
-    assert len(asked) == 30 - 12  # the three batches that were written are not scored again
+    assert len(asked) == 90  # the two batches that were written are not scored again
     assert (tmp_path / "killed.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
     assert capsys.readouterr().out == table
     assert not list(tmp_path.glob("*.partial"))
 
 
-def stopped(tmp_path, monkeypatch, file, out, *flags) -> Path:
-    """The folder of a call that was interrupted after two batches."""
-    add, added = score_command.ScoredRows.add, []
-
-    def add_and_stop(self, rows):
-        add(self, rows)
-        added.append(rows)
-        if len(added) == 2:
-            raise KeyboardInterrupt
-
+def stopped(monkeypatch, file, out, reward) -> Path:
+    """The folder of a call with a counted reward that was interrupted after two batches."""
+    if "counted" in sys.modules:
+        sys.modules["counted"].asked.clear()
     with monkeypatch.context() as patch:
-        patch.setattr(score_command.ScoredRows, "add", add_and_stop)
-        assert score(file, out, *flags) == 130
-    return tmp_path / f"{out.name}.partial"
+        patch.setenv("SIGNAL_AFTER", str(2 * BATCH))
+        patch.setenv("SIGNAL", str(int(signal.SIGINT)))
+        assert score(file, out, "--rewards", reward) == 130
+    return partial_folder(out)
 
 
 def test_rows_cut_anywhere_are_written_again(tmp_path, monkeypatch, counted):
     """Batches stay what they were: scores of a model may depend on them in their last digits."""
-    file = write(tmp_path / "in.jsonl", rows(11))
+    file = write(tmp_path / "in.jsonl", rows(ROWS))
     flags = ["--rewards", "counted:together"]
     assert score(file, tmp_path / "whole.jsonl", *flags) == 0
-    assert [r["rewards"]["together"] for r in read(tmp_path / "whole.jsonl")] == [4] * 8 + [3] * 3
+    sizes = [r["rewards"]["together"] for r in read(tmp_path / "whole.jsonl")]
+    assert sizes == [BATCH] * 2 * BATCH + [90] * 90
     whole = (tmp_path / "whole.jsonl").read_bytes()
     out = tmp_path / "out.jsonl"
-    folder = stopped(tmp_path, monkeypatch, file, out, *flags)
+    folder = stopped(monkeypatch, file, out, "counted:together")
     kept = tmp_path / "kept"
     shutil.copytree(folder, kept)
     written = (kept / "rows.jsonl").read_bytes()
@@ -117,40 +117,38 @@ def test_rows_cut_anywhere_are_written_again(tmp_path, monkeypatch, counted):
         assert out.read_bytes() == whole
 
 
-def test_a_batch_of_long_rows_is_short(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_command, "_CHARACTERS", 100)
-    texts = ["x" * 60, "", "x" * 60, "x" * 200, "", ""]
+def test_a_batch_of_long_rows_is_short(tmp_path):
+    texts = ["x" * 2_500_000, "", "x" * 2_500_000, "x" * 5_000_000, "", ""]
     given = [{**row, "rationale": text} for row, text in zip(rows(6), texts)]
     file = RationaleFile(write(tmp_path / "in.jsonl", given), {})
-    found = [[r.row["id"] for r in batch] for batch in score_command.batches(file)]
+    found = [[r.row["id"] for r in batch] for batch in batches(file)]
     assert found == [[0, 1, 2], [3], [4, 5]]
 
 
 def test_other_settings_or_rows_do_not_go_on(tmp_path, monkeypatch, capsys, counted):
-    file = write(tmp_path / "in.jsonl", rows(9))
+    file = write(tmp_path / "in.jsonl", rows(ROWS))
     out = tmp_path / "out.jsonl"
-    stopped(tmp_path, monkeypatch, file, out, "--rewards", counted)
+    stopped(monkeypatch, file, out, counted)
     assert score(file, out, "--rewards", "length") == 1
     assert "other settings (rewards); start that one again" in capsys.readouterr().err
-    write(file, rows(10))
+    write(file, rows(ROWS + 1))
     assert score(file, out, "--rewards", counted) == 1
     assert "other settings (rows)" in capsys.readouterr().err
-    write(file, rows(9))
-    (tmp_path / "counted.py").write_text("def words(completions, **_): return [0] * 4")
+    write(file, rows(ROWS))
+    (tmp_path / "counted.py").write_text("def words(completions, **_): return [0] * 256")
     assert score(file, out, "--rewards", counted) == 1  # the first rows are the old function's
     assert "other settings (rewards)" in capsys.readouterr().err
 
 
-def test_a_piped_call_goes_on_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(score_command, "_BATCH", 2)
-    content = write(tmp_path / "in.jsonl", rows(9)).read_bytes()
+def test_a_piped_call_goes_on_too(tmp_path, monkeypatch, counted):
+    content = write(tmp_path / "in.jsonl", rows(ROWS)).read_bytes()
     out = tmp_path / "out.jsonl"
     standard_input(monkeypatch, content)
-    folder = stopped(tmp_path, monkeypatch, "-", out)
-    assert len((folder / "rows.jsonl").read_bytes().splitlines()) == 4
+    folder = stopped(monkeypatch, "-", out, counted)
+    assert len((folder / "rows.jsonl").read_bytes().splitlines()) == 2 * BATCH
     standard_input(monkeypatch, content)
-    assert score("-", out) == 0
-    assert without_rewards(read(out)) == without_rewards(rows(9))
+    assert score("-", out, "--rewards", counted) == 0
+    assert without_rewards(read(out)) == without_rewards(rows(ROWS))
 
 
 def test_two_processes_do_not_write_one_file(tmp_path):
@@ -213,22 +211,31 @@ def test_memory_does_not_grow_with_the_bad_rows(tmp_path):
     assert len(read(tmp_path / "bad20000")) == 20_000
 
 
-def test_an_answer_scorer_forgets_the_oldest_questions(monkeypatch):
-    monkeypatch.setattr(scorers, "REMEMBERED", 3)
-    asked = []
+class Fold:
+    """A fold of an answer scorer, whose probability is the question's number."""
+
+    answer = answer_from_rationale = SimpleNamespace(policy=SimpleNamespace(weights_hash="w"))
+    temperature: ClassVar[dict[str, float]] = {}
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
 
     def probabilities(self, questions, rationales, texts):
-        asked.append([q.id for q in questions])
+        self.asked.append([q.id for q in questions])
         return [[float(q.id)] for q in questions]
 
-    monkeypatch.setattr(AnswerFold, "probabilities", probabilities)
-    policy = SimpleNamespace(policy=SimpleNamespace(weights_hash="w"))
-    scorer = AnswerScorer([AnswerFold(policy, policy)])
-    questions = [Question(str(i), f"{i}?", "a", ("a", "b")) for i in range(5)]
-    assert scorer.probabilities(questions, [None] * 5) == [[0.0], [1.0], [2.0], [3.0], [4.0]]
-    assert scorer.probabilities(questions[2:], [None] * 3) == [[2.0], [3.0], [4.0]]
-    assert scorer.probabilities([questions[4], questions[0]], [None] * 2) == [[4.0], [0.0]]
-    assert asked == [["0", "1", "2", "3", "4"], ["0"]]
+
+def test_an_answer_scorer_forgets_the_oldest_questions():
+    fold = Fold()
+    scorer = AnswerScorer([fold])
+    n = REMEMBERED + 2
+    questions = [Question(str(i), "?", "a", ("a", "b")) for i in range(n)]
+    expected = [[float(i)] for i in range(n)]
+    assert scorer.probabilities(questions, [None] * n) == expected
+    assert scorer.probabilities(questions[2:], [None] * (n - 2)) == expected[2:]
+    assert scorer.probabilities([questions[-1], questions[0]], [None] * 2) == [[n - 1.0], [0.0]]
+    assert [len(asked) for asked in fold.asked] == [n, 1]
+    assert fold.asked[1] == ["0"]
 
 
 def test_unfinished_work_is_refused_by_name(tmp_path):

@@ -11,7 +11,6 @@ from transformers import T5Config, T5EncoderModel
 
 from rationalize.errors import UserError
 from rationalize.methods.train_scorers.crossfit import folds_of
-from rationalize.models import choices
 from rationalize.models.answer_texts import answer_prompt, answer_texts
 from rationalize.models.calibration import fit_temperature
 from rationalize.models.choices import ChoiceScore, ChoiceScorer
@@ -36,10 +35,9 @@ FREE = Question("q2", "What is 2 + 2?", "4")
 
 @pytest.fixture(autouse=True)
 def _exact(monkeypatch):
-    """float32 throughout, so that numbers can be compared closely."""
-    monkeypatch.setattr(
-        choices, "autocast", lambda device: torch.autocast(device.type, enabled=False)
-    )
+    """A CPU that is not fast in bfloat16: float32 throughout, so that numbers can be compared."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
 
 
 def naive(policy, prompt: str, choice: str) -> ChoiceScore:

@@ -22,7 +22,6 @@ from rationalize.methods.self_motivated import (
     SelfMotivatedConfig,
     improve,
     rank,
-    say_slow_rates,
     self_motivated,
 )
 from rationalize.methods.self_training import RftConfig, self_training
@@ -93,17 +92,6 @@ def experiment_on(path, model, questions, **facts):
 
 
 # Settings
-
-
-def test_an_adapter_at_full_tunings_rates_is_pointed_to_the_preset(capsys):
-    say_slow_rates(SelfMotivatedConfig())
-    assert "rft.fit.learning_rate 0.0001" in capsys.readouterr().err
-    config = merge(SETTINGS, None, ["--preset", "lora", "--rounds", "2"])
-    say_slow_rates(config)
-    assert capsys.readouterr().err == ""
-    assert (config.tuning, config.rounds, config.rft.write.sampling.n) == ("lora", 2, 16)
-    rates = [part.fit.learning_rate for part in (config.rft, config.rm, config.ppo)]
-    assert rates == [2e-4, 1e-4, 1e-5]
 
 
 def test_replies_are_judged_at_the_length_at_which_attempts_are_written():

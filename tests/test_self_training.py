@@ -35,22 +35,20 @@ from rationalize.training.loop import FitConfig
 FIT = FitConfig(learning_rate=3e-3, batch_size=8)
 SHORT = SamplingConfig(n=4, max_new_tokens=24)
 STAR = {
-    "rounds": 2, "seed_rationales": 12, "seed_epochs": 40.0, "first_steps": 60, "fit": FIT,
-    "write": WriteConfig(hints="failed", sampling=SHORT),
+    "rounds": 2, "first_steps": 10, "fit": dataclasses.replace(FIT, learning_rate=3e-4),
+    "write": WriteConfig(hints="failed", shots=0, sampling=SHORT),
 }  # fmt: skip
 DPO = {
-    "rounds": 2, "sft": StartConfig(epochs=60.0, fit=FIT), "sampling": SHORT,
-    "select": RejectConfig(dedupe="exact"), "fit": dataclasses.replace(FIT, learning_rate=3e-4),
+    "rounds": 2, "sft": StartConfig(epochs=0), "sampling": SHORT,
+    "select": RejectConfig(dedupe="none"), "fit": dataclasses.replace(FIT, learning_rate=3e-4),
 }  # fmt: skip
 
 
 @pytest.fixture
-def run_settings(tiny_model, mostly_yes):
-    """A run on a base model that knows nothing, with a checkpoint after every step."""
-    return {
-        "model": tiny_model, "questions": mostly_yes, "precision": "float32",
-        "checkpoint_every": 0.0,
-    }  # fmt: skip
+def run_settings(half_right):
+    """A run on a base model that answers half of the questions rightly."""
+    model, questions = half_right
+    return {"model": model, "questions": questions, "precision": "float32"}
 
 
 def experiment_on(path, model, questions, **facts):
@@ -88,7 +86,7 @@ def test_no_round_is_no_method():
 
 @pytest.mark.parametrize(("method", "hints"), [("star", "failed"), ("rft", "off")])
 def test_star_and_rft_end_to_end(method, hints, run_settings, tmp_path):
-    settings = STAR | {"write": WriteConfig(hints=hints, sampling=SHORT)}
+    settings = STAR | {"write": WriteConfig(hints=hints, shots=0, sampling=SHORT)}
     if method == "rft":
         settings["select"] = SelectConfig(dedupe="none", positives=0)
     train(method, tmp_path / "run", evaluations=1, **run_settings, **settings)
@@ -132,10 +130,12 @@ def test_a_stage_of_seed_rationales_has_the_name_of_earlier_versions(tmp_path):
     assert seed_stage_name(exp, RftConfig(seed_rationales=6)) == "warm-up-2786d0a8"
 
 
-def test_a_writer_that_is_never_right_ends_with_figures_and_advice(run_settings, tmp_path):
+def test_a_writer_that_is_never_right_ends_with_figures_and_advice(
+    tiny_model, mostly_yes, tmp_path
+):
     write = WriteConfig(shots=0, sampling=SamplingConfig(n=2, max_new_tokens=4))
     with pytest.raises(UserError) as error:
-        train("rft", tmp_path / "run", write=write, fit=FIT, **run_settings)
+        train("rft", tmp_path / "run", model=tiny_model, questions=mostly_yes, write=write, fit=FIT)
     for said in (
         "48 attempts at 24 questions: 0.0% right, 100.0% without an answer", "Kept 0",
         "no attempt can be learned from", "seed_rationales",
@@ -216,7 +216,7 @@ def test_dpo_keeps_what_did_best_and_of_equals_the_earlier(
     suite = RewardSuite([correctness(), scripted(scores)])
     exp = experiment_on(tmp_path / "run", *half_right, suite=suite, tuning=tuning)
     config = IterativeDpoConfig(
-        rounds=2, select_by="script", sampling=SamplingConfig(n=8, max_new_tokens=24),
+        rounds=2, select_by="script", sampling=SamplingConfig(n=4, max_new_tokens=24),
         select=RejectConfig(dedupe="none"), fit=dataclasses.replace(FIT, learning_rate=1e-4),
     )  # fmt: skip
     iterative_dpo(exp, exp.load_policy(), config, exp.stage("dpo"))
@@ -255,15 +255,15 @@ class Killed(Exception):
 def test_killed_again_and_again_they_end_the_same(
     method, settings, run_settings, tmp_path, monkeypatch
 ):
-    def start(name):
-        train(method, tmp_path / name, **run_settings, **settings)
+    def start(name):  # with a checkpoint after every step
+        train(method, tmp_path / name, checkpoint_every=0.0, **run_settings, **settings)
 
     start("whole")
     real, steps = torch.optim.AdamW.step, {"n": 0}
 
     def step(*args, **options):
         steps["n"] += 1
-        if steps["n"] % 25 == 0:
+        if steps["n"] % 6 == 0:
             raise Killed
         return real(*args, **options)
 
@@ -275,6 +275,6 @@ def test_killed_again_and_again_they_end_the_same(
                 break
             except Killed:
                 pass
-    assert steps["n"] > 50
+    assert steps["n"] > 18
     file = "model/model.safetensors"
     assert (tmp_path / "killed" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import signal
 import socket
 import subprocess
@@ -16,11 +17,10 @@ from rationalize.commands.evaluate import EvaluateConfig
 from rationalize.commands.resolve import settings_of
 from rationalize.config import to_dict
 from rationalize.questions import builtin_questions, load_questions
-from rationalize.questions.teacher import solved
-from rationalize.sampling import http
 from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.server import ServerSampler
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
+from rationalize.teacher import solved
 from rationalize.templates import prompt_text
 from tests.loopback import replies, says, serving, silence
 
@@ -134,7 +134,7 @@ def test_the_key_is_sent_and_shown_and_stored_nowhere(tmp_path, capsys, monkeypa
         answer=replies(echo),
     ) as server:
         common = ["--server", server.url, "--model", "m", "--http.key-variable", "MY_KEY", *QUICK]
-        monkeypatch.setattr(http, "_FIRST_WAIT", 0.0)
+        monkeypatch.setattr(random, "uniform", lambda low, high: 0.0)  # no wait before a retry
         run, out = str(tmp_path / "run"), str(tmp_path / "a.jsonl")
         assert main(["sample", *common, "--out", out, "--http.concurrency", "1"]) == 1
         assert main(["sample", *common, "--out", out]) == 0

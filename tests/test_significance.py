@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rationalize.evaluation import significance
 from rationalize.evaluation.intervals import sign_flip_p
-from rationalize.evaluation.significance import McNemar, holm, mcnemar, mcnemar_p
+from rationalize.evaluation.significance import McNemar, holm, mcnemar, mcnemar_p, seeds_p
 
 
 @pytest.mark.parametrize(
@@ -34,15 +33,14 @@ def test_mcnemar_is_the_binomial_test_and_the_sign_flip_test_of_unit_differences
     assert mcnemar_p(9, 3) == pytest.approx(sign_flip_p([1.0] * 9 + [-1.0] * 3))
 
 
-def test_mcnemar_with_many_discordant_questions_is_continuous_with_the_exact_test(monkeypatch):
+def test_mcnemar_with_many_discordant_questions_is_continuous_with_the_exact_test():
     """Chi-square with one degree of freedom, (|b - c| - 1)^2 / (b + c), as textbooks have it."""
     assert mcnemar_p(800, 700) == pytest.approx(stats.chi2.sf(99**2 / 1500, 1))
     assert mcnemar_p(700, 700) == 1.0
     assert mcnemar_p(3000, 0) == 0.0  # nothing overflows on the way
-    approximate = mcnemar_p(820, 900)
-    monkeypatch.setattr(significance, "EXACT", 2000)
-    assert mcnemar_p(820, 900) == pytest.approx(approximate, rel=0.01)
-    assert mcnemar_p(820, 900) != approximate
+    exact = stats.binomtest(820, 1720).pvalue
+    assert mcnemar_p(820, 900) == pytest.approx(exact, rel=0.01)
+    assert mcnemar_p(820, 900) != pytest.approx(exact, rel=1e-6)
 
 
 def test_mcnemar_counts_questions_by_id():
@@ -89,3 +87,15 @@ def test_holm_rarely_errs_where_nothing_differs():
     rng = np.random.default_rng(1)
     errs = np.mean([min(holm(rng.uniform(size=10).tolist())) < 0.05 for _ in range(2000)])
     assert 0.03 < errs < 0.07  # uncorrected: 40 in 100
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 8, 9])
+def test_p_over_seeds_is_students(n):
+    differences = (np.random.default_rng(n).normal(size=n) + 0.5).tolist()
+    expected = stats.ttest_1samp(differences, 0).pvalue
+    assert seeds_p(differences) == pytest.approx(expected)
+
+
+def test_p_over_seeds_needs_two():
+    assert seeds_p([0.3]) is None
+    assert (seeds_p([0.0, 0.0]), seeds_p([1.0, 1.0])) == (1.0, 0.0)

@@ -1,14 +1,19 @@
 """Accuracy in both readings: in results, in differences from the base model, and in warnings."""
 
+from dataclasses import replace
+
 import pytest
 
 from rationalize.answers import parse_reply
 from rationalize.evaluation.baselines import BASE, FEW_SHOT
 from rationalize.evaluation.diagnostics import warnings
-from rationalize.evaluation.metrics import metrics_from_facts
+from rationalize.evaluation.leaderboard import over_sets
+from rationalize.evaluation.metrics import metrics_from_facts, metrics_of
 from rationalize.evaluation.results import summarise
-from rationalize.evaluation.tables import format_results, table
+from rationalize.evaluation.tables import format_results, leaderboard_tables, table
+from rationalize.evaluation.voting import scaling_curve
 from rationalize.records import Question
+from rationalize.report.sections import headline
 from rationalize.templates import given_attempt
 
 CHOICES = ("rock", "snow")
@@ -69,6 +74,39 @@ def test_the_base_model_is_known_by_its_row(name):
     assert row["mean"] == 0.0
 
 
+def test_a_model_that_was_evaluated_untrained_is_one_too():
+    methods = {"big": replies("big", CHAT), "SFT": replies("SFT", OURS)}
+    results = summarise(methods, QUESTIONS, untrained=["big"])
+    [row] = [r for r in results["comparisons"] if r["metric"] == "accuracy"]
+    assert (row["mean"], row["readings"]) == (0.0, ["accuracy", "stated_accuracy"])
+    assert [entry.get("untrained") for entry in results["methods"].values()] == [True, None]
+
+
+def test_tables_by_kind_and_by_set_and_votes_have_both_readings():
+    questions = {i: replace(q, kind="ab"[int(i[1:]) % 2]) for i, q in QUESTIONS.items()}
+    methods = {"big": replies("big", CHAT, WRONG), "SFT": replies("SFT", OURS)}
+    results = summarise(methods, questions)
+    by_kind = headline(results, "test")["kinds"]["rows"]
+    assert [cell["interval"].partition(", stated ")[2] for cell in by_kind[0]["cells"]] == [
+        "100.0", "",
+    ]  # fmt: skip
+    assert "stated" not in by_kind[1]["cells"][0]["interval"]
+
+    over = over_sets(methods, questions, metrics_of())
+    captions = [caption for caption, _ in leaderboard_tables({**results, "leaderboard": over})]
+    assert captions[:2] == ["accuracy % by set", "stated accuracy % by set"]
+    del methods["big"]
+    over = over_sets(methods, questions, metrics_of())
+    assert len(leaderboard_tables({**summarise(methods, questions), "leaderboard": over})) == 2
+
+    twice = [a for i in range(2) for a in replies("big", CHAT, NONE)["test"][0]]
+    curve = {(row["rule"], row["k"]): row["mean"] for row in scaling_curve(twice, questions)}
+    assert curve["majority (maj@k)", 2] == 0.0
+    assert curve["majority (maj@k), stated", 2] == curve["any (pass@k), stated", 1] == 0.5
+    ours = replies("SFT", OURS)["test"][0]
+    assert not [r for r in scaling_curve(ours, questions) if "stated" in r["rule"]]
+
+
 def test_other_rows_are_compared_in_our_form():
     methods = {"SFT": replies("SFT", CHAT), "MaRio": replies("MaRio", OURS)}
     results = summarise(methods, QUESTIONS)
@@ -84,6 +122,7 @@ def test_replies_in_another_form_are_announced(results):
     assert any(text in w for w in warnings(results))
     unread = summarise({"SFT": replies("SFT", NONE)}, QUESTIONS)
     assert "have the form" not in format_results(unread)
+    assert "could be read from only 0%" in format_results(unread)
     assert any("could be read from only 0%" in w for w in warnings(unread))
 
 

@@ -91,6 +91,18 @@ def test_a_target_takes_the_rationale_that_it_is_given():
     assert target == "Tea is hot. So the answer is (B)."
 
 
+def test_the_default_target_is_the_first_rationale_that_led_to_the_answer():
+    taught = Question(
+        id="t", question="2 + 2?", answer="4", rationales=("Two twos.", "Add."),
+        extra={"teacher_answers": ("22", "4")},
+    )  # fmt: skip
+    assert target_text("rationale_answer", taught) == "Add. So the answer is 4."
+    assert "Two twos" not in prompt_text("refine", QUESTION, "So.", demos=[taught])
+    wrong = Question(**{**vars(taught), "extra": {"teacher_answers": ("22", "5")}})
+    with pytest.raises(ValueError, match="has no rationale that led to its answer"):
+        target_text("rationale", wrong)
+
+
 def test_demonstrations_come_before_the_question_and_show_their_answer():
     demo = Question(id="d", question="2 + 2?", answer="4", rationales=("Add.",))
     prompt = prompt_text("rationale_answer", QUESTION, demos=[demo, demo])

@@ -8,14 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     GPTNeoConfig,
     MistralConfig,
+    MptConfig,
     Phi3Config,
     Qwen2Config,
 )
 
-from rationalize.models import forward
 from rationalize.models.forward import (
     Row,
     collate,
@@ -165,22 +166,20 @@ def test_families_share_within_their_window(config, long):
     assert torch.allclose(together, alone, atol=1e-4)
 
 
-def test_a_model_that_takes_no_mask_gets_no_tree(monkeypatch):
+@pytest.mark.parametrize(
+    "config",
+    [
+        MptConfig(vocab_size=300, d_model=32, n_layers=2, n_heads=4),  # positions follow no mask
+        BloomConfig(vocab_size=300, hidden_size=32, n_layer=2, n_head=4),  # refuses such a mask
+    ],
+    ids=lambda c: c.model_type,
+)
+def test_a_model_that_takes_no_mask_gets_no_tree(config):
     policy = tiny_policy("decoder")
-
-    def unheeded(trees):  # as if every node saw all before it
-        sees, depth = ancestry(trees)
-        return sees | torch.ones(sees.shape[-2:], dtype=torch.bool).tril().numpy(), depth
-
-    monkeypatch.setattr(forward, "ancestry", unheeded)
-    assert not takes_trees(policy)
-
-    def refuses(trees):
-        raise ValueError("no mask of four dimensions")
-
-    monkeypatch.setattr(forward, "ancestry", refuses)
-    assert not takes_trees(policy)
-    policy.takes_trees = False
+    torch.manual_seed(0)
+    policy.model = AutoModelForCausalLM.from_config(config).eval()
+    policy.takes_trees = takes_trees(policy)
+    assert not policy.takes_trees
     rows = rows_of(policy)
     assert torch.isfinite(hidden_at_response(policy, collate(rows, policy))).all()
 

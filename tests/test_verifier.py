@@ -21,6 +21,7 @@ from rationalize.methods.train_scorers.verifier import (
     choice_groups,
     corruptions,
     rationale_groups,
+    sound,
     spliced,
     swapped,
     train_verifier,
@@ -205,9 +206,22 @@ def test_gold_text_in_both_formats():
     assert gold_text("modes", Question("q", "2 + 2?", "4")) == "4"
 
 
+def test_a_rationale_that_led_to_the_answer_may_still_be_false():
+    rationales = (
+        "Steel sinks, wood floats, so it is steel.", "It is steel, it is steel, it is steel.",
+        "We read that wood sinks, so wood.",
+    )  # fmt: skip
+    question = dataclasses.replace(QUESTION, rationales=rationales, extra={})
+    assert (question.answer, "wood" in question.choices) == ("steel", True)
+    groups = rationale_groups([question], negatives=9, seed=0)
+    assert [s.text for g in groups for s in g if s.true] == [rationales[0]]
+
+
 def test_statements_with_their_question(tmp_path):
     questions = [
-        dataclasses.replace(q, rationales=q.rationales[:1], extra={}) for q in QUESTIONS["train"]
+        dataclasses.replace(q, rationales=q.rationales[:1], extra={})
+        for q in QUESTIONS["train"]
+        if sound(q.rationales[0], q)
     ]
     groups = rationale_groups(questions, negatives=9, seed=0, with_question=True)
     alone = rationale_groups(questions, negatives=9, seed=0)

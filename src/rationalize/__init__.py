@@ -38,6 +38,8 @@ _HOMES = {
     "RewardSuite": "rationalize.rewards",
     "load_rewards": "rationalize.rewards",
     "FitConfig": "rationalize.training.loop",
+    "ControlFitConfig": "rationalize.training.loop",
+    "HeadFitConfig": "rationalize.training.loop",
     "EvaluateConfig": "rationalize.commands.evaluate",
     "evaluate": "rationalize.commands.evaluate",
     "bootstrap_mean": "rationalize.evaluation.intervals",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from rationalize.choice_names import named_choice, normalise, same_choice
+from rationalize.latex import equal_latex
 from rationalize.numerals import exact_number, number, number_text, plain, whole_number
 
 __all__ = [
@@ -270,7 +271,8 @@ def is_correct(prediction: str | None, answer: str, choices: Sequence[str] | Non
     """Whether the prediction is the answer.
 
     Choices are compared by identity; what is none of them, after `normalise`. A free-form answer is
-    compared whole, then without mark-up, then its first sentence, its number, its yes or no.
+    compared whole, then without mark-up, then its first sentence, its number, its yes or no; LaTeX
+    also by its value, where the extra `math` is installed.
     """
     if prediction is None:
         return False
@@ -291,7 +293,9 @@ def is_correct(prediction: str | None, answer: str, choices: Sequence[str] | Non
     if normalise(answer_alone(prediction, answer)) == wanted:
         return True
     value, number_ = whole_number(answer), exact_number(prediction)
-    return value is not None and number_ is not None and _close(number_, value)
+    if value is not None and number_ is not None:
+        return _close(number_, value)
+    return equal_latex(prediction, answer)
 
 
 def _close(a: Fraction, b: Fraction) -> bool:

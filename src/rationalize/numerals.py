@@ -42,6 +42,11 @@ _FRACTION = re.compile(r"([-+]?)(?:(\d+)\s+)?(\d+)\s*/\s*(\d+)")
 _SPECIAL = (_SCIENTIFIC, _POWER, _FRACTION)
 _CALCULATION = re.compile(rf"(?:[-+*/×÷^x().,$£€¥\d\s=]|(?<=\d)[eE](?=[-+]?\d)|\b(?:{_COUNT})\b)+")
 _UNIT = re.compile(r"\s*(?:%|percent|per\s?cent|°\s?[CF]?)\s*$", re.IGNORECASE)
+_FUNCTION = re.compile(
+    r"\\(?!(?:approx|simeq|displaystyle|[q]?quad|left|right|therefore|implies|[lL]ongrightarrow"
+    r"|[rR]ightarrow|to|times|cdot|div|degree|circ|le|ge|leq|geq|ldots|dots)(?![A-Za-z]))[A-Za-z]+"
+)
+"""A command that makes another number of what follows: `\\sqrt`, `\\log`, `\\pi`."""
 _LONGEST = 300
 """Digits, and size of an exponent, up to which a number is read."""
 
@@ -118,6 +123,8 @@ def number_text(text: str) -> str | None:
     if not leading or not any(c.isdigit() for c in leading.group()):
         numbers = [m.group() for m in _NUMBER.finditer(text)]
         # what is left over has a number that is not understood
+        if _FUNCTION.search(text):
+            return None
         if re.search(r"(?<![\w^])\d", _NUMBER.sub(" ", text)) or re.match(r"(?i)not\b", text):
             return None
         return _agreed(numbers)

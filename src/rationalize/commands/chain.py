@@ -33,6 +33,8 @@ def refuse_unfit(config: Any) -> None:
         raise UsageError(f"{config.model} is a coalition, which has no control tokens")
     if getattr(config, "mode", "rationale_answer") != "rationale_answer":
         raise UsageError(f"{config.model} is a coalition, which always writes a rationale first")
+    if getattr(config, "form", "auto") == "told":
+        raise UsageError(f"{config.model} is a coalition, which was trained on plain prompts")
 
 
 def coalition_hash(folder: Path) -> str:

@@ -18,6 +18,7 @@ from rationalize.commands.chain import (
 )
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
+    Form,
     ScorerFolders,
     Writer,
     check_writing,
@@ -70,6 +71,11 @@ class EvaluateConfig(ScorerFolders):
     shots: int = 0
     """Solved training questions shown before each question, of its form of answer; built-in ones
     where none is solved.
+    """
+    form: Form = "auto"
+    """`told`: prompts without demonstrations say the form of the answer; `plain`: they do not;
+    `auto`: unless the model was trained here, as far as its folder shows. A served model of ours,
+    or one that learned exported rows elsewhere, needs `plain`.
     """
     control: dict[str, str] = field(default_factory=dict)
     """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
@@ -138,7 +144,7 @@ def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> Results:
     ):
         name = config.name or writer.sampler.name
         write = partial(_written, config, writer, name, questions, train)
-        return _evaluate(config, run, name, write, questions, train)
+        return _evaluate(config, run, name, write, questions, train, untrained=writer.told)
 
 
 def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
@@ -165,7 +171,7 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
 
 def _evaluate(
     config: EvaluateConfig, run: Run, name: str, write: Callable[[], list[Attempt]],
-    questions: Sequence[Question], train: Sequence[Question],
+    questions: Sequence[Question], train: Sequence[Question], *, untrained: bool = False,
 ) -> Results:  # fmt: skip
     """Write, score, summarise and report, whoever writes."""
     from rationalize.evaluation.baselines import MAJORITY, majority_attempts
@@ -198,7 +204,7 @@ def _evaluate(
     # summarise, with the training log of the run that the model is from
     results = summarise(
         {method: {config.split: {a[0].seed: a}} for method, a in attempts.items()}, by_id,
-        suite.trainable, suite.diagnostics,
+        suite.trainable, suite.diagnostics, untrained=[name] if untrained else (),
         meta={
             "config": run.config, "model": config.model, "seeds": [config.seed],
             "environment": run.read_json("env.json"), **({"skipped": skipped} if skipped else {}),
@@ -251,7 +257,8 @@ def _written(
     return write_attempts(
         writer.sampler, questions, sampling_of(config),
         Provenance(config.split, config.seed, writer=name),
-        PromptOptions(config.mode, writer.control, demos), label=f"{name} on {config.split}",
+        PromptOptions(config.mode, writer.control, demos, told=writer.told),
+        label=f"{name} on {config.split}",
     )  # fmt: skip
 
 

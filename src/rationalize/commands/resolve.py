@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from rationalize.rewards.base import Reward
     from rationalize.sampling.config import SamplingConfig
     from rationalize.sampling.writing import AnySampler
+
+
+Form = Literal["auto", "told", "plain"]
+"""How a command's prompts ask for the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,8 @@ class Writer:
     sampler: AnySampler
     control: dict[str, int] | None
     """Bin per reward to write under, where the model has control tokens."""
+    told: bool
+    """Whether prompts say the form of the answer."""
     weights_hash: str | None
     """None: the weights are behind a server."""
 
@@ -55,16 +61,25 @@ def open_writer(config: Any) -> Iterator[Writer]:
         control = bins_of(config.control, policy)
         from rationalize.sampling.local import Sampler
 
-        yield Writer(Sampler(policy, guidance=config.guidance), control, policy.weights_hash)
+        told = is_told(config.form, policy)
+        sampler = Sampler(policy, guidance=config.guidance)
+        yield Writer(sampler, control, told, policy.weights_hash)
         return
     from rationalize.sampling.server import ServerSampler
 
-    sampler = ServerSampler(config.server, config.model, config.http)
+    server = ServerSampler(config.server, config.model, config.http)
     try:
-        yield Writer(sampler, None, None)
+        yield Writer(server, None, is_told(config.form, None), None)
     finally:
-        if not sampler.bill.empty:
-            print(f"{config.server}: {sampler.bill}", file=sys.stderr)
+        if not server.bill.empty:
+            print(f"{config.server}: {server.bill}", file=sys.stderr)
+
+
+def is_told(form: Form, policy: Policy | None) -> bool:
+    """Whether prompts say the form of the answer; no `policy`: a model behind a server."""
+    if form == "auto":
+        return policy is None or not policy.knows_form
+    return form == "told"
 
 
 def settings_of(config: Any) -> dict[str, Any]:
@@ -130,14 +145,16 @@ def known_names(names: Sequence[str], scorers: ScorerFolders) -> list[str]:
 
     Raises what can be known to be wrong with them and with the scorers' folders; loads no model.
     """
-    from rationalize.methods.scoring import check_folders
     from rationalize.rewards import COMPANIONS
     from rationalize.rewards.known import known_rewards
 
     names = split_commas(names)
     companions = [other for name in names for other in COMPANIONS.get(name, ())]
     names += [name for name in dict.fromkeys(companions) if name not in names]
-    check_folders(scorers)
+    if scorers.answer_scorer or scorers.verifier or scorers.reward_model:
+        from rationalize.methods.scoring import check_folders  # loads torch
+
+        check_folders(scorers)
     known_rewards(
         names, answer_scorer=bool(scorers.answer_scorer), verifier=bool(scorers.verifier),
         reward_model=bool(scorers.reward_model),
@@ -187,6 +204,8 @@ def check_writing(config: Any) -> None:
     between(config, 0, LARGEST_SEED, "seed")
     if hasattr(config, "limit"):
         at_least(config, 1, "limit")
+    if hasattr(config, "shots"):
+        at_least(config, 0, "shots")
     if getattr(config, "server", None) is not None and (config.control or config.guidance):
         raise UsageError(
             "--control and --guidance need control tokens, and a model behind a server has none; "

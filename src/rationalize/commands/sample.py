@@ -14,15 +14,16 @@ from tyro.conf import Positional, arg
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
+    Form,
     bins_of,
     check_writing,
+    is_told,
     load,
     open_writer,
     sampling_of,
     settings_of,
 )
 from rationalize.commands.resumable_file import ResumableFile
-from rationalize.config.checks import at_least
 from rationalize.errors import UsageError, UserError
 from rationalize.progress import say
 from rationalize.records import Attempt, Question, question_row
@@ -41,7 +42,9 @@ class SampleConfig:
     """Write attempts."""
 
     model: str
-    """`default`, a folder, a run, or a hub id; with `server`, the name of a model there."""
+    """`default`, a folder, a run, a GGUF file, or a hub id; with `server`, the name of a model
+    there.
+    """
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     split: str = "train"
@@ -72,6 +75,11 @@ class SampleConfig:
     """Rationale and answer, or the answer alone."""
     shots: int = 0
     """Solved training questions shown before each question, of its form of answer; never itself."""
+    form: Form = "auto"
+    """`told`: prompts without demonstrations say the form of the answer; `plain`: they do not;
+    `auto`: unless the model was trained here, as far as its folder shows. A served model of ours,
+    or one that learned exported rows elsewhere, needs `plain`.
+    """
     seed: int = 0
     """Seed of every draw."""
     limit: int | None = None
@@ -89,7 +97,6 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         check_writing(self)
-        at_least(self, 0, "shots")
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class AskConfig:
     question: Annotated[str, Positional, arg(metavar="QUESTION")]
     """The question."""
     model: str = "default"
-    """`default`, a folder, a run, or a hub id."""
+    """`default`, a folder, a run, a GGUF file, or a hub id."""
     choices: tuple[str, ...] = ()
     """Answers to choose from; none: a free-form answer."""
     context: str | None = None
@@ -158,7 +165,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
                 write_attempts(
                     writer.sampler, block, sampling_of(config),
                     Provenance(config.split, config.seed),
-                    PromptOptions(config.mode, writer.control, demos),
+                    PromptOptions(config.mode, writer.control, demos, told=writer.told),
                     label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
                 )
             )  # fmt: skip
@@ -205,7 +212,8 @@ def ask(config: AskConfig) -> list[dict[str, Any]]:
     control = bins_of(config.control, policy)
     attempts = write_attempts(
         Sampler(policy, guidance=config.guidance), [question], sampling_of(config),
-        Provenance("asked", config.seed), PromptOptions(control=control), label="reply",
+        Provenance("asked", config.seed),
+        PromptOptions(control=control, told=is_told("auto", policy)), label="reply",
     )  # fmt: skip
     if control:
         print("under " + ", ".join(f"{name} {bin}" for name, bin in control.items()))
@@ -229,7 +237,7 @@ def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:
         return ()
     from rationalize.questions import load_questions
     from rationalize.questions.demonstrations import training_demonstrations
-    from rationalize.questions.teacher import solved
+    from rationalize.teacher import solved
 
     train = load_questions(
         config.questions, "train", columns=config.columns or None,

@@ -101,6 +101,7 @@ def upgrade(
                 "the whole run now: choose it, and leave the parts' out"
             )
     _merge_variant(found)
+    _merge_draw(found)
     return found
 
 
@@ -179,6 +180,18 @@ def _moved(path: Path, value: Any, method: str) -> tuple[Path, Any] | None:
         return path, value
     renamed = [part for key in path for part in RENAMED.get(key, key).split(".")]
     return tuple(renamed), value
+
+
+def _merge_draw(settings: dict[str, Any]) -> None:
+    """MaRio's two ways of drawing are limits of one; its two measures of tokens share questions."""
+    for part in (settings, settings.get("mario")):
+        if not isinstance(part, dict):
+            continue
+        if "draw" in part:
+            part["over_draw"] = {"uniform": 1.0, "balanced": 0.0}[part.pop("draw")]
+        if {"obedience", "obedience_questions"} & set(part):
+            asked = part.pop("obedience_questions", 0) or 1_000
+            part["token_questions"] = 0 if part.pop("obedience", "ends") == "none" else asked
 
 
 def _merge_variant(settings: dict[str, Any]) -> None:

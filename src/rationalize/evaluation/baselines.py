@@ -14,8 +14,8 @@ from rationalize.records import Attempt, Question
 MAJORITY, BASE, FEW_SHOT = "majority answer", "base, zero-shot", "base, few-shot"
 
 BETTER_READING = (
-    "In every difference, the accuracy of a base row is the better of its two readings, strict and "
-    "stated."
+    "In every difference, the accuracy of a model that was not trained here is the better of its "
+    "two readings, strict and stated."
 )
 
 SEEDLESS = frozenset({MAJORITY, BASE, FEW_SHOT})

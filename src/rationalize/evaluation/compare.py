@@ -93,7 +93,14 @@ def compare_runs(
         "runs": {label: run.results["meta"] for label, run in zip(labels, runs, strict=True)},
         "seeds": sorted({a.seed for a in everything}),
     }
-    results = summarise_metrics(methods, questions, _common_metrics(runs), pairs=pairs, meta=meta)
+    untrained = {
+        label
+        for method, label, run in shown_methods(runs)
+        if run.results["methods"][method].get("untrained")
+    }
+    results = summarise_metrics(
+        methods, questions, _common_metrics(runs), pairs=pairs, meta=meta, untrained=untrained
+    )
     # rows of the runs' logs are labelled, so that charts keep the runs apart
     for label, evaluated in zip(labels, runs, strict=True):
         origin = {"run": label} if len(runs) > 1 else {}

@@ -36,6 +36,10 @@ class Spread:
     control tokens can show."""
     verdict: str
     """`ok` or `too narrow to condition on`."""
+    worst: float = 0.0
+    """What an undefined score counts as."""
+    width: float = 1.0
+    """The reward's range, or that of the scores where it is infinite."""
 
 
 def spread(
@@ -71,7 +75,8 @@ def spread(
     ceiling = float(scores_N[bins_N == filled[0]].mean() - scores_N[bins_N == filled[-1]].mean())
     fullest = float(counts.max() / len(scores_N))
     ok = len(filled) > 1 and fullest <= NARROW_SHARE and ceiling >= NARROW_CEILING * width
-    return Spread(len(filled), fullest, ceiling, "ok" if ok else TOO_NARROW)
+    verdict = "ok" if ok else TOO_NARROW
+    return Spread(len(filled), fullest, ceiling, verdict, float(worst), float(width))
 
 
 @dataclass(frozen=True)
@@ -152,12 +157,17 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
     return [*texts, *(results.get("notes") or [])]
 
 
-def other_form(cell: Mapping[str, Any]) -> str:
-    """A sentence where few replies have our form of an answer, although more state one; else ""."""
+def few_parsed(cell: Mapping[str, Any]) -> str:
+    """A sentence where few replies have our form of an answer; "" where most have."""
     parsed = cell["metrics"].get("parse_rate", {"mean": 1.0})["mean"]
     stated = cell.get("stated", 0.0)  # absent in results of earlier versions
-    if parsed >= 0.9 or stated - parsed < 0.1:
+    if parsed >= 0.9:
         return ""
+    if stated - parsed < 0.1:
+        return (
+            f"an answer could be read from only {parsed:.0%} of the replies; the rest count as "
+            "wrong."
+        )
     return (
         f"only {parsed:.0%} of the replies have the form `{MARKER} ..`, though {stated:.0%} state "
         "an answer: read stated accuracy too."
@@ -168,18 +178,13 @@ def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[st
     means = {name: row["mean"] for name, row in cell["metrics"].items()}
     distinct = cell.get("distinct_rationales")
     top = cell.get("one_choice") or {"label": "", "share": 0.0, "right": 0.0}
-    unread = other_form(cell)
+    unread = few_parsed(cell)
     checks = [
         (bool(unread), unread),
         (
             top["share"] > 0.9 > top["right"],
             f"{top['share']:.0%} of the replies answer {top['label']}, which is right "
             f"{top['right']:.0%} of the time: the answer does not follow the rationale.",
-        ),
-        (
-            not unread and means.get("parse_rate", 1.0) < 0.9,
-            f"an answer could be read from only {means.get('parse_rate', 1.0):.0%} of the replies; "
-            "the rest count as wrong.",
         ),
         (
             means.get("truncated", 0.0) > 0.1,

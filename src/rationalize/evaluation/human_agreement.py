@@ -57,8 +57,7 @@ def judged_attempts(judged: Iterable[JudgedQuestion], split: str) -> list[Attemp
         given_attempt(
             f"{split}/{one.question.id}/{i}", one.question, r.rationale, one.question.answer,
             writer="judged", split=split,
-            rewards={ACCEPTED: float(r.accepted), VOTES: float(r.votes)},
-        )
+        ).scored({ACCEPTED: float(r.accepted), VOTES: float(r.votes)})
         for one in judged
         for i, r in enumerate(one.rationales)
     ]  # fmt: skip

@@ -7,8 +7,10 @@ another training seed. Results list the value of each seed beside it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -40,6 +42,9 @@ class Difference:
     p: float
     n: int
     """Questions."""
+
+
+Of = TypeVar("Of", Interval, Difference)
 
 
 def bootstrap_mean(values_Q: Values, *, samples: int = 10_000, seed: int = 0) -> Interval:
@@ -75,6 +80,23 @@ def paired_difference(
     low, high = percentiles(bootstrap_means(differences, samples, seed))
     p = sign_flip_p(differences, samples=samples, seed=seed)
     return Difference(float(differences.mean()), low, high, p, len(differences))
+
+
+def rule_of_three(interval: Of, low: float, high: float) -> Of:
+    """An interval without width, of values that are all equal, widened by the rule of three: up to
+    3 / n of other questions may have any value between `low` and `high` (Hanley and Lippman-Hand
+    1983). Other intervals, and metrics without bounds, stay as they are.
+
+    >>> rule_of_three(Interval(1.0, 1.0, 1.0, 60), 0.0, 1.0)
+    Interval(mean=1.0, low=0.95, high=1.0, n=60)
+    """
+    if interval.low != interval.high or not math.isfinite(high - low):
+        return interval
+    share = min(1.0, 3 / interval.n)
+    return replace(
+        interval, low=interval.mean - share * (interval.mean - low),
+        high=interval.mean + share * (high - interval.mean),
+    )  # fmt: skip
 
 
 def sign_flip_p(

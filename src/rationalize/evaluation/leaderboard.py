@@ -140,8 +140,8 @@ def reference_attempt(row: ReferenceRationale, question: Question, split: str) -
         prediction = read_prediction(prediction, question.choices)
     return given_attempt(
         f"{split}/{row.model}/{row.id}", question, row.rationale, prediction, writer=row.model,
-        split=split, rewards={GIVEN: float(row.correct)},
-    )  # fmt: skip
+        split=split,
+    ).scored({GIVEN: float(row.correct)})  # fmt: skip
 
 
 def run_attempts(

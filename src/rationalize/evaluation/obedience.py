@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 def obedience(
     sampler: Sampler, suite: RewardSuite, questions: Sequence[Question], sampling: SamplingConfig,
-    *, bins: Mapping[str, Sequence[int]], which: str = "all", split: str, seed: int, round: int = 0,
-    step: int = 0, product_of: Sequence[str] = (), raw_product: bool = False,
+    provenance: Provenance, *, bins: Mapping[str, Sequence[int]], metrics: Mapping[str, Metric],
+    which: str = "all",
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows with the mean reward under each bin's token, all other rewards at their best token.
 
     `bins` lists the trained bins of each reward, best first; `which="ends"` tries only the first
-    and the last. Means are over questions, with a 95 % interval. The row of a reward's last bin
-    also holds `gap`: best minus last, paired by question, with interval and p-value.
+    and the last. `metrics` gives each reward's score (`token_metrics`). Means are over questions,
+    with a 95 % interval. The row of a reward's last bin also holds `gap`: best minus last, paired
+    by question, with interval and p-value.
     """
     by_id = {q.id: q for q in questions}
     best = dict.fromkeys(bins, 0)
-    metrics = {reward: metric_of(suite, reward, product_of, raw_product) for reward in bins}
     # attempts by control tokens, because all rewards share the attempts under the best tokens
     written: dict[tuple[tuple[str, int], ...], list[Attempt]] = {}
 
@@ -37,7 +37,7 @@ def obedience(
         key = tuple(control.items())
         if key not in written:
             attempts = write_attempts(
-                sampler, questions, sampling, Provenance(split, seed, round=round, step=step),
+                sampler, questions, sampling, provenance,
                 PromptOptions(control=control), label=f"obedience {reward}={control[reward]}",
             )  # fmt: skip
             written[key] = suite.score(attempts, by_id)
@@ -50,8 +50,8 @@ def obedience(
             values = at_best if b == 0 else reached({**best, reward: b}, reward)
             interval = bootstrap_mean(values)
             row = {
-                "reward": reward, "bin": b, "bins": len(filled), "split": split, "round": round,
-                "step": step,
+                "reward": reward, "bin": b, "bins": len(filled), "split": provenance.split,
+                "round": provenance.round, "step": provenance.step,
                 "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n,
             }  # fmt: skip
             if b == filled[-1] and b:
@@ -61,15 +61,21 @@ def obedience(
     return rows
 
 
-def metric_of(
-    suite: RewardSuite, reward: str, product_of: Sequence[str], raw: bool = False
-) -> Metric:
-    """The metric behind a control token. For the token `product` it is the product of the rewards
-    `product_of`, each mapped to [0, 1] by its range, or unmapped with `raw`.
+def token_metrics(
+    suite: RewardSuite, names: Iterable[str], factors: Sequence[str] = (), *, raw: bool = False
+) -> dict[str, Metric]:
+    """The score behind each control token: the reward of its name, or for `product` the product of
+    the rewards `factors`.
     """
-    if reward != "product":
-        return reward_metric(suite[reward])
-    factors = [reward_metric(suite[name]) for name in product_of]
+    return {
+        n: product_metric(suite, factors, raw=raw) if n == "product" else reward_metric(suite[n])
+        for n in names
+    }
+
+
+def product_metric(suite: RewardSuite, rewards: Sequence[str], *, raw: bool = False) -> Metric:
+    """The product of rewards, each mapped to [0, 1] by its range, or as it is with `raw`."""
+    factors = [reward_metric(suite[name]) for name in rewards]
 
     def product(attempt: Attempt, question: Question) -> float:
         values = [m.value(attempt, question) for m in factors]

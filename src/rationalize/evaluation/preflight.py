@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rationalize.evaluation.diagnostics import TOO_NARROW, spread
+from rationalize.evaluation.diagnostics import NARROW_CEILING, TOO_NARROW, spread
 from rationalize.evaluation.tables import aligned
 from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
+from rationalize.signals.variance import intraclass_correlation
 
 
 def preflight(
@@ -18,23 +19,29 @@ def preflight(
 ) -> dict[str, Any]:
     """Facts of a small sample of scored attempts, several per question.
 
-    Per reward: mean, spread over `bins[reward]` bins with its verdict, and the share of questions
-    whose attempts differ in that reward. A question whose attempts all score the same teaches
-    nothing about it.
+    Per reward: mean, spread over `bins[reward]` bins with its verdict, `signal`, the share of
+    questions whose attempts differ by 5 % of the reward's range at least, and `icc`, the share of
+    the variance that lies between questions. A question whose attempts all score the same teaches
+    nothing about the reward, and where `icc` is near 1 a bin says which question it is.
     """
-    by_question: dict[str, list[Attempt]] = {}
-    for attempt in attempts:
-        by_question.setdefault(attempt.question_id, []).append(attempt)
+    by_question = {a.question_id for a in attempts}
     rewards = {}
     for name, k in bins.items():
         reward = suite[name]
         scores = [a.rewards[name] for a in attempts]
         pool = spread(scores, k, reward.range, reward.levels)
-        differ = sum(len({a.rewards[name] for a in group}) > 1 for group in by_question.values())
+        given = [pool.worst if s is None else s for s in scores]
+        by_group: dict[str, list[float]] = {}
+        for attempt, score in zip(attempts, given, strict=True):
+            by_group.setdefault(attempt.question_id, []).append(score)
+        apart = [max(group) - min(group) for group in by_group.values()]
+        differ = sum(gap > 0 and gap >= NARROW_CEILING * pool.width for gap in apart)
+        icc = intraclass_correlation(given, [a.question_id for a in attempts])
         rewards[name] = {
-            "mean": sum(reward.range[0] if s is None else s for s in scores) / len(scores),
+            "mean": sum(given) / len(given),
             "bins_filled": pool.filled, "bins": k, "fullest": pool.fullest,
-            "ceiling": pool.ceiling, "signal": differ / len(by_question), "verdict": pool.verdict,
+            "ceiling": pool.ceiling, "signal": differ / len(by_question),
+            "icc": icc, "verdict": pool.verdict,
         }  # fmt: skip
     return {
         "attempts": len(attempts), "questions": len(by_question),
@@ -50,10 +57,11 @@ def format_preflight(facts: Mapping[str, Any]) -> str:
         f"preflight on {facts['questions']} questions, {facts['attempts']} attempts: "
         f"{facts['parse_rate']:.0%} parsed, {facts['cut']:.0%} cut at the length limit"
     ]
-    rows = [["reward", "mean", "bins", "fullest", "best-worst", "signal", "verdict"]]
+    rows = [["reward", "mean", "bins", "fullest", "best-worst", "signal", "icc", "verdict"]]
     rows += [
         [name, f"{r['mean']:.3f}", f"{r['bins_filled']}/{r['bins']}", f"{r['fullest']:.0%}",
-         f"{r['ceiling']:.3f}", f"{r['signal']:.0%}", r["verdict"]]
+         f"{r['ceiling']:.3f}", f"{r['signal']:.0%}",
+         "-" if r.get("icc") is None else f"{r['icc']:.2f}", r["verdict"]]
         for name, r in facts["rewards"].items()
     ]  # fmt: skip
     lines.append(aligned(rows, 1))

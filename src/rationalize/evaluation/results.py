@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from rationalize.evaluation.intervals import (
     bootstrap_mean,
     over_seeds,
     paired_difference,
+    rule_of_three,
     same_questions,
 )
 from rationalize.evaluation.leakage import leakage_adjusted
@@ -41,7 +42,7 @@ from rationalize.evaluation.metrics import (
     settle_worst,
     stated,
 )
-from rationalize.evaluation.significance import holm, mcnemar
+from rationalize.evaluation.significance import holm, mcnemar, seeds_p
 from rationalize.records import Attempt, Question
 
 if TYPE_CHECKING:
@@ -64,19 +65,23 @@ def summarise(
     pairs: Sequence[tuple[str, str]] | None = None,
     nrg: Sequence[str] | None = None,
     meta: Mapping[str, Any] | None = None,
+    untrained: Collection[str] = (),
 ) -> Results:
     """Means with intervals of every metric, and the paired differences a - b of `pairs`.
 
     Without `pairs`, the last method is compared with each of the others. `nrg` names the rewards
-    that enter NRG (see `metrics_of`). Seeds are averaged within each question. Two methods are
-    compared over the seeds that both have (a gate may have left one out), or over all seeds where
-    one of them does not depend on a seed.
+    that enter NRG (see `metrics_of`); `untrained` the methods, beside the base model's rows, that
+    nobody trained on our form of an answer. Seeds are averaged within each question. Two methods
+    are compared over the seeds that both have (a gate may have left one out), or over all seeds
+    where one of them does not depend on a seed.
 
     Raises `UserError` where seeds of a method, or methods compared, answered different questions,
     and where a split has no attempts; `ValueError` where `pairs` names an unknown method.
     """
     metrics = metrics_of(rewards, diagnostics, nrg=nrg)
-    return summarise_metrics(methods, questions, metrics, pairs=pairs, meta=meta)
+    return summarise_metrics(
+        methods, questions, metrics, pairs=pairs, meta=meta, untrained=untrained
+    )
 
 
 def summarise_metrics(
@@ -86,6 +91,7 @@ def summarise_metrics(
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
     meta: Mapping[str, Any] | None = None,
+    untrained: Collection[str] = (),
 ) -> Results:
     """`summarise` with the metrics given."""
     cells = [seeds for splits in methods.values() for seeds in splits.values()]
@@ -93,11 +99,16 @@ def summarise_metrics(
     _check_questions(everything, questions)
     metrics = settle_worst(metrics, everything, questions)
     results: Results = {
-        "methods": {name: {"splits": {}} for name in methods},
+        "methods": {
+            name: {"splits": {}, **({"untrained": True} if name in untrained else {})}
+            for name in methods
+        },
         "comparisons": [],
         "kinds": {},
         "metrics": {m.name: m.facts() for m in metrics},
         "obedience": [],
+        "token_auc": [],
+        "drawn": [],
         "bins": [],
         "training": [],
         "rounds": [],
@@ -113,14 +124,15 @@ def summarise_metrics(
             values[method, split] = _values(f"{method} on {split}", seeds, questions, metrics)
             cell = _cell(values[method, split], seeds, questions, metrics)
             results["methods"][method]["splits"][split] = cell
-            kinds = _kinds(values[method, split]["accuracy"], questions)
+            kinds = _kinds(values[method, split], questions)
             if kinds:
                 results["kinds"].setdefault(method, {})[split] = kinds
     # paired differences
     names = list(methods)
     seeds_of = {(m, s): sorted(seeds) for m, of in methods.items() for s, seeds in of.items()}
     for a, b in pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]:
-        results["comparisons"] += _compare(a, b, values, seeds_of)
+        by_name = {m.name: m for m in metrics}
+        results["comparisons"] += _compare(a, b, values, seeds_of, by_name, untrained)
     return correct(results)
 
 
@@ -173,7 +185,7 @@ def _cell(
             outside[metric.name] = float(beyond.mean())
     texts = [a.rationale for a in attempts if a.mode != "answer"]
     return {
-        "metrics": {name: _row(per_seed) for name, per_seed in values.items()},
+        "metrics": {m.name: _row(values[m.name], m) for m in metrics if m.name in values},
         "seeds": sorted(seeds),
         "undefined": {name: share for name, share in undefined.items() if share},
         "out_of_range": {name: share for name, share in outside.items() if share},
@@ -214,21 +226,30 @@ def one_choice(
     }  # fmt: skip
 
 
-def _row(per_seed: PerSeed) -> dict[str, Any]:
+def _row(per_seed: PerSeed, metric: Metric) -> dict[str, Any]:
     means = [float(np.mean(list(v.values()))) if v else None for v in per_seed]
-    return {**interval_row(bootstrap_mean(over_seeds(per_seed))), "seeds": means}
+    interval = rule_of_three(bootstrap_mean(over_seeds(per_seed)), metric.low, metric.high)
+    return {**interval_row(interval), "seeds": means}
 
 
-def _kinds(accuracy_S: PerSeed, questions: Mapping[str, Question]) -> dict[str, Any]:
-    values = average_seeds(accuracy_S)
-    kinds = sorted({kind for q in values if (kind := questions[q].kind)})
-    of_kind = {k: [v for q, v in values.items() if questions[q].kind == k] for k in kinds}
-    return {kind: interval_row(bootstrap_mean(v)) for kind, v in of_kind.items()}
+def _kinds(values: Mapping[str, PerSeed], questions: Mapping[str, Question]) -> dict[str, Any]:
+    """Accuracy by kind of question, and under `stated` its mean under that reading."""
+    strict = average_seeds(values[ACCURACY.name])
+    stated = average_seeds(values.get(STATED_ACCURACY.name, values[ACCURACY.name]))
+    rows: dict[str, Any] = {}
+    for kind in sorted({kind for q in strict if (kind := questions[q].kind)}):
+        ids = [q for q in strict if questions[q].kind == kind]
+        rows[kind] = {
+            **interval_row(bootstrap_mean([strict[q] for q in ids])),
+            "stated": float(np.mean([stated[q] for q in ids])),
+        }
+    return rows
 
 
 def _compare(
     a: str, b: str, values: Mapping[tuple[str, str], Mapping[str, PerSeed]],
-    seeds_of: Mapping[tuple[str, str], Sequence[int]],
+    seeds_of: Mapping[tuple[str, str], Sequence[int]], metrics: Mapping[str, Metric],
+    untrained: Collection[str],
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of every metric on every split that both methods have."""
     known = {method for method, _ in values}
@@ -245,41 +266,63 @@ def _compare(
         shared_seeds = [s for s in seeds[0] if s in seeds[1]]
         kept = [each if {a, b} & SEEDLESS else shared_seeds for each in seeds]
         for name in (name for name in of_a if name in of_b):
-            readings = [_reading(method, of, name) for method, of in ((a, of_a), (b, of_b))]
-            means_a, means_b = (
-                over_seeds([v for v, s in zip(of[reading], every, strict=True) if s in which])
+            readings = [
+                _reading(of, name) if is_base(method) or method in untrained else name
+                for method, of in ((a, of_a), (b, of_b))
+            ]
+            by_seed = [
+                [v for v, s in zip(of[reading], every, strict=True) if s in which]
                 for of, reading, every, which in zip(
                     (of_a, of_b), readings, seeds, kept, strict=True
                 )
-            )
+            ]
+            means_a, means_b = map(over_seeds, by_seed)
             shared = [q for q in means_a if q in means_b]  # a diagnostic may be undefined on some
             if shared:
                 pair = {q: means_a[q] for q in shared}, {q: means_b[q] for q in shared}
                 row = {"a": a, "b": b, "split": split, "metric": name, "seeds": kept}
                 if readings != [name, name]:
                     row["readings"] = readings
-                rows.append(row | _tested(name, *pair))
+                rows.append(row | _tested(metrics[name], *pair) | _by_seeds(*by_seed))
     return rows
 
 
-def _reading(method: str, values: Mapping[str, PerSeed], name: str) -> str:
-    """The metric that a difference takes from a row: of the base model's accuracies, the better.
+def _by_seeds(a_S: PerSeed, b_S: PerSeed) -> dict[str, Any]:
+    """The difference of every seed, and its p with the seed as the unit, where there are several;
+    a row that does not depend on a seed stands beside each.
+    """
+    size = max(len(a_S), len(b_S))
+    if size < 2 or not {len(a_S), len(b_S)} <= {1, size}:
+        return {}
+    differences = []
+    for a, b in zip(a_S * (size // len(a_S)), b_S * (size // len(b_S)), strict=True):
+        shared = [q for q in a if q in b]
+        if not shared:
+            return {}
+        differences.append(float(np.mean([a[q] - b[q] for q in shared])))
+    return {"by_seed": differences, "p_seeds": seeds_p(differences)}
+
+
+def _reading(values: Mapping[str, PerSeed], name: str) -> str:
+    """The metric that a difference takes from an untrained row: of its accuracies, the better.
 
     Its replies may state a right answer in another form: that is no gain of training.
     """
     other = STATED_ACCURACY.name
-    if name != ACCURACY.name or not is_base(method) or other not in values:
+    if name != ACCURACY.name or other not in values:
         return name
     means = [np.mean(list(average_seeds(values[n]).values())) for n in (name, other)]
     return other if means[1] > means[0] else name
 
 
-def _tested(name: str, a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any]:
+def _tested(metric: Metric, a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any]:
     """The paired difference. p is from McNemar's test for accuracy where each value is 0 or 1, else
     from the sign-flip test, whose exact form for such values is McNemar's.
     """
-    row = {**difference_row(paired_difference(a, b)), "test": "sign-flip"}
-    test = mcnemar(a, b) if name == ACCURACY.name else None
+    width = metric.high - metric.low
+    difference = rule_of_three(paired_difference(a, b), -width, width)
+    row = {**difference_row(difference), "test": "sign-flip"}
+    test = mcnemar(a, b) if metric.name == ACCURACY.name else None
     return row | {"test": "mcnemar", **dataclasses.asdict(test)} if test else row
 
 
@@ -333,7 +376,7 @@ def round_rows(
     return rows
 
 
-BY_STAGE = ("obedience", "bins", "rounds", "rollouts", "coverage")
+BY_STAGE = ("obedience", "token_auc", "bins", "drawn", "rounds", "rollouts", "coverage")
 """Sections of results.json that are filled from a run's log."""
 
 

@@ -54,6 +54,35 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
     return min(1.0, math.erfc(z / math.sqrt(2)))
 
 
+def seeds_p(differences_S: Sequence[float]) -> float | None:
+    """Two-sided p of Student's t-test that the mean difference over training seeds is 0: the seed,
+    not the question, is the unit. None for fewer than two seeds.
+
+    The t distribution has a closed form for whole degrees of freedom (Abramowitz and Stegun 1964,
+    26.7.3 and 26.7.4).
+
+    >>> round(seeds_p([7.3, 3.4, 18.1]), 3)
+    0.161
+    """
+    n = len(differences_S)
+    if n < 2:
+        return None
+    mean = sum(differences_S) / n
+    deviation = math.sqrt(sum((d - mean) ** 2 for d in differences_S) / (n - 1))
+    if deviation == 0:
+        return 1.0 if mean == 0 else 0.0
+    free = n - 1
+    angle = math.atan2(abs(mean) * math.sqrt(n), deviation * math.sqrt(free))
+    # the sum of 1, c², c⁴·3/4, .. (even), or of c, c³·2/3, .. (odd degrees of freedom)
+    cosine, total, term = math.cos(angle), 0.0, 1.0 if free % 2 == 0 else math.cos(angle)
+    for k in range(2 if free % 2 == 0 else 3, free + 1, 2):
+        total += term
+        term *= cosine**2 * (k - 1) / k
+    if free % 2 == 0:
+        return max(0.0, 1.0 - math.sin(angle) * total)
+    return max(0.0, 1.0 - 2 / math.pi * (angle + math.sin(angle) * total))
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p-values, in the order given (Holm 1979).
 

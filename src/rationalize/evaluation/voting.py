@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import comb
 from typing import Any
 
@@ -20,6 +20,7 @@ import numpy as np
 
 from rationalize.answers import answer_alone, normalise, number
 from rationalize.evaluation.intervals import bootstrap_mean
+from rationalize.evaluation.metrics import stated
 from rationalize.records import Attempt, Question
 
 
@@ -97,8 +98,24 @@ def scaling_curve(
     seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows `{rule, k, mean, low, high, n}` for k = 1, 2, 4, .. N; best-of-k goes by the reward
-    `score`. Intervals resample questions. Raises `ValueError` where questions differ in N.
+    `score`. Where replies state answers that are not in our form, the rows of the stated reading
+    follow (`RULE, stated`). Intervals resample questions. Raises `ValueError` where questions
+    differ in N.
     """
+    as_stated = [replace(a, prediction=stated(a, questions[a.question_id])) for a in attempts]
+    rows = _curve(attempts, questions, score, seed)
+    if [a.prediction for a in as_stated] != [a.prediction for a in attempts]:
+        rows += [
+            {**row, "rule": f"{row['rule']}, stated"}
+            for row in _curve(as_stated, questions, score, seed)
+        ]
+    return rows
+
+
+def _curve(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], score: str | None, seed: int
+) -> list[dict[str, Any]]:
+    """The rows of one reading."""
     groups: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in attempts:
         groups[attempt.question_id].append(attempt)

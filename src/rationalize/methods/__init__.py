@@ -46,7 +46,7 @@ class Method:
     learned_from: Callable[[Any], Sequence[str]] = lambda config: CORRECTNESS
     """Configuration -> the rewards that it learns from, for the report's verdict on hacking."""
     asked: str | Callable[..., Any] | None = None
-    """`asked(exp, config) -> Asked`: how what it taught is asked; None: for a rationale."""
+    """`asked(exp, config, stage) -> Asked`: how what it taught is asked; None: for a rationale."""
     conclude: str | Callable[..., Any] = f"{HERE}.outcome:conclude"
     """Evaluates what was learned, and writes results, report and model."""
 
@@ -189,7 +189,13 @@ def _as_method(found: Any, name: str) -> Method:
     if not callable(found):
         raise UsageError(f"{name}: found {type(found).__name__}, expected a Method or a function")
     parameters = list(inspect.signature(found).parameters)
-    config = typing.get_type_hints(found).get("config")
+    try:
+        config = typing.get_type_hints(found).get("config")
+    except NameError as error:
+        raise UsageError(
+            f"{name}: {error} in its annotations; import {error.name} at the top, not "
+            "under TYPE_CHECKING"
+        ) from error
     expected = ["exp", "policy", "config", "stage"]
     if parameters[:4] != expected or not dataclasses.is_dataclass(config):
         raise UsageError(

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
 from rationalize.evaluation.results import round_rows
-from rationalize.models.policy import FULL_TUNING_LIMIT, Policy, Precision, load_policy
+from rationalize.models.policy import Policy, Precision, load_policy
+from rationalize.models.tuning import decide_for
 from rationalize.questions import check_overlap, load_splits
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward
@@ -33,7 +36,7 @@ class RunConfig:
     """The run: settings that hold for all of its stages."""
 
     model: str = "default"
-    """Base model: `default` (SmolLM2-135M-Instruct), a folder, or a hub id."""
+    """Base model: `default` (SmolLM2-135M-Instruct), a folder, a GGUF file, or a hub id."""
     questions: str = "builtin"
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     columns: dict[str, str] = field(default_factory=dict)
@@ -48,8 +51,17 @@ class RunConfig:
     """Use the first so many teacher rationales of a question, right and wrong each; 0: all."""
     skip_bad_rows: str | None = None
     """Go on without rows that cannot be read, and write them to this file."""
-    tuning: Literal["auto", "full", "lora"] = "auto"
-    """Which weights learn; `auto`: all up to 500M parameters, LoRA above."""
+    tuning: Literal["auto", "full", "lora", "qlora"] = "auto"
+    """Which weights learn; `auto`: all up to 500M parameters where the memory holds that, else an
+    adapter (LoRA), at its learning rates where they are not set. `qlora`: an adapter over weights
+    in 4 bits, on an accelerator.
+    """
+    lora_rank: int = 16
+    """Rank of adapters."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the weights are kept in; `bfloat16`: half the memory, for LoRA alone."""
+    gradient_checkpointing: bool = False
+    """Compute activations twice in place of keeping them: less memory, a third more time."""
     precision: Precision = "auto"
     """What learning computes in; `auto`: bfloat16 where the processor or accelerator has it."""
     checkpoint_every: float = 120.0
@@ -65,10 +77,21 @@ class RunConfig:
         at_least(self, 0, "train_limit", "dev_limit", "test_limit", "teacher_limit")
         between(self, 0, math.inf, "checkpoint_every")
         between(self, 0, LARGEST_SEED, "seed")
+        at_least(self, 1, "lora_rank")
+        if self.dtype == "bfloat16" and self.tuning == "full":
+            raise UsageError(
+                "dtype=bfloat16 rounds full tuning's small steps away; expected dtype=float32, or "
+                "tuning=lora, whose adapters are kept in float32"
+            )
 
     def load_policy(self, model: str | Path | None = None, **options: Any) -> Policy:
         """The base model (or another) as a policy; `options` are those of `load_policy`."""
-        options = {"tuning": self.tuning, "precision": self.precision, **options}
+        quantise = self.tuning == "qlora"
+        options = {
+            "tuning": "lora" if quantise else self.tuning, "precision": self.precision,
+            "lora_rank": self.lora_rank, "dtype": getattr(torch, self.dtype),
+            "gradient_checkpointing": self.gradient_checkpointing, "quantise": quantise, **options,
+        }  # fmt: skip
         model = self.model if model is None else model
         return load_policy(model, trust_remote_code=self.trust_remote_code, **options)
 
@@ -180,9 +203,8 @@ class Experiment:
     def tuning(self) -> Literal["full", "lora"]:
         """Which weights learn."""
         if self.config.tuning != "auto":
-            return self.config.tuning
-        size = sum(p.numel() for p in self.base.model.parameters())
-        return "full" if size <= FULL_TUNING_LIMIT else "lora"
+            return "full" if self.config.tuning == "full" else "lora"
+        return decide_for(self.base.model).tuning
 
     def with_seed(self, seed: int) -> Experiment:
         return replace(self, config=replace(self.config, seed=seed))

@@ -22,8 +22,8 @@ from rationalize.methods.outcome import majority_row, trained_rows
 from rationalize.methods.sft import DIRECTLY, SftConfig, StartConfig, direct
 from rationalize.progress import say
 from rationalize.questions.demonstrations import Demonstrations, training_demonstrations
-from rationalize.questions.teacher import solved
 from rationalize.records import Question
+from rationalize.teacher import solved
 
 DIRECT, SFT = "direct fine-tune", "SFT"
 """Rows of every table, beside the baselines."""
@@ -107,12 +107,13 @@ def run_rows(
 def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
     """Majority answer, the untouched base model, and the direct fine-tune as `config` says."""
     table = Table({MAJORITY: majority_row(exp), BASE: {}, FEW_SHOT: {}, DIRECT: {}})
-    demos = Asked(demos=solved_examples(exp.train, shots))
+    alone = Asked(told=not exp.base.knows_form)
+    demos = replace(alone, demos=solved_examples(exp.train, shots))
     policy = exp.load_policy()
     own = SftConfig(epochs=config.epochs, evaluations=1, fit=config.fit)
     direct(exp, policy, own, exp.stage("direct"))
     for split in exp.final_splits:
-        table.add(BASE, split, 0, exp.evaluate(exp.base, BASE, split, seed=0))
+        table.add(BASE, split, 0, exp.evaluate(exp.base, BASE, split, asked=alone, seed=0))
         table.add(FEW_SHOT, split, 0, exp.evaluate(exp.base, FEW_SHOT, split, asked=demos, seed=0))
         answers = exp.evaluate(policy, DIRECT, split, asked=DIRECTLY)
         table.add(DIRECT, split, exp.seed, answers)

@@ -29,6 +29,7 @@ from rationalize.methods.base import (
     questions_for,
     selected,
 )
+from rationalize.methods.sft import LORA_FIT
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt
@@ -66,7 +67,11 @@ class FiltAccConfig:
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
     """How attempts are written."""
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"released": {"beta": 0.1}}
+    LORA: ClassVar[dict[str, Any]] = LORA_FIT
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "released": {"beta": 0.1},
+        "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT},
+    }
 
     def __post_init__(self) -> None:
         at_least(self, 1, "steps", "sample_interval")
@@ -93,8 +98,9 @@ def _learn(
     # 1. explore: the policy writes, what passes the filters joins the pool
     def explore(step: int) -> None:
         nonlocal rounds
-        if step == 0:  # what the rounds are measured against
-            evaluate_on_dev(exp, stage, policy, round=0, step=0)
+        if step == 0:  # the start: what a round must be above to be kept
+            means = evaluate_on_dev(exp, stage, policy, round=0, step=0)
+            best.offer(0, selected(means, config.select_by), policy)
         while rounds <= step // config.sample_interval:
             round = rounds
             attempts = stage.attempts(f"round{round}", partial(write_round, round))

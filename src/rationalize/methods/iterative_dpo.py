@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from rationalize.config.checks import above, at_least
 from rationalize.methods.base import Experiment, NothingToLearn, evaluate_on_dev, selected
@@ -29,6 +29,7 @@ from rationalize.methods.own_attempts import (
     own_attempts,
     sort_attempts,
 )
+from rationalize.methods.sft import LORA_FIT
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig, rank_attempts
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
@@ -63,6 +64,11 @@ class IterativeDpoConfig:
     """Development metric that selects the round."""
     fit: FitConfig = FitConfig(learning_rate=5e-6, batch_size=16)
     """How the policy learns; a batch of 16 rows is 8 pairs."""
+
+    LORA: ClassVar[dict[str, Any]] = {"fit": {"learning_rate": 5e-5}}
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT}
+    }
 
     def __post_init__(self) -> None:
         at_least(self, 1, "rounds")

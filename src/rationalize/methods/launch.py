@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rationalize.config import nearest, to_dict
 from rationalize.config.compose import compose, split
 from rationalize.errors import UsageError
@@ -31,8 +33,10 @@ from rationalize.methods.scoring import (
     trained_scorers,
 )
 from rationalize.methods.sft import SftStart, start_from_sft, taught
+from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.models.policy import Policy
+from rationalize.models.quantised import check_quantising
 from rationalize.questions.hub import on_hub
 from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, RewardSuite
@@ -65,7 +69,7 @@ def train(
     found = method_named(method)
     settings = replace(settings, **values) if settings else settings_of(found)(**values)
     with _opened(settings, out, method, overwrite) as (_, prepare):
-        config, exp = prepare()
+        settings, config, exp = prepare()
         policy = exp.load_policy()
         if found.start == "sft":
             exp, policy = start_from_sft(exp, policy, settings.sft)
@@ -82,7 +86,7 @@ def demo(
     with _opened(settings, out, found.method, overwrite) as (run, prepare):
         if said_done(run, "demo"):
             return
-        config, exp = prepare()
+        _, config, exp = prepare()
         load(found.run)(exp, config, started)
         run.finish("demo", seconds=time.monotonic() - started)  # of this start
 
@@ -90,8 +94,10 @@ def demo(
 @contextmanager
 def _opened(
     settings: Any, out: Path | str, method: str, overwrite: bool
-) -> Iterator[tuple[Run, Callable[[], tuple[Any, Experiment]]]]:
-    """The run of a command's settings, and what makes its experiment once it is known to be due."""
+) -> Iterator[tuple[Run, Callable[[], tuple[Any, Any, Experiment]]]]:
+    """The run of a command's settings, and what settles them and makes the experiment once it is
+    known to be due: all settings, the method's own, and the experiment.
+    """
     stored = {"method": method, **to_dict(settings)}
     check_resumable(out, stored, overwrite=overwrite)
     known = checked(settings)
@@ -99,11 +105,14 @@ def _opened(
     run_config = known.parts[RunConfig]
     with open_run(run_config, out, stored, overwrite=overwrite) as (run, base):
 
-        def prepare() -> tuple[Any, Experiment]:
+        def prepare() -> tuple[Any, Any, Experiment]:
+            (settled,) = settle(run, base, settings)
+            config, *_, run_config = split(settled)
             exp = make_experiment(
-                run, base, run_config, known.scoring, tokens=tokens, splits=known.splits
-            )
-            return known.config, exp
+                run, base, known.parts[RunConfig], known.scoring, tokens=tokens,
+                splits=known.splits,
+            )  # fmt: skip
+            return settled, config, replace(exp, config=run_config)
 
         yield run, prepare
 
@@ -125,6 +134,8 @@ def checked(settings: Any) -> Checked:
     config, *others = split(settings)
     parts = {type(part): part for part in others}
     check_model(parts[RunConfig].model)
+    if parts[RunConfig].tuning == "qlora":
+        check_quantising(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     splits = parts[RunConfig].load_splits()
     scoring = scoring_of(config, parts.get(ScorerFolders, ScorerFolders()), splits["train"])
     known = check_scoring(scoring)
@@ -204,7 +215,7 @@ def learn(exp: Experiment, policy: Policy, config: Any, stage: Any, method: Meth
         names = [exp.suite[name].name for name in method.learned_from(config)]
         learned = replace(learned, trained={stage.name: tuple(names)} if names else {})
     if method.asked and learned.asked == Asked():
-        learned = replace(learned, asked=load(method.asked)(exp, config))
+        learned = replace(learned, asked=load(method.asked)(exp, config, stage))
     return learned
 
 

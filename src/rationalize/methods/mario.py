@@ -28,8 +28,9 @@ Deviations from the released code (numbers in brackets: the list in its review, 
  5. Development questions select the checkpoint; test questions are not read during training. [10]
  6. Every exploration covers its questions whole; the code drops the last partial batch. [11]
  7. An attempt cut at the length limit gets no EOS; the code appends one.
- 8. A row of each step is drawn by bin, then by attempt (`draw: balanced`), since ties and by-value
-    tokens make bins unequal; the code draws uniformly (`draw: uniform`).
+ 8. A row of each step is drawn by bin, then by attempt, since ties and by-value
+    tokens make bins unequal, but no bin more than `over_draw` times its share of the pool; the code
+    draws uniformly (`over_draw: 1`).
  9. Wrong teacher samples may enter the pool (`teacher: all`), so that the worst tokens have
     something to mean; where the correctness token is not obeyed, they seem to cost accuracy. The
     default is the code's, correct samples only.
@@ -38,6 +39,9 @@ Deviations from the released code (numbers in brackets: the list in its review, 
 11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
 12. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may
     be guided (`guidance`); 1 and 0 are the paper's.
+13. The tokens' rows start as the token before them (`control_init: statistics` restores the code's
+    mean and deviation, which cost the first word of every response its probability).
+14. The start is a candidate for the checkpoint; where no round is above it, it is kept.
 The answer-label loss of the code is not kept: it is broken there and 0 in the released command. [1]
 """
 
@@ -50,7 +54,8 @@ from typing import Any, ClassVar, Literal
 
 from rationalize.config.checks import at_least, finite
 from rationalize.errors import UsageError
-from rationalize.evaluation.obedience import obedience
+from rationalize.evaluation.obedience import obedience, token_metrics
+from rationalize.evaluation.token_auc import token_auc
 from rationalize.methods.base import (
     Asked,
     Experiment,
@@ -59,8 +64,11 @@ from rationalize.methods.base import (
     selected,
 )
 from rationalize.methods.pool import Pool
+from rationalize.methods.sft import LORA_FIT
+from rationalize.models.control import ControlInit
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
+from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
@@ -78,6 +86,9 @@ from rationalize.training.loop import ControlFitConfig, fit
 from rationalize.training.losses import KLDirection
 from rationalize.training.objectives import quark
 from rationalize.training.selection import BestCheckpoint
+
+ATTEMPTS_EACH = 8
+"""The start's attempts at a development question that the tokens must rank."""
 
 Variant = Literal["classic", "additive", "additive-left", "product", "product-raw"]
 
@@ -98,7 +109,8 @@ class MarioConfig:
     """
     variant: Variant = "classic"
     """When rewards enter: all at once; one by one, at the right end of the prefix (next to the
-    text) or at the left; multiplied into one, mapped to [0, 1] by their range or raw.
+    text) or at the left; multiplied into one, mapped to [0, 1] by their range or raw (as the
+    released code's; the preset `released` leaves this to you).
     """
     interval: int = 0
     """ADDITIVE: steps between two rewards; 0 spreads the entries evenly over the run."""
@@ -106,8 +118,14 @@ class MarioConfig:
     """ADDITIVE: how many rewards enter together (2, 1, 1); empty: one by one."""
     ties: Ties = "together"
     """Whether equal scores share a bin."""
-    draw: Literal["balanced", "uniform"] = "balanced"
-    """How rows are drawn from the pool: evenly over rewards and bins, or over attempts."""
+    over_draw: float = 3.0
+    """Rows are drawn evenly over rewards and bins, but no bin more than this times its share of the
+    pool; 1: evenly over attempts (as released), 0: no limit.
+    """
+    bins_within: Literal["pool", "question"] = "pool"
+    """Whether an attempt is ranked among all attempts, or by how it differs from the others at its
+    question.
+    """
     beta: float = 0.1
     """Weight of the KL to the reference."""
     alpha: float = 0.0
@@ -124,25 +142,33 @@ class MarioConfig:
     """Teacher samples in the pool at step 0: the correct ones (as released), all, or none."""
     control_copies: int = 1
     """Tokens per control."""
-    control_init: Literal["statistics", "words"] = "statistics"
-    """How control rows start: from all rows' mean and deviation (as released), or from words."""
+    control_init: ControlInit = "prompt_end"
+    """How control rows start: as the token before them, from all rows' mean and deviation (as
+    released), or from words.
+    """
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst); 0: paper's."""
     select_by: str = "nrg"
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
-    obedience: Literal["ends", "all", "none"] = "ends"
-    """Bins tried on development questions after each round; after the last `ends` becomes `all`."""
-    obedience_questions: int = 0
-    """How many development questions obedience is measured on; 0: all."""
+    eval_interval: int = 0
+    """Steps between two development evaluations; 0: one at the end of each round."""
+    token_questions: int = 60
+    """Development questions on which the tokens are measured after each round: what is reached
+    under them, and whether they rank the start's attempts; 0: none.
+    """
     fit: ControlFitConfig = ControlFitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
     """How the policy learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
     """How rollouts are written."""
 
+    LORA: ClassVar[dict[str, Any]] = {
+        "fit": {"learning_rate": 2e-4, "control_factor": 5.0}  # control rows learn as before
+    }
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT},
         "released": {
-            "ties": "released", "draw": "uniform", "steps": 50_000, "sample_interval": 4_000,
-            "beta": 0.1, "alpha": 0.0,
+            "ties": "released", "over_draw": 1.0, "steps": 50_000, "sample_interval": 4_000,
+            "eval_interval": 1_000, "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
             "fit": {
                 "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
                 "max_grad_norm": 1.0,
@@ -151,7 +177,9 @@ class MarioConfig:
             "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
             "sft": {
                 "epochs": 25.0,
-                "fit": {"learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5},
+                "fit": {
+                    "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "warmup": 1_000,
+                },
             },
         },
     }  # fmt: skip
@@ -160,7 +188,8 @@ class MarioConfig:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
         at_least(self, 1, "steps", "sample_interval", "control_copies", "groups")
         at_least(self, 2, "bins", "bins_of")
-        at_least(self, 0, "interval", "prompts", "beta", "alpha", "obedience_questions")
+        at_least(self, 0, "interval", "prompts", "beta", "alpha")
+        at_least(self, 0, "over_draw", "eval_interval", "token_questions")
         finite(self, "guidance", "filters")
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
         groups = self.groups or (1,) * len(self.rewards)
@@ -216,8 +245,10 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
 
     # 1. explore: the policy writes under its best tokens, and the pool grows
     def explore(step: int) -> None:
-        if step == 0:  # what the rounds are measured against; its tokens mean nothing yet
-            evaluate_on_dev(exp, stage, policy, round=0, step=0)
+        if step == 0:  # the start, without tokens: what a round must be above to be kept
+            means = evaluate_on_dev(exp, stage, policy, round=0, step=0)
+            best.offer(0, selected(means, config.select_by), policy)
+            ranked()
         for round in range(pool.rounds, step // config.sample_interval + 1):
             attempts = stage.attempts(f"round{round}", partial(write_round, round))
             # 2. quantise: each reward by itself over the whole pool
@@ -225,6 +256,9 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
             if policy.controls:
                 policy.controls = replace(policy.controls, lowest=pool.lowest())
             pool.log(stage)
+            first, after = (config.sample_interval * (round + i) for i in (0, 1))
+            coming = range(first, min(after, config.steps))
+            pool.log_drawn(stage, [(s, active_when_training(s, config)) for s in coming])
 
     def write_round(round: int) -> list[Attempt]:
         step = round * config.sample_interval
@@ -239,6 +273,20 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
             attempts = teacher_attempts(exp.train, config.teacher) + attempts
         return exp.suite.score(attempts, questions)
 
+    def ranked() -> list[Attempt]:
+        """The start's attempts at development questions, which the tokens must rank."""
+        asked = exp.dev[: config.token_questions]
+
+        def write() -> list[Attempt]:
+            attempts = write_attempts(
+                Sampler(policy), asked, replace(config.sampling, n=ATTEMPTS_EACH),
+                Provenance("dev", exp.seed, writer=f"{stage.name}-ranked"),
+                label=f"{stage.name}: attempts to rank",
+            )  # fmt: skip
+            return exp.suite.score(attempts, {q.id: q for q in exp.dev})
+
+        return stage.attempts("ranked", write) if asked else []
+
     # 3. learn: each row under the tokens of its bins
     def batch_at(step: int) -> list[Row]:
         active = active_when_training(step, config)
@@ -249,7 +297,7 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
 
     def after_step(step: int) -> None:
         done = step + 1
-        if done % config.sample_interval and done != config.steps:
+        if done % (config.eval_interval or config.sample_interval) and done != config.steps:
             return
         active = dict.fromkeys(active_when_sampling(done, config), 0)
         asked = Asked(control=active, guidance=config.guidance)
@@ -257,9 +305,13 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         means = evaluate_on_dev(exp, stage, policy, round=round, step=done, asked=asked)
         if len(active) == len(controls):  # a policy is only ever used under all its tokens
             best.offer(done, selected(means, config.select_by), policy)
-        if config.obedience != "none" and active:
+        if (
+            active
+            and config.token_questions
+            and (done % config.sample_interval == 0 or done == config.steps)
+        ):
             bins = {name: pool.filled()[name] for name in active}
-            _log_obedience(exp, policy, config, stage, bins, round, done)
+            _measure_tokens(exp, policy, config, stage, bins, ranked(), done)
 
     fit(
         policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl),
@@ -288,8 +340,11 @@ def named_as_loaded(config: MarioConfig, suite: RewardSuite) -> MarioConfig:
     )  # fmt: skip
 
 
-def under_best_tokens(exp: Experiment, config: MarioConfig) -> Asked:
-    """How a finished policy is asked."""
+def under_best_tokens(exp: Experiment, config: MarioConfig, stage: Stage) -> Asked:
+    """How a finished policy is asked; without tokens where no round was above the start."""
+    if (stage.done or {}).get("step") == 0:
+        say(f"{stage.name}: no round was above the start on development questions; it is kept")
+        return Asked()
     named = named_as_loaded(config, exp.suite)
     return Asked(control=best_prefix(named), guidance=config.guidance)
 
@@ -335,19 +390,30 @@ def _cut(config: MarioConfig, count: int) -> tuple[str, ...]:
     return config.rewards[len(config.rewards) - count :]
 
 
-def _log_obedience(
+def _measure_tokens(
     exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage,
-    bins: Mapping[str, Sequence[int]], round: int, step: int,
+    bins: Mapping[str, Sequence[int]], ranked: Sequence[Attempt], step: int,
 ) -> None:  # fmt: skip
-    """What the policy reaches when it is asked for each bin, on development questions."""
-    which = "all" if step == config.steps else config.obedience
-    asked = exp.dev[: config.obedience_questions or None]
+    """What the policy reaches when it is asked for each bin, and how well its tokens rank the
+    start's attempts; both on development questions.
+    """
+    round, raw = -(-step // config.sample_interval), config.variant == "product-raw"
+    metrics = token_metrics(exp.suite, bins, config.rewards, raw=raw)
+    asked = exp.dev[: config.token_questions]
     rows = stage.facts(
         f"obedience/{stage.name}-{step}",
         lambda: obedience(
-            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation, bins=bins,
-            which=which, split="dev", seed=exp.seed, round=round, step=step,
-            product_of=config.rewards, raw_product=config.variant == "product-raw",
+            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
+            Provenance("dev", exp.seed, round=round, step=step),
+            bins=bins, metrics=metrics, which="all" if step == config.steps else "ends",
         ),
     )  # fmt: skip
     stage.log("obedience", step, rows)
+    questions = {q.id: q for q in asked}
+    rows = stage.facts(
+        f"token_auc/{stage.name}-{step}",
+        lambda: token_auc(
+            policy, ranked, questions, bins=bins, metrics=metrics, config=config.fit
+        ),
+    )  # fmt: skip
+    stage.log("token_auc", step, [{"round": round, "split": "dev", **r} for r in rows])

@@ -17,6 +17,7 @@ from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
 from rationalize.evaluation.tables import format_results
 from rationalize.files import write_text
+from rationalize.methods import tuning
 from rationalize.methods.base import Asked, Experiment, Learned
 from rationalize.models.cards import CARD, base_facts
 from rationalize.models.folders import read_facts
@@ -69,12 +70,14 @@ def write_results(
     rewards).
     """
     questions = {q.id: q for split in exp.splits.values() for q in split}
+    decided = exp.run.read_json(tuning.FILE)
+    named = {"tuning": tuning.in_words(decided, exp.config.lora_rank)} if decided else {}
     command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])  # without its folder
     results = summarise(
         methods, questions, exp.suite.trainable, exp.suite.diagnostics, pairs=pairs,
         meta={
             "model": exp.base.name, "config": exp.run.config, "command": command,
-            "hardware": hardware(), **(meta or {}),
+            "hardware": hardware(), **named, **(meta or {}),
         },
     )  # fmt: skip
     for split, seeds in methods.get(MAJORITY, {}).items():

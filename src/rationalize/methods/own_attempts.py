@@ -18,7 +18,7 @@ from rationalize.errors import UserError
 from rationalize.methods.base import Experiment, NothingToLearn
 from rationalize.models.policy import Policy
 from rationalize.progress import say
-from rationalize.questions.demonstrations import demonstrations, form_of
+from rationalize.questions.demonstrations import demonstrations
 from rationalize.records import Attempt, Question
 from rationalize.rewards.correctness import correctness
 from rationalize.rewards.suite import RewardSuite
@@ -33,7 +33,7 @@ from rationalize.sampling.writing import (
 from rationalize.signals.duplicates import Dedupe, distinct, equations_hold
 from rationalize.signals.filters import first_of_each
 from rationalize.signals.ranks import usable_share
-from rationalize.templates import INSTRUCTION, prompt_text
+from rationalize.templates import INSTRUCTION, form_of, prompt_text
 
 Hints = Literal["off", "failed", "all"]
 
@@ -138,7 +138,8 @@ def own_attempts(
     """The policy's `config.sampling.n` attempts per question, and hinted ones: written and stored
     as a part of the stage, or read back. Correctness is scored.
 
-    `few_shot` shows demonstrations; a question that is one of them is not asked.
+    `few_shot`: the writer is the base model, and is shown demonstrations, or told the form of the
+    answer; a question that is one of them is not asked.
     """
     writer = f"{stage.name}-{part}"
     questions = exp.splits.get(split, [])
@@ -152,13 +153,14 @@ def own_attempts(
 
     def ask(questions: Sequence[Question], *, hinted: bool) -> list[Attempt]:
         by_id: dict[str, list[Attempt]] = {}
+        told = few_shot and not policy.knows_form
         name = f"{writer}-hinted" if hinted else writer
         source = Provenance(split, exp.seed, writer=name, round=round, stream=writer)
         for form, demos in shown.items():
             asked = [q for q in questions if form_of(q) == form]
             for attempt in write_attempts(
                 Sampler(policy), asked, config.sampling, source,
-                PromptOptions(demos=demos, hinted=hinted),
+                PromptOptions(demos=demos, hinted=hinted, told=told),
                 label=f"{writer} writes{', hinted' if hinted else ''}",
             ):  # fmt: skip
                 by_id.setdefault(attempt.question_id, []).append(attempt)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from rationalize.runs import Stage
 from rationalize.signals.bins import rank_bins, value_bins
 from rationalize.signals.draws import balanced_bins, shuffled_passes
 from rationalize.signals.filters import keep_above
+from rationalize.signals.variance import centred_within, intraclass_correlation
 
 if TYPE_CHECKING:
     from rationalize.methods.mario import MarioConfig
@@ -30,6 +32,7 @@ class Pool:
     ) -> None:
         self._config, self._suite, self._controls, self._seed = config, suite, controls, seed
         self._rounds: list[list[Attempt]] = []
+        self._active: tuple[str, ...] = ()
         self.attempts: list[Attempt] = []
         """What is learned from: parsed, and passed by the filters."""
         self.bins: dict[str, np.ndarray] = {}
@@ -39,8 +42,13 @@ class Pool:
         return len(self._rounds)
 
     def add(self, attempts: list[Attempt], active: Sequence[str]) -> None:
-        """Append a round and quantise. A reward with a token filters once it is active (3.3)."""
+        """Append a round and quantise."""
         self._rounds.append(attempts)
+        self._quantise(active)
+
+    def _quantise(self, active: Sequence[str]) -> None:
+        """Filter and bin all attempts. A reward with a token filters once it is active (3.3)."""
+        self._active = tuple(active)
         parsed = [a for r in self._rounds for a in r if a.parsed]
         filters = {
             name: threshold
@@ -59,18 +67,35 @@ class Pool:
         self.bins = {name: self._bins(name) for name in self._controls}
 
     def draw(self, step: int, active: Sequence[str]) -> list[tuple[Attempt, dict[str, int]]]:
-        """The rows of a step, with their bins; `balanced` spreads over the active rewards' bins."""
+        """The rows of a step, with their bins, spread over the active rewards' bins."""
         config = self._config
+        if tuple(active) != self._active:
+            self._quantise(active)
         size, seed = config.fit.batch_size, [self._seed, self.rounds]
-        if config.draw == "balanced":
+        if config.over_draw != 1:
             shown = {name: self.bins[name] for name in active}
-            indices = balanced_bins(shown, size, step, seed)
+            limit = config.over_draw or math.inf
+            indices = balanced_bins(shown, size, step, seed, over_draw=limit)
         else:
             within = step % config.sample_interval
             indices = shuffled_passes(len(self.attempts), size, within, seed)
         return [
             (self.attempts[i], {name: int(b[i]) for name, b in self.bins.items()}) for i in indices
         ]
+
+    def log_drawn(self, stage: Stage, steps: Sequence[tuple[int, Sequence[str]]]) -> None:
+        """What the coming steps (each with its active rewards) will learn from: the share of rows
+        with a wrong answer, and of rows whose tokens are all the best, as a policy is asked later.
+        """
+        drawn = [(a, {n: bins[n] for n in active})
+                 for step, active in steps for a, bins in self.draw(step, active)]  # fmt: skip
+        counted = {
+            "rows": len(drawn),
+            "attempts": len({a.id for a, _ in drawn}),
+            "wrong": _share(a.rewards.get("correctness") == 0 for a, _ in drawn),
+            "all_best": _share(not any(bins.values()) for _, bins in drawn),
+        }
+        stage.log("drawn", self.rounds - 1, [{"round": self.rounds - 1, **counted}])
 
     def filled(self) -> dict[str, list[int]]:
         """Bins of each reward that hold an attempt: the others' tokens were never trained."""
@@ -95,7 +120,14 @@ class Pool:
             n: np.bincount(bins, minlength=self._controls[n]).tolist()
             for n, bins in self.bins.items()
         }
-        rows = [{"round": round, "reward": n, "counts": c} for n, c in occupancy.items()]
+        asked = [a.question_id for a in self.attempts]
+        rows = [
+            {
+                "round": round, "reward": n, "counts": counts,
+                "icc": intraclass_correlation(self._values(n), asked),
+            }
+            for n, counts in occupancy.items()
+        ]  # fmt: skip
         stage.log("bins", round, rows)
         for name, counts in occupancy.items():
             if not counts[0]:
@@ -116,12 +148,15 @@ class Pool:
             )
 
     def _bins(self, name: str) -> np.ndarray:
-        if name == "product":
-            return rank_bins(self._product(), self._controls[name], self._config.ties)
-        scores, levels = self._scores(self.attempts, name), self._suite[name].levels
-        if levels:
+        scores = self._values(name)
+        if name != "product" and (levels := self._suite[name].levels):
             return value_bins(scores, levels)
+        if self._config.bins_within == "question":
+            scores = centred_within(scores, [a.question_id for a in self.attempts])
         return rank_bins(scores, self._controls[name], self._config.ties)
+
+    def _values(self, name: str) -> np.ndarray:
+        return self._product() if name == "product" else self._scores(self.attempts, name)
 
     def _scores(self, attempts: Sequence[Attempt], name: str) -> np.ndarray:
         """An undefined score counts as the worst of its range, or found where that is infinite."""
@@ -145,3 +180,8 @@ class Pool:
                 scores = (scores - low) / (high - low)
             product *= scores
         return product
+
+
+def _share(of: Iterable[bool]) -> float:
+    values = list(of)
+    return sum(values) / len(values)

@@ -86,12 +86,11 @@ class SelfMotivatedConfig:
     rounds: int = 1
     """Passes A to E; ends early when development accuracy rises by less than a standard error."""
 
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "lora": {
-            "tuning": "lora", "rft": {"fit": {"learning_rate": 2e-4}},
-            "rm": {"fit": {"learning_rate": 1e-4}}, "ppo": {"fit": {"learning_rate": 1e-5}},
-        }
+    LORA: ClassVar[dict[str, Any]] = {
+        "rft": {"fit": {"learning_rate": 2e-4}}, "rm": {"fit": {"learning_rate": 1e-4}},
+        "ppo": {"fit": {"learning_rate": 1e-5}},
     }  # fmt: skip
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"tuning": "lora", **LORA}}
 
     def __post_init__(self) -> None:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
@@ -130,8 +129,6 @@ def self_motivated(
 
     Stages are named by round and mode alone, not after `stage`: there is one such method in a run.
     """
-    if exp.tuning == "lora":
-        say_slow_rates(config)
     best, kept = -math.inf, None
     for round in range(config.rounds):
         prefix = f"round{round}"
@@ -174,21 +171,6 @@ def self_motivated(
 def conclude(exp: Experiment, learned: Learned, name: str) -> None:
     """As every method, with the scores of the reward model."""
     outcome.conclude(with_reward_model(exp, learned), learned, name)
-
-
-def say_slow_rates(config: SelfMotivatedConfig) -> None:
-    """Name the preset where LoRA would learn at full tuning's rates, which are too low for it."""
-    default = SelfMotivatedConfig()
-    slow = [
-        f"{stage}.fit.learning_rate {getattr(config, stage).fit.learning_rate:g}"
-        for stage in ("rft", "rm", "ppo")
-        if getattr(config, stage).fit.learning_rate == getattr(default, stage).fit.learning_rate
-    ]
-    if slow:
-        say(
-            f"LoRA learns here at the rates of full tuning ({', '.join(slow)}), which are low for "
-            "it: --preset lora has higher ones"
-        )
 
 
 def rank(

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import zlib
 from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from rationalize.config.checks import above, at_least
 from rationalize.methods.base import Experiment, Learned, log_dev
@@ -34,7 +35,7 @@ from rationalize.methods.own_attempts import (
     seed_attempts,
     sort_attempts,
 )
-from rationalize.methods.sft import SftConfig, imitate
+from rationalize.methods.sft import LORA_FIT, SftConfig, imitate
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt
 from rationalize.runs import Stage
@@ -71,6 +72,9 @@ class RestartConfig:
     """How often development accuracy is measured in a round; the best step is kept."""
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How the policy learns."""
+
+    LORA: ClassVar[dict[str, Any]] = LORA_FIT
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"tuning": "lora", **LORA}}
 
     def __post_init__(self) -> None:
         at_least(self, 1, "rounds", "evaluations")

@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from rationalize.config.checks import above, at_least
 from rationalize.errors import UserError
-from rationalize.methods.base import Asked, Experiment, Learned, evaluate_on_dev
+from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn, evaluate_on_dev
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
@@ -35,6 +35,10 @@ Texts = Sequence[tuple[str, str]]
 """Prompts and their responses."""
 
 
+LORA_FIT = {"fit": {"learning_rate": 2e-4}}
+"""LoRA's rate where texts are imitated."""
+
+
 @dataclass(frozen=True)
 class SftConfig:
     """SFT on teacher rationales, or the direct fine-tune."""
@@ -45,6 +49,9 @@ class SftConfig:
     """How often development accuracy is measured, evenly over the steps; the best step is kept."""
     fit: FitConfig = FitConfig(learning_rate=1e-4, batch_size=8)
     """How the policy learns."""
+
+    LORA: ClassVar[dict[str, Any]] = LORA_FIT
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"tuning": "lora", **LORA}}
 
     def __post_init__(self) -> None:
         above(self, 0, "epochs")
@@ -71,6 +78,8 @@ class SftStart:
     sft: StartConfig = StartConfig()
     """SFT on the teacher's rationales, done first, in this run."""
 
+    LORA: ClassVar[dict[str, Any]] = {"sft": LORA_FIT}
+
 
 def sft(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> Policy:
     """Imitate the teacher's rationales that led to the gold answer."""
@@ -96,7 +105,7 @@ def direct(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> 
     return imitate(exp, policy, texts, config, stage, steps=steps, asked=DIRECTLY)
 
 
-def asked_directly(exp: Experiment, config: SftConfig) -> Asked:
+def asked_directly(exp: Experiment, config: SftConfig, stage: Stage) -> Asked:
     """For the answer alone."""
     return DIRECTLY
 
@@ -110,7 +119,12 @@ def imitate(
     exp: Experiment, policy: Policy, texts: Texts, config: SftConfig, stage: Stage, *, steps: int,
     asked: Asked | None = None,
 ) -> Policy:  # fmt: skip
-    """Learn responses in place; leaves the weights of the best development accuracy in `policy`."""
+    """Learn responses in place; leaves the weights of the best development accuracy in `policy`.
+
+    Raises `NothingToLearn` where `texts` is empty.
+    """
+    if not texts:
+        raise NothingToLearn(f"{stage.name}: there is no response to learn from")
 
     def learn() -> Mapping[str, Any]:
         maker = RowMaker(policy)

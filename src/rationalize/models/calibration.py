@@ -10,6 +10,13 @@ TEMPERATURES = np.geomspace(0.02, 20.0, 241)
 """The grid that is searched. A few held-out answers do not justify a finer one."""
 
 
+def at_the_edge(temperature: float) -> bool:
+    """Whether a temperature is the grid's highest: the logits say nothing of the answer, so that
+    the flattest distribution fits held-out answers best.
+    """
+    return temperature >= TEMPERATURES[-1]
+
+
 def fit_temperature(logits: Sequence[Sequence[float]], gold: Sequence[int]) -> float:
     """The temperature that minimises `-mean log softmax(logits / T)[gold]`; 1 for no rows.
 

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from rationalize.models.folders import is_gguf
+
 CARD = "README.md"
 
 
@@ -19,7 +21,7 @@ class BaseFacts(NamedTuple):
 
 
 def base_facts(model: str) -> BaseFacts:
-    """Facts on `default`, on a folder or run (from its card), or on a hub id.
+    """Facts on `default`, on a folder or run (from its card), on a GGUF file, or on a hub id.
 
     A hub id's card is read from the hub's cache; nothing is downloaded.
     """
@@ -28,6 +30,11 @@ def base_facts(model: str) -> BaseFacts:
     if model == "default":
         return BaseFacts(HUB_ID, LICENCE)
     folder = Path(model)
+    if is_gguf(model):
+        from rationalize.models.gguf import gguf_facts
+
+        header = gguf_facts(folder)
+        return BaseFacts(header.hub_id, header.licence)
     if folder.is_dir():
         facts = read_card(folder / "model" if (folder / "model").is_dir() else folder)
         return BaseFacts(_text(facts.get("base_model")), _text(facts.get("license")))

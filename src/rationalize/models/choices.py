@@ -182,7 +182,7 @@ def cast_linears_to_bf16(policy: Policy) -> Policy:
     For policies that only score. Embeddings, norms and lm-head stay in float32. The numbers are
     those of autocast, without the copies that it makes in every pass.
     """
-    if has_fast_bfloat16(policy.device):
+    if has_fast_bfloat16(policy.device) and not policy.quantised:
         model = plain_model(policy)
         for module in model.modules():
             if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():

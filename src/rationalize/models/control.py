@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rationalize.errors import UserError
 
-ControlInit = Literal["statistics", "words"]
+ControlInit = Literal["prompt_end", "statistics", "words"]
 
 GOOD_TO_BAD = ("best", "good", "fair", "poor", "worst")
 """With `init="words"`, the level words that embedding rows start from, spread over the bins."""
@@ -70,10 +70,12 @@ class ControlTokens:
 
 def add_control_rows(
     model: Any, tokenizer: Any, controls: ControlTokens, n_vocab: int, *,
-    init: ControlInit = "statistics", seed: int = 0,
+    init: ControlInit = "statistics", before: int = 0, seed: int = 0,
 ) -> None:  # fmt: skip
     """Initialise the embedding rows of the control ids, in the input and output embeddings.
 
+    `prompt_end`: the row of `before`, the token that the controls follow, plus a tenth of the noise
+    of `statistics`; the model goes on to write the response as it did without them.
     `statistics`: Normal(mean, std) per dimension, over the rows of the old vocabulary, as Quark's
     and MaRio's released code does. `words`: the mean row of the words "LEVEL REWARD" (such as
     "best diversity"), plus a tenth of that noise, so that copies differ.
@@ -89,7 +91,9 @@ def add_control_rows(
         std = words.std(0)  # (d,)
         generator = torch.Generator().manual_seed(seed)
         noise = torch.randn(len(controls.ids()), words.shape[1], generator=generator).to(words)
-        if init == "words":
+        if init == "prompt_end":
+            rows = words[before] + 0.1 * std * noise
+        elif init == "words":
             bins = [(r, b, k) for r, k in controls.bins.items() for b in range(k)]
             means = [_level_row(words, tokenizer, *place) for place in bins]
             rows = torch.stack(means).repeat_interleave(controls.copies, 0) + 0.1 * std * noise

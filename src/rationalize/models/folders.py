@@ -39,6 +39,15 @@ def no_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def is_gguf(model: str | Path) -> bool:
+    """Whether a model's name is a GGUF file's.
+
+    >>> is_gguf("models/qwen.Q8_0.gguf"), is_gguf("owner/name-GGUF")
+    (True, False)
+    """
+    return str(model).lower().endswith(".gguf")
+
+
 def check_model(model: str | Path) -> None:
     """Raise `UserError` where no model can be there. Loads nothing, and does not ask the hub."""
     name, folder = str(model), Path(model)
@@ -56,11 +65,17 @@ def check_model(model: str | Path) -> None:
             f"{model}: no config.json there; expected a folder that save_pretrained wrote, with "
             "config.json, weights and tokenizer, or the folder of a finished run"
         )
+    if folder.is_file() and is_gguf(name):
+        from rationalize.models.gguf import gguf_facts
+
+        gguf_facts(folder)
+        return
     if folder.is_file() or looks_local(name):
-        kind = "is a file" if folder.is_file() else "there is no such folder"
+        absent = "there is no such file" if is_gguf(name) else "there is no such folder"
+        kind = "is a file" if folder.is_file() else absent
         raise UserError(
-            f"{model}: {kind}; expected `default`, a folder with a model, a finished run, or a hub "
-            "id"
+            f"{model}: {kind}; expected `default`, a folder with a model, a finished run, a GGUF "
+            "file, or a hub id"
         )
 
 
@@ -86,7 +101,7 @@ def weights_hash(source: str | Path, model: Any) -> str:
         folder = Path(config).parent if config else folder
     files = sorted(folder.glob("*.safetensors"))
     if files:
-        return _files_hash(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
+        return files_hash(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
     import torch
 
     digest = hashlib.sha256()
@@ -97,7 +112,7 @@ def weights_hash(source: str | Path, model: Any) -> str:
 
 
 @functools.lru_cache(maxsize=64)
-def _files_hash(files: tuple[tuple[str, int, int], ...]) -> str:
+def files_hash(files: tuple[tuple[str, int, int], ...]) -> str:
     """Hash of (path, size, time of change) files; a changed file misses the cache."""
     digest = hashlib.sha256()
     for path, _, _ in files:

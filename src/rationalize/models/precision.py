@@ -28,6 +28,8 @@ def frozen_copy(model: Any, dtype: torch.dtype, *, linear_only: bool = False) ->
 
     Buffers keep theirs: rotary frequencies are too imprecise in bfloat16.
     """
+    if not all(p.is_floating_point() for p in model.parameters()):  # in 4 bits: as it is
+        return copy.deepcopy(model).requires_grad_(False).eval()
     others = [m for m in model.modules() if not isinstance(m, torch.nn.Linear)]
     kept = {id(p) for m in others for p in m.parameters(recurse=False)} if linear_only else set()
     copies = {}

@@ -53,7 +53,12 @@ class Variants:
         seed: int = 0,
     ) -> Variants:  # fmt: skip
         """Variants that all start equal to the base; `copies` gives each its own full weights."""
-        variants = cls(base, source, seed=seed)
+        if copies and base.quantised:
+            raise UserError(
+                "copies of a model in 4 bits cannot learn; expected adapters. Leave copies out, or "
+                "take another tuning than qlora"
+            )
+        variants = cls(base, source, rank=base.lora_rank, seed=seed)
         for name in names:
             if copies:
                 variants.copies[name] = replace(base, model=copy.deepcopy(base.model))

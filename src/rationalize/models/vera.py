@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, T5EncoderModel
 
 from rationalize.models.precision import autocast
 from rationalize.text import whole_characters
@@ -37,6 +36,8 @@ class Vera:
     @classmethod
     def load(cls, model: str = MODEL) -> Vera:
         """Vera from the hub or a folder, in bfloat16 (10 GB)."""
+        from transformers import AutoTokenizer, T5EncoderModel
+
         encoder = T5EncoderModel.from_pretrained(model, dtype=torch.bfloat16)
         version = getattr(encoder.config, "_commit_hash", None) or "local"
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,34 +4,19 @@ questions.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from rationalize.errors import UserError
 from rationalize.questions.files import SUFFIXES
 from rationalize.questions.load import load_questions
 from rationalize.questions.splits import same_question_key
-from rationalize.questions.teacher import solved
 from rationalize.records import Question
-
-Form = Literal["number", "yes/no", "choice", "text"]
-
-_NUMBER = re.compile(r"-?[$€£]?\d[\d,]*(?:\.\d+)?%?")
-
-
-def form_of(question: Question) -> Form:
-    """The form of a question's answer."""
-    answers = {c.strip().lower() for c in question.choices or (question.answer,)}
-    if answers <= {"yes", "no", "true", "false"}:
-        return "yes/no"
-    if question.choices:
-        return "choice"
-    return "number" if _NUMBER.fullmatch(question.answer.strip()) else "text"
+from rationalize.teacher import solved
+from rationalize.templates import Form, form_of
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from rationalize.answers import answer_label
-from rationalize.evaluation.baselines import MAJORITY
+from rationalize.evaluation.baselines import BETTER_READING, MAJORITY, reads_base_better
 from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.harness import Asked, harness_command
 from rationalize.evaluation.metrics import ACCURACY
@@ -130,6 +130,8 @@ def _facts_list(facts: CardFacts, meta: Mapping[str, Any]) -> str:
         f"Seed: {facts.seed}",
         f"Hardware: {_md(meta.get('hardware') or 'unknown')}",
     ]
+    if meta.get("tuning"):
+        lines.append(f"Tuning: {_md(meta['tuning'])}")
     if meta.get("seconds") is not None:
         lines.append(f"Time of the last start: {meta['seconds']:.0f} s")
     versions = ", ".join(f"{name} {version}" for name, version in facts.packages.items())
@@ -161,17 +163,22 @@ def _numbers(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
 
 
 def _compared(results: Mapping[str, Any], facts: CardFacts, split: str) -> str:
-    """The paired differences in accuracy between the model and other methods."""
+    """The paired differences in both accuracies between the model and other methods."""
     lines = []
     for (a, b), of in differences(results, split).items():
-        row = of.get("accuracy")
-        if row and facts.method in (a, b):
-            shown = show_interval(row, results["metrics"]["accuracy"], sign=True)
-            p = f"{show_p(row['p'])}/{show_p(row['p_holm'])}"
-            lines.append(f"- {_md(a)} − {_md(b)}: {shown}, {p.replace('<', '&lt;')}")
+        cells = [
+            f"{show_interval(row, results['metrics'][name], sign=True)}, "
+            f"{show_p(row['p'])}/{show_p(row['p_holm'])}".replace("<", "&lt;")
+            for name in ("accuracy", "stated_accuracy")
+            if (row := of.get(name)) and facts.method in (a, b)
+        ]
+        if cells:
+            lines.append(f"- {_md(a)} − {_md(b)}: {'; stated '.join(cells)}")
     if not lines:
         return ""
     legend = LEGEND.partition(" (")[0]
+    if reads_base_better(results["comparisons"], split):
+        lines += ["", BETTER_READING]
     return "\n".join([f"Paired differences in accuracy %, {legend}:", "", *lines])
 
 

@@ -70,6 +70,8 @@ def render(
         hacking=hacking(results, of_first, questions, metrics, browser),
         rounds=sections.rounds(results["rounds"], facts),
         obedience=sections.obedience(results["obedience"], facts),
+        token_auc=sections.token_auc(results.get("token_auc") or [], facts),
+        drawn=sections.drawn(results.get("drawn") or []),
         chains=chains(results.get("chains") or []),
         coalition=coalition(results),
         occupancy=sections.occupancy(results["bins"], facts),

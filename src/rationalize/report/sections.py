@@ -134,6 +134,41 @@ def obedience(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"charts": charts, "gaps": gaps, "legend": {f"round {r:g}": shade[r] for r in every}}
 
 
+def token_auc(rows: Rows, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A table row per policy, round and reward: how well its tokens rank stored attempts."""
+
+    def share(found: Mapping[str, Any] | None) -> str:
+        return f"{found['mean']:.2f} [{found['low']:.2f}, {found['high']:.2f}]" if found else "–"
+
+    groups = _grouped(rows, ("method", "split", "seed", "run"))
+    return [
+        {
+            "who": who, "round": f"{r['round']:g}", "reward": _name(r["reward"]),
+            "auc": share(r.get("auc")), "within": share(r.get("within")),
+            "n": f"{r['attempts']} at {r['questions']}",
+            "told_apart": bool(r.get("auc")) and r["auc"]["low"] > 0.5,
+        }
+        for who, of_policy in groups.items()
+        for reward in _ordered({r["reward"] for r in of_policy}, facts)
+        for r in of_policy
+        if r["reward"] == reward
+    ]  # fmt: skip
+
+
+def drawn(rows: Rows) -> list[dict[str, str]]:
+    """A table row per policy and round: what its steps learned from."""
+    groups = _grouped(rows, ("method", "seed", "run"))
+    return [
+        {
+            "who": who, "round": f"{r['round']:g}", "rows": str(r["rows"]),
+            "attempts": str(r["attempts"]), "wrong": f"{r['wrong']:.1%}",
+            "all_best": f"{r['all_best']:.1%}",
+        }
+        for who, of_policy in groups.items()
+        for r in of_policy
+    ]  # fmt: skip
+
+
 def occupancy(rows: Rows, facts: Mapping[str, Any]) -> dict[str, Any] | None:
     """A chart per method and reward: the pool's attempts in each bin, with a bar per round."""
     if not rows:
@@ -275,7 +310,9 @@ def _about(row: Mapping[str, Any]) -> str:
 
 
 def _kinds(results: Mapping[str, Any], split: str) -> dict[str, Any] | None:
-    """Accuracy by kind of question; None for fewer than two kinds."""
+    """Accuracy by kind of question, in both readings where they differ; None for fewer than two
+    kinds.
+    """
     of_method = {m: splits[split] for m, splits in results["kinds"].items() if split in splits}
     kinds = sorted({k for of_kind in of_method.values() for k in of_kind})
     if len(kinds) < 2:
@@ -285,10 +322,17 @@ def _kinds(results: Mapping[str, Any], split: str) -> dict[str, Any] | None:
     return {
         "heads": [{"name": k, "n": first[k]["n"] if k in first else NONE} for k in kinds],
         "rows": [
-            {"name": m, "cells": [_mean_cell(of_kind.get(k), fact) for k in kinds]}
+            {"name": m, "cells": [_kind_cell(of_kind.get(k), fact) for k in kinds]}
             for m, of_kind in of_method.items()
         ],
     }
+
+
+def _kind_cell(row: Mapping[str, Any] | None, fact: Mapping[str, Any]) -> dict[str, str] | None:
+    cell = _mean_cell(row, fact)
+    if row and cell and "stated" in row and (stated := show(row["stated"], fact)) != cell["mean"]:
+        cell["interval"] += f", stated {stated}"
+    return cell
 
 
 def _shaded(r: float | None) -> dict[str, str]:

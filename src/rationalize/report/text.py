@@ -5,6 +5,7 @@ runs.
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ HOME = Path(__file__).parent
 """Folder of templates, style and script."""
 
 
+@cache
 def template(name: str) -> Template:
     """A page's template; every text put into it is made visible and escaped."""
     environment = Environment(

@@ -12,7 +12,7 @@ from rationalize.errors import UserError
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.cache import ScoreCache
-from rationalize.templates import TEMPLATE_VERSION
+from rationalize.templates import template_version
 
 COLUMNS = (
     "prompts", "completions", "rationale", "prediction", "gold", "choices", "question", "context",
@@ -135,7 +135,8 @@ def score_key(reward: Reward, row: Mapping[str, Any]) -> bytes:
 
     This includes the question's id: it picks the fold of a cross-fitted scorer.
     """
-    parts = [reward.name, reward.version, reward.scorer_hash, TEMPLATE_VERSION]
+    version = template_version(str(row["prompts"]))
+    parts = [reward.name, reward.version, reward.scorer_hash, version]
     names = [*COLUMNS, *(_others(row) if reward.all_columns else reward.columns)]
     text = json.dumps([*parts, [row.get(name) for name in names]], default=str)
     return hashlib.blake2b(text.encode(), digest_size=20).digest()

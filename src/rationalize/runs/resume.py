@@ -19,7 +19,9 @@ BASE_HASH = "base_hash"
 """Key in `config.yaml` of the hash of the base model's weights; `read_config` leaves it out."""
 
 _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
-_BEGUN = {"config.yaml", "env.json", "metrics.jsonl", "lock", "scores", FOLDER}
+_BEGUN = {
+    "config.yaml", "env.json", "metrics.jsonl", "lock", "scores", "tuning.json", FOLDER,
+}  # fmt: skip
 """What a run holds that has stored nothing yet which anybody waited for."""
 _BESIDE = ".beside"
 """Lists what lay in the folder before a run was put there: it is never deleted."""

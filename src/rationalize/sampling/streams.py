@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
 
 from rationalize.models.forward import padded, plain_model
 
@@ -67,6 +66,8 @@ class _DecoderOnly(Stream):
     _row_tensors = ("hidden", "_mask")
 
     def __init__(self, policy: Policy, queries: Sequence[Query]) -> None:
+        from transformers import DynamicCache
+
         model = plain_model(policy)
         self._decoder = model.get_decoder()
         self._cache = DynamicCache(config=model.config.get_text_config(decoder=True))
@@ -115,6 +116,8 @@ class _EncoderDecoder(Stream):
     _row_tensors = ("hidden", "_mask", "_encoded")
 
     def __init__(self, policy: Policy, queries: Sequence[Query]) -> None:
+        from transformers import DynamicCache, EncoderDecoderCache
+
         model = plain_model(policy)
         self._decoder = model.get_decoder()
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())

@@ -14,9 +14,9 @@ from typing import Any, Literal, Protocol
 from rationalize.answers import parse_answer, parse_reply, reply_text
 from rationalize.progress import Progress, progress_bar
 from rationalize.questions.demonstrations import Demonstrations
-from rationalize.questions.teacher import teacher_samples
 from rationalize.records import Attempt, Completion, Question
 from rationalize.sampling.config import SamplingConfig
+from rationalize.teacher import teacher_samples
 from rationalize.templates import ANSWER_ALONE, BLOCK_END, prompt_text
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,10 @@ class PromptOptions:
     """Solved questions shown first (few-shot): the same to all, or each question's own."""
     hinted: bool = False
     """Whether the prompt tells the gold answer (STaR's rationalisation)."""
+    told: bool = False
+    """Whether prompts without demonstrations say the form of the answer: for a model that was not
+    trained on it (`Policy.knows_form`).
+    """
 
 
 def write_attempts(
@@ -123,7 +127,7 @@ def write_attempts(
         prompt_text(
             options.mode, question, source.rationale if source else None,
             demos.before(question) if isinstance(demos, Demonstrations) else demos,
-            hinted=options.hinted,
+            hinted=options.hinted, told=options.told,
         )
         for question, source in zip(questions, sources, strict=True)
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,10 +25,11 @@ def shuffled_passes(n: int, batch_size: int, step: int, seed: int | Sequence[int
 
 
 def balanced_bins(
-    bins: Mapping[str, np.ndarray], batch_size: int, step: int, seed: int | Sequence[int]
-) -> list[int]:
-    """Indices of batch `step`: per row a uniform reward, then a uniform non-empty bin of it, then a
-    uniform row of that bin.
+    bins: Mapping[str, np.ndarray], batch_size: int, step: int, seed: int | Sequence[int], *,
+    over_draw: float = math.inf,
+) -> list[int]:  # fmt: skip
+    """Indices of batch `step`: per row a uniform reward, then a bin of it by `capped_shares`, then
+    a uniform row of that bin.
 
     Uniform draws over the pool hardly ever train a bin with 3 % of it, as ties and by-value rewards
     make them. `bins` maps each reward to the bins (N,) of the rows.
@@ -37,10 +39,37 @@ def balanced_bins(
     batch = []
     for _ in range(batch_size):
         bins_N = bins[names[rng.integers(len(names))]]
-        non_empty = np.unique(bins_N)
-        members = np.flatnonzero(bins_N == non_empty[rng.integers(len(non_empty))])
+        non_empty, counts = np.unique(bins_N, return_counts=True)
+        shares = capped_shares(counts, over_draw)
+        members = np.flatnonzero(bins_N == non_empty[rng.choice(len(shares), p=shares)])
         batch.append(int(members[rng.integers(len(members))]))
     return batch
+
+
+def capped_shares(counts: Sequence[int] | np.ndarray, over_draw: float = math.inf) -> np.ndarray:
+    """Probability (K,) of drawing each of K bins with `counts` rows: the same for all, but at most
+    `over_draw` times the bin's share of the rows; what a bin may not have goes to the others.
+
+    Without the limit, a bin of a few rows has the same weight as one of hundreds: where 2 % of the
+    attempts are wrong, half of what their reward draws would be.
+
+    >>> capped_shares([98, 2], over_draw=3).round(2).tolist()
+    [0.94, 0.06]
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    limit = np.clip(over_draw, 1.0, counts.sum()) * counts / counts.sum()
+    shares = np.zeros(len(counts))
+    free = counts > 0
+    # fix the bins that reach their limit, and spread what is left over the others
+    while free.any():
+        even = (1.0 - shares.sum()) / free.sum()
+        full = free & (limit < even)
+        if not full.any():
+            shares[free] = even
+            break
+        shares[full] = limit[full]
+        free &= ~full
+    return shares / shares.sum()
 
 
 def apportion(shares: Mapping[str, float], size: int) -> dict[str, int]:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from rationalize.answers import is_correct
 from rationalize.records import Attempt, Pair, Question
 from rationalize.signals.ranks import pairs_across, rank_levels
-from rationalize.templates import listed_choices
+from rationalize.templates import listed_choices, untold
 
 LeftOut = Counter[str]
 """Reason -> number of attempts."""
 
 
 def learnable(attempts: Iterable[Attempt]) -> tuple[list[Attempt], LeftOut]:
-    """Attempts at the question's own prompt that are complete, without duplicates.
+    """Attempts at the question's own prompt that are complete, without duplicates. What a prompt
+    told of the answer's form is taken out: the learner shall need no telling.
 
     A hinted prompt gives the answer away. A reply that was cut at the length limit would teach the
     learner to stop there.
@@ -23,6 +25,7 @@ def learnable(attempts: Iterable[Attempt]) -> tuple[list[Attempt], LeftOut]:
     kept: dict[tuple[str, str], Attempt] = {}
     left_out: LeftOut = Counter()
     for attempt in attempts:
+        attempt = replace(attempt, prompt=untold(attempt.prompt))
         if attempt.mode != "rationale_answer" or not attempt.prompt:
             left_out["of another mode than rationale and answer"] += 1
         elif attempt.hinted:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 
+ROW_SIZE = 0.1
+"""Root mean square of embedding rows that `control_factor` refers to."""
 BETAS, EPSILON = (0.9, 0.99), 1e-8
 """AdamW's decays, as MaRio's code has them (its second is .99, not PyTorch's .999), and epsilon."""
 
@@ -59,7 +61,7 @@ class FitConfig:
     def __post_init__(self) -> None:
         at_least(self, 0, "learning_rate")
         at_least(self, 1, "batch_size", "micro_tokens")
-        between(self, 0, 1, "warmup")
+        at_least(self, 0, "warmup")
         between(self, 0, math.inf, "max_grad_norm")
 
 
@@ -68,7 +70,9 @@ class ControlFitConfig(FitConfig):
     """How a policy with control tokens learns."""
 
     control_factor: float = 1.0
-    """Learning-rate multiplier of the control tokens' embedding rows."""
+    """How much faster than other weights the control tokens' embedding rows learn, where their root
+    mean square is 0.1 (SmolLM2's); elsewhere in proportion to it. 1: as all weights.
+    """
 
     def __post_init__(self) -> None:
         FitConfig.__post_init__(self)
@@ -177,7 +181,8 @@ def rate_groups(parameters: dict[str, Tensor], config: FitConfig) -> list[dict[s
 
 def rate_at(step: int, steps: int, config: FitConfig) -> float:
     """Share of the peak learning rate at a step (counted from 0)."""
-    warm = max(1, round(config.warmup * steps)) if config.warmup else 0
+    warm = round(config.warmup if config.warmup >= 1 else config.warmup * steps)
+    warm = max(1, warm) if config.warmup else 0
     if step < warm:
         return (step + 1) / warm
     left = (steps - step) / max(1, steps - warm)
@@ -195,7 +200,7 @@ def _optimise(
     sums = torch.zeros(2, device=accelerator.device)
     metrics: dict[str, float] = {}
     for passed in micro_batches(rows, config.micro_tokens, group_of):
-        with policy.autocast():
+        with policy.autocast(), policy.checkpointing():
             out = loss(policy, passed)
         accelerator.backward(out.total)
         sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
@@ -211,6 +216,8 @@ def _optimise(
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
     factor = config.control_factor if isinstance(config, ControlFitConfig) else 1.0
     before = policy.control_rows() if factor != 1.0 and policy.controls else None
+    if before is not None:
+        factor *= before.float().square().mean().sqrt().item() / ROW_SIZE
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if before is not None:

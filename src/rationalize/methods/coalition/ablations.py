@@ -31,6 +31,7 @@ from rationalize.methods.coalition.inference import Routing
 from rationalize.methods.launch import make_experiment, open_run, tokens_of
 from rationalize.methods.outcome import majority_row, said_done, write_results
 from rationalize.methods.scoring import check_scoring
+from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.progress import say
 from rationalize.runs import Run, check_resumable, differences
@@ -95,6 +96,8 @@ def ablations(
             return
         tokens = evaluation.evaluation_tokens or tokens_of(config)
         exp = make_experiment(run, base, run_config, scoring, tokens=tokens, splits=splits)
+        run_config, config = settle(run, base, run_config, config)
+        exp = replace(exp, config=run_config)
         config = replace(
             config, judge=config.judged_by(exp.train),
             answer_scorer=config.answer_scorer or str(run.path / "scorers" / "answer"),

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from rationalize.config import nearest
 from rationalize.config.checks import above, at_least, between, finite
 from rationalize.errors import UsageError
 from rationalize.methods.base import ScorerFolders
 from rationalize.methods.scoring import Scoring
+from rationalize.methods.sft import LORA_FIT
 from rationalize.models.answer_texts import Texts
 from rationalize.models.reward_model import read_facts, reward_model_folder
 from rationalize.progress import say
@@ -162,6 +163,9 @@ class CoalitionConfig:
     """How a variant learns its own part: a rate for adapters; full copies want a fifth of it."""
     controller: ControllerConfig = ControllerConfig()
     """How the controller learns."""
+
+    LORA: ClassVar[dict[str, Any]] = {"instruction": LORA_FIT}  # variants are adapters anyway
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"tuning": "lora", **LORA}}
 
     def __post_init__(self) -> None:
         at_least(self, 1, "variants")

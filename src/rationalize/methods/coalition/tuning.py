@@ -230,7 +230,9 @@ def with_rationales(
         return write_attempts(
             Sampler(policy), questions, config.imperfect,
             Provenance("train", exp.seed, writer="few-shot"),
-            PromptOptions(demos=Demonstrations(BUILT_IN, config.shots)),
+            PromptOptions(
+                demos=Demonstrations(BUILT_IN, config.shots), told=not policy.knows_form
+            ),
             label=f"{stage.name}: few-shot attempts",
         )  # fmt: skip
 

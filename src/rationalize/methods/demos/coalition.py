@@ -60,6 +60,8 @@ class CoalitionDemoConfig(CoalitionConfig):
     controller: ControllerConfig = ControllerConfig(epochs=2.0, fit=FitConfig(learning_rate=5e-4))
     """How the controller learns."""
 
+    LORA: ClassVar[dict[str, Any]] = {}  # so short a tuning has LoRA's rates already
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     RUN: ClassVar[dict[str, Any]] = {
         "questions": "builtin:train=108,dev=24,test=72,unseen=0", "evaluation_tokens": 48,
     }  # fmt: skip

@@ -21,10 +21,12 @@ from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig
 from rationalize.methods.train_scorers.verifier import VerifierConfig
 from rationalize.progress import say
-from rationalize.records import Question
+from rationalize.records import Attempt, Question
 from rationalize.rewards.check import CheckRow, check_rewards, format_table
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import Provenance, write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
+from rationalize.teacher import solved
+from rationalize.text import printable
 from rationalize.training.loop import ControlFitConfig, FitConfig
 
 SHORT = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
@@ -61,7 +63,7 @@ class MarioDemoConfig:
     )
     """FILT-ACC."""
     mario: MarioConfig = MarioConfig(
-        bins=3, steps=36, sample_interval=12, prompts=48, obedience_questions=8,
+        bins=3, steps=36, sample_interval=12, prompts=48, token_questions=24,
         fit=ControlFitConfig(learning_rate=1e-4, control_factor=20.0), sampling=SHORT,
     )  # fmt: skip
     """MaRio; its other variants differ in `variant` alone."""
@@ -77,6 +79,10 @@ class MarioDemoConfig:
         "evaluation_tokens": 48,
     }
     """The run's settings, where the demo has its own."""
+    LORA: ClassVar[dict[str, Any]] = {
+        "filt_acc": {"fit": {"learning_rate": 2e-4}},
+        "mario": {"fit": {"learning_rate": 2e-4, "control_factor": 10.0}},
+    }
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small": {},
         "large": {
@@ -86,7 +92,7 @@ class MarioDemoConfig:
             "filt_acc": {"steps": 600, "sample_interval": 200, "prompts": 0},
             "mario": {
                 "bins": 5, "steps": 600, "sample_interval": 200, "prompts": 0,
-                "obedience_questions": 0,
+                "token_questions": 60,
             },
         },
     }  # fmt: skip
@@ -116,10 +122,16 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
             settings = replace(config.mario, variant=variant)
             rows.append(Row(label, "mario", settings, f"{name}-{{seed}}", SFT))
 
+    said: list[str] = []
+
     def after(seeded: Experiment, row: Row, learned: Learned) -> None:
         if row.label == SFT:
             _preflight(seeded, config.mario, learned)
-        elif row == rows[-1] and seeded.seed == config.seeds[-1]:
+        if seeded.seed != config.seeds[-1]:
+            return
+        if isinstance(row.config, MarioConfig):
+            said.extend(_under_both_tokens(seeded, row, learned))
+        if row == rows[-1]:
             export(seeded, learned.policy, row.label, learned.asked)
 
     table = baselines(exp, config.direct, config.shots)
@@ -128,6 +140,8 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     pairs = [(name, SFT) for name in learners] + [(name, learners[0]) for name in learners[1:]]
     meta = {"seconds": time.monotonic() - started, "seeds": list(config.seeds)}
     write_results(exp, table.methods, [*pairs, (SFT, BASE)], meta, trained=table.trained())
+    for line in said:
+        say(printable(line))
     say(f"report: {exp.run.path / 'report.html'}")
 
 
@@ -135,13 +149,53 @@ def _check_rewards(exp: Experiment) -> None:
     """Self-tests of every reward on development questions, before any of them enters a headline."""
 
     def measure() -> Any:
-        solved = [q for q in exp.dev if q.rationales] or [q for q in exp.train if q.rationales]
-        asked = solved[:8]
+        asked = [*filter(None, map(solved, exp.dev))] or [*filter(None, map(solved, exp.train))]
+        asked = asked[:8]
         return check_rewards(exp.suite.rewards, asked, [q.rationales[0] for q in asked])
 
     rows = [CheckRow(**row) for row in exp.stage("check").facts("check_rewards", measure)]
     write_text(exp.run.path / "check_rewards.txt", format_table(rows))
     print(format_table(rows))
+
+
+def _under_both_tokens(exp: Experiment, row: Row, learned: Learned) -> list[str]:
+    """What the tokens do, in words: how well they rank replies, and one question's two answers."""
+    stage = exp.stage(row.stage.format(seed=exp.seed))
+    ranked = stage.metrics("token_auc")
+    last = [r for r in ranked if r["step"] == ranked[-1]["step"]] if ranked else []
+    lines = [
+        f"{row.label}, token AUC of {r['reward']}: {r['auc']['mean']:.2f} "
+        f"[{r['auc']['low']:.2f}, {r['auc']['high']:.2f}] on {r['attempts']} stored attempts; "
+        + ("its tokens tell good from bad" if r["auc"]["low"] > 0.5 else "chance is .5")
+        for r in last
+        if r.get("auc")
+    ]
+    policy = learned.policy
+    if not learned.asked.control:
+        return [*lines, f"{row.label}: the start was kept, which is asked without tokens"]
+    best = dict(learned.asked.control)
+    question = exp.splits[exp.final_splits[0]][0]
+
+    def write() -> list[Attempt]:
+        both = [
+            write_attempts(
+                Sampler(policy), [question], exp.evaluation,
+                Provenance("shown", exp.seed, writer=f"{stage.name}-{name}"),
+                PromptOptions(control=control), label=f"{row.label} under its {name} tokens",
+            )[0]
+            for name, control in (("best", best), ("worst", policy.controls.worst(best)))
+        ]  # fmt: skip
+        return exp.suite.score(both, {question.id: question})
+
+    lines.append(f"{row.label}: {question.question} (gold: {question.answer})")
+    for name, attempt in zip(("best", "worst"), stage.attempts("both-tokens", write), strict=True):
+        scores = ", ".join(
+            f"{n} {'undefined' if attempt.rewards[n] is None else f'{attempt.rewards[n]:.2f}'}"
+            for n in best
+            if n in attempt.rewards
+        )
+        lines.append(f"  {name} tokens: {attempt.completion}  ({scores})")
+    return lines
 
 
 def _preflight(exp: Experiment, config: MarioConfig, learned: Learned) -> None:

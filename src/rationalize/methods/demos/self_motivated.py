@@ -94,6 +94,9 @@ class SelfMotivatedDemoConfig:
     )  # fmt: skip
     """Iterative DPO, from M_sft and its redrawn attempts."""
 
+    LORA: ClassVar[dict[str, Any]] = {
+        "ppo": {"fit": {"learning_rate": 1e-4}}, "dpo": {"fit": {"learning_rate": 5e-5}},
+    }  # fmt: skip
     RUN: ClassVar[dict[str, Any]] = {
         "questions": "builtin:train=180,dev=24,test=72,unseen=0",
         "evaluation_tokens": 48,

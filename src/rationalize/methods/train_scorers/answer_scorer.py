@@ -1,6 +1,8 @@
 """The answer scorer: a reader that answers from the question alone, or from question and rationale.
 
-MaRio's consistency and COALITION's utility both read it (mario.md 4.2; coalition.md 1.1, 3.1).
+MaRio's consistency and COALITION's utility both read it (MaRio, arXiv 2311.02805; COALITION,
+arXiv 2503.02463; docs/methods/scorers.md).
+
 One model learns two modes, I -> A and I, R -> A, by NLL of the answer's tokens; I, R -> A learns
 from the teacher's rationales that led to the gold answer.
 
@@ -23,6 +25,7 @@ texts=released` goes back on 1 to 3):
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +38,7 @@ from rationalize.errors import UserError
 from rationalize.methods.base import RunConfig
 from rationalize.methods.train_scorers.crossfit import ScorerConfig, cross_fit, train_model
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
-from rationalize.models.calibration import fit_temperature
+from rationalize.models.calibration import at_the_edge, fit_temperature
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.scorers import AnswerFold, load_choice_scorer
@@ -45,6 +48,8 @@ from rationalize.sampling.writing import teacher_attempts
 from rationalize.training.batches import RowMaker, mixed_batch
 from rationalize.training.loop import BatchAt, Loss
 from rationalize.training.objectives import nll
+
+logger = logging.getLogger(__name__)
 
 Mode = Literal["answer", "answer_from_rationale"]
 MODES: tuple[Mode, ...] = ("answer", "answer_from_rationale")
@@ -144,5 +149,12 @@ def _calibrate(
             max(range(len(z)), key=z.__getitem__) == g for z, g in zip(logits, gold, strict=True)
         ]
         facts["temperature"][mode] = fit_temperature(logits, gold)
+        if at_the_edge(facts["temperature"][mode]):
+            logger.warning(
+                "answer scorer, mode %s: its answers to %d held-out questions are no better than "
+                "chance, so that it is calibrated to 1 / choices for each; consistency then is "
+                "p(gold | question, rationale) minus that constant",
+                mode, len(gold),
+            )  # fmt: skip
         facts["held_out"][mode] = {"n": len(right), "accuracy": sum(right) / max(1, len(right))}
     return facts

@@ -68,8 +68,8 @@ def cross_fit(
     check_model(run_config.model)
     if train is None:
         train = run_config.load_splits()["train"]
-    base = run_config.load_policy(tuning="full").weights_hash
-    with Run.open(out, stored, base_hash=base, overwrite=overwrite) as run:
+    base = run_config.load_policy(tuning="full")
+    with Run.open(out, stored, base_hash=base.weights_hash, overwrite=overwrite) as run:
 
         def make() -> dict[str, Any]:
             folds, seen = [], folds_of(train, config.folds)
@@ -101,7 +101,7 @@ def train_model(
     stage = Stage(run, name)
 
     def make() -> dict[str, Any]:
-        policy = run_config.load_policy(style=config.style)
+        policy = run_config.load_policy(style=config.style, quantise=False)
         freeze_lower(policy, config.frozen_layers, halve=policy.precision != "float32")
         loss, batch_at, steps = prepare(policy)
         fit(policy, loss, batch_at, config.fit, stage, steps=steps, group_of=group_of)

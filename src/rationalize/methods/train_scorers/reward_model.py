@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.intervals import Interval, bootstrap_mean
 from rationalize.methods.base import NothingToLearn, RunConfig
 from rationalize.methods.own_attempts import RejectConfig, is_right, rankable
+from rationalize.methods.tuning import settle
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head, save_head
 from rationalize.models.policy import Policy
@@ -85,6 +86,9 @@ class RewardModelConfig:
         learning_rate=1e-5, head_rate=1e-3, schedule="cosine", warmup=0.03, batch_size=64
     )
     """How it learns; a batch is so many questions."""
+
+    LORA: ClassVar[dict[str, Any]] = {"fit": {"learning_rate": 1e-4}}
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"tuning": "lora", **LORA}}
 
     def __post_init__(self) -> None:
         at_least(self, 0, "pairs", "centre")
@@ -140,8 +144,10 @@ def train_reward_model(
     check_resumable(out, stored, overwrite=overwrite)
     splits = run_config.load_splits()
     attempts = attempts_at(Path(source.attempts), splits)
-    policy = run_config.load_policy()
-    with Run.open(out, stored, base_hash=policy.weights_hash, overwrite=overwrite) as run:
+    base = run_config.load_policy(tuning="full", quantise=False)
+    with Run.open(out, stored, base_hash=base.weights_hash, overwrite=overwrite) as run:
+        run_config, config = settle(run, base, run_config, config)
+        policy = base if run_config.tuning == "full" else run_config.load_policy(quantise=False)
         data = RankData(attempts, splits["train"], source.select, seed=run_config.seed)
         stage = Stage(run, "reward-model")
         facts = learn_rank(policy, data, config, stage, run.path / "model")

@@ -17,6 +17,8 @@ Deviations:
 2. Question and choice are joined by a space, not rewritten into a declarative sentence by a larger
    model. With `statement=question` rationales stand behind their question in the same way, and
    another question's rationale is one more false statement.
+   A teacher's rationale that mostly repeats itself, or argues for another choice than it answers,
+   is not true although it led to the gold answer; it may be drawn as a false one.
 3. No contrastive loss: it needs large batches, and Vera's ablation found it the least of the three.
 4. Cross-fitted in two folds, one temperature each, fitted on the rationales of held-out questions.
 5. The lower layers stay as they are, which costs a third less.
@@ -54,9 +56,12 @@ from rationalize.models.scorers import (
 )
 from rationalize.records import Question
 from rationalize.rewards.check import all_options, negated
+from rationalize.rewards.mentions import mentions
+from rationalize.rewards.repetition import repeated_share
 from rationalize.runs import Run
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.templates import statement_text
+from rationalize.text import words
 from rationalize.training.batches import grouped_batch
 from rationalize.training.loop import BatchAt, FitConfig, Loss, LossOutput
 
@@ -101,6 +106,9 @@ class StatementTag(NamedTuple):
     group: int
     true: bool
 
+
+MOSTLY = 0.5
+"""Share of a rationale's words in repeated runs, above which it counts as repetitive."""
 
 Group = list[Statement]
 """Statements of one question, exactly one of them true."""
@@ -193,13 +201,15 @@ def rationale_groups(
     questions: Sequence[Question], negatives: int, seed: int, share: float = 1.0, *,
     with_question: bool = False,
 ) -> list[Group]:  # fmt: skip
-    """Each rationale that led the teacher to the gold answer, against corruptions of it.
+    """Each sound rationale that led the teacher to the gold answer, against corruptions of it.
 
     With the question before each, another question's rationale is a false statement too.
     """
+    by_id = {q.id: q for q in questions}
     right: dict[str, list[str]] = {q.id: [] for q in questions}
     for attempt in teacher_attempts(questions, "correct"):
-        right[attempt.question_id].append(attempt.rationale)
+        if sound(attempt.rationale, by_id[attempt.question_id]):
+            right[attempt.question_id].append(attempt.rationale)
     samples = teacher_attempts(questions, "all")
     wrong: dict[str, list[str]] = {q.id: [] for q in questions}
     for attempt in samples:
@@ -222,6 +232,25 @@ def rationale_groups(
             if len(texts) > 1:
                 groups.append([Statement(text, i == 0) for i, text in enumerate(texts)])
     return groups
+
+
+def sound(rationale: str, question: Question) -> bool:
+    """Whether a rationale that led to the gold answer may count as true: it does not mostly repeat
+    itself, and the choice that it names last is not another one.
+
+    >>> question = Question("q", "?", "taller", ("taller", "shorter"))
+    >>> [sound(r, question) for r in ("First shorter; then taller.", "We read shorter.")]
+    [True, False]
+    >>> sound("Ann is taller, Ann is taller, Ann is taller.", question)
+    False
+    """
+    if repeated_share(rationale) > MOSTLY:
+        return False
+    said = words(rationale)
+    last = {c: max(mentions(said, c), default=-1) for c in question.choices or ()}
+    named = max(last.values(), default=-1)
+    # a choice inside another one ends where that one does
+    return named < 0 or last.get(question.answer, -1) >= named
 
 
 def corruptions(
