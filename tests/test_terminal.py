@@ -180,7 +180,7 @@ def scripts():
         (["ch"], ["check-rewards"]),
         (["train", "mar"], ["mario"]),
         (["train", "mario", "--fit.lea"], ["--fit.learning-rate"]),
-        (["train", "mario", "--tuning", ""], ["auto", "full", "lora"]),
+        (["train", "mario", "--track", ""], ["tensorboard", "wandb", "trackio"]),
         (["export", "runs/x", "--format", "d"], ["dpo"]),
         (["demo", "--method", "c"], ["coalition"]),
         (["config", "sft", "--exp"], ["--explain"]),

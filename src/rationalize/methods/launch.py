@@ -37,6 +37,7 @@ from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.models.policy import Policy
 from rationalize.models.quantised import check_quantising
+from rationalize.progress import say
 from rationalize.questions.hub import on_hub
 from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, RewardSuite
@@ -237,6 +238,7 @@ def open_run(
 ) -> Iterator[tuple[Run, Policy]]:
     """The run in a folder, and the base model; `stored` is the whole configuration."""
     check_resumable(out, stored, overwrite=overwrite)  # before anything is loaded
+    say(f"loading the model {config.model}")
     base = config.load_policy(tuning="full")
     with Run.open(Path(out), stored, base_hash=base.weights_hash, overwrite=overwrite) as run:
         yield run, base
