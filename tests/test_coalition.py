@@ -363,7 +363,12 @@ def test_the_demo_goes_on_without_teacher_rationales(model, tmp_path, capsys):
     assert asked == 1
 
 
-def test_a_source_gives_no_held_out_question_away(model, questions, tmp_path, capsys):
+def test_a_source_gives_no_held_out_question_away(model, tmp_path, capsys):
+    questions = write_questions(
+        tmp_path / "long", {"train": 24, "dev": 4, "test": 6},
+        lambda split, i: {"question": f"Does the {split} stone {i} sink?",
+                          "rationales": ["It is so."]},
+    )  # fmt: skip
     tuning = dataclasses.replace(INSTRUCTION, source=f"{questions}/train.jsonl")
     train("coalition", tmp_path / "run", **settings(model, questions, instruction=tuning))
     assert "24 questions, 6 left out" in capsys.readouterr().err  # the controller's

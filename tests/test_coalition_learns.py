@@ -63,7 +63,7 @@ def test_held_out_utility_rises(model, tmp_path):
     learns = CoalitionConfig(
         judge="ift", candidates=CandidateConfig(sampling=SEVERAL), rounds=1, epochs=6.0,
         nll_weight=0.2, partition="all", select=False, fit=FIT, variant_fit=FAST,
-        instruction=InstructionConfig(epochs=60.0, imperfect=SEVERAL, fit=FAST),
+        instruction=InstructionConfig(epochs=45.0, imperfect=SEVERAL, fit=FAST),
         controller=ControllerConfig(epochs=1.0, fit=FIT),
     )  # fmt: skip
     questions = [Question(f"q{i}", "silk, test?", "yes", ("yes", "no")) for i in range(40)]

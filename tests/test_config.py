@@ -103,7 +103,7 @@ toys = st.builds(
 
 
 @given(toys)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=70, deadline=None)
 def test_dictionary_and_yaml_give_the_same_configuration_back(tmp_path_factory, toy):
     assert from_dict(Toy, to_dict(toy)) == toy
     path = tmp_path_factory.mktemp("c") / "c.yaml"

@@ -25,7 +25,7 @@ FIT = FitConfig(learning_rate=1e-3, batch_size=4)
 CONTROL_FIT = ControlFitConfig(learning_rate=1e-3, batch_size=4)
 SHORT = SamplingConfig(max_new_tokens=8)
 SETTINGS = {
-    "questions": "builtin:train=24,dev=6,test=6,unseen=4",
+    "questions": "builtin:train=16,dev=4,test=4,unseen=2",
     "methods": ("filt-acc", "mario", "product"), "seeds": (0, 1), "shots": 1,
     "evaluation_tokens": 8, "precision": "float32",
     "direct": StartConfig(epochs=0.5, fit=FIT),
@@ -51,7 +51,7 @@ def test_the_demo_end_to_end(tmp_path, capsys):
     for metric in ("accuracy", "nrg", "consistency", "plausibility", "diversity"):
         row = cell["metrics"][metric]
         assert row["low"] <= row["mean"] <= row["high"]
-        assert (row["n"], len(row["seeds"])) == (6, 2)
+        assert (row["n"], len(row["seeds"])) == (4, 2)
     pairs = {(c["a"], c["b"]) for c in results["comparisons"]}
     assert {("MaRio", SFT), ("FILT-ACC", SFT), ("MaRio", "FILT-ACC")} <= pairs
     rewards = {"consistency", "correctness", "plausibility", "diversity", "product"}

@@ -328,7 +328,7 @@ FIT = FitConfig(learning_rate=3e-3, batch_size=16)
 SAMPLING = SamplingConfig(temperature=1.0, max_new_tokens=40)
 FROM_THE_MODEL = {
     "sft": StartConfig(epochs=0), "teacher": "none", "steps": 30, "sample_interval": 15,
-    "fit": FIT, "sampling": SAMPLING, "precision": "float32", "checkpoint_every": 0.0,
+    "fit": FIT, "sampling": SAMPLING, "precision": "float32",
 }  # fmt: skip
 """FILT-ACC without SFT before it."""
 

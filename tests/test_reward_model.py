@@ -31,7 +31,7 @@ from rationalize.runs import Run, Stage
 from rationalize.training.loop import HeadFitConfig
 
 FIT = HeadFitConfig(learning_rate=3e-3, batch_size=8)
-RM = RewardModelConfig(epochs=12, held_out=0.25, fit=FIT)
+RM = RewardModelConfig(epochs=8, held_out=0.25, fit=FIT)
 
 
 def learned_rm(tmp_path, config=RM, attempts=None, kind="decoder", name="rm"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 from pathlib import Path
@@ -67,17 +68,16 @@ HALF_RIGHT = dataclasses.replace(
     CONFIG,
     rft=dataclasses.replace(
         CONFIG.rft, seed_rationales=0, epochs=1, fit=SLOW, select=SelectConfig(dedupe="none"),
-        write=WriteConfig(shots=0, sampling=short(8)),
+        write=WriteConfig(shots=0, sampling=short(4)),
     ),
 )  # fmt: skip
 """For a model which writes and is right half the time."""
 
 
 def start(out, config, model, questions, **changes):
-    """The command, with a checkpoint after every step."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     run = {"model": model, "questions": questions, "precision": "float32"}
-    train("self-motivated", out, checkpoint_every=0.0, **{**values, **run, **changes})
+    train("self-motivated", out, **{**values, **run, **changes})
 
 
 def experiment_on(path, model, questions, **facts):
@@ -139,15 +139,15 @@ def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path, caps
     assert (tmp_path / "run/model/config.json").exists()
 
 
-def test_a_closed_gate_stops_the_reward_models_arms_alone(tiny_model, mostly_yes, tmp_path, capsys):
+def test_a_closed_gate_stops_the_reward_models_arms_alone(half_right, tmp_path, capsys):
     rm = dataclasses.replace(CONFIG.rm, gate=1.1, held_out=0.5)
-    start(tmp_path / "run", CONFIG, tiny_model, mostly_yes, rm=rm, modes=("z", "rm"))
+    start(tmp_path / "run", HALF_RIGHT, *half_right, rm=rm, modes=("z", "rm"))
     run = Run.read(tmp_path / "run")
     assert run.done("ppo-z-round0") is not None
     assert run.done("ppo-rm-round0") is None
     assert "below the gate of 1.1" in run.read_json("round0-gate.json")["reason"]
     assert "PPO with rm is left out" in capsys.readouterr().err
-    start(tmp_path / "only", CONFIG, tiny_model, mostly_yes, rm=rm, modes=("rm",))
+    start(tmp_path / "only", HALF_RIGHT, *half_right, rm=rm, modes=("rm",))
     results = json.loads((tmp_path / "only/results.json").read_text())  # the command ends well
     assert "RFT" in results["methods"]
 
@@ -158,16 +158,16 @@ def test_mode_z_needs_no_reward_model(tiny_model, mostly_yes, tmp_path):
     assert not (tmp_path / "run/round0-gate.json").exists()
 
 
-def test_a_worse_round_does_not_replace_a_better_one(tiny_model, mostly_yes, tmp_path):
+def test_a_worse_round_does_not_replace_a_better_one(half_right, tmp_path):
     turns = iter(range(100))
 
     def falling(completions, **_):
         return [1.0 - 0.01 * next(turns)] * len(completions)
 
     suite = RewardSuite([correctness(), Reward("falling", falling, cacheable=False)])
-    exp = experiment_on(tmp_path / "run", tiny_model, mostly_yes, suite=suite)
+    exp = experiment_on(tmp_path / "run", *half_right, suite=suite)
     ppo = dataclasses.replace(CONFIG.ppo, select_by="falling")
-    config = dataclasses.replace(CONFIG, ppo=ppo, rounds=3)
+    config = dataclasses.replace(HALF_RIGHT, ppo=ppo, rounds=3)
     policy = exp.load_policy()
     learned = self_motivated(exp, policy, config, exp.stage("self-motivated"))
     assert exp.run.done("ppo-z-round1") is not None
@@ -191,7 +191,7 @@ def test_rows_of_an_experiment_go_on_from_each_other(half_right, tuning, tmp_pat
     ranked_exp = after(m_sft)
     policy = exp.load_policy(m_sft.weights)
     ranked = rank(ranked_exp, policy, config.ranking, exp.stage("seed0"))
-    assert (len(m_sft.store), len(ranked.attempts), len(ranked.store)) == (24 * 8, 24 * 4, 24 * 12)
+    assert (len(m_sft.store), len(ranked.attempts), len(ranked.store)) == (24 * 4, 24 * 4, 24 * 8)
     assert ranked.reward_model == tmp_path / "run/scorers/seed0-reward-model"
     assert (ranked.closed, ranked.weights) == ("", m_sft.weights)
     first, now = load_policy(m_sft.weights).model, policy.model
@@ -222,7 +222,8 @@ def test_held_out_accuracy_rises_over_sft(half_right, tmp_path):
     model, questions = half_right
     exp = experiment_on(tmp_path / "run", *half_right, evaluation=short(8))  # greedy says yes
     ppo = dataclasses.replace(CONFIG.ppo, updates=8, prompts=12, evaluate_every=4)
-    config = dataclasses.replace(HALF_RIGHT, ppo=ppo)
+    rft = dataclasses.replace(HALF_RIGHT.rft, write=WriteConfig(shots=0, sampling=short(8)))
+    config = dataclasses.replace(HALF_RIGHT, ppo=ppo, rft=rft)
     self_motivated(exp, exp.load_policy(), config, exp.stage("self-motivated"))
     base = sampled_accuracy(model, questions)
     sft = sampled_accuracy(tmp_path / "run/policies/round0-sft-round0", questions)
@@ -244,11 +245,26 @@ def assert_same(one, other, files):
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
 
 
+RESUMED = dataclasses.replace(HALF_RIGHT, modes=("rm+z",))
+
+
+@pytest.fixture(scope="module")
+def whole(half_right, tmp_path_factory):
+    """The folder of a run without a kill, by its tuning; each is made once."""
+
+    @functools.cache
+    def made(tuning):
+        out = tmp_path_factory.mktemp("whole") / tuning
+        start(out, RESUMED, *half_right, tuning=tuning, checkpoint_every=0.0)
+        return out
+
+    return made
+
+
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_killed_anywhere_a_run_ends_the_same(tuning, half_right, tmp_path, monkeypatch):
+def test_killed_anywhere_a_run_ends_the_same(tuning, half_right, whole, tmp_path, monkeypatch):
     """Killed between and within stages: the same weights, the same reward model."""
-    config = dataclasses.replace(HALF_RIGHT, modes=("rm+z",))
-    start(tmp_path / "whole", config, *half_right, tuning=tuning)
+    settings = {"tuning": tuning, "checkpoint_every": 0.0}
     real, steps = torch.optim.AdamW.step, {"n": 0}
 
     def step(*args, **options):
@@ -261,13 +277,13 @@ def test_killed_anywhere_a_run_ends_the_same(tuning, half_right, tmp_path, monke
         patch.setattr(torch.optim.AdamW, "step", step)
         for _ in range(60):
             try:
-                start(tmp_path / "killed", config, *half_right, tuning=tuning)
+                start(tmp_path / "killed", RESUMED, *half_right, **settings)
                 break
             except Killed:
                 pass
     assert steps["n"] > 12
     assert_same(
-        tmp_path / "killed", tmp_path / "whole",
+        tmp_path / "killed", whole(tuning),
         [
             "policies/round0-sft-round0/model.safetensors",
             "scorers/round0-reward-model/scalar_head.safetensors",
@@ -276,12 +292,12 @@ def test_killed_anywhere_a_run_ends_the_same(tuning, half_right, tmp_path, monke
     )  # fmt: skip
 
 
-def test_killed_where_something_is_stored_a_run_ends_the_same(half_right, tmp_path, monkeypatch):
+def test_killed_where_something_is_stored_a_run_ends_the_same(
+    half_right, whole, tmp_path, monkeypatch
+):
     """Killed when attempts are drawn, between their file and its entry in the manifest, and between
     the saved reward model and the mark that it is done: once at each such place.
     """
-    config = dataclasses.replace(HALF_RIGHT, modes=("rm",))
-    start(tmp_path / "whole", config, *half_right)
     shards = ("round0-sft-writer-dev", "round0-sft-round0-writes", "round0-redraws")
     killed: list[str] = []
 
@@ -304,14 +320,14 @@ def test_killed_where_something_is_stored_a_run_ends_the_same(half_right, tmp_pa
         patch.setattr(os, "replace", replace)
         for _ in range(8):
             with contextlib.suppress(Killed):
-                start(tmp_path / "killed", config, *half_right)
+                start(tmp_path / "killed", RESUMED, *half_right, checkpoint_every=0.0)
     places = [f"{when} {shard}" for shard in shards for when in ("before", "after")]
     assert killed == [*places, "mark of the reward model"]
     assert_same(
-        tmp_path / "killed", tmp_path / "whole",
+        tmp_path / "killed", whole("full"),
         [
             "attempts/manifest.json", "scorers/round0-reward-model/reward_model.json",
             "scorers/round0-reward-model/scalar_head.safetensors",
-            "policies/ppo-rm-round0/model.safetensors",
+            "policies/ppo-rm-z-round0/model.safetensors",
         ],
     )  # fmt: skip
