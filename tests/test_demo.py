@@ -61,7 +61,7 @@ def test_the_demo_end_to_end(tmp_path, capsys):
     assert {r["reward"] for r in results["obedience"]} >= rewards
     assert "<html" in (out / "report.html").read_text()
     assert (out / "model" / "config.json").exists()
-    assert "\n# PRODUCT, from " in (out / "model" / "README.md").read_text()
+    assert "\n# GDPO, from " in (out / "model" / "README.md").read_text()
 
     run = Run.read(out)
     held_out = {a.question_id for a in run.attempts() if a.split in ("test", "unseen")}

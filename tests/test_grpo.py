@@ -31,7 +31,7 @@ FIT = FitConfig(
 )
 GRPO, GDPO = (
     kind(
-        rewards=("first", "second"), updates=15, prompts=3, beta=0.0, learn_cut=True,
+        rewards=("first", "second"), updates=8, prompts=3, beta=0.0, learn_cut=True,
         evaluate_every=100, select_by="first", fit=FIT,
         sampling=SamplingConfig(n=16, max_new_tokens=2),
     )
@@ -153,7 +153,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize(("config", "at"), [(GRPO, 0), (GRPO, 3), (GDPO, 4)])
+@pytest.mark.parametrize(("config", "at"), [(GRPO, 3), (GDPO, 4)])
 def test_a_killed_run_ends_in_the_same_bits(config, at, tmp_path, monkeypatch):
     config = dataclasses.replace(config, updates=3, evaluate_every=2, beta=0.1, fit=TWO_STEPS)
     whole, run = learn(tmp_path, config, name="whole")

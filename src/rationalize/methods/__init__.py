@@ -96,7 +96,8 @@ METHODS: Mapping[str, Method] = {
     ),
     "gdpo": Method(
         f"{HERE}.grpo:grpo", f"{HERE}.grpo:GdpoConfig", "GDPO",
-        "the same with each reward against itself first", start="sft", scorers=True,
+        "several rewards, each normalised among a question's attempts, then summed", start="sft",
+        scorers=True,
         learned_from=lambda config: config.rewards,
     ),
     "coalition": Method(
