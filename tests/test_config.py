@@ -307,6 +307,8 @@ def test_take_removes_a_flag_and_its_value():
         (["train", "sft", "--num_train_epochs", "1"], "epochs"),
         (["train", "filt-acc", "--max-steps", "1"], "steps"),
         (["train", "mario", "--max-completion-length", "1"], "sampling.max-new-tokens"),
+        (["train", "grpo", "--scale_rewards", "none"], "scale"),
+        (["train", "gdpo", "--num-generations", "4"], "sampling.n"),
         (["train", "sft", "--model_name_or_path", "x"], "model"),
         (["train", "sft", "--output-dir", "x"], "out"),
         (["sample", "--max-tokens", "1"], "max-new-tokens"),

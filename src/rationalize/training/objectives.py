@@ -30,6 +30,7 @@ from rationalize.training.losses import (
     KLDirection,
     bradley_terry,
     dpo_loss,
+    k3_kl,
     listwise,
     pointwise,
     ppo_policy_loss,
@@ -231,6 +232,57 @@ def ppo(
             }  # fmt: skip
             metrics = {name: column_N.sum().item() for name, column_N in sums.items()}
         return LossOutput(total, len(logprob_N), metrics)
+
+    return loss
+
+
+class GroupTag(NamedTuple):
+    """What GRPO's loss needs of an attempt."""
+
+    old_logprob: Tensor
+    """(T,) when it was written."""
+    reference: Tensor
+    """(T,) log-probabilities under the reference; empty where no KL is asked for."""
+    advantage: float
+
+
+Average = Literal["attempts", "tokens"]
+
+
+def grpo(*, clip: float, beta: float, average: Average = "attempts") -> Loss:
+    """GRPO's clipped loss plus beta times the KL to the reference (k3), over rows tagged with
+    `GroupTag` (arXiv 2402.03300, equation 3).
+
+    `attempts` sums over attempts the mean over their tokens; `tokens` sums over tokens, so that a
+    long attempt counts for more (DAPO, arXiv 2503.14476, equation 8).
+    """
+
+    def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+        batch = collate(rows, policy)
+        log_p_NV = torch.log_softmax(head(policy, hidden_at_response(policy, batch)).float(), -1)
+        logprob_N = log_p_NV.gather(1, batch.targets[:, None])[:, 0]
+        # the attempts' stored columns, each (N,)
+        old_N, reference_N = (
+            torch.cat([row.tag[i] for row in rows]).to(policy.device) for i in range(2)
+        )
+        advantage_R = torch.tensor([row.tag.advantage for row in rows], device=policy.device)
+        token_N, ratio_N = ppo_policy_loss(logprob_N, old_N, advantage_R[batch.row_of], clip)
+        # what a token weighs: an attempt's together 1, or each 1
+        lengths_R = torch.tensor([len(row.response_ids) for row in rows], device=policy.device)
+        by_attempt = average == "attempts"
+        weight_N = 1 / lengths_R[batch.row_of] if by_attempt else torch.ones_like(logprob_N)
+        sums = {"policy_loss": token_N}
+        if beta:
+            sums["kl"] = k3_kl(logprob_N, reference_N)
+            token_N = token_N + beta * sums["kl"]
+        total = (weight_N * token_N).sum()
+        with torch.no_grad():
+            sums |= {
+                "clipfrac": (ratio_N - 1).abs() > clip, "ratio": ratio_N,
+                "entropy": -(log_p_NV.exp() * log_p_NV).sum(-1),
+            }  # fmt: skip
+            metrics = {name: (weight_N * column_N).sum().item() for name, column_N in sums.items()}
+        return LossOutput(total, len(rows) if by_attempt else len(logprob_N), metrics)
 
     return loss
 
