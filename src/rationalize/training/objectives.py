@@ -25,7 +25,7 @@ from rationalize.models.forward import (
     token_logprobs,
 )
 from rationalize.models.heads import head_values, reply_scores
-from rationalize.training.loop import FitConfig, Loss, LossOutput
+from rationalize.training.loop import FitConfig, Grouped, Loss, LossOutput
 from rationalize.training.losses import (
     KLDirection,
     bradley_terry,
@@ -96,7 +96,7 @@ class PairTag(NamedTuple):
 def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
     """DPO (`dpo_loss`) over rows tagged with `PairTag`, summed over pairs.
 
-    Both rows of a pair must be in one pass (`group_of` their pair); else ValueError. `nll_weight`
+    Both rows of a pair must be in one pass; else ValueError. `nll_weight`
     adds that times the NLL per token of the chosen response, which keeps its probability from
     falling (iterative reasoning preference optimisation, arXiv 2404.19733).
     """
@@ -134,7 +134,7 @@ def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
             metrics[f"right/{kind}"] = metrics.get(f"right/{kind}", 0.0) + float(margin > 0)
         return LossOutput(total, len(pairs), metrics)
 
-    return loss
+    return Grouped(loss, lambda row: row.tag.pair)
 
 
 RankLoss = Literal["pairwise", "listwise", "pointwise"]
@@ -184,7 +184,7 @@ def rank(scalar_head: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.
         metrics = {"pair_accuracy": accuracy, "margin": margin}
         return LossOutput(torch.stack(losses).sum(), len(losses), metrics)
 
-    return loss
+    return Grouped(loss, lambda row: row.tag.question)
 
 
 class RolloutTag(NamedTuple):
