@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill check format bench wheel clean
+.PHONY: help demo test kill matrix check format bench wheel clean
 
 # These would send the installation somewhere other than the environment.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV PYTHONHOME
@@ -35,6 +35,10 @@ test: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/test  ## install what tests ne
 kill: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/test  ## kill every method at random writes and compare all files
 	KILLS=10 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/test_kills.py
+
+matrix: $(STAMPS)/package $(STAMPS)/test  ## every model family of transformers, tiny: writes docs/families.md
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+	$(VENV)/bin/python -m tests.families --write docs/families.md
 
 check: $(STAMPS)/package $(STAMPS)/test $(STAMPS)/dev  ## formatting, lint, types
 	$(VENV)/bin/ruff format --check .

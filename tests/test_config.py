@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from rationalize.config import dump_yaml, from_dict, load_yaml, to_dict
 from rationalize.config.flags import explain, field_docs, merge, take
 from rationalize.errors import UsageError
+from rationalize.methods import METHODS
+from rationalize.methods.launch import settings_of
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,8 @@ def test_take_removes_a_flag_and_its_value():
         (["train", "sft", "--num_train_epochs", "1"], "epochs"),
         (["train", "filt-acc", "--max-steps", "1"], "steps"),
         (["train", "mario", "--max-completion-length", "1"], "sampling.max-new-tokens"),
+        (["train", "grpo", "--scale_rewards", "none"], "scale"),
+        (["train", "gdpo", "--num-generations", "4"], "sampling.n"),
         (["train", "sft", "--model_name_or_path", "x"], "model"),
         (["train", "sft", "--output-dir", "x"], "out"),
         (["sample", "--max-tokens", "1"], "max-new-tokens"),
@@ -319,3 +323,18 @@ def test_a_flag_of_another_library_is_answered_with_ours(argv, meant, capsys):
     assert main(argv) == 2
     said = capsys.readouterr().err
     assert f"'{meant}'" in said or (meant.startswith("--") and meant in said)
+
+
+def test_a_mapping_on_the_command_line_stands_beside_the_files(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("limits: {train: 100, dev: 20}\ncolumns: {id: key}\n")
+    cls = settings_of(METHODS["sft"])
+    flags = ["--limits", "train=5", "test=7", "--columns=question=stem", "--seed", "3"]
+    config = merge(cls, file, flags)
+    assert config.limits == {"train": 5, "dev": 20, "test": 7}
+    assert (config.columns, config.seed) == ({"id": "key", "question": "stem"}, 3)
+    assert merge(cls, file, ["--limits.dev", "2"]).limits == {"train": 100, "dev": 2}
+    with pytest.raises(UsageError, match="limits"):
+        merge(cls, file, ["--limits", "train=many"])
+    with pytest.raises(UsageError, match=r"limits\.train is 0"):
+        merge(cls, file, ["--limits", "train=0"])

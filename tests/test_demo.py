@@ -1,6 +1,7 @@
 """The whole pipeline with a tiny model: every stage, a report, a second start that has no work."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from tiny import tiny_folder
@@ -12,6 +13,7 @@ from rationalize.evaluation.baselines import BASE, FEW_SHOT, MAJORITY
 from rationalize.methods import DEMOS
 from rationalize.methods.experiment import DIRECT, SFT
 from rationalize.methods.filt_acc import FiltAccConfig
+from rationalize.methods.grpo import GdpoConfig
 from rationalize.methods.launch import settings_of
 from rationalize.methods.mario import MarioConfig
 from rationalize.methods.sft import SftConfig, StartConfig
@@ -26,7 +28,7 @@ CONTROL_FIT = ControlFitConfig(learning_rate=1e-3, batch_size=4)
 SHORT = SamplingConfig(max_new_tokens=8)
 SETTINGS = {
     "questions": "builtin:train=16,dev=4,test=4,unseen=2",
-    "methods": ("filt-acc", "mario", "product"), "seeds": (0, 1), "shots": 1,
+    "methods": ("filt-acc", "mario", "product", "gdpo"), "seeds": (0, 1), "shots": 1,
     "evaluation_tokens": 8, "precision": "float32",
     "direct": StartConfig(epochs=0.5, fit=FIT),
     "sft": SftConfig(epochs=0.5, evaluations=1, fit=FIT),
@@ -34,6 +36,7 @@ SETTINGS = {
     "mario": MarioConfig(
         steps=2, sample_interval=1, prompts=4, bins=2, fit=CONTROL_FIT, sampling=SHORT
     ),
+    "gdpo": GdpoConfig(updates=1, prompts=2, fit=FIT, sampling=replace(SHORT, n=2)),
     "train_answer_scorer": AnswerScorerConfig(epochs=0.5, fit=FIT),
     "train_verifier": VerifierConfig(epochs=0.5, fit=FIT),
 }  # fmt: skip
@@ -45,7 +48,7 @@ def test_the_demo_end_to_end(tmp_path, capsys):
     demo("mario", out, **settings)
     results = json.loads((out / "results.json").read_text())
     floor = {MAJORITY, BASE, FEW_SHOT, DIRECT, SFT}
-    assert set(results["methods"]) == floor | {"FILT-ACC", "MaRio", "PRODUCT"}
+    assert set(results["methods"]) == floor | {"FILT-ACC", "MaRio", "PRODUCT", "GDPO"}
     cell = results["methods"]["MaRio"]["splits"]["test"]
     assert cell["seeds"] == [0, 1]
     for metric in ("accuracy", "nrg", "consistency", "plausibility", "diversity"):
@@ -58,7 +61,7 @@ def test_the_demo_end_to_end(tmp_path, capsys):
     assert {r["reward"] for r in results["obedience"]} >= rewards
     assert "<html" in (out / "report.html").read_text()
     assert (out / "model" / "config.json").exists()
-    assert "\n# PRODUCT, from " in (out / "model" / "README.md").read_text()
+    assert "\n# GDPO, from " in (out / "model" / "README.md").read_text()
 
     run = Run.read(out)
     held_out = {a.question_id for a in run.attempts() if a.split in ("test", "unseen")}

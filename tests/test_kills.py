@@ -17,7 +17,7 @@ from rationalize.methods import METHODS, TRAINERS
 
 KILLS = int(os.environ.get("KILLS", "0"))
 SAMPLED = ("mario",)
-RUN = "--precision float32 --checkpoint-every 0 --train-limit 12 --dev-limit 3 --test-limit 3"
+RUN = "--precision float32 --checkpoint-every 0 --limits train=12 dev=3 test=3"
 FIT = "--fit.learning-rate 1e-3 --fit.batch-size 8"
 SFT = "--sft.epochs 1 --sft.fit.learning-rate 1e-3"
 SHORT = "--sampling.max-new-tokens 24"

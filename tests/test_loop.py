@@ -15,7 +15,7 @@ from rationalize.models.forward import Row, micro_batches, token_logprobs
 from rationalize.runs import Run, Stage
 from rationalize.termination import Terminated
 from rationalize.training import checkpoints, loop
-from rationalize.training.loop import FitConfig, LossOutput, fit, rate_at
+from rationalize.training.loop import FitConfig, Grouped, LossOutput, fit, rate_at
 from rationalize.training.objectives import nll
 from tests.tiny import tiny_policy
 
@@ -96,8 +96,8 @@ def test_a_step_over_groups_is_the_same_in_one_pass_or_many(tmp_path):
         stage = Stage(Run.open(tmp_path / str(micro_tokens), {}), "s")
         config = FitConfig(micro_tokens=micro_tokens)
         fit(
-            tiny_policy(), choice, lambda _: rows, config, stage, steps=1,
-            group_of=lambda one: one.tag[0],
+            tiny_policy(), Grouped(choice, lambda one: one.tag[0]), lambda _: rows, config, stage,
+            steps=1,
         )  # fmt: skip
         logged += stage.metrics()
     assert logged[0]["weight"] == logged[1]["weight"] == 3

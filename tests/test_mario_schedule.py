@@ -1,9 +1,15 @@
 import dataclasses
 
-from rationalize.methods.mario import MarioConfig, active_when_sampling, active_when_training
+from rationalize.config.old import upgrade
+from rationalize.methods.mario import (
+    MarioConfig,
+    active_when_sampling,
+    active_when_training,
+    entry_steps,
+)
 
 FOUR = ("a", "b", "c", "d")
-RIGHT = MarioConfig(rewards=FOUR, variant="additive", interval=10, steps=60)
+RIGHT = MarioConfig(rewards=FOUR, variant="additive", entries=(0, 10, 20, 30), steps=60)
 LEFT = dataclasses.replace(RIGHT, variant="additive-left")
 
 
@@ -29,9 +35,9 @@ def test_sides():
 
 
 def test_groups_enter_together():
-    config = dataclasses.replace(RIGHT, groups=(2, 1, 1))
+    config = dataclasses.replace(RIGHT, entries=(0, 0, 10, 20))
     assert [len(active_when_training(s, config)) for s in (0, 10, 20, 40)] == [2, 3, 4, 4]
-    left = dataclasses.replace(config, variant="additive-left")  # groups from the list's end
+    left = dataclasses.replace(RIGHT, variant="additive-left", entries=(0, 10, 20, 20))
     assert [active_when_training(s, left) for s in (0, 10, 20)] == [("d",), ("c", "d"), FOUR]
 
 
@@ -41,3 +47,20 @@ def test_classic_and_product():
     assert active_when_sampling(0, classic) == ()  # the reference writes without tokens
     assert active_when_sampling(10, classic) == FOUR
     assert active_when_training(3, dataclasses.replace(RIGHT, variant="product")) == ("product",)
+
+
+def test_entries_are_spread_evenly():
+    assert entry_steps(MarioConfig(rewards=FOUR, variant="additive", steps=60)) == (0, 15, 30, 45)
+
+
+def test_interval_and_groups_are_read_as_entries():
+    stored = {"method": "mario", "rewards": list(FOUR), "variant": "additive", "interval": 10}
+    assert upgrade(stored)["entries"] == [0, 10, 20, 30]
+    assert upgrade({**stored, "groups": [2, 1, 1]})["entries"] == [0, 0, 10, 20]
+    left = {
+        **stored,
+        "side": "left",
+        "groups": [2, 1, 1],
+    }  # groups from the list's end, as released
+    assert upgrade(left)["entries"] == [0, 10, 20, 20]
+    assert "entries" not in upgrade({**stored, "interval": 0})

@@ -188,9 +188,10 @@ def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, mon
     "wrong",
     [
         {"select_by": "repetition"},
-        {"groups": (1,)},
+        {"entries": (0,)},
+        {"entries": (1, 2)},
         {"bins_of": {"brief": 3}},
-        {"variant": "additive", "interval": 60},
+        {"variant": "additive", "entries": (0, 60)},
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_paid_for(wrong):
@@ -287,8 +288,8 @@ def test_of_many_teacher_rationales_the_first_are_taken(tmp_path):
     for split in ("train", "dev", "test"):
         own = {**row, "id": split, "question": f"{split}?"}
         (tmp_path / f"{split}.jsonl").write_text(json.dumps(own) + "\n")
-    for limit, right, every in ((0, "abc", "abcxyz"), (2, "ab", "abxy")):
-        splits = RunConfig(questions=str(tmp_path), teacher_limit=limit).load_splits()
+    for limits, right, every in (({}, "abc", "abcxyz"), ({"rationales": 2}, "ab", "abxy")):
+        splits = RunConfig(questions=str(tmp_path), limits=limits).load_splits()
         for which, expected in (("correct", right), ("all", every)):
             found = [a.rationale.rstrip(".") for a in teacher_attempts(splits["train"], which)]
             assert "".join(found) == expected

@@ -63,7 +63,7 @@ COALITION = {
 }  # fmt: skip
 DIRECT = {"direct_epochs": 0.5, "sft": part(epochs=2.0, evaluations=1, fit=fit(batch_size=4))}
 
-RUN = {"model": "m", "train_limit": 9, "tuning": "lora", "seed": 4, "precision": "float32",
+RUN = {"model": "m", "limits.train": 9, "tuning": "lora", "seed": 4, "precision": "float32",
        "checkpoint_every": 60.0, "evaluation_tokens": 24}  # fmt: skip
 SCORER = {key: RUN[key] for key in ("model", "tuning", "seed", "precision")}
 FROM_SFT = {"sft.epochs": 3.0, "sft.fit.learning_rate": 2e-3}

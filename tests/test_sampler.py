@@ -249,7 +249,7 @@ def test_shadow_follows_the_weights_on_refresh():
 
 
 def test_a_common_opening_is_read_once_and_changes_nothing():
-    from rationalize.sampling.streams import common_length
+    from rationalize.models.streams import common_length
 
     assert common_length([(1, 2, 3, 4), (1, 2, 5), (1, 2, 3, 9)]) == 2
     assert common_length([(1, 2), (1, 2)]) == 1

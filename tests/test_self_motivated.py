@@ -102,7 +102,7 @@ def test_replies_are_judged_at_the_length_at_which_attempts_are_written():
 
 @pytest.mark.parametrize(
     "flag",
-    ["rft.seed", "rm.model", "ppo.dev_limit", "rm.attempts", "rm.select.min_words", "ppo.mode",
+    ["rft.seed", "rm.model", "ppo.limits", "rm.attempts", "rm.select.min_words", "ppo.mode",
      "redraw.shots", "redraw.hints"],
 )  # fmt: skip
 def test_what_has_no_effect_cannot_be_named(flag):

@@ -62,7 +62,11 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
     assert results["coverage"]
     assert all(n > 0 for n in results["meta"]["tokens_written"].values())
     page = (tmp_path / "run/report.html").read_text()
-    for title in ("PPO, update by update", "Choosing among attempts", "Own attempts"):
+    for title in (
+        "Reinforcement learning, update by update",
+        "Choosing among attempts",
+        "Own attempts",
+    ):
         assert title in page
     demo("self-motivated", tmp_path / "run", **settings)  # says that it is done
 

@@ -109,6 +109,9 @@ def test_quiet_leaves_results_and_errors(tmp_path, model, capsys):
     assert main([*asked, "--quiet"]) == 0
     quiet = capsys.readouterr()
     assert (quiet.err, quiet.out) == ("", loud.out)
+    assert main([*asked, "--quiet", "--json"]) == 0
+    both = capsys.readouterr()
+    assert (both.err, len(json.loads(both.out))) == ("", 1)
     with hushed():
         say("hidden")
     say("shown")
@@ -177,7 +180,7 @@ def scripts():
         (["ch"], ["check-rewards"]),
         (["train", "mar"], ["mario"]),
         (["train", "mario", "--fit.lea"], ["--fit.learning-rate"]),
-        (["train", "mario", "--tuning", ""], ["auto", "full", "lora"]),
+        (["train", "mario", "--track", ""], ["tensorboard", "wandb", "trackio"]),
         (["export", "runs/x", "--format", "d"], ["dpo"]),
         (["demo", "--method", "c"], ["coalition"]),
         (["config", "sft", "--exp"], ["--explain"]),

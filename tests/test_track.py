@@ -76,12 +76,13 @@ def records(file):
 
 
 def test_wandb_gets_the_numbers(tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
     mirrored("wandb", tmp_path / "run")
+    wandb.teardown()  # its process ends, so that the files are whole
     from wandb.proto import wandb_internal_pb2
 
     found: dict[str, list[float]] = {}

@@ -1,5 +1,7 @@
 """Our DPO against TRL's, on the same pairs. Needs the extra `trl`; skipped without it."""
 
+import dataclasses
+
 import pytest
 from tiny import tiny_folder, tiny_policy
 
@@ -94,3 +96,93 @@ def test_our_reward_model_loss_is_trls(tmp_path):
     batch = trainer.data_collator([trainer.train_dataset[i] for i in range(len(PAIRS))])
     loss = trainer.compute_loss(trainer.model, batch).item()
     assert out.total.item() / out.weight == pytest.approx(loss, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("method", "theirs", "average"),
+    [
+        ("grpo", {}, "attempts"),
+        ("grpo", {"scale_rewards": "none", "mask_truncated_completions": True}, "tokens"),
+        ("grpo", {"scale_rewards": "batch"}, "attempts"),
+        ("gdpo", {"multi_objective_aggregation": "normalize_then_sum"}, "attempts"),
+    ],
+)
+def test_our_grpo_and_gdpo_are_trls(tmp_path, method, theirs, average):
+    """The same attempts and rewards: advantages, loss and gradient."""
+    datasets = pytest.importorskip("datasets")
+    import numpy as np
+    import torch
+
+    from rationalize.models.forward import token_logprobs
+    from rationalize.signals.advantages import gdpo_advantages, grpo_advantages
+    from rationalize.training.objectives import GroupTag, grpo
+
+    def thirds(completions, **_):
+        return [len(c) % 3 / 2 for c in completions]
+
+    def vowels(completions, **_):
+        return [sum(letter in "aeiou" for letter in c) / 4 for c in completions]
+
+    rows = [{"prompt": f"{prompt}\n"} for prompt, *_ in PAIRS]
+    weights = {"thirds": 1.0, "vowels": 0.5}
+    trainer = trl.GRPOTrainer(
+        str(tiny_folder("decoder", tmp_path / "model", 0)), [thirds, vowels],
+        args=trl.GRPOConfig(
+            output_dir=str(tmp_path / "trl"), use_cpu=True, bf16=False, report_to=[], beta=BETA,
+            num_generations=4, per_device_train_batch_size=8, max_completion_length=8,
+            reward_weights=list(weights.values()), epsilon=0.2, seed=1,
+            use_bias_correction_kl=False,  # the ratio before the KL, which is not GRPO's
+            loss_type="grpo" if average == "attempts" else "dapo", **theirs,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+    )  # fmt: skip
+    model = trainer.model.eval()  # it then writes without dropout, in order, and does not divide
+    inputs = trainer._prepare_inputs([row for row in rows for _ in range(4)])
+
+    # advantages
+    scores = {name: np.reshape(trainer._logs["rewards"][name], (2, 4)) for name in weights}
+    scale = theirs.get("scale_rewards", "group")
+    if method == "grpo":
+        advantages_PG = grpo_advantages(scores, weights, scale=scale)
+    else:
+        advantages_PG = gdpo_advantages(scores, weights)
+    found = inputs["advantages"].tolist()
+    assert np.ptp(found) > 0.1
+    assert advantages_PG.ravel().tolist() == pytest.approx(found, abs=1e-4)
+
+    # loss and gradient, as if two other policies had written and stood for the reference
+    masks = [inputs[f"{part}_mask"].bool() for part in ("prompt", "completion")]
+    plain = [
+        Row(tuple(prompt[p].tolist()), tuple(completion[c].tolist()))
+        for prompt, completion, p, c in zip(
+            inputs["prompt_ids"], inputs["completion_ids"], *masks, strict=True
+        )
+    ]
+    kept = [i for i, row in enumerate(plain) if row.response_ids]
+    assert (len(kept) < 8) == ("mask_truncated_completions" in theirs)
+    columns = []
+    for seed, name in ((1, "old_per_token_logps"), (2, "ref_per_token_logps")):
+        near = tiny_policy("decoder", seed=0)
+        with torch.no_grad():
+            for parameter in near.model.parameters():
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+                parameter.add_(0.02 * noise)
+            columns.append(token_logprobs(near, [plain[i] for i in kept]))
+        inputs[name] = torch.zeros(inputs["completion_ids"].shape)
+        for i, logprob_T in zip(kept, columns[-1], strict=True):
+            inputs[name][i, : len(logprob_T)] = logprob_T
+    loss = trainer.compute_loss(model, inputs)
+    loss.backward()
+
+    policy = tiny_policy("decoder", seed=0)
+    tagged = [
+        dataclasses.replace(plain[i], tag=GroupTag(old_T, reference_T, found[i]))
+        for i, old_T, reference_T in zip(kept, *columns, strict=True)
+    ]
+    out = grpo(clip=0.2, beta=BETA, average=average)(policy, tagged)
+    assert 0 < out.metrics["clipfrac"] < out.weight
+    assert out.total.item() / out.weight == pytest.approx(loss.item(), abs=1e-5)
+    (out.total / out.weight).backward()
+    gradients = {n: p.grad for n, p in policy.model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-4, rtol=1e-3)

@@ -62,6 +62,8 @@ _HOMES = {
     "IterativeDpoConfig": "rationalize.methods.iterative_dpo",
     "SelfMotivatedConfig": "rationalize.methods.self_motivated",
     "PpoConfig": "rationalize.methods.ppo",
+    "GrpoConfig": "rationalize.methods.grpo",
+    "GdpoConfig": "rationalize.methods.grpo",
     "WriteConfig": "rationalize.methods.own_attempts",
     "CoalitionConfig": "rationalize.methods.coalition.config",
     "Coalition": "rationalize.methods.coalition.inference",

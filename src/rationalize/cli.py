@@ -155,8 +155,9 @@ def main(argv: Sequence[str]) -> int:
     quiet, as_json = "--quiet" in argv, "--json" in argv
     argv = [a for a in argv if a not in ("--quiet", "--json")]
     try:
-        # with --json stdout holds one document, and all else goes to stderr
-        with hushed(quiet), redirect_stdout(sys.stderr) if as_json else nullcontext():
+        # with --json stdout holds one document; all else goes to stderr, or with --quiet nowhere
+        beside = redirect_stdout(io.StringIO() if quiet else sys.stderr)
+        with hushed(quiet), beside if as_json else nullcontext():
             result = run(argv)
         if as_json and result is not None:
             _print_json(result)

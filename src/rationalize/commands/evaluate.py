@@ -28,6 +28,7 @@ from rationalize.commands.resolve import (
     sampling_of,
     settings_of,
 )
+from rationalize.config.checks import at_least
 from rationalize.errors import UsageError
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import HttpConfig
@@ -108,6 +109,7 @@ class EvaluateConfig(ScorerFolders):
 
     def __post_init__(self) -> None:
         check_writing(self)
+        at_least(self, 0, "shots")
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,20 @@ ALIASES = {
     "split": ("dataset_split", "dataset_test_split", "dataset_train_split"),
     "columns": ("column_mapping", "remap_columns"),
     "limit": ("max_samples", "num_examples", "max_examples", "n_questions"),
-    "train_limit": ("max_train_samples", "limit"),
-    "test_limit": ("max_eval_samples",),
+    "limits": (
+        "max_train_samples", "max_eval_samples", "limit", "train_limit", "dev_limit", "test_limit",
+        "teacher_limit",
+    ),
     "shots": ("num_fewshot", "num_shots", "n_shots", "fewshot", "few_shot"),
     "rewards": ("reward_funcs", "reward_functions", "reward", "metrics"),
     "reward_model": ("reward_model_path", "reward_model_name_or_path"),
     "beta": ("kl_coef", "kl_coeff", "kl_weight", "init_kl_coef"),
     "clip": ("cliprange", "epsilon", "clip_range"),
     "value_weight": ("vf_coef",),
+    "weights": ("reward_weights",),
+    "scale": ("scale_rewards",),
+    "average": ("loss_type",),
+    "learn_cut": ("mask_truncated_completions",),
     "checkpoint_every": ("save_steps", "save_interval", "save_every"),
     "evaluate_every": ("eval_steps", "eval_every"),
     "tuning": ("use_lora", "use_peft", "lora", "peft"),
@@ -64,7 +70,7 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     """
     known = list(known)
     last = word.rpartition(".")[2]
-    for target in (last, _OURS.get(last), _OURS.get(last, last).replace("train_limit", "limit")):
+    for target in (last, _OURS.get(last), _OURS.get(last, last).replace("limits", "limit")):
         same = [name for name in known if name.rpartition(".")[2] == target]
         if same:  # the outermost ones: a part's own setting is rarely meant
             depth = min(name.count(".") for name in same)

@@ -21,6 +21,7 @@ from rationalize.config import dump_yaml, from_dict, load_yaml, nearest, to_dict
 from rationalize.config.aliases import suggestion
 from rationalize.config.checks import OutOfRange
 from rationalize.config.old import new_name, upgrade
+from rationalize.config.yaml import read_scalar
 from rationalize.errors import UsageError
 
 T = TypeVar("T")
@@ -49,6 +50,8 @@ def merge(
         if preset is not None:
             base = _preset(cls, presets, preset, preset_flag)
     default = from_dict(cls, found, str(file), base=base, missing=tyro.MISSING)
+    argv = _into_mappings(argv, default, found)
+    default = from_dict(cls, found, str(file), base=base, missing=tyro.MISSING)
     options = _options(default)
     argv = _spread([_todays(token, options, method) for token in argv], options)
     for token in argv:
@@ -68,6 +71,41 @@ def merge(
         )  # fmt: skip
     except OutOfRange as error:
         raise UsageError(f"{_flag_of(str(error), argv)}{error}") from error
+
+
+def _into_mappings(argv: Sequence[str], default: Any, found: dict[str, Any]) -> list[str]:
+    """The arguments without `--limits train=5 dev=2` where a file or preset gives limits already;
+    these go to `found`, beside the file's.
+    """
+    rest: list[str] = []
+    items: dict[str, Any] | None = None
+    for token in argv:
+        name, equals, value = token.partition("=")
+        if token.startswith("--"):
+            items = _mapping_at(name.removeprefix("--").replace("-", "_"), default, found)
+            if items is not None and equals:  # --columns=id=key
+                token = value
+            elif items is not None:
+                continue
+        if items is None:
+            rest.append(token)
+            continue
+        key, _, value = token.partition("=")
+        numbers = all(isinstance(v, (int, float)) for v in items.values())
+        items[key] = read_scalar(value) if numbers else value
+    return rest
+
+
+def _mapping_at(dotted: str, default: Any, found: dict[str, Any]) -> dict[str, Any] | None:
+    """The entry of `found` for a mapping that is not empty, made there if need be; else None."""
+    *path, last = dotted.split(".")
+    for name in (*path, last):
+        default = getattr(default, name, None)
+    if not isinstance(default, Mapping) or not default:
+        return None
+    for name in path:
+        found = found.setdefault(name, {})
+    return found.setdefault(last, dict(default))
 
 
 def _flag_of(message: str, argv: Sequence[str]) -> str:

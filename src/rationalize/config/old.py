@@ -51,6 +51,11 @@ _RUN = (
 )  # fmt: skip
 """The run's settings, of which every part had a copy."""
 
+_LIMITS = {
+    "train_limit": "train", "dev_limit": "dev", "test_limit": "test", "teacher_limit": "rationales",
+}  # fmt: skip
+"""The limits' settings of their own, then; their keys in `limits`, now."""
+
 _EARLIER = (
     "sft", "direct", "filt-acc", "star", "rft", "dpo", "self-motivated", "mario", "coalition",
     "coalition-grid", "answer-scorer", "reward-model", "verifier", "demo", "coalition-demo",
@@ -102,6 +107,7 @@ def upgrade(
             )
     _merge_variant(found)
     _merge_draw(found)
+    _merge_entries(found)
     return found
 
 
@@ -148,6 +154,8 @@ def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
 def _moved(path: Path, value: Any, method: str) -> tuple[Path, Any] | None:
     """Where a setting is now, and its value there; None where it is gone and was at its default."""
     last, name = path[-1], ".".join(path)
+    if last in _LIMITS and len(path) == 1:
+        return (("limits", _LIMITS[last]), value) if value else None
     if path[0] == "evaluation_sampling":
         if last == "max_new_tokens":
             return ("evaluation_tokens",), value
@@ -180,6 +188,22 @@ def _moved(path: Path, value: Any, method: str) -> tuple[Path, Any] | None:
         return path, value
     renamed = [part for key in path for part in RENAMED.get(key, key).split(".")]
     return tuple(renamed), value
+
+
+def _merge_entries(settings: dict[str, Any]) -> None:
+    """MaRio's interval and groups became the step at which each reward enters."""
+    for part in (settings, settings.get("mario")):
+        if not isinstance(part, dict) or not {"interval", "groups"} & set(part):
+            continue
+        interval, groups = part.pop("interval", 0), list(part.pop("groups", None) or ())
+        rewards = part.get("rewards", ("consistency", "correctness", "plausibility", "diversity"))
+        if not interval and not groups:
+            continue
+        groups = groups or [1] * len(rewards)
+        if part.get("variant") == "additive-left":  # taken from the end of the list, as released
+            groups = groups[::-1]
+        interval = interval or -(-part.get("steps", 600) // len(groups))
+        part["entries"] = [i * interval for i, size in enumerate(groups) for _ in range(size)]
 
 
 def _merge_draw(settings: dict[str, Any]) -> None:

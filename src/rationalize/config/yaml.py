@@ -86,6 +86,14 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return found
 
 
+def read_scalar(text: str) -> Any:
+    """One value as a file would give it; text that is no YAML as it is."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+
+
 def dump_yaml(mapping: Mapping[str, Any], comments: Mapping[str, str] | None = None) -> str:
     """YAML that `load_yaml` reads back as it was; `comments` by dotted key, put above it."""
     return "".join(f"{line}\n" for line in _lines(mapping, "", comments or {}))

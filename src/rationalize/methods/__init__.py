@@ -89,6 +89,17 @@ METHODS: Mapping[str, Method] = {
         "several rewards at once, one control token each", start="sft", scorers=True,
         learned_from=lambda config: config.rewards, asked=f"{HERE}.mario:under_best_tokens",
     ),
+    "grpo": Method(
+        f"{HERE}.grpo:grpo", f"{HERE}.grpo:GrpoConfig", "GRPO",
+        "several rewards, summed; attempts at a question against each other", start="sft",
+        scorers=True, learned_from=lambda config: config.rewards,
+    ),
+    "gdpo": Method(
+        f"{HERE}.grpo:grpo", f"{HERE}.grpo:GdpoConfig", "GDPO",
+        "several rewards, each normalised among a question's attempts, then summed", start="sft",
+        scorers=True,
+        learned_from=lambda config: config.rewards,
+    ),
     "coalition": Method(
         f"{HERE}.coalition.algorithm:coalition", f"{HERE}.coalition.config:CoalitionConfig",
         "COALITION", "variants write, refine each other and learn by preference",

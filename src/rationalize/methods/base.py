@@ -41,14 +41,8 @@ class RunConfig:
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     columns: dict[str, str] = field(default_factory=dict)
     """Column mapping for questions of another shape: our field -> theirs."""
-    train_limit: int = 0
-    """Use the first so many training questions; 0: all."""
-    dev_limit: int = 0
-    """Use the first so many development questions; 0: all."""
-    test_limit: int = 0
-    """Use the first so many test questions; 0: all."""
-    teacher_limit: int = 0
-    """Use the first so many teacher rationales of a question, right and wrong each; 0: all."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """Most questions of a split (`train=400 dev=20`), and most `rationales` of a question."""
     skip_bad_rows: str | None = None
     """Go on without rows that cannot be read, and write them to this file."""
     tuning: Literal["auto", "full", "lora", "qlora"] = "auto"
@@ -74,7 +68,7 @@ class RunConfig:
     """Let a hub model run its own Python code."""
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "train_limit", "dev_limit", "test_limit", "teacher_limit")
+        at_least(self, 1, "limits")
         between(self, 0, math.inf, "checkpoint_every")
         between(self, 0, LARGEST_SEED, "seed")
         at_least(self, 1, "lora_rank")
@@ -100,10 +94,14 @@ class RunConfig:
         splits = load_splits(
             self.questions, columns=self.columns or None, skip_bad_rows=self.skip_bad_rows
         )
-        limits = {"train": self.train_limit, "dev": self.dev_limit, "test": self.test_limit}
-        splits = {s: q[: limits.get(s) or None] for s, q in splits.items()}
-        if self.teacher_limit:
-            splits["train"] = [with_first(q, self.teacher_limit) for q in splits["train"]]
+        if unknown := sorted(set(self.limits) - {*splits, "rationales"}):
+            raise UsageError(
+                f"limits names {unknown}; expected splits of the questions ({', '.join(splits)}), "
+                "or rationales"
+            )
+        splits = {s: q[: self.limits.get(s)] for s, q in splits.items()}
+        if most := self.limits.get("rationales"):
+            splits["train"] = [with_first(q, most) for q in splits["train"]]
         check_overlap(splits)
         return splits
 

@@ -38,6 +38,7 @@ from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.models.policy import Policy
 from rationalize.models.quantised import check_quantising
+from rationalize.progress import say
 from rationalize.questions.hub import on_hub
 from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, Reward, RewardSuite
@@ -249,6 +250,7 @@ def open_run(
     configuration.
     """
     check_resumable(out, stored, overwrite=overwrite)  # before anything is loaded
+    say(f"loading the model {config.model}")
     base = config.load_policy(tuning="full")
     inputs = inputs_of(stored, splits, base.tokenizer, rewards)
     with Run.open(

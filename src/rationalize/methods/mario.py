@@ -13,7 +13,7 @@ every reward at once: no weighted sum, no trade-off fixed beforehand.
     3. learn     L = sum_t [ NLL_t + beta KL_t - alpha H_t ] / sum_t 1   over response tokens
        (Quark, section 2)
 
-Variants: CLASSIC (all tokens from the start), ADDITIVE (one reward more every `interval` steps),
+Variants: CLASSIC (all tokens from the start), ADDITIVE (one reward more at each of `entries`),
 PRODUCT (one token for the product of the rewards), single reward (a list of one). `filters` drops
 pool attempts below a threshold, with a token or without.
 
@@ -112,10 +112,10 @@ class MarioConfig:
     text) or at the left; multiplied into one, mapped to [0, 1] by their range or raw (as the
     released code's; the preset `released` leaves this to you).
     """
-    interval: int = 0
-    """ADDITIVE: steps between two rewards; 0 spreads the entries evenly over the run."""
-    groups: tuple[int, ...] = ()
-    """ADDITIVE: how many rewards enter together (2, 1, 1); empty: one by one."""
+    entries: tuple[int, ...] = ()
+    """ADDITIVE: the step at which each reward enters, earliest first (0 0 100 200: two, then one by
+    one); empty: one by one, spread evenly over the run.
+    """
     ties: Ties = "together"
     """Whether equal scores share a bin."""
     over_draw: float = 3.0
@@ -186,14 +186,13 @@ class MarioConfig:
 
     def __post_init__(self) -> None:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
-        at_least(self, 1, "steps", "sample_interval", "control_copies", "groups")
+        at_least(self, 1, "steps", "sample_interval", "control_copies")
         at_least(self, 2, "bins", "bins_of")
-        at_least(self, 0, "interval", "prompts", "beta", "alpha")
+        at_least(self, 0, "entries", "prompts", "beta", "alpha")
         at_least(self, 0, "over_draw", "eval_interval", "token_questions")
         finite(self, "guidance", "filters")
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
-        groups = self.groups or (1,) * len(self.rewards)
-        last_entry = self.interval * (len(groups) - 1) if self.additive else 0
+        entries = entry_steps(self) or (0,)
         for ok, message in (
             (len(self.rewards) > 0, "rewards is empty; name at least one"),
             (
@@ -206,13 +205,17 @@ class MarioConfig:
                 f"among the rewards {list(self.rewards)}",
             ),
             (
-                sum(groups) == len(self.rewards),
-                f"groups {self.groups} sum to {sum(groups)}; expected {len(self.rewards)}, one "
-                "place per reward",
+                len(entries) == len(self.rewards),
+                f"entries has {len(entries)} steps; expected one for each of the "
+                f"{len(self.rewards)} rewards",
             ),
             (
-                last_entry < self.steps,
-                f"the last reward would enter at step {last_entry} of {self.steps}; lower interval",
+                (0, *entries) == (entries[0], *sorted(entries)),
+                f"entries is {list(entries)}; expected steps in ascending order from 0 on",
+            ),
+            (
+                entries[-1] < self.steps or not self.additive,
+                f"the last reward would enter at step {entries[-1]} of {self.steps}; lower entries",
             ),
         ):
             if not ok:
@@ -376,12 +379,16 @@ def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
 
 
 def _entered(step: int, config: MarioConfig) -> int:
-    """How many rewards have entered by `step`: min(R, floor(s / I) + 1), or whole groups (3.3)."""
-    groups = config.groups or (1,) * len(config.rewards)
-    if config.variant == "additive-left":
-        groups = groups[::-1]  # taken from the end of the list, as released
-    interval = config.interval or -(-config.steps // len(groups))
-    return sum(groups[: step // interval + 1])
+    """How many rewards have entered by `step`: min(R, floor(s / I) + 1) at an interval of I steps,
+    or whole groups (3.3).
+    """
+    return sum(step >= entry for entry in entry_steps(config))
+
+
+def entry_steps(config: MarioConfig) -> tuple[int, ...]:
+    """The step at which each reward enters, earliest first."""
+    count = len(config.rewards)
+    return config.entries or tuple(i * -(-config.steps // count) for i in range(count))
 
 
 def _cut(config: MarioConfig, count: int) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from rationalize.errors import UserError
 from rationalize.records import Attempt
+from rationalize.rewards.base import counted
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
 from rationalize.signals.bins import rank_bins, value_bins
@@ -159,12 +160,9 @@ class Pool:
         return self._product() if name == "product" else self._scores(self.attempts, name)
 
     def _scores(self, attempts: Sequence[Attempt], name: str) -> np.ndarray:
-        """An undefined score counts as the worst of its range, or found where that is infinite."""
+        """An undefined score counts as `counted` says."""
         given = [a.rewards[name] for a in attempts]
-        worst = self._suite[name].range[0]
-        if not np.isfinite(worst):
-            worst = min((s for s in given if s is not None), default=0.0)
-        return np.array([worst if s is None else s for s in given], dtype=np.float64)
+        return np.array(counted(self._suite[name], given), dtype=np.float64)
 
     def _product(self) -> np.ndarray:
         product = np.ones(len(self.attempts))

@@ -32,7 +32,6 @@ import numpy as np
 import torch
 
 from rationalize.config.checks import at_least, between, finite
-from rationalize.errors import UsageError
 from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
@@ -42,11 +41,13 @@ from rationalize.records import Attempt
 from rationalize.runs import Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import Provenance, Recorded, write_attempts
+from rationalize.signals.draws import shuffled_parts
 from rationalize.training.batches import RowMaker
 from rationalize.training.loop import HeadFitConfig, fit
 from rationalize.training.objectives import ppo as ppo_objective
 from rationalize.training.rollouts import (
     Reference,
+    check_whole,
     explained_variance,
     load_rollouts,
     measure,
@@ -124,14 +125,7 @@ class PpoConfig:
         at_least(self, 0, "min_advantage_std")
         between(self, 0, 1, "gamma", "lam")
         between(self, 0, math.inf, "epoch_kl", "stop_kl")
-        drawn = self.sampling
-        if (drawn.temperature, drawn.top_p, drawn.top_k, drawn.beams) != (1.0, 1.0, 0, 1):
-            raise UsageError(
-                "ppo: sampling must be at temperature 1 without top_p, top_k and beams, since the "
-                "ratio is between whole distributions; "
-                f"found temperature {drawn.temperature}, top_p {drawn.top_p}, top_k {drawn.top_k}, "
-                f"beams {drawn.beams}"
-            )
+        check_whole(self.sampling, "ppo")
 
     @property
     def minibatches(self) -> int:
@@ -278,12 +272,9 @@ class Updates:
         picked = [
             minibatch(len(rows), 0, k, update, config, exp.seed) for k in range(config.minibatches)
         ]
-        measured = measure(
-            self.policy, self.value_head, self.reference,
-            [[rows[i] for i in batch] for batch in picked], config.fit,
-        )  # fmt: skip
-        place = dict(zip((i for batch in picked for i in batch), measured, strict=True))
-        save_rollouts([place[i] for i in range(len(rows))], file)
+        save_rollouts(
+            measure(self.policy, self.value_head, self.reference, rows, picked, config.fit), file
+        )
         return exp.suite.only(*scores_of(config.mode)).score(attempts, self.questions)
 
     def _evaluate(self, update: int, step: int) -> None:
@@ -308,8 +299,7 @@ def score(attempt: Attempt, config: PpoRowConfig) -> float:
 
 def minibatch(n: int, epoch: int, k: int, update: int, config: PpoConfig, seed: int) -> list[int]:
     """Indices of minibatch `k` of an epoch: a shuffled cut of all `n` replies."""
-    order = np.random.default_rng([seed, update, epoch]).permutation(n)
-    return np.array_split(order, config.minibatches)[k].tolist()
+    return shuffled_parts(n, config.minibatches, [seed, update, epoch])[k]
 
 
 def too_far(stage: Stage, update: int, epoch: int, config: PpoConfig) -> bool:

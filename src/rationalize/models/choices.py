@@ -20,11 +20,15 @@ import torch
 from torch import Tensor
 
 from rationalize.models.forward import (
+    Row,
+    collate,
     head,
+    hidden_at_response,
     max_tree_tokens,
     output_rows,
     padded,
     plain_model,
+    text_decoder,
     tree_hidden,
 )
 from rationalize.models.precision import autocast, has_fast_bfloat16
@@ -164,6 +168,9 @@ class ChoiceScorer:
         for batch in _batches(ordered, lambda g: len(g[0].prompt) * len(g), self.batch_tokens):
             scored = [c for group in batch for c in group]
             group_of = [i for i, group in enumerate(batch) for _ in group]
+            if not self.policy.decoding.cache:
+                yield scored, self._whole(scored)
+                continue
             first, rest = _decoder_hidden(self.policy, batch, group_of)  # (G, d), (N, T, d)
             width = rest.shape[1]
             # the first token is predicted at its prompt's start token, the others at the choice's
@@ -174,6 +181,15 @@ class ChoiceScorer:
             ]
             hidden = torch.cat([first, rest.flatten(0, 1)])
             yield scored, _logprobs(self.policy, hidden, nodes, scored)
+
+    def _whole(self, scored: Sequence[Continuation]) -> list[Tensor]:
+        """The tokens' log-probabilities of each, read as learning reads them."""
+        rows = [Row(c.prompt, c.response) for c in scored]
+        hidden = hidden_at_response(self.policy, collate(rows, self.policy))  # (R, d)
+        nodes = np.split(
+            np.arange(len(hidden)), np.cumsum([len(r.response_ids) for r in rows])[:-1]
+        )
+        return _logprobs(self.policy, hidden, nodes, scored)
 
 
 def cast_linears_to_bf16(policy: Policy) -> Policy:
@@ -199,7 +215,7 @@ def _decoder_hidden(
     ids, mask = padded([g[0].prompt for g in groups], policy)
     encoded = model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
     # the start token is common to the choices of a prompt
-    decoder = model.get_decoder()
+    decoder = text_decoder(policy)
     start = torch.full((len(groups), 1), policy.start_id, device=policy.device)
     first = decoder(
         input_ids=start, encoder_hidden_states=encoded, encoder_attention_mask=mask, use_cache=True
@@ -207,7 +223,7 @@ def _decoder_hidden(
     # repeat each prompt's cache for its choices, then read these
     cache = first.past_key_values
     rows = torch.tensor(group_of, device=policy.device)  # (N,)
-    cache.batch_select_indices(rows)
+    cache.reorder_cache(rows)
     ids, _ = padded([c.response[:-1] for group in groups for c in group], policy)
     rest = decoder(  # the states are unused: the cache holds their keys and values
         input_ids=ids, encoder_hidden_states=encoded[rows], encoder_attention_mask=mask[rows],

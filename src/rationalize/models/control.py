@@ -78,13 +78,21 @@ def add_control_rows(
     of `statistics`; the model goes on to write the response as it did without them.
     `statistics`: Normal(mean, std) per dimension, over the rows of the old vocabulary, as Quark's
     and MaRio's released code does. `words`: the mean row of the words "LEVEL REWARD" (such as
-    "best diversity"), plus a tenth of that noise, so that copies differ.
+    "best diversity"), plus a tenth of that noise, so that copies differ. Raises `UserError` for a
+    model that cannot take more rows.
     """
     # a matrix that is padded beyond the vocabulary may have room for them: it keeps its size
     end = controls.first_id + len(controls.ids())
     if model.get_input_embeddings().weight.shape[0] < end:
-        model.resize_token_embeddings(end, mean_resizing=False)
+        _resize(model, end)
     layers = (model.get_input_embeddings(), model.get_output_embeddings())
+    if model.config.is_encoder_decoder:  # control tokens are read by the decoder
+        reader = model.get_decoder().get_input_embeddings()
+        if reader is not None and reader.weight is not layers[0].weight:
+            raise UserError(
+                f"a model of type {model.config.model_type!r} cannot take control tokens: its "
+                "encoder and its decoder have embeddings of their own; expected common ones"
+            )
     # tied embeddings are one matrix
     for weight in {id(layer.weight): layer.weight for layer in layers}.values():
         words = weight[:n_vocab].detach().float()  # (n_vocab, d)
@@ -101,6 +109,21 @@ def add_control_rows(
             rows = words.mean(0) + std * noise
         with torch.no_grad():
             weight[controls.first_id : end] = rows.to(weight)
+
+
+def _resize(model: Any, rows: int) -> None:
+    """Raise `UserError` for a model that transformers cannot resize, or only in part."""
+    try:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+        layers = (model.get_input_embeddings(), model.get_output_embeddings())
+        found = " and ".join(str(layer.weight.shape[0]) for layer in layers)
+    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        found = f"an error, {error}"
+    if found != f"{rows} and {rows}":
+        raise UserError(
+            f"a model of type {model.config.model_type!r} cannot take control tokens: resized by "
+            f"transformers, its embeddings have {found}; expected {rows} rows, in and out"
+        )
 
 
 def _level_row(words: Tensor, tokenizer: Any, reward: str, b: int, k: int) -> Tensor:

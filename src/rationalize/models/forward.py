@@ -12,6 +12,8 @@ the hidden size.
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +48,9 @@ class Row:
         """Tokens that a forward pass reads."""
         return len(self.prompt_ids) + len(self.control_ids) + len(self.response_ids)
 
+
+_WINDOW = re.compile(r"window(_size)?$|attention_chunk_size$")
+"""What configurations call the size of a window of local attention."""
 
 GroupOf = Callable[[Row], Hashable]
 """Maps a row to its group; rows of one group stay in one forward pass."""
@@ -130,7 +135,7 @@ def _encoder_decoder_hidden(
     decoder_inputs = [
         (policy.start_id, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)
     ]
-    hidden = model.get_decoder()(
+    hidden = text_decoder(policy)(
         input_ids=padded(decoder_inputs, policy)[0], encoder_hidden_states=encoded[prompt_of_row],
         encoder_attention_mask=mask[prompt_of_row], use_cache=False,
     ).last_hidden_state  # (B, L, d)  # fmt: skip
@@ -167,17 +172,22 @@ def max_tree_tokens(policy: Policy, sequences: Sequence[tuple[int, ...]], limit:
     0 if the model takes no trees, or if a sequence is longer than the model's window of local
     attention: a mask of ours would replace the window.
     """
-    config = plain_model(policy).config
-    windows = (getattr(config, name, None) for name in ("sliding_window", "window_size"))
-    window = min((size for size in windows if size), default=limit)
+    window = min(limit, local_window(policy))
     if not policy.takes_trees or (window < limit and max(map(len, sequences), default=0) > window):
         return 0
-    return min(limit, window)
+    return window
+
+
+def local_window(policy: Policy) -> int:
+    """Tokens that the narrowest layer of local attention sees; a very large number if none is."""
+    config = plain_model(policy).config.get_text_config(decoder=True)
+    sizes = (size for name, size in vars(config).items() if _WINDOW.search(name))
+    return min((s for s in sizes if isinstance(s, int) and s > 1), default=sys.maxsize)
 
 
 def tree_hidden(policy: Policy, trees: Sequence[Tree]) -> Tensor:
     """Last hidden states of a batch of trees, (B, T, d), with gradients."""
-    decoder = plain_model(policy).get_decoder()
+    decoder = text_decoder(policy)
     ids, _ = padded([tree.tokens for tree in trees], policy)
     if all(len(tree.paths) == 1 for tree in trees):  # plain sequences, padded on the right
         return decoder(input_ids=ids, use_cache=False).last_hidden_state
@@ -208,14 +218,20 @@ def takes_trees(policy: Policy) -> bool:
         merged = tree_hidden(policy, [tree])[0, [path[-1] for path in tree.paths]].float()
     except (ValueError, RuntimeError, TypeError, IndexError, AttributeError, AssertionError):
         return False  # the model accepts no such mask
-    gaps = (merged - alone).norm(dim=1) / alone.norm(dim=1)
-    return gaps.max().item() < (1e-3 if policy.dtype == torch.float32 else 0.1)
+    return close(merged, alone, tolerance(policy))
+
+
+def tolerance(policy: Policy) -> float:
+    """How far two states of a model may differ, relative to their length, by rounding alone."""
+    return 1e-3 if policy.dtype == torch.float32 else 0.1
 
 
 @contextmanager
 def _attention_for(policy: Policy, length: int) -> Iterator[None]:
     """On a CPU, plain attention for short rows: its backward pass costs less than the fused one."""
-    config = plain_model(policy).config
+    model = plain_model(policy)
+    # beside a vision model, the text model has a configuration of its own
+    config = model.config if policy.is_encoder_decoder else text_decoder(policy).config
     before = getattr(config, "_attn_implementation", None)
     plain = policy.device.type == "cpu" and before == "sdpa" and length <= _SHORT
     try:
@@ -233,7 +249,7 @@ def head(policy: Policy, hidden: Tensor) -> Tensor:
         return _model_head(policy, hidden)
     model = plain_model(policy)
     output = model.get_output_embeddings()
-    scale, cap = _head_scale_and_cap(model.config)
+    scale, cap = _head_scale_and_cap(model.config.get_text_config(decoder=True))
     bias = output.bias[: policy.n_vocab] if getattr(output, "bias", None) is not None else None
     logits = torch.nn.functional.linear(
         hidden * scale if scale != 1.0 else hidden, output_rows(policy), bias
@@ -273,32 +289,61 @@ def plain_model(policy: Policy) -> Any:
     return get_base() if get_base else policy.model
 
 
+def text_decoder(policy: Policy) -> Any:
+    """The module that reads token ids, with `last_hidden_state` in its output."""
+    decoder = plain_model(policy).get_decoder()
+    # beside a vision model it may have an output layer of its own (Llama 4)
+    while getattr(decoder, "lm_head", None) is not None:
+        inner = decoder.get_decoder()
+        decoder = decoder.model if inner is decoder else inner
+    return decoder
+
+
 def find_head(policy: Policy) -> None:
     """Set `policy.linear_head`: compare `head` with the model's logits on one row.
 
     If they differ, the model's own code computes logits (slower). Raises `UserError` if those
     differ too.
     """
-    some = tuple(i % policy.n_vocab for i in (5, 6, 7, 8, 9))
-    row = Row(some[:3], some[3:])
-    with torch.no_grad(), _attention_for(policy, row.length):  # the same attention on both sides
+    some = tuple(np.random.default_rng(1).integers(policy.n_vocab, size=32).tolist())
+    row = Row(some[:24], some[24:])
+    with torch.no_grad():
         hidden = hidden_at_response(policy, collate([row], policy))
-        ids = torch.tensor([[*row.prompt_ids, row.response_ids[0]]], device=policy.device)
+        parts = (row.prompt_ids, row.response_ids[:-1])
+        prompt, read = (torch.tensor([ids], device=policy.device) for ids in parts)
         if policy.is_encoder_decoder:
-            start = torch.tensor([[policy.start_id, row.response_ids[0]]], device=policy.device)
-            expected = policy.model(input_ids=ids[:, :3], decoder_input_ids=start).logits[0]
+            start = torch.full_like(read[:, :1], policy.start_id)
+            inputs = {"input_ids": prompt, "decoder_input_ids": torch.cat([start, read], dim=1)}
         else:
-            expected = policy.model(input_ids=ids).logits[0, -2:]
-        expected = expected[:, : policy.n_vocab].float()  # (2, n_vocab)
+            inputs = {"input_ids": torch.cat([prompt, read], dim=1)}
+        logits = policy.model(**inputs, use_cache=False).logits[0, -len(row.response_ids) :]
+        expected = logits[:, : policy.n_vocab].float()  # (8, n_vocab)
         for policy.linear_head in (True, False):
             logits = head(policy, hidden).float()
-            if torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * expected.std().item()):
+            if close(logits, expected, tolerance(policy)) and _holds_when_loud(policy, hidden):
                 return
     raise UserError(
         f"{policy.name}: the logits of {policy.model.config.model_type!r} could not be computed "
         "from its last hidden states; expected an architecture like Llama, Qwen, Mistral, Phi, "
         "Gemma or T5"
     )
+
+
+def _holds_when_loud(policy: Policy, hidden: Tensor) -> bool:
+    """Whether `head` also gives large logits as the model's code does.
+
+    Small ones hardly show a soft cap, and rounding of half precision hides it.
+    """
+    loud = hidden * (100 / head(policy, hidden).abs().max().clamp(min=1e-3))
+    rounding = 1e-3 if policy.dtype == torch.float32 else 2e-2
+    return close(head(policy, loud), _model_head(policy, loud), rounding)
+
+
+def close(found: Tensor, expected: Tensor, rounding: float) -> bool:
+    """Whether each vector (.., d) is the expected one, up to `rounding` relative to its length."""
+    found, expected = found.float(), expected.float()
+    gaps = (found - expected).norm(dim=-1)
+    return bool((gaps <= rounding * expected.norm(dim=-1)).all())
 
 
 def _model_head(policy: Policy, hidden: Tensor) -> Tensor:
@@ -311,7 +356,7 @@ def _model_head(policy: Policy, hidden: Tensor) -> Tensor:
 
     token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
     inputs = {"decoder_input_ids": token} if policy.is_encoder_decoder else {}
-    hook = model.get_decoder().register_forward_hook(replace_output)
+    hook = text_decoder(policy).register_forward_hook(replace_output)
     try:
         return model(input_ids=token, use_cache=False, **inputs).logits[0, :, : policy.n_vocab]
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rationalize.models.forward import plain_model
+from rationalize.models.forward import plain_model, text_decoder
 from rationalize.models.policy import Policy
 from rationalize.models.precision import has_fast_bfloat16
 
@@ -20,7 +20,7 @@ def freeze_lower(policy: Policy, share: float, *, halve: bool = True) -> None:
     model = plain_model(policy)
     model.get_input_embeddings().requires_grad_(False)
     model.get_output_embeddings().requires_grad_(False)
-    stack = model.get_encoder() if policy.is_encoder_decoder else model.get_decoder()
+    stack = model.get_encoder() if policy.is_encoder_decoder else text_decoder(policy)
     layers = next(m for m in stack.modules() if isinstance(m, torch.nn.ModuleList))
     for layer in layers[: round(share * len(layers))]:
         layer.requires_grad_(False)

@@ -83,5 +83,5 @@ def _needs_library(source: str, config: Any, error: ImportError) -> str:
     method = quantised["quant_method"] if isinstance(quantised, dict) else quantised.quant_method
     return (
         f"{source}: its weights are quantised ({method}), and a library for that is not installed: "
-        f"{first} Quantised weights cannot be taught here: name the unquantised model"
+        f"{first} Better name the unquantised model: tuning=qlora quantises it where it learns"
     )

@@ -23,7 +23,9 @@ from rationalize.models.folders import (
     weights_hash,
 )
 from rationalize.models.loading import LOAD_ERRORS, load_weights
+from rationalize.models.lora import with_adapter
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
+from rationalize.models.probe import Decoding, check_adapter, control_states, probe
 from rationalize.models.quantised import (
     check_quantising,
     dense_with_adapter,
@@ -80,6 +82,8 @@ class Policy:
     """
     takes_trees: bool = False
     """Whether sequences that share a prefix may be read as one tree (`trees.py`)."""
+    decoding: Decoding = Decoding()
+    """How replies are decoded exactly (`probe.py`)."""
 
     @property
     def device(self) -> torch.device:
@@ -166,8 +170,8 @@ class Policy:
     ) -> None:  # fmt: skip
         """Add `copies` control tokens per reward and bin; no effect if the policy has the same.
 
-        Raises `UserError` if it has others. Under LoRA, of the embeddings only their rows are
-        trained.
+        Raises `UserError` if it has others, or if the model cannot learn them. Under LoRA, of the
+        embeddings only their rows are trained.
         """
         if self.controls:
             if (dict(self.controls.bins), self.controls.copies) == (dict(bins), copies):
@@ -185,7 +189,9 @@ class Policy:
             self.model, self.tokenizer, self.controls, self.n_vocab, init=init,
             before=self._before_response(), seed=seed,
         )  # fmt: skip
+        before = control_states(self)
         self._wrap()
+        check_adapter(self, before)
 
     def _before_response(self) -> int:
         """Id of the token that a response follows: the prompt's last, or the decoder's first."""
@@ -260,7 +266,8 @@ class Policy:
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
-        self.takes_trees, self.knows_form = saved.takes_trees, saved.knows_form
+        self.takes_trees, self.decoding = saved.takes_trees, saved.decoding
+        self.knows_form = saved.knows_form
 
     def control_rows(self) -> Tensor:
         """A copy of the control tokens' input embeddings, shape (controls, d)."""
@@ -298,17 +305,8 @@ class Policy:
 
     def _wrap(self) -> None:
         """Under LoRA: add a zero-initialised adapter; only it and the control rows are trained."""
-        if self.tuning == "full":
-            return
-        from peft import LoraConfig, get_peft_model
-
-        rows = {"trainable_token_indices": self.controls.ids()} if self.controls else {}
-        config = LoraConfig(
-            r=self.lora_rank, lora_alpha=2 * self.lora_rank, target_modules="all-linear", **rows
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            self.model = get_peft_model(self.model, config).eval()
+        if self.tuning == "lora":
+            self.model = with_adapter(self)
 
 
 def _cast(model: Any, dtype: torch.dtype) -> None:
@@ -332,9 +330,7 @@ def load_policy(
     bits, on an accelerator, for adapters to learn on. Raises `UserError` where that cannot be, if
     no model can be loaded, or if its logits cannot be computed from its hidden states.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
-
-    from rationalize.models.forward import find_head, takes_trees
+    from transformers import AutoConfig, AutoTokenizer
 
     check_model(model)
     source = source_of(model)
@@ -344,7 +340,7 @@ def load_policy(
         check_quantising(place)
     try:
         config = AutoConfig.from_pretrained(source, **options)
-        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        kind = auto_class(config)
         if quantise:
             loaded = load_weights(
                 kind, source, config, dtype=torch.bfloat16, **four_bits(place), **options
@@ -378,12 +374,23 @@ def load_policy(
         knows_form=bool(facts),
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )  # fmt: skip
-    # probe the model: its chat template, its output layer, its attention
     policy.folds_system = policy.chat and bool(policy.system) and not _shows_system(policy)
-    find_head(policy)
-    policy.takes_trees = takes_trees(policy)
+    probe(policy)
     policy._wrap()
     return policy
+
+
+def auto_class(config: Any) -> Any:
+    """The class of transformers that loads this configuration's model."""
+    import transformers as hf
+
+    if config.is_encoder_decoder:
+        return hf.AutoModelForSeq2SeqLM
+    # models of images or sound that have no class for text alone are used with text alone
+    several = type(config) in hf.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    if several and type(config) not in hf.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return hf.AutoModelForMultimodalLM
+    return hf.AutoModelForCausalLM
 
 
 def _shows_system(policy: Policy) -> bool:

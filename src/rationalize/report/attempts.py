@@ -12,8 +12,12 @@ from rationalize.report.charts import Point, Series, charts_by_step, colours_of,
 ROLLOUT_KEYS = {
     "score": "score S",
     "correctness": "share right",
+    "consistency": "consistency",
+    "plausibility": "plausibility",
+    "diversity": "diversity",
     "reward_model": "reward model",
     "kl": "KL to the reference, nats a reply",
+    "without_signal": "questions without signal",
     "explained_variance": "explained variance of the value head",
     "length": "tokens a reply",
 }
@@ -22,7 +26,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def rollouts(rows: Rows) -> dict[str, Any] | None:
-    """A chart per quantity of PPO's replies, with a line per run."""
+    """A chart per quantity of the replies of PPO, GRPO and GDPO, with a line per run."""
     if not rows:
         return None
     runs = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}

@@ -90,6 +90,16 @@ class Reward:
         return _checked(self, scores, len(completions))
 
 
+def counted(reward: Reward, scores: Sequence[float | None]) -> list[float]:
+    """Scores as they count where attempts are learned from: an undefined one as the worst of the
+    reward's range, or as the lowest of these scores where the range has no low end.
+    """
+    worst = reward.range[0]
+    if not math.isfinite(worst):
+        worst = min((score for score in scores if score is not None), default=0.0)
+    return [worst if score is None else score for score in scores]
+
+
 def settled(result: Any) -> Any:
     """What a function returned, awaited if it is async."""
     if not inspect.isawaitable(result):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rationalize.models.streams import Query
 from rationalize.sampling.config import SamplingConfig
-from rationalize.sampling.streams import Query
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -43,7 +43,8 @@ def beam_search(
         attention_mask=torch.tensor(mask, device=policy.device), **inputs,
         num_beams=config.beams, num_return_sequences=config.n, early_stopping=True,
         do_sample=False, max_new_tokens=config.max_new_tokens, suppress_tokens=suppressed,
-        pad_token_id=policy.pad_id, eos_token_id=policy.eos_id, use_cache=True,
+        pad_token_id=policy.pad_id, eos_token_id=policy.eos_id,
+        use_cache=policy.decoding.cache,
     )  # fmt: skip
     written = [_until_end(ids[n_prefix:], policy.eos_id) for ids in sequences.tolist()]
     return [written[i * config.n : (i + 1) * config.n] for i in range(len(queries))]

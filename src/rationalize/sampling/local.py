@@ -19,12 +19,12 @@ from rationalize.models.context import over_context
 from rationalize.models.forward import head
 from rationalize.models.policy import Policy
 from rationalize.models.precision import frozen_copy, has_fast_bfloat16
+from rationalize.models.streams import Query, open_stream
 from rationalize.progress import Progress
 from rationalize.records import Completion
 from rationalize.sampling.beams import beam_search
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.draw import draw, uniforms
-from rationalize.sampling.streams import Query, open_stream
 from rationalize.text import clip
 
 __all__ = ["Sampler", "SamplingConfig"]
@@ -177,7 +177,7 @@ class Sampler:
         self, queries: Sequence[tuple[Query, ...]], n: int, new: int
     ) -> Iterator[list[int]]:
         """Indices of queries to write together, longest first. Queries of a batch have equally
-        many views and control tokens.
+        many views and control tokens, and one length if the model cannot pad.
         """
 
         def shape(i: int) -> tuple[int, int, int]:
@@ -187,7 +187,8 @@ class Sampler:
         for i in sorted(range(len(queries)), key=shape, reverse=True):
             views, controls, length = shape(batch[0] if batch else i)  # the first is the longest
             full = (len(batch) + 1) * n * views * (length + controls + new) > self.batch_tokens
-            if batch and (full or shape(i)[:2] != (views, controls)):
+            alike = 2 if self.policy.decoding.padding else 3  # of the shape's numbers
+            if batch and (full or shape(i)[:alike] != shape(batch[0])[:alike]):
                 yield batch
                 batch = []
             batch.append(i)
@@ -202,7 +203,8 @@ class Sampler:
         written), and how many of them are finished.
         """
         views = len(queries[0])  # the stream's rows are all of the first view, then of the second
-        stream = open_stream(self._writer, [q[view] for view in range(views) for q in queries])
+        starts = [q[view] for view in range(views) for q in queries]
+        stream = open_stream(self._writer, starts, config.max_new_tokens)
         # prompts were read once each; from here on a row is a sample
         if n > 1:
             stream.repeat(n)

@@ -24,6 +24,12 @@ def shuffled_passes(n: int, batch_size: int, step: int, seed: int | Sequence[int
     return batch
 
 
+def shuffled_parts(n: int, parts: int, seed: int | Sequence[int]) -> list[list[int]]:
+    """One shuffled pass over `n` rows, cut into parts whose sizes differ by at most one."""
+    order = np.random.default_rng(_seeds(seed)).permutation(n)
+    return [part.tolist() for part in np.array_split(order, parts)]
+
+
 def balanced_bins(
     bins: Mapping[str, np.ndarray], batch_size: int, step: int, seed: int | Sequence[int], *,
     over_draw: float = math.inf,

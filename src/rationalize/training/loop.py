@@ -108,20 +108,32 @@ class LossOutput:
 
 
 Loss = Callable[["Policy", Sequence[Row]], LossOutput]
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """A loss that needs certain rows in one forward pass: those of a pair, or of a question."""
+
+    loss: Loss
+    group_of: GroupOf
+
+    def __call__(self, policy: Policy, rows: Sequence[Row]) -> LossOutput:
+        return self.loss(policy, rows)
+
+
 BatchAt = Callable[[int], Sequence[Row]]
 
 
 def fit(
     policy: Policy, loss: Loss, batch_at: BatchAt, config: FitConfig, stage: Stage, *, steps: int,
     after_step: Callable[[int], None] | None = None,
-    before_step: Callable[[int], None] | None = None, group_of: GroupOf | None = None,
+    before_step: Callable[[int], None] | None = None,
 ) -> None:  # fmt: skip
     """Train `policy` in place for `steps` optimiser steps; resumes `stage`.
 
     `before_step(s)` runs before step s (MaRio explores there); `after_step(s)` after it. Both must
     be repeatable: after a kill, they are called again for the steps since the last checkpoint. At a
-    step without rows nothing is learned. A loss that needs certain rows together names them by
-    `group_of`; else each row is its own group.
+    step without rows nothing is learned.
     """
     # autocast is ours: accelerate's precision is fixed for the life of a process
     accelerator = Accelerator(mixed_precision="no", cpu=policy.device.type == "cpu")
@@ -139,7 +151,7 @@ def fit(
     if policy.tuning == "lora":
         say(f"{stage.name}: {lora_reach(policy)}")
     peaks = [group["lr"] for group in optimizer.param_groups]
-    learner = _Learner(policy, loss, config, accelerator, parameters, optimizer, peaks, group_of)
+    learner = _Learner(policy, loss, config, accelerator, parameters, optimizer, peaks)
     run, name = stage.run, stage.name
     folder = run.path / "checkpoints" / name
     at = restore_checkpoint(folder, parameters, optimizer)
@@ -216,7 +228,10 @@ class _Learner:
     optimizer: torch.optim.Optimizer
     peaks: list[float]
     """Learning rate of each of the optimiser's groups, before the schedule."""
-    group_of: GroupOf | None
+
+    @property
+    def group_of(self) -> GroupOf | None:
+        return self.loss.group_of if isinstance(self.loss, Grouped) else None
 
 
 def _take_step(

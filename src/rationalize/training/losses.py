@@ -177,3 +177,12 @@ def ppo_value_loss(value_N: Tensor, old_N: Tensor, return_N: Tensor, clip: float
     """
     clipped_N = old_N + (value_N - old_N).clamp(-clip, clip)
     return 0.5 * torch.maximum((value_N - return_N) ** 2, (clipped_N - return_N) ** 2)
+
+
+def k3_kl(logprob_N: Tensor, reference_N: Tensor) -> Tensor:
+    """KL(policy || reference) per token by Schulman's k3, `e^d - d - 1` with
+    `d = log pi_ref - log pi`, shape (N,): unbiased for tokens that the policy drew, never negative
+    (arXiv 2402.03300, equation 4).
+    """
+    difference_N = reference_N - logprob_N
+    return difference_N.exp() - difference_N - 1

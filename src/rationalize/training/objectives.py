@@ -25,11 +25,12 @@ from rationalize.models.forward import (
     token_logprobs,
 )
 from rationalize.models.heads import head_values, reply_scores
-from rationalize.training.loop import FitConfig, Loss, LossOutput
+from rationalize.training.loop import FitConfig, Grouped, Loss, LossOutput
 from rationalize.training.losses import (
     KLDirection,
     bradley_terry,
     dpo_loss,
+    k3_kl,
     listwise,
     pointwise,
     ppo_policy_loss,
@@ -95,7 +96,7 @@ class PairTag(NamedTuple):
 def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
     """DPO (`dpo_loss`) over rows tagged with `PairTag`, summed over pairs.
 
-    Both rows of a pair must be in one pass (`group_of` their pair); else ValueError. `nll_weight`
+    Both rows of a pair must be in one pass; else ValueError. `nll_weight`
     adds that times the NLL per token of the chosen response, which keeps its probability from
     falling (iterative reasoning preference optimisation, arXiv 2404.19733).
     """
@@ -133,7 +134,7 @@ def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
             metrics[f"right/{kind}"] = metrics.get(f"right/{kind}", 0.0) + float(margin > 0)
         return LossOutput(total, len(pairs), metrics)
 
-    return loss
+    return Grouped(loss, lambda row: row.tag.pair)
 
 
 RankLoss = Literal["pairwise", "listwise", "pointwise"]
@@ -183,7 +184,7 @@ def rank(scalar_head: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.
         metrics = {"pair_accuracy": accuracy, "margin": margin}
         return LossOutput(torch.stack(losses).sum(), len(losses), metrics)
 
-    return loss
+    return Grouped(loss, lambda row: row.tag.question)
 
 
 class RolloutTag(NamedTuple):
@@ -231,6 +232,57 @@ def ppo(
             }  # fmt: skip
             metrics = {name: column_N.sum().item() for name, column_N in sums.items()}
         return LossOutput(total, len(logprob_N), metrics)
+
+    return loss
+
+
+class GroupTag(NamedTuple):
+    """What GRPO's loss needs of an attempt."""
+
+    old_logprob: Tensor
+    """(T,) when it was written."""
+    reference: Tensor
+    """(T,) log-probabilities under the reference; empty where no KL is asked for."""
+    advantage: float
+
+
+Average = Literal["attempts", "tokens"]
+
+
+def grpo(*, clip: float, beta: float, average: Average = "attempts") -> Loss:
+    """GRPO's clipped loss plus beta times the KL to the reference (k3), over rows tagged with
+    `GroupTag` (arXiv 2402.03300, equation 3).
+
+    `attempts` sums over attempts the mean over their tokens; `tokens` sums over tokens, so that a
+    long attempt counts for more (DAPO, arXiv 2503.14476, equation 8).
+    """
+
+    def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+        batch = collate(rows, policy)
+        log_p_NV = torch.log_softmax(head(policy, hidden_at_response(policy, batch)).float(), -1)
+        logprob_N = log_p_NV.gather(1, batch.targets[:, None])[:, 0]
+        # the attempts' stored columns, each (N,)
+        old_N, reference_N = (
+            torch.cat([row.tag[i] for row in rows]).to(policy.device) for i in range(2)
+        )
+        advantage_R = torch.tensor([row.tag.advantage for row in rows], device=policy.device)
+        token_N, ratio_N = ppo_policy_loss(logprob_N, old_N, advantage_R[batch.row_of], clip)
+        # what a token weighs: an attempt's together 1, or each 1
+        lengths_R = torch.tensor([len(row.response_ids) for row in rows], device=policy.device)
+        by_attempt = average == "attempts"
+        weight_N = 1 / lengths_R[batch.row_of] if by_attempt else torch.ones_like(logprob_N)
+        sums = {"policy_loss": token_N}
+        if beta:
+            sums["kl"] = k3_kl(logprob_N, reference_N)
+            token_N = token_N + beta * sums["kl"]
+        total = (weight_N * token_N).sum()
+        with torch.no_grad():
+            sums |= {
+                "clipfrac": (ratio_N - 1).abs() > clip, "ratio": ratio_N,
+                "entropy": -(log_p_NV.exp() * log_p_NV).sum(-1),
+            }  # fmt: skip
+            metrics = {name: (weight_N * column_N).sum().item() for name, column_N in sums.items()}
+        return LossOutput(total, len(rows) if by_attempt else len(logprob_N), metrics)
 
     return loss
 

@@ -59,5 +59,5 @@ def learn_pairs(
 
     fit(
         policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, stage,
-        steps=max(1, math.ceil(epochs * len(pairs) / size)), group_of=lambda row: row.tag.pair,
+        steps=max(1, math.ceil(epochs * len(pairs) / size)),
     )  # fmt: skip

@@ -1,4 +1,5 @@
-"""PPO's rollout buffer, and what its update learns from: token rewards, advantages, returns.
+"""The rollout buffer of PPO and GRPO, and what PPO's update learns from: token rewards, advantages,
+returns.
 
     rho_t = -beta (log pi(y_t) - log pi_ref(y_t)), plus the reply's score S at its last token
     A_t   = sum_k (gamma lambda)^k delta_{t+k},   delta_t = rho_t + gamma V_{t+1} - V_t
@@ -27,6 +28,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Linear
 
+from rationalize.errors import UsageError
 from rationalize.files import replacing
 from rationalize.models.forward import (
     Row,
@@ -37,6 +39,7 @@ from rationalize.models.forward import (
     token_logprobs,
 )
 from rationalize.models.heads import head_values
+from rationalize.sampling.config import SamplingConfig
 from rationalize.training.loop import FitConfig
 from rationalize.training.losses import token_nll
 from rationalize.training.objectives import RolloutTag
@@ -49,7 +52,9 @@ Reference = Callable[[], AbstractContextManager["Policy"]]
 
 @dataclass(frozen=True)
 class Rollout:
-    """One reply with the numbers of its tokens, taken when it was written; all of shape (T,)."""
+    """One reply with the numbers of its tokens, taken when it was written; all of shape (T,), or
+    (0,) where there was no reference or no value head.
+    """
 
     row: Row
     logprob_T: Tensor
@@ -64,33 +69,49 @@ class Rollout:
 
 @torch.no_grad()
 def measure(
-    policy: Policy, value_head: Linear, reference: Reference, batches: Sequence[Sequence[Row]],
-    config: FitConfig,
+    policy: Policy, value_head: Linear | None, reference: Reference | None, rows: Sequence[Row],
+    parts: Sequence[Sequence[int]], config: FitConfig,
 ) -> list[Rollout]:  # fmt: skip
-    """The rows of `batches` (the first epoch's minibatches) as rollouts, in the same order."""
-    rollouts: list[Rollout] = []
-    for rows in batches:
-        numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
-        rollout_of: dict[int, Rollout] = {}
+    """The rows as rollouts, in their order.
+
+    `parts` are the minibatches of the first epoch, as indices of rows, each once. Columns of what
+    is None are empty.
+    """
+    rollout_of: dict[int, Rollout] = {}
+    for part in parts:
+        numbered = [replace(rows[i], tag=i) for i in part]
         # policy and value head exactly as the loss computes them, then the reference
         for passed in micro_batches(numbered, config.micro_tokens):
+            sizes = [len(row.response_ids) for row in passed]
+            values: Sequence[Tensor] = [torch.empty(0)] * len(passed)
+            references = values
             with policy.autocast():
                 batch = collate(passed, policy)
                 hidden_Nd = hidden_at_response(policy, batch)
                 logprob_N = -token_nll(head(policy, hidden_Nd), batch.targets)
-                values_N = head_values(value_head, hidden_Nd)
-            with reference() as frozen, policy.autocast():
-                references = token_logprobs(frozen, passed)
+                if value_head is not None:
+                    values = head_values(value_head, hidden_Nd).split(sizes)
+            if reference is not None:
+                with reference() as frozen, policy.autocast():
+                    references = token_logprobs(frozen, passed)
             # cut (N,) into one (T,) per reply, as the references come
-            sizes = [len(row.response_ids) for row in passed]
             for row, logprob_T, value_T, reference_T in zip(
-                passed, logprob_N.split(sizes), values_N.split(sizes), references, strict=True
+                passed, logprob_N.split(sizes), values, references, strict=True
             ):
                 rollout_of[row.tag] = Rollout(
-                    replace(row, tag=None), logprob_T.cpu(), reference_T.cpu(), value_T.cpu()
+                    rows[row.tag], logprob_T.cpu(), reference_T.cpu(), value_T.cpu()
                 )
-        rollouts += [rollout_of[i] for i in range(len(rows))]
-    return rollouts
+    return [rollout_of[i] for i in range(len(rows))]
+
+
+def check_whole(sampling: SamplingConfig, method: str) -> None:
+    """Raise `UsageError` for sampling that leaves tokens out or reweighs them."""
+    if (sampling.temperature, sampling.top_p, sampling.top_k, sampling.beams) != (1.0, 1.0, 0, 1):
+        raise UsageError(
+            f"{method}: sampling must be at temperature 1 without top_p, top_k and beams, since "
+            f"the ratio is between whole distributions; found temperature {sampling.temperature}, "
+            f"top_p {sampling.top_p}, top_k {sampling.top_k}, beams {sampling.beams}"
+        )
 
 
 def to_learn(
@@ -185,7 +206,10 @@ def load_rollouts(path: Path) -> list[Rollout]:
         for name in ("prompt", "response")
     )
     sizes = tensors["response/sizes"].tolist()
-    columns = [tensors[f].split(sizes) for f in ("logprob_T", "reference_T", "value_T")]
+    columns = [
+        column.split(sizes) if len(column := tensors[f]) else [column] * len(sizes)
+        for f in ("logprob_T", "reference_T", "value_T")
+    ]
     return [
         Rollout(Row(tuple(prompt.tolist()), tuple(response.tolist())), *per_token)
         for prompt, response, *per_token in zip(prompts, responses, *columns, strict=True)

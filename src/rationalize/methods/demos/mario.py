@@ -14,6 +14,7 @@ from rationalize.files import write_text
 from rationalize.methods.base import Experiment, Learned, ScorerFolders
 from rationalize.methods.experiment import SFT, Row, baselines, refuse_unknown_methods, run_rows
 from rationalize.methods.filt_acc import FiltAccConfig
+from rationalize.methods.grpo import GdpoConfig, GrpoConfig
 from rationalize.methods.mario import MarioConfig, Variant, control_bins
 from rationalize.methods.outcome import export, write_results
 from rationalize.methods.scoring import Scoring
@@ -30,6 +31,12 @@ from rationalize.text import printable
 from rationalize.training.loop import ControlFitConfig, FitConfig
 
 SHORT = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=48)
+GROUPS: dict[str, Any] = {
+    "updates": 18, "prompts": 4, "evaluate_every": 6,
+    "fit": FitConfig(learning_rate=2e-5, batch_size=16, schedule="constant"),
+    "sampling": SamplingConfig(temperature=1.0, max_new_tokens=48, n=4),
+}  # fmt: skip
+"""GRPO and GDPO: as many rows learned as in MaRio's 36 steps of 8."""
 
 VARIANTS: Mapping[str, tuple[str, Variant]] = {
     "mario": ("MaRio", "classic"),
@@ -39,7 +46,12 @@ VARIANTS: Mapping[str, tuple[str, Variant]] = {
 }
 """Method of MaRio's demo -> its row, and the variant of MaRio."""
 
-FILT_ACC = "FILT-ACC"
+OTHERS: Mapping[str, tuple[str, str]] = {
+    "filt-acc": ("FILT-ACC", "filt_acc"),
+    "grpo": ("GRPO", "grpo"),
+    "gdpo": ("GDPO", "gdpo"),
+}
+"""Method beside MaRio -> its row, and its field of the demo's configuration."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +59,9 @@ class MarioDemoConfig:
     """MaRio's demo: baselines, SFT, and what starts from it."""
 
     methods: tuple[str, ...] = ("mario",)
-    """Learners beside SFT: filt-acc, mario, mario-additive, mario-additive-left, product."""
+    """Learners beside SFT: filt-acc, grpo, gdpo, mario, mario-additive, mario-additive-left,
+    product.
+    """
     seeds: tuple[int, ...] = (0,)
     """One SFT model and one run of each learner per seed."""
     shots: int = 2
@@ -67,6 +81,10 @@ class MarioDemoConfig:
         fit=ControlFitConfig(learning_rate=1e-4, control_factor=20.0), sampling=SHORT,
     )  # fmt: skip
     """MaRio; its other variants differ in `variant` alone."""
+    grpo: GrpoConfig = GrpoConfig(**GROUPS)
+    """GRPO."""
+    gdpo: GdpoConfig = GdpoConfig(**GROUPS)
+    """GDPO."""
     train_answer_scorer: AnswerScorerConfig = AnswerScorerConfig(
         epochs=1.25, answer_share=0.25, fit=FitConfig(learning_rate=3e-4, batch_size=8)
     )
@@ -94,17 +112,21 @@ class MarioDemoConfig:
                 "bins": 5, "steps": 600, "sample_interval": 200, "prompts": 0,
                 "token_questions": 60,
             },
+            "grpo": {"updates": 300, "evaluate_every": 100},
+            "gdpo": {"updates": 300, "evaluate_every": 100},
         },
     }  # fmt: skip
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
         at_least(self, 0, "shots")
-        refuse_unknown_methods(self.methods, ("filt-acc", *VARIANTS))
+        refuse_unknown_methods(self.methods, (*OTHERS, *VARIANTS))
 
     def scoring(self, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:
         """MaRio's rewards, with the scorers that are trained for them."""
-        rewards = ("correctness", *self.mario.rewards)
+        learned = (m for m in ("grpo", "gdpo") if m in self.methods)
+        others = (name for m in learned for name in getattr(self, m).rewards)
+        rewards = ("correctness", *self.mario.rewards, *others)
         return Scoring(rewards, folders, self.train_answer_scorer, self.train_verifier)
 
 
@@ -115,8 +137,9 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     _check_rewards(exp)
     rows = [Row(SFT, "sft", config.sft, "sft-{seed}")]
     for name in config.methods:
-        if name == "filt-acc":
-            rows.append(Row(FILT_ACC, "filt-acc", config.filt_acc, "filt-acc-{seed}", SFT))
+        if name in OTHERS:
+            label, own = OTHERS[name]
+            rows.append(Row(label, name, getattr(config, own), f"{name}-{{seed}}", SFT))
         else:
             label, variant = VARIANTS[name]
             settings = replace(config.mario, variant=variant)

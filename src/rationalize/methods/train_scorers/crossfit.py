@@ -21,7 +21,6 @@ from rationalize.files import write_text
 from rationalize.methods.base import RunConfig
 from rationalize.methods.inputs import inputs_of
 from rationalize.models.folders import check_model
-from rationalize.models.forward import GroupOf
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy
 from rationalize.models.scorers import SCORER_FILE, fold_of
@@ -96,11 +95,11 @@ def cross_fit(
 
 def train_model(
     run: Run, name: str, run_config: RunConfig, config: ScorerConfig,
-    prepare: Callable[[Policy], tuple[Loss, BatchAt, int]], group_of: GroupOf | None = None,
+    prepare: Callable[[Policy], tuple[Loss, BatchAt, int]],
 ) -> None:  # fmt: skip
     """Train one model from the base and save it in the run under `name`, in bfloat16.
 
-    `prepare(policy)` gives the loss, the batches and the number of steps; `group_of` as in `fit`.
+    `prepare(policy)` gives the loss, the batches and the number of steps.
     """
     stage = Stage(run, name)
 
@@ -108,7 +107,7 @@ def train_model(
         policy = run_config.load_policy(style=config.style, quantise=False)
         freeze_lower(policy, config.frozen_layers, halve=policy.precision != "float32")
         loss, batch_at, steps = prepare(policy)
-        fit(policy, loss, batch_at, config.fit, stage, steps=steps, group_of=group_of)
+        fit(policy, loss, batch_at, config.fit, stage, steps=steps)
         policy.merge()
         policy.model.to(torch.bfloat16)
         policy.save(run.folder(name))

@@ -215,7 +215,6 @@ def learn_rank(
                 policy, rank(scalar_head, kind=config.loss, centre=config.centre),
                 lambda step: grouped_batch(groups, size, step, data.seed), config.fit, stage,
                 steps=max(1, math.ceil(config.epochs * len(groups) / size)),
-                group_of=lambda row: row.tag.question,
             )  # fmt: skip
         # measure: pair accuracies for the gate, mean and deviation for the scale
         model = RewardModel(lambda: nullcontext(policy), scalar_head, reads=config.reads)

@@ -63,7 +63,7 @@ from rationalize.sampling.writing import teacher_attempts
 from rationalize.templates import statement_text
 from rationalize.text import words
 from rationalize.training.batches import grouped_batch
-from rationalize.training.loop import BatchAt, FitConfig, Loss, LossOutput
+from rationalize.training.loop import BatchAt, FitConfig, Grouped, Loss, LossOutput
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def train_verifier(
     ) -> dict[str, Any]:
         seed = run_config.seed
         prepare = partial(_prepare, questions=questions, config=config, seed=seed)
-        train_model(run, name, run_config, config, prepare, group_of=lambda row: row.tag.group)
+        train_model(run, name, run_config, config, prepare)
         groups = rationale_groups(
             held_out, config.negatives, seed, with_question=config.statement == "question"
         )
@@ -175,7 +175,7 @@ def statement_loss(policy: Policy, choice_weight: float) -> Loss:
         metrics = {"binary": binary.item(), "choice": choice.item(), "accuracy": right * n_groups}
         return LossOutput(total, n_groups, metrics)
 
-    return loss
+    return Grouped(loss, lambda row: row.tag.group)
 
 
 def choice_groups(

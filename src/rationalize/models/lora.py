@@ -1,0 +1,61 @@
+"""The adapter of LoRA: on every linear layer that a model of text uses as a layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from rationalize.models.forward import plain_model, text_decoder
+
+if TYPE_CHECKING:
+    from rationalize.models.policy import Policy
+
+
+def with_adapter(policy: Policy) -> Any:
+    """The policy's model in a peft wrapper with a zero-initialised adapter of `lora_rank`.
+
+    It is the same adapter each time. Of the embeddings only control rows are trained.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    rows = {"trainable_token_indices": policy.controls.ids()} if policy.controls else {}
+    config = LoraConfig(
+        r=policy.lora_rank, lora_alpha=2 * policy.lora_rank, target_modules=_layers(policy), **rows
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return get_peft_model(policy.model, config).eval()
+
+
+def _layers(policy: Policy) -> str | list[str]:
+    """The linear layers that an adapter can teach: `all-linear`, or names where that is too many.
+
+    Left out are layers of a vision model beside the text model, a Mamba block's output projection,
+    whose weights its kernels read directly, and routers that return more than a product.
+    """
+    model = plain_model(policy)
+    head = model.get_output_embeddings()
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not head
+    }
+    parts = [model] if policy.is_encoder_decoder else [text_decoder(policy)]
+    inside = {id(module) for part in parts for module in part.modules()}
+    mixers = [m for m in model.modules() if hasattr(m, "conv1d") and hasattr(m, "out_proj")]
+    direct = {id(mixer.out_proj) for mixer in mixers}
+    taught = [
+        name
+        for name, layer in linear.items()
+        if id(layer) in inside and id(layer) not in direct and _returns_a_product(layer)
+    ]
+    return "all-linear" if len(taught) == len(linear) else taught
+
+
+@torch.no_grad()
+def _returns_a_product(layer: torch.nn.Linear) -> bool:
+    """Whether a linear layer gives one tensor; those of a router may give weights and choices."""
+    if "router" not in type(layer).__name__.lower():
+        return True
+    return isinstance(layer(layer.weight.new_zeros(1, layer.in_features)), torch.Tensor)

@@ -1,0 +1,243 @@
+"""GRPO and GDPO on tasks whose optimum is known, and what must hold of them."""
+
+import dataclasses
+import hashlib
+import logging
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_folder, tiny_policy
+from toys import experiment, question
+
+from rationalize import train
+from rationalize.errors import UsageError
+from rationalize.methods.grpo import GdpoConfig, GrpoConfig, grpo, named_as_loaded
+from rationalize.methods.sft import StartConfig
+from rationalize.models.forward import Row, token_logprobs
+from rationalize.rewards import Reward, RewardSuite
+from rationalize.rewards.correctness import correctness
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import Provenance, write_attempts
+from rationalize.training.loop import FitConfig
+from rationalize.training.losses import k3_kl
+from rationalize.training.objectives import GroupTag
+from rationalize.training.objectives import grpo as objective
+
+TRAIN, HELD_OUT = [question(i) for i in range(3)], [question(i) for i in range(3, 6)]
+FIT = FitConfig(
+    learning_rate=5e-3, batch_size=48, schedule="constant", max_grad_norm=0.5, micro_tokens=400
+)
+GRPO, GDPO = (
+    kind(
+        rewards=("first", "second"), updates=8, prompts=3, beta=0.0, learn_cut=True,
+        evaluate_every=100, select_by="first", fit=FIT,
+        sampling=SamplingConfig(n=16, max_new_tokens=2),
+    )
+    for kind in (GrpoConfig, GdpoConfig)
+)  # fmt: skip
+TWO_STEPS = dataclasses.replace(FIT, batch_size=24)
+
+
+def first_letter(completions, **_):
+    """A bandit: one arm pays."""
+    return [float(c.startswith("T")) for c in completions]
+
+
+def second_letter(completions, **_):
+    """Undefined where there is none."""
+    return [float(c[1] in "he") if len(c) > 1 else None for c in completions]
+
+
+SUITE = RewardSuite(
+    [
+        correctness(),
+        Reward("first", first_letter, range=(0.0, 1.0)),
+        Reward("second", second_letter, range=(0.0, 1.0)),
+    ]
+)
+
+
+def learn(tmp_path, config, name="run", suite=SUITE, kind="decoder", tuning="full"):
+    policy = tiny_policy(kind, tuning=tuning)
+    exp = experiment(
+        tmp_path / name, TRAIN, HELD_OUT, suite=suite, checkpoint_every=0.0,
+        evaluation=SamplingConfig(temperature=0.0, max_new_tokens=2),
+    )  # fmt: skip
+    grpo(exp, policy, config, exp.stage("g"))
+    return policy, exp.run
+
+
+def held_out(policy, reward):
+    """Mean reward of draws at questions that were not learned from."""
+    sampling = SamplingConfig(n=64, max_new_tokens=2)
+    attempts = write_attempts(Sampler(policy), HELD_OUT, sampling, Provenance("test", 9))
+    return np.mean([score or 0.0 for score in reward([a.completion for a in attempts])])
+
+
+@pytest.mark.parametrize(("config", "tuning"), [(GRPO, "full"), (GDPO, "lora")])
+def test_a_held_out_reward_improves(config, tuning, tmp_path):
+    before = held_out(tiny_policy(), first_letter)
+    policy, run = learn(tmp_path, config, tuning=tuning)
+    assert before < 0.2
+    assert held_out(policy, first_letter) > 0.8
+    first, *_, last = run.metrics("g/rollouts")
+    assert last["first"] > first["first"] + 0.5
+    assert run.done("g")["step"] == config.updates
+
+
+@pytest.mark.parametrize("kind", ["decoder", "t5"])
+def test_the_first_step_of_an_update_has_ratio_one(kind, tmp_path):
+    config = dataclasses.replace(GDPO, updates=2, beta=0.04, fit=TWO_STEPS)
+    _, run = learn(tmp_path, config, kind=kind)
+    steps = run.metrics("g")
+    ones = [line["ratio"] == pytest.approx(1.0, abs=1e-6) for line in steps]
+    assert ones == [True, False, True, False]
+    assert steps[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert min(line["kl"] for line in steps[1:]) > 0.0
+    assert all(line["weight"] == 24 for line in steps)
+    first, second = run.metrics("g/rollouts")
+    assert first["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert second["kl"] != 0.0
+    assert (first["questions"], first["written"], first["learned_from"]) == (3, 48, 48)
+
+
+def test_what_a_reward_does_not_say_is_counted(tmp_path):
+    config = dataclasses.replace(GDPO, updates=1, conditions={"second": {"first": 1.0}})
+    _, run = learn(tmp_path, config)
+    of = {line["reward"]: line for line in run.metrics("g/rewards")}
+    completions = [a.completion for a in run.read_shard("g-update0")]
+    scores = second_letter(completions)
+    won = [s for s, met in zip(scores, first_letter(completions), strict=True) if s and not met]
+    assert of["second"]["undefined"] == scores.count(None) > 0
+    assert of["second"]["withheld"] == len(won) > 0
+    assert of["first"]["withheld"] == of["first"]["undefined"] == 0
+    assert of["second"]["without_spread"] == 3 - sum(
+        any(met and s for s, met in zip(scores[i : i + 16], first_letter(completions[i : i + 16])))
+        for i in (0, 16, 32)
+    )
+
+
+def test_cut_attempts_are_not_learned_from_unless_one_asks(tmp_path):
+    config = dataclasses.replace(GRPO, updates=1, learn_cut=False)
+    _, run = learn(tmp_path, config)
+    (line,) = run.metrics("g/rollouts")
+    assert line["learned_from"] == line["written"] - line["cut"] < line["written"]
+    (step,) = run.metrics("g")
+    assert step["weight"] == line["learned_from"]
+
+
+def test_where_all_attempts_are_worth_the_same_nothing_is_learned(tmp_path, caplog):
+    same = RewardSuite(
+        [correctness(), Reward("first", lambda completions, **_: [0.5] * len(completions))]
+    )
+    config = dataclasses.replace(GRPO, rewards=("first",), updates=2, beta=0.04)
+    with caplog.at_level(logging.WARNING):
+        policy, run = learn(tmp_path, config, suite=same)
+    assert "no question has attempts of different worth" in caplog.text
+    assert [line["without_signal"] for line in run.metrics("g/rollouts")] == [3, 3]
+    assert [line["weight"] for line in run.metrics("g")] == [0.0, 0.0]
+    assert run.done("g")["step"] == 0  # the start is a candidate, and kept among equals
+    assert weights(policy) == weights(tiny_policy())
+
+
+def weights(policy):
+    digest = hashlib.sha256()
+    for _, tensor in sorted(policy.model.state_dict().items()):
+        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize(("config", "at"), [(GRPO, 3), (GDPO, 4)])
+def test_a_killed_run_ends_in_the_same_bits(config, at, tmp_path, monkeypatch):
+    config = dataclasses.replace(config, updates=3, evaluate_every=2, beta=0.1, fit=TWO_STEPS)
+    whole, run = learn(tmp_path, config, name="whole")
+    real, steps = torch.optim.AdamW.step, iter(range(at))
+
+    def step(*args, **options):
+        if next(steps, None) is None:
+            raise Killed
+        return real(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", step)
+        with pytest.raises(Killed):
+            learn(tmp_path, config, name="killed")
+    again, other = learn(tmp_path, config, name="killed")
+    assert weights(again) == weights(whole)
+    for stage in ("g", "g/rollouts", "g/rewards", "g/rounds"):
+        assert other.metrics(stage) == run.metrics(stage)
+
+
+def test_k3():
+    found = k3_kl(torch.tensor([-1.0, -1.0, -2.0]), torch.tensor([-1.0, -1.5, -1.0]))
+    assert found.tolist() == pytest.approx([0.0, 0.106531, 0.718282], abs=1e-6)
+
+
+def test_attempts_or_tokens_weigh_the_same():
+    policy = tiny_policy()
+    plain = [Row((5, 6), (7,)), Row((5, 6), (7, 8, 9))]
+    with torch.no_grad():
+        logprobs = token_logprobs(policy, plain)
+    rows = [
+        dataclasses.replace(row, tag=GroupTag(logprob_T, logprob_T - 0.5, advantage))
+        for row, logprob_T, advantage in zip(plain, logprobs, (1.0, -2.0), strict=True)
+    ]
+    for average, weight, total, kl in (("attempts", 2, 1.0, 2.0), ("tokens", 4, 5.0, 4.0)):
+        out = objective(clip=0.2, beta=0.3, average=average)(policy, rows)
+        assert out.weight == weight
+        assert out.metrics["kl"] == pytest.approx(kl * 0.106531, abs=1e-4)
+        assert out.total.item() == pytest.approx(total + 0.3 * out.metrics["kl"], abs=1e-4)
+        assert out.metrics["ratio"] == pytest.approx(weight)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"sampling": SamplingConfig(top_p=0.9, n=4)}, "temperature 1"),
+        ({"sampling": SamplingConfig(n=1)}, "sampling.n is 1"),
+        ({"updates": 0}, "at least 1"),
+        ({"rewards": ()}, "rewards is empty"),
+        ({"weights": {"fluent": 1.0}}, r"name \['fluent'\]"),
+        ({"weights": {"first": 0.0, "second": 0.0}}, "every reward has weight 0"),
+        ({"conditions": {"first": {"correctness": 1.0}}}, "a reward of weight 0"),
+        ({"conditions": {"first": {"second": float("nan")}}}, "finite thresholds"),
+    ],
+)
+def test_what_cannot_be_is_refused(changes, told):
+    with pytest.raises(UsageError, match=told):
+        dataclasses.replace(GDPO, **changes)
+
+
+def test_rewards_of_ones_own_are_called_as_they_are_loaded():
+    suite = RewardSuite([correctness(), Reward("brevity", first_letter, source="my:brevity")])
+    config = GrpoConfig(
+        rewards=("my:brevity", "correctness"), weights={"my:brevity": 2.0}, select_by="my:brevity",
+        conditions={"my:brevity": {"correctness": 1.0}},
+    )  # fmt: skip
+    named = named_as_loaded(config, suite)
+    assert named.rewards == ("brevity", "correctness")
+    assert named.weights == {"brevity": 2.0}
+    assert named.conditions == {"brevity": {"correctness": 1.0}}
+    assert named.select_by == "brevity"
+
+
+def test_a_run_of_its_own(tmp_path):
+    train(
+        "gdpo", tmp_path / "run", model=str(tiny_folder("decoder", tmp_path / "tiny")),
+        questions="builtin:train=8,dev=4,test=4", sft=StartConfig(epochs=0.0), updates=2,
+        prompts=2, rewards=("correctness", "diversity"),
+        conditions={"diversity": {"correctness": 1.0}}, fit=FIT, evaluation_tokens=8,
+        learn_cut=True, sampling=SamplingConfig(n=2, max_new_tokens=8),
+    )  # fmt: skip
+    run = Run.read(tmp_path / "run")
+    assert set(run.done("gdpo")["scores"]) == {"0", "2"}
+    row = {"method": "GDPO", "stages": ["gdpo"], "rewards": ["correctness", "diversity"]}
+    results = run.read_json("results.json")
+    assert results["trained"] == [row]
+    assert {r["method"] for r in results["rollouts"]} == {"gdpo"}
