@@ -14,8 +14,16 @@ from torch import Tensor
 from rationalize.errors import UserError
 from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
 from rationalize.models.default import HUB_ID, WHEEL, default_model
-from rationalize.models.folders import (
+from rationalize.models.encoding import (
     TEMPLATE_VALUES,
+    chat_ids,
+    find_ends,
+    id_space,
+    plain_ids,
+    settle,
+    words_of,
+)
+from rationalize.models.folders import (
     check_model,
     no_bars,
     read_facts,
@@ -54,6 +62,8 @@ class Policy:
     system: str | None
     n_vocab: int
     """Ids below this are words; control ids are not below it, and are never predicted."""
+    ends: tuple[int, ...]
+    """Ids that end a reply, the one that learning teaches first (`encoding.py`)."""
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = 16
     precision: Precision = "auto"
@@ -86,7 +96,8 @@ class Policy:
 
     @property
     def eos_id(self) -> int:
-        return self.tokenizer.eos_token_id
+        """The end of a reply that learning teaches."""
+        return self.ends[0]
 
     @property
     def pad_id(self) -> int:
@@ -112,13 +123,11 @@ class Policy:
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of the prompt, up to where the response (or its control tokens) begins."""
         text = whole_characters(text)
-        if self.style == "chat":
-            return self.tokenizer(self.render(text), add_special_tokens=False)["input_ids"]
-        return self.tokenizer(text if self.is_encoder_decoder else text + "\n")["input_ids"]
+        return chat_ids(self, text) if self.chat else plain_ids(self, text)
 
     def encode_response(self, text: str, *, eos: bool = True) -> list[int]:
         """Ids of a response, ended by EOS, without other special tokens of the tokenizer."""
-        ids = self.tokenizer(whole_characters(text), add_special_tokens=False)["input_ids"]
+        ids = words_of(self.tokenizer, whole_characters(text))
         return [*ids, self.eos_id] if eos else ids
 
     def decode(self, ids: Sequence[int], *, strip: bool = True) -> str:
@@ -155,7 +164,7 @@ class Policy:
                 f"{dict(bins)}: start from a model without them, or name the same rewards and bins"
             )
         self._unwrap()
-        self.controls = ControlTokens(dict(bins), copies, first_id=len(self.tokenizer))
+        self.controls = ControlTokens(dict(bins), copies, first_id=id_space(self.tokenizer))
         self.tokenizer.add_special_tokens(
             {"extra_special_tokens": self.controls.names()}, replace_extra_special_tokens=False
         )
@@ -224,6 +233,7 @@ class Policy:
             trust_remote_code=self.trust_remote_code, precision=self.precision,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
+        self.n_vocab, self.ends = saved.n_vocab, saved.ends
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
         self.takes_trees, self.decoding = saved.takes_trees, saved.decoding
 
@@ -298,19 +308,25 @@ def load_policy(
     facts = read_facts(source)
     if "chat_template" in facts:
         tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
+    settle(tokenizer)
     auto_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
     size = sum(p.numel() for p in loaded.parameters())
     rows = loaded.get_input_embeddings().weight.shape[0]
     if tuning == "auto":
         tuning = "full" if size <= FULL_TUNING_LIMIT else "lora"
+    n_vocab = facts.get("n_vocab") or min(id_space(tokenizer), rows)
+    style = auto_style if style == "auto" else style
     policy = Policy(
         model=loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(),
         tokenizer=tokenizer, weights_hash=weights_hash(source, loaded),
         name="SmolLM2-135M-Instruct" if str(model) == "default" else Path(model).name,
         is_encoder_decoder=bool(config.is_encoder_decoder),
-        style=auto_style if style == "auto" else style,
+        style=style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
-        n_vocab=facts.get("n_vocab") or min(len(tokenizer), rows), tuning=tuning,
+        n_vocab=n_vocab, tuning=tuning,
+        ends=find_ends(
+            tokenizer, loaded.generation_config, chat=style == "chat", n_vocab=n_vocab
+        ),
         lora_rank=lora_rank, precision=precision, trust_remote_code=trust_remote_code,
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )  # fmt: skip
