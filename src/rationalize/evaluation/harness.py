@@ -45,6 +45,8 @@ class Asked:
     """Whether a plain prompt ends in a line break (decoder-only models)."""
     stop: str
     """Text of the model's end token."""
+    more_stops: tuple[str, ...] = ()
+    """Texts of further tokens that end a reply."""
 
 
 def task_name(split: str) -> str:
@@ -83,7 +85,8 @@ def harness_task(
         "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{target}}",
         "generation_kwargs": {
-            "until": [asked.stop], "max_gen_toks": sampling.max_new_tokens, **decoding,
+            "until": [asked.stop, *asked.more_stops],
+            "max_gen_toks": sampling.max_new_tokens, **decoding,
         },
         "filter_list": [
             {

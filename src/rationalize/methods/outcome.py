@@ -106,9 +106,10 @@ def describe_model(
     facts = read_facts(folder)
     decoder_only = "decoder_prefix" not in facts
     baked = facts.get("baked") or {}
+    stop, *more_stops = exp.base.tokenizer.convert_ids_to_tokens(exp.base.ends)
     asked = AskedElsewhere(
         mode, templated=decoder_only and bool(facts["style"] == "chat" or baked),
-        line_break=decoder_only, stop=exp.base.tokenizer.eos_token,
+        line_break=decoder_only, stop=stop, more_stops=tuple(more_stops),
     )  # fmt: skip
     sampling = exp.sampling(mode)
     splits = {split: exp.splits[split] for split in exp.final_splits}

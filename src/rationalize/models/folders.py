@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from rationalize.errors import UserError
 from rationalize.files import looks_local, write_text
+from rationalize.models.encoding import TEMPLATE_VALUES
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
 FACTS = "rationalize.json"
-
-TEMPLATE_VALUES = {"enable_thinking": False, "date_string": "26 Jul 2024"}
-"""Variables of some chat templates: no thinking block, and a date that is the same every day."""
 
 
 @contextmanager
@@ -166,6 +165,8 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
         }  # fmt: skip
         facts["baked"] = dict(bake or {})
         policy.model.generation_config.suppress_tokens = controls.ids()
+    ends = [*policy.ends] if len(policy.ends) > 1 else policy.eos_id
+    policy.model.generation_config.eos_token_id = ends
     prefix = controls.prefix(bake or {}) if controls else []
     if policy.is_encoder_decoder:
         facts["decoder_prefix"] = [policy.start_id, *prefix]
@@ -191,7 +192,9 @@ def _exported_template(policy: Policy, prefix: list[int]) -> str:
         )
     template = policy.tokenizer.chat_template
     head = "".join(
-        f"{{% set {k} = {json.dumps(v)} %}}" for k, v in TEMPLATE_VALUES.items() if k in template
+        f"{{% set {name} = {json.dumps(value)} %}}"
+        for name, value in TEMPLATE_VALUES.items()
+        if re.search(rf"\b{name}\b", template)
     )
     # the system line is put in only if the caller's messages have none
     if policy.system:

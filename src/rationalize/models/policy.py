@@ -15,8 +15,16 @@ from torch import Tensor
 from rationalize.errors import UserError
 from rationalize.models.checkpointing import check_checkpointing, checkpointed_layers
 from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
-from rationalize.models.folders import (
+from rationalize.models.encoding import (
     TEMPLATE_VALUES,
+    chat_ids,
+    find_ends,
+    id_space,
+    plain_ids,
+    settle,
+    words_of,
+)
+from rationalize.models.folders import (
     check_model,
     read_facts,
     save_policy,
@@ -60,6 +68,8 @@ class Policy:
     system: str | None
     n_vocab: int
     """Ids below this are words; control ids are not below it, and are never predicted."""
+    ends: tuple[int, ...]
+    """Ids that end a reply, the one that learning teaches first (`encoding.py`)."""
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = 16
     precision: Precision = "auto"
@@ -100,7 +110,8 @@ class Policy:
 
     @property
     def eos_id(self) -> int:
-        return self.tokenizer.eos_token_id
+        """The end of a reply that learning teaches."""
+        return self.ends[0]
 
     @property
     def pad_id(self) -> int:
@@ -138,13 +149,11 @@ class Policy:
     def encode_prompt(self, text: str) -> list[int]:
         """Ids of the prompt, up to where the response (or its control tokens) begins."""
         text = whole_characters(text)
-        if self.style == "chat":
-            return self.tokenizer(self.render(text), add_special_tokens=False)["input_ids"]
-        return self.tokenizer(text if self.is_encoder_decoder else text + "\n")["input_ids"]
+        return chat_ids(self, text) if self.chat else plain_ids(self, text)
 
     def encode_response(self, text: str, *, eos: bool = True) -> list[int]:
         """Ids of a response, ended by EOS, without other special tokens of the tokenizer."""
-        ids = self.tokenizer(whole_characters(text), add_special_tokens=False)["input_ids"]
+        ids = words_of(self.tokenizer, whole_characters(text))
         return [*ids, self.eos_id] if eos else ids
 
     def decode(self, ids: Sequence[int], *, strip: bool = True) -> str:
@@ -181,7 +190,7 @@ class Policy:
                 f"{dict(bins)}: start from a model without them, or name the same rewards and bins"
             )
         self._unwrap()
-        self.controls = ControlTokens(dict(bins), copies, first_id=len(self.tokenizer))
+        self.controls = ControlTokens(dict(bins), copies, first_id=id_space(self.tokenizer))
         self.tokenizer.add_special_tokens(
             {"extra_special_tokens": self.controls.names()}, replace_extra_special_tokens=False
         )
@@ -265,6 +274,7 @@ class Policy:
             gradient_checkpointing=self.gradient_checkpointing, quantise=self.quantised,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
+        self.n_vocab, self.ends = saved.n_vocab, saved.ends
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
         self.takes_trees, self.decoding = saved.takes_trees, saved.decoding
         self.knows_form = saved.knows_form
@@ -355,21 +365,26 @@ def load_policy(
     facts = read_facts(source)
     if "chat_template" in facts:
         tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
+    settle(tokenizer)
     auto_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
     rows = loaded.get_input_embeddings().weight.shape[0]
     loaded = loaded.eval()
     if gradient_checkpointing:
         check_checkpointing(loaded, str(model))
+    n_vocab = facts.get("n_vocab") or min(id_space(tokenizer), rows)
+    style = auto_style if style == "auto" else style
     policy = Policy(
         model=loaded,
         tokenizer=tokenizer, weights_hash=weights_hash(source, loaded),
         name=name_of(model),
         is_encoder_decoder=bool(config.is_encoder_decoder),
-        style=auto_style if style == "auto" else style,
+        style=style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
-        n_vocab=facts.get("n_vocab") or min(len(tokenizer), rows),
-        tuning=decide_for(loaded).tuning if tuning == "auto" else tuning,
+        n_vocab=n_vocab, tuning=decide_for(loaded).tuning if tuning == "auto" else tuning,
         gradient_checkpointing=gradient_checkpointing, quantised=quantise,
+        ends=find_ends(
+            tokenizer, loaded.generation_config, chat=style == "chat", n_vocab=n_vocab
+        ),
         lora_rank=lora_rank, precision=precision, trust_remote_code=trust_remote_code,
         knows_form=bool(facts),
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,

@@ -43,13 +43,14 @@ def beam_search(
         attention_mask=torch.tensor(mask, device=policy.device), **inputs,
         num_beams=config.beams, num_return_sequences=config.n, early_stopping=True,
         do_sample=False, max_new_tokens=config.max_new_tokens, suppress_tokens=suppressed,
-        pad_token_id=policy.pad_id, eos_token_id=policy.eos_id,
+        pad_token_id=policy.pad_id, eos_token_id=[*policy.ends],
         use_cache=policy.decoding.cache,
     )  # fmt: skip
-    written = [_until_end(ids[n_prefix:], policy.eos_id) for ids in sequences.tolist()]
+    written = [_until_end(ids[n_prefix:], policy.ends) for ids in sequences.tolist()]
     return [written[i * config.n : (i + 1) * config.n] for i in range(len(queries))]
 
 
-def _until_end(ids: list[int], eos_id: int) -> list[int]:
-    """Without the padding after EOS; pad and EOS are one token in some models."""
-    return ids[: ids.index(eos_id) + 1] if eos_id in ids else ids
+def _until_end(ids: list[int], ends: Sequence[int]) -> list[int]:
+    """Without the padding after an end; pad and EOS are one token in some models."""
+    first = next((at for at, token in enumerate(ids) if token in ends), len(ids))
+    return ids[: first + 1]

@@ -211,6 +211,7 @@ class Sampler:
         written: list[list[int]] = [[] for _ in range(len(queries) * n)]
         sample_R = torch.arange(len(written))  # index into `written` of each row of a view
         active_R = torch.ones(len(written), dtype=torch.bool)
+        ends = torch.tensor(self.policy.ends)
         for step in range(config.max_new_tokens):
             # draw a token per row; rows that are finished but still there are ignored
             logits_RV = self._combine(head(self._writer, stream.hidden), views)
@@ -222,7 +223,7 @@ class Sampler:
                     written[sample].append(token)
 
             # finished: EOS, `stop`, or the length limit
-            active_R &= tokens_R != self.policy.eos_id
+            active_R &= ~torch.isin(tokens_R, ends)
             if stop:
                 ended = [self._just_ended(written[i], stop) for i in sample_R.tolist()]
                 active_R &= ~torch.tensor(ended)
@@ -256,7 +257,7 @@ class Sampler:
         return end_after_answer(text, stop) if self.policy.chat else text.find(stop)
 
     def _completion(self, ids: Sequence[int], stop: str | None) -> Completion:
-        text, ended = self.policy.decode(ids, strip=False), ids[-1] == self.policy.eos_id
+        text, ended = self.policy.decode(ids, strip=False), ids[-1] in self.policy.ends
         if stop and (end := self._end(text, stop)) >= 0:
             text, ended = text[:end], True
         return Completion(text.strip(), "stop" if ended else "length", len(ids), tuple(ids))
