@@ -97,8 +97,7 @@ METHODS: Mapping[str, Method] = {
     "gdpo": Method(
         f"{HERE}.grpo:grpo", f"{HERE}.grpo:GdpoConfig", "GDPO",
         "several rewards, each normalised among a question's attempts, then summed", start="sft",
-        scorers=True,
-        learned_from=lambda config: config.rewards,
+        scorers=True, learned_from=lambda config: config.rewards,
     ),
     "coalition": Method(
         f"{HERE}.coalition.algorithm:coalition", f"{HERE}.coalition.config:CoalitionConfig",

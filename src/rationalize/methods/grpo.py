@@ -190,7 +190,7 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
         )  # fmt: skip
         kept = learned_from(attempts, config)
         drawn = [maker.drawn(attempts[i].prompt, sampler.ids[i]) for i in kept]
-        if drawn:  # in the passes of learning, so that the first step's ratios are exactly 1
+        if drawn:  # in the passes of learning, so that the first step's ratios are 1
             parts = parts_of(len(drawn), update)
             rollouts = measure(policy, None, reference, drawn, parts, config.fit)
             save_rollouts(rollouts, file_of(update))
