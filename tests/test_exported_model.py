@@ -203,15 +203,20 @@ def test_the_harness_reads_answers_alone():
         assert harness_verdict(task, row, reply) == right, reply
 
 
-def test_baked_control_tokens_are_said_and_asked_for(tmp_path):
+def test_baked_control_tokens_are_said_and_asked_for(tmp_path, monkeypatch):
     model = tiny_folder("decoder", tmp_path / "base")
+    (tmp_path / "my_words.py").write_text(
+        "def plain(completions, **columns):\n"
+        "    return [len({'is', 'so', 'the', 'we'} & {*c.lower().split()}) / 4 for c in completions]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
     train(
-        "mario", tmp_path / "run", model=str(model), rewards=("correctness", "diversity"), bins=2,
-        steps=2, sample_interval=2, token_questions=0, select_by="accuracy",
-        sft=StartConfig(epochs=1), fit=ControlFitConfig(learning_rate=3e-3, batch_size=8), **SMALL,
+        "mario", tmp_path / "run", model=str(model), rewards=("correctness", "my_words:plain"),
+        bins=2, steps=20, sample_interval=10, token_questions=0, select_by="my_words:plain",
+        sft=StartConfig(epochs=0), fit=ControlFitConfig(learning_rate=1e-2, batch_size=8), **SMALL,
     )  # fmt: skip
     text = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "under control tokens for correctness=0, diversity=0 (0 is best)" in text
+    assert "under control tokens for correctness=0, plain=0 (0 is best)" in text
     assert "--apply_chat_template" in text
     assert "unknown: no card beside its weights" in text
     assert "license" not in read_card(tmp_path / "run" / "model")
