@@ -207,7 +207,8 @@ def test_baked_control_tokens_are_said_and_asked_for(tmp_path, monkeypatch):
     model = tiny_folder("decoder", tmp_path / "base")
     (tmp_path / "my_words.py").write_text(
         "def plain(completions, **columns):\n"
-        "    return [len({'is', 'so', 'the', 'we'} & {*c.lower().split()}) / 4 for c in completions]\n"
+        "    said = [{*c.lower().split()} for c in completions]\n"
+        "    return [len({'is', 'so', 'the', 'we'} & words) / 4 for words in said]\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     train(
