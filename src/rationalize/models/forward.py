@@ -305,8 +305,8 @@ def find_head(policy: Policy) -> None:
     If they differ, the model's own code computes logits (slower). Raises `UserError` if those
     differ too.
     """
-    some = tuple(np.random.default_rng(1).integers(policy.n_vocab, size=32).tolist())
-    row = Row(some[:24], some[24:])
+    some = tuple(np.random.default_rng(1).integers(policy.n_vocab, size=24).tolist())
+    row = Row(some[:16], some[16:])
     with torch.no_grad():
         hidden = hidden_at_response(policy, collate([row], policy))
         parts = (row.prompt_ids, row.response_ids[:-1])
