@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from rationalize.models.policy import load_policy
+from rationalize.models.precision import Numbers
 from rationalize.questions import load_splits
 from rationalize.runs import Run, Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
@@ -52,8 +53,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     # load; a GGUF file was converted by an earlier call, or is now
     started = time.process_time()
     policy = load_policy(
-        args.model, tuning=args.tuning, dtype=getattr(torch, args.dtype),
-        gradient_checkpointing=args.gradient_checkpointing,
+        args.model, tuning=args.tuning,
+        numbers=Numbers(
+            dtype=getattr(torch, args.dtype), gradient_checkpointing=args.gradient_checkpointing
+        ),
     )  # fmt: skip
     found: dict[str, Any] = {
         "parameters": sum(p.numel() for n, p in policy.model.named_parameters() if "lora" not in n),

@@ -38,6 +38,7 @@ from torch.nn import functional as F
 
 from rationalize.models.forward import padded
 from rationalize.models.policy import Policy, load_policy
+from rationalize.models.precision import Numbers
 from rationalize.questions import load_splits
 from rationalize.records import Attempt
 from rationalize.runs import Run, Stage
@@ -104,7 +105,7 @@ def compare(
     clock: Callable[[], float],
 ) -> dict[str, Any]:
     """Seconds per step of both, the median of their ratios, and how far their losses are apart."""
-    policy = load_policy(source, precision=precision, device="cpu")
+    policy = load_policy(source, numbers=Numbers(precision), device="cpu")
     reference = copy.deepcopy(policy.model)
     policy.add_controls(BINS)
     released = ReleasedStep(policy, reference)

@@ -59,6 +59,7 @@ def measure(
 ) -> dict[str, float]:
     """MiB after loading, at the end, and of the frozen copy."""
     from rationalize.models.policy import load_policy
+    from rationalize.models.precision import Numbers
     from rationalize.questions import load_splits
     from rationalize.runs import Run, Stage
     from rationalize.sampling.writing import teacher_attempts
@@ -68,7 +69,7 @@ def measure(
     from rationalize.training.objectives import nll, quark
 
     attempts = teacher_attempts(load_splits(args.questions)["train"], "all")
-    policy = load_policy(args.model, tuning=tuning, precision=args.precision, device="cpu")
+    policy = load_policy(args.model, tuning=tuning, numbers=Numbers(args.precision), device="cpu")
     loaded = high_water()
     control, loss, frozen_copy = None, nll, 0.0
     if method == "mario":

@@ -18,7 +18,7 @@ import torch
 
 from rationalize.models.forward import padded
 from rationalize.models.policy import Policy, load_policy
-from rationalize.models.precision import has_fast_bfloat16
+from rationalize.models.precision import Numbers, has_fast_bfloat16
 from rationalize.questions import load_questions
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.templates import prompt_text
@@ -30,7 +30,8 @@ def compare(prompts: int = 16, repeats: int = 3, model: str = "default") -> dict
     """Median tokens per second of both, and the median of their ratios."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = has_fast_bfloat16(device)
-    policy = load_policy(model, dtype=torch.bfloat16 if half else torch.float32, device=device)
+    numbers = Numbers(dtype=torch.bfloat16 if half else torch.float32)
+    policy = load_policy(model, numbers=numbers, device=device)
     config = SamplingConfig(top_p=0.9, max_new_tokens=48, n=8)
     texts = quarel_prompts(prompts)
     sampler = Sampler(policy)

@@ -23,6 +23,7 @@ from rationalize.errors import UserError
 from rationalize.models.choices import ChoiceScorer, Continuation
 from rationalize.models.forward import Row, token_logprobs
 from rationalize.models.policy import Policy, auto_class, load_policy
+from rationalize.models.precision import Numbers
 from rationalize.models.probe import Decoding
 from rationalize.sampling.local import Sampler, SamplingConfig
 from tests.tiny import tiny_tokenizer
@@ -167,7 +168,7 @@ _SEVERAL_LAYERS = {"layer_types", "layers_block_type", "full_attention_interval"
 
 def check(folder: Path) -> dict[str, str]:
     """Per column `yes` or what went wrong. Raises `UserError` for a model that is refused."""
-    policy = load_policy(folder, device="cpu", precision="float32")
+    policy = load_policy(folder, device="cpu", numbers=Numbers("float32"))
     plain = auto_class(policy.model.config).from_pretrained(folder, dtype=torch.float32).eval()
     work: dict[str, Callable[[], str]] = {
         "writes": lambda: _writes(policy, plain),
@@ -219,7 +220,7 @@ def _rows(policy: Policy) -> list[Row]:
 
 def _learns(folder: Path, plain: Any, tuning: Any) -> str:
     """Log-probabilities are the model's own, and a step on their gradient raises them."""
-    policy = load_policy(folder, device="cpu", precision="float32", tuning=tuning)
+    policy = load_policy(folder, device="cpu", numbers=Numbers("float32"), tuning=tuning)
     rows = _rows(policy)
     before = token_logprobs(policy, rows)
     for row, ours in zip(rows, before, strict=True):
@@ -251,7 +252,7 @@ def _learns(folder: Path, plain: Any, tuning: Any) -> str:
 
 def _obeys(folder: Path) -> str:
     """A control token changes the log-probabilities, and takes part in learning."""
-    policy = load_policy(folder, device="cpu", precision="float32")
+    policy = load_policy(folder, device="cpu", numbers=Numbers("float32"))
     policy.add_controls({"diversity": 3})
     rows = [
         replace(_rows(policy)[0], control_ids=tuple(policy.controls.prefix({"diversity": b})))
@@ -268,12 +269,12 @@ def _obeys(folder: Path) -> str:
 
 def _exports(folder: Path) -> str:
     """Plain transformers loads the exported folder, and computes the same logits from it."""
-    policy = load_policy(folder, device="cpu", precision="float32", tuning="lora")
+    policy = load_policy(folder, device="cpu", numbers=Numbers("float32"), tuning="lora")
     policy.add_controls({"diversity": 3})
     out = folder / "out"
     policy.export(out, bake={"diversity": 0})
     plain = auto_class(policy.model.config).from_pretrained(out, dtype=torch.float32).eval()
-    again = load_policy(out, device="cpu", precision="float32")
+    again = load_policy(out, device="cpu", numbers=Numbers("float32"))
     row = replace(_rows(policy)[0], control_ids=tuple(policy.controls.prefix({"diversity": 0})))
     with torch.no_grad():
         [ours], [reloaded] = token_logprobs(policy, [row]), token_logprobs(again, [row])

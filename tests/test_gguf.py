@@ -16,6 +16,7 @@ from rationalize.models import gguf as conversion
 from rationalize.models.cards import base_facts, read_card
 from rationalize.models.folders import check_model
 from rationalize.models.policy import load_policy
+from rationalize.models.precision import Numbers
 from tests.tiny import CHAT_TEMPLATE, tiny_policy, tiny_tokenizer
 
 Q8, Q5 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q5_0
@@ -34,7 +35,7 @@ def test_a_file_becomes_the_model_that_it_holds(architecture, head, tmp_path, ca
     """`head`: none in the file (tied), the embedding quantised a second time, or one of its own."""
     model = tiny_model(architecture, tied=head != "apart")
     path = write_gguf(tmp_path / "tiny.Q8_0.gguf", model, twice=head == "copied")
-    policy = load_policy(path, device="cpu", precision="float32")
+    policy = load_policy(path, device="cpu", numbers=Numbers("float32"))
     tied = policy.model.get_output_embeddings().weight is policy.model.get_input_embeddings().weight
     assert tied == policy.model.config.tie_word_embeddings == (head != "apart")
     assert policy.chat

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rationalize.models.forward import Row
 from rationalize.models.policy import load_policy
-from rationalize.models.precision import frozen_copy
+from rationalize.models.precision import Numbers, frozen_copy
 from rationalize.models.quantised import four_bits, has_learned
 from rationalize.training.objectives import nll
 from tests.tiny import tiny_tokenizer
@@ -22,7 +22,7 @@ ROWS = [Row((5, 6, 7), (30, 31, 32)), Row((9, 8), (40, 41))]
 
 @pytest.fixture
 def policy(tmp_path):
-    """A policy under LoRA whose base is in 4 bits, as `load_policy(quantise=True)` makes it."""
+    """A policy under LoRA whose base is in 4 bits, as `load_policy` with `quantise` makes it."""
     config = LlamaConfig(
         vocab_size=300, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2,
@@ -31,7 +31,7 @@ def policy(tmp_path):
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
     tiny_tokenizer("decoder").save_pretrained(tmp_path / "base")
-    dense = load_policy(tmp_path / "base", device="cpu", precision="bfloat16")
+    dense = load_policy(tmp_path / "base", device="cpu", numbers=Numbers("bfloat16"))
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path / "base", dtype=torch.bfloat16, **four_bits(torch.device("cpu"))
     )

@@ -16,6 +16,7 @@ from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
 from rationalize.evaluation.results import round_rows
 from rationalize.models.policy import Policy, Precision, load_policy
+from rationalize.models.precision import Numbers
 from rationalize.models.tuning import decide_for
 from rationalize.questions import check_overlap, load_splits
 from rationalize.records import Attempt, Question
@@ -79,12 +80,18 @@ class RunConfig:
             )
 
     def load_policy(self, model: str | Path | None = None, **options: Any) -> Policy:
-        """The base model (or another) as a policy; `options` are those of `load_policy`."""
+        """The base model (or another) as a policy; `options` are those of `load_policy` and of its
+        `Numbers`.
+        """
         quantise = self.tuning == "qlora"
+        of_numbers = {f.name for f in dataclasses.fields(Numbers)} & set(options)
+        numbers = Numbers(
+            self.precision, getattr(torch, self.dtype), quantise, self.gradient_checkpointing
+        )
+        numbers = replace(numbers, **{name: options.pop(name) for name in of_numbers})
         options = {
-            "tuning": "lora" if quantise else self.tuning, "precision": self.precision,
-            "lora_rank": self.lora_rank, "dtype": getattr(torch, self.dtype),
-            "gradient_checkpointing": self.gradient_checkpointing, "quantise": quantise, **options,
+            "tuning": "lora" if quantise else self.tuning, "lora_rank": self.lora_rank,
+            "numbers": numbers, **options,
         }  # fmt: skip
         model = self.model if model is None else model
         return load_policy(model, trust_remote_code=self.trust_remote_code, **options)

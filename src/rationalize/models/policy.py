@@ -32,7 +32,7 @@ from rationalize.models.folders import (
 )
 from rationalize.models.loading import LOAD_ERRORS, load_weights
 from rationalize.models.lora import with_adapter
-from rationalize.models.precision import frozen_copy, has_fast_bfloat16
+from rationalize.models.precision import AS_IT_IS, Numbers, frozen_copy, has_fast_bfloat16
 from rationalize.models.probe import Decoding, check_adapter, control_states, probe
 from rationalize.models.quantised import (
     check_quantising,
@@ -269,9 +269,10 @@ class Policy:
         """Load weights, tokenizer and control tokens from a folder that `save` wrote."""
         saved = load_policy(
             folder, tuning=self.tuning, style=self.style, system=self.system,
-            lora_rank=self.lora_rank, dtype=self.dtype, device=self.device,
-            trust_remote_code=self.trust_remote_code, precision=self.precision,
-            gradient_checkpointing=self.gradient_checkpointing, quantise=self.quantised,
+            lora_rank=self.lora_rank, device=self.device, numbers=Numbers(
+                self.precision, self.dtype, self.quantised, self.gradient_checkpointing
+            ),
+            trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.n_vocab, self.ends = saved.n_vocab, saved.ends
@@ -328,17 +329,15 @@ def _cast(model: Any, dtype: torch.dtype) -> None:
 def load_policy(
     model: str | Path = "default", *, tuning: Tuning = "full",
     style: Literal["auto", "chat", "plain"] = "auto", system: str | None = DEFAULT_SYSTEM,
-    lora_rank: int = 16, precision: Precision = "auto", dtype: torch.dtype = torch.float32,
+    lora_rank: int = 16, numbers: Numbers = AS_IT_IS,
     device: str | torch.device | None = None, trust_remote_code: bool = False,
-    gradient_checkpointing: bool = False, quantise: bool = False,
 ) -> Policy:  # fmt: skip
     """Load a policy from `default`, a folder, a run (its `model/`), a GGUF file, or a hub id.
 
     `style="auto"`: the style that `save` stored, else the chat template if there is one, else plain
     text. A stored system line replaces the default one. `tuning="lora"` adds an adapter; `auto`
-    does so where `decide_tuning` says it. `dtype` is what the weights are kept in; `quantise`: in 4
-    bits, on an accelerator, for adapters to learn on. Raises `UserError` where that cannot be, if
-    no model can be loaded, or if its logits cannot be computed from its hidden states.
+    does so where `decide_tuning` says it. Raises `UserError` if no model can be loaded, or not with
+    these `numbers`, or if its logits cannot be computed from its hidden states.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -346,17 +345,17 @@ def load_policy(
     source = source_of(model)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if quantise:
+    if numbers.quantise:
         check_quantising(place)
     try:
         config = AutoConfig.from_pretrained(source, **options)
         kind = auto_class(config)
-        if quantise:
+        if numbers.quantise:
             loaded = load_weights(
                 kind, source, config, dtype=torch.bfloat16, **four_bits(place), **options
             )
         else:
-            loaded = load_weights(kind, source, config, dtype=dtype, **options).to(place)
+            loaded = load_weights(kind, source, config, dtype=numbers.dtype, **options).to(place)
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
     except LOAD_ERRORS as error:
         raise UserError(
@@ -369,7 +368,7 @@ def load_policy(
     auto_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
     rows = loaded.get_input_embeddings().weight.shape[0]
     loaded = loaded.eval()
-    if gradient_checkpointing:
+    if numbers.gradient_checkpointing:
         check_checkpointing(loaded, str(model))
     n_vocab = facts.get("n_vocab") or min(id_space(tokenizer), rows)
     style = auto_style if style == "auto" else style
@@ -381,11 +380,11 @@ def load_policy(
         style=style,
         system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
         n_vocab=n_vocab, tuning=decide_for(loaded).tuning if tuning == "auto" else tuning,
-        gradient_checkpointing=gradient_checkpointing, quantised=quantise,
         ends=find_ends(
             tokenizer, loaded.generation_config, chat=style == "chat", n_vocab=n_vocab
         ),
-        lora_rank=lora_rank, precision=precision, trust_remote_code=trust_remote_code,
+        gradient_checkpointing=numbers.gradient_checkpointing, quantised=numbers.quantise,
+        lora_rank=lora_rank, precision=numbers.precision, trust_remote_code=trust_remote_code,
         knows_form=bool(facts),
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )  # fmt: skip

@@ -1,12 +1,31 @@
-"""Precision: devices that compute bfloat16 in hardware, autocast, frozen copies."""
+"""Numbers and precision: devices that compute bfloat16 in hardware, autocast, frozen copies."""
 
 from __future__ import annotations
 
 import copy
 from contextlib import AbstractContextManager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How weights are kept, and passes over them computed."""
+
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """What passes compute in; auto: bfloat16 where the hardware does."""
+    dtype: torch.dtype = torch.float32
+    """What the weights are kept in."""
+    quantise: bool = False
+    """Keep them in 4 bits, on an accelerator, for adapters to learn on."""
+    gradient_checkpointing: bool = False
+    """Compute a layer's activations again when its gradient is due, and keep none."""
+
+
+AS_IT_IS = Numbers()
+"""float32 weights, and bfloat16 passes where the hardware has them."""
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -26,6 +26,7 @@ from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.models.folders import no_bars
 from rationalize.models.policy import Policy, load_policy
+from rationalize.models.precision import Numbers
 
 FILE = "variants.json"
 
@@ -132,8 +133,8 @@ class Variants:
         facts = folder / FILE
         if not facts.exists():
             self.copies[name] = load_policy(
-                folder, style=self.base.style, system=self.base.system, dtype=self.base.dtype,
-                device=self.base.device, precision=self.base.precision,
+                folder, style=self.base.style, system=self.base.system, device=self.base.device,
+                numbers=Numbers(self.base.precision, self.base.dtype),
                 trust_remote_code=self.base.trust_remote_code,
             )  # fmt: skip
             return
