@@ -15,10 +15,10 @@ from rationalize.methods.base import Experiment, Learned, ScorerFolders
 from rationalize.methods.experiment import SFT, Row, baselines, refuse_unknown_methods, run_rows
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GdpoConfig, GrpoConfig
-from rationalize.methods.mario import MarioConfig, Variant, control_bins
+from rationalize.methods.mario import MarioConfig, control_bins
 from rationalize.methods.outcome import export, write_results
 from rationalize.methods.scoring import Scoring
-from rationalize.methods.sft import SftConfig, StartConfig
+from rationalize.methods.sft import SftConfig, StartConfig, taught
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig
 from rationalize.methods.train_scorers.verifier import VerifierConfig
 from rationalize.progress import say
@@ -38,13 +38,20 @@ GROUPS: dict[str, Any] = {
 }  # fmt: skip
 """GRPO and GDPO: as many rows learned as in MaRio's 36 steps of 8."""
 
-VARIANTS: Mapping[str, tuple[str, Variant]] = {
-    "mario": ("MaRio", "classic"),
-    "mario-additive": ("MaRio ADDITIVE", "additive"),
-    "mario-additive-left": ("MaRio ADDITIVE (left)", "additive-left"),
-    "product": ("PRODUCT", "product"),
-}
-"""Method of MaRio's demo -> its row, and the variant of MaRio."""
+VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "mario": ("MaRio", {"variant": "classic"}),
+    "mario-additive": ("MaRio ADDITIVE", {"variant": "additive"}),
+    "mario-additive-left": ("MaRio ADDITIVE (left)", {"variant": "additive-left"}),
+    "product": ("PRODUCT", {"variant": "product"}),
+    "mario-uncapped": (
+        "MaRio, uncapped draws, random tokens", {"over_draw": 0.0, "control_init": "statistics"}
+    ),
+    "mario-within": ("MaRio, bins within a question", {"bins_within": "question"}),
+}  # fmt: skip
+"""Method of MaRio's demo -> its row, and what it changes of MaRio's settings."""
+
+SFT_MORE = "sft-more"
+"""SFT on as many further rows as MaRio learns: what the steps alone are worth."""
 
 OTHERS: Mapping[str, tuple[str, str]] = {
     "filt-acc": ("FILT-ACC", "filt_acc"),
@@ -59,8 +66,9 @@ class MarioDemoConfig:
     """MaRio's demo: baselines, SFT, and what starts from it."""
 
     methods: tuple[str, ...] = ("mario",)
-    """Learners beside SFT: filt-acc, grpo, gdpo, mario, mario-additive, mario-additive-left,
-    product.
+    """Learners beside SFT: sft-more (SFT goes on for as many rows), filt-acc, grpo, gdpo, mario,
+    mario-additive, mario-additive-left, mario-uncapped, mario-within, product; with one reward
+    alone, only-REWARD, or all but one, without-REWARD.
     """
     seeds: tuple[int, ...] = (0,)
     """One SFT model and one run of each learner per seed."""
@@ -80,7 +88,7 @@ class MarioDemoConfig:
         bins=3, steps=36, sample_interval=12, prompts=48, token_questions=24,
         fit=ControlFitConfig(learning_rate=1e-4, control_factor=20.0), sampling=SHORT,
     )  # fmt: skip
-    """MaRio; its other variants differ in `variant` alone."""
+    """MaRio; its other variants differ in what their name says."""
     grpo: GrpoConfig = GrpoConfig(**GROUPS)
     """GRPO."""
     gdpo: GdpoConfig = GdpoConfig(**GROUPS)
@@ -120,7 +128,8 @@ class MarioDemoConfig:
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
         at_least(self, 0, "shots")
-        refuse_unknown_methods(self.methods, (*OTHERS, *VARIANTS))
+        one = [f"{how}-{name}" for how in ("only", "without") for name in self.mario.rewards]
+        refuse_unknown_methods(self.methods, (SFT_MORE, *OTHERS, *VARIANTS, *one))
 
     def scoring(self, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:
         """MaRio's rewards, with the scorers that are trained for them."""
@@ -136,14 +145,7 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     say(f"{sizes} questions; rewards {', '.join(config.mario.rewards)}")
     _check_rewards(exp)
     rows = [Row(SFT, "sft", config.sft, "sft-{seed}")]
-    for name in config.methods:
-        if name in OTHERS:
-            label, own = OTHERS[name]
-            rows.append(Row(label, name, getattr(config, own), f"{name}-{{seed}}", SFT))
-        else:
-            label, variant = VARIANTS[name]
-            settings = replace(config.mario, variant=variant)
-            rows.append(Row(label, "mario", settings, f"{name}-{{seed}}", SFT))
+    rows += [_row(name, config, len(taught(exp.train))) for name in config.methods]
 
     said: list[str] = []
 
@@ -166,6 +168,29 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     for line in said:
         say(printable(line))
     say(f"report: {exp.run.path / 'report.html'}")
+
+
+def _row(name: str, config: MarioDemoConfig, teacher_rows: int) -> Row:
+    """The row of a method's name, which starts from SFT."""
+    stage = f"{name}-{{seed}}"
+    if name == SFT_MORE:
+        size = config.sft.fit.batch_size
+        learned = config.mario.steps * config.mario.fit.batch_size
+        epochs = -(-learned // size) * size / teacher_rows
+        more = replace(config.sft, epochs=epochs, evaluations=1)
+        return Row("SFT, more rows", "sft", more, stage, SFT)
+    if name in OTHERS:
+        label, own = OTHERS[name]
+        return Row(label, name, getattr(config, own), stage, SFT)
+    how, _, reward = name.partition("-")
+    if name in VARIANTS:
+        label, changes = VARIANTS[name]
+    elif how == "only":
+        label, changes = f"MaRio, {reward} alone", {"rewards": (reward,)}
+    else:
+        rest = tuple(r for r in config.mario.rewards if r != reward)
+        label, changes = f"MaRio without {reward}", {"rewards": rest}
+    return Row(label, "mario", replace(config.mario, **changes), stage, SFT)
 
 
 def _check_rewards(exp: Experiment) -> None:
