@@ -80,6 +80,9 @@ def test_each_prompt_has_its_own():
 class FakeSampler:
     name = "fake"
 
+    def fits(self, prompt, config, control=None):
+        return True
+
     def sample(self, prompts, config, **options):
         from rationalize.records import Completion
 

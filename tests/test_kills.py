@@ -35,6 +35,14 @@ COMMANDS = {
         "--rewards correctness diversity --bins 2 --steps 4 --sample-interval 2 --prompts 6 "
         f"--fit.control-factor 3 --tuning lora {FIT} {SFT} {SHORT}"
     ),
+    "grpo": (
+        "--rewards correctness diversity --updates 3 --prompts 4 --evaluate-every 2 --sampling.n 2 "
+        f"{FIT} {SFT} {SHORT}"
+    ),
+    "gdpo": (
+        "--rewards correctness diversity --updates 3 --prompts 4 --evaluate-every 2 --sampling.n 2 "
+        f"--tuning lora {FIT} {SFT} {SHORT}"
+    ),
     "star": f"--rounds 2 --first-steps 3 {WRITE} {FIT}",
     "rft": f"--epochs 1 --rounds 2 {WRITE} {FIT}",
     "dpo": f"--rounds 2 --sampling.n 4 {FIT} {SFT} {SHORT}",

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from rationalize.models.policy import Policy, load_policy
+from rationalize.models.precision import Numbers
 
 Kind = Literal["decoder", "t5"]
 
@@ -40,8 +41,9 @@ def tiny_policy(
     kind: Kind = "decoder", seed: int = 0, *, chat: bool = False, **options: Any
 ) -> Policy:
     """A tiny policy in float32; `options` go to `load_policy`."""
-    options = {"precision": "float32", **options}
-    return load_policy(_cached_folder(kind, seed, chat), device="cpu", **options)
+    own = {f.name for f in dataclasses.fields(Numbers)} & set(options)
+    numbers = Numbers(**{"precision": "float32", **{name: options.pop(name) for name in own}})
+    return load_policy(_cached_folder(kind, seed, chat), device="cpu", numbers=numbers, **options)
 
 
 def tiny_folder(kind: Kind, path: Path, seed: int = 0, *, chat: bool = False) -> Path:

@@ -38,6 +38,7 @@ import numpy as np
 from rationalize.config.checks import at_least, finite
 from rationalize.errors import UsageError
 from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected
+from rationalize.methods.sft import LORA_FIT
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt
@@ -104,8 +105,9 @@ class GroupConfig:
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, max_new_tokens=64, n=8)
     """How attempts are written."""
 
+    LORA: ClassVar[dict[str, Any]] = {"fit": {"learning_rate": 1e-4}}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "lora": {"tuning": "lora", "fit": {"learning_rate": 1e-4}}
+        "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT}
     }
 
     def __post_init__(self) -> None:
