@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.methods.mario import MarioConfig, control_bins
+from rationalize.methods.mario import control_bins
+from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.pool import Pool
 from rationalize.records import Attempt
 from rationalize.signals.bins import rank_bins, value_bins

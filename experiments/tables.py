@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from rationalize.evaluation.baselines import BETTER_READING, reads_base_better
-from rationalize.evaluation.results import correct
+from rationalize.evaluation.differences import correct
 from rationalize.evaluation.tables import (
     LEGEND,
     difference_table,

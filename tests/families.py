@@ -22,7 +22,8 @@ from transformers.models.auto import configuration_auto, modeling_auto
 from rationalize.errors import UserError
 from rationalize.models.choices import ChoiceScorer, Continuation
 from rationalize.models.forward import Row, token_logprobs
-from rationalize.models.policy import Policy, auto_class, load_policy
+from rationalize.models.load import auto_class, load_policy
+from rationalize.models.policy import Policy
 from rationalize.models.precision import Numbers
 from rationalize.models.probe import Decoding
 from rationalize.sampling.local import Sampler, SamplingConfig

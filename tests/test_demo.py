@@ -15,7 +15,7 @@ from rationalize.methods.experiment import DIRECT, SFT
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GdpoConfig
 from rationalize.methods.launch import settings_of
-from rationalize.methods.mario import MarioConfig
+from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig
 from rationalize.methods.train_scorers.verifier import VerifierConfig

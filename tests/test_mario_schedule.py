@@ -1,7 +1,7 @@
 import dataclasses
 
 from rationalize.config.old import upgrade
-from rationalize.methods.mario import (
+from rationalize.methods.mario_config import (
     MarioConfig,
     active_when_sampling,
     active_when_training,

@@ -10,10 +10,10 @@ from toys import attempt, question
 from rationalize.errors import UserError
 from rationalize.evaluation.baselines import BASE, MAJORITY, majority_attempts
 from rationalize.evaluation.compare import compare_runs, final_attempts
+from rationalize.evaluation.differences import is_significant
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import (
-    is_significant,
     merge_log,
     one_choice,
     read_questions,

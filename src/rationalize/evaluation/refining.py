@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from rationalize.evaluation.differences import difference_row
 from rationalize.evaluation.intervals import over_seeds, paired_difference
-from rationalize.evaluation.results import difference_row
 from rationalize.records import Attempt
 
 Utilities = dict[str, dict[str, float]]

@@ -17,14 +17,12 @@ import numpy as np
 
 from rationalize.answers import label
 from rationalize.errors import UserError
-from rationalize.evaluation.baselines import SEEDLESS, is_base
+from rationalize.evaluation.differences import PerSeed, Results, compare_rows, correct
 from rationalize.evaluation.intervals import (
-    Difference,
     Interval,
     average_seeds,
     bootstrap_mean,
     over_seeds,
-    paired_difference,
     rule_of_three,
     same_questions,
 )
@@ -42,7 +40,6 @@ from rationalize.evaluation.metrics import (
     settle_worst,
     stated,
 )
-from rationalize.evaluation.significance import holm, mcnemar, seeds_p
 from rationalize.records import Attempt, Question
 
 if TYPE_CHECKING:
@@ -50,10 +47,7 @@ if TYPE_CHECKING:
 
 Evaluated = Mapping[str, Mapping[str, Mapping[int, Sequence[Attempt]]]]
 """Method -> split -> seed -> attempts."""
-Results = dict[str, Any]
 QUESTIONS_FILE = "questions.json"
-PerSeed = list[dict[str, float]]
-"""One mapping of question id to value per seed."""
 
 
 def summarise(
@@ -132,7 +126,7 @@ def summarise_metrics(
     seeds_of = {(m, s): sorted(seeds) for m, of in methods.items() for s, seeds in of.items()}
     for a, b in pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]:
         by_name = {m.name: m for m in metrics}
-        results["comparisons"] += _compare(a, b, values, seeds_of, by_name, untrained)
+        results["comparisons"] += compare_rows(a, b, values, seeds_of, by_name, untrained)
     return correct(results)
 
 
@@ -246,112 +240,8 @@ def _kinds(values: Mapping[str, PerSeed], questions: Mapping[str, Question]) -> 
     return rows
 
 
-def _compare(
-    a: str, b: str, values: Mapping[tuple[str, str], Mapping[str, PerSeed]],
-    seeds_of: Mapping[tuple[str, str], Sequence[int]], metrics: Mapping[str, Metric],
-    untrained: Collection[str],
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of every metric on every split that both methods have."""
-    known = {method for method, _ in values}
-    if not {a, b} <= known:
-        raise ValueError(f"cannot compare {a!r} with {b!r}: the methods are {sorted(known)}")
-    rows = []
-    for (method, split), of_a in values.items():
-        of_b = values.get((b, split), {})
-        if method != a or not of_b:
-            continue
-        same_questions(of_a["accuracy"][0], of_b["accuracy"][0])
-        # the seeds that both have, or all where one of the methods does not depend on a seed
-        seeds = seeds_of[a, split], seeds_of[b, split]
-        shared_seeds = [s for s in seeds[0] if s in seeds[1]]
-        kept = [each if {a, b} & SEEDLESS else shared_seeds for each in seeds]
-        for name in (name for name in of_a if name in of_b):
-            readings = [
-                _reading(of, name) if is_base(method) or method in untrained else name
-                for method, of in ((a, of_a), (b, of_b))
-            ]
-            by_seed = [
-                [v for v, s in zip(of[reading], every, strict=True) if s in which]
-                for of, reading, every, which in zip(
-                    (of_a, of_b), readings, seeds, kept, strict=True
-                )
-            ]
-            means_a, means_b = map(over_seeds, by_seed)
-            shared = [q for q in means_a if q in means_b]  # a diagnostic may be undefined on some
-            if shared:
-                pair = {q: means_a[q] for q in shared}, {q: means_b[q] for q in shared}
-                row = {"a": a, "b": b, "split": split, "metric": name, "seeds": kept}
-                if readings != [name, name]:
-                    row["readings"] = readings
-                rows.append(row | _tested(metrics[name], *pair) | _by_seeds(*by_seed))
-    return rows
-
-
-def _by_seeds(a_S: PerSeed, b_S: PerSeed) -> dict[str, Any]:
-    """The difference of every seed, and its p with the seed as the unit, where there are several;
-    a row that does not depend on a seed stands beside each.
-    """
-    size = max(len(a_S), len(b_S))
-    if size < 2 or not {len(a_S), len(b_S)} <= {1, size}:
-        return {}
-    differences = []
-    for a, b in zip(a_S * (size // len(a_S)), b_S * (size // len(b_S)), strict=True):
-        shared = [q for q in a if q in b]
-        if not shared:
-            return {}
-        differences.append(float(np.mean([a[q] - b[q] for q in shared])))
-    return {"by_seed": differences, "p_seeds": seeds_p(differences)}
-
-
-def _reading(values: Mapping[str, PerSeed], name: str) -> str:
-    """The metric that a difference takes from an untrained row: of its accuracies, the better.
-
-    Its replies may state a right answer in another form: that is no gain of training.
-    """
-    other = STATED_ACCURACY.name
-    if name != ACCURACY.name or other not in values:
-        return name
-    means = [np.mean(list(average_seeds(values[n]).values())) for n in (name, other)]
-    return other if means[1] > means[0] else name
-
-
-def _tested(metric: Metric, a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, Any]:
-    """The paired difference. p is from McNemar's test for accuracy where each value is 0 or 1, else
-    from the sign-flip test, whose exact form for such values is McNemar's.
-    """
-    width = metric.high - metric.low
-    difference = rule_of_three(paired_difference(a, b), -width, width)
-    row = {**difference_row(difference), "test": "sign-flip"}
-    test = mcnemar(a, b) if metric.name == ACCURACY.name else None
-    return row | {"test": "mcnemar", **dataclasses.asdict(test)} if test else row
-
-
-def correct(results: Results) -> Results:
-    """Add `p_holm` to every comparison, corrected over the `tests` of its family: all differences
-    of its split in rewards and task metrics, or all in diagnostics.
-    """
-    # diagnostics are shown, not claimed: they must not cost the other metrics their significance
-    families: dict[tuple[str, bool], list[dict[str, Any]]] = {}
-    for row in results["comparisons"]:
-        diagnostic = results["metrics"][row["metric"]]["role"] == "diagnostic"
-        families.setdefault((row["split"], diagnostic), []).append(row)
-    for rows in families.values():
-        for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-            row |= {"p_holm": p, "tests": len(rows)}
-    return results
-
-
 def interval_row(interval: Interval) -> dict[str, Any]:
     return {"mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n}
-
-
-def difference_row(d: Difference) -> dict[str, Any]:
-    return {"mean": d.mean, "low": d.low, "high": d.high, "p": d.p, "n": d.n}
-
-
-def is_significant(row: Mapping[str, Any]) -> bool:
-    """Whether a comparison's interval excludes zero and its Holm-corrected p is below .05."""
-    return (row["low"] > 0 or row["high"] < 0) and row["p_holm"] < 0.05
 
 
 def round_rows(

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rationalize.evaluation.diagnostics import warnings
+from rationalize.evaluation.differences import is_significant
 from rationalize.evaluation.leakage import GROUPS, shown
-from rationalize.evaluation.results import is_significant
 from rationalize.text import one_line
 
 NONE = "–"

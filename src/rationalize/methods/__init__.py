@@ -85,7 +85,7 @@ METHODS: Mapping[str, Method] = {
         conclude=f"{HERE}.self_motivated:conclude",
     ),
     "mario": Method(
-        f"{HERE}.mario:mario", f"{HERE}.mario:MarioConfig", "MaRio",
+        f"{HERE}.mario:mario", f"{HERE}.mario_config:MarioConfig", "MaRio",
         "several rewards at once, one control token each", start="sft", scorers=True,
         learned_from=lambda config: config.rewards, asked=f"{HERE}.mario:under_best_tokens",
     ),

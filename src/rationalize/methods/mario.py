@@ -48,12 +48,10 @@ The answer-label loss of the code is not kept: it is broken there and 0 in the r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-from rationalize.config.checks import at_least, finite
-from rationalize.errors import UsageError
 from rationalize.evaluation.obedience import obedience, token_metrics
 from rationalize.evaluation.token_auc import token_auc
 from rationalize.methods.base import (
@@ -63,171 +61,33 @@ from rationalize.methods.base import (
     questions_for,
     selected,
 )
+from rationalize.methods.mario_config import (
+    MarioConfig,
+    active_when_sampling,
+    active_when_training,
+    best_prefix,
+)
 from rationalize.methods.pool import Pool
-from rationalize.methods.sft import LORA_FIT
-from rationalize.models.control import ControlInit
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
-from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import (
     PromptOptions,
     Provenance,
-    Teacher,
     teacher_attempts,
     write_attempts,
 )
-from rationalize.signals.bins import Ties
 from rationalize.training.batches import RowMaker
-from rationalize.training.loop import ControlFitConfig, fit
-from rationalize.training.losses import KLDirection
+from rationalize.training.loop import fit
 from rationalize.training.objectives import quark
 from rationalize.training.selection import BestCheckpoint
 
 ATTEMPTS_EACH = 8
 """The start's attempts at a development question that the tokens must rank."""
-
-Variant = Literal["classic", "additive", "additive-left", "product", "product-raw"]
-
-
-@dataclass(frozen=True)
-class MarioConfig:
-    """MaRio."""
-
-    rewards: tuple[str, ...] = ("consistency", "correctness", "plausibility", "diversity")
-    """Rewards with a control token, in the order of the prefix."""
-    bins: int = 5
-    """Bins K of a continuous reward; a discrete one has a bin per value."""
-    bins_of: dict[str, int] = field(default_factory=dict)
-    """Bins of single rewards, where they differ."""
-    filters: dict[str, float] = field(default_factory=dict)
-    """Pool attempts below this score are not learned from. A reward named here and in `rewards` is
-    the code's `filter_quark`.
-    """
-    variant: Variant = "classic"
-    """When rewards enter: all at once; one by one, at the right end of the prefix (next to the
-    text) or at the left; multiplied into one, mapped to [0, 1] by their range or raw (as the
-    released code's; the preset `released` leaves this to you).
-    """
-    entries: tuple[int, ...] = ()
-    """ADDITIVE: the step at which each reward enters, earliest first (0 0 100 200: two, then one by
-    one); empty: one by one, spread evenly over the run.
-    """
-    ties: Ties = "together"
-    """Whether equal scores share a bin."""
-    over_draw: float = 3.0
-    """Rows are drawn evenly over rewards and bins, but no bin more than this times its share of the
-    pool; 1: evenly over attempts (as released), 0: no limit.
-    """
-    bins_within: Literal["pool", "question"] = "pool"
-    """Whether an attempt is ranked among all attempts, or by how it differs from the others at its
-    question.
-    """
-    beta: float = 0.1
-    """Weight of the KL to the reference."""
-    alpha: float = 0.0
-    """Weight of the entropy bonus."""
-    kl: KLDirection = "reverse"
-    """KL(policy || reference) as in the code; `forward`: KL(reference || policy), the paper's."""
-    steps: int = 600
-    """Optimiser steps."""
-    sample_interval: int = 200
-    """Steps between two explorations; one happens at step 0."""
-    prompts: int = 0
-    """Questions that are written to per exploration; 0: every training question."""
-    teacher: Teacher = "correct"
-    """Teacher samples in the pool at step 0: the correct ones (as released), all, or none."""
-    control_copies: int = 1
-    """Tokens per control."""
-    control_init: ControlInit = "prompt_end"
-    """How control rows start: as the token before them, from all rows' mean and deviation (as
-    released), or from words.
-    """
-    guidance: float = 0.0
-    """Add this times (log-probability under the best tokens minus under the worst); 0: paper's."""
-    select_by: str = "nrg"
-    """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
-    eval_interval: int = 0
-    """Steps between two development evaluations; 0: one at the end of each round."""
-    token_questions: int = 60
-    """Development questions on which the tokens are measured after each round: what is reached
-    under them, and whether they rank the start's attempts; 0: none.
-    """
-    fit: ControlFitConfig = ControlFitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
-    """How the policy learns."""
-    sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
-    """How rollouts are written."""
-
-    LORA: ClassVar[dict[str, Any]] = {
-        "fit": {"learning_rate": 2e-4, "control_factor": 5.0}  # control rows learn as before
-    }
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT},
-        "released": {
-            "ties": "released", "over_draw": 1.0, "steps": 50_000, "sample_interval": 4_000,
-            "eval_interval": 1_000, "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
-            "fit": {
-                "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
-                "max_grad_norm": 1.0,
-            },
-            "precision": "float32",
-            "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
-            "sft": {
-                "epochs": 25.0,
-                "fit": {
-                    "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "warmup": 1_000,
-                },
-            },
-        },
-    }  # fmt: skip
-
-    def __post_init__(self) -> None:
-        """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
-        at_least(self, 1, "steps", "sample_interval", "control_copies")
-        at_least(self, 2, "bins", "bins_of")
-        at_least(self, 0, "entries", "prompts", "beta", "alpha")
-        at_least(self, 0, "over_draw", "eval_interval", "token_questions")
-        finite(self, "guidance", "filters")
-        metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
-        entries = entry_steps(self) or (0,)
-        for ok, message in (
-            (len(self.rewards) > 0, "rewards is empty; name at least one"),
-            (
-                self.select_by in metrics,
-                f"select_by is {self.select_by!r}; expected one of {', '.join(sorted(metrics))}",
-            ),
-            (
-                set(self.bins_of) <= set(self.rewards),
-                f"bins_of names {sorted(set(self.bins_of) - set(self.rewards))}, which are not "
-                f"among the rewards {list(self.rewards)}",
-            ),
-            (
-                len(entries) == len(self.rewards),
-                f"entries has {len(entries)} steps; expected one for each of the "
-                f"{len(self.rewards)} rewards",
-            ),
-            (
-                (0, *entries) == (entries[0], *sorted(entries)),
-                f"entries is {list(entries)}; expected steps in ascending order from 0 on",
-            ),
-            (
-                entries[-1] < self.steps or not self.additive,
-                f"the last reward would enter at step {entries[-1]} of {self.steps}; lower entries",
-            ),
-        ):
-            if not ok:
-                raise UsageError(f"mario: {message}")
-
-    @property
-    def additive(self) -> bool:
-        return self.variant in ("additive", "additive-left")
-
-    @property
-    def product(self) -> bool:
-        return self.variant in ("product", "product-raw")
 
 
 def mario(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -> Policy:
@@ -350,51 +210,6 @@ def under_best_tokens(exp: Experiment, config: MarioConfig, stage: Stage) -> Ask
         return Asked()
     named = named_as_loaded(config, exp.suite)
     return Asked(control=best_prefix(named), guidance=config.guidance)
-
-
-def best_prefix(config: MarioConfig) -> dict[str, int]:
-    """The tokens that a finished policy is asked under: the best one of every reward."""
-    return dict.fromkeys(active_when_sampling(config.steps, config), 0)
-
-
-def active_when_training(step: int, config: MarioConfig) -> tuple[str, ...]:
-    """Rewards whose token is in the prefix of training step `step`."""
-    if config.product:
-        return ("product",)
-    if config.variant == "classic":
-        return config.rewards
-    return _cut(config, _entered(step, config))
-
-
-def active_when_sampling(step: int, config: MarioConfig) -> tuple[str, ...]:
-    """Rewards in the prefix when the policy writes at `step`: those that were trained by then.
-
-    At step 0 the policy is the reference and writes without tokens.
-    """
-    if step == 0:
-        return ()
-    if not config.additive:
-        return active_when_training(step, config)
-    return _cut(config, _entered(step - 1, config))
-
-
-def _entered(step: int, config: MarioConfig) -> int:
-    """How many rewards have entered by `step`: min(R, floor(s / I) + 1) at an interval of I steps,
-    or whole groups (3.3).
-    """
-    return sum(step >= entry for entry in entry_steps(config))
-
-
-def entry_steps(config: MarioConfig) -> tuple[int, ...]:
-    """The step at which each reward enters, earliest first."""
-    count = len(config.rewards)
-    return config.entries or tuple(i * -(-config.steps // count) for i in range(count))
-
-
-def _cut(config: MarioConfig, count: int) -> tuple[str, ...]:
-    if config.variant == "additive":
-        return config.rewards[:count]
-    return config.rewards[len(config.rewards) - count :]
 
 
 def _measure_tokens(

@@ -20,7 +20,7 @@ from rationalize.signals.filters import keep_above
 from rationalize.signals.variance import centred_within, intraclass_correlation
 
 if TYPE_CHECKING:
-    from rationalize.methods.mario import MarioConfig
+    from rationalize.methods.mario_config import MarioConfig
 
 logger = logging.getLogger(__name__)
 

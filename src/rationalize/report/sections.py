@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from rationalize.evaluation.diagnostics import reward_correlations
+from rationalize.evaluation.differences import is_significant
 from rationalize.evaluation.metrics import LENGTH, Metric, applicable, score_column
-from rationalize.evaluation.results import is_significant
 from rationalize.evaluation.tables import (
     NONE,
     cells_of,

@@ -14,9 +14,9 @@ import numpy as np
 
 from rationalize.answers import is_correct
 from rationalize.evaluation.clones import clone_rows
+from rationalize.evaluation.differences import difference_row
 from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.refining import refining_rows, refining_utilities
-from rationalize.evaluation.results import difference_row
 from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.candidates import CandidatePair, Candidates, utility_text
 from rationalize.methods.coalition.config import (

@@ -15,7 +15,8 @@ from rationalize.methods.base import Experiment, Learned, ScorerFolders
 from rationalize.methods.experiment import SFT, Row, baselines, refuse_unknown_methods, run_rows
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GdpoConfig, GrpoConfig
-from rationalize.methods.mario import MarioConfig, control_bins
+from rationalize.methods.mario import control_bins
+from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.outcome import export, write_results
 from rationalize.methods.scoring import Scoring
 from rationalize.methods.sft import SftConfig, StartConfig, taught
