@@ -15,6 +15,7 @@ from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
 from rationalize.evaluation.results import round_rows
+from rationalize.models.exported import kept_replies
 from rationalize.models.load import load_policy
 from rationalize.models.policy import Policy, Precision
 from rationalize.models.precision import Numbers
@@ -26,11 +27,14 @@ from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run, Stage, slug
 from rationalize.runs.track import Tracker
 from rationalize.sampling.local import Sampler, SamplingConfig
-from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
+from rationalize.sampling.writing import PromptOptions, Provenance, Recorded, write_attempts
 from rationalize.signals.draws import shuffled_passes
 
 ANSWER_SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=8)
 """How an answer without a rationale is written."""
+
+KEPT_REPLIES = "attempts/replies.json"
+"""Token ids of a few replies of every final evaluation, which an export is compared with."""
 
 
 @dataclass(frozen=True)
@@ -249,14 +253,21 @@ class Experiment:
         seed = self.seed if seed is None else seed
         questions = self.splits[split]
 
+        stage, part = final_stage(self.run, name), f"{split}-{seed}"
+
         def write() -> list[Attempt]:
+            sampler = Sampler(policy, guidance=asked.guidance)
+            recorded = Recorded(sampler)
             attempts = write_attempts(
-                Sampler(policy, guidance=asked.guidance), questions, self.sampling(asked.mode),
+                recorded, questions, self.sampling(asked.mode),
                 Provenance(split, seed, writer=name), asked, label=f"{name} on {split}",
             )  # fmt: skip
+            kept = kept_replies(policy, attempts, recorded.ids, sampler.dtype)
+            others = self.run.read_json(KEPT_REPLIES) or {}
+            self.run.write_json(KEPT_REPLIES, {**others, f"{stage.name}-{part}": kept})
             return self.suite.score(attempts, {q.id: q for q in questions})
 
-        return final_stage(self.run, name).attempts(f"{split}-{seed}", write)
+        return stage.attempts(part, write)
 
     def sampling(self, mode: str) -> SamplingConfig:
         """How development and test replies are written in a mode."""

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rationalize.environment import environment
+from rationalize.errors import UserError
 from rationalize.evaluation.baselines import MAJORITY, majority_attempts
 from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.harness import Asked as AskedElsewhere
@@ -18,8 +22,9 @@ from rationalize.evaluation.results import Results, merge_log, save_questions, s
 from rationalize.evaluation.tables import format_results
 from rationalize.files import sync_folder, write_text
 from rationalize.methods import tuning
-from rationalize.methods.base import Asked, Experiment, Learned
+from rationalize.methods.base import KEPT_REPLIES, Asked, Experiment, Learned, final_stage
 from rationalize.models.cards import CARD, base_facts
+from rationalize.models.exported import compare_export
 from rationalize.models.folders import read_facts
 from rationalize.models.policy import Policy
 from rationalize.models.precision import has_fast_bfloat16
@@ -27,6 +32,8 @@ from rationalize.records import Attempt
 from rationalize.report import write_report
 from rationalize.report.card import CardFacts, model_card
 from rationalize.runs import Run
+
+log = logging.getLogger(__name__)
 
 
 def conclude(exp: Experiment, learned: Learned, name: str) -> None:
@@ -36,18 +43,61 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
     for split in exp.final_splits:
         attempts = exp.evaluate(policy, name, split, asked=learned.asked)
         methods[name][split] = {exp.seed: attempts}
-    export(exp, policy, name, learned.asked)
     write_results(
-        exp, methods, [(name, MAJORITY)], trained=trained_rows(name, learned.trained or {})
-    )
+        exp, methods, [(name, MAJORITY)], model=Best(name, exp.seed, policy, learned.asked),
+        trained=trained_rows(name, learned.trained or {}),
+    )  # fmt: skip
     print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
 
 
-def export(exp: Experiment, policy: Policy, name: str, asked: Asked) -> None:
-    """Write `model/`; `write_results` puts the card and the harness's tasks beside it."""
-    policy.export(exp.run.folder("model"), bake=asked.control)
-    sync_folder(exp.run.path / "model")
-    exp.run.finish("export", method=name, seed=exp.seed, mode=asked.mode, guidance=asked.guidance)
+@dataclass(frozen=True)
+class Best:
+    """The policy that a run leaves behind in `model/`."""
+
+    row: str
+    seed: int
+    policy: Policy
+    asked: Asked
+
+
+def export(exp: Experiment, best: Best) -> None:
+    """Write `model/`, and compare what plain transformers writes with it with what was measured.
+
+    Raises `UserError` where that differs; the folder is then called `model-refused`.
+    """
+    run, folder, asked = exp.run, exp.run.path / "model", best.asked
+    facts = {
+        "method": best.row, "seed": best.seed, "mode": asked.mode, "guidance": asked.guidance
+    }  # fmt: skip
+    done = run.done("export") or {}
+    if "compared" in done and {**done, **facts} == done and (folder / "config.json").is_file():
+        return
+    refused = run.path / "model-refused"
+    shutil.rmtree(refused, ignore_errors=True)
+    best.policy.export(run.folder("model"), bake=asked.control)
+    if run.access != "write":
+        return
+    split = exp.final_splits[0]
+    part = f"{split}-{best.seed}"
+    stage = final_stage(run, best.row)
+    measured = {a.id: a for a in stage.stored(part) or ()}
+    kept = (run.read_json(KEPT_REPLIES) or {}).get(f"{stage.name}-{part}")
+    try:
+        compared = compare_export(best.policy, folder, measured, kept, guidance=asked.guidance)
+    except UserError as error:
+        folder.rename(refused)
+        raise UserError(
+            f"{error}\nThe numbers above are those of rationalize, and would not be those of the "
+            f"exported folder, which is now {refused}. Nothing learned is lost: the weights are in "
+            f"{run.path / 'policies'}, which `rationalize evaluate` and `ask` read. Started again, "
+            "the command exports and compares once more: with another version of transformers or "
+            "tokenizers, if a new one changed how the base model is read; else report both texts "
+            f"with the name of the base model, {exp.base.name}"
+        ) from error
+    if why := compared["not_compared"]:
+        log.warning("%s: what it writes in transformers was not compared: %s", folder, why)
+    sync_folder(folder)
+    run.finish("export", **facts, compared=compared)
 
 
 def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
@@ -64,11 +114,12 @@ def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict
 
 def write_results(
     exp: Experiment, methods: Methods, pairs: Sequence[tuple[str, str]],
-    meta: Mapping[str, Any] | None = None, **sections: Sequence[Mapping[str, Any]],
+    meta: Mapping[str, Any] | None = None, model: Best | None = None,
+    **sections: Sequence[Mapping[str, Any]],
 ) -> Results:  # fmt: skip
-    """Summarise, store, print and draw; `sections` are rows for further sections of the page
-    (`chains` of a coalition and what is known of itself, `votes` among several attempts, `trained`
-    rewards).
+    """Summarise, store, print and draw; then export the `model`. `sections` are rows for further
+    sections of the page (`chains` of a coalition and what is known of itself, `votes` among several
+    attempts, `trained` rewards).
     """
     questions = {q.id: q for split in exp.splits.values() for q in split}
     decided = exp.run.read_json(tuning.FILE)
@@ -90,8 +141,10 @@ def write_results(
     shown = {a.question_id: questions[a.question_id] for own in attempts.values() for a in own}
     save_questions(exp.run, shown.values())
     write_report(results, attempts, shown, exp.run.path / "report.html")
-    describe_model(exp, results, attempts)
     print_tables(results)
+    if model is not None:
+        export(exp, model)
+        describe_model(exp, results, attempts)
     return results
 
 

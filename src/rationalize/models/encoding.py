@@ -25,10 +25,11 @@ TEMPLATE_VALUES = {
 """Variables of some chat templates: no thinking block, and a date that is the same every day."""
 
 
-def settle(tokenizer: Any) -> None:
+def settle(tokenizer: Any, *, continues: bool) -> None:
     """Make a loaded tokenizer one that means the same everywhere: one template, no clock, no holes.
 
     Of several named templates the default one is kept. Raises `UserError` if there is none.
+    `continues`: replies go on in the sequence of the prompt, which therefore gets no end.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
@@ -47,7 +48,24 @@ def settle(tokenizer: Any) -> None:
             template,
         )
     tokenizer.chat_template = template
+    if continues:
+        _append_no_end(tokenizer)
     _fill_holes(tokenizer)
+
+
+def _append_no_end(tokenizer: Any) -> None:
+    """Let a tokenizer put nothing behind a text, also where it is exported."""
+    if getattr(tokenizer, "add_eos_token", False):
+        tokenizer.add_eos_token = False
+    backend = getattr(tokenizer, "_tokenizer", None)
+    if backend is None or tokenizer("a")["input_ids"][-1] != tokenizer.eos_token_id:
+        return
+    state = json.loads(backend.to_str())
+    post = state["post_processor"] or {}
+    for part in (post, *post.get("processors", ())):
+        while "SpecialToken" in (part.get("single") or [{}])[-1]:
+            part["single"].pop()
+    tokenizer._tokenizer = type(backend).from_str(json.dumps(state))
 
 
 def id_space(tokenizer: Any) -> int:
@@ -66,6 +84,23 @@ def _fill_holes(tokenizer: Any) -> None:
         unused = set(range(id_space(tokenizer))) - set(tokenizer.get_vocab().values())
         words.update({f"<unused {i}>": i for i in sorted(unused)})
         tokenizer._tokenizer = type(backend).from_str(json.dumps(state))
+
+
+def own_generation_config(policy: Policy) -> Any:
+    """How `generate` of transformers writes as we do: greedily, to the policy's ends, words alone.
+
+    Nothing is taken from the base's own (penalties, forced tokens, sampling, lengths).
+    """
+    model = policy.model
+    # control tokens, and padding rows of the embedding, must never be written
+    rows = model.get_output_embeddings().weight.shape[0]
+    return model.generation_config_class(
+        bos_token_id=policy.tokenizer.bos_token_id, pad_token_id=policy.pad_id,
+        eos_token_id=[*policy.ends] if len(policy.ends) > 1 else policy.eos_id,
+        decoder_start_token_id=policy.start_id if policy.is_encoder_decoder else None,
+        suppress_tokens=list(range(policy.n_vocab, rows)) or None,
+        use_cache=None if policy.decoding.cache else False,
+    )  # fmt: skip
 
 
 def find_ends(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from rationalize.errors import UserError
 from rationalize.files import looks_local, write_text
-from rationalize.models.encoding import TEMPLATE_VALUES
+from rationalize.models.encoding import TEMPLATE_VALUES, own_generation_config, words_of
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -142,9 +142,9 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
     The adapter must have been merged (see `Policy.export`). `bake` names the bins whose control
     tokens the chat template puts before every response; a plain decoder-only model gets a one-line
     template for it. An encoder-decoder has no such place: pass the `decoder_prefix` of
-    `rationalize.json` to `generate(decoder_input_ids=...)`. Control tokens are in
-    `generation_config.suppress_tokens`, so that `generate` never writes one. Raises `UserError` if
-    `bake` is given and the policy has no control tokens.
+    `rationalize.json` to `generate(decoder_input_ids=...)`. The generation config is ours
+    (`own_generation_config`). Raises `UserError` if `bake` is given and the policy has no control
+    tokens.
     """
     folder.mkdir(parents=True, exist_ok=True)
     controls, tokenizer = policy.controls, policy.tokenizer
@@ -164,9 +164,7 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
             "first_id": controls.first_id, "lowest": dict(controls.lowest),
         }  # fmt: skip
         facts["baked"] = dict(bake or {})
-        policy.model.generation_config.suppress_tokens = controls.ids()
-    ends = [*policy.ends] if len(policy.ends) > 1 else policy.eos_id
-    policy.model.generation_config.eos_token_id = ends
+    policy.model.generation_config = own_generation_config(policy)
     prefix = controls.prefix(bake or {}) if controls else []
     if policy.is_encoder_decoder:
         facts["decoder_prefix"] = [policy.start_id, *prefix]
@@ -187,9 +185,8 @@ def _exported_template(policy: Policy, prefix: list[int]) -> str:
     words = "".join(policy.tokenizer.convert_ids_to_tokens(prefix))
     response = "{% if add_generation_prompt %}" + words + "{% endif %}"
     if not policy.chat:
-        return (
-            "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}" + response
-        )
+        lines = "{% for message in messages %}{{ message['content'] + '\\n' }}{% endfor %}"
+        return _before_text(policy.tokenizer) + lines + response
     template = policy.tokenizer.chat_template
     head = "".join(
         f"{{% set {name} = {json.dumps(value)} %}}"
@@ -206,3 +203,11 @@ def _exported_template(policy: Policy, prefix: list[int]) -> str:
         absent = "messages[0]['role'] != 'system'"
         head += f"{{% if {absent} %}}{{% set messages = {opening} %}}{{% endif %}}"
     return head + template + response
+
+
+def _before_text(tokenizer: Any) -> str:
+    """What the tokenizer puts before a text, as text: a chat template must say it itself."""
+    before, ids = [], tokenizer("a")["input_ids"]
+    if (word := words_of(tokenizer, "a")[0]) in ids:
+        before = ids[: ids.index(word)]
+    return "".join(tokenizer.convert_ids_to_tokens(before))

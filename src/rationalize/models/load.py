@@ -10,7 +10,7 @@ import torch
 from rationalize.errors import UserError
 from rationalize.models.checkpointing import check_checkpointing
 from rationalize.models.control import ControlTokens
-from rationalize.models.encoding import find_ends, id_space, settle
+from rationalize.models.encoding import find_ends, id_space, own_generation_config, settle
 from rationalize.models.folders import check_model, read_facts, weights_hash
 from rationalize.models.loading import LOAD_ERRORS, load_weights
 from rationalize.models.policy import Policy, Style, Tuning
@@ -60,7 +60,7 @@ def load_policy(
     facts = read_facts(source)
     if "chat_template" in facts:
         tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
-    settle(tokenizer)
+    settle(tokenizer, continues=not config.is_encoder_decoder)
     auto_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
     rows = loaded.get_input_embeddings().weight.shape[0]
     loaded = loaded.eval()
@@ -86,6 +86,7 @@ def load_policy(
     )  # fmt: skip
     policy.folds_system = policy.chat and bool(policy.system) and not _shows_system(policy)
     probe(policy)
+    loaded.generation_config = own_generation_config(policy)
     policy._wrap()
     return policy
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rationalize.models.encoding import own_generation_config
 from rationalize.models.streams import Query
 from rationalize.sampling.config import SamplingConfig
 
@@ -23,9 +24,11 @@ def beam_search(
     """
     prompts = [q.prompt_ids for q in queries]
     controls = [q.control_ids for q in queries]
-    # control tokens, and padding rows of the embedding, must never be written
-    n_embeddings = policy.model.get_output_embeddings().weight.shape[0]
-    suppressed = list(range(policy.n_vocab, n_embeddings)) or None
+    generation = own_generation_config(policy)
+    generation.update(
+        num_beams=config.beams, num_return_sequences=config.n, early_stopping=True,
+        max_new_tokens=config.max_new_tokens,
+    )  # fmt: skip
     # control tokens open the decoder, or follow the prompt where there is no encoder
     inputs: dict[str, torch.Tensor] = {}
     if policy.is_encoder_decoder:
@@ -40,11 +43,8 @@ def beam_search(
     mask = [[0] * (width - len(p)) + [1] * len(p) for p in prompts]
     sequences = policy.model.generate(  # (queries * n, n_prefix + new tokens)
         input_ids=torch.tensor(ids, device=policy.device),
-        attention_mask=torch.tensor(mask, device=policy.device), **inputs,
-        num_beams=config.beams, num_return_sequences=config.n, early_stopping=True,
-        do_sample=False, max_new_tokens=config.max_new_tokens, suppress_tokens=suppressed,
-        pad_token_id=policy.pad_id, eos_token_id=[*policy.ends],
-        use_cache=policy.decoding.cache,
+        attention_mask=torch.tensor(mask, device=policy.device),
+        generation_config=generation, **inputs,
     )  # fmt: skip
     written = [_until_end(ids[n_prefix:], policy.ends) for ids in sequences.tolist()]
     return [written[i * config.n : (i + 1) * config.n] for i in range(len(queries))]

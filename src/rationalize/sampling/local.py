@@ -59,6 +59,11 @@ class Sampler:
         """The policy's name."""
         return self.policy.name
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What replies are computed in."""
+        return self._writer.dtype
+
     def refresh(self) -> None:
         """Take over the policy's weights as they are now."""
         policy = self._writer = self.policy

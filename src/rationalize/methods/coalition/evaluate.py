@@ -176,7 +176,7 @@ def spent(attempts: Sequence[Attempt]) -> float:
     return float(np.mean([a.n_tokens for a in attempts]))
 
 
-def measured(run: Run) -> dict[str, list[dict[str, Any]]]:
+def measured(run: Run) -> dict[str, Any]:
     """What was stored on the coalition itself on the way, as rows for the page."""
     reading, facts = run.read_json("reading.json"), run.done(CONTROLLER) or {}
     facts = facts if facts.get("learned_from") else {}  # else chance picks

@@ -17,7 +17,7 @@ from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GdpoConfig, GrpoConfig
 from rationalize.methods.mario import control_bins
 from rationalize.methods.mario_config import MarioConfig
-from rationalize.methods.outcome import export, write_results
+from rationalize.methods.outcome import Best, write_results
 from rationalize.methods.scoring import Scoring
 from rationalize.methods.sft import SftConfig, StartConfig, taught
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig
@@ -149,8 +149,10 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     rows += [_row(name, config, len(taught(exp.train))) for name in config.methods]
 
     said: list[str] = []
+    best: Best | None = None
 
     def after(seeded: Experiment, row: Row, learned: Learned) -> None:
+        nonlocal best
         if row.label == SFT:
             _preflight(seeded, config.mario, learned)
         if seeded.seed != config.seeds[-1]:
@@ -158,14 +160,15 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
         if isinstance(row.config, MarioConfig):
             said.extend(_under_both_tokens(seeded, row, learned))
         if row == rows[-1]:
-            export(seeded, learned.policy, row.label, learned.asked)
+            best = Best(row.label, seeded.seed, learned.policy, learned.asked)
 
     table = baselines(exp, config.direct, config.shots)
     run_rows(exp, rows, config.seeds, table, after)
     learners = [row.label for row in rows[1:]]
     pairs = [(name, SFT) for name in learners] + [(name, learners[0]) for name in learners[1:]]
     meta = {"seconds": time.monotonic() - started, "seeds": list(config.seeds)}
-    write_results(exp, table.methods, [*pairs, (SFT, BASE)], meta, trained=table.trained())
+    pairs.append((SFT, BASE))
+    write_results(exp, table.methods, pairs, meta, model=best, trained=table.trained())
     for line in said:
         say(printable(line))
     say(f"report: {exp.run.path / 'report.html'}")

@@ -23,7 +23,7 @@ from rationalize.methods.experiment import (
     tokens_written,
 )
 from rationalize.methods.iterative_dpo import IterativeDpoConfig
-from rationalize.methods.outcome import export, write_results
+from rationalize.methods.outcome import Best, write_results
 from rationalize.methods.own_attempts import SelectConfig, WriteConfig
 from rationalize.methods.ppo import Mode, PpoConfig
 from rationalize.methods.self_motivated import RankConfig
@@ -149,7 +149,7 @@ def self_motivated_demo(exp: Experiment, config: SelfMotivatedDemoConfig, starte
     best = best_of({row: table.selected(exp, row, last) for row in ppo}) if ppo else RFT
     seeded = exp.with_seed(last)
     weights = table.learned[best, last].weights
-    export(seeded, seeded.load_policy(weights), best, table.learned[best, last].asked)
+    model = Best(best, last, seeded.load_policy(weights), table.learned[best, last].asked)
     models = {
         seed: learned.reward_model
         for (label, seed), learned in table.learned.items()
@@ -165,4 +165,6 @@ def self_motivated_demo(exp: Experiment, config: SelfMotivatedDemoConfig, starte
         pairs.append(("PPO, rm+z", "PPO, z"))
     meta = {"seconds": time.monotonic() - started, "seeds": list(config.seeds)}
     meta["tokens_written"] = tokens_written(exp)
-    write_results(exp, table.methods, pairs, meta, votes=votes, trained=table.trained())
+    write_results(
+        exp, table.methods, pairs, meta, model=model, votes=votes, trained=table.trained()
+    )
