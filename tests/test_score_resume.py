@@ -44,6 +44,8 @@ def counted(tmp_path, monkeypatch):
         "def count(completions):\n"
         "    asked.extend(completions)\n"
         "    if len(asked) > int(os.environ.get('SIGNAL_AFTER', 10**9)):\n"
+        "        if int(os.environ['SIGNAL']) == signal.SIGINT:\n"
+        "            raise KeyboardInterrupt\n"  # a job in the background ignores the signal
         "        signal.raise_signal(int(os.environ['SIGNAL']))\n"
         "def words(completions, **columns):\n"
         "    count(completions)\n"
