@@ -21,12 +21,15 @@ from transformers.models.auto import configuration_auto, modeling_auto
 
 from rationalize.errors import UserError
 from rationalize.models.choices import ChoiceScorer, Continuation
+from rationalize.models.exported import compare_export, kept_replies
 from rationalize.models.forward import Row, token_logprobs
 from rationalize.models.load import auto_class, load_policy
 from rationalize.models.policy import Policy
 from rationalize.models.precision import Numbers
 from rationalize.models.probe import Decoding
+from rationalize.records import Question
 from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import PromptOptions, Provenance, Recorded, write_attempts
 from tests.tiny import tiny_tokenizer
 
 PROMPTS = ("The stone is heavier than the leaf, is it not?", "Ice", "Tom has four apples.")
@@ -269,7 +272,7 @@ def _obeys(folder: Path) -> str:
 
 
 def _exports(folder: Path) -> str:
-    """Plain transformers loads the exported folder, and computes the same logits from it."""
+    """Plain transformers loads the exported folder, and computes and writes the same with it."""
     policy = load_policy(folder, device="cpu", numbers=Numbers("float32"), tuning="lora")
     policy.add_controls({"diversity": 3})
     out = folder / "out"
@@ -284,7 +287,17 @@ def _exports(folder: Path) -> str:
     logits = _own_logits(policy, plain, prompt, [*before, *reply[:-1]])[len(before) :].float()
     own = torch.log_softmax(logits, -1).gather(1, torch.tensor(reply)[:, None])[:, 0]
     gap = max((ours - reloaded).abs().max().item(), (ours - own).abs().max().item())
-    return "yes" if gap < 1e-3 else f"no: log-probabilities differ by {gap:.2g}"
+    if gap > 1e-3:
+        return f"no: log-probabilities differ by {gap:.2g}"
+    recorded = Recorded(Sampler(policy, shadow=False))
+    attempts = write_attempts(
+        recorded, [Question(f"q{i}", prompt, "?") for i, prompt in enumerate(PROMPTS)],
+        SamplingConfig(temperature=0.0, max_new_tokens=8), Provenance("test", 0),
+        PromptOptions(control={"diversity": 0}),
+    )  # fmt: skip
+    kept = kept_replies(policy, attempts, recorded.ids, policy.dtype)
+    compare_export(policy, out, {a.id: a for a in attempts}, kept)  # raises where they differ
+    return "yes"
 
 
 def verdict(name: str) -> dict[str, str]:
@@ -336,7 +349,7 @@ weights of a fixed seed. Models of images or sound are used with text alone.
   **LoRA**: the same with an adapter.
 - **control tokens**: one changes the log-probabilities, and gets a gradient.
 - **export**: a model with an adapter and control tokens, exported, gives the same log-probabilities
-  in plain transformers.
+  in plain transformers, and `generate` writes the same greedy replies.
 - **decoding**: empty for the fastest way. When a model is loaded, a probe compares what it writes
   step by step with full passes, on a few tokens; what is not the same is done in a slower way that
   is, and one line of the log says so. What no way does exactly is refused by name.

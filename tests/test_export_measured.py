@@ -82,7 +82,8 @@ def test_a_run_compares_its_model_with_what_it_measured(base, tmp_path):
     assert compared["replies"] == 3
     assert compared["tokens"] > 3
     written = json.loads((tmp_path / "model/generation_config.json").read_text())
-    assert not set(written) & (HOSTILE.keys() - {"suppress_tokens"})
+    assert not set(written) & (HOSTILE.keys() - {"suppress_tokens", "do_sample"})
+    assert written["do_sample"] is False
     assert written.get("suppress_tokens") in (None, [*range(300, 304)])  # the T5's unused rows
 
 

@@ -95,6 +95,7 @@ def own_generation_config(policy: Policy) -> Any:
     # control tokens, and padding rows of the embedding, must never be written
     rows = model.get_output_embeddings().weight.shape[0]
     return model.generation_config_class(
+        do_sample=False,  # said, since transformers' pipeline else draws
         bos_token_id=policy.tokenizer.bos_token_id, pad_token_id=policy.pad_id,
         eos_token_id=[*policy.ends] if len(policy.ends) > 1 else policy.eos_id,
         decoder_start_token_id=policy.start_id if policy.is_encoder_decoder else None,

@@ -34,9 +34,10 @@ REPLIES = 3
 """Replies that an export is compared by."""
 TOKENS = 48
 """Most tokens of each that are compared."""
-ROUNDING = {"bfloat16": 0.02, "float32": 1e-3}
+ROUNDING = {"bfloat16": 0.04, "float32": 1e-3}
 """Precision of the measurement -> how far a token's score may be below the highest one, relative to
-the largest score. In bfloat16 SmolLM2's are up to .004 below: a rounding of the output layer.
+the largest score. SmolLM2's greedy tokens in bfloat16 were up to .016 below in float32 (12 replies,
+411 tokens, of which 13 were below at all).
 """
 
 _FAULTS = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError)
