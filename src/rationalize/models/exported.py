@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rationalize.errors import UserError
+from rationalize.errors import UserError, machine_failure
 from rationalize.models.encoding import special_tokens
 from rationalize.models.folders import no_bars, read_facts
 from rationalize.models.load import auto_class
@@ -105,9 +105,9 @@ def compare_export(
         part = measured[:TOKENS]
         try:
             written, ties = _write(exported, prompt, part, ROUNDING[kept["precision"]])
-        except torch.OutOfMemoryError:
-            raise
         except _FAULTS as error:
+            if machine_failure(error):
+                raise
             raise _does_not("write with", error) from error
         if written != part:
             texts = [tokenizer.decode(ids) for ids in (part, written)]
@@ -179,6 +179,8 @@ def _load(policy: Policy, folder: Path) -> _Exported:
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
             model = kind.from_pretrained(folder, dtype="auto", trust_remote_code=trust).eval()
     except Exception as error:
+        if machine_failure(error):
+            raise
         raise _does_not("load", error) from error
     try:
         model = model.to(policy.device)
