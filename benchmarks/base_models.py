@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.models.precision import Numbers
 from rationalize.questions import load_splits
 from rationalize.runs import Run, Stage

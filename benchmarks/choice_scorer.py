@@ -20,8 +20,7 @@ import torch
 from rationalize.answers import label
 from rationalize.models.choices import ChoiceScorer, Continuation
 from rationalize.models.forward import Row, token_logprobs
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
 from rationalize.models.trees import build_prefix_trees
 from rationalize.questions import load_splits

@@ -37,8 +37,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rationalize.models.forward import padded
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
 from rationalize.questions import load_splits
 from rationalize.records import Attempt

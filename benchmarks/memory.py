@@ -58,7 +58,7 @@ def measure(
     args: argparse.Namespace, method: Literal["mario", "sft"], tuning: Literal["full", "lora"]
 ) -> dict[str, float]:
     """MiB after loading, at the end, and of the frozen copy."""
-    from rationalize.models.load import load_policy
+    from rationalize.models.policy import load_policy
     from rationalize.models.precision import Numbers
     from rationalize.questions import load_splits
     from rationalize.runs import Run, Stage

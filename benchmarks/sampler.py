@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 
 from rationalize.models.forward import padded
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers, has_fast_bfloat16
 from rationalize.questions import load_questions
 from rationalize.sampling.local import Sampler, SamplingConfig

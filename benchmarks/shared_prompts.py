@@ -20,8 +20,7 @@ from torch import Tensor
 
 from rationalize.models.forward import Row, micro_batches, token_logprobs
 from rationalize.models.heads import new_head, reply_scores
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.reward_model import reward_row
 from rationalize.questions import load_splits
 from rationalize.training.loop import FitConfig

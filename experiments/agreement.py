@@ -39,8 +39,7 @@ from rationalize.methods.base import RunConfig, with_first
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig, train_answer_scorer
 from rationalize.methods.train_scorers.verifier import VerifierConfig, train_verifier
 from rationalize.models.choices import ChoiceScorer, cast_linears_to_bf16
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.scorers import AnswerScorer, Verifier, VerifierFold
 from rationalize.questions import load_questions, same_question_key
 from rationalize.questions.judged import JudgedQuestion, load_judged_questions

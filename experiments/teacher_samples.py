@@ -21,7 +21,7 @@ from rationalize.methods.base import RunConfig
 from rationalize.methods.demos.mario import MarioDemoConfig
 from rationalize.methods.launch import settings_of
 from rationalize.methods.mario_config import best_prefix
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.questions import load_splits
 from rationalize.records import Question
 from rationalize.runs import Run

@@ -11,7 +11,7 @@ from toys import question
 from rationalize.errors import UserError
 from rationalize.models.context import over_context
 from rationalize.models.forward import Row
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.models.reach import lora_reach
 from rationalize.runs import Run, Stage
 from rationalize.sampling.local import Sampler, SamplingConfig

@@ -13,7 +13,7 @@ from rationalize.errors import UserError
 from rationalize.methods.base import Asked, RunConfig
 from rationalize.methods.outcome import Best, export
 from rationalize.models.exported import compare_export, kept_replies
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.models.precision import frozen_copy
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler, SamplingConfig

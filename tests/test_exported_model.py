@@ -16,7 +16,7 @@ from rationalize.evaluation.harness import Asked, harness_rows, harness_task
 from rationalize.evaluation.results import summarise
 from rationalize.methods.sft import StartConfig
 from rationalize.models.cards import base_facts, read_card
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.report.card import CardFacts, model_card
 from rationalize.runs import Run
 from rationalize.sampling.local import SamplingConfig

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertLMHeadModel
 from rationalize.errors import UserError
 from rationalize.models import probe as probing
 from rationalize.models.forward import local_window, plain_model
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.models.probe import Decoding, find_decoding
 from tests.families import COLUMNS, build, check, families
 from tests.tiny import tiny_policy, tiny_tokenizer

@@ -15,7 +15,7 @@ from rationalize.errors import UserError
 from rationalize.models import gguf as conversion
 from rationalize.models.cards import base_facts, read_card
 from rationalize.models.folders import check_model
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.models.precision import Numbers
 from tests.tiny import CHAT_TEMPLATE, tiny_policy, tiny_tokenizer
 

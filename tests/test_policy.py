@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 from rationalize.errors import UserError
 from rationalize.models import default
 from rationalize.models.forward import Row, token_logprobs
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.templates import DEFAULT_SYSTEM
 from tests.tiny import tiny_folder, tiny_policy

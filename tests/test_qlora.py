@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from rationalize.models.forward import Row
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.models.precision import Numbers, frozen_copy
 from rationalize.models.quantised import four_bits, has_learned
 from rationalize.training.objectives import nll

@@ -27,7 +27,7 @@ from rationalize.methods.self_motivated import (
 )
 from rationalize.methods.self_training import RftConfig, self_training
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.questions import load_questions, load_splits
 from rationalize.rewards import Reward, RewardSuite
 from rationalize.rewards.correctness import correctness

@@ -24,7 +24,7 @@ from rationalize.methods.self_training import (
 )
 from rationalize.methods.sft import StartConfig
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig, rank_attempts
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.questions import load_splits
 from rationalize.rewards import Reward, RewardSuite
 from rationalize.rewards.correctness import correctness

@@ -16,7 +16,7 @@ from rationalize.methods.coalition.tuning import with_rationales
 from rationalize.methods.experiment import baselines
 from rationalize.methods.own_attempts import WriteConfig, learned_text, own_attempts
 from rationalize.methods.sft import StartConfig
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.questions.demonstrations import BUILT_IN, Demonstrations
 from rationalize.records import Question
 from rationalize.rewards import Reward

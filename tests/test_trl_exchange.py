@@ -160,7 +160,7 @@ def test_trls_commands_train_on_exports(tmp_path, name, messages):
 @pytest.mark.parametrize("messages", [False, True])
 def test_trl_reads_the_tokens_that_we_would_learn(tmp_path, messages):
     """The prompt's ids are our policy's own, and the loss is on the reply and its end alone."""
-    from rationalize.models.load import load_policy
+    from rationalize.models.policy import load_policy
 
     flags = ["--messages"] if messages else []
     out, attempts = exported(tmp_path, "--format", "sft", *flags)

@@ -20,8 +20,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
 
 Kind = Literal["decoder", "t5"]

@@ -27,7 +27,7 @@ _HOMES = {
     "load_questions": "rationalize.questions",
     "Run": "rationalize.runs",
     "Policy": "rationalize.models.policy",
-    "load_policy": "rationalize.models.load",
+    "load_policy": "rationalize.models.policy",
     "Sampler": "rationalize.sampling.local",
     "ServerSampler": "rationalize.sampling.server",
     "HttpConfig": "rationalize.sampling.config",

@@ -107,7 +107,7 @@ def load(model: str, *, trust_remote_code: bool = False) -> Policy:
             "Coalition.load(FOLDER).chains(questions, sampling)"
         )
     say(f"loading the model {model}")
-    from rationalize.models.load import load_policy
+    from rationalize.models.policy import load_policy
 
     return load_policy(model, trust_remote_code=trust_remote_code)
 

@@ -16,8 +16,7 @@ from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
 from rationalize.evaluation.results import round_rows
 from rationalize.models.exported import kept_replies
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy, Precision
+from rationalize.models.policy import Policy, Precision, load_policy
 from rationalize.models.precision import Numbers
 from rationalize.models.tuning import decide_for
 from rationalize.questions import check_overlap, load_splits

@@ -21,7 +21,7 @@ from torch import Tensor
 from rationalize.errors import UserError, machine_failure
 from rationalize.models.encoding import special_tokens
 from rationalize.models.folders import no_bars, read_facts
-from rationalize.models.load import auto_class
+from rationalize.models.loading import auto_class
 from rationalize.records import Attempt
 from rationalize.text import clipped
 

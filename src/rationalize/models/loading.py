@@ -25,6 +25,19 @@ LOAD_ERRORS = (OSError, ValueError, RuntimeError, ImportError, SafetensorError)
 """What transformers raises of a model that cannot be loaded."""
 
 
+def auto_class(config: Any) -> Any:
+    """The class of transformers that loads this configuration's model."""
+    import transformers as hf
+
+    if config.is_encoder_decoder:
+        return hf.AutoModelForSeq2SeqLM
+    # models of images or sound that have no class for text alone are used with text alone
+    several = type(config) in hf.MODEL_FOR_MULTIMODAL_LM_MAPPING
+    if several and type(config) not in hf.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return hf.AutoModelForMultimodalLM
+    return hf.AutoModelForCausalLM
+
+
 def load_weights(kind: Any, source: str, config: Any, **options: Any) -> Any:
     """The model of a class of transformers, with all of its weights.
 

@@ -13,25 +13,37 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
-from rationalize.models.checkpointing import checkpointed_layers
+from rationalize.models.checkpointing import check_checkpointing, checkpointed_layers
 from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
 from rationalize.models.encoding import (
     TEMPLATE_VALUES,
     chat_ids,
+    find_ends,
     id_space,
+    own_generation_config,
     plain_ids,
+    settle,
     words_of,
 )
 from rationalize.models.folders import (
+    check_model,
+    read_facts,
     save_policy,
+    weights_hash,
 )
+from rationalize.models.loading import LOAD_ERRORS, auto_class, load_weights
 from rationalize.models.lora import with_adapter
-from rationalize.models.precision import Numbers, frozen_copy, has_fast_bfloat16
-from rationalize.models.probe import Decoding, check_adapter, control_states
+from rationalize.models.precision import AS_IT_IS, Numbers, frozen_copy, has_fast_bfloat16
+from rationalize.models.probe import Decoding, check_adapter, control_states, probe
 from rationalize.models.quantised import (
+    check_quantising,
     dense_with_adapter,
+    four_bits,
     has_learned,
 )
+from rationalize.models.sources import advice_on, name_of, source_of
+from rationalize.models.tuning import decide_for
+from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
 
 Style = Literal["chat", "plain"]
@@ -256,8 +268,6 @@ class Policy:
 
     def load_weights(self, folder: Path) -> None:
         """Load weights, tokenizer and control tokens from a folder that `save` wrote."""
-        from rationalize.models.load import load_policy
-
         saved = load_policy(
             folder, tuning=self.tuning, style=self.style, system=self.system,
             lora_rank=self.lora_rank, device=self.device, numbers=Numbers(
@@ -315,3 +325,82 @@ def _cast(model: Any, dtype: torch.dtype) -> None:
     """Cast parameters only: rotary frequencies are buffers, too imprecise in bfloat16."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
+
+
+def load_policy(
+    model: str | Path = "default", *, tuning: Tuning = "full",
+    style: Literal["auto", "chat", "plain"] = "auto", system: str | None = DEFAULT_SYSTEM,
+    lora_rank: int = 16, numbers: Numbers = AS_IT_IS,
+    device: str | torch.device | None = None, trust_remote_code: bool = False,
+) -> Policy:  # fmt: skip
+    """Load a policy from `default`, a folder, a run (its `model/`), a GGUF file, or a hub id.
+
+    `style="auto"`: the style that `save` stored, else the chat template if there is one, else plain
+    text. A stored system line replaces the default one. `tuning="lora"` adds an adapter; `auto`
+    does so where `decide_tuning` says it. Raises `UserError` if no model can be loaded, or not with
+    these `numbers`, or if its logits cannot be computed from its hidden states.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    check_model(model)
+    source = source_of(model)
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if numbers.quantise:
+        check_quantising(place)
+    try:
+        config = AutoConfig.from_pretrained(source, **options)
+        kind = auto_class(config)
+        if numbers.quantise:
+            loaded = load_weights(
+                kind, source, config, dtype=torch.bfloat16, **four_bits(place), **options
+            )
+        else:
+            loaded = load_weights(kind, source, config, dtype=numbers.dtype, **options).to(place)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except LOAD_ERRORS as error:
+        raise UserError(
+            f"no model could be loaded from {str(model)!r}: {error}\n{advice_on(source)}"
+        ) from error
+    facts = read_facts(source)
+    if "chat_template" in facts:
+        tokenizer.chat_template = facts["chat_template"]  # the one without a baked control prefix
+    settle(tokenizer, continues=not config.is_encoder_decoder)
+    auto_style: Style = facts.get("style") or ("chat" if tokenizer.chat_template else "plain")
+    rows = loaded.get_input_embeddings().weight.shape[0]
+    loaded = loaded.eval()
+    if numbers.gradient_checkpointing:
+        check_checkpointing(loaded, str(model))
+    n_vocab = facts.get("n_vocab") or min(id_space(tokenizer), rows)
+    style = auto_style if style == "auto" else style
+    policy = Policy(
+        model=loaded,
+        tokenizer=tokenizer, weights_hash=weights_hash(source, loaded),
+        name=name_of(model),
+        is_encoder_decoder=bool(config.is_encoder_decoder),
+        style=style,
+        system=facts.get("system", system) if system == DEFAULT_SYSTEM else system,
+        n_vocab=n_vocab, tuning=decide_for(loaded).tuning if tuning == "auto" else tuning,
+        ends=find_ends(
+            tokenizer, loaded.generation_config, chat=style == "chat", n_vocab=n_vocab
+        ),
+        gradient_checkpointing=numbers.gradient_checkpointing, quantised=numbers.quantise,
+        lora_rank=lora_rank, precision=numbers.precision, trust_remote_code=trust_remote_code,
+        knows_form=bool(facts),
+        controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
+    )  # fmt: skip
+    policy.folds_system = policy.chat and bool(policy.system) and not _shows_system(policy)
+    probe(policy)
+    loaded.generation_config = own_generation_config(policy)
+    policy._wrap()
+    return policy
+
+
+def _shows_system(policy: Policy) -> bool:
+    """Whether the chat template renders a system message; some raise, some drop it."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return (policy.system or "") in policy.render("x")
+    except TemplateError:
+        return False

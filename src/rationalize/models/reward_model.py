@@ -24,8 +24,7 @@ from rationalize.files import write_text
 from rationalize.models.choices import cast_linears_to_bf16
 from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import load_head, reply_scores
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
 from rationalize.records import Question
 from rationalize.templates import prompt_text

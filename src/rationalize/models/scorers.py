@@ -26,9 +26,8 @@ from rationalize.models.choices import (
     Continuation,
     cast_linears_to_bf16,
 )
-from rationalize.models.load import load_policy
 from rationalize.models.memo import Memo
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.vera import Vera
 from rationalize.records import Question
 

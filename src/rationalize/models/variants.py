@@ -25,8 +25,7 @@ import torch
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.models.folders import no_bars
-from rationalize.models.load import load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
 
 FILE = "variants.json"

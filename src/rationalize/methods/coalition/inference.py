@@ -27,7 +27,7 @@ from rationalize.methods.coalition.config import Refiners, refines
 from rationalize.models.answer_texts import Texts, answer_prompt
 from rationalize.models.choices import ChoiceScorer, cast_linears_to_bf16
 from rationalize.models.controller import KEEP, choose
-from rationalize.models.load import load_policy
+from rationalize.models.policy import load_policy
 from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
 from rationalize.records import Attempt, Question
