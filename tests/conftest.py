@@ -5,12 +5,17 @@ import gc
 import json
 
 import pytest
+from hypothesis import settings
 from tiny import tiny_folder, tiny_policy
 from toys import experiment
 
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.records import Question
 from rationalize.training.loop import FitConfig
+
+# a first example may pay for what later ones share: a process of math-verify's, an import
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 
 def pytest_collection_finish():
