@@ -23,8 +23,8 @@ from rationalize.errors import UserError
 from rationalize.models.choices import ChoiceScorer, Continuation
 from rationalize.models.exported import compare_export, kept_replies
 from rationalize.models.forward import Row, token_logprobs
-from rationalize.models.loading import auto_class, load_policy
-from rationalize.models.policy import Policy
+from rationalize.models.loading import auto_class
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
 from rationalize.models.probe import Decoding
 from rationalize.records import Question
