@@ -1,13 +1,12 @@
 """GRPO and GDPO on tasks whose optimum is known, and what must hold of them."""
 
 import dataclasses
-import hashlib
 import logging
 
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_folder, tiny_policy
+from tiny import tiny_folder, tiny_policy, weights
 from toys import experiment, question
 
 from rationalize import train
@@ -140,13 +139,6 @@ def test_where_all_attempts_are_worth_the_same_nothing_is_learned(tmp_path, capl
     assert [line["weight"] for line in run.metrics("g")] == [0.0, 0.0]
     assert run.done("g")["step"] == 0  # the start is a candidate, and kept among equals
     assert weights(policy) == weights(tiny_policy())
-
-
-def weights(policy):
-    digest = hashlib.sha256()
-    for _, tensor in sorted(policy.model.state_dict().items()):
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class Killed(Exception):

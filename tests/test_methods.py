@@ -1,12 +1,11 @@
 """Each method on a toy task: a held-out number improves, and a killed run ends in the same bits."""
 
 import dataclasses
-import hashlib
 import json
 
 import pytest
 import torch
-from tiny import tiny_folder, tiny_policy
+from tiny import tiny_folder, tiny_policy, weights
 from toys import experiment
 
 from rationalize import train
@@ -57,13 +56,6 @@ def suite():
 
 def toy_experiment(path, train=TRAIN, **facts):
     return experiment(path, train, DEV, **facts)
-
-
-def weights(policy):
-    digest = hashlib.sha256()
-    for _, tensor in sorted(policy.model.state_dict().items()):
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 EPOCHS = {"decoder": 100, "t5": 200}

@@ -1,11 +1,10 @@
 """PPO on tasks whose optimum is known, and what must hold of it."""
 
 import dataclasses
-import hashlib
 
 import pytest
 import torch
-from tiny import tiny_policy
+from tiny import tiny_policy, weights
 from toys import experiment
 
 from rationalize.errors import UsageError
@@ -192,13 +191,6 @@ def test_the_start_is_kept_where_nothing_is_better(tmp_path):
     policy, run = learn(tmp_path, lambda completions, **_: [0.0] * len(completions), config)
     assert run.done("ppo")["step"] == 0
     assert weights(policy) == weights(tiny_policy())
-
-
-def weights(policy):
-    digest = hashlib.sha256()
-    for _, tensor in sorted(policy.model.state_dict().items()):
-        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 class Killed(Exception):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any, Literal
@@ -118,3 +119,11 @@ def _t5(tokenizer: PreTrainedTokenizerFast) -> T5ForConditionalGeneration:
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     return T5ForConditionalGeneration(config)
+
+
+def weights(policy: Policy) -> str:
+    """A hash of all weights."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(policy.model.state_dict().items()):
+        digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

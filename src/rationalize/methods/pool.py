@@ -90,13 +90,13 @@ class Pool:
         """
         drawn = [(a, {n: bins[n] for n in active})
                  for step, active in steps for a, bins in self.draw(step, active)]  # fmt: skip
-        counted = {
+        found = {
             "rows": len(drawn),
             "attempts": len({a.id for a, _ in drawn}),
             "wrong": _share(a.rewards.get("correctness") == 0 for a, _ in drawn),
             "all_best": _share(not any(bins.values()) for _, bins in drawn),
         }
-        stage.log("drawn", self.rounds - 1, [{"round": self.rounds - 1, **counted}])
+        stage.log("drawn", self.rounds - 1, [{"round": self.rounds - 1, **found}])
 
     def filled(self) -> dict[str, list[int]]:
         """Bins of each reward that hold an attempt: the others' tokens were never trained."""
@@ -110,13 +110,13 @@ class Pool:
         """Counts of the newest round and occupancy of every bin; an empty bin warns."""
         round, attempts = self.rounds - 1, self._rounds[-1]
         undefined = {n: sum(a.rewards[n] is None for a in attempts) for n in attempts[0].rewards}
-        counted = {
+        found = {
             "written": len(attempts), "learned_from": len(self.attempts),
             "unparsed": sum(not a.parsed for a in attempts),
             "cut": sum(a.finish == "length" for a in attempts),
             "undefined": {n: count for n, count in undefined.items() if count},
         }  # fmt: skip
-        stage.log("pool", round, [counted])
+        stage.log("pool", round, [found])
         occupancy = {
             n: np.bincount(bins, minlength=self._controls[n]).tolist()
             for n, bins in self.bins.items()

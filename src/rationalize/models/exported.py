@@ -178,7 +178,7 @@ def _load(policy: Policy, folder: Path) -> _Exported:
         with no_bars():
             tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
             model = kind.from_pretrained(folder, dtype="auto", trust_remote_code=trust).eval()
-    except Exception as error:
+    except Exception as error:  # tokenizers raises nothing narrower for a file it cannot read
         if machine_failure(error):
             raise
         raise _does_not("load", error) from error

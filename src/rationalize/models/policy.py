@@ -33,7 +33,13 @@ from rationalize.models.folders import (
 )
 from rationalize.models.loading import LOAD_ERRORS, auto_class, load_weights
 from rationalize.models.lora import with_adapter
-from rationalize.models.precision import AS_IT_IS, Numbers, frozen_copy, has_fast_bfloat16
+from rationalize.models.precision import (
+    AS_IT_IS,
+    Numbers,
+    cast_parameters,
+    frozen_copy,
+    has_fast_bfloat16,
+)
 from rationalize.models.probe import Decoding, check_adapter, control_states, probe
 from rationalize.models.quantised import (
     check_quantising,
@@ -311,20 +317,14 @@ class Policy:
         elif self.tuning == "lora":
             # bfloat16 weights would round small adapter updates away: merge in float32
             dtype = self.dtype
-            _cast(self.model, torch.float32)
+            cast_parameters(self.model, torch.float32)
             self.model = self.model.merge_and_unload()
-            _cast(self.model, dtype)
+            cast_parameters(self.model, dtype)
 
     def _wrap(self) -> None:
         """Under LoRA: add a zero-initialised adapter; only it and the control rows are trained."""
         if self.tuning == "lora":
             self.model = with_adapter(self)
-
-
-def _cast(model: Any, dtype: torch.dtype) -> None:
-    """Cast parameters only: rotary frequencies are buffers, too imprecise in bfloat16."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
 
 
 def load_policy(

@@ -42,6 +42,12 @@ def autocast(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, torch.bfloat16, enabled=has_fast_bfloat16(device))
 
 
+def cast_parameters(model: Any, dtype: torch.dtype) -> None:
+    """Cast parameters in place but no buffers: rotary frequencies are too imprecise in bfloat16."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def frozen_copy(model: Any, dtype: torch.dtype, *, linear_only: bool = False) -> Any:
     """A frozen copy with its parameters, or its linear layers only, in another precision.
 

@@ -42,12 +42,15 @@ def balanced_bins(
     """
     rng = np.random.default_rng([*_seeds(seed), step])
     names = sorted(bins)
+    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # reward -> its filled bins, their shares
     batch = []
     for _ in range(batch_size):
-        bins_N = bins[names[rng.integers(len(names))]]
-        non_empty, counts = np.unique(bins_N, return_counts=True)
-        shares = capped_shares(counts, over_draw)
-        members = np.flatnonzero(bins_N == non_empty[rng.choice(len(shares), p=shares)])
+        name = names[rng.integers(len(names))]
+        if name not in parts:
+            filled, counts = np.unique(bins[name], return_counts=True)
+            parts[name] = filled, capped_shares(counts, over_draw)
+        filled, shares = parts[name]
+        members = np.flatnonzero(bins[name] == filled[rng.choice(len(shares), p=shares)])
         batch.append(int(members[rng.integers(len(members))]))
     return batch
 
