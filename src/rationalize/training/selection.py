@@ -71,7 +71,8 @@ class BestCheckpoint:
                 "no checkpoint was offered: nothing was evaluated on development questions"
             )
         tensors = load_file(self._weights)
-        for name, parameter in policy.model.named_parameters():
-            if name in tensors:
-                parameter.data.copy_(tensors[name])
+        with torch.no_grad():
+            for name, parameter in policy.model.named_parameters():
+                if name in tensors:
+                    parameter.copy_(tensors[name])
         return {"step": self.step, "scores": {str(k): v for k, v in self.scores.items()}}
