@@ -41,11 +41,9 @@ def test_they_are_short():
         assert len(file.read_text().splitlines()) < 60
 
 
-def test_score_rationales(tmp_path, capsys):
+def test_score_rationales(capsys):
     module = example("score_rationales")
-    file = tmp_path / "rationales.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in module.ROWS))
-    dense, repeated, wrong = module.main(file)
+    dense, repeated, wrong = module.main(module.ROWS)
     assert [s["correctness"] for s in (dense, repeated, wrong)] == [1.0, 1.0, 0.0]
     assert repeated["diversity"] < dense["diversity"] == 1.0
     assert (dense["brevity"], wrong["brevity"]) == (1.0, 0.5)
