@@ -142,3 +142,17 @@ def test_learn_from_own_attempts(half_right, tmp_path, capsys):
     train("self-motivated", tmp_path / "run", **{**module.SETTINGS, **quick})
     module.compare_two_rationales(tmp_path / "run", questions)
     assert "'right': " in capsys.readouterr().out
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    cells = json.loads((EXAMPLES / "first_steps.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(sources[0], names)
+    model = tiny_folder("decoder", tmp_path / "tiny", chat=True)
+    names |= {"MODEL": str(model), "QUESTIONS": "builtin:train=8,dev=4,test=4", "TOKENS": 8}
+    for source in sources[1:]:
+        exec(source, names)
+    assert "the whole report: file:///" in capsys.readouterr().out
+    assert all(not cell.get("outputs") for cell in cells)

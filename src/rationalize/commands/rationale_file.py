@@ -131,7 +131,11 @@ class RationaleFile:
     def _rows(self) -> Iterator[RawRow | BadRow]:
         if isinstance(self._source, Path):
             return read_rows(self._source)
-        return (RawRow("", f"row {i}", dict(row)) for i, row in enumerate(self._source, 1))
+        rows = (  # a file's lists, which a program may hold as tuples
+            {name: list(v) if isinstance(v, tuple) else v for name, v in row.items()}
+            for row in self._source
+        )
+        return (RawRow("", f"row {i}", row) for i, row in enumerate(rows, 1))
 
     def _has(self, raw: RawRow, field: str) -> bool:
         """Whether a row has a column for the field."""
