@@ -23,9 +23,6 @@ from rationalize.models.streams import Query, Stream
 _BLOCK = 16
 """Lengths are rounded up to it: kernels are made anew for every shape."""
 
-_EIGHT = 8
-"""Rows of a batch are a multiple of it, for the same reason."""
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -87,14 +84,14 @@ class OwnStream(Stream):
         self._grow(len(tokens))
         x = weights.embed(tokens.to(weights.device)).to(weights.dtype)  # (R, d)
         positions = (self._start_R + at)[:, None]
-        rotation = tuple(part[:, 0] for part in _rotation(weights, positions))  # (R, H + k, D)
+        cos, sin = (part[:, 0] for part in _rotation(weights, positions))  # (R, H + k, D) each
         # one bias for all layers: padding of the prompts, and own columns without a token
         length = _rounded_up(at + 1, _BLOCK)
         ahead = torch.arange(length, device=x.device) > at
         own_bias = x.new_zeros(length).masked_fill_(ahead, float("-inf"))
         bias = torch.cat([self._bias_RL, own_bias.expand(len(x), -1)], -1)[:, None, None]
         for i, layer in enumerate(weights.layers):
-            q, k, v = _qkv(weights, layer, x, rotation)  # (R, H, D), (R, k, D) twice
+            q, k, v = _qkv(weights, layer, x, (cos, sin))  # (R, H, D), (R, k, D) twice
             self._keys[i][..., at] = k
             self._values[i][:, :, at] = v
             parts: list[_Part] = [(m.keys[i], m.values[i], readers) for m, readers in self._shared]
@@ -151,11 +148,6 @@ class OwnStream(Stream):
                 self._values.append(values)
 
 
-def rows_to_keep(active: int) -> int:
-    """Rows of a batch in which so many still write."""
-    return _rounded_up(active, _EIGHT)
-
-
 @dataclass(frozen=True)
 class _Readers:
     """Which rows read each source: row r stands at `slots[r]` among `sources * each` places."""
@@ -167,7 +159,7 @@ class _Readers:
 
     def spread(self, x: Tensor) -> Tensor:
         """(R, k, g, X) -> (S, k, each * g, X)."""
-        rows, heads, group, width = x.shape
+        _, heads, group, width = x.shape
         if self.slots is not None:
             places = x.new_zeros(self.sources * self.each, heads, group, width)
             x = places.index_copy_(0, self.slots, x)
@@ -245,12 +237,15 @@ def _rotation(weights: DecodeWeights, positions: Tensor) -> tuple[Tensor, Tensor
     """Cosines, and sines with the signs of a half turn, of queries and keys: each
     (B, T, H + k, D). The scale of attention is in the queries'.
     """
-    cos, sin = weights.rotary(torch.empty(0, dtype=torch.float32, device=positions.device), positions)
+    cos, sin = weights.rotary(
+        torch.empty(0, dtype=torch.float32, device=positions.device), positions
+    )
     half = weights.head_dim // 2
     sin = torch.cat([-sin[..., :half], sin[..., half:]], -1)
     scale = torch.ones(weights.heads + weights.kv_heads, 1, device=positions.device)
     scale[: weights.heads] = weights.scaling
-    return tuple((part[..., None, :] * scale).to(weights.dtype) for part in (cos, sin))
+    cos, sin = ((part[..., None, :] * scale).to(weights.dtype) for part in (cos, sin))
+    return cos, sin
 
 
 def _qkv(

@@ -67,6 +67,11 @@ class DecodeWeights:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def bytes_per_token(self) -> int:
+        """Of keys and values."""
+        return 2 * len(self.layers) * self.kv_heads * self.head_dim * self.dtype.itemsize
+
 
 def has_own_step(policy: Policy) -> bool:
     """Whether the model's modules are exactly those that a decode step of ours computes.
@@ -137,16 +142,16 @@ def read_weights(policy: Policy, kept: Kept) -> DecodeWeights:
     for layer in decoder.layers:
         attention, mlp = layer.self_attn, layer.mlp
         norms = [vector(getattr(attention, n)) for n in sorted(_NORMS) if hasattr(attention, n)]
-        layers.append(
-            Layer(
-                attention_norm=vector(layer.input_layernorm),
-                qkv=product(attention.q_proj, attention.k_proj, attention.v_proj),
-                head_norms=(norms[1], norms[0]) if norms else None,
-                out=product(attention.o_proj),
-                mlp_norm=vector(layer.post_attention_layernorm),
-                gate_up=product(mlp.gate_proj, mlp.up_proj), down=product(mlp.down_proj),
-            )  # fmt: skip
+        made = Layer(
+            attention_norm=vector(layer.input_layernorm),
+            qkv=product(attention.q_proj, attention.k_proj, attention.v_proj),
+            head_norms=(norms[1], norms[0]) if norms else None,
+            out=product(attention.o_proj),
+            mlp_norm=vector(layer.post_attention_layernorm),
+            gate_up=product(mlp.gate_proj, mlp.up_proj),
+            down=product(mlp.down_proj),
         )
+        layers.append(made)
     config, attention = decoder.config, decoder.layers[0].self_attn
     return DecodeWeights(
         layers=layers, norm=vector(decoder.norm),
@@ -178,7 +183,7 @@ def _base(module: Any) -> Any:
 
 
 def _merged(module: Any) -> Tensor:
-    """A layer's weight (outputs, inputs), with its adapter in float32 where it has an active one."""
+    """A layer's weight (outputs, inputs), and an active adapter's in float32."""
     weight = _base(module).weight.detach()
     if _base(module) is module or module.disable_adapters or module.merged:
         return weight

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from safetensors.torch import load_file, save_file
 
 from rationalize.files import replacing
