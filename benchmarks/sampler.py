@@ -14,6 +14,7 @@ that time are the ceiling; a share of it may pass 100 %, since ours are stored a
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -36,9 +37,11 @@ QUAREL = Path(__file__).parents[2] / "shared" / "data" / "quarel"
 
 
 def compare(
-    prompts: int = 16, repeats: int = 3, model: str = "default", sides: Sequence[str] = ()
-) -> dict[str, object]:
+    prompts: int = 16, repeats: int = 3, model: str = "default", sides: Sequence[str] = (),
+    clock: str = "wall",
+) -> dict[str, object]:  # fmt: skip
     """Per side the median tokens per second, and the median ratio of ours to it."""
+    now = time.perf_counter if clock == "wall" else time.process_time
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     half = has_fast_bfloat16(device)
     numbers = Numbers(dtype=torch.bfloat16 if half else torch.float32)
@@ -60,12 +63,12 @@ def compare(
     for repeat in range(repeats):
         torch.manual_seed(repeat)
         for side, replies_of in write.items():
-            started = time.perf_counter()
+            started = now()
             replies = replies_of(texts)
-            seconds = time.perf_counter() - started
+            seconds = now() - started
             rates[side].append(sum(map(len, replies)) / seconds)
             if side in shares:
-                shares[side].append(products_alone(policy, texts, replies, config.n) / seconds)
+                shares[side].append(products_alone(policy, texts, replies, config.n, now) / seconds)
         print(json.dumps({side: round(rate[-1]) for side, rate in rates.items()}), flush=True)
     return {
         "tokens_per_second": {side: statistics.median(rate) for side, rate in rates.items()},
@@ -93,9 +96,7 @@ def quarel_prompts(count: int) -> list[str]:
     return sorted((prompt_text("rationale_answer", q) for q in questions), key=len, reverse=True)
 
 
-def by_sampler(
-    sampler: Sampler, prompts: Sequence[str], config: SamplingConfig
-) -> list[list[int]]:
+def by_sampler(sampler: Sampler, prompts: Sequence[str], config: SamplingConfig) -> list[list[int]]:
     """Replies as token ids."""
     completions = sampler.sample(prompts, config, seeds=range(len(prompts)))
     return [list(c.ids) for c_G in completions for c in c_G]
@@ -122,51 +123,42 @@ def by_generate(
 
 @torch.inference_mode()
 def products_alone(
-    policy: Policy, prompts: Sequence[str], replies: Sequence[Sequence[int]], n: int
-) -> float:
+    policy: Policy, prompts: Sequence[str], replies: Sequence[Sequence[int]], n: int,
+    now: Callable[[], float],
+) -> float:  # fmt: skip
     """Seconds of the products of one run: layers over all prompts' tokens and, with the head, over
     the rows that still write at each step, in batches of at most 256 rows.
     """
     per_batch = 256 // n
+    layers = text_decoder(policy).layers
+    inner = [m.weight for m in layers.modules() if isinstance(m, torch.nn.Linear)]
+
+    @functools.cache
+    def seconds(rows: int, *, head: bool) -> float:
+        return _least([output_rows(policy)] if head else inner, rows, now)
+
     total = 0.0
     for start in range(0, len(prompts), per_batch):
         read = sum(len(policy.encode_prompt(p)) for p in prompts[start : start + per_batch])
-        total += _seconds(policy, read, layers=True)
+        total += seconds(read, head=False)
         lengths = [len(r) for r in replies[start * n : (start + per_batch) * n]]
         for step in range(max(lengths)):
-            rows = sum(length > step for length in lengths)
-            rows = -(-rows // 8) * 8
-            total += _seconds(policy, rows, layers=step > 0, head=True)
+            rows = -(-sum(length > step for length in lengths) // 8) * 8
+            # the first token of a reply follows from its prompt alone
+            total += seconds(rows, head=True) + (seconds(rows, head=False) if step else 0)
     return total
 
 
-def _seconds(policy: Policy, rows: int, *, layers: bool = False, head: bool = False) -> float:
-    """The least of five times, of all layers' products with so many rows, or of the head's."""
-    parts = [_measured(_layers(policy), rows)] if layers else []
-    parts += [_measured([output_rows(policy)], rows)] if head else []
-    return sum(parts)
-
-
-def _layers(policy: Policy) -> list[Tensor]:
-    layers = text_decoder(policy).layers
-    return [m.weight for m in layers.modules() if isinstance(m, torch.nn.Linear)]
-
-
-_known: dict[tuple[int, int], float] = {}
-
-
-def _measured(matrices: list[Tensor], rows: int) -> float:
-    key = len(matrices), rows
-    if key not in _known:
-        inputs = {w.shape[1]: w.new_ones(rows, w.shape[1]) for w in matrices}
-        times = []
-        for _ in range(5):
-            started = time.perf_counter()
-            for w in matrices:
-                torch.nn.functional.linear(inputs[w.shape[1]], w)
-            times.append(time.perf_counter() - started)
-        _known[key] = min(times)
-    return _known[key]
+def _least(matrices: Sequence[Tensor], rows: int, now: Callable[[], float]) -> float:
+    """Seconds to multiply so many rows by each matrix, the least of five times."""
+    inputs = {w.shape[1]: w.new_ones(rows, w.shape[1]) for w in matrices}
+    times = []
+    for _ in range(5):
+        started = now()
+        for w in matrices:
+            torch.nn.functional.linear(inputs[w.shape[1]], w)
+        times.append(now() - started)
+    return min(times)
 
 
 def main() -> None:
@@ -175,6 +167,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", default="default")
     parser.add_argument("--sides", nargs="*", default=(), help="of int8, earlier, generate; all")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     print(json.dumps(compare(**vars(parser.parse_args())), indent=1))
 
 

@@ -20,7 +20,7 @@ from rationalize.errors import UserError
 from rationalize.models.context import over_context
 from rationalize.models.decode import Memory, OwnStream, read_opening
 from rationalize.models.decode_weights import DecodeWeights, check_int8
-from rationalize.models.forward import head
+from rationalize.models.forward import head, local_window
 from rationalize.models.policy import Policy
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.models.shadows import decode_weights, forget_shadows, half_copy
@@ -124,9 +124,11 @@ class Sampler:
         """Take over weights that were written through `.data`; other changes are noticed."""
         forget_shadows()
 
-    def _writer(self, config: SamplingConfig) -> _Writer:
-        """What writes with the weights as they are now."""
+    def _writer(self, config: SamplingConfig, length: int) -> _Writer:
+        """What writes rows of at most so many tokens with the weights as they are now."""
         policy = self.policy
+        if length > local_window(policy):  # our steps see all tokens
+            policy = replace(policy, own_steps=False)
         if config.weights == "int8":
             check_int8(policy)
             return _Writer(policy, decode_weights(policy, "int8"))
@@ -177,7 +179,8 @@ class Sampler:
             self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
         ]
         self._refuse_beyond_context(prompts, queries, config)
-        writer = self._writer(config)
+        longest = max((len(q.prompt_ids) + len(q.control_ids) for q, *_ in queries), default=0)
+        writer = self._writer(config, longest + config.max_new_tokens)
         writer.read_opening([q for views in queries for q in views])
         # batches are written longest first; `batch` holds the indices of their prompts
         ids_PG: list[list[list[int]]] = [[] for _ in prompts]

@@ -26,6 +26,7 @@ from rationalize.models.context import row_over_context
 from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
 from rationalize.models.reach import lora_reach
+from rationalize.models.shadows import forget_shadows
 from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 from rationalize.termination import Terminated, postponed
@@ -272,6 +273,7 @@ def _optimise(learner: _Learner, rows: Sequence[Row], place: str) -> dict[str, f
     before = policy.control_rows() if factor != 1.0 and policy.controls else None
     if before is not None:
         factor *= before.float().square().mean().sqrt().item() / ROW_SIZE
+    forget_shadows()  # copies of weights that change now
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
     if before is not None:
