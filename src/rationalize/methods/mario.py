@@ -104,7 +104,10 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
     copies, init = config.control_copies, config.control_init
     policy.add_controls(controls, copies=copies, init=init, seed=exp.seed)
     pool = Pool(config, exp.suite, controls, exp.seed)
-    maker, best = RowMaker(policy), BestCheckpoint(stage)
+    maker, best = (
+        RowMaker(policy),
+        BestCheckpoint(stage, last=config.steps, start=exp.start_weights),
+    )
 
     # 1. explore: the policy writes under its best tokens, and the pool grows
     def explore(step: int) -> None:
