@@ -87,7 +87,8 @@ def quark_loss(
     `reverse` is KL(policy || reference), as the released code computes it; `forward` is
     KL(reference || policy), as we recall the paper. Returns `(total, nll_N, kl_N, entropy_N)`.
     Only `total` has a gradient; with `overwrite` it takes the memory of the reference's logits,
-    which are lost. A term whose coefficient is 0 is not computed and reads 0. Raises ValueError if `beta` is set without a reference, or if the shapes differ.
+    which are lost. A term whose coefficient is 0 is not computed and reads 0. Raises ValueError if
+    `beta` is set without a reference, or if the shapes differ.
     """
     if beta and reference_NV is None:
         raise ValueError("beta > 0 needs the reference's logits")
