@@ -152,7 +152,7 @@ def _resident() -> dict[str, float]:
 
 
 def _written() -> float:
-    """MB that this process has written to files, less what was deleted before it was on the disk."""
+    """MB written to files by this process, less what was deleted before it was on the disk."""
     rows = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return (int(rows["write_bytes"]) - int(rows["cancelled_write_bytes"])) / 1e6
 

@@ -171,11 +171,8 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         means = evaluate_on_dev(exp, stage, policy, round=round, step=done, asked=asked)
         if len(active) == len(controls):  # a policy is only ever used under all its tokens
             best.offer(done, selected(means, config.select_by), policy)
-        if (
-            active
-            and config.token_questions
-            and (done % config.sample_interval == 0 or done == config.steps)
-        ):
+        ends_round = done % config.sample_interval == 0 and config.token_rounds == "all"
+        if active and config.token_questions and (ends_round or done == config.steps):
             bins = {name: pool.filled()[name] for name in active}
             _measure_tokens(exp, policy, config, stage, bins, ranked(), done)
 

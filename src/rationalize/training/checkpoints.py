@@ -43,7 +43,7 @@ class Schedule:
 
     @property
     def due(self) -> bool:
-        return time.monotonic() - self._since > self._wait
+        return time.monotonic() - self._since > self.wait
 
     def write(self, save: Callable[[], None]) -> None:
         """Save, and count from here, by what that took."""
@@ -52,7 +52,7 @@ class Schedule:
         self._started_over(time.monotonic() - began)
 
     def _started_over(self, cost: float) -> None:
-        self._wait = self._every * max(1.0, cost / WRITE_SECONDS)
+        self.wait = self._every * max(1.0, cost / WRITE_SECONDS)
         self._since = time.monotonic()
 
 
