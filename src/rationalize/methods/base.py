@@ -64,7 +64,7 @@ class RunConfig:
     precision: Precision = "auto"
     """What learning computes in; `auto`: bfloat16 where the processor or accelerator has it."""
     checkpoint_every: float = 120.0
-    """Seconds between two checkpoints of what is learning."""
+    """Seconds between two checkpoints of what is learning; more where writing one takes long."""
     track: Tracker | None = None
     """A tracker that metrics.jsonl is mirrored to; it must be installed (the extra `track`)."""
     seed: int = 0
