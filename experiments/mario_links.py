@@ -56,7 +56,7 @@ from rationalize.training.objectives import OtherTag, quark
 QUESTIONS = "builtin:train=600,dev=240,test=40,unseen=40"
 REWARDS = ("consistency", "correctness", "plausibility", "diversity")
 SAMPLING = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64, n=4)
-ASKED = {"dev": 150, "train": 400}
+ASKED = {"dev": 120, "train": 260}
 """Questions that the start writes to, four attempts at each."""
 SFT = SftConfig(epochs=0.56, evaluations=1, fit=FitConfig(learning_rate=2e-4, batch_size=8))
 RESULTS = Path(__file__).parent / "results" / "mario_links.json"
