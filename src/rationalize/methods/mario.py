@@ -11,7 +11,7 @@ every reward at once: no weighted sum, no trade-off fixed beforehand.
     2. quantise  each reward by itself over the whole pool: K bins, or one token per value where the
        reward is discrete
     3. learn     L = sum_t [ NLL_t + beta KL_t - alpha H_t ] / sum_t 1   over response tokens
-       (Quark, section 2)
+       (Quark, section 2), plus `contrast` times how badly a row tells its tokens from others
 
 Variants: CLASSIC (all tokens from the start), ADDITIVE (one reward more at each of `entries`),
 PRODUCT (one token for the product of the rewards), single reward (a list of one). `filters` drops
@@ -154,8 +154,8 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
     def batch_at(step: int) -> list[Row]:
         active = active_when_training(step, config)
         return [
-            maker.attempt(attempt, {name: bins[name] for name in active})
-            for attempt, bins in pool.draw(step, active)
+            maker.attempt(drawn.attempt, drawn.bins, other=drawn.other)
+            for drawn in pool.draw(step, active)
         ]
 
     def after_step(step: int) -> None:
@@ -177,7 +177,10 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
             _measure_tokens(exp, policy, config, stage, bins, ranked(), done)
 
     fit(
-        policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl),
+        policy, quark(
+            reference, beta=config.beta, alpha=config.alpha, direction=config.kl,
+            contrast=config.contrast,
+        ),
         batch_at, config.fit, stage, steps=config.steps, before_step=explore,
         after_step=after_step,
     )  # fmt: skip

@@ -47,14 +47,16 @@ class MarioConfig:
     """Rows are drawn evenly over rewards and bins, but no bin more than this times its share of the
     pool; 1: evenly over attempts (as released), 0: no limit.
     """
-    bins_within: Literal["pool", "question"] = "pool"
+    bins_within: Literal["pool", "question", "nothing"] = "pool"
     """Whether an attempt is ranked among all attempts, or by how it differs from the others at its
-    question.
+    question; `nothing`: bins change places by lot, so that tokens mean nothing (an ablation).
     """
     beta: float = 0.1
     """Weight of the KL to the reference."""
     alpha: float = 0.0
     """Weight of the entropy bonus."""
+    contrast: float = 0.0
+    """Weight of telling a row's tokens from others (`contrast_loss`, GeDi's); 0: the paper's."""
     kl: KLDirection = "reverse"
     """KL(policy || reference) as in the code; `forward`: KL(reference || policy), the paper's."""
     steps: int = 600
@@ -113,7 +115,7 @@ class MarioConfig:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
         at_least(self, 1, "steps", "sample_interval", "control_copies")
         at_least(self, 2, "bins", "bins_of")
-        at_least(self, 0, "entries", "prompts", "beta", "alpha")
+        at_least(self, 0, "entries", "prompts", "beta", "alpha", "contrast")
         at_least(self, 0, "over_draw", "eval_interval", "token_questions")
         finite(self, "guidance", "filters")
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}

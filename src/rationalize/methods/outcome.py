@@ -74,7 +74,8 @@ def export(exp: Experiment, best: Best) -> None:
         return
     refused = run.path / "model-refused"
     shutil.rmtree(refused, ignore_errors=True)
-    best.policy.export(run.folder("model"), bake=asked.control)
+    bake = {name: b for name, b in (asked.control or {}).items() if isinstance(b, int)}
+    best.policy.export(run.folder("model"), bake=bake or None)
     if run.access != "write":
         return
     split = exp.final_splits[0]

@@ -114,7 +114,8 @@ def contrast_loss(true_R: Tensor, other_R: Tensor) -> tuple[Tensor, Tensor]:
 
     By Bayes' rule the sigmoid is the probability that y was written under its own tokens, of two
     that are as likely beforehand: the discriminative loss of GeDi (Krause et al. 2020, arXiv
-    2009.06367) for two controls, not divided by the length. Inputs are log-probabilities of whole responses.
+    2009.06367) for two controls, not divided by the length. Inputs are log-probabilities of whole
+    responses.
 
     >>> loss, _ = contrast_loss(torch.tensor([-2.0]), torch.tensor([-2.0]))
     >>> round(loss.item(), 3)

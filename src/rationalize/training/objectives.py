@@ -97,12 +97,6 @@ def quark(
     return loss
 
 
-class OtherTag(NamedTuple):
-    """The control tokens that a row is told apart from: one reward's token is of another bin."""
-
-    control_ids: tuple[int, ...]
-
-
 class PairTag(NamedTuple):
     """A row as one half of a preference pair."""
 
