@@ -74,7 +74,7 @@ class Try:
     """Questions of a step, each with all of its attempts, which share one pass over their prompt;
     0: eight rows, drawn by bin.
     """
-    steps: int = 100
+    steps: int = 75
 
 
 QUESTION = {"bins_within": "question"}
@@ -91,8 +91,8 @@ TRIES = {
     "three tokens a control": Try({"control_copies": 3}),
     "learning rate x3": Try(fit={"learning_rate": 3e-4}),
     "control rows x100": Try(fit={"control_factor": 100.0}),
-    "three times the rows": Try(steps=300),
-    "contrast 1, three times the rows": Try({"contrast": 1.0}, steps=300),
+    "three times the rows": Try(steps=225),
+    "contrast 1, three times the rows": Try({"contrast": 1.0}, steps=225),
     "two bins": Try({"bins": 2}),
     "no KL": Try({"beta": 0.0}),
     "capped draws": Try({"control_init": "statistics"}, together=0),
