@@ -191,7 +191,7 @@ def features(out: Path) -> None:
                     }
                 )
                 print(json.dumps(rows[-1]), flush=True)
-    store("features", {"try": "ridge on the start's states", "rows": rows})
+    store("told", "ridge on the start's states", rows)
 
 
 @torch.no_grad()
@@ -229,7 +229,7 @@ def ridge(x: np.ndarray, y: np.ndarray, groups: Sequence[str], held: np.ndarray)
 
 def learn(out: Path, name: str) -> None:
     """One try: learn from the pool, and rank the held-out attempts."""
-    if name in (json.loads(RESULTS.read_text()) if RESULTS.exists() else {}):
+    if any(row["try"] == name for row in stored()["tables"].get("tries", [])):
         return
     tried, (run, exp) = TRIES[name], open_start(out)
     config, started = config_of(tried), time.monotonic()
@@ -264,19 +264,17 @@ def learn(out: Path, name: str) -> None:
             ),
         )
         tail = learned[-max(1, len(learned) // 4) :]
-        store(
-            name,
-            {
-                "try": name,
-                "steps": config.steps,
-                "rows_learned": sum(len(batch_at(s)) for s in range(config.steps)),
-                "tokens_learned": int(sum(r["weight"] for r in learned)),
-                "told": float(np.mean([r["told"] for r in tail])) if "told" in tail[0] else None,
-                "nll": [learned[0]["nll"], float(np.mean([r["nll"] for r in tail]))],
-                "minutes": (time.monotonic() - started) / 60,
-                "rows": rows,
-            },
-        )
+        told = [r["told"] for r in tail if "told" in r]
+        facts = {
+            "steps": config.steps,
+            "rows": sum(len(batch_at(s)) for s in range(config.steps)),
+            "tokens": int(sum(r["weight"] for r in learned)),
+            "nll first": learned[0]["nll"],
+            "nll last quarter": float(np.mean([r["nll"] for r in tail])),
+            "told apart, last quarter": float(np.mean(told)) if told else None,
+            "minutes": (time.monotonic() - started) / 60,
+        }
+        store("tries", name, [{**facts, **row} for row in rows])
 
 
 def batches(policy: Any, pool: Pool, config: MarioConfig, tried: Try) -> Any:
@@ -351,15 +349,29 @@ def written(out: Path, name: str, scorers: Path) -> None:
                     row["gap"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-    store(f"written: {name}", {"try": name, "rows": rows})
+    store("written", name, rows)
 
 
-def store(name: str, facts: dict[str, Any]) -> None:
-    """Put a result in the place of an earlier one of its name."""
+def store(table: str, name: str, rows: Sequence[dict[str, Any]]) -> None:
+    """Put rows into a table, in the place of those of an earlier measurement of this name."""
     RESULTS.parent.mkdir(exist_ok=True)
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found[name] = {**facts, "environment": environment()}
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    found = stored()
+    others = [row for row in found["tables"].get(table, []) if row["try"] != name]
+    found["tables"][table] = [*others, *({"try": name, **row} for row in rows)]
+    found["meta"] = {
+        "command": "python experiments/mario_links.py", "seed": 0, "questions": QUESTIONS,
+        "model": "SmolLM2-135M-Instruct, 4-bit weights de-quantised", **environment(),
+    }  # fmt: skip
+    lines = [
+        f" {json.dumps(t)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
+        for t, rows in found["tables"].items()
+    ]
+    meta = json.dumps(found["meta"])
+    RESULTS.write_text(f'{{"meta": {meta},\n"tables": {{\n' + ",\n".join(lines) + "\n}}\n")
+
+
+def stored() -> dict[str, Any]:
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"meta": {}, "tables": {}}
 
 
 def main() -> None:
