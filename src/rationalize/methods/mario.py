@@ -37,8 +37,9 @@ Deviations from the released code (numbers in brackets: the list in its review, 
 10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so
     that a negative consistency turns the other rewards round (`variant: product-raw`). [13]
 11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
-12. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may
-    be guided (`guidance`); 1 and 0 are the paper's.
+12. The control tokens' rows may learn faster than the rest (`fit.control_factor`), a row may be
+    told from other tokens (`contrast`) and decoding may be guided (`guidance`); 1, 0 and 0 are the
+    paper's.
 13. The tokens' rows start as the token before them (`control_init: statistics` restores the code's
     mean and deviation, which cost the first word of every response its probability).
 14. The start is a candidate for the checkpoint; where no round is above it, it is kept.
@@ -85,6 +86,9 @@ from rationalize.training.batches import RowMaker
 from rationalize.training.loop import fit
 from rationalize.training.objectives import quark
 from rationalize.training.selection import BestCheckpoint
+
+EVALUATE_EVERY = 1_000
+"""Steps after which development questions are asked in a long round too, as the code does."""
 
 ATTEMPTS_EACH = 8
 """The start's attempts at a development question that the tokens must rank."""
@@ -160,7 +164,8 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
 
     def after_step(step: int) -> None:
         done = step + 1
-        if done % (config.eval_interval or config.sample_interval) and done != config.steps:
+        ends = done % config.sample_interval == 0 or done == config.steps  # a round does
+        if not ends and done % EVALUATE_EVERY:
             return
         active = dict.fromkeys(active_when_sampling(done, config), 0)
         asked = Asked(control=active, guidance=config.guidance)
@@ -168,11 +173,7 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         means = evaluate_on_dev(exp, stage, policy, round=round, step=done, asked=asked)
         if len(active) == len(controls):  # a policy is only ever used under all its tokens
             best.offer(done, selected(means, config.select_by), policy)
-        if (
-            active
-            and config.token_questions
-            and (done % config.sample_interval == 0 or done == config.steps)
-        ):
+        if active and config.token_questions and ends:
             bins = {name: pool.filled()[name] for name in active}
             _measure_tokens(exp, policy, config, stage, bins, ranked(), done)
 

@@ -77,8 +77,6 @@ class MarioConfig:
     """Add this times (log-probability under the best tokens minus under the worst); 0: paper's."""
     select_by: str = "nrg"
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
-    eval_interval: int = 0
-    """Steps between two development evaluations; 0: one at the end of each round."""
     token_questions: int = 60
     """Development questions on which the tokens are measured after each round: what is reached
     under them, and whether they rank the start's attempts; 0: none.
@@ -95,7 +93,7 @@ class MarioConfig:
         "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT},
         "released": {
             "ties": "released", "over_draw": 1.0, "steps": 50_000, "sample_interval": 4_000,
-            "eval_interval": 1_000, "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
+            "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
             "fit": {
                 "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
                 "max_grad_norm": 1.0,
@@ -116,7 +114,7 @@ class MarioConfig:
         at_least(self, 1, "steps", "sample_interval", "control_copies")
         at_least(self, 2, "bins", "bins_of")
         at_least(self, 0, "entries", "prompts", "beta", "alpha", "contrast")
-        at_least(self, 0, "over_draw", "eval_interval", "token_questions")
+        at_least(self, 0, "over_draw", "token_questions")
         finite(self, "guidance", "filters")
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
         entries = entry_steps(self) or (0,)
