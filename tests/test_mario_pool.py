@@ -6,7 +6,10 @@ from collections import Counter
 from rationalize.methods.mario import control_bins
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.pool import Pool
+from rationalize.records import Completion
 from rationalize.rewards import RewardSuite, load_rewards
+from rationalize.sampling.config import SamplingConfig
+from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from tests.toys import attempt, question
 
 CONFIG = MarioConfig(
@@ -75,3 +78,29 @@ def test_tokens_that_mean_nothing():
         assert Counter(right.bins[name]) == Counter(lot.bins[name])
         assert (right.bins[name] != lot.bins[name]).any()
         assert (lot.bins[name] == pool(bins_within="nothing").bins[name]).all()
+
+
+class Echo:
+    """A sampler that answers with the bins that it was asked under."""
+
+    name = "echo"
+
+    def sample(self, prompts, config, *, controls, **_):
+        return [[Completion(str(dict(control)), "stop", 1)] for control in controls]
+
+    def fits(self, *_):
+        return True
+
+
+def test_questions_draw_their_bins_where_several_are_asked_for():
+    """The released code's switch to random tokens."""
+    asked = PromptOptions(control={"correctness": 0, "diversity": (0, 1, 2)})
+    first, again, other = (
+        write_attempts(Echo(), QUESTIONS, SamplingConfig(), Provenance("dev", seed), asked)
+        for seed in (0, 0, 1)
+    )
+    assert {a.control["diversity"] for a in first} == {0, 1, 2}
+    assert {a.control["correctness"] for a in first} == {0}
+    assert all(a.completion == str(a.control) for a in first)
+    assert [a.control for a in first] == [a.control for a in again]
+    assert [a.control for a in first] != [a.control for a in other]
