@@ -19,7 +19,7 @@ from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
-from rationalize.evaluation.tables import format_results
+from rationalize.evaluation.terminal import format_results
 from rationalize.files import sync_folder, write_text
 from rationalize.methods import tuning
 from rationalize.methods.base import KEPT_REPLIES, Asked, Experiment, Learned, final_stage
