@@ -302,6 +302,16 @@ def test_seeds_of_one_demo_may_lie_in_several_runs(tmp_path):
     assert list(results["methods"]) == [MAJORITY, "SFT", "MaRio", "direct (1)", "direct (3)"]
 
 
+def test_the_base_models_row_is_one_where_it_wrote_alike(tmp_path):
+    runs = [
+        finished(tmp_path / name, {**seeded(0, (0,)), BASE: {"test": {0: attempts_of(BASE, wrong)}}},
+                 {"beta": name})
+        for name, wrong in (("a", (1, 2)), ("b", (1, 2)), ("c", (1,)))
+    ]  # fmt: skip
+    assert f"{BASE}" in compare_runs(runs[:2])[0]["methods"]
+    assert {f"{BASE} (a)", f"{BASE} (c)"} <= set(compare_runs(runs[::2])[0]["methods"])
+
+
 def test_runs_of_other_configurations_stand_side_by_side(tmp_path):
     one = finished(tmp_path / "a", seeded(0, (0,)), {"beta": 0.1, "seed": 0})
     two = finished(tmp_path / "b", seeded(0, (0, 1, 2, 3)), {"beta": 0.2, "seed": 0})

@@ -24,7 +24,8 @@ def obedience(
     """Rows with the mean reward under each bin's token, all other rewards at their best token.
 
     `bins` lists the trained bins of each reward, best first; `which="ends"` tries only the first
-    and the last. `metrics` gives each reward's score (`token_metrics`). Means are over questions,
+    and the last; `bins` in a row counts from the best down to the last, the empty ones too.
+    `metrics` gives each reward's score (`token_metrics`). Means are over questions,
     with a 95 % interval. The row of a reward's last bin also holds `gap`: best minus last, paired
     by question, with interval and p-value.
     """
@@ -50,7 +51,7 @@ def obedience(
             values = at_best if b == 0 else reached({**best, reward: b}, reward)
             interval = bootstrap_mean(values)
             row = {
-                "reward": reward, "bin": b, "bins": len(filled), "split": provenance.split,
+                "reward": reward, "bin": b, "bins": filled[-1] + 1, "split": provenance.split,
                 "round": provenance.round, "step": provenance.step,
                 "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n,
             }  # fmt: skip

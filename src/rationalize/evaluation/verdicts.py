@@ -131,12 +131,12 @@ def _of_rewards(
         for status in ("above", "below")
         if (names := by_status[status])
     ]
-    if level := by_status["level"]:
+    level = by_status["level"]
+    if level:
         parts.append(f"not told apart in {', '.join(level)}")
     if not by_status["above"] and not by_status["below"]:
-        names = ", ".join(by_status["level"])
         both = f"{one_line(a)} and {one_line(b)} cannot be told apart"
-        return [Verdict("level", f"{both} in any single reward ({names}).")]
+        return [Verdict("level", f"{both} in any single reward ({', '.join(level)}).")]
     overall: Status = "level"
     if bool(by_status["above"]) != bool(by_status["below"]):
         overall = "above" if by_status["above"] else "below"

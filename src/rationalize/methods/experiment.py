@@ -18,7 +18,7 @@ from rationalize.evaluation.compare import Methods
 from rationalize.methods import method_named
 from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn
 from rationalize.methods.launch import learn
-from rationalize.methods.outcome import majority_row, trained_rows
+from rationalize.methods.outcome import base_row, majority_row, trained_rows
 from rationalize.methods.sft import DIRECTLY, SftConfig, StartConfig, direct
 from rationalize.progress import say
 from rationalize.questions.demonstrations import Demonstrations, training_demonstrations
@@ -106,14 +106,12 @@ def run_rows(
 
 def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
     """Majority answer, the untouched base model, and the direct fine-tune as `config` says."""
-    table = Table({MAJORITY: majority_row(exp), BASE: {}, FEW_SHOT: {}, DIRECT: {}})
-    alone = Asked(told=not exp.base.knows_form)
-    demos = replace(alone, demos=solved_examples(exp.train, shots))
+    table = Table({MAJORITY: majority_row(exp), BASE: base_row(exp), FEW_SHOT: {}, DIRECT: {}})
+    demos = Asked(told=not exp.base.knows_form, demos=solved_examples(exp.train, shots))
     policy = exp.load_policy()
     own = SftConfig(epochs=config.epochs, evaluations=1, fit=config.fit)
     direct(exp, policy, own, exp.stage("direct"))
     for split in exp.final_splits:
-        table.add(BASE, split, 0, exp.evaluate(exp.base, BASE, split, asked=alone, seed=0))
         table.add(FEW_SHOT, split, 0, exp.evaluate(exp.base, FEW_SHOT, split, asked=demos, seed=0))
         answers = exp.evaluate(policy, DIRECT, split, asked=DIRECTLY)
         table.add(DIRECT, split, exp.seed, answers)
