@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.evaluation.baselines import MAJORITY
+from rationalize.evaluation.baselines import BASE, MAJORITY
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.base import Experiment, Learned, final_stage, log_dev
 from rationalize.methods.coalition.config import FOR_UTILITIES, CoalitionConfig
 from rationalize.methods.coalition.inference import CONTROLLER, Chain, Coalition, Routing
-from rationalize.methods.outcome import majority_row, trained_rows, write_results
+from rationalize.methods.outcome import base_row, majority_row, trained_rows, write_results
 from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.base import Reward
@@ -56,10 +56,12 @@ def conclude(
 ) -> None:  # fmt: skip
     """Score the evaluation splits once; write `results.json`, `report.html` and `coalition/`.
 
-    `methods` are rows that stand beside the coalition's, with comparisons `pairs` of their own;
-    `started` is when this start began, by `time.monotonic()`.
+    `methods` are rows that stand beside the coalition's, with comparisons `pairs` of their own
+    (none: the base model's); `started` is when this start began, by `time.monotonic()`.
     """
-    coalition, methods = learned.policy, {} if methods is None else methods
+    coalition = learned.policy
+    if methods is None:
+        methods, pairs = {BASE: base_row(exp)}, [(name, BASE)]
     exp = exp.with_reward(learned.utility)
     judged = exp.suite.only("utility")
     for row, splits in methods.items():  # written before there was a judge
