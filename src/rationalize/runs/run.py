@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,7 @@ from rationalize.errors import UserError
 from rationalize.files import make_folder, mend_lines, plain, whole_lines, write_text
 from rationalize.progress import say
 from rationalize.records import Attempt
+from rationalize.runs.clock import TIMES, timed
 from rationalize.runs.inputs import Inputs, record_inputs
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.resume import (
@@ -171,6 +173,10 @@ class Run:
         """Mark a stage as finished, with facts that later stages and the report need."""
         self.write_json("stages.json", {**(self.read_json("stages.json") or {}), stage: facts})
 
+    def timed(self, part: str) -> AbstractContextManager[None]:
+        """A block whose seconds are appended to `times.jsonl`, for `rationalize plan`."""
+        return timed(self.path, part, written=self._writes())
+
     def append(self, attempts: Iterable[Attempt], shard: str) -> None:
         """Add an immutable shard of attempts; one of this name that is already there stays."""
         if not _SHARD.fullmatch(shard):
@@ -269,7 +275,8 @@ def _tidy(path: Path) -> None:
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)
-    mend_lines(path / "metrics.jsonl")
+    for name in ("metrics.jsonl", TIMES):
+        mend_lines(path / name)
 
 
 def _in_order(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
