@@ -124,7 +124,8 @@ def compared(run: Path, one: Plan, other: Plan, clock: str) -> dict[str, Any]:
     result = {
         "run": run.name, "clock": clock, "stages": {n: [a, b] for n, a, b in rows},
         "seconds": [sum(expected.values()), sum(took.values())],
-        "peak_GB": [(one.peak or 0) / 1e9, peak / 1e9], "disk_GB": [(one.disk or 0) / 1e9, disk / 1e9],
+        "peak_GB": [(one.peak or 0) / 1e9, peak / 1e9],
+        "disk_GB": [(one.disk or 0) / 1e9, disk / 1e9],
     }  # fmt: skip
     for name in ("peak_GB", "disk_GB"):
         print(f"  {name:<20} {result[name][0]:>9.2f} {result[name][1]:>9.2f}")

@@ -1,8 +1,8 @@
 """How long the parts of a run took, and how much memory the process had held by then.
 
 `times.jsonl` has a line for each part of a stage, by the clock on the wall and by that of the
-processor: what `rationalize plan` predicts is compared with it. A part's seconds are without those of the parts inside it, so that they add up. Of a part that
-was killed there is no line.
+processor: what `rationalize plan` predicts is compared with it. A part's seconds are without those
+of the parts inside it, so that they add up. Of a part that was killed there is no line.
 """
 
 from __future__ import annotations

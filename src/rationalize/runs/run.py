@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,7 @@ from rationalize.records import Attempt
 from rationalize.runs.clock import TIMES, timed
 from rationalize.runs.inputs import Inputs, record_inputs
 from rationalize.runs.lock import lock, unlock
+from rationalize.runs.log import LoggedLines
 from rationalize.runs.resume import (
     BASE_HASH,
     check_resumable,
@@ -148,22 +149,26 @@ class Run:
             if self.mirror:
                 self.mirror.log(stage, step, metrics)
 
+    @cached_property
+    def _logged(self) -> LoggedLines:
+        return LoggedLines(self.path / "metrics.jsonl")
+
     def rewind(self, stage: str, step: int) -> None:
         """Drop the stage's lines of `step` and later: a resumed stage logs them again."""
         if not self._writes():
             return
-        lines = whole_lines(self.path / "metrics.jsonl")
-        kept = [line for line in lines if line["stage"] != stage or line["step"] < step]
-        if len(kept) < len(lines):
+        if self._logged.reaches(stage, step):
+            lines = whole_lines(self.path / "metrics.jsonl")
+            kept = [line for line in lines if line["stage"] != stage or line["step"] < step]
             _write_lines(self.path / "metrics.jsonl", kept)
+            self._logged.forget()
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Logged lines of one stage or of all, by the stages' names, each stage's as written.
 
         How lines of several stages lie between each other depends on when a run was killed.
         """
-        lines = _in_order(whole_lines(self.path / "metrics.jsonl"))
-        return [line for line in lines if stage is None or line["stage"] == stage]
+        return self._logged.all() if stage is None else self._logged.of(stage)
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """The facts that `finish` stored, or None while the stage is not finished."""
