@@ -13,7 +13,7 @@ import math
 import operator
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -132,28 +132,39 @@ def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9
 def _distinct_words(sets: Sequence[frozenset[str]], above: float) -> list[bool]:
     """Whether each set is no more than `above` alike to every one before it that was kept.
 
-    Of two sets that are more alike than t, both have a word in common among the first
-    `n - ceil(t n) + 1` of their n words, in any one order of all words (prefix filtering: Bayardo
-    et al., "Scaling up all pairs similarity search", WWW 2007, section 3). The rarest words come
-    first, so few pairs are compared; the result is that of comparing all.
+    Only sets with a common key are compared; the result is that of comparing all.
     """
     counts = Counter(word for words_of in sets for word in words_of)
-    kept_with: dict[str, list[frozenset[str]]] = {}  # word -> kept sets that begin with it
-    empty_kept, result = False, []
+    kept_with: dict[tuple[str, ...], list[frozenset[str]]] = {}
+    result = []
     for words_of in sets:
-        if not words_of:  # alike to an empty one alone
-            result.append(not empty_kept or above >= 1)
-            empty_kept = True
-            continue
-        first = sorted(words_of, key=lambda word: (counts[word], word))
-        first = first[: len(first) - math.ceil(max(0.0, above) * len(first) - 1e-9) + 1]
-        compared = (kept for word in first for kept in kept_with.get(word, ()))
+        keys = list(_keys(words_of, counts, above))
+        compared = (kept for key in keys for kept in kept_with.get(key, ()))
         new = all(jaccard(words_of, kept) <= above for kept in compared)
-        if new:
-            for word in first:
-                kept_with.setdefault(word, []).append(words_of)
+        for key in keys if new else ():
+            kept_with.setdefault(key, []).append(words_of)
         result.append(new)
     return result
+
+
+def _keys(
+    words_of: frozenset[str], counts: Mapping[str, int], above: float
+) -> Iterator[tuple[str, ...]]:
+    """Two sets that are more alike than t have one of these in common.
+
+    They share more than t n words of the n of either. So whatever the order of all words, the first
+    two that they share are among the first `n - ceil(t n) + 2` of each (prefix filtering: Bayardo
+    et al., "Scaling up all pairs similarity search", WWW 2007, section 3). With rare words first,
+    hardly any other sets have a pair of those.
+    """
+    if above < 0.5:
+        yield ()  # all are compared
+    elif len(words_of) < 2:
+        yield tuple(words_of)  # alike to an equal one alone
+    else:
+        shared = math.ceil(above * len(words_of) - 1e-9)
+        in_order = sorted(words_of, key=lambda word: (counts[word], word))
+        yield from itertools.combinations(in_order[: max(2, len(words_of) - shared + 2)], 2)
 
 
 def _value(expression: str) -> float:
