@@ -17,11 +17,12 @@ from rationalize.methods.base import RunConfig
 from rationalize.methods.train_scorers.verifier import StatementTag, statement_loss
 from rationalize.methods.work.parts import Learns, Reads, Work, Writes
 from rationalize.methods.work.scene import Lengths
-from rationalize.models.choices import ChoiceScorer, Continuation, cast_linears_to_bf16
+from rationalize.models.choices import ChoiceScorer, Continuation
 from rationalize.models.forward import Row
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.heads import attached, new_head, reply_scores
 from rationalize.models.policy import Policy
+from rationalize.models.read_only import read_only
 from rationalize.models.scorers import label_ids
 from rationalize.models.variants import Variants
 from rationalize.planning.sizes import resident, sizes_of
@@ -149,7 +150,7 @@ def _learner(config: RunConfig, work: Learns) -> Policy:
         freeze_lower(policy, 0.5, halve=policy.precision != "float32")
         return policy
     base = config.load_policy(tuning="full")
-    frozen = cast_linears_to_bf16(base) if base.precision != "float32" else base
+    frozen = read_only(base) if base.precision != "float32" else base
     variants = Variants.of(frozen, Path(), ["timed"])
     with variants.active("timed") as policy:
         return policy
@@ -265,8 +266,7 @@ def _reader(policy: Policy, work: Reads) -> Iterator[Callable[[Rows], Any]]:
 
         yield scores
     else:
-        halved = work.reader != "fluency"  # scorers are read in bfloat16, the base as it is kept
-        scorer = ChoiceScorer(policy.frozen() if halved else policy)
+        scorer = ChoiceScorer(read_only(policy.frozen(half=False)))
         parts = 2 if work.reader == "choices" else 1
 
         def likelihoods(rows: Rows) -> Any:

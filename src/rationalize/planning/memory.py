@@ -19,10 +19,8 @@ LEARNING = 3 * FULL
 class Holders:
     """Models that a run holds at once, beside the one that learns."""
 
-    base: int = 1
-    """As they were loaded."""
     scorers: int = 0
-    """Scorers' folds, their linear layers in bfloat16."""
+    """Folds of scorers. What they have not learned, half of their layers, is the base's."""
     dtype: int = FULL
     """Bytes of a weight as it is kept."""
 
@@ -32,14 +30,17 @@ def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) 
     one, the activations of a pass, and the sampler's copy with its keys and values.
     """
     weights = sizes.parameters
-    held = sizes.process + weights * (holders.base * holders.dtype + holders.scorers * HALF)
+    read = HALF * weights + (FULL - HALF) * sizes.head  # linear layers in bfloat16
+    scorer = HALF * (weights - sizes.head) / 2
+    held = sizes.process + min(read, holders.dtype * weights) + holders.scorers * scorer
     stages = [0.0]
     for one in work:
         if isinstance(one, Learns):
             trained = at.tuning == "full" and one.learner == "policy"
             own = float(weights * (holders.dtype + (LEARNING if trained else 0)))
-            if one.learner == "scorer":  # before the run's own scorers are loaded; half learns
-                own = weights * (FULL + LEARNING / 2) - weights * holders.scorers * HALF
+            if one.learner == "scorer":  # half learns; the run's own are not loaded yet
+                own = FULL * weights + LEARNING * (weights - sizes.head) / 2
+                own -= holders.scorers * scorer
             reference = weights * HALF if one.loss in ("quark", "grpo", "ppo") and trained else 0
             tokens = min(one.micro_tokens, one.rows * (one.prompt + one.reply))
             stages.append(own + reference + tokens * sizes.activations)
@@ -49,10 +50,16 @@ def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) 
     return held + max(stages)
 
 
-def disk_bytes(sizes: Sizes, work: Sequence[Work], at: Scene) -> float:
-    """That stay, with the largest of what is written and deleted."""
+def disk_bytes(sizes: Sizes, work: Sequence[Work]) -> float:
+    """Of the weights that a run leaves."""
     stored = [one for one in work if isinstance(one, Stores)]
-    kept = sum(one.kept * (HALF if one.half else FULL) for one in stored)
-    passing = max((min(1.0, one.passing) for one in stored), default=0.0)
-    moments = 2 * 3 if at.tuning == "full" else 0  # two checkpoints of weights and moments
-    return sizes.parameters * (kept + FULL * (passing + moments * bool(passing)))
+    return sizes.parameters * sum(one.kept * (HALF if one.half else FULL) for one in stored)
+
+
+def passing_bytes(sizes: Sizes, work: Sequence[Work], checkpoints: bool) -> float:
+    """That are written and deleted, at most at one time: the best of a stage so far, and where a
+    stage takes long enough, two checkpoints of weights and moments.
+    """
+    stored = [one for one in work if isinstance(one, Stores)]
+    best = max((min(1.0, one.passing) for one in stored), default=0.0)
+    return sizes.parameters * FULL * (best + 2 * 3 * checkpoints)

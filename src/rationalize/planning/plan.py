@@ -9,7 +9,7 @@ from typing import Any
 
 from rationalize.methods.work.parts import Learns, Reads, Work, Writes
 from rationalize.methods.work.scene import Scene
-from rationalize.planning.memory import Holders, disk_bytes, peak_bytes
+from rationalize.planning.memory import Holders, disk_bytes, passing_bytes, peak_bytes
 from rationalize.planning.speeds import Measured
 
 _GROUPS = (
@@ -79,6 +79,8 @@ class Plan:
     """Bytes at most; None without the model's sizes."""
     disk: float | None
     """Bytes that stay."""
+    passing: float | None
+    """Bytes beside them that are deleted again."""
     known: Measured | None
     where: str = ""
     """The machine and where its speeds are from."""
@@ -103,7 +105,8 @@ class Plan:
         return {
             "stages": [vars(line) for line in self.lines], "total": vars(self.total()),
             "questions": self.questions, "rationales": self.rationales, "tuning": self.tuning,
-            "peak_bytes": self.peak, "disk_bytes": self.disk, "where": self.where,
+            "peak_bytes": self.peak, "disk_bytes": self.disk,
+            "passing_bytes": self.passing, "where": self.where,
             "notes": self.notes,
         }  # fmt: skip
 
@@ -124,11 +127,13 @@ def plan_of(
         total = None if None in seconds else sum(s for s in seconds if s is not None)
         shown.append(Line("models", seconds=total))
     sizes = known.sizes if known else None
+    long = any((line.seconds or 0.0) > at.config.checkpoint_every for line in shown if line.steps)
     return Plan(
         shown, {split: len(questions) for split, questions in at.splits.items()},
         sum(len(q.rationales) for q in at.train), at.tuning,
         peak_bytes(sizes, holders, work, at) if sizes else None,
-        disk_bytes(sizes, work, at) if sizes else None,
+        disk_bytes(sizes, work) if sizes else None,
+        passing_bytes(sizes, work, long and at.tuning == "full") if sizes else None,
         known, where, list(notes),
     )  # fmt: skip
 
@@ -144,9 +149,10 @@ def as_text(plan: Plan) -> list[str]:
     ]
     counts = ", ".join(f"{n} {split}" for split, n in plan.questions.items())
     lines = [f"questions: {counts}; {plan.rationales} rationales; tuning {plan.tuning}", *table]
-    if plan.peak is not None and plan.disk is not None:
+    if plan.peak is not None and plan.disk is not None and plan.passing is not None:
         lines.append(
-            f"memory: about {plan.peak / 1e9:.1f} GB at the peak; disk: {plan.disk / 1e9:.1f} GB"
+            f"memory: about {plan.peak / 1e9:.1f} GB at the peak; disk: {plan.disk / 1e9:.1f} GB, "
+            f"and at times {plan.passing / 1e9:.1f} GB more"
         )
     return [*lines, *([plan.where] if plan.where else []), *plan.notes]
 

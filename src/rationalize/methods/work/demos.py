@@ -76,7 +76,7 @@ def coalition_demo_work(at: Scene, config: CoalitionDemoConfig) -> Iterator[Work
 
 def baselines_work(at: Scene, config: StartConfig, shots: int) -> Iterator[Work]:
     yield Stores("direct", loads=1)
-    yield from direct_work(at, SftConfig(config.epochs, 1, config.fit), "direct")
+    yield from direct_work(at, SftConfig(config.epochs, 1, config.fit), "direct", stored=False)
     yield from at.finals(BASE, taught=False)
     yield from at.finals(FEW_SHOT, shots=shots, taught=False)
     yield from at.finals(DIRECT, mode="answer")
@@ -99,5 +99,5 @@ def work_of_row(row: Row) -> StageWork:
 
 
 def exported() -> Work:
-    """`model/`, and the same read again by plain transformers to be compared."""
-    return Stores("model", kept=1.0, loads=2.0)
+    """`model/`, links to what its stage stored; read by plain transformers to be compared."""
+    return Stores("model", loads=2.0)

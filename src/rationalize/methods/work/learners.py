@@ -33,13 +33,15 @@ def sft_work(at: Scene, config: SftConfig, stage: str) -> Iterator[Work]:
     yield from imitation(at, config, stage, steps_for(texts, config))
 
 
-def direct_work(at: Scene, config: SftConfig, stage: str) -> Iterator[Work]:
+def direct_work(at: Scene, config: SftConfig, stage: str, *, stored: bool = True) -> Iterator[Work]:
+    """The direct fine-tune; as a baseline its weights are not `stored`."""
     steps = steps_for([("", "")] * len(at.train), config)
     prompt, reply = at.asked(at.train, "answer"), at.answer(at.train)
     yield at.learns(stage, "nll", steps, config.fit, prompt=prompt, reply=reply)
     for _ in range(config.evaluations):
         yield from at.evaluates(stage, mode="answer", scored=False)
-    yield at.stores(stage, evaluations=config.evaluations)
+    if stored:
+        yield at.stores(stage, evaluations=config.evaluations)
 
 
 def imitation(at: Scene, config: SftConfig, stage: str, steps: int) -> Iterator[Work]:
@@ -145,7 +147,7 @@ def answer_scorer_work(at: Scene, config: AnswerScorerConfig) -> Iterator[Work]:
             read = question + at.rationale * counts["given"] / size
             stage = f"scorers/answer/fold{fold}"
             yield _fold_steps(at, stage, "nll", steps, size, read, answer, config)
-        yield _fold_stored(f"scorers/answer/fold{fold}", 2 if config.separate else 1)
+        yield _fold_stored(f"scorers/answer/fold{fold}", 2 if config.separate else 1, config)
         told = len(teacher_attempts(held, "all"))
         yield Reads("scorers/answer/answer scorer", "choices", len(held), question, choices)
         yield Reads(
@@ -169,7 +171,7 @@ def verifier_work(at: Scene, config: VerifierConfig) -> Iterator[Work]:
         yield _fold_steps(
             at, f"scorers/verifier/fold{fold}", "statements", steps, rows, read, 1, config
         )
-        yield _fold_stored(f"scorers/verifier/fold{fold}", 1)
+        yield _fold_stored(f"scorers/verifier/fold{fold}", 1, config)
         measured = rationale_groups(held, config.negatives, at.seed, with_question=about)
         yield Reads("scorers/verifier/verifier", "statements", sum(map(len, measured)), read, 1)
 
@@ -197,5 +199,7 @@ def _fold_steps(
     )  # fmt: skip
 
 
-def _fold_stored(stage: str, models: int) -> Stores:
-    return Stores(stage, kept=models, loads=2 * models, half=True)
+def _fold_stored(stage: str, models: int, config: ScorerConfig) -> Stores:
+    """What folds have not learned they share in one file."""
+    own = 1 - config.frozen_layers
+    return Stores(stage, kept=own * models, loads=2 * models, half=True)

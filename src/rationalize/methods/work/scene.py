@@ -189,7 +189,8 @@ class Scene:
         )  # fmt: skip
 
     def stores(self, stage: str, *, evaluations: int = 0, loads: float = 0.0) -> Stores:
-        """A stage's weights, and its best so far: each evaluation may write them anew."""
-        best = min(1.0, evaluations) + max(0, evaluations - 1) / 2  # half of the later are better
-        passing = best if self.tuning == "full" else 0.0
+        """A stage's weights, and its best so far: of the evaluations between the first and the last
+        half are taken to be better than those before, and are written.
+        """
+        passing = max(0, evaluations - 2) / 2 if self.tuning == "full" else 0.0
         return Stores(stage, kept=1.0, passing=passing, loads=loads)
