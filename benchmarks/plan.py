@@ -1,7 +1,7 @@
 """Predicted beside measured: what `rationalize plan` says of a run, and what the finished run took.
 
     python benchmarks/plan.py RUN [RUN ..]        folders of finished runs, begun by one start each
-    python benchmarks/plan.py --small             three small demos are run first, one after another
+    python benchmarks/plan.py --small sft mario   small runs are made first, one after another
 
 The calibration is made anew before and after the comparison, and the mean of both is what the plan
 says. `--clock cpu` compares processor seconds, on a machine that does other work too; it wants one
@@ -21,9 +21,16 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.config import from_dict
-from rationalize.methods import DEMOS, method_named
+from rationalize.methods import DEMOS, Demo, method_named
 from rationalize.methods.base import RunConfig
-from rationalize.methods.launch import BESIDE_STAGES, checked, demo, method_stage, settings_of
+from rationalize.methods.launch import (
+    BESIDE_STAGES,
+    checked,
+    demo,
+    method_stage,
+    settings_of,
+    train,
+)
 from rationalize.models.sources import name_of, source_of
 from rationalize.planning.calibrate import calibrate
 from rationalize.planning.plan import Plan, group_of, plan_of
@@ -35,6 +42,10 @@ from rationalize.runs.clock import TIMES
 
 CLOCKS = {"wall": (time.monotonic, "seconds"), "cpu": (time.process_time, "cpu_seconds")}
 SMALL: Mapping[str, dict[str, Any]] = {
+    "sft": {
+        "questions": "builtin:train=32,dev=8,test=16,unseen=0", "epochs": 1.0, "evaluations": 1,
+        "evaluation_tokens": 48,
+    },
     "mario": {
         "questions": "builtin:train=64,dev=12,test=24,unseen=0",
         "mario": {"steps": 12, "sample_interval": 6, "prompts": 24, "token_questions": 8},
@@ -45,36 +56,36 @@ SMALL: Mapping[str, dict[str, Any]] = {
     },
     "coalition": {"questions": "builtin:train=48,dev=12,test=16,unseen=0"},
 }  # fmt: skip
-"""Demos of minutes, to compare where there is no hour."""
+"""A method and demos of minutes, to compare where there is no hour."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("runs", nargs="*", type=Path)
-    parser.add_argument("--small", action="store_true")
-    parser.add_argument("--model", default="default", help="of the small demos")
-    parser.add_argument("--demos", nargs="*", choices=tuple(SMALL), default=tuple(SMALL))
+    parser.add_argument("--small", nargs="*", choices=tuple(SMALL), default=())
+    parser.add_argument("--model", default="default", help="of the small runs")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--json", type=Path, help="write the comparison here too")
     args = parser.parse_args()
     found = []
     if args.runs:
         found = [compared(run, *predicted_twice(run, args.clock), args.clock) for run in args.runs]
-    if args.small or not args.runs:
-        for name in args.demos if args.small else ("mario",):
-            with tempfile.TemporaryDirectory() as folder:
-                found.append(run_and_compare(name, Path(folder) / "run", args))
+    for name in args.small or (() if args.runs else ("sft",)):
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(run_and_compare(name, Path(folder) / name, args))
     if args.json:
         args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 def run_and_compare(name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
-    """A small demo between the two calibrations."""
+    """A small run between the two calibrations."""
     given = {**SMALL[name], "model": args.model}
-    settings = from_dict(settings_of(DEMOS[name]), given, "a small demo")
-    before = predicted(DEMOS[name].method, settings, args.clock)
-    demo(name, out, settings)
-    after = predicted(DEMOS[name].method, settings, args.clock)
+    what = DEMOS.get(name) or method_named(name)
+    settings = from_dict(settings_of(what), given, "a small run")
+    method = what.method if isinstance(what, Demo) else name
+    before = predicted(method, settings, args.clock)
+    (demo if isinstance(what, Demo) else train)(name, out, settings)
+    after = predicted(method, settings, args.clock)
     return compared(out, before, after, args.clock)
 
 

@@ -23,7 +23,7 @@ _GROUPS = (
     (r"(variant-\d+|controller)-.*", r"\1"),
     (r"(.+?)-(round\d+|update\d+|dev\d+|ranked|both-tokens|start|writer-dev|redraws|reward-model).*",
      r"\1"),
-    (r"(round\d+)-variant-.*", r"\1"),
+    (r"(round\d+)-(variant-.*|utilities)", r"\1"),
 )  # fmt: skip
 
 
