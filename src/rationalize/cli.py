@@ -123,6 +123,8 @@ def show_plan(argv: list[str]) -> dict[str, Any] | None:
     if name is None:
         return None
     options, argv = options_of(argv)
+    dry = "--dry-run" in argv
+    argv = [a for a in argv if a != "--dry-run"]
     file, argv = take(argv, "--config")
     what: Method | Demo
     if name == "demo":
@@ -131,6 +133,10 @@ def show_plan(argv: list[str]) -> dict[str, Any] | None:
     else:
         command, what = command_of(name), method_named(name)
     config = _resolve(f"plan {name}", command, file, argv)
+    if dry:
+        lines = command.plan(config, Path(f"runs/{command.method}"), False)
+        print("\n".join(map(printable, lines)))
+        return {"plan": lines}
     return plan(what, command.method, config, options)
 
 

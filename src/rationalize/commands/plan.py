@@ -21,6 +21,7 @@ speed is measured on this machine in some seconds, once for a model, machine and
                  GB: bf16=990,bandwidth=3.35,memory=80
   --right SHARE  share of replies that are taken to be right, where a stage learns from those (0.5)
   --fresh        measure again
+  --dry-run      measure nothing: the work alone, and what an earlier plan has measured
 
 methods:"""
 

@@ -78,7 +78,8 @@ def export(exp: Experiment, best: Best) -> None:
     refused = run.path / "model-refused"
     for left in (refused, folder):
         shutil.rmtree(left, ignore_errors=True)
-    best.policy.export(run.folder("model"), bake=asked.control, stored=best.weights)
+    bake = {name: b for name, b in (asked.control or {}).items() if isinstance(b, int)}
+    best.policy.export(run.folder("model"), bake=bake or None, stored=best.weights)
     if run.access != "write":
         return
     split = exp.final_splits[0]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from rationalize.methods.base import questions_for
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GroupConfig
-from rationalize.methods.mario import ATTEMPTS_EACH, control_bins
+from rationalize.methods.mario import ATTEMPTS_EACH, EVALUATE_EVERY, control_bins
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.scoring import ANSWER_SCORER, VERIFIER, Scoring, trained_scorers
 from rationalize.methods.sft import SftConfig, StartConfig, steps_for, taught
@@ -86,19 +86,20 @@ def mario_work(at: Scene, config: MarioConfig, stage: str) -> Iterator[Work]:
     # 3. learn
     tokens = config.control_copies * len(control_bins(config, at.suite))
     prompt = at.asked(at.train) + tokens
-    yield at.learns(stage, "quark", config.steps, config.fit, prompt=prompt)
-    evaluations = math.ceil(config.steps / (config.eval_interval or config.sample_interval))
+    size = config.fit.batch_size * (2 if config.contrast else 1)  # read under other tokens too
+    yield at.learns(stage, "quark", config.steps, config.fit, rows=size, prompt=prompt)
+    ends = {*range(config.sample_interval, config.steps, config.sample_interval), config.steps}
+    evaluations = len(ends | {*range(EVALUATE_EVERY, config.steps, EVALUATE_EVERY)})
     for _ in range(evaluations):
         yield from at.evaluates(stage)
-    # the tokens: what is reached under each, and how they rank the start's attempts
+    # the tokens: how they rank the start's attempts after each round, what is reached under each
+    bins = control_bins(config, at.suite)
     for round in range(1, rounds + 1) if asked else ():
-        last, bins = round == rounds, control_bins(config, at.suite)
-        tried = 1 + sum(k - 1 if last else 1 for k in bins.values())
-        for _ in range(tried):
-            yield at.writes(f"obedience/{stage}-{round}", asked, at.evaluation)
-            yield from at.scores(f"obedience/{stage}-{round}", asked)
         rows = len(asked) * ATTEMPTS_EACH * (1 + len(bins))
         yield Reads(f"token_auc/{stage}-{round}", "logprobs", rows, prompt, at.taught_reply)
+    for _ in range(1 + sum(k - 1 for k in bins.values()) if asked else 0):
+        yield at.writes(f"obedience/{stage}-{rounds}", asked, at.evaluation)
+        yield from at.scores(f"obedience/{stage}-{rounds}", asked)
     yield at.stores(stage, evaluations=1 + evaluations)
 
 
