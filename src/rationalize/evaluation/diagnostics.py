@@ -88,7 +88,15 @@ class Correlations:
 def correlations(columns: Mapping[str, np.ndarray]) -> Correlations:
     """Rank correlations over the attempts where both columns are defined (NaN is undefined)."""
     names = list(columns)
-    r = [[spearman(columns[a], columns[b]) for b in names] for a in names]
+    # of columns that are defined everywhere, ranks are the same beside any other such column
+    whole = {name: average_ranks(x) for name, x in columns.items() if np.isfinite(x).all()}
+
+    def correlation(a: str, b: str) -> float | None:
+        if a in whole and b in whole:
+            return pearson(whole[a], whole[b])
+        return spearman(columns[a], columns[b])
+
+    r = [[correlation(a, b) for b in names] for a in names]
     return Correlations(names, r, len(next(iter(columns.values()), [])))
 
 

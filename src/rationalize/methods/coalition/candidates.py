@@ -88,7 +88,7 @@ def write_candidates(
 
     # generation: R[a] = V_a(I)
     sampling = config.candidates.sampling
-    several = replace(sampling, n=max(sampling.n, _at_least_two(len(names))))
+    several = replace(sampling, n=max(sampling.n, at_least_two(len(names))))
 
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
@@ -103,7 +103,7 @@ def write_candidates(
 
     # refinement: S[a,b] = V_b.refine(I, R[a])
     panel = sum(refines(refiner, names[0], refiners) for refiner in names)
-    once = replace(sampling, n=_at_least_two(max(panel, 1)))
+    once = replace(sampling, n=at_least_two(max(panel, 1)))
 
     def refine(refiner: str, sources: Sequence[Attempt]) -> list[Attempt]:
         with variants.active(refiner) as policy:
@@ -126,7 +126,7 @@ def write_candidates(
     return written + refined
 
 
-def _at_least_two(writers: int) -> int:
+def at_least_two(writers: int) -> int:
     """Texts per writer, so that there are two to compare."""
     return -(-2 // writers)
 

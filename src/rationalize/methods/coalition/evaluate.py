@@ -37,7 +37,7 @@ chance; `self-refinement` always refines, `no refinement` never.
 SELF_CONSISTENCY = "self-consistency"
 """Row of the majority among sampled chains of M_IFT, at no fewer tokens than the coalition's."""
 
-_FEWEST = 3  # of two votes that differ, neither has a majority
+FEWEST = 3  # of two votes that differ, neither has a majority
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +157,7 @@ def self_consistency(
 
     def write() -> list[Attempt]:
         votes: list[list[Attempt]] = []
-        while len(votes) < _FEWEST or 0 < sum(map(spent, votes)) < tokens:
+        while len(votes) < FEWEST or 0 < sum(map(spent, votes)) < tokens:
             chains = coalition.chains(
                 questions, sampling, split=split, routing="base",
                 seed=question_seed(exp.seed, SELF_CONSISTENCY, len(votes)),
