@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rationalize.models.forward import Row
 from rationalize.runs import Stage
@@ -38,13 +38,7 @@ def learn_pairs(
 
     `config.batch_size` counts rows: a batch has half as many pairs. Resumes `stage` of `run`.
     """
-    # rows alternate: chosen, rejected, chosen, rejected, ..
-    maker = RowMaker(policy)
-    rows = [
-        maker.text(pair.prompt, text, eos=ends)
-        for pair in pairs
-        for text, ends in ((pair.chosen, pair.chosen_ends), (pair.rejected, pair.rejected_ends))
-    ]
+    rows = _pair_rows(policy, pairs)
     # the reference's log-probabilities, once, before anything is learned
     references = response_logprobs(policy, rows, config)
     tagged = [
@@ -61,3 +55,42 @@ def learn_pairs(
         policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, stage,
         steps=max(1, math.ceil(epochs * len(pairs) / size)),
     )  # fmt: skip
+
+
+def logprob_gaps(
+    policy: Policy, pairs: Sequence[PairTexts], config: FitConfig
+) -> list[float]:  # fmt: skip
+    """Per pair log p(chosen) - log p(rejected), in nats, under the policy as it is."""
+    logprobs = response_logprobs(policy, _pair_rows(policy, pairs), config)
+    return [
+        chosen - rejected for chosen, rejected in zip(logprobs[::2], logprobs[1::2], strict=True)
+    ]
+
+
+def order_facts(before_P: Sequence[float], after_P: Sequence[float]) -> dict[str, Any]:
+    """How pairs that were not learned from are ordered, from `logprob_gaps` before and after.
+
+    `accuracy` is the share whose gap grew: DPO's implicit reward prefers the chosen text. `before`
+    and `after` are the shares whose chosen text is the likelier one. None without pairs.
+    """
+    n = len(before_P)
+
+    def share(of: Sequence[bool]) -> float | None:
+        return sum(of) / n if n else None
+
+    return {
+        "n": n,
+        "before": share([b > 0 for b in before_P]),
+        "after": share([a > 0 for a in after_P]),
+        "accuracy": share([a > b for b, a in zip(before_P, after_P, strict=True)]),
+    }
+
+
+def _pair_rows(policy: Policy, pairs: Sequence[PairTexts]) -> list[Row]:
+    """Rows in turn: chosen, rejected, chosen, rejected, .."""
+    maker = RowMaker(policy)
+    return [
+        maker.text(pair.prompt, text, eos=ends)
+        for pair in pairs
+        for text, ends in ((pair.chosen, pair.chosen_ends), (pair.rejected, pair.rejected_ends))
+    ]
