@@ -45,7 +45,7 @@ def test_tables_on_the_coalition_itself():
                 {"when": "tuned", "n": 9, "draws": 0.02, "variants": -0.001, "ratio": 0.9,
                  "low": 0.7, "high": 1.2}
             ],
-            "pairs": [
+            "preference_pairs": [
                 {"when": "round0", "variant": "a", "pairs": {"generation": 3, "refinement": 2},
                  "dropped": {"generation: tie": 4}, "chosen_from_others": 1, "chosen_words": 9.5,
                  "rejected_words": 8.0,

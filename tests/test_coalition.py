@@ -38,9 +38,10 @@ from rationalize.training.loop import FitConfig
 FIT = FitConfig(learning_rate=1e-3, batch_size=8)
 SHORT = SamplingConfig(max_new_tokens=6)
 INSTRUCTION = InstructionConfig(epochs=1.0, imperfect=SHORT, fit=FIT)
+TWICE = dataclasses.replace(SHORT, n=2)
 ANY = RejectConfig(min_words=0)
 CONFIG = CoalitionConfig(
-    judge="ift", candidates=CandidateConfig(sampling=SHORT, filtered=False, reject=ANY), rounds=1,
+    judge="ift", candidates=CandidateConfig(sampling=TWICE, filtered=False, reject=ANY), rounds=1,
     epochs=1.0, fit=FIT, instruction=INSTRUCTION, variant_fit=FIT, partition="all", draws=1,
     controller=ControllerConfig(epochs=1.0, fit=FIT),
 )  # fmt: skip
@@ -140,7 +141,7 @@ def test_every_stage_leaves_what_it_made(finished):
     spread = json.loads((finished / "variance-tuned.json").read_text())
     assert spread["n"] == 4
     assert [row["when"] for row in results["variance"]] == ["tuned", "round0"]
-    assert {row["variant"] for row in results["pairs"]} == {"variant-1", "variant-2"}
+    assert {row["variant"] for row in results["preference_pairs"]} == {"variant-1", "variant-2"}
     assert [row["when"] for row in results["preference_rounds"]] == ["tuned", "round0"]
     assert "Do variants differ more than draws do?" in page
     assert "What preferences say" in page
@@ -181,6 +182,28 @@ def test_a_judge_that_cannot_read_is_named(tmp_path, capsys):
         facts = exp.run.read_json("reading.json")
         assert (facts["alone"], facts["with_rationale"], facts["n"]) == (0.0, share, 20)
         assert ("utilities may be noise" in capsys.readouterr().err) == said
+
+
+def test_a_judge_of_free_form_answers_is_read_by_their_likelihood(tmp_path, capsys):
+    class Likes(AnswerScorer):  # whatever is written, as the leak control leaves it
+        def __init__(self, gain):
+            self.gain = gain
+
+        def utilities(self, questions, rationales):
+            assert all(r is None or "9" not in r for r in rationales)
+            return [0.2 if r is None else 0.2 + self.gain for r in rationales]
+
+    sums = [Question(f"s{i}", f"What is 8 + 1 in case {i}?", "9", rationales=("8 + 1 = 9.",))
+            for i in range(12)]  # fmt: skip
+    for gain, noise in ((0.3, False), (-0.1, True)):
+        exp = experiment(tmp_path / str(gain), [])
+        log_reading(exp, Likes(gain), sums, CONFIG)
+        facts = exp.run.read_json("reading.json")
+        assert (facts["measure"], facts["n"]) == ("utility", 12)
+        assert facts["with_rationale"] == pytest.approx(0.2 + gain)
+        said = capsys.readouterr().err
+        assert "a likelihood of 20% on 12 held-out questions" in said
+        assert ("utilities may be noise" in said) == noise
 
 
 def test_the_reward_is_the_utility_of_the_pairs():

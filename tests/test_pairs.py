@@ -10,11 +10,13 @@ from tiny import tiny_policy
 
 from rationalize.models.forward import Row
 from rationalize.rewards.mentions import bare_answer, masked
+from rationalize.runs import Run, Stage
 from rationalize.signals.draws import apportion
 from rationalize.signals.pairs import Preference, partition, prefer
 from rationalize.training.loop import FitConfig
 from rationalize.training.losses import dpo_loss
 from rationalize.training.objectives import PairTag, dpo, response_logprobs
+from rationalize.training.preference import PairTexts, learn_pairs, logprob_gaps, order_facts
 
 
 def test_the_papers_vectors():
@@ -26,6 +28,29 @@ def test_the_papers_vectors():
     assert prefer([0.5, 0.4], 0.9, ["a", "b"], filtered=False) == Preference(0, 1)
     assert prefer([0.72, 0.69], 0.70, ["a", "a"]) == "identical"
     assert prefer([0.70, 0.69], 0.70, ["a", "b"]) == "below the reference"  # strict
+
+
+def test_a_margin_is_asked_of_the_reference_and_of_the_worst():
+    assert prefer([0.75, 0.5], 0.6, ["a", "b"], margin=0.125) == Preference(0, 1)
+    assert prefer([0.75, 0.5], 0.65, ["a", "b"], margin=0.125) == "below the reference"
+    assert prefer([0.75, 0.7], 0.5, ["a", "b"], margin=0.125) == "tie"
+    assert prefer([0.75, 0.7], 0.5, ["a", "b"], margin=0.125, filtered=False) == Preference(0, 1)
+
+
+def test_pairs_that_were_kept_aside_are_ordered_by_what_dpo_learned(tmp_path):
+    """By hand; and DPO on some pairs of a kind prefers the others of it."""
+    facts = order_facts([-1.0, 2.0, -3.0, 0.5], [0.5, 2.5, -4.0, 0.25])
+    assert facts == {"n": 4, "before": 0.5, "after": 0.75, "accuracy": 0.5}
+    assert order_facts([], [])["accuracy"] is None
+    policy = tiny_policy()
+    fit = FitConfig(learning_rate=3e-3, batch_size=8)
+    pairs = [PairTexts(f"Is it {i}?", "so it is", "no no no") for i in range(12)]
+    before = logprob_gaps(policy, pairs[8:], fit)
+    stage = Stage(Run.open(tmp_path, {}), "dpo")
+    learn_pairs(
+        policy, pairs[:8], fit, beta=0.1, nll_weight=0.0, epochs=6.0, stage=stage, seed=0
+    )  # fmt: skip
+    assert order_facts(before, logprob_gaps(policy, pairs[8:], fit))["accuracy"] == 1.0
 
 
 def test_of_many_the_best_and_the_worst():

@@ -22,7 +22,7 @@ _LENGTHS = ("chosen_words", "rejected_words")
 def coalition(results: Mapping[str, Any]) -> list[Table]:
     """Title, note, column names and rows of each table that results have rows for."""
     tables: Mapping[str, Callable[[Rows], Table]] = {
-        "variance": variance, "reading": _reading, "variants": variants, "pairs": _pairs,
+        "variance": variance, "reading": _reading, "variants": variants, "preference_pairs": _pairs,
         "leak": _leak, "preference_rounds": _preference_rounds, "refining": refining,
         "controller": _controller,
     }  # fmt: skip

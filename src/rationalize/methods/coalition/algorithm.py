@@ -14,16 +14,19 @@ default is told apart in docs/methods/coalition.md.
                    round's start; then from 2 with fresh candidates
     6. controller  from questions that no variant's DPO has seen: who writes, who refines, or keep
     7. infer       controller -> write -> controller -> refine -> answer
+                   (evaluated by look-ups in one factorial table: `table.py`)
 
 Deviations:
  1. The scorer is cross-fitted (`judge: cross-fit`): two folds, each judges the questions that it
-    has not learned from. `ift` is the paper's M_IFT, `variants` the code's mean of the variants.
+    has not learned from. `ift` is the paper's M_IFT, out of sample with `preference_share`;
+    `variants` the code's mean of the variants.
  2. Variants go on from M_IFT, each on its own questions, as adapters over one base; the paper
     trains all three from the base model, in full (`copies` for full copies).
- 3. A rationale's answer is masked before its utility is taken (`leak: mask`), or a rationale that
-    only states the answer is worth no more than none (`leak: penalty`, the default): likelihood
+ 3. A rationale's answer is masked before its utility is taken (`leak: mask`, the default), or a
+    rationale that only states the answer is worth no more than none (`leak: penalty`): likelihood
     rises by stating the answer alone. `none` is the paper's.
- 4. N variants: best against worst. Several candidates per variant where `sampling.n` is above 1.
+ 4. N variants: best against worst, of texts without a fault. Several candidates per variant where
+    `sampling.n` is above 1; a `panel` of refiners where there are many.
  5. Questions for the controller are held out of tuning and DPO; keeping a rationale is a legal
     refinement.
  6. The answerer is M_IFT's choice among the options; free-form answers are written.

@@ -270,6 +270,11 @@ class CoalitionConfig:
                 "answer, which the judge cross-fit learns from: M_IFT judges in its place "
                 "(--judge ift)"
             )
+        if judge in ("ift", "variants") and not (self.preference_share or self.instruction.source):
+            say(
+                f"the judge {judge} has learned the answers to the questions that it judges: "
+                "utilities are in sample. --preference-share keeps DPO's questions from it"
+            )
         rewards = ("consistency",) if judge == "cross-fit" else ()
         folders = replace(folders, answer_scorer=self.answer_scorer)
         return Scoring(("correctness", "diversity", *rewards), folders)

@@ -161,7 +161,7 @@ def measured(run: Run, splits: Sequence[str]) -> dict[str, Any]:
             for when in names
             for row in run.read_json(f"clones-{when}.json") or []
         ],
-        "pairs": [
+        "preference_pairs": [
             {"when": when, "variant": variant, **row}
             for when in names[1:]
             for variant in rounds["variants"]
