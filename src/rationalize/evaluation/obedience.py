@@ -40,7 +40,9 @@ def obedience(
                 sampler, questions, sampling, provenance,
                 PromptOptions(control=control), label=f"obedience {reward}={control[reward]}",
             )  # fmt: skip
-            written[key] = suite.score(attempts, by_id)
+            # under the best tokens every reward is read, under another one its own alone
+            read = metrics if control == best else [reward]
+            written[key] = suite.only(*factors(suite, read)).score(attempts, by_id)
         return list(per_question(written[key], by_id, metrics[reward]).values())
 
     rows: list[dict[str, Any]] = []
@@ -71,6 +73,15 @@ def token_metrics(
         n: product_metric(suite, factors, raw=raw) if n == "product" else reward_metric(suite[n])
         for n in names
     }
+
+
+def factors(suite: RewardSuite, names: Iterable[str]) -> list[str]:
+    """The rewards that tokens of these names stand for; `product` for all that are learned."""
+    rewards = {r.name for r in suite.rewards}
+    learned = [r.name for r in suite.trainable]
+    return list(
+        dict.fromkeys(n for name in names for n in ([name] if name in rewards else learned))
+    )
 
 
 def product_metric(suite: RewardSuite, rewards: Sequence[str], *, raw: bool = False) -> Metric:

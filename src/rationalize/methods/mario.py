@@ -104,7 +104,10 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
     copies, init = config.control_copies, config.control_init
     policy.add_controls(controls, copies=copies, init=init, seed=exp.seed)
     pool = Pool(config, exp.suite, controls, exp.seed)
-    maker, best = RowMaker(policy), BestCheckpoint(stage)
+    maker, best = (
+        RowMaker(policy),
+        BestCheckpoint(stage, last=config.steps, start=exp.start_weights),
+    )
 
     # 1. explore: the policy writes under its best tokens, and the pool grows
     def explore(step: int) -> None:
@@ -168,11 +171,8 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         means = evaluate_on_dev(exp, stage, policy, round=round, step=done, asked=asked)
         if len(active) == len(controls):  # a policy is only ever used under all its tokens
             best.offer(done, selected(means, config.select_by), policy)
-        if (
-            active
-            and config.token_questions
-            and (done % config.sample_interval == 0 or done == config.steps)
-        ):
+        ends_round = done % config.sample_interval == 0 and config.token_rounds == "all"
+        if active and config.token_questions and (ends_round or done == config.steps):
             bins = {name: pool.filled()[name] for name in active}
             _measure_tokens(exp, policy, config, stage, bins, ranked(), done)
 

@@ -78,9 +78,11 @@ class MarioConfig:
     eval_interval: int = 0
     """Steps between two development evaluations; 0: one at the end of each round."""
     token_questions: int = 60
-    """Development questions on which the tokens are measured after each round: what is reached
-    under them, and whether they rank the start's attempts; 0: none.
+    """Development questions on which the tokens are measured: what is reached under them, and
+    whether they rank the start's attempts; 0: none.
     """
+    token_rounds: Literal["all", "last"] = "all"
+    """After which rounds the tokens are measured."""
     fit: ControlFitConfig = ControlFitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
     """How the policy learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)

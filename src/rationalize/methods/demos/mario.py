@@ -87,6 +87,7 @@ class MarioDemoConfig:
     """FILT-ACC."""
     mario: MarioConfig = MarioConfig(
         bins=3, steps=36, sample_interval=12, prompts=48, token_questions=24,
+        token_rounds="last",
         fit=ControlFitConfig(learning_rate=1e-4, control_factor=20.0), sampling=SHORT,
     )  # fmt: skip
     """MaRio; its other variants differ in what their name says."""
@@ -119,7 +120,7 @@ class MarioDemoConfig:
             "filt_acc": {"steps": 600, "sample_interval": 200, "prompts": 0},
             "mario": {
                 "bins": 5, "steps": 600, "sample_interval": 200, "prompts": 0,
-                "token_questions": 60,
+                "token_questions": 60, "token_rounds": "all",
             },
             "grpo": {"updates": 300, "evaluate_every": 100},
             "gdpo": {"updates": 300, "evaluate_every": 100},
@@ -160,7 +161,7 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
         if isinstance(row.config, MarioConfig):
             said.extend(_under_both_tokens(seeded, row, learned))
         if row == rows[-1]:
-            best = Best(row.label, seeded.seed, learned.policy, learned.asked)
+            best = Best(row.label, seeded.seed, learned.policy, learned.asked, learned.weights)
 
     table = baselines(exp, config.direct, config.shots)
     run_rows(exp, rows, config.seeds, table, after)
