@@ -49,7 +49,8 @@ def test_tables_on_the_coalition_itself():
                 {"when": "round0", "variant": "a", "pairs": {"generation": 3, "refinement": 2},
                  "dropped": {"generation: tie": 4}, "chosen_from_others": 1, "chosen_words": 9.5,
                  "rejected_words": 8.0,
-                 "held_out": {"n": 2, "before": 0.5, "after": 1.0, "accuracy": 1.0}},
+                 "held_out": {"pairs": 3, "held_out_pairs": 2, "held_out_pair_accuracy": 0.75,
+                              "held_out_pair_accuracy_low": 0.5, "held_out_pair_accuracy_high": 1.0}},
                 {"when": "round0", "variant": "b", "pairs": {}, "dropped": {},
                  "chosen_from_others": 0, "chosen_words": None, "rejected_words": None},
             ],
@@ -77,8 +78,8 @@ def test_tables_on_the_coalition_itself():
     assert who["rows"] == [["who writes", 5, *["0.500 / 0.500"] * 4, "56"]]
     assert spread["rows"] == [["tuned", 9, "-0.0010", "0.0200", "0.90 [0.70, 1.20]"]]
     assert pairs["rows"] == [
-        ["round0: a", 5, 4, 1, "9.5 / 8.0", 2, "50.0%", "100.0%", "100.0%"],
-        ["round0: b", 0, 0, 0, "– / –", 0, "–", "–", "–"],
+        ["round0: a", 5, 4, 1, "9.5 / 8.0", 2, "75.0% [50.0%, 100.0%]"],
+        ["round0: b", 0, 0, 0, "– / –", 0, "–"],
     ]
     assert leak["rows"] == [["round0: mask", "3 of 8", "4 of 9", 5, 6, 3]]
     assert rounds["rows"] == [["tuned", 4, "0.500 [0.400, 0.600]", "–", "kept"]]

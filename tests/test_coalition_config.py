@@ -83,11 +83,11 @@ def test_variants_can_have_kinds_of_their_own():
 def test_pairs_kept_aside_are_the_same_in_every_round():
     train = [Question(f"q{i}", f"{i}?", "a", ("a", "b")) for i in range(40)]
     config = CoalitionConfig()
-    aside = pairs_kept_aside("variant-1", (train[:20], train[20:]), config, 0)
+    aside = pairs_kept_aside((train[:20], train[20:]), config, 0)
     assert len(aside) == 4
-    assert aside == pairs_kept_aside("variant-1", (train[:20], train[20:]), config, 0)
+    assert aside == pairs_kept_aside((train[:20], train[20:]), config, 0)
     none = replace(config, held_out_pairs=0.0)
-    assert not pairs_kept_aside("variant-1", (train, train), none, 0)
+    assert not pairs_kept_aside((train, train), none, 0)
 
 
 def test_the_released_settings():

@@ -15,7 +15,7 @@ Table = dict[str, Any]
 _FACT: Mapping[str, Any] = {}  # shares and utilities: three decimals
 _MEANS = ("mean_a", "mean_b")
 _PICKED_BY = ("controller", "majority", "random", "oracle")
-_ORDERED = ("before", "after", "accuracy")
+PAIRS = "held_out_pair_accuracy"
 _LENGTHS = ("chosen_words", "rejected_words")
 
 
@@ -55,23 +55,25 @@ def variance(rows: Rows) -> Table:
 def _pairs(rows: Rows) -> Table:
     def shown(row: Mapping[str, Any]) -> list[Any]:
         held = row.get("held_out") or {}
-        shares = [NONE if held.get(key) is None else f"{held[key]:.1%}" for key in _ORDERED]
+        in_order = NONE
+        if PAIRS in held:
+            means = (f"{held[key]:.1%}" for key in (PAIRS, f"{PAIRS}_low", f"{PAIRS}_high"))
+            in_order = "{} [{}, {}]".format(*means)
         lengths = [NONE if row[key] is None else f"{row[key]:.1f}" for key in _LENGTHS]
         return [
             f"{row['when']}: {row['variant']}", sum(row["pairs"].values()),
             sum(row["dropped"].values()), row["chosen_from_others"], " / ".join(lengths),
-            held.get("n", 0), *shares,
+            held.get("held_out_pairs", 0), in_order,
         ]  # fmt: skip
 
     return {
         "title": "What preferences say, and whether they are learned",
         "note": "Pairs of a variant in a round, candidates and pairs that were dropped, chosen "
-        "texts that another variant wrote, and mean words of chosen and rejected texts. On pairs "
-        "of questions that were not learned from: how many; the share whose chosen text is the "
-        "likelier one before and after DPO; and the share whose chosen text has gained on the "
-        "rejected one (50 %: nothing was learned).",
-        "columns": ["variant", "pairs", "dropped", "from others", "words", "kept aside", "before",
-                    "after", "gained"],
+        "texts that another variant wrote, and mean words of chosen and rejected texts. Of pairs "
+        "of questions that were not learned from: how many, and the share whose chosen text has "
+        "gained on the rejected one (50 %: nothing was learned).",
+        "columns": ["variant", "pairs", "dropped", "from others", "words", "kept aside",
+                    "in order"],
         "rows": [shown(row) for row in rows],
     }  # fmt: skip
 

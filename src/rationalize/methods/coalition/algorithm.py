@@ -58,6 +58,7 @@ from rationalize.methods.coalition.evaluate import LearnedCoalition, dev_accurac
 from rationalize.methods.coalition.inference import Coalition
 from rationalize.methods.coalition.select import Pairs, check_pairs, pair_facts, pairs_of
 from rationalize.methods.coalition.tuning import VariantWeights, tuned_variants
+from rationalize.methods.pair_accuracy import held_out_questions, log_held_out
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import RewardModel
@@ -67,7 +68,7 @@ from rationalize.questions import group_duplicates, hold_out
 from rationalize.records import Question
 from rationalize.runs import Stage
 from rationalize.signals.pairs import partition
-from rationalize.training.preference import PairTexts, learn_pairs, logprob_gaps, order_facts
+from rationalize.training.preference import PairTexts, learn_pairs
 from rationalize.training.selection import best_of
 
 
@@ -98,7 +99,7 @@ def coalition(
     scores = {"tuned": dev_accuracy(exp, made, stage, "tuned", 0)}
 
     parts = dict(zip(names, dpo_parts(compared, config), strict=True))
-    aside = {name: pairs_kept_aside(name, part, config, exp.seed) for name, part in parts.items()}
+    aside = {name: pairs_kept_aside(part, config, exp.seed) for name, part in parts.items()}
 
     def select(candidates: Candidates) -> dict[str, Pairs]:
         return {
@@ -182,13 +183,11 @@ def keep_apart(
 
 
 def pairs_kept_aside(
-    name: str, part: tuple[Sequence[Question], Sequence[Question]], config: CoalitionConfig,
-    seed: int,
-) -> Collection[str]:  # fmt: skip
+    part: tuple[Sequence[Question], Sequence[Question]], config: CoalitionConfig, seed: int
+) -> Collection[str]:
     """Ids of the questions whose pairs a variant does not learn from, the same in all rounds."""
     questions = list({q.id: q for own in part for q in own}.values())
-    _, aside = hold_out(questions, config.held_out_pairs, f"{seed}/pairs/{name}")
-    return {questions[i].id for i in aside}
+    return held_out_questions(questions, config.held_out_pairs, seed)
 
 
 def dpo_parts(
@@ -228,17 +227,14 @@ def learn_from_pairs(
             ]
             for is_aside in (False, True)
         )
-        facts = {**pair_facts(kept, name), "dropped": dict(dropped), "learned_from": len(texts)}
+        facts = {**pair_facts(kept, name), "dropped": dict(dropped)}
         if not texts:
             return facts
         with variants.active(name) as policy:
-            before = logprob_gaps(policy, unseen, config.fit)
-            learn_pairs(
+            margins = learn_pairs(
                 policy, texts, config.fit, beta=config.beta, nll_weight=config.nll_weight,
-                epochs=config.epochs, stage=stage, seed=[exp.seed, round],
+                epochs=config.epochs, stage=stage, seed=[exp.seed, round], held_out=unseen,
             )  # fmt: skip
-            ordered = order_facts(before, logprob_gaps(policy, unseen, config.fit))
-        stage.log("held_out_pairs", 0, [ordered])
-        return {**facts, "held_out": ordered}
+        return {**facts, "held_out": log_held_out(stage, unseen, margins, len(texts))}
 
     stage.policy(VariantWeights(variants, name), learn)
