@@ -93,9 +93,7 @@ def quarel_prompts(count: int) -> list[str]:
     return sorted((prompt_text("rationale_answer", q) for q in questions), key=len, reverse=True)
 
 
-def by_sampler(
-    sampler: Sampler, prompts: Sequence[str], config: SamplingConfig
-) -> list[list[int]]:
+def by_sampler(sampler: Sampler, prompts: Sequence[str], config: SamplingConfig) -> list[list[int]]:
     """Replies as token ids."""
     completions = sampler.sample(prompts, config, seeds=range(len(prompts)))
     return [list(c.ids) for c_G in completions for c in c_G]
