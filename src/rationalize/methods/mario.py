@@ -108,7 +108,10 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
     copies, init = config.control_copies, config.control_init
     policy.add_controls(controls, copies=copies, init=init, seed=exp.seed)
     pool = Pool(config, exp.suite, controls, exp.seed)
-    maker, best = RowMaker(policy), BestCheckpoint(stage)
+    maker, best = (
+        RowMaker(policy),
+        BestCheckpoint(stage, last=config.steps, start=exp.start_weights),
+    )
 
     # 1. explore: the policy writes under its best tokens, and the pool grows
     def explore(step: int) -> None:
@@ -220,21 +223,12 @@ def _measure_tokens(
     exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage,
     bins: Mapping[str, Sequence[int]], ranked: Sequence[Attempt], step: int,
 ) -> None:  # fmt: skip
-    """What the policy reaches when it is asked for each bin, and how well its tokens rank the
-    start's attempts; both on development questions.
+    """How well the policy's tokens rank the start's attempts, and after the last step what it
+    reaches when it is asked for each bin; both on development questions.
     """
     round, raw = -(-step // config.sample_interval), config.variant == "product-raw"
     metrics = token_metrics(exp.suite, bins, config.rewards, raw=raw)
     asked = exp.dev[: config.token_questions]
-    rows = stage.facts(
-        f"obedience/{stage.name}-{step}",
-        lambda: obedience(
-            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
-            Provenance("dev", exp.seed, round=round, step=step),
-            bins=bins, metrics=metrics, which="all" if step == config.steps else "ends",
-        ),
-    )  # fmt: skip
-    stage.log("obedience", step, rows)
     questions = {q.id: q for q in asked}
     rows = stage.facts(
         f"token_auc/{stage.name}-{step}",
@@ -243,3 +237,13 @@ def _measure_tokens(
         ),
     )  # fmt: skip
     stage.log("token_auc", step, [{"round": round, "split": "dev", **r} for r in rows])
+    if step < config.steps:  # the others need passes alone, this writes
+        return
+    rows = stage.facts(
+        f"obedience/{stage.name}-{step}",
+        lambda: obedience(
+            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
+            Provenance("dev", exp.seed, round=round, step=step), bins=bins, metrics=metrics,
+        ),
+    )  # fmt: skip
+    stage.log("obedience", step, rows)

@@ -78,8 +78,8 @@ class MarioConfig:
     select_by: str = "nrg"
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
     token_questions: int = 60
-    """Development questions on which the tokens are measured after each round: what is reached
-    under them, and whether they rank the start's attempts; 0: none.
+    """Development questions on which the tokens are measured: what is reached under them, and
+    whether they rank the start's attempts; 0: none.
     """
     fit: ControlFitConfig = ControlFitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
     """How the policy learns."""

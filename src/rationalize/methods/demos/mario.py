@@ -165,7 +165,7 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
         if isinstance(row.config, MarioConfig):
             said.extend(_under_both_tokens(seeded, row, learned))
         if row == rows[-1]:
-            best = Best(row.label, seeded.seed, learned.policy, learned.asked)
+            best = Best(row.label, seeded.seed, learned.policy, learned.asked, learned.weights)
 
     table = baselines(exp, config.direct, config.shots)
     run_rows(exp, rows, config.seeds, table, after)
