@@ -15,6 +15,7 @@ from rationalize.commands.table import (
     EVERYWHERE,
     FORMS,
     SHELLS,
+    STUDY,
     VERBS,
     Command,
     command_of,
@@ -41,6 +42,7 @@ def script(shell: str) -> str:
     flags = {
         **{verb: flags_of(command) for verb, command in VERBS.items()},
         **{f"train {name}": flags_of(command_of(name)) for name in trained()},
+        **{f"study {name}": flags_of(command) for name, command in STUDY.items()},
     }
     flags["demo"] = {"--method": Flag("what teaches", tuple(DEMOS))}
     for name in DEMOS:
@@ -50,7 +52,7 @@ def script(shell: str) -> str:
         flags[f"config {name}"] |= flags[f"train {name}"]
     flags["config demo"] = {"--explain": Flag("each field explained", alone=True), **flags["demo"]}
     words = {"": tuple(FORMS), "train": tuple(trained()), "config": (*trained(), "demo"),
-             "completion": tuple(SHELLS)}  # fmt: skip
+             "study": tuple(STUDY), "completion": tuple(SHELLS)}  # fmt: skip
     return _fish(words, flags) if shell == "fish" else _bash(words, flags, zsh=shell == "zsh")
 
 

@@ -16,6 +16,7 @@ from rationalize.models.reward_model import RewardModel, read_facts, reward_mode
 from rationalize.models.scorers import AnswerScorer, load_verifier, scorer_facts
 from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, Reward, RewardSuite, load_rewards
+from rationalize.rewards.judge import Judge
 from rationalize.rewards.known import known_rewards
 from rationalize.runs import Run
 
@@ -44,6 +45,8 @@ def check_folders(folders: Any) -> None:
         scorer_facts(folders.verifier, VERIFIER, "verifier")
     if folders.reward_model:
         read_facts(reward_model_folder(folders.reward_model))
+    if folders.judge_model:
+        Judge.at(folders.judge_model)
 
 
 def check_scoring(scoring: Scoring) -> list[Reward]:
@@ -54,9 +57,13 @@ def check_scoring(scoring: Scoring) -> list[Reward]:
     """
     check_folders(scoring.folders)
     names = tuple(dict.fromkeys(scoring.rewards))
-    given = bool(scoring.folders.reward_model)  # the others are trained in the run
-    known = known_rewards([*names, *DIAGNOSTICS], reward_model=given)
-    asked = known_rewards(names, reward_model=given)
+    # the others are trained in the run
+    given = {
+        "reward_model": bool(scoring.folders.reward_model),
+        "judge": bool(scoring.folders.judge_model),
+    }
+    known = known_rewards([*names, *DIAGNOSTICS], **given)
+    asked = known_rewards(names, **given)
     if never := [reward.name for reward in asked if not reward.trainable]:
         trainable = ", ".join(reward.name for reward in asked if reward.trainable)
         raise UsageError(
@@ -103,6 +110,7 @@ def make_suite(
     rewards = load_rewards(
         [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
         reward_model=reward_model, base=base,
+        judge=Judge.at(folders.judge_model) if folders.judge_model else None,
     )  # fmt: skip
     suite = RewardSuite(rewards, cache=str(run.path / "scores"))
     suite.check_questions(train)

@@ -24,6 +24,7 @@ from rationalize.report.browser import browser_data
 from rationalize.report.chains import chains
 from rationalize.report.coalition import coalition
 from rationalize.report.hacking import hacking
+from rationalize.report.study import study_section
 from rationalize.report.text import HOME, json_for_script, style, template
 
 
@@ -81,6 +82,7 @@ def render(
         votes=attempts_page.votes(results.get("votes") or []),
         correlations=sections.correlations(of_first, questions, metrics),
         scatter=sections.against_length(of_first, questions, metrics, browser["pair"]),
+        study=study_section(results["study"]) if results.get("study") else None,
         browser=browser,
         browser_json=json_for_script(browser),
         splits=splits,
