@@ -9,6 +9,7 @@ import pytest
 
 from rationalize.cli import main
 from rationalize.errors import UserError
+from rationalize.methods.scoring import Scoring, check_scoring
 from rationalize.rewards import load_rewards
 from rationalize.rewards.judge import Judge, rating
 from rationalize.sampling.config import HttpConfig
@@ -84,6 +85,21 @@ def test_the_reward_judge_asks_and_stores(tmp_path):
         assert other.weights_hash != judge.weights_hash
     with pytest.raises(UserError, match="--judge-model NAME@URL"):
         load_rewards(["judge"])
+
+
+def test_a_judge_as_a_reward_of_ones_own(tmp_path, monkeypatch):
+    with serving(answer=replies("Rating: 4")) as server:
+        (tmp_path / "judge_here.py").write_text(
+            "from rationalize.rewards.judge import Judge, judge\n"
+            f"reward = judge(Judge.at('big@{server.url}'))\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        [reward] = load_rewards(["judge_here:reward"])
+        assert reward.trainable
+        assert scores(reward, attempt("It is.")) == [0.75]
+    with pytest.raises(UserError, match="as a reward of your own"):
+        check_scoring(Scoring(("correctness", "judge")))
 
 
 def test_the_command_line_scores_with_a_judge(tmp_path, capsys):

@@ -306,7 +306,7 @@ def test_the_command_line_from_files_to_results(tmp_path, capsys):
         (["new", f"{folder}2", "--sources", files[0]], "expected at least two"),
         (["new", f"{folder}2", "--sources", *files, "--methods", "sfd"], "did you mean 'sft'"),
         (["new", f"{folder}2", "--sources", *files, files[0]], "rename the file"),
-        (["new", f"{folder}2", "--sources", "nowhere", files[0]], "no such run or file"),
+        (["new", f"{folder}2", "--sources", "nowhere", files[0]], "no such file or run"),
         (["new", f"{folder}2", "--sources", *files, "--items", "0"], "expected at least 1"),
         (["results", str(tmp_path)], "rationalize study new"),
         (["invite", folder, "--annotators", "ben"], "invited already"),

@@ -73,7 +73,9 @@ def _of_file(
     from rationalize.commands.rationale_file import RationaleFile
 
     if not path.is_file():
-        raise UserError(f"{path}: no such run or file; expected the folder of a run, or a file")
+        raise UserError(
+            f"{path}: no such file or run; expected the folder of a run, or a file of rationales"
+        )
     rows = RationaleFile(path, columns)
     rows.check(None)
     attempts: dict[str, Attempt] = {}

@@ -138,8 +138,6 @@ class ScorerFolders:
     """Folder of a trained verifier, or `vera`; none: one is trained in this run where needed."""
     reward_model: str | None = None
     """Folder of a trained reward model, for the reward of that name."""
-    judge_model: str | None = None
-    """Model behind an OpenAI-style server, as NAME@URL, for the reward `judge`."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from rationalize.models.reward_model import RewardModel, read_facts, reward_mode
 from rationalize.models.scorers import AnswerScorer, load_verifier, scorer_facts
 from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, Reward, RewardSuite, load_rewards
-from rationalize.rewards.judge import Judge
 from rationalize.rewards.known import known_rewards
 from rationalize.runs import Run
 
@@ -45,8 +44,6 @@ def check_folders(folders: Any) -> None:
         scorer_facts(folders.verifier, VERIFIER, "verifier")
     if folders.reward_model:
         read_facts(reward_model_folder(folders.reward_model))
-    if folders.judge_model:
-        Judge.at(folders.judge_model)
 
 
 def check_scoring(scoring: Scoring) -> list[Reward]:
@@ -57,13 +54,10 @@ def check_scoring(scoring: Scoring) -> list[Reward]:
     """
     check_folders(scoring.folders)
     names = tuple(dict.fromkeys(scoring.rewards))
-    # the others are trained in the run
-    given = {
-        "reward_model": bool(scoring.folders.reward_model),
-        "judge": bool(scoring.folders.judge_model),
-    }
-    known = known_rewards([*names, *DIAGNOSTICS], **given)
-    asked = known_rewards(names, **given)
+    # the others are trained in the run, and a judge is a reward of the user's own (docs/study.md)
+    given = bool(scoring.folders.reward_model)
+    known = known_rewards([*names, *DIAGNOSTICS], reward_model=given, judge=False)
+    asked = known_rewards(names, reward_model=given, judge=False)
     if never := [reward.name for reward in asked if not reward.trainable]:
         trainable = ", ".join(reward.name for reward in asked if reward.trainable)
         raise UsageError(
@@ -110,7 +104,6 @@ def make_suite(
     rewards = load_rewards(
         [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
         reward_model=reward_model, base=base,
-        judge=Judge.at(folders.judge_model) if folders.judge_model else None,
     )  # fmt: skip
     suite = RewardSuite(rewards, cache=str(run.path / "scores"))
     suite.check_questions(train)

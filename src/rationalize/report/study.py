@@ -184,9 +184,9 @@ def _judge(judge: Mapping[str, Any]) -> Table:
     return {
         "title": f"The judge {judge['judge']}",
         "note": "A model answered the same study, every pair in both orders; it prefers a text "
-        "only where it says so in both, and says neither otherwise. 50 % of its picks stand first "
-        "where its position decides nothing. Intervals over questions; of the agreement with people over "
-        "questions and annotators.",
+        "only where it says so in both, and says neither otherwise. 50 % of its picks stand "
+        "first where its position decides nothing. Intervals over questions; of the agreement with "
+        "people over questions and annotators.",
         "columns": ["asked", "", "value", "n"],
         "fixed": 2,
         "rows": rows,
