@@ -79,7 +79,9 @@ class EvaluateConfig(ScorerFolders):
     or one that learned exported rows elsewhere, needs `plain`.
     """
     control: dict[str, str] = field(default_factory=dict)
-    """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
+    """Bin per reward to write under: `diversity=best`, `worst`, its number (0 is best), or
+    `random`, one by lot for each question.
+    """
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst)."""
     n: int = 1

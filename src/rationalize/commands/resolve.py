@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rationalize.models.policy import Policy
     from rationalize.rewards.base import Reward
     from rationalize.sampling.config import SamplingConfig
-    from rationalize.sampling.writing import AnySampler
+    from rationalize.sampling.writing import AnySampler, Control
 
 
 Form = Literal["auto", "told", "plain"]
@@ -45,7 +45,7 @@ class Writer:
     """The model that writes for a command."""
 
     sampler: AnySampler
-    control: dict[str, int] | None
+    control: Control | None
     """Bin per reward to write under, where the model has control tokens."""
     told: bool
     """Whether prompts say the form of the answer."""
@@ -180,8 +180,10 @@ def split_commas(listed: Sequence[str]) -> list[str]:
     return [name for part in listed for name in part.split(",") if name]
 
 
-def bins_of(asked: Mapping[str, str], policy: Policy) -> dict[str, int] | None:
-    """`{"diversity": "worst"}` to numbers of bins. Rewards that it does not name get their best."""
+def bins_of(asked: Mapping[str, str], policy: Policy) -> Control | None:
+    """`{"diversity": "worst"}` to numbers of bins, `random` to all of them. Rewards that it does
+    not name get their best.
+    """
     known = dict(policy.controls.bins) if policy.controls else {}
     for name, value in asked.items():
         if not known:
@@ -196,11 +198,13 @@ def bins_of(asked: Mapping[str, str], policy: Policy) -> dict[str, int] | None:
     return {name: _bin(name, asked.get(name, "best"), k) for name, k in known.items()} or None
 
 
-def _bin(name: str, value: str, bins: int) -> int:
+def _bin(name: str, value: str, bins: int) -> int | tuple[int, ...]:
+    if value == "random":
+        return tuple(range(bins))
     numbers = {"best": 0, "worst": bins - 1, **{str(b): b for b in range(bins)}}
     if value not in numbers:
         raise UsageError(
-            f"--control {name}={value}: expected best, worst, or a number from 0 (best) to "
+            f"--control {name}={value}: expected best, worst, random, or a number from 0 (best) to "
             f"{bins - 1}"
         )
     return numbers[value]

@@ -38,6 +38,7 @@ from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.models.policy import Policy
 from rationalize.models.quantised import check_quantising
+from rationalize.models.read_only import read_only
 from rationalize.progress import say
 from rationalize.questions.hub import on_hub
 from rationalize.records import Question
@@ -251,7 +252,7 @@ def open_run(
     """
     check_resumable(out, stored, overwrite=overwrite)  # before anything is loaded
     say(f"loading the model {config.model}")
-    base = config.load_policy(tuning="full")
+    base = read_only(config.load_policy(tuning="full"))
     inputs = inputs_of(stored, splits, base.tokenizer, rewards)
     with Run.open(
         Path(out), stored, base_hash=base.weights_hash, inputs=inputs, overwrite=overwrite

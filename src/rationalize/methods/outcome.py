@@ -43,8 +43,9 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
     for split in exp.final_splits:
         attempts = exp.evaluate(policy, name, split, asked=learned.asked)
         methods[name][split] = {exp.seed: attempts}
+    best = Best(name, exp.seed, policy, learned.asked, learned.weights)
     write_results(
-        exp, methods, [(name, MAJORITY)], model=Best(name, exp.seed, policy, learned.asked),
+        exp, methods, [(name, MAJORITY)], model=best,
         trained=trained_rows(name, learned.trained or {}),
     )  # fmt: skip
     print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
@@ -58,6 +59,8 @@ class Best:
     seed: int
     policy: Policy
     asked: Asked
+    weights: Path
+    """Where its stage stored it."""
 
 
 def export(exp: Experiment, best: Best) -> None:
@@ -73,8 +76,10 @@ def export(exp: Experiment, best: Best) -> None:
     if "compared" in done and {**done, **facts} == done and (folder / "config.json").is_file():
         return
     refused = run.path / "model-refused"
-    shutil.rmtree(refused, ignore_errors=True)
-    best.policy.export(run.folder("model"), bake=asked.control)
+    for left in (refused, folder):
+        shutil.rmtree(left, ignore_errors=True)
+    bake = {name: b for name, b in (asked.control or {}).items() if isinstance(b, int)}
+    best.policy.export(run.folder("model"), bake=bake or None, stored=best.weights)
     if run.access != "write":
         return
     split = exp.final_splits[0]

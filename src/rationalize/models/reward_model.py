@@ -21,11 +21,11 @@ from torch.nn import Linear
 from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.models.choices import cast_linears_to_bf16
 from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import load_head, reply_scores
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
+from rationalize.models.read_only import read_only
 from rationalize.records import Question
 from rationalize.templates import prompt_text
 
@@ -67,7 +67,7 @@ class RewardModel:
         source = (folder / (facts.get("adapter_on") or ".")).resolve()
         policy = load_policy(source, tuning="full", trust_remote_code=trust_remote_code)
         if not facts.get("adapter_on"):
-            policy = cast_linears_to_bf16(policy)
+            policy = read_only(policy)
         else:
             from rationalize.models.variants import Variants
 

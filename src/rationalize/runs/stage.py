@@ -11,14 +11,13 @@ the same stage of another run, takes from there what that run has stored.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rationalize.files import sync_folder
+from rationalize.files import link_or_copy, sync_folder
 from rationalize.records import Attempt
 from rationalize.runs.run import Run
 
@@ -83,6 +82,7 @@ class Stage:
 
         def make() -> Mapping[str, Any]:
             facts = learn() or {}
+            shutil.rmtree(self.folder, ignore_errors=True)  # never written into a linked file
             policy.save(self.run.folder(self.kind, self.name))
             sync_folder(self.folder)
             return facts
@@ -96,6 +96,10 @@ class Stage:
             known = self.source.stored(part) if self.source else None
             self.run.append(write() if known is None else known, shard)
         return self.run.read_shard(shard)
+
+    def read(self, part: str) -> list[Attempt]:
+        """The attempts of a part that was written. Raises KeyError if it was not."""
+        return self.run.read_shard(f"{self.name}-{part}")
 
     def stored(self, part: str) -> list[Attempt] | None:
         """The attempts of a part if they have been written."""
@@ -128,7 +132,7 @@ class Stage:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(self.source.folder, self.folder, copy_function=_link)
+        shutil.copytree(self.source.folder, self.folder, copy_function=link_or_copy)
         self.run.finish(self.name, **facts)
 
     def _forget_checkpoints(self) -> None:
@@ -140,11 +144,3 @@ class Stage:
             (place / f"{self.name}-best.{end}").unlink(missing_ok=True)
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link where the file system has them, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

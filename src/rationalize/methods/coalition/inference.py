@@ -25,9 +25,10 @@ from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.methods.coalition.config import Refiners, refines
 from rationalize.models.answer_texts import Texts, answer_prompt
-from rationalize.models.choices import ChoiceScorer, cast_linears_to_bf16
+from rationalize.models.choices import ChoiceScorer
 from rationalize.models.controller import KEEP, choose
 from rationalize.models.policy import load_policy
+from rationalize.models.read_only import read_only
 from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
 from rationalize.records import Attempt, Question
@@ -291,7 +292,7 @@ class Coalition:
             )
         facts: Mapping = json.loads((folder / FILE).read_text())
         base = load_policy(folder / "base", trust_remote_code=trust_remote_code)
-        variants = Variants(cast_linears_to_bf16(base), folder / "base")
+        variants = Variants(read_only(base), folder / "base")
         for name in [*facts["names"], *([CONTROLLER] if facts["controller"] else [])]:
             variants.load(name, folder / name)
         return cls(variants, facts["names"], facts["refiners"], facts["texts"], facts["controller"])

@@ -34,9 +34,9 @@ from rationalize.methods.coalition.config import (
     InstructionConfig,
 )
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
-from rationalize.models.choices import cast_linears_to_bf16
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
+from rationalize.models.read_only import read_only
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.questions import group_duplicates, load_sample, without_repeats
@@ -89,7 +89,7 @@ def tuned_variants(
     base = exp.config.load_policy(stage.folder, **options)
     policy.model, policy.tuning = base.model, base.tuning  # keep one M_IFT in memory
     if not config.copies and policy.precision != "float32":
-        base = cast_linears_to_bf16(base)  # it never learns
+        base = read_only(base)  # it never learns
     variants = Variants.of(base, stage.folder, config.names, copies=config.copies, seed=exp.seed)
     for name, part in zip(config.names, parts_of(taught, config, exp.seed), strict=True):
         tune_variant(exp, variants, name, part, imperfect, config)

@@ -48,8 +48,12 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "MaRio, uncapped draws, random tokens", {"over_draw": 0.0, "control_init": "statistics"}
     ),
     "mario-within": ("MaRio, bins within a question", {"bins_within": "question"}),
+    "mario-random": ("MaRio, tokens that mean nothing", {"bins_within": "nothing"}),
 }  # fmt: skip
 """Method of MaRio's demo -> its row, and what it changes of MaRio's settings."""
+
+REVERSED = "mario-reversed"
+"""MaRio with its rewards' tokens in the opposite order."""
 
 SFT_MORE = "sft-more"
 """SFT on as many further rows as MaRio learns: what the steps alone are worth."""
@@ -68,8 +72,9 @@ class MarioDemoConfig:
 
     methods: tuple[str, ...] = ("mario",)
     """Learners beside SFT: sft-more (SFT goes on for as many rows), filt-acc, grpo, gdpo, mario,
-    mario-additive, mario-additive-left, mario-uncapped, mario-within, product; with one reward
-    alone, only-REWARD, or all but one, without-REWARD.
+    mario-additive, mario-additive-left, mario-uncapped, mario-within, mario-random (tokens that
+    mean nothing), mario-reversed (tokens in the opposite order), product; with one reward alone,
+    only-REWARD, or all but one, without-REWARD.
     """
     seeds: tuple[int, ...] = (0,)
     """One SFT model and one run of each learner per seed."""
@@ -130,7 +135,7 @@ class MarioDemoConfig:
         check_seeds(self.seeds)
         at_least(self, 0, "shots")
         one = [f"{how}-{name}" for how in ("only", "without") for name in self.mario.rewards]
-        refuse_unknown_methods(self.methods, (SFT_MORE, *OTHERS, *VARIANTS, *one))
+        refuse_unknown_methods(self.methods, (SFT_MORE, REVERSED, *OTHERS, *VARIANTS, *one))
 
     def scoring(self, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:
         """MaRio's rewards, with the scorers that are trained for them."""
@@ -160,7 +165,7 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
         if isinstance(row.config, MarioConfig):
             said.extend(_under_both_tokens(seeded, row, learned))
         if row == rows[-1]:
-            best = Best(row.label, seeded.seed, learned.policy, learned.asked)
+            best = Best(row.label, seeded.seed, learned.policy, learned.asked, learned.weights)
 
     table = baselines(exp, config.direct, config.shots)
     run_rows(exp, rows, config.seeds, table, after)
@@ -187,8 +192,12 @@ def _row(name: str, config: MarioDemoConfig, teacher_rows: int) -> Row:
         label, own = OTHERS[name]
         return Row(label, name, getattr(config, own), stage, SFT)
     how, _, reward = name.partition("-")
+    changes: Mapping[str, Any]
     if name in VARIANTS:
         label, changes = VARIANTS[name]
+    elif name == REVERSED:
+        backwards = {"rewards": config.mario.rewards[::-1]}
+        label, changes = "MaRio, tokens in the opposite order", backwards
     elif how == "only":
         label, changes = f"MaRio, {reward} alone", {"rewards": (reward,)}
     else:
