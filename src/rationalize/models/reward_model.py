@@ -82,11 +82,19 @@ class RewardModel:
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
     ) -> list[float]:
-        """Scores of rationales without an answer sentence; None counts as an empty rationale.
-
-        COALITION's utility with `judge: reward-model`.
+        """COALITION's utility with `judge: reward-model`: the scores of rationales that end in the
+        gold answer, as replies in training did. None asks for the reference, 0: the mean of the
+        attempts that scores were scaled over. An empty reply was in no training.
         """
-        return self.scores(questions, [r or "" for r in rationales], [None] * len(rationales))
+        given = [i for i, r in enumerate(rationales) if r is not None]
+        scores = self.scores(
+            [questions[i] for i in given], [rationales[i] or "" for i in given],
+            [questions[i].answer for i in given],
+        )  # fmt: skip
+        utilities = [0.0] * len(rationales)
+        for i, score in zip(given, scores, strict=True):
+            utilities[i] = score
+        return utilities
 
     def scores(
         self, questions: Sequence[Question], rationales: Sequence[str],
