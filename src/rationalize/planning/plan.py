@@ -14,7 +14,7 @@ from rationalize.planning.speeds import Measured
 
 _GROUPS = (
     (r"scorers/.*", "scorers"),
-    (r"(final-|votes|judged).*", "evaluation"),
+    (r"(final-|votes|judged|table|coalition$|variance).*", "evaluation"),
     (r"(obedience|token_auc)/(.+?)(-\d+)?", r"\2"),
     (r"(check.*|preflight.*|reading|leak.*|refining.*)", "checks"),
     (r"(dev-.*|clones-.*)", "development"),
