@@ -155,10 +155,10 @@ def test_a_calibration_measures_all_kinds_of_work_once(tuning, tiny_model, mostl
 
 def test_prices_by_hand():
     speeds = Speeds(
-        prefill=0.01, step=0.1, row=0.02, batch_tokens=200, sampler=1.0,
+        prefill=0.01, step=0.1, row=0.02, rows=3, sampler=1.0,
         learn={"nll/policy": (0.5, 2.0)}, read={"choices": 0.25}, load=3.0, store=5.0,
     )  # fmt: skip
-    # 4 replies of 10 tokens after prompts of 40, 20 at most: a batch holds 200 / 60, so 2 batches
+    # 4 replies of 10 tokens after prompts of 40, 20 at most, in 2 batches
     assert speeds.seconds(Writes("x", 2, 2, 40, 10, 20)) == pytest.approx(
         1.0 + 2 * 40 * 0.01 + 2 * 20 * 0.1 + 40 * 0.02
     )

@@ -17,6 +17,7 @@ from rationalize.commands.plan import ABOUT, options_of, plan
 from rationalize.commands.table import (
     FORMS,
     SHELLS,
+    STUDY,
     VERBS,
     Command,
     command_of,
@@ -64,6 +65,13 @@ def run(argv: Sequence[str]) -> Any:
             raise UsageError(f"unknown --method {method!r}{nearest(method, DEMOS)}")
         folder = "runs/demo" if method == "mario" else f"runs/demo-{method}"
         return execute("demo", demo_command(method), rest, default_out=folder)
+    if verb == "study":
+        action, rest = _named(rest, {name: c.about for name, c in STUDY.items()}, "COMMAND")
+        if action is None:
+            return None
+        if action not in STUDY:
+            raise UsageError(f"unknown COMMAND {action!r}{nearest(action, STUDY)}")
+        return execute(f"study {action}", STUDY[action], rest, default_out="")
     if verb in VERBS:
         return execute(verb, VERBS[verb], rest, default_out=f"runs/{verb}")
     raise UsageError(f"unknown verb {verb!r}{nearest(verb, FORMS)}")

@@ -15,6 +15,7 @@ from rationalize.commands.table import (
     EVERYWHERE,
     FORMS,
     SHELLS,
+    STUDY,
     VERBS,
     Command,
     command_of,
@@ -49,6 +50,7 @@ def script(shell: str) -> str:
     flags = {
         **{verb: flags_of(command) for verb, command in VERBS.items()},
         **{f"train {name}": flags_of(command_of(name)) for name in trained()},
+        **{f"study {name}": flags_of(command) for name, command in STUDY.items()},
     }
     flags["demo"] = {"--method": Flag("what teaches", tuple(DEMOS))}
     for name in DEMOS:
@@ -61,7 +63,7 @@ def script(shell: str) -> str:
     for name in METHODS:
         flags[f"plan {name}"] = {**PLAN, **flags[f"train {name}"]}
     words = {"": tuple(FORMS), "train": tuple(trained()), "config": (*trained(), "demo"),
-             "plan": (*METHODS, "demo"),
+             "plan": (*METHODS, "demo"), "study": tuple(STUDY),
              "completion": tuple(SHELLS)}  # fmt: skip
     return _fish(words, flags) if shell == "fish" else _bash(words, flags, zsh=shell == "zsh")
 

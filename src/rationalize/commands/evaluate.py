@@ -124,6 +124,8 @@ class CompareConfig:
     """Where the report goes."""
     pairs: tuple[str, ...] = ()
     """Differences to test, as "MaRio - SFT"; none: the last method against each of the others."""
+    study: Path | None = None
+    """Folder of a study (`study new`), whose results so far become a section of the report."""
 
 
 def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> Results:
@@ -174,6 +176,10 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
     out = OutputFile(config.out, "compare", {"runs": config.runs}, overwrite)
     out.check()
     results, attempts, questions = compare_runs(config.runs, pairs=pairs)
+    if config.study:
+        from rationalize.commands.study import results_of
+
+        results["study"] = results_of(config.study)
     out.claim()
     write_report(results, attempts, questions, config.out)
     out.sign()

@@ -51,6 +51,17 @@ def _verb(module: str, config: str, function: str, about: str) -> Command:
     )  # fmt: skip
 
 
+def _study(config: str, function: str, about: str) -> Command:
+    """`study COMMAND`; only the export's file can be replaced."""
+    home = "rationalize.commands.study"
+    return Command(
+        lambda: load(f"{home}:{config}"),
+        lambda settings, **options: load(f"{home}:{function}")(settings, **options),
+        about, writes=function == "export_votes",
+        plan=lambda settings, overwrite: load(f"{home}_plans:plan_{function}")(settings, overwrite),
+    )  # fmt: skip
+
+
 def _plan_of(what: Method | Demo, name: str) -> Callable[..., list[str]]:
     """The plan of a method's command, or of a demo's, which `config.yaml` calls `name`."""
 
@@ -155,6 +166,17 @@ VERBS: Mapping[str, Command] = {
     ),
 }  # fmt: skip
 
+STUDY: Mapping[str, Command] = {
+    "new": _study("NewConfig", "new", "rationales of two or more methods side by side, blinded"),
+    "invite": _study("InviteConfig", "invite", "personal links for further annotators"),
+    "serve": _study("ServeConfig", "serve", "the study's pages, until Ctrl-C"),
+    "results": _study("ResultsConfig", "results", "preferences, agreement, ranking, judges"),
+    "export": _study(
+        "ExportVotesConfig", "export_votes", "votes for check-rewards --people and Label Studio"
+    ),
+    "judge": _study("JudgeConfig", "judge", "a model behind a server answers the study"),
+}  # fmt: skip
+
 FORMS = {
     "demo": "demo [--method METHOD] [--out DIR]",
     "train": "train METHOD [--out DIR]",
@@ -166,6 +188,7 @@ FORMS = {
     "evaluate": "evaluate --model M --questions Q --out DIR",
     "compare": "compare RUN RUN .. --out report.html",
     "leaderboard": "leaderboard --data DIR [--runs RUN ..] --out DIR",
+    "study": "study new|serve|results|.. DIR",
     "export": "export RUN --format sft|dpo --out F",
     "config": "config METHOD [--explain]",
     "completion": "completion bash|zsh|fish",
@@ -192,7 +215,7 @@ def overview() -> str:
     """What `rationalize --help` prints."""
     about = {name: command.about for name, command in VERBS.items()}
     about |= {
-        "train": "teach a model, or a scorer",
+        "train": "teach a model, or a scorer", "study": "people compare rationales, blinded",
         "plan": "what `train METHOD` or `demo` takes: work, minutes, memory",
         "config": "a full configuration, as YAML",
         "completion": "a script that completes flags for your shell",

@@ -108,7 +108,7 @@ def roofline(machine: Machine, known: Measured, work: Iterable[Work], full: bool
         prefill=2 * body / (READING * machine.peak),
         step=max(weights / traffic, LAUNCH * sizes.layers),
         row=max(2 * sizes.parameters / (READING * machine.peak), length * sizes.cache / traffic),
-        batch_tokens=known.speeds.batch_tokens, sampler=weights * 3 / traffic,
+        rows=known.speeds.rows, sampler=weights * 3 / traffic,
         learn=learn, read=read, load=4 * sizes.parameters / DISK, store=4 * sizes.parameters / DISK,
     )  # fmt: skip
     return Measured(speeds, Sizes(**{**sizes.as_dict(), "process": 1.0e9}), known.lengths)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rationalize.methods.work.parts import Learns, Stores, Work, Writes
 from rationalize.methods.work.scene import Scene
 from rationalize.planning.speeds import Sizes
+from rationalize.sampling.local import MAX_ROWS
 
 FULL, HALF = 4, 2
 """Bytes of a number in float32, and in bfloat16."""
@@ -45,8 +46,8 @@ def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) 
             tokens = min(one.micro_tokens, one.rows * (one.prompt + one.reply))
             stages.append(own + reference + tokens * sizes.activations)
         elif isinstance(one, Writes):
-            rows = min(one.replies * (one.prompt + one.limit), 16_384)
-            stages.append(weights * (holders.dtype + HALF) + rows * sizes.cache)
+            kept = min(one.replies, MAX_ROWS) * (one.prompt + one.limit)
+            stages.append(weights * (holders.dtype + HALF) + kept * sizes.cache)
     return held + max(stages)
 
 

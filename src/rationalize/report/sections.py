@@ -19,6 +19,7 @@ from rationalize.report.chains import chains
 from rationalize.report.coalition import coalition
 from rationalize.report.hacking import hacking
 from rationalize.report.material import Material
+from rationalize.report.study import study_section
 from rationalize.report.text import json_for_script
 
 
@@ -65,6 +66,8 @@ def sections(material: Material) -> list[Section]:
         Section("training", "Training", "Training", learning.training(results["training"])),
         Section("correlations", "Correlations", "Correlations", scores.correlations(material)),
         Section("length", "Length", "Reward against length", scores.against_length(material)),
+        Section("study", "Study", "What people preferred",
+                study_section(results["study"]) if results.get("study") else None),
         Section("browser", "Questions", "Questions", _browser(material)),
     ]  # fmt: skip
 

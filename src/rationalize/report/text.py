@@ -24,10 +24,10 @@ HOME = Path(__file__).parent
 
 
 @cache
-def template(name: str) -> Template:
+def template(name: str, home: Path = HOME) -> Template:
     """A page's template; every text put into it is made visible and escaped."""
     environment = Environment(
-        loader=FileSystemLoader(HOME), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(home), autoescape=True, undefined=StrictUndefined,
         finalize=finalize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template(name)
