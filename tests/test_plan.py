@@ -203,7 +203,7 @@ def test_a_roofline_follows_the_figures():
     # 6 operations a parameter and token, at 35 % of 100 TFLOP/s
     tokens = work[0].tokens
     expected = 6 * (6.5e9 + 0.25 * 0.5e9) * tokens / (0.35 * 100e12)
-    moments = 100 * 28 * 7e9 / (0.6 * 2e12)
+    moments = 100 * (28 * 7e9 / (0.6 * 2e12) + 3 * 0.4e-3 * 32)
     assert slow.seconds(work[0]) == pytest.approx(expected + moments)
     assert fast.seconds(work[0]) == pytest.approx(expected / 2 + moments)
 
