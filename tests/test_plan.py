@@ -17,7 +17,7 @@ from rationalize.methods.launch import checked, settings_of
 from rationalize.methods.ppo import PpoConfig
 from rationalize.methods.self_motivated import SelfMotivatedConfig
 from rationalize.methods.self_training import RftConfig
-from rationalize.methods.work.parts import Learns, Reads, Stores, Writes
+from rationalize.methods.work.parts import MODELS, Learns, Reads, Stores, Writes
 from rationalize.methods.work.scene import Lengths
 from rationalize.planning.calibrate import calibrate
 from rationalize.planning.machines import machine_named, roofline
@@ -49,7 +49,7 @@ def counted(work):
     for one in work:
         if isinstance(one, Learns):
             steps[group_of(one.stage)] += one.steps
-        elif isinstance(one, Writes) and "/" not in one.stage:  # measured tokens are not stored
+        elif isinstance(one, Writes) and "/" not in one.stage and one.stage != MODELS:  # not stored
             replies[group_of(one.stage)] += one.replies
     return dict(steps), {k: v for k, v in replies.items() if v}
 

@@ -148,7 +148,7 @@ def work_of(what: Method | Demo, stage: str, known: Checked, at: Scene) -> Itera
     mode = "answer" if what is METHODS["direct"] else "rationale_answer"
     yield from at.finals(BASE, mode=mode, taught=False)
     yield from at.finals(what.label, mode=mode)
-    yield exported()
+    yield from exported(at)
 
 
 def holders_of(known: Checked) -> Holders:
