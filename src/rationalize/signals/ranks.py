@@ -9,7 +9,7 @@ Self-motivated Learning (arXiv 2404.07017), the levels are ours (docs/methods/se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -52,6 +52,19 @@ def pairs_across(
     # the drawn pairs keep the order of all pairs
     chosen = np.random.default_rng(seed).choice(len(pairs), cap, replace=False)
     return [pairs[i] for i in sorted(chosen)]
+
+
+def rates_in_order(groups_P: Sequence[Hashable], margins_P: Sequence[float]) -> list[float]:
+    """Per group (a question), in order of appearance, the share of its pairs whose margin, better
+    less worse, is above 0; a margin of 0 counts half.
+
+    >>> rates_in_order(["a", "a", "b"], [0.3, -0.1, 0.0])
+    [0.5, 0.5]
+    """
+    by_group: dict[Hashable, list[float]] = {}
+    for group, margin in zip(groups_P, margins_P, strict=True):
+        by_group.setdefault(group, []).append(0.5 * (1 + float(np.sign(margin))))
+    return [float(np.mean(signs)) for signs in by_group.values()]
 
 
 def usable_share(pass_rate: float, n: int) -> float:
