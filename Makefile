@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill matrix check format bench wheel clean
+.PHONY: help demo test kill matrix check format bench docs wheel clean
 
 # These would send the installation somewhere other than the environment.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV PYTHONHOME
@@ -54,12 +54,15 @@ bench: $(STAMPS)/package $(STAMPS)/model  ## speed and memory ratios against pla
 		echo "== $$benchmark"; $(VENV)/bin/python $$benchmark || exit 1; \
 	done
 
+docs: $(STAMPS)/docs  ## the documentation site into docs/_build/html; a broken link is an error
+	$(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going docs docs/_build/html
+
 wheel: $(STAMPS)/python  ## build the wheel into dist/
 	rm -rf dist
 	$(VENV)/bin/python -m pip wheel --no-deps --wheel-dir dist .
 
 clean:  ## remove the environment, builds and caches; runs/ stays
-	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) dist build docs/_build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Debian ships Python without the module that puts pip into an environment: the outer pip does it then.
@@ -96,6 +99,10 @@ $(STAMPS)/model: | $(STAMPS)/python
 
 $(STAMPS)/test: $(STAMPS)/package
 	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(STAMPS)/docs: $(STAMPS)/python
+	$(PIP) 'sphinx>=9' 'myst-parser>=5' 'furo>=2025.12'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/package

@@ -7,13 +7,9 @@ A row holds a question, its choices and answer, and a rationale with the predict
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 
-from my_rewards import brevity
-
-from rationalize import RewardSuite, load_rewards
-from rationalize.commands.rationale_file import RationaleFile
+from rationalize import score_rows
 
 QUESTION = {
     "question": "Which sinks in water?",
@@ -27,23 +23,16 @@ ROWS = [
 ]
 
 
-def main(file: Path) -> list[dict[str, float | None]]:
-    rationales = list(RationaleFile(file, columns={}))
-    questions = {r.question.id: r.question for r in rationales}
-    suite = RewardSuite([*load_rewards(["correctness", "diversity", "option_copying"]), brevity])
-    scored = suite.score([r.attempt for r in rationales], questions)
-    for attempt in scored:
-        print(attempt.rationale)
-        shown = {name: "-" if s is None else f"{s:.2f}" for name, s in attempt.rewards.items()}
+def main(rows: list[dict]) -> list[dict[str, float | None]]:
+    rewards = ["correctness", "diversity", "option_copying", "my_rewards:brevity"]
+    scored = score_rows(rows, rewards)
+    for row in scored:
+        print(row["rationale"])
+        shown = {name: "-" if s is None else f"{s:.2f}" for name, s in row["rewards"].items()}
         print("   ", ", ".join(f"{name} {score}" for name, score in shown.items()))
-    return [dict(attempt.rewards) for attempt in scored]
+    return [row["rewards"] for row in scored]
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        main(Path(sys.argv[1]))
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "rationales.jsonl"
-            file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-            main(file)
+    lines = Path(sys.argv[1]).read_text().splitlines() if len(sys.argv) > 1 else []
+    main([json.loads(line) for line in lines] or ROWS)

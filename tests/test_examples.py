@@ -41,11 +41,9 @@ def test_they_are_short():
         assert len(file.read_text().splitlines()) < 60
 
 
-def test_score_rationales(tmp_path, capsys):
+def test_score_rationales(capsys):
     module = example("score_rationales")
-    file = tmp_path / "rationales.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in module.ROWS))
-    dense, repeated, wrong = module.main(file)
+    dense, repeated, wrong = module.main(module.ROWS)
     assert [s["correctness"] for s in (dense, repeated, wrong)] == [1.0, 1.0, 0.0]
     assert repeated["diversity"] < dense["diversity"] == 1.0
     assert (dense["brevity"], wrong["brevity"]) == (1.0, 0.5)
@@ -144,3 +142,17 @@ def test_learn_from_own_attempts(half_right, tmp_path, capsys):
     train("self-motivated", tmp_path / "run", **{**module.SETTINGS, **quick})
     module.compare_two_rationales(tmp_path / "run", questions)
     assert "'right': " in capsys.readouterr().out
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch, capsys):
+    cells = json.loads((EXAMPLES / "first_steps.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(sources[0], names)
+    model = tiny_folder("decoder", tmp_path / "tiny", chat=True)
+    names |= {"MODEL": str(model), "QUESTIONS": "builtin:train=8,dev=4,test=4", "TOKENS": 8}
+    for source in sources[1:]:
+        exec(source, names)
+    assert "the whole report: file:///" in capsys.readouterr().out
+    assert all(not cell.get("outputs") for cell in cells)

@@ -12,7 +12,7 @@ from rationalize.commands.table import FORMS, trained
 from rationalize.methods import DEMOS
 
 ROOT = Path(__file__).parents[1]
-PLACES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "experiments/*", "examples/*.py")
+PLACES = ("README.md", "CONTRIBUTING.md", "docs/**/*.md", "experiments/*.*", "examples/*.py")
 COMMAND = re.compile(rf"\brationalize ((?:{'|'.join(FORMS)})\b[^`\n]*)")
 NOT_RUN = ("lerning-rate", "--server ..", "--help")
 """What a page quotes with the error that it gives, in part, or for its help."""

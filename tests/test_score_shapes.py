@@ -10,6 +10,8 @@ import pytest
 from rationalize.attempt_files import load_attempts, save_attempts
 from rationalize.cli import main
 from rationalize.commands.rationale_file import RationaleFile
+from rationalize.commands.score import score_rows
+from rationalize.errors import UserError
 from rationalize.questions import load_questions
 from rationalize.questions.bad_rows import BadRows
 from rationalize.records import Question
@@ -158,3 +160,14 @@ def test_sample_then_score(tmp_path):
     scored = tmp_path / "scored.jsonl"
     assert main(["score", str(tmp_path / "attempts.jsonl"), "--out", str(scored)]) == 0
     assert len(scored.read_text().splitlines()) == 3
+
+
+def test_rows_in_memory_are_scored_as_a_files_are():
+    row = {"question": "Which sinks?", "choices": ["brick", "cork"], "answer": "brick"}
+    rows = [{**row, "text": "So the answer is (A).", "note": 1}, {**row, "text": "Cork."}]
+    scored = score_rows(rows, ["correctness"], {"completion": "text"})
+    assert [r["rewards"]["correctness"] for r in scored] == [1.0, 0.0]
+    assert scored[0]["note"] == 1
+    assert "rewards" not in rows[0]
+    with pytest.raises(UserError, match="rows, row 2: found no 'question'"):
+        score_rows([rows[0], {"completion": "x"}], ["correctness"], {"completion": "text"})

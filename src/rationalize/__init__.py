@@ -37,6 +37,7 @@ _HOMES = {
     "write_attempts": "rationalize.sampling.writing",
     "RewardSuite": "rationalize.rewards",
     "load_rewards": "rationalize.rewards",
+    "score_rows": "rationalize.commands.score",
     "FitConfig": "rationalize.training.loop",
     "ControlFitConfig": "rationalize.training.loop",
     "HeadFitConfig": "rationalize.training.loop",

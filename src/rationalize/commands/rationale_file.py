@@ -14,7 +14,7 @@ import dataclasses
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,14 +49,15 @@ class Rationale:
 
 
 class RationaleFile:
-    """Rows of a file under a column mapping. `questions`, by id, where the rows only name theirs.
+    """Rows of a file, or of a list, under a column mapping. `questions`, by id, where the rows only
+    name theirs.
 
     Each iteration streams the file from its start, in constant memory. Messages call it `name`.
     """
 
     def __init__(
         self,
-        path: Path,
+        source: Path | Sequence[Mapping[str, Any]],
         columns: Mapping[str, str],
         questions: Mapping[str, Question] | None = None,
         name: str | None = None,
@@ -64,8 +65,8 @@ class RationaleFile:
         for field in columns:
             if field not in FIELDS:
                 raise UsageError(f"columns: unknown field {field!r}{nearest(field, FIELDS)}")
-        self._path = path
-        self._name = name or str(path)
+        self._source = source
+        self._name = name or (str(source) if isinstance(source, Path) else "rows")
         self._mapped = tuple(columns)
         self._columns = {field: columns.get(field, field) for field in FIELDS}
         self._questions = questions
@@ -108,7 +109,7 @@ class RationaleFile:
     def _read(self, absent: set[str] | None = None) -> Iterator[Rationale | BadRow]:
         """All rows; removes from `absent` the fields that a good row has a column for."""
         with closing(_SeenQuestions()) as seen:
-            for raw in read_rows(self._path):
+            for raw in self._rows():
                 raw = dataclasses.replace(raw, file=self._name)
                 if isinstance(raw, BadRow):
                     yield raw
@@ -126,6 +127,15 @@ class RationaleFile:
                 yield from rationales
                 if absent:
                     absent -= {field for field in absent if self._has(raw, field)}
+
+    def _rows(self) -> Iterator[RawRow | BadRow]:
+        if isinstance(self._source, Path):
+            return read_rows(self._source)
+        rows = (  # a file's lists, which a program may hold as tuples
+            {name: list(v) if isinstance(v, tuple) else v for name, v in row.items()}
+            for row in self._source
+        )
+        return (RawRow("", f"row {i}", row) for i, row in enumerate(rows, 1))
 
     def _has(self, raw: RawRow, field: str) -> bool:
         """Whether a row has a column for the field."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,7 +29,7 @@ from rationalize.records import Question
 from rationalize.text import one_line
 
 if TYPE_CHECKING:
-    from rationalize.rewards import RewardSuite
+    from rationalize.rewards import Reward, RewardSuite
 
 _BATCH = 256
 """Rows scored together: enough to fill a forward pass, few enough that any file streams."""
@@ -84,6 +84,30 @@ def score(config: ScoreConfig, *, overwrite: bool = False) -> dict[str, Any]:
                 file = copied(source, folder / "input")
             return _score(config, folder, file, str(config.file), overwrite)
         return _score(config, folder, config.file, str(config.file), overwrite)
+
+
+def score_rows(
+    rows: Sequence[Mapping[str, Any]],
+    rewards: Sequence[str | Reward],
+    columns: Mapping[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Rows as `rationalize score` reads them, each with its scores under `rewards`.
+
+    `rewards` are names, `module:function`, or `Reward`s; those that ask a model or a trained scorer
+    are given as `Reward`s (`load_rewards`). Raises `UserError` for a row that cannot be read.
+
+    >>> row = {"question": "Which sinks?", "choices": ["brick", "cork"], "answer": "brick"}
+    >>> row |= {"rationale": "A brick is denser than water.", "prediction": "brick"}
+    >>> score_rows([row], ["correctness"])[0]["rewards"]
+    {'correctness': 1.0}
+    """
+    from rationalize.rewards import RewardSuite, load_rewards
+
+    rationales = RationaleFile(rows, columns or {})
+    rationales.check(None)
+    loaded = [load_rewards([r])[0] if isinstance(r, str) else r for r in rewards]
+    suite, column = RewardSuite(loaded), rationales.rewards_column
+    return [row for batch in batches(rationales) for row in _scored(suite, batch, column)]
 
 
 def _score(

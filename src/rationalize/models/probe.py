@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +24,7 @@ from rationalize.models.forward import (
     collate,
     find_head,
     hidden_at_response,
+    ids_of_words,
     plain_model,
     takes_trees,
     tolerance,
@@ -97,7 +97,7 @@ def _tell(text: str) -> None:
 
 def find_decoding(policy: Policy) -> Decoding:
     """The fastest way of decoding that gives the states of full passes, tried on three prompts."""
-    ids = _some_ids(policy, 36)
+    ids = ids_of_words(policy, 36)
     unequal = [ids[:20], ids[20:29], ids[29:33]]
     equal = [ids[:20], ids[10:30], ids[16:]]
     padded = _follows(policy, unequal, Decoding(prefix=False))
@@ -118,7 +118,7 @@ def _follows(policy: Policy, prompts: Sequence[tuple[int, ...]], decoding: Decod
     Three rows take a token each, are doubled, take another, and three of the six take a last one.
     """
     doubled, kept = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([4, 1, 2])
-    words = torch.tensor(_some_ids(policy, 12)[::-1])
+    words = torch.tensor(ids_of_words(policy, 12)[::-1])
     first, second, third = words[:3], words[3:9], words[9:]
     # what the rows hold in the end, read in one pass; the last token is not read
     replies = [[*words[[i // 2, 3 + i]].tolist(), policy.pad_id] for i in range(6)]
@@ -155,7 +155,7 @@ def _follows(policy: Policy, prompts: Sequence[tuple[int, ...]], decoding: Decod
 
 def _check_reading(policy: Policy) -> None:
     """Raise `UserError` if a row's states change with what follows it, or with its batch."""
-    ids = _some_ids(policy, 32)
+    ids = ids_of_words(policy, 32)
     long, short = Row(ids[:12], ids[12:]), Row(ids[:12], ids[12:20])
     other = Row(ids[3:6], ids[16:20])  # a shorter prompt
     rows = [long, short, other]
@@ -174,7 +174,7 @@ def control_states(policy: Policy) -> Tensor:
 
     Raises `UserError` for a model that cannot read ids beyond its vocabulary.
     """
-    ids = _some_ids(policy, 12)
+    ids = ids_of_words(policy, 12)
     row = Row(ids[:8], ids[8:], tuple(policy.controls.ids()) if policy.controls else ())
     with torch.no_grad():
         return _or_refuse(policy, lambda: hidden_at_response(policy, collate([row], policy)))
@@ -187,12 +187,6 @@ def check_adapter(policy: Policy, before: Tensor) -> None:
             f"{policy.name}: in a model of type {plain_model(policy).config.model_type!r} LoRA "
             "cannot train the rows of control tokens; expected --tuning full"
         )
-
-
-def _some_ids(policy: Policy, n: int) -> tuple[int, ...]:
-    """n ids of words, the same each time. Padding and EOS mean more than a word in some models."""
-    drawn = np.random.default_rng(0).integers(policy.n_vocab, size=4 * n).tolist()
-    return tuple(i for i in drawn if i not in (policy.pad_id, policy.eos_id))[:n]
 
 
 _FAULTS = (
