@@ -74,9 +74,9 @@ STEP = st.tuples(st.sampled_from("+-*"), NUMBER)
 def written(start, steps, *, chained, off=0):
     """A calculation step by step, as one chain or as sentences; `off` is added to its result."""
     sentences, chain, total = [], str(start), start
-    for sign, number in steps:
+    for k, (sign, number) in enumerate(steps):
         result = value_of(f"({total}){sign}{number}")
-        shown = int(result) + (off if (sign, number) is steps[-1] else 0)
+        shown = int(result) + (off if k == len(steps) - 1 else 0)
         sentences.append(f"{total} {sign} {number} = {shown}.")
         chain += f" {sign} {number} = {shown}"
         total = shown

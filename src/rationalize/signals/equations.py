@@ -37,7 +37,7 @@ _BREAK = re.compile(r"[,.]\s|(?<=\d)\s+(?=[\d$€£(])|[,.]$")
 _TERM = re.compile(r"\d.*[-+*/x×÷^].*\d")
 _LONGEST = 120  # characters of a side that are read
 _SIGNS = str.maketrans({"x": "*", "×": "*", "÷": "/", **dict.fromkeys(",$€£ \t", "")})
-_FIRST = re.compile(r"\d+(?:\.\d+)?(?=[-+*/])")
+_FIRST = re.compile(r"-?\d+(?:\.\d+)?(?=[-+*/])")
 """The number that a calculation goes on from."""
 _UNKNOWN = re.compile(r"(?:(?<=[\d(])|(?<=[-+*/=] ))x(?!\s*[\d$€£(])")
 """An x that multiplies nothing."""

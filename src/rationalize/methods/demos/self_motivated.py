@@ -149,8 +149,6 @@ class SelfMotivatedDemoConfig:
         ranking = RankConfig(self.redraw, self.rft.select, self.rm, modes, self.resample)
         rank = f"{HERE}.self_motivated:rank"
         rows.append(Row(RANK, rank, ranking, "seed{seed}", RFT, shown=False))
-        if "star" in self.methods:
-            rows.append(Row(STAR, "star", self.star, "star-{seed}"))
         for name, (label, learns) in RELEARN.items():
             if name in self.methods:
                 config = RelearnConfig(self.rft, learns)
@@ -160,6 +158,8 @@ class SelfMotivatedDemoConfig:
             rows.append(Row(DPO, "dpo", self.dpo, "dpo-{seed}", RANK))
         if "grpo" in self.methods:
             rows.append(Row(GRPO, "grpo", self.grpo, "grpo-{seed}", RANK))
+        if "star" in self.methods:
+            rows.append(Row(STAR, "star", self.star, "star-{seed}"))
         for mode in self.modes:
             stage = f"ppo-{mode.replace('+', '-')}-seed{{seed}}"
             improve = f"{HERE}.self_motivated:improve"
