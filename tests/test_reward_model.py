@@ -90,7 +90,9 @@ def test_the_likelihood_needs_no_learning(tmp_path):
     said = reply(questions[0], "a clear stone", "yes", "reply")
     [logprob_T] = token_logprobs(policy, [reward_row(policy, questions[0], said)])
     model = RewardModel(lambda: nullcontext(policy), None, score="likelihood")
-    assert model.raw(questions[:1], [said]) == pytest.approx([logprob_T.mean().item()], abs=1e-4)
+    assert model.raw(questions[:1], [said]) == pytest.approx(
+        [logprob_T.mean().item()], abs=0.02
+    )  # bfloat16
 
 
 def test_what_scores_is_chosen_on_other_questions_and_said(tmp_path, capsys):

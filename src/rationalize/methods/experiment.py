@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from rationalize.errors import UsageError
@@ -119,7 +120,7 @@ def _complete_last(exp: Experiment, rows: Sequence[Row], table: Table) -> None:
                         replace(a, id=f"{name}/{seed}/{a.question_id}", writer=name) for a in kept
                     ]
                     stage = final_stage(exp.run, name)
-                    seeds[seed] = stage.attempts(f"{split}-{seed}", lambda own=as_last: own)
+                    seeds[seed] = stage.attempts(f"{split}-{seed}", partial(list, as_last))
 
 
 def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:

@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 
 from rationalize.errors import UsageError
-from rationalize.methods.base import Experiment, Learned, NothingToLearn
+from rationalize.methods.base import Experiment, Learned, NothingToLearn, log_dev
 from rationalize.methods.own_attempts import (
     fault,
     learned_text,
@@ -60,12 +60,21 @@ def relearn(exp: Experiment, policy: Policy, config: RelearnConfig, stage: Stage
     texts = texts_of(exp, config, start)
     steps = max(map(int, (exp.run.done(start.weights.name) or {})["scores"]))
     say(f"{stage.name}: {len(texts)} texts, {steps} steps as RFT")
+    log_dev_of(exp, Stage(exp.run, start.weights.name), stage, 0)  # M_sft's, to compare with
     exp.reset(policy)
-    sft = SftConfig(evaluations=config.rft.evaluations, fit=config.rft.fit)
-    imitate(exp, policy, texts, sft, stage, steps=steps)
+    sft, this = SftConfig(evaluations=config.rft.evaluations, fit=config.rft.fit), stage.sub("sft")
+    imitate(exp, policy, texts, sft, this, steps=steps)
+    log_dev_of(exp, this, stage, 1)
     rewards = {"more": ("correctness",), "best": ("correctness", "reward_model")}
-    trained = {stage.name: rewards.get(config.learns, ())}
-    return replace(start, policy=policy, weights=stage.folder, trained=trained, attempts=())
+    trained = {stage.name: rewards[config.learns]} if config.learns in rewards else {}
+    return replace(start, policy=policy, weights=this.folder, trained=trained, attempts=())
+
+
+def log_dev_of(exp: Experiment, kept: Stage, stage: Stage, round: int) -> None:
+    """Log every metric of the development attempts with which a stage was kept, under `stage`."""
+    attempts = kept.stored(f"dev{(kept.done or {})['step']}") or []
+    scored = exp.suite.score(attempts, {q.id: q for q in exp.dev})
+    log_dev(exp, stage, scored, round=round, step=round)
 
 
 def texts_of(exp: Experiment, config: RelearnConfig, start: Learned) -> Texts:
@@ -115,7 +124,7 @@ def in_turns(attempts: Sequence[Attempt], count: int, seed: int) -> list[Attempt
     """`count` of the attempts, drawn at random, one of each question before a second one."""
     order = np.random.default_rng(seed).permutation(len(attempts))
     turns: dict[str, int] = {}
-    ranked = []
+    ranked: list[tuple[int, int, Attempt]] = []
     for i in order:
         turn = turns[attempts[i].question_id] = turns.get(attempts[i].question_id, 0) + 1
         ranked.append((turn, len(ranked), attempts[i]))

@@ -46,7 +46,9 @@ def try_scores(
     of = [q for q, rows in enumerate(groups) for row in rows for _ in row.tag.worse]
 
     def figures(margins_Q: Sequence[np.ndarray]) -> dict[str, float]:
-        return with_interval("pair_accuracy", rates_in_order(of, np.concatenate(margins_Q)))
+        return with_interval(
+            "pair_accuracy", rates_in_order(of, np.concatenate(margins_Q).tolist())
+        )
 
     tried: dict[str, Any] = {}
     for pooling, x_Nd in states.items():
