@@ -17,10 +17,12 @@ import argparse
 import gzip
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rationalize.attempt_files import load_attempts
 from rationalize.evaluation.metrics import stated
@@ -31,10 +33,12 @@ from rationalize.methods.train_scorers.choosing import try_scores
 from rationalize.methods.train_scorers.ranking import pair_rates, rank_attempts
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig
 from rationalize.models.policy import load_policy
+from rationalize.models.precision import Numbers
 from rationalize.models.reward_model import RewardModel
 from rationalize.questions import load_splits
 from rationalize.records import Attempt, Question
 from rationalize.signals.equations import equations_hold
+from rationalize.signals.ranks import rates_in_order
 
 SETS = ("asdiv", "svamp", "singleeq", "multiarith", "addsub")
 TRAIN = 600
@@ -144,6 +148,13 @@ def what_they_are_worth(
             "right_with_false_equations": sum(
                 ok and not equations_hold(a.rationale) for a, ok in zip(group, right, strict=True)
             ),
+            "wrong_parsed": sum(
+                a.parsed and not ok for a, ok in zip(group, right, strict=True)
+            ),
+            "wrong_with_false_equations": sum(
+                a.parsed and not ok and not equations_hold(a.rationale)
+                for a, ok in zip(group, right, strict=True)
+            ),
             "kept_for_imitation": len(kept.positives),
         })  # fmt: skip
     return rows
@@ -177,12 +188,22 @@ def informative(
     """Pair accuracy of every score, and what choosing by each of the reward models is worth."""
     ranked = rank_attempts(attempts, questions, RejectConfig(), RANK, 0)
     n = len(ranked)
-    tried = try_scores(load_policy(model), ranked, "reply")
+    policy = load_policy(model, numbers=Numbers(dtype=torch.bfloat16))  # as in the experiment
+    tried = try_scores(policy, ranked, "reply")
     pairs = [
         {"score": "probe" if s != "likelihood" else s, "reads": s, "questions": min(n, 150),
          "pair_accuracy": {k: f[f"pair_accuracy{e}"] for k, e in ENDS}}
         for s, f in tried.items()
     ]  # fmt: skip
+    for name, worth in RULES.items():
+        gaps = [
+            worth(one.attempts[i]) - worth(one.attempts[j]) for one in ranked for i, j in one.pairs
+        ]
+        of = [one.question.id for one in ranked for _ in one.pairs]
+        pairs.append({
+            "score": "rule", "reads": name, "questions": n,
+            "pair_accuracy": as_cell(rates_in_order(of, gaps)),
+        })  # fmt: skip
     votes = [{"by": "", **row} for row in curve(attempts, questions)]
     for folder in reward_models:
         scorer = RewardModel.load(folder)
@@ -196,6 +217,12 @@ def informative(
         votes += [{"by": scorer.score, **row} for row in best if row["rule"].startswith("best")]
     return {"pairs": pairs, "choosing": votes}
 
+
+RULES: Mapping[str, Callable[[Attempt], float]] = {
+    "no false equation": lambda a: float(equations_hold(a.rationale)),
+    "fewer words": lambda a: -float(len(a.rationale.split())),
+}
+"""What needs neither a model nor the answer."""
 
 ENDS = (("mean", ""), ("low", "_low"), ("high", "_high"))
 

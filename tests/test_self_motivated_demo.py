@@ -4,13 +4,14 @@ import dataclasses
 import json
 
 import pytest
-from toys import experiment, told_apart
+from toys import attempt, experiment, question, told_apart
 
 from rationalize import demo
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import read_run
 from rationalize.methods.base import Learned, NothingToLearn
 from rationalize.methods.demos.self_motivated import PPO_ROWS, RELEARN, SelfMotivatedDemoConfig
+from rationalize.methods.experiment import Row, Table, complete_last
 from rationalize.methods.own_attempts import SelectConfig, WriteConfig
 from rationalize.methods.relearn import RelearnConfig, best_by_score, in_turns, texts_of
 from rationalize.methods.sft import StartConfig
@@ -91,6 +92,17 @@ def test_an_unknown_method_is_refused(tmp_path):
     no_seeds = small(SelfMotivatedDemoConfig().rft, seed_rationales=0)
     with pytest.raises(UsageError, match=r"set rft\.seed_rationales"):
         SelfMotivatedDemoConfig(methods=("seeds",), rft=no_seeds)
+
+
+def test_a_seed_that_kept_its_last_policy_counts_in_both_rows(tmp_path):
+    q = question(0)
+    kept, last = ([attempt(q, words, "yes")] for words in ("what was kept", "where it ended"))
+    methods = {"X": {"test": {0: kept, 1: kept}}, "X, last policy": {"test": {1: last}}}
+    table = Table(methods)
+    complete_last(experiment(tmp_path / "run", [q]), [Row("X", "m", None, "s")], table)
+    assert table.methods["X, last policy"]["test"][1] == last
+    [as_last] = table.methods["X, last policy"]["test"][0]
+    assert (as_last.writer, as_last.rationale) == ("X, last policy", "what was kept")
 
 
 # What RFT is compared with

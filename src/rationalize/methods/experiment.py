@@ -104,10 +104,10 @@ def run_rows(
             if after:
                 after(seeded, row, learned)
             table.learned[row.label, seed] = replace(learned, policy=None)
-    _complete_last(exp, rows, table)
+    complete_last(exp, rows, table)
 
 
-def _complete_last(exp: Experiment, rows: Sequence[Row], table: Table) -> None:
+def complete_last(exp: Experiment, rows: Sequence[Row], table: Table) -> None:
     """Give the rows of last policies the seeds that kept their last policy: its attempts count for
     both rows.
     """

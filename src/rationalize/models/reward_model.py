@@ -117,7 +117,9 @@ class RewardModel:
                 reward_row(policy, q, t, tag=i)
                 for i, (q, t) in enumerate(zip(questions, texts, strict=True))
             ]
-            for passed in micro_batches(rows, self._batch_tokens):
+            # without a head, logits over the whole vocabulary are needed
+            most = self._batch_tokens if self._scalar_head is not None else self._batch_tokens // 4
+            for passed in micro_batches(rows, most):
                 with autocast(policy.device):
                     scores = self._scores(policy, passed)
                 for row, score in zip(passed, scores, strict=True):

@@ -26,7 +26,8 @@ from rationalize.training.selection import best_of
 
 MOST_QUESTIONS = 150
 """So many questions are enough to tell scores apart by .05, at the price of one pass each."""
-PASS_TOKENS = 4096
+PASS_TOKENS = 1024
+"""Of a pass: a large vocabulary's logits take 0.6 MB a token, three times over."""
 
 Tried = Mapping[str, Mapping[str, float]]
 """Score -> `pair_accuracy` with its interval (`_low`, `_high`)."""
