@@ -32,6 +32,13 @@ def test_the_papers_vectors():
     assert prefer([0.70, 0.69], 0.70, ["a", "b"]) == "below the reference"  # strict
 
 
+def test_a_margin_is_asked_of_the_reference_and_of_the_worst():
+    assert prefer([0.75, 0.5], 0.6, ["a", "b"], margin=0.125) == Preference(0, 1)
+    assert prefer([0.75, 0.5], 0.65, ["a", "b"], margin=0.125) == "below the reference"
+    assert prefer([0.75, 0.7], 0.5, ["a", "b"], margin=0.125) == "tie"
+    assert prefer([0.75, 0.7], 0.5, ["a", "b"], margin=0.125, filtered=False) == Preference(0, 1)
+
+
 def test_of_many_the_best_and_the_worst():
     assert prefer([0.3, 0.9, 0.1, 0.5], 0.2, list("abcd")) == Preference(1, 2)
     with pytest.raises(ValueError, match="at least 2"):

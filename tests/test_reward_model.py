@@ -337,3 +337,14 @@ def test_the_head_has_a_rate_of_its_own(tmp_path):
     assert 0 < moved < 1.1e-6
     head = load_head(policy, run.path / "model")
     assert (head.weight - head_before.weight).abs().max().item() == pytest.approx(1e-2, rel=0.01)
+
+
+def test_a_coalitions_reference_is_no_reply_that_was_never_seen():
+    policy = tiny_policy()
+    head = torch.nn.Linear(policy.model.config.hidden_size, 1)
+    model = RewardModel(lambda: nullcontext(policy), head, mean=0.3, std=2.0)
+    questions = [question(i) for i in range(3)]
+    utilities = model.utilities(questions, [None, "It is as they say.", None])
+    assert utilities[::2] == [0.0, 0.0]  # the mean of the attempts that scores were scaled over
+    [reply] = model.scores(questions[1:2], ["It is as they say."], [questions[1].answer])
+    assert utilities[1] == pytest.approx(reply, abs=1e-5)

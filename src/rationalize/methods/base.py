@@ -183,6 +183,7 @@ class Experiment:
     splits: Mapping[str, Sequence[Question]]
     suite: RewardSuite
     base: Policy
+    """Only read (`read_only`); what learns is loaded anew (`load_policy`)."""
     evaluation: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
     """How development and test rationales are written."""
     start: Learned | None = None
@@ -216,6 +217,11 @@ class Experiment:
         if self.config.tuning != "auto":
             return "full" if self.config.tuning == "full" else "lora"
         return decide_for(self.base.model).tuning
+
+    @property
+    def start_weights(self) -> Path | None:
+        """Folder of the weights that the method starts from, where a run holds them."""
+        return self.start.weights if self.start else None
 
     def with_seed(self, seed: int) -> Experiment:
         return replace(self, config=replace(self.config, seed=seed))
@@ -254,7 +260,7 @@ class Experiment:
         seed = self.seed if seed is None else seed
         questions = self.splits[split]
 
-        stage, part = final_stage(self.run, name), f"{split}-{seed}"
+        stage, part = final_stage(self.run, name), _final_part(split, seed)
 
         def write() -> list[Attempt]:
             sampler = Sampler(policy, guidance=asked.guidance)
@@ -270,6 +276,10 @@ class Experiment:
 
         return stage.attempts(part, write)
 
+    def evaluated(self, name: str, split: str) -> list[Attempt]:
+        """What `evaluate` stored. Raises KeyError before that."""
+        return final_stage(self.run, name).read(_final_part(split, self.seed))
+
     def sampling(self, mode: str) -> SamplingConfig:
         """How development and test replies are written in a mode."""
         return ANSWER_SAMPLING if mode == "answer" else self.evaluation
@@ -281,6 +291,10 @@ class Experiment:
         questions = {q.id: q for q in self.splits[split]}
         stage = Stage(self.run, f"judged-{slug(name)}")
         return stage.attempts(f"{split}-{seed}", lambda: suite.score(attempts, questions))
+
+
+def _final_part(split: str, seed: int) -> str:
+    return f"{split}-{seed}"
 
 
 def final_stage(run: Run, row: str) -> Stage:

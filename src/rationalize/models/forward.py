@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
+from rationalize.models.likelihood import token_nll
 from rationalize.models.trees import Tree, ancestry, build_batch_trees, build_prefix_trees
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ def head(policy: Policy, hidden: Tensor) -> Tensor:
         return _model_head(policy, hidden)
     model = plain_model(policy)
     output = model.get_output_embeddings()
-    scale, cap = _head_scale_and_cap(model.config.get_text_config(decoder=True))
+    scale, cap = head_scale_and_cap(model.config.get_text_config(decoder=True))
     bias = output.bias[: policy.n_vocab] if getattr(output, "bias", None) is not None else None
     logits = torch.nn.functional.linear(
         hidden * scale if scale != 1.0 else hidden, output_rows(policy), bias
@@ -284,9 +285,9 @@ def output_rows(policy: Policy) -> Tensor:
 def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
     """Log-probability of every response token, one tensor per row, in float32."""
     batch = collate(rows, policy)
-    logits = head(policy, hidden_at_response(policy, batch)).float()  # (N, n_vocab)
-    logprob_N = torch.log_softmax(logits, -1).gather(1, batch.targets[:, None])[:, 0]
-    return list(logprob_N.split([len(r.response_ids) for r in rows]))
+    logits = head(policy, hidden_at_response(policy, batch))  # (N, n_vocab)
+    nll_N, _ = token_nll(logits, batch.targets)
+    return list((-nll_N).split([len(r.response_ids) for r in rows]))
 
 
 def padded(sequences: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:
@@ -382,7 +383,7 @@ def _model_head(policy: Policy, hidden: Tensor) -> Tensor:
         hook.remove()
 
 
-def _head_scale_and_cap(config: Any) -> tuple[float, float | None]:
+def head_scale_and_cap(config: Any) -> tuple[float, float | None]:
     """Scale before the linear output layer (T5 1.0) and soft cap after it (Gemma 2)."""
     scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
     return scale, getattr(config, "final_logit_softcapping", None)

@@ -23,11 +23,11 @@ from torch.nn import Linear
 from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.models.choices import cast_linears_to_bf16
 from rationalize.models.forward import Row, micro_batches, token_logprobs
 from rationalize.models.heads import Pooling, load_head, reply_scores
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
+from rationalize.models.read_only import read_only
 from rationalize.records import Question
 from rationalize.templates import prompt_text
 
@@ -76,7 +76,7 @@ class RewardModel:
         source = (folder / (facts.get("adapter_on") or ".")).resolve()
         policy = load_policy(source, tuning="full", trust_remote_code=trust_remote_code)
         if not facts.get("adapter_on"):
-            policy = cast_linears_to_bf16(policy)
+            policy = read_only(policy)
         else:
             from rationalize.models.variants import Variants
 
@@ -91,11 +91,19 @@ class RewardModel:
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
     ) -> list[float]:
-        """Scores of rationales without an answer sentence; None counts as an empty rationale.
-
-        COALITION's utility with `judge: reward-model`.
+        """COALITION's utility with `judge: reward-model`: the scores of rationales that end in the
+        gold answer, as replies in training did. None asks for the reference, 0: the mean of the
+        attempts that scores were scaled over. An empty reply was in no training.
         """
-        return self.scores(questions, [r or "" for r in rationales], [None] * len(rationales))
+        given = [i for i, r in enumerate(rationales) if r is not None]
+        scores = self.scores(
+            [questions[i] for i in given], [rationales[i] or "" for i in given],
+            [questions[i].answer for i in given],
+        )  # fmt: skip
+        utilities = [0.0] * len(rationales)
+        for i, score in zip(given, scores, strict=True):
+            utilities[i] = score
+        return utilities
 
     def scores(
         self, questions: Sequence[Question], rationales: Sequence[str],

@@ -184,7 +184,7 @@ def self_motivated_demo(exp: Experiment, config: SelfMotivatedDemoConfig, starte
     best = best_of({row: table.selected(exp, row, last) for row in ppo}) if ppo else RFT
     seeded = exp.with_seed(last)
     weights = table.learned[best, last].weights
-    model = Best(best, last, seeded.load_policy(weights), table.learned[best, last].asked)
+    model = Best(best, last, seeded.load_policy(weights), table.learned[best, last].asked, weights)
     models = {
         seed: learned.reward_model
         for (label, seed), learned in table.learned.items()
