@@ -156,6 +156,8 @@ class Learned:
     """The policy; a coalition where several models answer together."""
     weights: Path
     """Its weights in the run."""
+    last: Path | None = None
+    """Where training ended, if development questions have kept something else."""
     asked: Asked = Asked()
     """How it is asked."""
     trained: Mapping[str, Sequence[str]] | None = None
