@@ -140,7 +140,8 @@ def test_the_page_follows_and_no_text_of_a_model_does_anything(tmp_path):
     ]
     run.append(evil, "mario-round1")
     with run, served(run.path) as port, Page(f"http://127.0.0.1:{port}/", width=400) as page:
-        page.evaluate("document.querySelector('details').open = true")
+        assert page.evaluate("document.querySelector('details').open")
+        page.evaluate("document.querySelector('details').open = false")
         run.log("mario", 4, loss=0.5)
         run.write_json("stages.json", {"sft-0": {}})
         changed = (
@@ -148,7 +149,7 @@ def test_the_page_follows_and_no_text_of_a_model_does_anything(tmp_path):
             ".includes('Done: sft-0.')) { clearInterval(look); done(true) } }, 50) })"
         )
         assert page.evaluate(changed)
-        assert page.evaluate("document.querySelector('details').open")
+        assert not page.evaluate("document.querySelector('details').open")
         assert page.evaluate("document.title") == "Runs: one"
         assert EVIL in page.evaluate("document.querySelector('.attempt').textContent")
         assert page.console == []

@@ -1,5 +1,5 @@
 "use strict";
-// Fetches the page again and shows it in the place of the old one; what was unfolded stays so.
+// Fetches the page again and shows it in the place of the old one; what was folded stays so.
 (() => {
   const EVERY = 2000; // milliseconds
   async function follow() {
@@ -7,8 +7,8 @@
       const answer = await fetch("/", { cache: "no-store" });
       if (!answer.ok) throw new Error(answer.status);
       const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-      for (const open of document.querySelectorAll("details[open]")) {
-        fresh.querySelector(`#${CSS.escape(open.id)}`)?.setAttribute("open", "");
+      for (const old of document.querySelectorAll("details")) {
+        fresh.querySelector(`#${CSS.escape(old.id)}`)?.toggleAttribute("open", old.open);
       }
       const focused = document.activeElement?.closest?.("details")?.id;
       document.querySelector("main").replaceWith(fresh);
