@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from rationalize.training.losses import quark_loss, token_nll
+from rationalize.models.likelihood import token_nll
+from rationalize.training.losses import quark_loss
 
 
 def plain(logits, reference, targets, beta, alpha, direction):
@@ -72,9 +73,9 @@ def test_kl_to_itself_is_zero_and_has_no_gradient():
     total, nll, kl, _ = quark_loss(logits, logits.detach(), targets, beta=10.0)
     torch.testing.assert_close(kl, torch.zeros(4))
     (with_kl,) = torch.autograd.grad(total, logits)
-    (without,) = torch.autograd.grad(token_nll(logits, targets).sum(), logits)
+    (without,) = torch.autograd.grad(token_nll(logits, targets)[0].sum(), logits)
     torch.testing.assert_close(with_kl, without)
-    torch.testing.assert_close(nll, token_nll(logits, targets))
+    torch.testing.assert_close(nll, token_nll(logits, targets)[0])
 
 
 def test_terms_that_are_off_are_not_computed():
@@ -92,3 +93,51 @@ def test_what_does_not_fit_is_refused():
         quark_loss(logits, None, targets, beta=0.1)
     with pytest.raises(ValueError, match="shape"):
         quark_loss(logits, torch.randn(3, 6), targets, beta=0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("leaf", [True, False])
+def test_nll_and_entropy_equal_the_plain_form(dtype, leaf):
+    g = torch.Generator().manual_seed(2)
+    n, v = 150, 37  # more positions than one chunk
+    start = torch.randn(n, v, generator=g).to(dtype).requires_grad_()
+    logits = start if leaf else start * 1.0
+    targets, weights = torch.randint(v, (n,), generator=g), torch.randn(n, generator=g)
+    log_p = torch.log_softmax(start.float(), -1)
+    plain_N = -log_p.gather(1, targets[:, None])[:, 0]
+    (expected,) = torch.autograd.grad((weights * plain_N).sum(), start)
+    nll_N, entropy_N = token_nll(logits, targets, entropy=True)
+    torch.testing.assert_close(nll_N, plain_N)
+    torch.testing.assert_close(entropy_N, -(log_p.exp() * log_p).sum(-1))
+    (found,) = torch.autograd.grad((weights * nll_N).sum(), start)
+    torch.testing.assert_close(found, expected)
+    assert token_nll(start, targets)[1].abs().sum() == 0
+
+
+def test_nll_keeps_the_callers_tensor_and_takes_a_models():
+    targets = torch.zeros(3, dtype=torch.long)
+    leaf = torch.randn(3, 5, requires_grad=True)
+    before = leaf.detach().clone()
+    token_nll(leaf, targets)[0].sum().backward()
+    assert torch.equal(leaf, before)
+    whole = torch.randn(3, 6, requires_grad=True) * 1.0
+    kept = whole.detach().clone()
+    token_nll(whole[:, :5], targets)[0].sum().backward()
+    assert torch.equal(whole, kept)  # a view of something that others may read
+    logits = leaf * 1.0
+    token_nll(logits, targets)[0].sum().backward()
+    torch.testing.assert_close(2 * logits.detach(), leaf.grad)
+
+
+def test_quark_takes_the_memory_of_the_reference_where_it_may():
+    g = torch.Generator().manual_seed(3)
+    reference, targets = torch.randn(9, 7, generator=g), torch.randint(7, (9,), generator=g)
+    found = []
+    for overwrite in (False, True):
+        logits = torch.ones(9, 7, requires_grad=True)
+        other = reference.clone()
+        total, *_ = quark_loss(logits, other, targets, beta=0.3, overwrite=overwrite)
+        total.backward()
+        found.append(logits.grad)
+        assert torch.equal(other, reference) != overwrite
+    assert torch.equal(*found)

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -42,6 +43,14 @@ def sync_folder(folder: Path) -> None:
     for path in (*folder.rglob("*"), folder, folder.parent):
         if path.is_file() or os.name == "posix":  # other systems cannot open a folder
             _sync(path)
+
+
+def link_or_copy(source: str | Path, target: str | Path) -> None:
+    """A hard link where the file system has them, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 def obedience(
     sampler: Sampler, suite: RewardSuite, questions: Sequence[Question], sampling: SamplingConfig,
     provenance: Provenance, *, bins: Mapping[str, Sequence[int]], metrics: Mapping[str, Metric],
-    which: str = "all",
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows with the mean reward under each bin's token, all other rewards at their best token.
 
-    `bins` lists the trained bins of each reward, best first; `which="ends"` tries only the first
-    and the last. `metrics` gives each reward's score (`token_metrics`). Means are over questions,
-    with a 95 % interval. The row of a reward's last bin also holds `gap`: best minus last, paired
-    by question, with interval and p-value.
+    `bins` lists the trained bins of each reward, best first; in a row it counts them down to the
+    last, the empty ones too. `metrics` gives each reward's score (`token_metrics`). Means are over
+    questions, with a 95 % interval. The row of a reward's last bin also holds `gap`: best minus
+    last, paired by question, with interval and p-value.
     """
     by_id = {q.id: q for q in questions}
     best = dict.fromkeys(bins, 0)
@@ -40,17 +39,19 @@ def obedience(
                 sampler, questions, sampling, provenance,
                 PromptOptions(control=control), label=f"obedience {reward}={control[reward]}",
             )  # fmt: skip
-            written[key] = suite.score(attempts, by_id)
+            # under the best tokens every reward is read, under another one its own alone
+            read = metrics if control == best else [reward]
+            written[key] = suite.only(*factors(suite, read)).score(attempts, by_id)
         return list(per_question(written[key], by_id, metrics[reward]).values())
 
     rows: list[dict[str, Any]] = []
     for reward, filled in bins.items():
         at_best = reached(best, reward)
-        for b in filled if which == "all" else sorted({filled[0], filled[-1]}):
+        for b in filled:
             values = at_best if b == 0 else reached({**best, reward: b}, reward)
             interval = bootstrap_mean(values)
             row = {
-                "reward": reward, "bin": b, "bins": len(filled), "split": provenance.split,
+                "reward": reward, "bin": b, "bins": filled[-1] + 1, "split": provenance.split,
                 "round": provenance.round, "step": provenance.step,
                 "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n,
             }  # fmt: skip
@@ -71,6 +72,15 @@ def token_metrics(
         n: product_metric(suite, factors, raw=raw) if n == "product" else reward_metric(suite[n])
         for n in names
     }
+
+
+def factors(suite: RewardSuite, names: Iterable[str]) -> list[str]:
+    """The rewards that tokens of these names stand for; `product` for all that are learned."""
+    rewards = {r.name for r in suite.rewards}
+    learned = [r.name for r in suite.trainable]
+    return list(
+        dict.fromkeys(n for name in names for n in ([name] if name in rewards else learned))
+    )
 
 
 def product_metric(suite: RewardSuite, rewards: Sequence[str], *, raw: bool = False) -> Metric:

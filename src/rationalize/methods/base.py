@@ -15,6 +15,7 @@ from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
 from rationalize.evaluation.results import round_rows
+from rationalize.methods.live import show_progress
 from rationalize.models.exported import kept_replies
 from rationalize.models.policy import Policy, Precision, load_policy
 from rationalize.models.precision import Numbers
@@ -64,7 +65,7 @@ class RunConfig:
     precision: Precision = "auto"
     """What learning computes in; `auto`: bfloat16 where the processor or accelerator has it."""
     checkpoint_every: float = 120.0
-    """Seconds between two checkpoints of what is learning."""
+    """Seconds between two checkpoints of what is learning; more where writing one takes long."""
     track: Tracker | None = None
     """A tracker that metrics.jsonl is mirrored to; it must be installed (the extra `track`)."""
     seed: int = 0
@@ -156,6 +157,8 @@ class Learned:
     """The policy; a coalition where several models answer together."""
     weights: Path
     """Its weights in the run."""
+    last: Path | None = None
+    """Where training ended, if development questions have kept something else."""
     asked: Asked = Asked()
     """How it is asked."""
     trained: Mapping[str, Sequence[str]] | None = None
@@ -181,6 +184,7 @@ class Experiment:
     splits: Mapping[str, Sequence[Question]]
     suite: RewardSuite
     base: Policy
+    """Only read (`read_only`); what learns is loaded anew (`load_policy`)."""
     evaluation: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
     """How development and test rationales are written."""
     start: Learned | None = None
@@ -214,6 +218,11 @@ class Experiment:
         if self.config.tuning != "auto":
             return "full" if self.config.tuning == "full" else "lora"
         return decide_for(self.base.model).tuning
+
+    @property
+    def start_weights(self) -> Path | None:
+        """Folder of the weights that the method starts from, where a run holds them."""
+        return self.start.weights if self.start else None
 
     def with_seed(self, seed: int) -> Experiment:
         return replace(self, config=replace(self.config, seed=seed))
@@ -252,7 +261,7 @@ class Experiment:
         seed = self.seed if seed is None else seed
         questions = self.splits[split]
 
-        stage, part = final_stage(self.run, name), f"{split}-{seed}"
+        stage, part = final_stage(self.run, name), _final_part(split, seed)
 
         def write() -> list[Attempt]:
             sampler = Sampler(policy, guidance=asked.guidance)
@@ -268,6 +277,10 @@ class Experiment:
 
         return stage.attempts(part, write)
 
+    def evaluated(self, name: str, split: str) -> list[Attempt]:
+        """What `evaluate` stored. Raises KeyError before that."""
+        return final_stage(self.run, name).read(_final_part(split, self.seed))
+
     def sampling(self, mode: str) -> SamplingConfig:
         """How development and test replies are written in a mode."""
         return ANSWER_SAMPLING if mode == "answer" else self.evaluation
@@ -279,6 +292,10 @@ class Experiment:
         questions = {q.id: q for q in self.splits[split]}
         stage = Stage(self.run, f"judged-{slug(name)}")
         return stage.attempts(f"{split}-{seed}", lambda: suite.score(attempts, questions))
+
+
+def _final_part(split: str, seed: int) -> str:
+    return f"{split}-{seed}"
 
 
 def final_stage(run: Run, row: str) -> Stage:
@@ -312,11 +329,12 @@ def log_dev(
     exp: Experiment, stage: Stage, attempts: Sequence[Attempt], *, round: int, step: int,
     scored: bool = True,
 ) -> dict[str, float]:  # fmt: skip
-    """Log what development attempts reach, for the report; returns each metric's mean."""
+    """Log what development attempts reach, and rewrite the page; returns each metric's mean."""
     suite = exp.suite
     metrics = metrics_of(suite.trainable, suite.diagnostics) if scored else [ACCURACY, PARSE_RATE]
     rows = round_rows(attempts, {q.id: q for q in exp.dev}, metrics, round=round, split="dev")
     stage.log("rounds", step, rows)
+    show_progress(exp, stage, attempts, step)
     return {row["reward"]: row["mean"] for row in rows}
 
 

@@ -90,7 +90,10 @@ def _learn(
     exp: Experiment, policy: Policy, config: FiltAccConfig, stage: Stage
 ) -> Mapping[str, Any]:
     questions = {q.id: q for q in exp.train}
-    maker, best = RowMaker(policy), BestCheckpoint(stage)
+    maker, best = (
+        RowMaker(policy),
+        BestCheckpoint(stage, last=config.steps, start=exp.start_weights),
+    )
     reference = policy.become_reference() if config.beta else None
     pool: list[Attempt] = []
     rounds = 0

@@ -172,7 +172,12 @@ def grpo(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -> 
 def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -> Mapping[str, Any]:
     questions, suite = {q.id: q for q in exp.train}, exp.suite.only(*config.rewards)
     reference = policy.become_reference() if config.beta else None
-    maker, best = RowMaker(policy), BestCheckpoint(stage)
+    maker, best = (
+        RowMaker(policy),
+        BestCheckpoint(
+            stage, last=config.updates * config.steps_per_update, start=exp.start_weights
+        ),
+    )
     rows: list[Row] = []  # what the current update learns from
     current = -1
 
@@ -247,7 +252,7 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
         batch_at, config.fit, stage, steps=config.updates * config.steps_per_update,
         before_step=prepare, after_step=after_step,
     )  # fmt: skip
-    return best.load_into(policy)
+    return best.load_into(policy, keep_last=True)
 
 
 def learned_from(attempts: Sequence[Attempt], config: GroupConfig) -> list[int]:

@@ -170,7 +170,7 @@ def ppo(
                 steps=config.updates * config.steps_per_update,
                 before_step=updates.before_step, after_step=updates.after_step,
             )  # fmt: skip
-        return updates.best.load_into(policy)
+        return updates.best.load_into(policy, keep_last=True)
 
     stage.policy(policy, learn)
     return policy
@@ -189,7 +189,9 @@ class Updates:
         self.exp, self.policy, self.reference = exp, policy, reference
         self.config, self.stage = config, stage
         self.value_head = new_head(policy, zero=True)
-        self.best = BestCheckpoint(stage)
+        self.best = BestCheckpoint(
+            stage, last=config.updates * config.steps_per_update, start=exp.start_weights
+        )
         self.questions = {q.id: q for q in exp.train}
         self.rows: list[Row] = []  # replies of the current update, with advantages and returns
         self.current, self.ended = -1, ""

@@ -100,9 +100,17 @@ def taught(train: Sequence[Question]) -> list[Attempt]:
 
 def direct(exp: Experiment, policy: Policy, config: SftConfig, stage: Stage) -> Policy:
     """Imitate the gold answers alone."""
+    stage.policy(policy, lambda: learn_directly(exp, policy, config, stage))
+    return policy
+
+
+def learn_directly(
+    exp: Experiment, policy: Policy, config: SftConfig, stage: Stage
+) -> Mapping[str, Any]:
+    """As `direct`, but the weights stay in memory alone."""
     texts = [(prompt_text("answer", q), target_text("answer", q)) for q in exp.train]
     steps = steps_for(texts, config)
-    return imitate(exp, policy, texts, config, stage, steps=steps, asked=DIRECTLY)
+    return _learn(exp, policy, texts, config, stage, steps=steps, asked=DIRECTLY)
 
 
 def asked_directly(exp: Experiment, config: SftConfig, stage: Stage) -> Asked:
@@ -116,41 +124,43 @@ def steps_for(texts: Texts, config: SftConfig) -> int:
 
 
 def imitate(
-    exp: Experiment, policy: Policy, texts: Texts, config: SftConfig, stage: Stage, *, steps: int,
-    asked: Asked | None = None,
-) -> Policy:  # fmt: skip
+    exp: Experiment, policy: Policy, texts: Texts, config: SftConfig, stage: Stage, *, steps: int
+) -> Policy:
     """Learn responses in place; leaves the weights of the best development accuracy in `policy`.
 
     Raises `NothingToLearn` where `texts` is empty.
     """
     if not texts:
         raise NothingToLearn(f"{stage.name}: there is no response to learn from")
-
-    def learn() -> Mapping[str, Any]:
-        maker = RowMaker(policy)
-        rows = [maker.text(prompt, response) for prompt, response in texts]
-        # steps after which development accuracy is measured, the last one among them
-        checks = [round(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)]
-        best = BestCheckpoint(stage)
-
-        def batch_at(step: int) -> list[Row]:
-            picked = shuffled_passes(len(rows), config.fit.batch_size, step, exp.seed)
-            return [rows[i] for i in picked]
-
-        def after_step(step: int) -> None:
-            done = step + 1
-            if done in checks:
-                place = sorted(set(checks)).index(done) + 1
-                means = evaluate_on_dev(
-                    exp, stage, policy, round=place, step=done, asked=asked, scored=False
-                )
-                best.offer(done, means["accuracy"], policy)
-
-        fit(policy, nll, batch_at, config.fit, stage, steps=steps, after_step=after_step)
-        return best.load_into(policy)
-
-    stage.policy(policy, learn)
+    stage.policy(policy, lambda: _learn(exp, policy, texts, config, stage, steps=steps))
     return policy
+
+
+def _learn(
+    exp: Experiment, policy: Policy, texts: Texts, config: SftConfig, stage: Stage, *, steps: int,
+    asked: Asked | None = None,
+) -> Mapping[str, Any]:  # fmt: skip
+    maker = RowMaker(policy)
+    rows = [maker.text(prompt, response) for prompt, response in texts]
+    # steps after which development accuracy is measured, the last one among them
+    checks = [round(steps * (i + 1) / config.evaluations) for i in range(config.evaluations)]
+    best = BestCheckpoint(stage, last=steps)
+
+    def batch_at(step: int) -> list[Row]:
+        picked = shuffled_passes(len(rows), config.fit.batch_size, step, exp.seed)
+        return [rows[i] for i in picked]
+
+    def after_step(step: int) -> None:
+        done = step + 1
+        if done in checks:
+            place = sorted(set(checks)).index(done) + 1
+            means = evaluate_on_dev(
+                exp, stage, policy, round=place, step=done, asked=asked, scored=False
+            )
+            best.offer(done, means["accuracy"], policy)
+
+    fit(policy, nll, batch_at, config.fit, stage, steps=steps, after_step=after_step)
+    return best.load_into(policy)
 
 
 def start_from_sft(

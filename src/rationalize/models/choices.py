@@ -31,7 +31,7 @@ from rationalize.models.forward import (
     text_decoder,
     tree_hidden,
 )
-from rationalize.models.precision import autocast, has_fast_bfloat16
+from rationalize.models.precision import autocast
 from rationalize.models.trees import build_prefix_trees
 
 if TYPE_CHECKING:
@@ -190,20 +190,6 @@ class ChoiceScorer:
             np.arange(len(hidden)), np.cumsum([len(r.response_ids) for r in rows])[:-1]
         )
         return _logprobs(self.policy, hidden, nodes, scored)
-
-
-def cast_linears_to_bf16(policy: Policy) -> Policy:
-    """Cast a policy's linear layers to bfloat16 in place, if the device computes fast in it.
-
-    For policies that only score. Embeddings, norms and lm-head stay in float32. The numbers are
-    those of autocast, without the copies that it makes in every pass.
-    """
-    if has_fast_bfloat16(policy.device) and not policy.quantised:
-        model = plain_model(policy)
-        for module in model.modules():
-            if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings():
-                module.to(torch.bfloat16)
-    return policy
 
 
 def _decoder_hidden(

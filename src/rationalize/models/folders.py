@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from rationalize.errors import UserError
 from rationalize.files import looks_local, write_text
 from rationalize.models.encoding import TEMPLATE_VALUES, own_generation_config, words_of
+from rationalize.models.stored import holds_model, take_over_model
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -136,14 +137,19 @@ def files_hash(files: tuple[tuple[str, int, int], ...]) -> str:
     return digest.hexdigest()
 
 
-def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
+def save_policy(
+    policy: Policy, folder: Path, *, bake: Mapping[str, int] | None = None,
+    stored: Path | None = None, first_file: int = 0,
+) -> None:  # fmt: skip
     """Write a folder that transformers, vLLM and lm-eval load without this package.
 
     The adapter must have been merged (see `Policy.export`). `bake` names the bins whose control
     tokens the chat template puts before every response; a plain decoder-only model gets a one-line
     template for it. An encoder-decoder has no such place: pass the `decoder_prefix` of
     `rationalize.json` to `generate(decoder_input_ids=...)`. The generation config is ours
-    (`own_generation_config`). Raises `UserError` if `bake` is given and the policy has no control
+    (`own_generation_config`). Where the folder `stored` holds the same weights, its files are
+    linked, or copied on a file system without links. `first_file`: bytes of the weights that shall
+    be in a file of their own. Raises `UserError` if `bake` is given and the policy has no control
     tokens.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -172,8 +178,12 @@ def save_policy(policy: Policy, folder: Path, *, bake: Mapping[str, int] | None 
         tokenizer.chat_template = _exported_template(policy, prefix)
     # the policy itself keeps the template without a baked prefix
     try:
-        with no_bars():
-            policy.model.save_pretrained(folder)
+        if stored and holds_model(stored, policy.model):
+            take_over_model(stored, folder)
+        else:
+            with no_bars():
+                split = {"max_shard_size": first_file} if first_file else {}
+                policy.model.save_pretrained(folder, **split)
         tokenizer.save_pretrained(folder)
     finally:
         tokenizer.chat_template = template

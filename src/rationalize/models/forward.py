@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
+from rationalize.models.likelihood import token_nll
 from rationalize.models.trees import Tree, ancestry, build_batch_trees, build_prefix_trees
 
 if TYPE_CHECKING:
@@ -288,9 +289,9 @@ def output_bias(policy: Policy) -> Tensor | None:
 def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
     """Log-probability of every response token, one tensor per row, in float32."""
     batch = collate(rows, policy)
-    logits = head(policy, hidden_at_response(policy, batch)).float()  # (N, n_vocab)
-    logprob_N = torch.log_softmax(logits, -1).gather(1, batch.targets[:, None])[:, 0]
-    return list(logprob_N.split([len(r.response_ids) for r in rows]))
+    logits = head(policy, hidden_at_response(policy, batch))  # (N, n_vocab)
+    nll_N, _ = token_nll(logits, batch.targets)
+    return list((-nll_N).split([len(r.response_ids) for r in rows]))
 
 
 def padded(sequences: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:

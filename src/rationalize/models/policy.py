@@ -261,28 +261,38 @@ class Policy:
         self._unwrap()
         self._wrap()
 
-    def save(self, folder: Path) -> None:
-        """Write the merged weights for `load_weights`."""
-        self.export(folder)
+    def save(self, folder: Path, *, first_file: int = 0) -> None:
+        """Write the merged weights for `load_weights`; `first_file`: how many bytes of them shall
+        be in a file of their own.
+        """
+        self.export(folder, first_file=first_file)
         if self.quantised:
             self.load_weights(folder)  # as a second start finds them
 
-    def export(self, folder: Path, *, bake: Mapping[str, int] | None = None) -> None:
-        """Write a merged model for use anywhere; its chat template sets the bins in `bake`."""
+    def export(
+        self, folder: Path, *, bake: Mapping[str, int] | None = None, stored: Path | None = None,
+        first_file: int = 0,
+    ) -> None:  # fmt: skip
+        """Write a merged model for use anywhere; its chat template sets the bins in `bake`.
+
+        `stored`: a folder that may hold the same weights; their files are linked then.
+        """
         if self.quantised:
             save_policy(replace(self, model=dense_with_adapter(self.model)), folder, bake=bake)
             return
         self._unwrap()
-        save_policy(self, folder, bake=bake)
+        save_policy(self, folder, bake=bake, stored=stored, first_file=first_file)
         self._wrap()
 
     def load_weights(self, folder: Path) -> None:
         """Load weights, tokenizer and control tokens from a folder that `save` wrote."""
+        device, numbers = self.device, Numbers(
+            self.precision, self.dtype, self.quantised, self.gradient_checkpointing
+        )  # fmt: skip
+        self.model = None  # one model in memory, not two
         saved = load_policy(
             folder, tuning=self.tuning, style=self.style, system=self.system,
-            lora_rank=self.lora_rank, device=self.device, numbers=Numbers(
-                self.precision, self.dtype, self.quantised, self.gradient_checkpointing
-            ),
+            lora_rank=self.lora_rank, device=device, numbers=numbers,
             trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls

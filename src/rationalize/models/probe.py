@@ -9,6 +9,7 @@ fails at the first two is refused by name. What fails later is done in a slower 
 from __future__ import annotations
 
 import functools
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -70,30 +71,35 @@ def probe(policy: Policy) -> None:
     """Set `linear_head`, `takes_trees`, `decoding` and `own_steps` of a policy that has no adapter
     yet.
 
-    A model with the same weights, configuration, precision and device is probed once per process.
+    A model with the same weights, configuration, precision and device is probed once per process,
+    and one that was saved here is what a model of its configuration was found to be.
     Raises `UserError` for a model whose log-probabilities cannot be computed exactly.
     """
     config = plain_model(policy).config
+    shape = {k: v for k, v in config.to_dict().items() if k not in _NO_SHAPE}
     key = (
-        policy.weights_hash, config.to_json_string(use_diff=False), policy.n_vocab, policy.pad_id,
+        json.dumps(shape, default=str, sort_keys=True), policy.n_vocab, policy.pad_id,
         policy.dtype, policy.device,
     )  # fmt: skip
-    if key not in _probed:
+    known = _probed.get((*key, None if policy.knows_form else policy.weights_hash))
+    if known is None:
         with torch.no_grad():
             _check_reading(policy)
             _or_refuse(policy, lambda: find_head(policy))
             policy.takes_trees = takes_trees(policy)
             policy.decoding = find_decoding(policy)
             policy.own_steps = takes_own_steps(policy)
-        _probed[key] = (
-            policy.linear_head, policy.takes_trees, policy.decoding, policy.own_steps
-        )  # fmt: skip
-    policy.linear_head, policy.takes_trees, policy.decoding, policy.own_steps = _probed[key]
+        known = (policy.linear_head, policy.takes_trees, policy.decoding, policy.own_steps)
+        _probed[*key, policy.weights_hash] = _probed[*key, None] = known
+    policy.linear_head, policy.takes_trees, policy.decoding, policy.own_steps = known
     if policy.decoding != Decoding():
         _tell(f"{policy.name} ({config.model_type}): {policy.decoding}")
 
 
 _probed: dict[tuple[object, ...], tuple[bool, bool, Decoding, bool]] = {}
+"""What was found, by configuration and weights, and by configuration alone."""
+_NO_SHAPE = ("_name_or_path", "architectures", "dtype", "transformers_version")
+"""Of a configuration, what computes nothing."""
 
 
 @functools.cache

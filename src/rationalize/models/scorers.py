@@ -21,13 +21,10 @@ import numpy as np
 
 from rationalize.errors import UserError
 from rationalize.models.answer_texts import Texts, answer_prompt, answer_texts, gold_text
-from rationalize.models.choices import (
-    ChoiceScorer,
-    Continuation,
-    cast_linears_to_bf16,
-)
+from rationalize.models.choices import ChoiceScorer, Continuation
 from rationalize.models.memo import Memo
 from rationalize.models.policy import Policy, load_policy
+from rationalize.models.read_only import read_only
 from rationalize.models.vera import Vera
 from rationalize.records import Question
 
@@ -337,7 +334,7 @@ def softmax(logits: Sequence[float], temperature: float = 1.0) -> list[float]:
 
 def load_choice_scorer(folder: Path) -> ChoiceScorer:
     """A choice scorer over the model in a folder."""
-    return ChoiceScorer(cast_linears_to_bf16(load_policy(str(folder), tuning="full")))
+    return ChoiceScorer(read_only(load_policy(str(folder), tuning="full")))
 
 
 def _key(question: Question, rationale: str | None) -> str:

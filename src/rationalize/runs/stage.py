@@ -11,14 +11,13 @@ the same stage of another run, takes from there what that run has stored.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from rationalize.files import sync_folder
+from rationalize.files import link_or_copy, sync_folder
 from rationalize.records import Attempt
 from rationalize.runs.run import Run
 
@@ -64,7 +63,9 @@ class Stage:
     def once(self, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The facts that `make` returned when it was called, now or by an earlier start."""
         if self.done is None:
-            self.run.finish(self.name, **make())
+            with self.run.timed(self.name):
+                facts = make()
+            self.run.finish(self.name, **facts)
         self._forget_checkpoints()
         return self.done or {}
 
@@ -83,6 +84,7 @@ class Stage:
 
         def make() -> Mapping[str, Any]:
             facts = learn() or {}
+            shutil.rmtree(self.folder, ignore_errors=True)  # never written into a linked file
             policy.save(self.run.folder(self.kind, self.name))
             sync_folder(self.folder)
             return facts
@@ -94,8 +96,14 @@ class Stage:
         shard = f"{self.name}-{part}"
         if not self.run.has_shard(shard):
             known = self.source.stored(part) if self.source else None
-            self.run.append(write() if known is None else known, shard)
+            with self.run.timed(shard):
+                attempts = write() if known is None else known
+            self.run.append(attempts, shard)
         return self.run.read_shard(shard)
+
+    def read(self, part: str) -> list[Attempt]:
+        """The attempts of a part that was written. Raises KeyError if it was not."""
+        return self.run.read_shard(f"{self.name}-{part}")
 
     def stored(self, part: str) -> list[Attempt] | None:
         """The attempts of a part if they have been written."""
@@ -107,7 +115,9 @@ class Stage:
         name = f"{file}.json"
         if self.run.read_json(name) is None:
             known = self.source.run.read_json(name) if self.source else None
-            self.run.write_json(name, measure() if known is None else known)
+            with self.run.timed(file):
+                value = measure() if known is None else known
+            self.run.write_json(name, value)
         return self.run.read_json(name)
 
     def log(self, section: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -128,7 +138,7 @@ class Stage:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(self.source.folder, self.folder, copy_function=_link)
+        shutil.copytree(self.source.folder, self.folder, copy_function=link_or_copy)
         self.run.finish(self.name, **facts)
 
     def _forget_checkpoints(self) -> None:
@@ -140,11 +150,3 @@ class Stage:
             (place / f"{self.name}-best.{end}").unlink(missing_ok=True)
         if place.is_dir() and not any(place.iterdir()):
             place.rmdir()
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link where the file system has them, else a copy."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -41,7 +41,7 @@ _EIGHT = 8
 """Rows that stay are a multiple of it where that many are left: for every new number of rows, the
 kernels of a step are made anew, and fewer rows take no less time.
 """
-_MAX_ROWS = 256
+MAX_ROWS = 256
 """Rows of a batch; products of more are no faster."""
 _BATCH_TOKENS = 16_384
 """Tokens that a batch keeps where the memory is not known, or what a token takes of it."""
@@ -264,7 +264,7 @@ class Sampler:
             views, controls, length = shape(batch[0] if batch else i)  # the first is the longest
             tokens = writer.tokens_kept(length + controls, n, new)
             larger = (len(batch) + 1) * views
-            full = larger * tokens > budget or larger * n > _MAX_ROWS
+            full = larger * tokens > budget or larger * n > MAX_ROWS
             alike = 2 if self.policy.decoding.padding else 3  # of the shape's numbers
             if batch and (full or shape(i)[:alike] != shape(batch[0])[:alike]):
                 yield batch

@@ -9,6 +9,8 @@ import json
 import logging
 import os
 import shutil
+import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,35 @@ from rationalize.files import sync_folder
 log = logging.getLogger(__name__)
 
 _STATE, _STEP = "state.safetensors", "step.json"
+WRITE_SECONDS = 1.2
+"""Seconds of writing that the interval between two checkpoints is meant for: 1 % of 120."""
+_BYTES_PER_SECOND = 5e8  # how fast a disk is taken to be before the first checkpoint
+
+
+class Schedule:
+    """When the next checkpoint is due: after `every` seconds, or in proportion later where a write
+    takes longer than `WRITE_SECONDS`, so that a stage does not spend its time on checkpoints.
+    """
+
+    def __init__(self, every: float, parameters: dict[str, Tensor]) -> None:
+        self._every = every
+        # weights and AdamW's two moments
+        size = 3 * sum(p.numel() * p.element_size() for p in parameters.values())
+        self._started_over(size / _BYTES_PER_SECOND)
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() - self._since > self.wait
+
+    def write(self, save: Callable[[], None]) -> None:
+        """Save, and count from here, by what that took."""
+        began = time.monotonic()
+        save()
+        self._started_over(time.monotonic() - began)
+
+    def _started_over(self, cost: float) -> None:
+        self.wait = self._every * max(1.0, cost / WRITE_SECONDS)
+        self._since = time.monotonic()
 
 
 @dataclass(frozen=True)
@@ -46,7 +77,7 @@ def save_checkpoint(
     tensors = {f"weight/{n}": p.detach().contiguous() for n, p in parameters.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().clone().contiguous()
+            tensors[f"{key}/{name}"] = value.detach().contiguous()
     save_file(tensors, fresh / _STATE)
     written = {**asdict(at), "bytes": (fresh / _STATE).stat().st_size}
     (fresh / _STEP).write_text(json.dumps(written))

@@ -10,9 +10,9 @@ taken, and a SIGTERM stores a checkpoint before it ends the program.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -31,7 +31,12 @@ from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 from rationalize.termination import Terminated, postponed
 from rationalize.text import clip
-from rationalize.training.checkpoints import Position, restore_checkpoint, save_checkpoint
+from rationalize.training.checkpoints import (
+    Position,
+    Schedule,
+    restore_checkpoint,
+    save_checkpoint,
+)
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -159,7 +164,7 @@ def fit(
     run.rewind(name, at.step)
     if at.step:
         say(f"{name}: resuming at step {at.step} of {steps}")
-    saved_at = time.monotonic()
+    checkpoints = Schedule(run.checkpoint_every, parameters)
     tokens = 0
     try:
         with progress_bar(name, "steps") as progress:
@@ -178,10 +183,10 @@ def fit(
                 if after_step:
                     after_step(step)
                 at = Position(step + 1)
-                if time.monotonic() - saved_at > run.checkpoint_every and step + 1 < steps:
+                if step + 1 < steps and checkpoints.due:
+                    save = partial(save_checkpoint, folder, at, parameters, optimizer)
                     with postponed():
-                        save_checkpoint(folder, at, parameters, optimizer)
-                    saved_at = time.monotonic()
+                        checkpoints.write(save)
     except Terminated as stop:
         if at.step:
             save_checkpoint(folder, at, parameters, optimizer)

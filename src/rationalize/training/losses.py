@@ -12,15 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rationalize.models.likelihood import row_chunks
+
 KLDirection = Literal["reverse", "forward"]
-
-_CHUNK = 8  # positions at a time on a CPU: an (8, V) block stays in its cache
-_ACCELERATOR_CHUNK = 256  # on an accelerator: fewer, larger kernels
-
-
-def token_nll(logits_NV: Tensor, targets_N: Tensor) -> Tensor:
-    """`-log p(target)` per token, shape (N,), in float32."""
-    return torch.nn.functional.cross_entropy(logits_NV.float(), targets_N, reduction="none")
 
 
 class _QuarkTokens(torch.autograd.Function):
@@ -35,13 +29,12 @@ class _QuarkTokens(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, logits_NV, reference_NV, targets_N, beta, alpha, direction):
+    def forward(ctx, logits_NV, reference_NV, targets_N, beta, alpha, direction, overwrite):
         n = logits_NV.shape[0]
         nll_N, kl_N, entropy_N = (torch.zeros(n, device=logits_NV.device) for _ in range(3))
-        gradient_NV = torch.empty_like(logits_NV)
-        chunk = _CHUNK if logits_NV.device.type == "cpu" else _ACCELERATOR_CHUNK
-        for start in range(0, n, chunk):
-            at = slice(start, min(start + chunk, n))
+        fits = overwrite and reference_NV is not None and reference_NV.dtype == logits_NV.dtype
+        gradient_NV = reference_NV if fits else torch.empty_like(logits_NV)
+        for at in row_chunks(logits_NV):
             log_p = torch.log_softmax(logits_NV[at].float(), dim=-1)  # (C, V)
             p = log_p.exp()
             target = targets_N[at, None]  # (C, 1)
@@ -81,20 +74,21 @@ class _QuarkTokens(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_total, *_):
         (gradient_NV,) = ctx.saved_tensors
-        return gradient_NV * grad_total, None, None, None, None, None
+        return gradient_NV * grad_total, None, None, None, None, None, None
 
 
 def quark_loss(
     logits_NV: Tensor, reference_NV: Tensor | None, targets_N: Tensor, *, beta: float,
-    alpha: float = 0.0, direction: KLDirection = "reverse",
+    alpha: float = 0.0, direction: KLDirection = "reverse", overwrite: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Quark's loss, `sum_t NLL_t + beta KL_t - alpha H_t` over response tokens (arXiv 2205.13636,
     section 2; docs/methods/mario.md).
 
     `reverse` is KL(policy || reference), as the released code computes it; `forward` is
     KL(reference || policy), as we recall the paper. Returns `(total, nll_N, kl_N, entropy_N)`.
-    Only `total` has a gradient. A term whose coefficient is 0 is not computed and reads 0. Raises
-    ValueError if `beta` is set without a reference, or if the shapes differ.
+    Only `total` has a gradient; with `overwrite` it takes the memory of the reference's logits,
+    which are lost. A term whose coefficient is 0 is not computed and reads 0. Raises ValueError if
+    `beta` is set without a reference, or if the shapes differ.
     """
     if beta and reference_NV is None:
         raise ValueError("beta > 0 needs the reference's logits")
@@ -103,7 +97,26 @@ def quark_loss(
             f"policy logits {tuple(logits_NV.shape)} and reference logits "
             f"{tuple(reference_NV.shape)} differ in shape"
         )
-    return _QuarkTokens.apply(logits_NV, reference_NV, targets_N, beta, alpha, direction)
+    return _QuarkTokens.apply(logits_NV, reference_NV, targets_N, beta, alpha, direction, overwrite)
+
+
+def contrast_loss(true_R: Tensor, other_R: Tensor) -> tuple[Tensor, Tensor]:
+    """How badly a response tells its own control tokens from others, `-log sigmoid(margin)`, and
+    the margin, both (R,).
+
+        margin = log p(y | x, its own tokens) - log p(y | x, the others)
+
+    By Bayes' rule the sigmoid is the probability that y was written under its own tokens, of two
+    that are as likely beforehand: the discriminative loss of GeDi (Krause et al. 2020, arXiv
+    2009.06367) for two controls, not divided by the length. Inputs are log-probabilities of whole
+    responses.
+
+    >>> loss, _ = contrast_loss(torch.tensor([-2.0]), torch.tensor([-2.0]))
+    >>> round(loss.item(), 3)
+    0.693
+    """
+    margin_R = true_R - other_R
+    return -torch.nn.functional.logsigmoid(margin_R), margin_R
 
 
 def dpo_loss(

@@ -24,11 +24,13 @@ from rationalize.models.forward import (
     micro_batches,
     token_logprobs,
 )
-from rationalize.models.heads import head_values, reply_scores
+from rationalize.models.heads import Pooling, head_values, reply_scores
+from rationalize.models.likelihood import token_nll
 from rationalize.training.loop import FitConfig, Grouped, Loss, LossOutput
 from rationalize.training.losses import (
     KLDirection,
     bradley_terry,
+    contrast_loss,
     dpo_loss,
     k3_kl,
     listwise,
@@ -36,7 +38,6 @@ from rationalize.training.losses import (
     ppo_policy_loss,
     ppo_value_loss,
     quark_loss,
-    token_nll,
 )
 
 if TYPE_CHECKING:
@@ -47,17 +48,18 @@ def nll(policy: Policy, rows: Sequence[Row]) -> LossOutput:
     """Negative log-likelihood of the responses, summed over their tokens."""
     batch = collate(rows, policy)
     logits_NV = head(policy, hidden_at_response(policy, batch))
-    nll_N = token_nll(logits_NV, batch.targets)
+    nll_N, _ = token_nll(logits_NV, batch.targets)
     return LossOutput(nll_N.sum(), len(nll_N), {})
 
 
 def quark(
     reference: Callable[[], AbstractContextManager[Policy]] | None, *, beta: float, alpha: float,
-    direction: KLDirection,
+    direction: KLDirection, contrast: float = 0.0,
 ) -> Loss:  # fmt: skip
     """Quark's loss (`quark_loss`), summed over response tokens.
 
-    `reference()` yields the reference policy; None is allowed if `beta` is 0.
+    `reference()` yields the reference policy; None is allowed if `beta` is 0. `contrast` adds that
+    times GeDi's discriminative loss (`contrast_loss`) of every row that is tagged with `OtherTag`.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
@@ -67,16 +69,32 @@ def quark(
         if beta and reference:
             with torch.no_grad(), reference() as frozen:
                 reference_NV = head(frozen, hidden_at_response(frozen, batch, with_controls=False))
-        logits_NV = head(policy, hidden_at_response(policy, batch))
+        # the same responses behind other tokens share their prompts' pass
+        others = [replace(r, control_ids=r.tag.control_ids) for r in rows if r.tag and contrast]
+        both = collate([*rows, *others], policy)
+        logits_MV = head(policy, hidden_at_response(policy, both))
+        n = len(batch.targets)
+        logits_NV = logits_MV[:n] if others else logits_MV  # a slice copies in the backward pass
         total, nll_N, kl_N, entropy_N = quark_loss(
-            logits_NV, reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction
-        )
+            logits_NV, reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction,
+            overwrite=True,
+        )  # fmt: skip
         metrics = {"nll": nll_N.sum().item()}
         if beta:
             metrics["kl"] = kl_N.sum().item()
         if alpha:
             metrics["entropy"] = entropy_N.sum().item()
-        return LossOutput(total, len(nll_N), metrics)
+        if others:
+            nll_M, _ = token_nll(logits_MV, both.targets)
+            logprob = -nll_M.new_zeros(len(both.rows)).index_add(0, both.row_of, nll_M)
+            tagged = [i for i, row in enumerate(rows) if row.tag]
+            contrast_R, margin_R = contrast_loss(logprob[tagged], logprob[len(rows) :])
+            total = total + contrast * contrast_R.sum()
+            # a row counts by its tokens, since sums are reported per token
+            lengths_R = torch.tensor([len(rows[i].response_ids) for i in tagged])
+            metrics["contrast"] = contrast_R.sum().item()
+            metrics["told"] = lengths_R[(margin_R > 0).cpu()].sum().item()
+        return LossOutput(total, n, metrics)
 
     return loss
 
@@ -104,7 +122,7 @@ def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
         # log-probability of each row's whole response: its tokens' sum
         batch = collate(rows, policy)
-        nll_N = token_nll(head(policy, hidden_at_response(policy, batch)), batch.targets)
+        nll_N, _ = token_nll(head(policy, hidden_at_response(policy, batch)), batch.targets)
         logprob_R = -torch.zeros(len(rows), device=nll_N.device).index_add(0, batch.row_of, nll_N)
         # match chosen with rejected: row indices, one each per pair
         pairs = sorted({row.tag.pair for row in rows})
@@ -154,14 +172,17 @@ class RankTag(NamedTuple):
     """Weight of the question, the same in all its rows."""
 
 
-def rank(scalar_head: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0) -> Loss:
+def rank(
+    scalar_head: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0,
+    pooling: Pooling = "end",
+) -> Loss:  # fmt: skip
     """A reward model's rank loss over rows tagged with `RankTag`, summed over questions.
 
     All rows of a question must be in one pass. Each is encoded once, however many pairs it is in.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
-        scores_R = reply_scores(policy, scalar_head, rows)
+        scores_R = reply_scores(policy, scalar_head, rows, pooling)
         members: dict[int, list[int]] = {}  # row indices per question
         for i, row in enumerate(rows):
             members.setdefault(row.tag.question, []).append(i)
@@ -209,8 +230,8 @@ def ppo(
         # new log-probabilities and values, from one forward pass
         batch = collate(rows, policy)
         hidden_Nd = hidden_at_response(policy, batch)
-        log_p_NV = torch.log_softmax(head(policy, hidden_Nd).float(), -1)
-        logprob_N = log_p_NV.gather(1, batch.targets[:, None])[:, 0]
+        nll_N, entropy_N = token_nll(head(policy, hidden_Nd), batch.targets, entropy=True)
+        logprob_N = -nll_N
         values_N = head_values(value_head, hidden_Nd.detach() if detach_value else hidden_Nd)
         # the rollouts' stored columns, each (N,)
         old_N, old_value_N, advantage_N, return_N = (
@@ -223,7 +244,6 @@ def ppo(
         total = policy_N.sum() + value_weight * value_N.sum()
         # diagnostics (docs/metrics.md); approx_kl is the estimator (q - 1) - log q
         with torch.no_grad():
-            entropy_N = -(log_p_NV.exp() * log_p_NV).sum(-1)
             log_ratio_N = logprob_N - old_N
             sums = {
                 "policy_loss": policy_N, "value_loss": value_N,
@@ -259,8 +279,9 @@ def grpo(*, clip: float, beta: float, average: Average = "attempts") -> Loss:
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
         batch = collate(rows, policy)
-        log_p_NV = torch.log_softmax(head(policy, hidden_at_response(policy, batch)).float(), -1)
-        logprob_N = log_p_NV.gather(1, batch.targets[:, None])[:, 0]
+        hidden_Nd = hidden_at_response(policy, batch)
+        nll_N, entropy_N = token_nll(head(policy, hidden_Nd), batch.targets, entropy=True)
+        logprob_N = -nll_N
         # the attempts' stored columns, each (N,)
         old_N, reference_N = (
             torch.cat([row.tag[i] for row in rows]).to(policy.device) for i in range(2)
@@ -279,7 +300,7 @@ def grpo(*, clip: float, beta: float, average: Average = "attempts") -> Loss:
         with torch.no_grad():
             sums |= {
                 "clipfrac": (ratio_N - 1).abs() > clip, "ratio": ratio_N,
-                "entropy": -(log_p_NV.exp() * log_p_NV).sum(-1),
+                "entropy": entropy_N,
             }  # fmt: skip
             metrics = {name: (weight_N * column_N).sum().item() for name, column_N in sums.items()}
         return LossOutput(total, len(rows) if by_attempt else len(logprob_N), metrics)

@@ -39,9 +39,9 @@ from rationalize.models.forward import (
     token_logprobs,
 )
 from rationalize.models.heads import head_values
+from rationalize.models.likelihood import token_nll
 from rationalize.sampling.config import SamplingConfig
 from rationalize.training.loop import FitConfig
-from rationalize.training.losses import token_nll
 from rationalize.training.objectives import RolloutTag
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def measure(
             with policy.autocast():
                 batch = collate(passed, policy)
                 hidden_Nd = hidden_at_response(policy, batch)
-                logprob_N = -token_nll(head(policy, hidden_Nd), batch.targets)
+                logprob_N = -token_nll(head(policy, hidden_Nd), batch.targets)[0]
                 if value_head is not None:
                     values = head_values(value_head, hidden_Nd).split(sizes)
             if reference is not None:

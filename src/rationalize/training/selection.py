@@ -1,14 +1,16 @@
-"""Keeps the weights that did best on development questions."""
+"""Keeps the weights that did best on development questions, and the last ones beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rationalize.files import replacing
+from rationalize.models.stored import read_tensors, stored_alike, weight_files
 from rationalize.runs import Stage
 
 if TYPE_CHECKING:
@@ -30,11 +32,14 @@ def best_of(scores: Mapping[Key, float]) -> Key:
 class BestCheckpoint:
     """The trainable weights of the best step of a stage so far, on disk; `best_of` is the rule.
 
-    Offers may be repeated (resume). The stage deletes the files when it ends.
+    Offers may be repeated (resume). What the folder `start` holds already is not written again, and
+    the weights of the `last` step not at all: the policy has them. The stage deletes the files when
+    it ends.
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self._run = stage.run
+    def __init__(self, stage: Stage, *, last: int, start: Path | None = None) -> None:
+        self._run, self._stage = stage.run, stage
+        self._last, self._start = last, start
         self._name = f"checkpoints/{stage.name}-best.json"
         self._weights = stage.run.path / "checkpoints" / f"{stage.name}-best.safetensors"
         self._record: dict = self._run.read_json(self._name) or {}
@@ -55,25 +60,51 @@ class BestCheckpoint:
             return
         scores = {**self.scores, step: score}
         best = best_of(scores)
-        if best == step:
+        if best == step != self._last:
             self._weights.parent.mkdir(parents=True, exist_ok=True)
-            # weights first: a kill in between only repeats the offer
             named = policy.model.named_parameters()
-            learning = {n: p.detach().cpu().contiguous() for n, p in named if p.requires_grad}
+            learning = {n: p.detach() for n, p in named if p.requires_grad}
+            at_start = stored_alike(self._start, learning) if self._start else set()
+            fresh_weights = {n: p for n, p in learning.items() if n not in at_start}
+            # weights first: a kill in between only repeats the offer
             with replacing(self._weights) as fresh:
-                save_file(learning, fresh)
+                save_file({n: p.cpu().contiguous() for n, p in fresh_weights.items()}, fresh)
         self._record = {"scores": {str(k): v for k, v in scores.items()}, "step": best}
         self._run.write_json(self._name, self._record)
 
-    def load_into(self, policy: Policy) -> dict[str, Any]:
-        """Leave the best weights in the policy; returns the facts that the stage ends with."""
+    def load_into(self, policy: Policy, *, keep_last: bool = False) -> dict[str, Any]:
+        """Leave the best weights in the policy, which has those of the last step; returns the facts
+        that the stage ends with.
+
+        `keep_last`: the policy's own weights, if they are not the best, are stored for `last_of`.
+        """
         if self.step is None:
             raise RuntimeError(
                 "no checkpoint was offered: nothing was evaluated on development questions"
             )
-        tensors = load_file(self._weights)
-        with torch.no_grad():
-            for name, parameter in policy.model.named_parameters():
-                if name in tensors:
-                    parameter.copy_(tensors[name])
+        if keep_last and self.step != max(self.scores):
+            save_last(self._stage, policy)
+        if self.step != self._last:
+            learning = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
+            stored = read_tensors([self._weights])
+            lacking = set(learning) - set(stored)
+            if lacking and self._start:
+                stored |= read_tensors(weight_files(self._start), lacking)
+            with torch.no_grad():
+                for name, parameter in learning.items():
+                    parameter.copy_(stored[name])
         return {"step": self.step, "scores": {str(k): v for k, v in self.scores.items()}}
+
+
+def save_last(stage: Stage, policy: Policy) -> None:
+    """Store where a stage's training ended, since what it keeps is something else."""
+    policy.save(stage.run.folder(stage.kind, _last(stage).name))
+
+
+def last_of(stage: Stage) -> Path | None:
+    """The weights of `save_last`; None where the stage keeps the last ones, or no others."""
+    return folder if (folder := _last(stage)).is_dir() else None
+
+
+def _last(stage: Stage) -> Path:
+    return stage.folder.with_name(f"{stage.folder.name}-last")

@@ -17,13 +17,15 @@ import torch
 from rationalize.config import to_dict
 from rationalize.config.checks import above, between
 from rationalize.errors import UserError
-from rationalize.files import write_text
+from rationalize.files import sync_folder, write_text
 from rationalize.methods.base import RunConfig
 from rationalize.methods.inputs import inputs_of
 from rationalize.models.folders import check_model
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy
+from rationalize.models.read_only import leave_file
 from rationalize.models.scorers import SCORER_FILE, fold_of
+from rationalize.models.stored import link_equal
 from rationalize.questions import group_duplicates, hold_out
 from rationalize.records import Question
 from rationalize.runs import Run, Stage, check_resumable
@@ -69,10 +71,9 @@ def cross_fit(
     if train is None:
         train = run_config.load_splits()["train"]
     base = run_config.load_policy(tuning="full")
-    inputs = inputs_of(stored, {"train": train}, base.tokenizer)
-    with Run.open(
-        out, stored, base_hash=base.weights_hash, inputs=inputs, overwrite=overwrite
-    ) as run:
+    base_hash, inputs = base.weights_hash, inputs_of(stored, {"train": train}, base.tokenizer)
+    del base  # every fold loads its own
+    with Run.open(out, stored, base_hash=base_hash, inputs=inputs, overwrite=overwrite) as run:
 
         def make() -> dict[str, Any]:
             folds, seen = [], folds_of(train, config.folds)
@@ -106,14 +107,26 @@ def train_model(
     def make() -> dict[str, Any]:
         policy = run_config.load_policy(style=config.style, quantise=False)
         freeze_lower(policy, config.frozen_layers, halve=policy.precision != "float32")
+        leave_file(policy.model)
         loss, batch_at, steps = prepare(policy)
         fit(policy, loss, batch_at, config.fit, stage, steps=steps)
         policy.merge()
         policy.model.to(torch.bfloat16)
-        policy.save(run.folder(name))
+        # what no fold has learned is in the first file, which all folds share
+        frozen = [p for p in policy.model.parameters() if not p.requires_grad]
+        size = sum(p.numel() * p.element_size() for p in frozen)
+        policy.save(run.folder(name), first_file=size if policy.tuning == "full" else 0)
+        link_equal(run.path / name, _with_weights(run.path))
+        sync_folder(run.path / name)
         return {"steps": steps}
 
     stage.once(make)
+
+
+def _with_weights(scorer: Path) -> set[Path]:
+    """Folders with weights in a scorer's folder; in a run, in those of its other scorers too."""
+    place = scorer.parent if scorer.parent.name == "scorers" else scorer
+    return {file.parent for file in place.rglob("*.safetensors")}
 
 
 def folds_of(questions: Sequence[Question], folds: int) -> dict[str, int]:
