@@ -8,7 +8,7 @@ The ceiling is a sampler that does nothing but multiply: the model's own matrice
 each step of the measured run had, and by the prompts' tokens, in plain bfloat16. Replies written in
 that time are the ceiling; a share of it may pass 100 %, since ours are stored as kernels like them.
 
-    python -m benchmarks.sampler
+    python benchmarks/sampler.py
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.earlier_sampler import earlier_replies
-from rationalize.models.forward import output_rows, padded, text_decoder
+from rationalize.models.forward import head, output_rows, padded, text_decoder
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers, has_fast_bfloat16
+from rationalize.models.streams import Query, open_stream
 from rationalize.questions import load_questions
+from rationalize.sampling.draw import uniforms
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.templates import prompt_text
 
@@ -119,6 +120,71 @@ def by_generate(
         for row in out[:, tokens.shape[1] :].tolist():
             written.append(row[: row.index(policy.eos_id) + 1] if policy.eos_id in row else row)
     return written
+
+
+@torch.inference_mode()
+def earlier_replies(
+    policy: Policy, prompts: Sequence[str], config: SamplingConfig, batch: int = 8
+) -> list[list[int]]:
+    """Replies as token ids by the sampler before `models/decode.py`: transformers' forward pass
+    with its growing cache, and several passes over the vocabulary per draw.
+    """
+    replies: list[list[int]] = []
+    for start in range(0, len(prompts), batch):
+        some = prompts[start : start + batch]
+        uniform_RT = uniforms(
+            [(start + i, j) for i in range(len(some)) for j in range(config.n)],
+            config.max_new_tokens,
+        )
+        queries = [Query(tuple(policy.encode_prompt(p)), ()) for p in some]
+        replies += _write(policy, queries, config, uniform_RT)
+    return replies
+
+
+def _write(
+    policy: Policy, queries: Sequence[Query], config: SamplingConfig, uniform_RT: Tensor
+) -> list[list[int]]:
+    stream = open_stream(policy, queries, config.max_new_tokens)
+    stream.repeat(config.n)
+    written: list[list[int]] = [[] for _ in range(len(queries) * config.n)]
+    sample_R = torch.arange(len(written))
+    active_R = torch.ones(len(written), dtype=torch.bool)
+    for step in range(config.max_new_tokens):
+        tokens_R = _draw(head(policy, stream.hidden), config, uniform_RT[sample_R, step])
+        for sample, token, active in zip(
+            sample_R.tolist(), tokens_R.tolist(), active_R.tolist(), strict=True
+        ):
+            if active:
+                written[sample].append(token)
+        active_R &= ~torch.isin(tokens_R, torch.tensor(policy.ends))
+        if not active_R.any() or step + 1 == config.max_new_tokens:
+            break
+        if int(active_R.sum()) < 0.9 * len(active_R):
+            kept = active_R.nonzero()[:, 0]
+            stream.select(kept)
+            sample_R, tokens_R, active_R = sample_R[kept], tokens_R[kept], active_R[kept]
+        stream.step(tokens_R)
+    return written
+
+
+def _draw(logits_RV: Tensor, config: SamplingConfig, uniform_R: Tensor) -> Tensor:
+    logits = logits_RV.float() / config.temperature
+    total = logits.logsumexp(-1, keepdim=True)
+    tokens = torch.empty(len(logits), dtype=torch.long)
+    left = torch.arange(len(logits))
+    for count in (64, 1024, logits.shape[-1]):
+        values, ids = logits[left].topk(count, dim=-1)
+        p = (values - total[left]).exp()
+        complete = (p.sum(-1) >= config.top_p) | (count == logits.shape[-1])
+        rows = left[complete]
+        p, ids = p[complete], ids[complete]
+        kept = torch.where(p.cumsum(-1) - p < config.top_p, p, 0.0).double().cumsum(-1)
+        at = torch.searchsorted(kept, uniform_R[rows][:, None] * kept[:, -1:], right=True)
+        tokens[rows] = ids.gather(1, at.clamp(max=count - 1))[:, 0]
+        left = left[~complete]
+        if not len(left):
+            break
+    return tokens
 
 
 @torch.inference_mode()

@@ -106,11 +106,13 @@ def measure(
 
 def check_whole(sampling: SamplingConfig, method: str) -> None:
     """Raise `UsageError` for sampling that leaves tokens out or reweighs them."""
-    if (sampling.temperature, sampling.top_p, sampling.top_k, sampling.beams) != (1.0, 1.0, 0, 1):
+    found = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.beams)
+    if found != (1.0, 1.0, 0, 1) or sampling.weights != "auto":
         raise UsageError(
-            f"{method}: sampling must be at temperature 1 without top_p, top_k and beams, since "
-            f"the ratio is between whole distributions; found temperature {sampling.temperature}, "
-            f"top_p {sampling.top_p}, top_k {sampling.top_k}, beams {sampling.beams}"
+            f"{method}: sampling must be at temperature 1 without top_p, top_k, beams and int8 "
+            "weights, since the ratio is between whole distributions; found temperature "
+            f"{sampling.temperature}, top_p {sampling.top_p}, top_k {sampling.top_k}, beams "
+            f"{sampling.beams}, weights {sampling.weights}"
         )
 
 
