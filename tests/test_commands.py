@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -142,6 +143,10 @@ def test_control_names_bins():
     assert bins_of({"diversity": "worst"}, policy) == {"diversity": 4, "correctness": 0}
     assert bins_of({"diversity": "3", "correctness": "best"}, policy) == {
         "diversity": 3,
+        "correctness": 0,
+    }
+    assert bins_of({"diversity": "random"}, policy) == {
+        "diversity": (0, 1, 2, 3, 4),
         "correctness": 0,
     }
     with pytest.raises(UsageError, match="number from 0 \\(best\\) to 4"):
@@ -322,3 +327,5 @@ def test_ask_under_chosen_bins(tmp_path, capsys):
     for asked, shown in [([], "diversity 0"), (["--control", "diversity=worst"], "diversity 2")]:
         assert main(["ask", "Which sinks?", *flags, *asked, "--guidance", "1"]) == 0
         assert f"under {shown}, correctness 0\n" in capsys.readouterr().out
+    assert main(["ask", "Which sinks?", *flags, "--control", "diversity=random"]) == 0
+    assert re.search(r"under diversity [012], correctness 0\n", capsys.readouterr().out)

@@ -4,6 +4,7 @@ of the transformers model, one row at a time, no padding, one position after ano
 
 import copy
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ import torch
 from rationalize.models.forward import Row, collate
 from rationalize.records import Attempt
 from rationalize.runs import Run, Stage
-from rationalize.training.batches import RowMaker
+from rationalize.training.batches import OtherTag, RowMaker
 from rationalize.training.loop import FitConfig, fit
-from rationalize.training.objectives import quark
+from rationalize.training.objectives import quark, response_logprobs
 from tests.tiny import tiny_policy
 
 BINS = {"consistency": 5, "correctness": 2, "diversity": 5}
@@ -277,3 +278,28 @@ def test_accumulation_keeps_the_mean_over_tokens(kind, tmp_path):
         assert logged["loss"] == pytest.approx(expected, rel=1e-4)
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_contrast_tells_a_row_from_its_other_tokens(policy):
+    """-log p(own tokens | response), of two: value, terms, and rows without others."""
+    rows = rows_of(policy)
+    others = [{**dict(zip(BINS, bins, strict=True)), "correctness": 1 - bins[1]}
+              for _, _, _, bins in REPLIES]  # fmt: skip
+    tagged = [
+        replace(row, tag=OtherTag(tuple(policy.controls.prefix(other))))
+        for row, other in zip(rows, others, strict=True)
+    ]
+    plain = quark(policy.was, direction="reverse", **COEFFICIENTS)(policy, rows)
+    loss = quark(policy.was, direction="reverse", contrast=3.0, **COEFFICIENTS)
+    out = loss(policy, tagged)
+    swapped = [replace(row, control_ids=row.tag.control_ids) for row in tagged]
+    own, other = (
+        torch.tensor(response_logprobs(policy, part, FitConfig())) for part in (rows, swapped)
+    )
+    expected = -torch.log(torch.sigmoid(own - other))
+    assert out.metrics["contrast"] == pytest.approx(expected.sum().item(), rel=1e-4)
+    assert (out.total - plain.total).item() == pytest.approx(3 * expected.sum().item(), rel=1e-3)
+    told = sum(len(r.response_ids) for r, better in zip(rows, own > other, strict=True) if better)
+    assert out.metrics["told"] == told
+    assert out.weight == plain.weight
+    assert loss(policy, rows).total.item() == pytest.approx(plain.total.item(), rel=1e-5)

@@ -127,7 +127,7 @@ def test_who_starts_from_seed_rationales_need_not_learn_them_again(
 def test_a_stage_of_seed_rationales_has_the_name_of_earlier_versions(tmp_path):
     """The checksum of what they depend on: `("warm_up", "warm_up_epochs", "fit", "seed")`."""
     exp = experiment(tmp_path / "run", [])
-    assert seed_stage_name(exp, RftConfig(seed_rationales=6)) == "warm-up-2786d0a8"
+    assert seed_stage_name(exp.config, RftConfig(seed_rationales=6)) == "warm-up-2786d0a8"
 
 
 def test_a_writer_that_is_never_right_ends_with_figures_and_advice(

@@ -68,7 +68,9 @@ class SampleConfig:
     keep_correct: bool = False
     """Keep only attempts with the right answer."""
     control: dict[str, str] = field(default_factory=dict)
-    """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
+    """Bin per reward to write under: `diversity=best`, `worst`, its number (0 is best), or
+    `random`, one by lot for each question.
+    """
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst)."""
     mode: Literal["rationale_answer", "answer"] = "rationale_answer"
@@ -112,7 +114,9 @@ class AskConfig:
     context: str | None = None
     """Premise or passage shown before the question."""
     control: dict[str, str] = field(default_factory=dict)
-    """Bin per reward to write under: `diversity=best`, `worst`, or its number (0 is best)."""
+    """Bin per reward to write under: `diversity=best`, `worst`, its number (0 is best), or
+    `random`, one by lot for each question.
+    """
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst)."""
     n: int = 1
@@ -209,13 +213,13 @@ def ask(config: AskConfig) -> list[dict[str, Any]]:
             trust_remote_code=config.trust_remote_code,
         )  # fmt: skip
     policy = load(config.model, trust_remote_code=config.trust_remote_code)
-    control = bins_of(config.control, policy)
     attempts = write_attempts(
         Sampler(policy, guidance=config.guidance), [question], sampling_of(config),
         Provenance("asked", config.seed),
-        PromptOptions(control=control, told=is_told("auto", policy)), label="reply",
+        PromptOptions(control=bins_of(config.control, policy), told=is_told("auto", policy)),
+        label="reply",
     )  # fmt: skip
-    if control:
+    if control := attempts[0].control:
         print("under " + ", ".join(f"{name} {bin}" for name, bin in control.items()))
     for attempt in attempts:
         print(printable(attempt.rationale) or "(no rationale)")
@@ -224,7 +228,7 @@ def ask(config: AskConfig) -> list[dict[str, Any]]:
         {
             "rationale": a.rationale,
             "prediction": a.prediction,
-            "control": control,
+            "control": a.control,
             "reply": a.completion,
         }
         for a in attempts

@@ -18,7 +18,7 @@ from rationalize.evaluation.compare import Methods
 from rationalize.methods import method_named
 from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn
 from rationalize.methods.launch import learn
-from rationalize.methods.outcome import majority_row, trained_rows
+from rationalize.methods.outcome import base_row, majority_row, trained_rows
 from rationalize.methods.sft import DIRECTLY, SftConfig, StartConfig, learn_directly
 from rationalize.progress import say
 from rationalize.questions.demonstrations import Demonstrations, training_demonstrations
@@ -107,9 +107,8 @@ def run_rows(
 
 def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
     """Majority answer, the untouched base model, and the direct fine-tune as `config` says."""
-    table = Table({MAJORITY: majority_row(exp), BASE: {}, FEW_SHOT: {}, DIRECT: {}})
-    alone = Asked(told=not exp.base.knows_form)
-    demos = replace(alone, demos=solved_examples(exp.train, shots))
+    table = Table({MAJORITY: majority_row(exp), BASE: base_row(exp), FEW_SHOT: {}, DIRECT: {}})
+    demos = Asked(told=not exp.base.knows_form, demos=solved_examples(exp.train, shots))
     own = SftConfig(epochs=config.epochs, evaluations=1, fit=config.fit)
     stage = exp.stage("direct")
 
@@ -122,7 +121,6 @@ def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
 
     stage.once(learn_and_answer)  # its weights are of no use once it has answered
     for split in exp.final_splits:
-        table.add(BASE, split, 0, exp.evaluate(exp.base, BASE, split, asked=alone, seed=0))
         table.add(FEW_SHOT, split, 0, exp.evaluate(exp.base, FEW_SHOT, split, asked=demos, seed=0))
         table.add(DIRECT, split, exp.seed, exp.evaluated(DIRECT, split))
     return table

@@ -11,7 +11,7 @@ every reward at once: no weighted sum, no trade-off fixed beforehand.
     2. quantise  each reward by itself over the whole pool: K bins, or one token per value where the
        reward is discrete
     3. learn     L = sum_t [ NLL_t + beta KL_t - alpha H_t ] / sum_t 1   over response tokens
-       (Quark, section 2)
+       (Quark, section 2), plus `contrast` times how badly a row tells its tokens from others
 
 Variants: CLASSIC (all tokens from the start), ADDITIVE (one reward more at each of `entries`),
 PRODUCT (one token for the product of the rewards), single reward (a list of one). `filters` drops
@@ -37,8 +37,9 @@ Deviations from the released code (numbers in brackets: the list in its review, 
 10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so
     that a negative consistency turns the other rewards round (`variant: product-raw`). [13]
 11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
-12. The control tokens' rows may learn faster than the rest (`fit.control_factor`) and decoding may
-    be guided (`guidance`); 1 and 0 are the paper's.
+12. The control tokens' rows may learn faster than the rest (`fit.control_factor`), a row may be
+    told from other tokens (`contrast`) and decoding may be guided (`guidance`); 1, 0 and 0 are the
+    paper's.
 13. The tokens' rows start as the token before them (`control_init: statistics` restores the code's
     mean and deviation, which cost the first word of every response its probability).
 14. The start is a candidate for the checkpoint; where no round is above it, it is kept.
@@ -85,6 +86,9 @@ from rationalize.training.batches import RowMaker
 from rationalize.training.loop import fit
 from rationalize.training.objectives import quark
 from rationalize.training.selection import BestCheckpoint
+
+EVALUATE_EVERY = 1_000
+"""Steps after which development questions are asked in a long round too, as the code does."""
 
 ATTEMPTS_EACH = 8
 """The start's attempts at a development question that the tokens must rank."""
@@ -157,13 +161,14 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
     def batch_at(step: int) -> list[Row]:
         active = active_when_training(step, config)
         return [
-            maker.attempt(attempt, {name: bins[name] for name in active})
-            for attempt, bins in pool.draw(step, active)
+            maker.attempt(drawn.attempt, drawn.bins, other=drawn.other)
+            for drawn in pool.draw(step, active)
         ]
 
     def after_step(step: int) -> None:
         done = step + 1
-        if done % (config.eval_interval or config.sample_interval) and done != config.steps:
+        ends = done % config.sample_interval == 0 or done == config.steps  # a round does
+        if not ends and done % EVALUATE_EVERY:
             return
         active = dict.fromkeys(active_when_sampling(done, config), 0)
         asked = Asked(control=active, guidance=config.guidance)
@@ -171,13 +176,15 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         means = evaluate_on_dev(exp, stage, policy, round=round, step=done, asked=asked)
         if len(active) == len(controls):  # a policy is only ever used under all its tokens
             best.offer(done, selected(means, config.select_by), policy)
-        ends_round = done % config.sample_interval == 0 and config.token_rounds == "all"
-        if active and config.token_questions and (ends_round or done == config.steps):
+        if active and config.token_questions and ends:
             bins = {name: pool.filled()[name] for name in active}
             _measure_tokens(exp, policy, config, stage, bins, ranked(), done)
 
     fit(
-        policy, quark(reference, beta=config.beta, alpha=config.alpha, direction=config.kl),
+        policy, quark(
+            reference, beta=config.beta, alpha=config.alpha, direction=config.kl,
+            contrast=config.contrast,
+        ),
         batch_at, config.fit, stage, steps=config.steps, before_step=explore,
         after_step=after_step,
     )  # fmt: skip
@@ -216,21 +223,12 @@ def _measure_tokens(
     exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage,
     bins: Mapping[str, Sequence[int]], ranked: Sequence[Attempt], step: int,
 ) -> None:  # fmt: skip
-    """What the policy reaches when it is asked for each bin, and how well its tokens rank the
-    start's attempts; both on development questions.
+    """How well the policy's tokens rank the start's attempts, and after the last step what it
+    reaches when it is asked for each bin; both on development questions.
     """
     round, raw = -(-step // config.sample_interval), config.variant == "product-raw"
     metrics = token_metrics(exp.suite, bins, config.rewards, raw=raw)
     asked = exp.dev[: config.token_questions]
-    rows = stage.facts(
-        f"obedience/{stage.name}-{step}",
-        lambda: obedience(
-            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
-            Provenance("dev", exp.seed, round=round, step=step),
-            bins=bins, metrics=metrics, which="all" if step == config.steps else "ends",
-        ),
-    )  # fmt: skip
-    stage.log("obedience", step, rows)
     questions = {q.id: q for q in asked}
     rows = stage.facts(
         f"token_auc/{stage.name}-{step}",
@@ -239,3 +237,13 @@ def _measure_tokens(
         ),
     )  # fmt: skip
     stage.log("token_auc", step, [{"round": round, "split": "dev", **r} for r in rows])
+    if step < config.steps:  # the others need passes alone, this writes
+        return
+    rows = stage.facts(
+        f"obedience/{stage.name}-{step}",
+        lambda: obedience(
+            Sampler(policy, guidance=config.guidance), exp.suite, asked, exp.evaluation,
+            Provenance("dev", exp.seed, round=round, step=step), bins=bins, metrics=metrics,
+        ),
+    )  # fmt: skip
+    stage.log("obedience", step, rows)

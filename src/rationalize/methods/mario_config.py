@@ -47,14 +47,16 @@ class MarioConfig:
     """Rows are drawn evenly over rewards and bins, but no bin more than this times its share of the
     pool; 1: evenly over attempts (as released), 0: no limit.
     """
-    bins_within: Literal["pool", "question"] = "pool"
+    bins_within: Literal["pool", "question", "nothing"] = "pool"
     """Whether an attempt is ranked among all attempts, or by how it differs from the others at its
-    question.
+    question; `nothing`: bins change places by lot, so that tokens mean nothing (an ablation).
     """
     beta: float = 0.1
     """Weight of the KL to the reference."""
     alpha: float = 0.0
     """Weight of the entropy bonus."""
+    contrast: float = 0.0
+    """Weight of telling a row's tokens from others (`contrast_loss`, GeDi's); 0: the paper's."""
     kl: KLDirection = "reverse"
     """KL(policy || reference) as in the code; `forward`: KL(reference || policy), the paper's."""
     steps: int = 600
@@ -75,14 +77,10 @@ class MarioConfig:
     """Add this times (log-probability under the best tokens minus under the worst); 0: paper's."""
     select_by: str = "nrg"
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
-    eval_interval: int = 0
-    """Steps between two development evaluations; 0: one at the end of each round."""
     token_questions: int = 60
     """Development questions on which the tokens are measured: what is reached under them, and
     whether they rank the start's attempts; 0: none.
     """
-    token_rounds: Literal["all", "last"] = "all"
-    """After which rounds the tokens are measured."""
     fit: ControlFitConfig = ControlFitConfig(learning_rate=5e-5, control_factor=20.0, batch_size=8)
     """How the policy learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
@@ -95,7 +93,7 @@ class MarioConfig:
         "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT},
         "released": {
             "ties": "released", "over_draw": 1.0, "steps": 50_000, "sample_interval": 4_000,
-            "eval_interval": 1_000, "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
+            "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
             "fit": {
                 "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
                 "max_grad_norm": 1.0,
@@ -115,8 +113,8 @@ class MarioConfig:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
         at_least(self, 1, "steps", "sample_interval", "control_copies")
         at_least(self, 2, "bins", "bins_of")
-        at_least(self, 0, "entries", "prompts", "beta", "alpha")
-        at_least(self, 0, "over_draw", "eval_interval", "token_questions")
+        at_least(self, 0, "entries", "prompts", "beta", "alpha", "contrast")
+        at_least(self, 0, "over_draw", "token_questions")
         finite(self, "guidance", "filters")
         metrics = {"nrg", "accuracy", *self.rewards} - {"correctness"}
         entries = entry_steps(self) or (0,)

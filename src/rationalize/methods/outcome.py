@@ -14,12 +14,12 @@ import torch
 
 from rationalize.environment import environment
 from rationalize.errors import UserError
-from rationalize.evaluation.baselines import MAJORITY, majority_attempts
+from rationalize.evaluation.baselines import BASE, MAJORITY, majority_attempts
 from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
-from rationalize.evaluation.tables import format_results
+from rationalize.evaluation.terminal import format_results
 from rationalize.files import sync_folder, write_text
 from rationalize.methods import tuning
 from rationalize.methods.base import KEPT_REPLIES, Asked, Experiment, Learned, final_stage
@@ -37,15 +37,18 @@ log = logging.getLogger(__name__)
 
 
 def conclude(exp: Experiment, learned: Learned, name: str) -> None:
-    """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
-    policy = learned.policy
-    methods: Methods = {MAJORITY: majority_row(exp), name: {}}
+    """Score the evaluation splits once; write `results.json`, `report.html` and `model/`.
+
+    The base model answers the same questions, so that the page says whether learning helped.
+    """
+    policy, before = learned.policy, base_row(exp, learned.asked.mode)
+    methods: Methods = {MAJORITY: majority_row(exp), BASE: before, name: {}}
     for split in exp.final_splits:
         attempts = exp.evaluate(policy, name, split, asked=learned.asked)
         methods[name][split] = {exp.seed: attempts}
     best = Best(name, exp.seed, policy, learned.asked, learned.weights)
     write_results(
-        exp, methods, [(name, MAJORITY)], model=best,
+        exp, methods, [(name, BASE), (name, MAJORITY)], model=best,
         trained=trained_rows(name, learned.trained or {}),
     )  # fmt: skip
     print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
@@ -78,7 +81,8 @@ def export(exp: Experiment, best: Best) -> None:
     refused = run.path / "model-refused"
     for left in (refused, folder):
         shutil.rmtree(left, ignore_errors=True)
-    best.policy.export(run.folder("model"), bake=asked.control, stored=best.weights)
+    bake = {name: b for name, b in (asked.control or {}).items() if isinstance(b, int)}
+    best.policy.export(run.folder("model"), bake=bake or None, stored=best.weights)
     if run.access != "write":
         return
     split = exp.final_splits[0]
@@ -199,6 +203,17 @@ def majority_row(exp: Experiment) -> dict[str, dict[int, list[Attempt]]]:
     """The floor's first row: the majority answer on every split that is evaluated."""
     return {
         split: {0: majority_attempts(exp.train, exp.splits[split], split=split)}
+        for split in exp.final_splits
+    }
+
+
+def base_row(
+    exp: Experiment, mode: str = "rationale_answer"
+) -> dict[str, dict[int, list[Attempt]]]:  # fmt: skip
+    """What the untouched base model answers on every split that is evaluated: one greedy pass."""
+    asked = Asked(mode, told=not exp.base.knows_form)
+    return {
+        split: {0: exp.evaluate(exp.base, BASE, split, asked=asked, seed=0)}
         for split in exp.final_splits
     }
 

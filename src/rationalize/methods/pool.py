@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from rationalize.rewards.base import counted
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
 from rationalize.signals.bins import rank_bins, value_bins
-from rationalize.signals.draws import balanced_bins, shuffled_passes
+from rationalize.signals.draws import BinMembers, balanced_bins, shuffled_passes
 from rationalize.signals.filters import keep_above
 from rationalize.signals.variance import centred_within, intraclass_correlation
 
@@ -23,6 +24,17 @@ if TYPE_CHECKING:
     from rationalize.methods.mario_config import MarioConfig
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """An attempt to learn from."""
+
+    attempt: Attempt
+    bins: Mapping[str, int]
+    """Its bin under every active reward."""
+    other: Mapping[str, int] | None = None
+    """Bins that it shall be told apart from: those, but for one reward's."""
 
 
 class Pool:
@@ -37,6 +49,7 @@ class Pool:
         self.attempts: list[Attempt] = []
         """What is learned from: parsed, and passed by the filters."""
         self.bins: dict[str, np.ndarray] = {}
+        self._members: dict[str, BinMembers] = {}
 
     @property
     def rounds(self) -> int:
@@ -66,41 +79,57 @@ class Pool:
                 "better SFT model"
             )
         self.bins = {name: self._bins(name) for name in self._controls}
+        self._members = {name: BinMembers.of(bins) for name, bins in self.bins.items()}
 
-    def draw(self, step: int, active: Sequence[str]) -> list[tuple[Attempt, dict[str, int]]]:
+    def draw(self, step: int, active: Sequence[str]) -> list[Drawn]:
         """The rows of a step, with their bins, spread over the active rewards' bins."""
         config = self._config
         if tuple(active) != self._active:
             self._quantise(active)
         size, seed = config.fit.batch_size, [self._seed, self.rounds]
         if config.over_draw != 1:
-            shown = {name: self.bins[name] for name in active}
+            shown = {name: self._members[name] for name in active}
             limit = config.over_draw or math.inf
             indices = balanced_bins(shown, size, step, seed, over_draw=limit)
         else:
             within = step % config.sample_interval
             indices = shuffled_passes(len(self.attempts), size, within, seed)
-        return [
-            (self.attempts[i], {name: int(b[i]) for name, b in self.bins.items()}) for i in indices
+        drawn = [
+            Drawn(self.attempts[i], {name: int(self.bins[name][i]) for name in active})
+            for i in indices
         ]
+        return self.told_apart(drawn, step) if config.contrast else drawn
+
+    def told_apart(self, drawn: Sequence[Drawn], step: int) -> list[Drawn]:
+        """Every row with other bins beside its own: one reward's, by lot."""
+        filled = {n: b for n, b in self.filled().items() if len(b) > 1}
+        rng = np.random.default_rng([self._seed, self.rounds, step, 1])
+        told = []
+        for row in drawn:
+            if names := [n for n in row.bins if n in filled]:
+                name = names[rng.integers(len(names))]
+                others = [b for b in filled[name] if b != row.bins[name]]
+                other = {**row.bins, name: others[rng.integers(len(others))]}
+                row = replace(row, other=other)
+            told.append(row)
+        return told
 
     def log_drawn(self, stage: Stage, steps: Sequence[tuple[int, Sequence[str]]]) -> None:
         """What the coming steps (each with its active rewards) will learn from: the share of rows
         with a wrong answer, and of rows whose tokens are all the best, as a policy is asked later.
         """
-        drawn = [(a, {n: bins[n] for n in active})
-                 for step, active in steps for a, bins in self.draw(step, active)]  # fmt: skip
+        drawn = [row for step, active in steps for row in self.draw(step, active)]
         found = {
             "rows": len(drawn),
-            "attempts": len({a.id for a, _ in drawn}),
-            "wrong": _share(a.rewards.get("correctness") == 0 for a, _ in drawn),
-            "all_best": _share(not any(bins.values()) for _, bins in drawn),
+            "attempts": len({row.attempt.id for row in drawn}),
+            "wrong": _share(row.attempt.rewards.get("correctness") == 0 for row in drawn),
+            "all_best": _share(not any(row.bins.values()) for row in drawn),
         }
         stage.log("drawn", self.rounds - 1, [{"round": self.rounds - 1, **found}])
 
     def filled(self) -> dict[str, list[int]]:
         """Bins of each reward that hold an attempt: the others' tokens were never trained."""
-        return {name: np.unique(b).tolist() for name, b in self.bins.items()}
+        return {name: of.filled.tolist() for name, of in self._members.items()}
 
     def lowest(self) -> dict[str, int]:
         """The worst filled bin of each reward."""
@@ -149,6 +178,13 @@ class Pool:
             )
 
     def _bins(self, name: str) -> np.ndarray:
+        bins = self._ranked(name)
+        if self._config.bins_within != "nothing":
+            return bins
+        # the same bins, each at an attempt by lot
+        return bins[np.random.default_rng([self._seed, self.rounds]).permutation(len(bins))]
+
+    def _ranked(self, name: str) -> np.ndarray:
         scores = self._values(name)
         if name != "product" and (levels := self._suite[name].levels):
             return value_bins(scores, levels)

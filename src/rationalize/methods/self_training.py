@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rationalize.config.checks import above, at_least
-from rationalize.methods.base import Experiment, Learned, log_dev
+from rationalize.methods.base import Experiment, Learned, RunConfig, log_dev
 from rationalize.methods.own_attempts import (
     SelectConfig,
     WriteConfig,
@@ -179,12 +179,12 @@ def seed_sft(exp: Experiment, policy: Policy, config: RestartConfig, stage: Stag
     seeds = seed_attempts(exp.train, config.seed_rationales)
     texts = [(a.prompt, a.completion) for a in seeds]
     steps = max(1, math.ceil(config.seed_epochs * len(seeds) / config.fit.batch_size))
-    shared = replace(stage, name=seed_stage_name(exp, config), source=None)
+    shared = replace(stage, name=seed_stage_name(exp.config, config), source=None)
     imitate(exp, policy, texts, SftConfig(evaluations=1, fit=config.fit), shared, steps=steps)
     return Learned(policy, shared.folder, trained={})
 
 
-def seed_stage_name(exp: Experiment, config: RestartConfig) -> str:
+def seed_stage_name(run_config: RunConfig, config: RestartConfig) -> str:
     """`warm-up-` and a checksum of the settings, as the first version of `FitConfig` spelled them:
     its runs resume.
     """
@@ -193,10 +193,12 @@ def seed_stage_name(exp: Experiment, config: RestartConfig) -> str:
         f"FitConfig(learning_rate={fit.learning_rate!r}, control_factor=1.0, head_rate=0.0, "
         f"batch_size={fit.batch_size!r}, schedule={fit.schedule!r}, warmup={fit.warmup!r}, "
         f"max_grad_norm={fit.max_grad_norm!r}, beta1=0.9, beta2=0.99, epsilon=1e-08, "
-        f"precision={exp.config.precision!r}, micro_tokens={fit.micro_tokens!r}, "
-        f"checkpoint_every={exp.config.checkpoint_every!r})"
+        f"precision={run_config.precision!r}, micro_tokens={fit.micro_tokens!r}, "
+        f"checkpoint_every={run_config.checkpoint_every!r})"
     )
-    settings = f"({config.seed_rationales!r}, {config.seed_epochs!r}, {spelled}, {exp.seed!r})"
+    settings = (
+        f"({config.seed_rationales!r}, {config.seed_epochs!r}, {spelled}, {run_config.seed!r})"
+    )
     return f"warm-up-{zlib.crc32(settings.encode()):08x}"
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from rationalize.templates import ANSWER_ALONE, BLOCK_END, prompt_text
 log = logging.getLogger(__name__)
 
 Teacher = Literal["correct", "all", "none"]
+
+Control = Mapping[str, int | tuple[int, ...]]
+"""Bin per reward to write under (0 is best), or several, of which each question draws one."""
 
 
 class AnySampler(Protocol):
@@ -98,8 +102,8 @@ class PromptOptions:
 
     mode: str = "rationale_answer"
     """One of `templates.MODES`."""
-    control: Mapping[str, int] | None = None
-    """Bin per reward to write under (0 is best)."""
+    control: Control | None = None
+    """Bin per reward to write under."""
     demos: Sequence[Question] | Demonstrations = ()
     """Solved questions shown first (few-shot): the same to all, or each question's own."""
     hinted: bool = False
@@ -131,9 +135,17 @@ def write_attempts(
     # render
     options = options or PromptOptions()
     sources: Sequence[Attempt | None] = [None] * len(questions) if given is None else given
+    # a seed per question, so that a draw does not depend on the other questions
+    repeats = _occurrences([q.id for q in questions])
+    stream = (provenance.stream,) if provenance.stream else ()
+    seeds = [
+        question_seed(provenance.seed, provenance.round, repeat, question.id, *stream)
+        for question, repeat in zip(questions, repeats, strict=True)
+    ]
+    controls = [_control(options.control, seed) for seed in seeds]
     prompts = [
-        _prompt(sampler, sampling, options, question, source.rationale if source else None)
-        for question, source in zip(questions, sources, strict=True)
+        _prompt(sampler, sampling, options, question, source, control)
+        for question, source, control in zip(questions, sources, controls, strict=True)
     ]
     if cut := [left_out for _, left_out in prompts if left_out]:
         log.warning(
@@ -141,33 +153,27 @@ def write_attempts(
             "were left out", len(cut), len(prompts), max(cut),
         )  # fmt: skip
 
-    # sample: a seed per question, so that a draw does not depend on the other questions
-    repeats = _occurrences([q.id for q in questions])
-    stream = (provenance.stream,) if provenance.stream else ()
-    seeds = [
-        question_seed(provenance.seed, provenance.round, repeat, question.id, *stream)
-        for question, repeat in zip(questions, repeats, strict=True)
-    ]
+    # sample
     label = label or f"{provenance.writer} writes {provenance.split}"
     with progress_bar(label, "replies") as progress:
         completions_PG = sampler.sample(
             [text for text, _ in prompts], sampling, seeds=seeds, progress=progress,
-            controls=[options.control] * len(prompts) if options.control else None,
+            controls=controls if options.control else None,
             stop=BLOCK_END if options.demos else None,
         )  # fmt: skip
 
     # parse
     prefix = f"{provenance.split}/{provenance.writer}/{provenance.round}"
     attempts = []
-    for question, (prompt, _), source, repeat, completions_G in zip(
-        questions, prompts, sources, repeats, completions_PG, strict=True
+    for question, (prompt, _), source, repeat, control, completions_G in zip(
+        questions, prompts, sources, repeats, controls, completions_PG, strict=True
     ):
         refined = f"{source.id}>" if source else ""
         for j, completion in enumerate(completions_G):
             attempt = _attempt(
                 question, prompt, completion, options.mode, provenance,
                 id=f"{refined}{prefix}/{repeat}/{question.id}/{j}", model=sampler.name,
-                control=dict(options.control) if options.control else None,
+                control=control,
                 refines=source.id if source else None, hinted=options.hinted,
                 sampling=sampling.as_dict(),
             )  # fmt: skip
@@ -185,7 +191,7 @@ def write_attempts(
 
 def _prompt(
     sampler: AnySampler, sampling: SamplingConfig, options: PromptOptions, question: Question,
-    rationale: str | None,
+    source: Attempt | None, control: Mapping[str, int] | None,
 ) -> tuple[str, int]:  # fmt: skip
     """A prompt, and how many of its demonstrations are left out: the last ones, where all of them
     are beyond the model's context.
@@ -196,14 +202,22 @@ def _prompt(
         prompt = prompt_text(
             options.mode,
             question,
-            rationale,
+            source.rationale if source else None,
             all_demos[:shown],
             hinted=options.hinted,
             told=options.told,
         )
-        if not shown or sampler.fits(prompt, sampling, options.control):
+        if not shown or sampler.fits(prompt, sampling, control):
             break
     return prompt, len(all_demos) - shown
+
+
+def _control(asked: Control | None, seed: int) -> dict[str, int] | None:
+    """A question's bin per reward, drawn where several are asked for."""
+    if not asked:
+        return None
+    lot = random.Random(f"{seed}/control")
+    return {n: b if isinstance(b, int) else lot.choice(b) for n, b in asked.items()}
 
 
 def teacher_attempts(questions: Iterable[Question], which: Teacher = "correct") -> list[Attempt]:

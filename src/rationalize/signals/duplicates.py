@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import ast
 import itertools
+import math
 import operator
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -114,20 +116,55 @@ def distinct(texts_N: Sequence[str], how: Dedupe = "auto", *, above: float = 0.9
     if how == "none":
         return keep
     kept_equations: set[tuple[str, ...]] = set()
-    kept_words: list[frozenset[str]] = []
+    by_words: dict[int, frozenset[str]] = {}
     for i, text in enumerate(texts_N):
         steps = equations(text) if how in ("auto", "equations") else ()
         # with equations: a list that was seen is a duplicate
         if steps or how == "equations":
             keep[i] = steps not in kept_equations
             kept_equations.add(steps)
-            continue
-        # without: compare the words with those of every kept text
-        text_words = word_set(text)
-        keep[i] = all(jaccard(text_words, kept) <= above for kept in kept_words)
-        if keep[i]:
-            kept_words.append(text_words)
+        else:
+            by_words[i] = word_set(text)
+    keep[list(by_words)] = _distinct_words(list(by_words.values()), above)
     return keep
+
+
+def _distinct_words(sets: Sequence[frozenset[str]], above: float) -> list[bool]:
+    """Whether each set is no more than `above` alike to every one before it that was kept.
+
+    Only sets with a common key are compared; the result is that of comparing all.
+    """
+    counts = Counter(word for words_of in sets for word in words_of)
+    kept_with: dict[tuple[str, ...], list[frozenset[str]]] = {}
+    result = []
+    for words_of in sets:
+        keys = list(_keys(words_of, counts, above))
+        compared = (kept for key in keys for kept in kept_with.get(key, ()))
+        new = all(jaccard(words_of, kept) <= above for kept in compared)
+        for key in keys if new else ():
+            kept_with.setdefault(key, []).append(words_of)
+        result.append(new)
+    return result
+
+
+def _keys(
+    words_of: frozenset[str], counts: Mapping[str, int], above: float
+) -> Iterator[tuple[str, ...]]:
+    """Two sets that are more alike than t have one of these in common.
+
+    They share more than t n words of the n of either. So whatever the order of all words, the first
+    two that they share are among the first `n - ceil(t n) + 2` of each (prefix filtering: Bayardo
+    et al., "Scaling up all pairs similarity search", WWW 2007, section 3). With rare words first,
+    hardly any other sets have a pair of those.
+    """
+    if above < 0.5:
+        yield ()  # all are compared
+    elif len(words_of) < 2:
+        yield tuple(words_of)  # alike to an equal one alone
+    else:
+        shared = math.ceil(above * len(words_of) - 1e-9)
+        in_order = sorted(words_of, key=lambda word: (counts[word], word))
+        yield from itertools.combinations(in_order[: max(2, len(words_of) - shared + 2)], 2)
 
 
 def _value(expression: str) -> float:

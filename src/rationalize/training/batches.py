@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rationalize.models.forward import Row
 from rationalize.records import Attempt
@@ -12,6 +12,12 @@ from rationalize.signals.draws import shuffled_passes
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
+
+
+class OtherTag(NamedTuple):
+    """The control tokens that a row shall be told apart from: one reward's is of another bin."""
+
+    control_ids: tuple[int, ...]
 
 
 class RowMaker:
@@ -40,15 +46,23 @@ class RowMaker:
             self._prompts[text] = tuple(self.policy.encode_prompt(text))
         return self._prompts[text]
 
-    def attempt(self, attempt: Attempt, control: Mapping[str, int] | None = None) -> Row:
-        """An attempt, under the control tokens of the bins in `control`.
+    def attempt(
+        self, attempt: Attempt, control: Mapping[str, int] | None = None, *,
+        other: Mapping[str, int] | None = None,
+    ) -> Row:  # fmt: skip
+        """An attempt, under the control tokens of the bins in `control`; tagged with those of
+        `other`, which it shall be told apart from.
 
         An attempt cut at the length limit gets no EOS, which would teach stopping there.
         """
-        ids = self.policy.controls.prefix(control) if control and self.policy.controls else ()
-        return self.text(
-            attempt.prompt, attempt.completion, eos=attempt.finish == "stop", control_ids=ids
+        ids, others = (
+            tuple(self.policy.controls.prefix(bins)) if bins and self.policy.controls else ()
+            for bins in (control, other)
         )
+        return self.text(
+            attempt.prompt, attempt.completion, eos=attempt.finish == "stop", control_ids=ids,
+            tag=OtherTag(others) if others else None,
+        )  # fmt: skip
 
 
 def mixed_batch(

@@ -100,6 +100,25 @@ def quark_loss(
     return _QuarkTokens.apply(logits_NV, reference_NV, targets_N, beta, alpha, direction, overwrite)
 
 
+def contrast_loss(true_R: Tensor, other_R: Tensor) -> tuple[Tensor, Tensor]:
+    """How badly a response tells its own control tokens from others, `-log sigmoid(margin)`, and
+    the margin, both (R,).
+
+        margin = log p(y | x, its own tokens) - log p(y | x, the others)
+
+    By Bayes' rule the sigmoid is the probability that y was written under its own tokens, of two
+    that are as likely beforehand: the discriminative loss of GeDi (Krause et al. 2020, arXiv
+    2009.06367) for two controls, not divided by the length. Inputs are log-probabilities of whole
+    responses.
+
+    >>> loss, _ = contrast_loss(torch.tensor([-2.0]), torch.tensor([-2.0]))
+    >>> round(loss.item(), 3)
+    0.693
+    """
+    margin_R = true_R - other_R
+    return -torch.nn.functional.logsigmoid(margin_R), margin_R
+
+
 def dpo_loss(
     chosen_P: Tensor, rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor,
     beta: float,

@@ -30,6 +30,7 @@ from rationalize.training.loop import FitConfig, Grouped, Loss, LossOutput
 from rationalize.training.losses import (
     KLDirection,
     bradley_terry,
+    contrast_loss,
     dpo_loss,
     k3_kl,
     listwise,
@@ -53,11 +54,12 @@ def nll(policy: Policy, rows: Sequence[Row]) -> LossOutput:
 
 def quark(
     reference: Callable[[], AbstractContextManager[Policy]] | None, *, beta: float, alpha: float,
-    direction: KLDirection,
+    direction: KLDirection, contrast: float = 0.0,
 ) -> Loss:  # fmt: skip
     """Quark's loss (`quark_loss`), summed over response tokens.
 
-    `reference()` yields the reference policy; None is allowed if `beta` is 0.
+    `reference()` yields the reference policy; None is allowed if `beta` is 0. `contrast` adds that
+    times GeDi's discriminative loss (`contrast_loss`) of every row that is tagged with `OtherTag`.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
@@ -67,9 +69,13 @@ def quark(
         if beta and reference:
             with torch.no_grad(), reference() as frozen:
                 reference_NV = head(frozen, hidden_at_response(frozen, batch, with_controls=False))
-        logits_NV = head(policy, hidden_at_response(policy, batch))
+        # the same responses behind other tokens share their prompts' pass
+        others = [replace(r, control_ids=r.tag.control_ids) for r in rows if r.tag and contrast]
+        both = collate([*rows, *others], policy)
+        logits_MV = head(policy, hidden_at_response(policy, both))
+        n = len(batch.targets)
         total, nll_N, kl_N, entropy_N = quark_loss(
-            logits_NV, reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction,
+            logits_MV[:n], reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction,
             overwrite=True,
         )  # fmt: skip
         metrics = {"nll": nll_N.sum().item()}
@@ -77,7 +83,17 @@ def quark(
             metrics["kl"] = kl_N.sum().item()
         if alpha:
             metrics["entropy"] = entropy_N.sum().item()
-        return LossOutput(total, len(nll_N), metrics)
+        if others:
+            nll_M, _ = token_nll(logits_MV, both.targets)
+            logprob = -nll_M.new_zeros(len(both.rows)).index_add(0, both.row_of, nll_M)
+            tagged = [i for i, row in enumerate(rows) if row.tag]
+            contrast_R, margin_R = contrast_loss(logprob[tagged], logprob[len(rows) :])
+            total = total + contrast * contrast_R.sum()
+            # a row counts by its tokens, since sums are reported per token
+            lengths_R = torch.tensor([len(rows[i].response_ids) for i in tagged])
+            metrics["contrast"] = contrast_R.sum().item()
+            metrics["told"] = lengths_R[(margin_R > 0).cpu()].sum().item()
+        return LossOutput(total, n, metrics)
 
     return loss
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from safetensors.torch import save_file
 
 from rationalize.files import replacing
@@ -85,6 +86,7 @@ class BestCheckpoint:
             lacking = set(learning) - set(stored)
             if lacking and self._start:
                 stored |= read_tensors(weight_files(self._start), lacking)
-            for name, parameter in learning.items():
-                parameter.data.copy_(stored[name])
+            with torch.no_grad():
+                for name, parameter in learning.items():
+                    parameter.copy_(stored[name])
         return {"step": self.step, "scores": {str(k): v for k, v in self.scores.items()}}

@@ -109,7 +109,7 @@ def write_candidates(
 
     # generation: R[a] = V_a(I)
     sampling = config.candidates.sampling
-    several = replace(sampling, n=max(sampling.n, _at_least_two(len(names)), asked.draws))
+    several = replace(sampling, n=max(sampling.n, at_least_two(len(names)), asked.draws))
 
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
@@ -124,7 +124,7 @@ def write_candidates(
 
     # refinement: S[a,b] = V_b.refine(I, R[a])
     panel = len(refiners_of(config, "", names[0], exp.seed))
-    once = replace(sampling, n=max(_at_least_two(max(panel, 1)), asked.draws))
+    once = replace(sampling, n=max(at_least_two(max(panel, 1)), asked.draws))
 
     def refine(refiner: str, sources: Sequence[Attempt]) -> list[Attempt]:
         with variants.active(refiner) as policy:
@@ -159,7 +159,7 @@ def refiners_of(config: CoalitionConfig, source: str, writer: str, seed: int) ->
     return random.Random(f"{seed}/panel/{source}").sample(may, panel)
 
 
-def _at_least_two(writers: int) -> int:
+def at_least_two(writers: int) -> int:
     """Texts per writer, so that there are two to compare."""
     return -(-2 // writers)
 

@@ -55,7 +55,7 @@ from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
 
-_ENOUGH = 64
+COMPARED = 64
 """Development questions that variants are compared on: the first so many."""
 
 _DRAWS = 2  # of each variant for each of these questions
@@ -131,7 +131,7 @@ def log_clones(
     what DPO made of them. KL is taken on those draws: with `top_p` below 1 they leave out what is
     unlikely, and it is not that of the whole distributions.
     """
-    stage, asked = exp.stage("clones", needs=FOR_WRITING), exp.dev[:_ENOUGH]
+    stage, asked = exp.stage("clones", needs=FOR_WRITING), exp.dev[:COMPARED]
     if len(config.names) < 2 or not asked:
         return
     sampling = config.candidates.sampling

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from rationalize.evaluation.baselines import MAJORITY
+from rationalize.evaluation.baselines import BASE, MAJORITY
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.base import Experiment, Learned, final_stage, log_dev
 from rationalize.methods.coalition.config import FOR_UTILITIES, CoalitionConfig
 from rationalize.methods.coalition.inference import CONTROLLER, FIXED, Coalition
 from rationalize.methods.coalition.table import CROSS, OTHERS, SELF, rows_of_table
-from rationalize.methods.outcome import majority_row, trained_rows, write_results
+from rationalize.methods.outcome import base_row, majority_row, trained_rows, write_results
 from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.base import Reward
@@ -30,7 +30,7 @@ COALITION = "COALITION"
 SELF_CONSISTENCY = "self-consistency"
 """Row of the majority among sampled chains of M_IFT, at no fewer tokens than the coalition's."""
 
-_FEWEST = 3  # of two votes that differ, neither has a majority
+FEWEST = 3  # of two votes that differ, neither has a majority
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +49,12 @@ def conclude(
 ) -> None:  # fmt: skip
     """Score the evaluation splits once; write `results.json`, `report.html` and `coalition/`.
 
-    `methods` are rows that stand beside the coalition's, with comparisons `pairs` of their own;
-    `started` is when this start began, by `time.monotonic()`.
+    `methods` are rows that stand beside the coalition's, with comparisons `pairs` of their own
+    (none: the base model's); `started` is when this start began, by `time.monotonic()`.
     """
-    coalition, methods = learned.policy, {} if methods is None else methods
+    coalition = learned.policy
+    if methods is None:
+        methods, pairs = {BASE: base_row(exp)}, [(name, BASE)]
     exp = exp.with_reward(learned.utility)
     judged = exp.suite.only("utility")
     for row, splits in methods.items():  # written before there was a judge
@@ -121,7 +123,7 @@ def self_consistency(
 
     def write() -> list[Attempt]:
         votes: list[list[Attempt]] = []
-        while len(votes) < _FEWEST or 0 < sum(map(spent, votes)) < tokens:
+        while len(votes) < FEWEST or 0 < sum(map(spent, votes)) < tokens:
             chains = coalition.chains(
                 questions, sampling, split=split, routing="base",
                 seed=question_seed(exp.seed, SELF_CONSISTENCY, len(votes)),

@@ -202,7 +202,7 @@ def tune(
     policy: Policy, rows: ModeRows, config: InstructionConfig, stage: Stage, steps: int, seed: int
 ) -> None:
     """Learn all modes that have rows, each its share of every batch."""
-    counts = _counts(config, rows)
+    counts = counts_of(config, rows)
     order = question_seed(seed, stage.name)  # no stage repeats another's order
     fit(
         policy, nll, lambda step: mixed_batch(rows, counts, step, order), config.fit, stage,
@@ -210,9 +210,11 @@ def tune(
     )  # fmt: skip
 
 
-def tuning_steps(rows: ModeRows, config: InstructionConfig, epochs: float) -> int:
+def tuning_steps(
+    rows: Mapping[str, Sequence[Any]], config: InstructionConfig, epochs: float
+) -> int:
     """Optimiser steps for so many passes over the rationales, or over the longest mode without."""
-    counts = _counts(config, rows)
+    counts = counts_of(config, rows)
     mode = "rationale" if "rationale" in counts else max(counts, key=lambda m: len(rows[m]))
     return max(1, math.ceil(epochs * len(rows[mode]) / counts[mode]))
 
@@ -309,7 +311,7 @@ def mode_rows(
     }
 
 
-def _counts(config: InstructionConfig, rows: ModeRows) -> dict[str, int]:
+def counts_of(config: InstructionConfig, rows: Mapping[str, Sequence[Any]]) -> dict[str, int]:
     """Rows of each mode in a batch; modes without rows leave their share to the others."""
     shares = {mode: share for mode, share in config.shares.items() if rows.get(mode)}
     return apportion(shares, config.fit.batch_size)

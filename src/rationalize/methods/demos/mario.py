@@ -48,8 +48,15 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "MaRio, uncapped draws, random tokens", {"over_draw": 0.0, "control_init": "statistics"}
     ),
     "mario-within": ("MaRio, bins within a question", {"bins_within": "question"}),
+    "mario-random": ("MaRio, tokens that mean nothing", {"bins_within": "nothing"}),
 }  # fmt: skip
 """Method of MaRio's demo -> its row, and what it changes of MaRio's settings."""
+
+SELF_TESTED, PREFLIGHT = 8, 32
+"""Questions of the rewards' self-tests, and of the look at their spread before MaRio."""
+
+REVERSED = "mario-reversed"
+"""MaRio with its rewards' tokens in the opposite order."""
 
 SFT_MORE = "sft-more"
 """SFT on as many further rows as MaRio learns: what the steps alone are worth."""
@@ -68,8 +75,9 @@ class MarioDemoConfig:
 
     methods: tuple[str, ...] = ("mario",)
     """Learners beside SFT: sft-more (SFT goes on for as many rows), filt-acc, grpo, gdpo, mario,
-    mario-additive, mario-additive-left, mario-uncapped, mario-within, product; with one reward
-    alone, only-REWARD, or all but one, without-REWARD.
+    mario-additive, mario-additive-left, mario-uncapped, mario-within, mario-random (tokens that
+    mean nothing), mario-reversed (tokens in the opposite order), product; with one reward alone,
+    only-REWARD, or all but one, without-REWARD.
     """
     seeds: tuple[int, ...] = (0,)
     """One SFT model and one run of each learner per seed."""
@@ -87,7 +95,6 @@ class MarioDemoConfig:
     """FILT-ACC."""
     mario: MarioConfig = MarioConfig(
         bins=3, steps=36, sample_interval=12, prompts=48, token_questions=24,
-        token_rounds="last",
         fit=ControlFitConfig(learning_rate=1e-4, control_factor=20.0), sampling=SHORT,
     )  # fmt: skip
     """MaRio; its other variants differ in what their name says."""
@@ -120,7 +127,7 @@ class MarioDemoConfig:
             "filt_acc": {"steps": 600, "sample_interval": 200, "prompts": 0},
             "mario": {
                 "bins": 5, "steps": 600, "sample_interval": 200, "prompts": 0,
-                "token_questions": 60, "token_rounds": "all",
+                "token_questions": 60,
             },
             "grpo": {"updates": 300, "evaluate_every": 100},
             "gdpo": {"updates": 300, "evaluate_every": 100},
@@ -131,7 +138,7 @@ class MarioDemoConfig:
         check_seeds(self.seeds)
         at_least(self, 0, "shots")
         one = [f"{how}-{name}" for how in ("only", "without") for name in self.mario.rewards]
-        refuse_unknown_methods(self.methods, (SFT_MORE, *OTHERS, *VARIANTS, *one))
+        refuse_unknown_methods(self.methods, (SFT_MORE, REVERSED, *OTHERS, *VARIANTS, *one))
 
     def scoring(self, folders: ScorerFolders, train: Sequence[Question]) -> Scoring:
         """MaRio's rewards, with the scorers that are trained for them."""
@@ -146,8 +153,7 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     sizes = ", ".join(f"{len(questions)} {split}" for split, questions in exp.splits.items())
     say(f"{sizes} questions; rewards {', '.join(config.mario.rewards)}")
     _check_rewards(exp)
-    rows = [Row(SFT, "sft", config.sft, "sft-{seed}")]
-    rows += [_row(name, config, len(taught(exp.train))) for name in config.methods]
+    rows = rows_of(config, len(taught(exp.train)))
 
     said: list[str] = []
     best: Best | None = None
@@ -175,6 +181,12 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     say(f"report: {exp.run.path / 'report.html'}")
 
 
+def rows_of(config: MarioDemoConfig, teacher_rows: int) -> list[Row]:
+    """SFT, and the learners that start from it."""
+    rows = [Row(SFT, "sft", config.sft, "sft-{seed}")]
+    return rows + [_row(name, config, teacher_rows) for name in config.methods]
+
+
 def _row(name: str, config: MarioDemoConfig, teacher_rows: int) -> Row:
     """The row of a method's name, which starts from SFT."""
     stage = f"{name}-{{seed}}"
@@ -188,8 +200,12 @@ def _row(name: str, config: MarioDemoConfig, teacher_rows: int) -> Row:
         label, own = OTHERS[name]
         return Row(label, name, getattr(config, own), stage, SFT)
     how, _, reward = name.partition("-")
+    changes: Mapping[str, Any]
     if name in VARIANTS:
         label, changes = VARIANTS[name]
+    elif name == REVERSED:
+        backwards = {"rewards": config.mario.rewards[::-1]}
+        label, changes = "MaRio, tokens in the opposite order", backwards
     elif how == "only":
         label, changes = f"MaRio, {reward} alone", {"rewards": (reward,)}
     else:
@@ -203,7 +219,7 @@ def _check_rewards(exp: Experiment) -> None:
 
     def measure() -> Any:
         asked = [*filter(None, map(solved, exp.dev))] or [*filter(None, map(solved, exp.train))]
-        asked = asked[:8]
+        asked = asked[:SELF_TESTED]
         return check_rewards(exp.suite.rewards, asked, [q.rationales[0] for q in asked])
 
     rows = [CheckRow(**row) for row in exp.stage("check").facts("check_rewards", measure)]
@@ -255,7 +271,7 @@ def _preflight(exp: Experiment, config: MarioConfig, learned: Learned) -> None:
     """Spread of each reward over two sampled attempts of 32 training questions."""
 
     def measure() -> Any:
-        asked = exp.train[:32]
+        asked = exp.train[:PREFLIGHT]
         attempts = write_attempts(
             Sampler(learned.policy), asked, replace(config.sampling, n=2),
             Provenance("train", exp.seed, writer="preflight"), label="preflight",

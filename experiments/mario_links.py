@@ -1,0 +1,397 @@
+"""Which link of reward conditioning breaks? One SFT model, one stored pool, many short tries.
+
+    python experiments/mario_links.py prepare --out runs/mario-links --scorers SCORERS
+    python experiments/mario_links.py features --out runs/mario-links
+    python experiments/mario_links.py try --out runs/mario-links --tries "contrast 1"
+    python experiments/mario_links.py written --out runs/mario-links --scorers SCORERS --tries ..
+
+SCORERS is the folder `scorers` of a `rationalize demo`. Every try starts from the same SFT model
+and learns from the same pool without exploring again; every row of `experiments/results/
+mario_links.json` is one try. Test questions are not read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rationalize.environment import environment
+from rationalize.evaluation.intervals import paired_difference
+from rationalize.evaluation.metrics import per_question
+from rationalize.evaluation.obedience import token_metrics
+from rationalize.evaluation.token_auc import concordance, token_auc
+from rationalize.methods.base import Experiment, RunConfig, ScorerFolders
+from rationalize.methods.mario import control_bins
+from rationalize.methods.mario_config import MarioConfig
+from rationalize.methods.pool import Drawn, Pool
+from rationalize.methods.scoring import Scoring, make_suite
+from rationalize.methods.sft import SftConfig, sft
+from rationalize.models.forward import Row, collate, hidden_at_response, micro_batches
+from rationalize.records import Attempt, Question
+from rationalize.rewards.known import known_rewards
+from rationalize.rewards.suite import RewardSuite
+from rationalize.runs import Run
+from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.writing import (
+    PromptOptions,
+    Provenance,
+    teacher_attempts,
+    write_attempts,
+)
+from rationalize.signals.draws import shuffled_passes
+from rationalize.signals.variance import centred_within, intraclass_correlation
+from rationalize.training.batches import RowMaker
+from rationalize.training.loop import ControlFitConfig, FitConfig, fit
+from rationalize.training.objectives import quark
+
+QUESTIONS = "builtin:train=600,dev=240,test=40,unseen=40"
+REWARDS = ("consistency", "correctness", "plausibility", "diversity")
+SAMPLING = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64, n=4)
+ASKED = {"dev": 80, "train": 150}
+"""Questions that the start writes to, four attempts at each."""
+SFT = SftConfig(epochs=0.375, evaluations=1, fit=FitConfig(learning_rate=2e-4, batch_size=8))
+RESULTS = Path(__file__).parent / "results"
+HELD_OUT = 80
+"""Development questions whose attempts the tokens must rank."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """What a try changes of MaRio's settings, and what it learns from."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    fit: dict[str, Any] = field(default_factory=dict)
+    together: int = 2
+    """Questions of a step, each with all of its attempts, which share one pass over their prompt;
+    0: eight rows, drawn by bin.
+    """
+    steps: int = 75
+
+
+QUESTION = {"bins_within": "question"}
+TRIES = {
+    "whole questions": Try(),
+    "contrast 1": Try({"contrast": 1.0}),
+    "contrast 1, bins within a question": Try({**QUESTION, "contrast": 1.0}),
+    "bins within a question": Try(QUESTION),
+    "before the repairs": Try({"over_draw": 0.0, "control_init": "statistics"}, together=0),
+    "all repairs": Try(together=0),
+    "contrast 5": Try({"contrast": 5.0}),
+    "diversity alone": Try({"rewards": ("diversity",), "select_by": "diversity"}),
+    "tokens that mean nothing": Try({"bins_within": "nothing"}),
+    "three tokens a control": Try({"control_copies": 3}),
+    "learning rate x3": Try(fit={"learning_rate": 3e-4}),
+    "control rows x100": Try(fit={"control_factor": 100.0}),
+    "three times the rows": Try(steps=225),
+    "contrast 1, three times the rows": Try({"contrast": 1.0}, steps=225),
+    "two bins": Try({"bins": 2}),
+    "no KL": Try({"beta": 0.0}),
+    "capped draws": Try({"control_init": "statistics"}, together=0),
+    "tokens from the prompt's end": Try({"over_draw": 0.0}, together=0),
+}
+"""In the order of their worth where time is short."""
+
+
+def config_of(tried: Try) -> MarioConfig:
+    """The demo's MaRio with the changes of a try."""
+    learned = {"learning_rate": 1e-4, "control_factor": 20.0, "batch_size": 8, **tried.fit}
+    changes = {"bins": 3, "token_questions": 0, **tried.changes}
+    return MarioConfig(
+        **changes, steps=tried.steps, sample_interval=tried.steps, fit=ControlFitConfig(**learned)
+    )
+
+
+def open_start(out: Path) -> tuple[Run, Experiment]:
+    config = RunConfig(questions=QUESTIONS, limits={"rationales": 2}, tuning="full")
+    base = config.load_policy(tuning="full")
+    run = Run.open(out / "start", {"method": "mario-links"}, base_hash=base.weights_hash)
+    suite = RewardSuite(known_rewards(REWARDS))  # names and levels; nothing is scored by it
+    return run, Experiment(run, config, config.load_splits(), suite, base)
+
+
+def prepare(out: Path, scorers: Path) -> None:
+    """SFT, its attempts at training and development questions, and their scores."""
+    run, exp = open_start(out)
+    with run:
+        policy = exp.load_policy()
+        dev = exp.splits["dev"]
+        sft(replace(exp, splits={**exp.splits, "dev": dev[:10]}), policy, SFT, exp.stage("sft"))
+        stage, written = exp.stage("pool"), {}
+        for split, n in ASKED.items():
+            written[split] = stage.attempts(
+                f"unscored-{split}",
+                lambda split=split, n=n: write_attempts(
+                    Sampler(policy), exp.splits[split][:n], SAMPLING, Provenance(split, 0)
+                ),
+            )
+        written["teacher"] = teacher_attempts(exp.splits["train"][: ASKED["train"]], "all")
+        suite = scoring_suite(exp, scorers)
+        for part, attempts in written.items():
+            asked = questions_of(exp, part)
+            stage.attempts(part, lambda a=attempts, q=asked: suite.score(a, q))
+
+
+def scoring_suite(exp: Experiment, scorers: Path) -> RewardSuite:
+    folders = ScorerFolders(str(scorers / "answer"), str(scorers / "verifier"))
+    scoring = Scoring(REWARDS, folders)
+    return make_suite(scoring, exp.config, exp.run, exp.base, exp.train).only(*REWARDS)
+
+
+def questions_of(exp: Experiment, part: str) -> dict[str, Question]:
+    return {q.id: q for q in exp.splits["dev" if part == "dev" else "train"]}
+
+
+def pool_of(exp: Experiment) -> list[Attempt]:
+    stage = exp.stage("pool")
+    return (stage.stored("teacher") or []) + (stage.stored("train") or [])
+
+
+def held_out(exp: Experiment) -> list[Attempt]:
+    asked = {q.id for q in exp.dev[:HELD_OUT]}
+    return [a for a in exp.stage("pool").stored("dev") or [] if a.question_id in asked]
+
+
+def features(out: Path) -> None:
+    """Can the reward be told at all? Ridge regression on what the start knows of an attempt."""
+    run, exp = open_start(out)
+    with run:
+        policy = exp.load_policy(exp.run.path / "policies" / "sft")
+        pool, dev = pool_of(exp), held_out(exp)
+        states = {}
+        for name, attempts in (("pool", pool), ("dev", dev)):
+            states[name] = last_states(policy, attempts)
+        asked_pool, asked_dev = ([a.question_id for a in part] for part in (pool, dev))
+        rows = []
+        for reward in REWARDS:
+            y, held = (np.array([a.rewards[reward] or 0.0 for a in p]) for p in (pool, dev))
+            for what, target in (
+                ("pool", y),
+                ("question", centred_within(y, asked_pool)),
+            ):
+                predicted = ridge(states["pool"], target, asked_pool, states["dev"])
+                rows.append(
+                    {
+                        "reward": reward,
+                        "taught": what,
+                        "attempts": len(dev),
+                        "questions": len(set(asked_dev)),
+                        "mean": float(held.mean()),
+                        "deviation": float(held.std()),
+                        "icc": intraclass_correlation(held, asked_dev),
+                        **concordance(held, predicted, asked_dev),
+                    }
+                )
+                print(json.dumps(rows[-1]), flush=True)
+    store("told", "ridge on the start's states", rows)
+
+
+@torch.no_grad()
+def last_states(policy: Any, attempts: Sequence[Attempt]) -> np.ndarray:
+    """Mean and last hidden state of every response, (N, 2 d)."""
+    maker = RowMaker(policy)
+    rows = [replace(maker.attempt(a), tag=i) for i, a in enumerate(attempts)]
+    found: dict[int, np.ndarray] = {}
+    for passed in micro_batches(rows, 2048):
+        with policy.autocast():
+            hidden_Nd = hidden_at_response(policy, collate(passed, policy)).float()
+        for row, part in zip(
+            passed, hidden_Nd.split([len(r.response_ids) for r in passed]), strict=True
+        ):
+            found[row.tag] = torch.cat([part.mean(0), part[-1]]).numpy()
+    return np.stack([found[i] for i in range(len(attempts))])
+
+
+def ridge(x: np.ndarray, y: np.ndarray, groups: Sequence[str], held: np.ndarray) -> np.ndarray:
+    """Ridge predictions; the penalty is the best of five on a fifth of the pool's questions."""
+    mean, scale = x.mean(0), x.std(0) + 1e-6
+    x, held = (x - mean) / scale, (held - mean) / scale
+    names = sorted(set(groups))
+    last = np.isin(np.array(groups), names[::5])
+
+    def solve(x: np.ndarray, y: np.ndarray, penalty: float, at: np.ndarray) -> np.ndarray:
+        kernel = x @ x.T + penalty * x.shape[1] * np.eye(len(x))
+        return at @ (x.T @ np.linalg.solve(kernel, y - y.mean())) + y.mean()
+
+    def error(penalty: float) -> float:
+        return float(((solve(x[~last], y[~last], penalty, x[last]) - y[last]) ** 2).mean())
+
+    return solve(x, y, min((0.1, 1.0, 10.0, 100.0, 1000.0), key=error), held)
+
+
+def learn(out: Path, name: str) -> None:
+    """One try: learn from the pool, and rank the held-out attempts."""
+    if any(row["try"] == name for row in stored()["tables"].get("tries", [])):
+        return
+    tried, (run, exp) = TRIES[name], open_start(out)
+    config, started = config_of(tried), time.monotonic()
+    with run:
+        pool = Pool(config, exp.suite, control_bins(config, exp.suite), 0)
+        pool.add(pool_of(exp), config.rewards)
+    with Run.open(out / "tries" / name.replace(" ", "-"), {"try": name}) as own:
+        policy = exp.load_policy(out / "start" / "policies" / "sft")
+        stage = replace(exp, run=own).stage("mario")
+        reference = policy.become_reference()
+        copies, init = config.control_copies, config.control_init
+        policy.add_controls(control_bins(config, exp.suite), copies=copies, init=init, seed=0)
+        loss = quark(
+            reference, beta=config.beta, alpha=0.0, direction="reverse", contrast=config.contrast
+        )
+        batch_at = batches(policy, pool, config, tried)
+        stage.policy(
+            policy, lambda: fit(policy, loss, batch_at, config.fit, stage, steps=config.steps)
+        )
+        learned = own.metrics("mario")
+        bins = pool.filled()
+        dev = held_out(exp)
+        rows = stage.facts(
+            "token_auc",
+            lambda: token_auc(
+                policy,
+                dev,
+                questions_of(exp, "dev"),
+                bins=bins,
+                metrics=token_metrics(exp.suite, bins),
+                config=config.fit,
+            ),
+        )
+        tail = learned[-max(1, len(learned) // 4) :]
+        told = [r["told"] for r in tail if "told" in r]
+        facts = {
+            "steps": config.steps,
+            "rows": sum(len(batch_at(s)) for s in range(config.steps)),
+            "tokens": int(sum(r["weight"] for r in learned)),
+            "nll first": learned[0]["nll"],
+            "nll last quarter": float(np.mean([r["nll"] for r in tail])),
+            "told apart, last quarter": float(np.mean(told)) if told else None,
+            "minutes": (time.monotonic() - started) / 60,
+        }
+        store("tries", name, [{**facts, **row} for row in rows])
+
+
+def batches(policy: Any, pool: Pool, config: MarioConfig, tried: Try) -> Any:
+    """The rows of a step: drawn by bin, or whole questions."""
+    maker = RowMaker(policy)
+    by_question: dict[str, list[int]] = {}
+    for i, attempt in enumerate(pool.attempts):
+        by_question.setdefault(attempt.question_id, []).append(i)
+    names = sorted(by_question)
+
+    def batch_at(step: int) -> list[Row]:
+        drawn = pool.draw(step, config.rewards)
+        if tried.together:
+            picked = shuffled_passes(len(names), tried.together, step, 0)
+            indices = [i for k in picked for i in by_question[names[k]]]
+            whole = [
+                Drawn(pool.attempts[i], {n: int(b[i]) for n, b in pool.bins.items()})
+                for i in indices
+            ]
+            drawn = pool.told_apart(whole, step) if config.contrast else whole
+        return [maker.attempt(d.attempt, d.bins, other=d.other) for d in drawn]
+
+    return batch_at
+
+
+def written(out: Path, name: str, scorers: Path) -> None:
+    """What a try's policy reaches under its best and its worst tokens."""
+    run, exp = open_start(out)
+    folder = out / "tries" / name.replace(" ", "-")
+    with run, Run.open(folder, {"try": name}) as own:
+        policy = exp.load_policy(folder / "policies" / "mario")
+        asked, stage = exp.dev[120:220], replace(exp, run=own).stage("mario")
+        suite, by_id, best = scoring_suite(exp, scorers), {q.id: q for q in asked}, {}
+        filled = dict(policy.controls.bins)
+        best = dict.fromkeys(filled, 0)
+        rows = []
+        for how, guidance, sampling in (
+            ("greedy", 0.0, SamplingConfig(temperature=0.0)),
+            ("sampled", 0.0, SamplingConfig(temperature=1.0, top_p=0.9)),
+            ("guidance 2, greedy", 2.0, SamplingConfig(temperature=0.0)),
+        ):
+            reached = {}
+            for end in ("best", "worst"):
+                control = best if end == "best" else {n: k - 1 for n, k in filled.items()}
+                if guidance and end == "worst":
+                    continue
+                reached[end] = stage.attempts(
+                    f"{how.replace(' ', '-')}-{end}",
+                    lambda c=control, g=guidance, s=sampling, e=end: suite.score(
+                        write_attempts(
+                            Sampler(policy, guidance=g),
+                            asked,
+                            s,
+                            Provenance("dev", 0, writer=e),
+                            PromptOptions(control=c),
+                        ),
+                        by_id,
+                    ),
+                )
+            for reward, metric in token_metrics(suite, filled).items():
+                values = {
+                    e: list(per_question(a, by_id, metric).values()) for e, a in reached.items()
+                }
+                row = {
+                    "how": how,
+                    "reward": reward,
+                    "n": len(asked),
+                    **{e: float(np.mean(v)) for e, v in values.items()},
+                }
+                if "worst" in values:
+                    gap = paired_difference(values["best"], values["worst"])
+                    row["gap"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+    store("written", name, rows)
+
+
+def store(table: str, name: str, rows: Sequence[dict[str, Any]], file: str = "mario_links") -> None:
+    """Put rows into a table, in the place of those of an earlier measurement of this name."""
+    RESULTS.mkdir(exist_ok=True)
+    found = stored(file)
+    others = [row for row in found["tables"].get(table, []) if row["try"] != name]
+    found["tables"][table] = [*others, *({"try": name, **row} for row in rows)]
+    found["meta"] = {
+        "command": f"python experiments/{file}.py", "seed": 0, "questions": QUESTIONS,
+        "model": "SmolLM2-135M-Instruct, 4-bit weights de-quantised", **environment(),
+    }  # fmt: skip
+    lines = [
+        f" {json.dumps(t)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
+        for t, rows in found["tables"].items()
+    ]
+    meta = json.dumps(found["meta"])
+    (RESULTS / f"{file}.json").write_text(
+        f'{{"meta": {meta},\n"tables": {{\n' + ",\n".join(lines) + "\n}}\n"
+    )
+
+
+def stored(file: str = "mario_links") -> dict[str, Any]:
+    path = RESULTS / f"{file}.json"
+    return json.loads(path.read_text()) if path.exists() else {"meta": {}, "tables": {}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["prepare", "features", "try", "written"])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--scorers", type=Path)
+    parser.add_argument("--tries", nargs="*", default=list(TRIES))
+    args = parser.parse_args()
+    if args.what == "prepare":
+        prepare(args.out, args.scorers)
+    elif args.what == "features":
+        features(args.out)
+    for name in args.tries if args.what in ("try", "written") else ():
+        learn(args.out, name) if args.what == "try" else written(args.out, name, args.scorers)
+
+
+if __name__ == "__main__":
+    main()
