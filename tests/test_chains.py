@@ -39,8 +39,6 @@ def test_tables_on_the_coalition_itself():
         f"{name}_{kind}": 0.5 for name in ("controller", "majority", "random", "oracle")
         for kind in ("accuracy", "utility")
     }  # fmt: skip
-    rate = "held_out_pair_accuracy"
-    in_order = {rate: 0.75, f"{rate}_low": 0.5, f"{rate}_high": 1.0}
     spread, reading, variants, pairs, leak, rounds, refining, who = coalition(
         {
             "variance": [
