@@ -330,14 +330,14 @@ def drawn_tokens(vocabulary: int) -> tuple[Work, int]:
 def learned_tokens(vocabulary: int) -> tuple[Work, int]:
     import torch
 
-    from rationalize.training.losses import token_nll
+    from rationalize.models.likelihood import token_nll
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     head = torch.randn(vocabulary, 64, generator=generator, requires_grad=True)
     hidden = torch.randn(64, 64, generator=generator)
     targets = torch.randint(0, vocabulary, (64,), generator=generator)
-    return lambda: token_nll(hidden @ head.T, targets).sum().backward(), vocabulary
+    return lambda: token_nll(hidden @ head.T, targets)[0].sum().backward(), vocabulary
 
 
 POOL = (1_000, 10_000, 100_000)

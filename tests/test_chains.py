@@ -39,6 +39,8 @@ def test_tables_on_the_coalition_itself():
         f"{name}_{kind}": 0.5 for name in ("controller", "majority", "random", "oracle")
         for kind in ("accuracy", "utility")
     }  # fmt: skip
+    rate = "held_out_pair_accuracy"
+    in_order = {rate: 0.75, f"{rate}_low": 0.5, f"{rate}_high": 1.0}
     spread, reading, variants, pairs, leak, rounds, refining, who = coalition(
         {
             "variance": [
@@ -49,9 +51,7 @@ def test_tables_on_the_coalition_itself():
                 {"when": "round0", "variant": "a", "pairs": {"generation": 3, "refinement": 2},
                  "dropped": {"generation: tie": 4}, "chosen_from_others": 1, "chosen_words": 9.5,
                  "rejected_words": 8.0,
-                 "held_out": {"pairs": 3, "held_out_pairs": 2, "held_out_pair_accuracy": 0.75,
-                              "held_out_pair_accuracy_low": 0.5,
-                              "held_out_pair_accuracy_high": 1.0}},
+                 "held_out": {"pairs": 3, "held_out_pairs": 2, **in_order}},
                 {"when": "round0", "variant": "b", "pairs": {}, "dropped": {},
                  "chosen_from_others": 0, "chosen_words": None, "rejected_words": None},
             ],

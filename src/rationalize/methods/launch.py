@@ -45,6 +45,7 @@ from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, Reward, RewardSuite
 from rationalize.runs import Run, check_resumable
 from rationalize.sampling.local import SamplingConfig
+from rationalize.training.selection import last_of
 
 BESIDE_STAGES = "beside stages"
 """In `times.jsonl`: what no stage took, such as reading models, the report and the export."""
@@ -231,6 +232,7 @@ def learn(exp: Experiment, policy: Policy, config: Any, stage: Any, method: Meth
     learned = made if isinstance(made, Learned) else Learned(made, stage.folder)
     if learned.weights == stage.folder and stage.done is None:  # the method did not store it
         stage.policy(learned.policy, dict)
+    learned = replace(learned, last=learned.last or last_of(stage))
     if learned.trained is None:
         names = [exp.suite[name].name for name in method.learned_from(config)]
         learned = replace(learned, trained={stage.name: tuple(names)} if names else {})

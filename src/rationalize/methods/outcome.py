@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,17 +41,38 @@ def conclude(exp: Experiment, learned: Learned, name: str) -> None:
 
     The base model answers the same questions, so that the page says whether learning helped.
     """
-    policy, before = learned.policy, base_row(exp, learned.asked.mode)
-    methods: Methods = {MAJORITY: majority_row(exp), BASE: before, name: {}}
-    for split in exp.final_splits:
-        attempts = exp.evaluate(policy, name, split, asked=learned.asked)
-        methods[name][split] = {exp.seed: attempts}
-    best = Best(name, exp.seed, policy, learned.asked, learned.weights)
+    before = base_row(exp, learned.asked.mode)
+    methods: Methods = {MAJORITY: majority_row(exp), BASE: before}
+    for label, policy in policies_of(name, learned):
+        methods[label] = {
+            split: {exp.seed: exp.evaluate(policy, label, split, asked=learned.asked)}
+            for split in exp.final_splits
+        }
+    pairs = [(name, BASE), (name, MAJORITY)]
+    pairs += [(label, name) for label in methods if label == last_label(name)]
+    best = Best(name, exp.seed, learned.policy, learned.asked, learned.weights)
     write_results(
-        exp, methods, [(name, BASE), (name, MAJORITY)], model=best,
+        exp, methods, pairs, model=best,
         trained=trained_rows(name, learned.trained or {}),
     )  # fmt: skip
     print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
+
+
+def last_label(row: str) -> str:
+    """The row of where a method's training ended, beside the row of what it kept."""
+    return f"{row}, last policy"
+
+
+def policies_of(row: str, learned: Learned) -> Iterator[tuple[str, Policy]]:
+    """Each row of a method with its policy, in the memory of one: what it kept, and the last one
+    where that is another. Afterwards it is the kept one again.
+    """
+    policy = learned.policy
+    yield row, policy
+    if learned.last:
+        policy.load_weights(learned.last)
+        yield last_label(row), policy
+        policy.load_weights(learned.weights)
 
 
 @dataclass(frozen=True)
@@ -62,8 +83,8 @@ class Best:
     seed: int
     policy: Policy
     asked: Asked
-    weights: Path
-    """Where its stage stored it."""
+    weights: Path | None = None
+    """Where a stage stored it."""
 
 
 def export(exp: Experiment, best: Best) -> None:

@@ -5,6 +5,7 @@ Yuan et al. (arXiv 2308.01825, section 3.3). Neither needs a teacher. Every roun
 
     1. generate      the last round's model attempts every question (the base model few-shot, at
                      first); STaR: one near-greedy attempt, RFT: k samples
+                     (`write.resample`: further ones where all were wrong)
     2. rationalise   STaR: it attempts those it failed again, with the answer as a hint
     3. filter        right attempts are kept; RFT: with true equations, one per list of equations
     4. fine-tune     the *base* model learns them, without demonstrations and hints, for `growth`
@@ -130,7 +131,7 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
     if exp.start is None and config.seed_rationales:
         seed_sft(exp, policy, config, stage)
     # what later rounds are measured against; a writer that never answers stops the run here
-    greedy = replace(config.write, hints="off", sampling=exp.evaluation)
+    greedy = replace(config.write, hints="off", resample=0, sampling=exp.evaluation)
     part = "writer-dev"
     attempts = own_attempts(exp, policy, greedy, stage, part, split="dev", few_shot=few_shot)
     _log_every_metric(exp, stage, attempts, 0)
