@@ -21,7 +21,7 @@ _GROUPS = (
     (r"warm-up-[0-9a-f]{8}.*", "seed SFT"),
     (r"(ift).*", "ift"),
     (r"(variant-\d+|controller)-.*", r"\1"),
-    (r"(.+?)-(round\d+|update\d+|dev\d+|ranked|both-tokens|start|writer-dev|redraws|reward-model|sft$).*",
+    (r"(.+?)-(round\d+|update\d+|dev\d+|ranked|both-tokens|start|writer-dev|redraws|reward-model).*",
      r"\1"),
     (r"(round\d+)-(variant-.*|utilities)", r"\1"),
 )  # fmt: skip
