@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--small", nargs="*", choices=tuple(SMALL), default=())
     parser.add_argument("--model", default="default", help="of the small runs")
+    parser.add_argument("--lora", action="store_true", help="on weights in bfloat16")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--json", type=Path, help="write the comparison here too")
     args = parser.parse_args()
@@ -81,6 +82,8 @@ def main() -> None:
 def run_and_compare(name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
     """A small run between the two calibrations."""
     given = {**SMALL[name], "model": args.model}
+    if args.lora:
+        given |= {"tuning": "lora", "dtype": "bfloat16"}
     what = DEMOS.get(name) or method_named(name)
     settings = from_dict(settings_of(what), given, "a small run")
     method = what.method if isinstance(what, Demo) else name

@@ -59,6 +59,8 @@ def done(folder):
     for line in run.metrics():
         steps[group_of(line["stage"])] += "loss" in line
     for shard in run.read_json("attempts/manifest.json"):
+        if "last-policy" in shard:  # only where an earlier one was kept
+            continue
         written = [a for a in run.read_shard(shard) if a.writer not in ("teacher", MAJORITY)]
         replies[group_of(shard)] += len(written)
     return {k: v for k, v in steps.items() if v}, {k: v for k, v in replies.items() if v}

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rationalize.methods.base import questions_for
 from rationalize.methods.iterative_dpo import IterativeDpoConfig
 from rationalize.methods.own_attempts import WriteConfig
 from rationalize.methods.ppo import PpoRowConfig, scores_of
+from rationalize.methods.relearn import RelearnConfig
 from rationalize.methods.self_motivated import RankConfig, SelfMotivatedConfig
 from rationalize.methods.self_training import RestartConfig, seed_stage_name, steps_in
 from rationalize.methods.sft import SftConfig
+from rationalize.methods.train_scorers.choosing import MOST_QUESTIONS
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig
 from rationalize.methods.work.learners import imitation
 from rationalize.methods.work.parts import Reads, Stores, Work
@@ -49,12 +52,18 @@ def seed_work(at: Scene, config: RestartConfig, stage: str) -> Iterator[Work]:
 
 
 def attempts_work(
-    at: Scene, write: WriteConfig, part: str, *, few_shot: bool = False
+    at: Scene, write: WriteConfig, part: str, *, few_shot: bool = False, for_pairs: bool = False
 ) -> Iterator[Work]:
-    """Attempts at training questions, and hinted ones at those that no attempt solves."""
-    shots = write.shots if few_shot else 0
+    """Attempts at training questions, further ones, and hinted ones at those that none solves."""
+    shots, n = write.shots if few_shot else 0, replies(write.sampling)
     yield at.writes(part, at.train, write.sampling, shots=shots, taught=not few_shot)
-    unsolved = {"off": 0.0, "failed": (1 - at.right) ** replies(write.sampling), "all": 1.0}
+    wrong = (1 - at.right) ** n
+    unsure = round(len(at.train) * (wrong + at.right**n * for_pairs)) if write.resample else 0
+    if unsure:
+        sampling = replace(write.sampling, n=write.resample)
+        yield at.writes(part, at.train[:unsure], sampling, shots=shots, taught=not few_shot)
+        wrong *= (1 - at.right) ** write.resample
+    unsolved = {"off": 0.0, "failed": wrong, "all": 1.0}
     hinted = round(len(at.train) * unsolved[write.hints])
     if hinted:
         asked = at.train[:hinted]
@@ -83,7 +92,8 @@ def iterative_dpo_work(at: Scene, config: IterativeDpoConfig, stage: str) -> Ite
     yield at.stores(f"{stage}-start")
     for round in range(config.rounds):
         this = f"{stage}-round{round}"
-        yield from attempts_work(at, WriteConfig(sampling=config.sampling), f"{this}-writes")
+        write = WriteConfig(sampling=config.sampling, resample=config.resample)
+        yield from attempts_work(at, write, f"{this}-writes", for_pairs=True)
         yield from pairs_work(at, config, this)
     yield at.stores(stage, loads=1)
 
@@ -91,11 +101,11 @@ def iterative_dpo_work(at: Scene, config: IterativeDpoConfig, stage: str) -> Ite
 def pairs_work(at: Scene, config: IterativeDpoConfig, this: str) -> Iterator[Work]:
     """A round's DPO, on the pairs of attempts that are right and wrong."""
     pairs = len(at.train) * pairs_each(at, config.sampling.n, config.pairs)
+    aside = config.held_out * pairs  # only ordered, before and after
     size = max(1, config.fit.batch_size // 2)
-    yield Reads(this, "logprobs", 2 * pairs, at.asked(at.train), at.taught_reply)
-    yield at.learns(
-        this, "dpo", round_up(config.epochs * pairs / size), config.fit, rows=2 * size, together=2
-    )
+    yield Reads(this, "logprobs", 2 * (pairs + aside), at.asked(at.train), at.taught_reply)
+    steps = round_up(config.epochs * (pairs - aside) / size)
+    yield at.learns(this, "dpo", steps, config.fit, rows=2 * size, together=2)
     yield from at.evaluates(this)
     yield at.stores(this)
 
@@ -120,7 +130,8 @@ def self_motivated_work(at: Scene, config: SelfMotivatedConfig, stage: str) -> I
 
 def rank_work(at: Scene, config: RankConfig, stage: str) -> Iterator[Work]:
     """Stages C' and D; where no mode reads a reward model, the first alone."""
-    yield from attempts_work(at, WriteConfig(sampling=config.redraw), f"{stage}-redraws")
+    write = WriteConfig(sampling=config.redraw, resample=config.resample)
+    yield from attempts_work(at, write, f"{stage}-redraws", for_pairs=True)
     if set(config.modes) != {"z"}:
         written = 2 * config.redraw.n  # RFT's attempts are ranked too
         yield from rank_steps(at, config.rm, f"{stage}-reward-model", written)
@@ -136,10 +147,26 @@ def rank_steps(at: Scene, config: RewardModelConfig, stage: str, attempts: float
     yield at.learns(
         stage, "rank", steps, config.fit, rows=size * used, together=max(1, round(used))
     )
+    # the scores are tried on some questions first
+    tried = min(learned, MOST_QUESTIONS) * used
+    yield Reads(stage, "logprobs", 2 * tried, at.asked(at.train), at.taught_reply)
     # the scale, the order after learning, and the gate with and without the answer sentence
     read = len(at.train) * attempts / 2 + attempts * (learned + 2 * (questions - learned))
     yield Reads(stage, "rank", read, at.asked(at.train), at.taught_reply)
     yield at.stores(stage, loads=1)
+
+
+def relearn_work(at: Scene, config: RelearnConfig, stage: str) -> Iterator[Work]:
+    """As many steps as RFT's, on attempts that are there."""
+    steps = steps_in(0, round_rows(at, config.rft, 0), config.rft)
+    if config.learns == "best":
+        written = 2 * replies(config.rft.write.sampling) * at.right
+        rows = written * len(at.train)
+        yield Reads(stage, "rank", rows, at.asked(at.train), at.taught_reply)
+    sft = SftConfig(evaluations=config.rft.evaluations, fit=config.rft.fit)
+    yield from imitation(at, sft, f"{stage}-sft", steps)
+    for _ in range(2):
+        yield from at.scores(f"{stage}-sft", at.dev)
 
 
 def ppo_work(at: Scene, config: PpoRowConfig, stage: str) -> Iterator[Work]:
