@@ -317,7 +317,7 @@ def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) ->
     """
     logprob_of: dict[int, float] = {}
     numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
-    for passed in micro_batches(numbered, config.micro_tokens):
+    for passed in micro_batches(numbered, config.pass_tokens(policy.device)):
         with policy.autocast():
             logprobs = token_logprobs(policy, passed)
         logprob_of |= {

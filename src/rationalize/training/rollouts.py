@@ -81,7 +81,7 @@ def measure(
     for part in parts:
         numbered = [replace(rows[i], tag=i) for i in part]
         # policy and value head exactly as the loss computes them, then the reference
-        for passed in micro_batches(numbered, config.micro_tokens):
+        for passed in micro_batches(numbered, config.pass_tokens(policy.device)):
             sizes = [len(row.response_ids) for row in passed]
             values: Sequence[Tensor] = [torch.empty(0)] * len(passed)
             references = values
