@@ -20,7 +20,7 @@ from rationalize.methods.experiment import DIRECT, SFT, Row
 from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.methods.work.coalition import coalition_work, conclude_work
 from rationalize.methods.work.learners import direct_work
-from rationalize.methods.work.own import ppo_work, rank_work, seed_work
+from rationalize.methods.work.own import ppo_work, rank_work, relearn_work, seed_work
 from rationalize.methods.work.parts import Reads, Stores, Work
 from rationalize.methods.work.scene import Scene
 from rationalize.rewards.base import ATTACKS
@@ -30,6 +30,7 @@ StageWork = Callable[[Scene, Any, str], Iterator[Work]]
 
 PARTS: dict[str, StageWork] = {
     "rationalize.methods.self_training:seed_sft": seed_work,
+    "rationalize.methods.relearn:relearn": relearn_work,
     "rationalize.methods.self_motivated:rank": rank_work,
     "rationalize.methods.self_motivated:improve": ppo_work,
 }

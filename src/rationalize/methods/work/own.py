@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from rationalize.methods.base import questions_for
 from rationalize.methods.iterative_dpo import IterativeDpoConfig
 from rationalize.methods.own_attempts import WriteConfig
 from rationalize.methods.ppo import PpoRowConfig, scores_of
+from rationalize.methods.relearn import RelearnConfig
 from rationalize.methods.self_motivated import RankConfig, SelfMotivatedConfig
 from rationalize.methods.self_training import RestartConfig, seed_stage_name, steps_in
 from rationalize.methods.sft import SftConfig
+from rationalize.methods.train_scorers.choosing import MOST_QUESTIONS
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig
 from rationalize.methods.work.learners import imitation
 from rationalize.methods.work.parts import Reads, Stores, Work
@@ -49,13 +52,21 @@ def seed_work(at: Scene, config: RestartConfig, stage: str) -> Iterator[Work]:
 
 
 def attempts_work(
-    at: Scene, write: WriteConfig, part: str, *, few_shot: bool = False
+    at: Scene, write: WriteConfig, part: str, *, few_shot: bool = False, for_pairs: bool = False
 ) -> Iterator[Work]:
-    """Attempts at training questions, and hinted ones at those that no attempt solves."""
+    """Attempts at training questions, further and hinted ones at those that no attempt solves (for
+    pairs, further ones at those that are always right too).
+    """
     shots = write.shots if few_shot else 0
     yield at.writes(part, at.train, write.sampling, shots=shots, taught=not few_shot)
-    unsolved = {"off": 0.0, "failed": (1 - at.right) ** replies(write.sampling), "all": 1.0}
-    hinted = round(len(at.train) * unsolved[write.hints])
+    n = replies(write.sampling)
+    unsolved = (1 - at.right) ** n
+    again = round(len(at.train) * (1 - usable_share(at.right, n) if for_pairs else unsolved))
+    if write.resample and again:
+        sampling = replace(write.sampling, n=write.resample)
+        yield at.writes(part, at.train[:again], sampling, shots=shots, taught=not few_shot)
+    unsolved = (1 - at.right) ** (n + write.resample)
+    hinted = round(len(at.train) * {"off": 0.0, "failed": unsolved, "all": 1.0}[write.hints])
     if hinted:
         asked = at.train[:hinted]
         yield at.writes(part, asked, write.sampling, shots=shots, taught=not few_shot)
@@ -83,7 +94,8 @@ def iterative_dpo_work(at: Scene, config: IterativeDpoConfig, stage: str) -> Ite
     yield at.stores(f"{stage}-start")
     for round in range(config.rounds):
         this = f"{stage}-round{round}"
-        yield from attempts_work(at, WriteConfig(sampling=config.sampling), f"{this}-writes")
+        write = WriteConfig(sampling=config.sampling, resample=config.resample)
+        yield from attempts_work(at, write, f"{this}-writes", for_pairs=True)
         yield from pairs_work(at, config, this)
     yield at.stores(stage, loads=1)
 
@@ -92,9 +104,12 @@ def pairs_work(at: Scene, config: IterativeDpoConfig, this: str) -> Iterator[Wor
     """A round's DPO, on the pairs of attempts that are right and wrong."""
     pairs = len(at.train) * pairs_each(at, config.sampling.n, config.pairs)
     size = max(1, config.fit.batch_size // 2)
-    yield Reads(this, "logprobs", 2 * pairs, at.asked(at.train), at.taught_reply)
+    learned = pairs * (1 - config.held_out)
+    # the reference's log-probabilities, and those of the pairs kept aside once more at the end
+    read = 2 * (pairs + pairs * config.held_out)
+    yield Reads(this, "logprobs", read, at.asked(at.train), at.taught_reply)
     yield at.learns(
-        this, "dpo", round_up(config.epochs * pairs / size), config.fit, rows=2 * size, together=2
+        this, "dpo", round_up(config.epochs * learned / size), config.fit, rows=2 * size, together=2
     )
     yield from at.evaluates(this)
     yield at.stores(this)
@@ -120,7 +135,8 @@ def self_motivated_work(at: Scene, config: SelfMotivatedConfig, stage: str) -> I
 
 def rank_work(at: Scene, config: RankConfig, stage: str) -> Iterator[Work]:
     """Stages C' and D; where no mode reads a reward model, the first alone."""
-    yield from attempts_work(at, WriteConfig(sampling=config.redraw), f"{stage}-redraws")
+    write = WriteConfig(sampling=config.redraw, resample=config.resample)
+    yield from attempts_work(at, write, f"{stage}-redraws", for_pairs=True)
     if set(config.modes) != {"z"}:
         written = 2 * config.redraw.n  # RFT's attempts are ranked too
         yield from rank_steps(at, config.rm, f"{stage}-reward-model", written)
@@ -132,14 +148,35 @@ def rank_steps(at: Scene, config: RewardModelConfig, stage: str, attempts: float
     learned = questions * (1 - config.held_out)
     size = max(1, min(config.fit.batch_size, round(learned)))
     used = min(attempts, 1.5 * config.pairs) if config.pairs else attempts
-    steps = round_up(config.epochs * learned / size)
-    yield at.learns(
-        stage, "rank", steps, config.fit, rows=size * used, together=max(1, round(used))
-    )
+    if config.score == "auto":
+        tried = min(learned, MOST_QUESTIONS) * used
+        yield Reads(stage, "rank", tried, at.asked(at.train), at.taught_reply)
+        yield Reads(stage, "logprobs", tried, at.asked(at.train), at.taught_reply)
+    if config.score == "dpo":
+        pairs = config.pairs or used
+        rows = config.fit.batch_size
+        steps = round_up(config.epochs * learned * pairs / max(1, rows // 2))
+        yield Reads(stage, "logprobs", 2 * learned * pairs, at.asked(at.train), at.taught_reply)
+        yield at.learns(stage, "dpo", steps, config.fit, rows=rows, together=2)
+    elif config.score != "likelihood":
+        steps = round_up(config.epochs * learned / size)
+        yield at.learns(
+            stage, "rank", steps, config.fit, rows=size * used, together=max(1, round(used))
+        )
     # the scale, the order after learning, and the gate with and without the answer sentence
     read = len(at.train) * attempts / 2 + attempts * (learned + 2 * (questions - learned))
     yield Reads(stage, "rank", read, at.asked(at.train), at.taught_reply)
     yield at.stores(stage, loads=1)
+
+
+def relearn_work(at: Scene, config: RelearnConfig, stage: str) -> Iterator[Work]:
+    """A fresh base model learns for as many steps as RFT's first round."""
+    sft = SftConfig(evaluations=config.rft.evaluations, fit=config.rft.fit)
+    yield from at.scores(stage, at.dev)
+    yield from imitation(
+        at, sft, f"{stage}-sft", steps_in(0, round_rows(at, config.rft, 0), config.rft)
+    )
+    yield from at.scores(stage, at.dev)
 
 
 def ppo_work(at: Scene, config: PpoRowConfig, stage: str) -> Iterator[Work]:
