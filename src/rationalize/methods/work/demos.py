@@ -31,9 +31,9 @@ StageWork = Callable[[Scene, Any, str], Iterator[Work]]
 
 PARTS: dict[str, StageWork] = {
     "rationalize.methods.self_training:seed_sft": seed_work,
+    "rationalize.methods.relearn:relearn": relearn_work,
     "rationalize.methods.self_motivated:rank": rank_work,
     "rationalize.methods.self_motivated:improve": ppo_work,
-    "rationalize.methods.relearn:relearn": relearn_work,
 }
 """Stages of a method that are rows of their own -> their work."""
 

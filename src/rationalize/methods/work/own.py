@@ -143,13 +143,21 @@ def rank_steps(at: Scene, config: RewardModelConfig, stage: str, attempts: float
     learned = questions * (1 - config.held_out)
     size = max(1, min(config.fit.batch_size, round(learned)))
     used = min(attempts, 1.5 * config.pairs) if config.pairs else attempts
-    steps = round_up(config.epochs * learned / size)
-    yield at.learns(
-        stage, "rank", steps, config.fit, rows=size * used, together=max(1, round(used))
-    )
-    # the scores are tried on some questions first
-    tried = min(learned, MOST_QUESTIONS) * used
-    yield Reads(stage, "logprobs", 2 * tried, at.asked(at.train), at.taught_reply)
+    if config.score == "auto":
+        tried = min(learned, MOST_QUESTIONS) * used
+        yield Reads(stage, "rank", tried, at.asked(at.train), at.taught_reply)
+        yield Reads(stage, "logprobs", tried, at.asked(at.train), at.taught_reply)
+    if config.score == "dpo":
+        pairs = config.pairs or used
+        rows = config.fit.batch_size
+        steps = round_up(config.epochs * learned * pairs / max(1, rows // 2))
+        yield Reads(stage, "logprobs", 2 * learned * pairs, at.asked(at.train), at.taught_reply)
+        yield at.learns(stage, "dpo", steps, config.fit, rows=rows, together=2)
+    elif config.score != "likelihood":
+        steps = round_up(config.epochs * learned / size)
+        yield at.learns(
+            stage, "rank", steps, config.fit, rows=size * used, together=max(1, round(used))
+        )
     # the scale, the order after learning, and the gate with and without the answer sentence
     read = len(at.train) * attempts / 2 + attempts * (learned + 2 * (questions - learned))
     yield Reads(stage, "rank", read, at.asked(at.train), at.taught_reply)
