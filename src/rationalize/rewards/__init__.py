@@ -93,8 +93,8 @@ _SOURCES = {
     "--verifier DIR, or `--verifier vera`",
     "reward_model": "a reward model: train one with `rationalize train reward-model` and name its "
     "folder, --reward-model DIR",
-    "judge": "a model behind a server, --judge-model NAME@URL; to train on it, name one as a reward "
-    "of your own (docs/study.md)",
+    "judge": "a model behind a server, --judge-model NAME@URL; to train on it, name one as a "
+    "reward of your own (docs/study.md)",
     "base": "the untouched base model",
 }
 
