@@ -2,9 +2,8 @@
 
     python experiments/mario_links.py prepare --out runs/mario-links --scorers SCORERS
     python experiments/mario_links.py features --out runs/mario-links
-    python experiments/mario_links.py try --out runs/mario-links --tries "now" "contrast 1"
-    python experiments/mario_links.py written --out runs/mario-links --tries "contrast 1"
-    python experiments/mario_links.py table --out runs/mario-links
+    python experiments/mario_links.py try --out runs/mario-links --tries "contrast 1"
+    python experiments/mario_links.py written --out runs/mario-links --scorers SCORERS --tries ..
 
 SCORERS is the folder `scorers` of a `rationalize demo`. Every try starts from the same SFT model
 and learns from the same pool without exploring again; every row of `experiments/results/
@@ -59,7 +58,7 @@ SAMPLING = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64, n=4)
 ASKED = {"dev": 80, "train": 150}
 """Questions that the start writes to, four attempts at each."""
 SFT = SftConfig(epochs=0.375, evaluations=1, fit=FitConfig(learning_rate=2e-4, batch_size=8))
-RESULTS = Path(__file__).parent / "results" / "mario_links.json"
+RESULTS = Path(__file__).parent / "results"
 HELD_OUT = 80
 """Development questions whose attempts the tokens must rank."""
 
@@ -352,14 +351,14 @@ def written(out: Path, name: str, scorers: Path) -> None:
     store("written", name, rows)
 
 
-def store(table: str, name: str, rows: Sequence[dict[str, Any]]) -> None:
+def store(table: str, name: str, rows: Sequence[dict[str, Any]], file: str = "mario_links") -> None:
     """Put rows into a table, in the place of those of an earlier measurement of this name."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    found = stored()
+    RESULTS.mkdir(exist_ok=True)
+    found = stored(file)
     others = [row for row in found["tables"].get(table, []) if row["try"] != name]
     found["tables"][table] = [*others, *({"try": name, **row} for row in rows)]
     found["meta"] = {
-        "command": "python experiments/mario_links.py", "seed": 0, "questions": QUESTIONS,
+        "command": f"python experiments/{file}.py", "seed": 0, "questions": QUESTIONS,
         "model": "SmolLM2-135M-Instruct, 4-bit weights de-quantised", **environment(),
     }  # fmt: skip
     lines = [
@@ -367,11 +366,14 @@ def store(table: str, name: str, rows: Sequence[dict[str, Any]]) -> None:
         for t, rows in found["tables"].items()
     ]
     meta = json.dumps(found["meta"])
-    RESULTS.write_text(f'{{"meta": {meta},\n"tables": {{\n' + ",\n".join(lines) + "\n}}\n")
+    (RESULTS / f"{file}.json").write_text(
+        f'{{"meta": {meta},\n"tables": {{\n' + ",\n".join(lines) + "\n}}\n"
+    )
 
 
-def stored() -> dict[str, Any]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"meta": {}, "tables": {}}
+def stored(file: str = "mario_links") -> dict[str, Any]:
+    path = RESULTS / f"{file}.json"
+    return json.loads(path.read_text()) if path.exists() else {"meta": {}, "tables": {}}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from rationalize.commands.table import (
     trained,
 )
 from rationalize.config.flags import explained_options
-from rationalize.methods import DEMOS
+from rationalize.methods import DEMOS, METHODS
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,14 @@ class Flag:
     """Values that it can have; none: files."""
     alone: bool = False
     """Whether it takes no value."""
+
+
+PLAN = {
+    "--on": Flag("a machine by its figures, such as h100"),
+    "--right": Flag("share of replies that are right"),
+    "--fresh": Flag("measure again", alone=True),
+}  # fmt: skip
+"""A plan's own flags."""
 
 
 def script(shell: str) -> str:
@@ -51,8 +59,12 @@ def script(shell: str) -> str:
         flags[f"config {name}"] = {"--explain": Flag("each field explained", alone=True)}
         flags[f"config {name}"] |= flags[f"train {name}"]
     flags["config demo"] = {"--explain": Flag("each field explained", alone=True), **flags["demo"]}
+    flags["plan demo"] = {**PLAN, **flags["demo"]}
+    for name in METHODS:
+        flags[f"plan {name}"] = {**PLAN, **flags[f"train {name}"]}
     words = {"": tuple(FORMS), "train": tuple(trained()), "config": (*trained(), "demo"),
-             "study": tuple(STUDY), "completion": tuple(SHELLS)}  # fmt: skip
+             "plan": (*METHODS, "demo"), "study": tuple(STUDY),
+             "completion": tuple(SHELLS)}  # fmt: skip
     return _fish(words, flags) if shell == "fish" else _bash(words, flags, zsh=shell == "zsh")
 
 

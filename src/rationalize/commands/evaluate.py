@@ -167,7 +167,7 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
     returns what the report shows.
     """
     from rationalize.evaluation.compare import compare_runs
-    from rationalize.evaluation.tables import format_results
+    from rationalize.evaluation.terminal import format_results
     from rationalize.report import write_report
 
     if not config.runs:
@@ -195,7 +195,8 @@ def _evaluate(
     """Write, score, summarise and report, whoever writes."""
     from rationalize.evaluation.baselines import MAJORITY, majority_attempts
     from rationalize.evaluation.results import merge_log, save_questions, summarise
-    from rationalize.evaluation.tables import format_table, format_warnings
+    from rationalize.evaluation.tables import format_table
+    from rationalize.evaluation.terminal import format_warnings
     from rationalize.report import write_report
     from rationalize.rewards import RewardSuite
 

@@ -4,6 +4,8 @@ runs.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -29,6 +31,16 @@ def template(name: str, home: Path = HOME) -> Template:
         finalize=finalize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template(name)
+
+
+def script(*names: str) -> Markup:
+    """Script files of this folder as one."""
+    return Markup("\n".join((HOME / name).read_text(encoding="utf-8") for name in names))
+
+
+def hash_of(code: str) -> str:
+    """By which a page's policy allows a script or style: SHA-256 in base 64."""
+    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
 
 
 def style() -> Markup:
