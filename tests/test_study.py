@@ -11,7 +11,9 @@ import pytest
 
 from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
+from rationalize.evaluation.results import summarise
 from rationalize.questions.judged import load_judged_questions
+from rationalize.report import write_report
 from rationalize.report.study import study_section, study_text, write_study
 from rationalize.study.answers import counted, failed_checks
 from rationalize.study.asks import BETTER, Ask, questionnaire
@@ -25,7 +27,7 @@ from rationalize.study.export import (
 )
 from rationalize.study.results import study_results
 from rationalize.study.store import AlreadyVoted, Store, Vote
-from tests.result_toys import QUESTIONS, attempts_of
+from tests.result_toys import QUESTIONS, REWARDS, attempts_of
 from tests.score_files import HOSTILE
 from tests.study_toys import EACH, stored, study
 
@@ -331,4 +333,10 @@ def test_a_study_is_a_section_of_the_report_and_its_page_is_safe(tmp_path):
     assert "<img" not in page
     assert "&lt;script&gt;document.title=&#39;owned&#39;&lt;/script&gt;" in page
     assert "people prefer plain to" in page
+    runs = summarise({m: {"test": {0: attempts_of(m)}} for m in "xy"}, QUESTIONS, REWARDS)
+    attempts = {m: attempts_of(m) for m in "xy"}
+    write_report(runs, attempts, QUESTIONS, tmp_path / "without.html")
+    write_report(runs | {"study": results}, attempts, QUESTIONS, tmp_path / "with.html")
+    assert '<section id="study">' not in (tmp_path / "without.html").read_text(encoding="utf-8")
+    assert "people prefer plain to" in (tmp_path / "with.html").read_text(encoding="utf-8")
     assert all(c == "\n" or c.isprintable() for c in study_text(results))
