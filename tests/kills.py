@@ -15,6 +15,7 @@ from typing import Any
 from rationalize.termination import STATUS, Terminated, heed_sigterm
 
 EXCEPTIONS = {
+    "times.jsonl": "a clock: not compared",
     "lock": "the number of the process that wrote last: not compared",
     "stages.json": "`seconds`, a clock: left out",
     "results.json": "`meta.seconds`, a clock: left out",
@@ -89,7 +90,7 @@ def contents(folder: Path) -> dict[str, Any]:
 
 
 def _as_compared(path: Path) -> Any:
-    if path.name == "lock":
+    if path.name in ("lock", "times.jsonl"):
         return None
     if path.suffix == ".sqlite":
         with closing(sqlite3.connect(path)) as connection:

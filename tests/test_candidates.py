@@ -5,19 +5,26 @@ reference.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
+import pytest
 from toys import attempt, experiment, question
 
 from rationalize.methods.coalition.candidates import (
-    CandidatePair,
+    asked_for_pairs,
     by_source,
-    generation_pairs,
-    pairs_of,
-    refinement_pairs,
+    refiners_of,
     utilities_of,
 )
-from rationalize.methods.coalition.config import CandidateConfig
+from rationalize.methods.coalition.config import CandidateConfig, CoalitionConfig
 from rationalize.methods.coalition.diagnostics import log_leak
+from rationalize.methods.coalition.select import (
+    generation_pairs,
+    pair_facts,
+    pairs_of,
+    refinement_pairs,
+)
+from rationalize.methods.own_attempts import RejectConfig
 
 ONE, TWO = question(1), question(2)
 NAMES = ("variant-1", "variant-2")
@@ -30,7 +37,7 @@ def made(q, writer, utility, refines=None):
     kind = "refine" if refines else "rationale"
     given = refines.rationale if refines else ""
     return attempt(
-        q, f"{q.id} {writer} {utility}", None, writer=writer, mode=kind,
+        q, f"{q.id}: {writer} says {utility}, as ever", None, writer=writer, mode=kind,
         prompt=f"{q.id} {kind} {given}", rewards={"utility": utility},
         refines=refines.id if refines else None,
     )  # fmt: skip
@@ -118,21 +125,78 @@ def test_what_the_leak_control_touched_is_counted(tmp_path, capsys):
             return [0.5 if r is None else 0.2 + 0.7 * ("yes" in r) for r in rationales]
 
     said = ["The answer is yes.", "Ice is cold, so yes.", "Ice is cold.", ""]
-    told = {
-        "penalty": (1, "1 of 4 written, 0 of 1 refined candidates only named answers", 0, 1),
-        "mask": (2, "2 of 4 written, 1 of 1 refined candidates had an answer masked", 1, 1),
+    told = {  # without the control `The answer is yes.` wins; with it another text, or none
+        "penalty": (1, "1 of 4 written, 0 of 1 refined candidates only named answers", 1),
+        "mask": (2, "2 of 4 written, 1 of 1 refined candidates had an answer masked", 0),
     }
     written = [attempt(ONE, text, None, i, writer=NAMES[i % 2]) for i, text in enumerate(said)]
     refined = attempt(ONE, "Cold, so yes.", None, refines=written[0].id, writer="variant-1")
     exp = experiment(tmp_path, [ONE])
-    for leak, (touched, words, chosen, rejected) in told.items():
+    for leak, (touched, words, pairs) in told.items():
+        config = CoalitionConfig(
+            candidates=CandidateConfig(leak=leak, reject=RejectConfig(min_words=3))
+        )
         scored = utilities_of([*written, refined], [ONE], Judge(), leak, {"q1": 0.5})
         candidates = by_source({"q1": 0.5}, scored)
-        pair = CandidatePair("p", scored[1], scored[0], "generation")
-        log_leak(exp, candidates, [ONE], leak, leak, [pair])
+
+        def select(candidates, config=config):
+            return {"variant-1": pairs_of("variant-1", candidates, [ONE], [], config.candidates, 0)}
+
+        log_leak(exp, candidates, [ONE], config, leak, Judge(), select)
         facts = exp.run.read_json(f"leak-{leak}.json")
         assert facts["written"] == {"n": 4, "touched": touched}
-        assert facts["pairs"] == {"n": 1, "chosen": chosen, "rejected": rejected}
+        counts = {"n": pairs, "chosen": 0, "rejected": 0, "without": 1, "same": 0}
+        assert facts["pairs"] == counts
         assert words in capsys.readouterr().err
-    log_leak(exp, candidates, [ONE], "none", "none")
+    none = replace(config, candidates=CandidateConfig(leak="none"))
+    log_leak(exp, candidates, [ONE], none, "none", Judge())
     assert exp.run.read_json("leak-none.json") is None
+
+
+def test_a_cut_text_wins_no_pair_whatever_it_is_worth():
+    cut = made(ONE, "variant-1", 0.9)
+    candidates = [replace(cut, finish="length"), made(ONE, "variant-2", 0.7)]
+    short = replace(made(ONE, "variant-2", 0.8), rationale="Too short.")
+    for loose in (True, False):
+        config, dropped = CandidateConfig(filtered=not loose), Counter()
+        found = by_source({"q1": 0.5}, [*candidates, made(ONE, "variant-2", 0.6)])
+        [pair] = generation_pairs(found, [ONE], config, 0, dropped)
+        assert utilities([pair]) == [(0.7, 0.6)]
+        assert dropped == {"generation candidate: cut at the length limit": 1}
+        dropped = Counter()
+        found = by_source({"q1": 0.5}, [*candidates, short])
+        assert generation_pairs(found, [ONE], config, 0, dropped) == []
+        assert dropped["generation candidate: too short"] == 1
+        assert dropped["generation: fewer than two candidates"] == 1
+
+
+def test_a_margin_asks_for_more_than_any_difference():
+    for margin, kept in ((0.0, 1), (0.02, 1), (0.04, 0)):  # 0.72 against 0.69 and 0.50
+        config = CandidateConfig(margin=margin)
+        assert len(generation_pairs(CANDIDATES, [ONE], config, 0, Counter())) == kept
+
+
+def test_chosen_and_rejected_lengths_are_counted():
+    pairs, _ = pairs_of("variant-2", CANDIDATES, [ONE], [ONE], STRICT, 0)
+    facts = pair_facts(pairs, "variant-2")
+    assert facts["pairs"] == {"generation": 1, "refinement": 1}
+    assert facts["chosen_from_others"] == 1
+    assert facts["chosen_words"] == facts["rejected_words"] == 6.0
+    assert pair_facts([], "variant-2")["chosen_words"] is None
+
+
+def test_nobody_writes_what_no_pair_needs():
+    questions = [question(i) for i in range(8)]
+    parts = {"v1": (questions[:2], questions[2:4]), "v2": (questions[4:6], questions[6:])}
+    asked = asked_for_pairs(parts)
+    assert sorted(asked.writes["v1"]) == ["q0", "q1", "q2", "q3", "q4", "q5"]  # not v2's to refine
+    assert sorted(asked.writes["v2"]) == ["q0", "q1", "q4", "q5", "q6", "q7"]
+    assert sorted(asked.refined["v1"]) == ["q2", "q3"]
+
+
+@pytest.mark.parametrize(("panel", "each"), [(0, 4), (2, 2), (9, 4)])
+def test_a_panel_draws_refiners(panel, each):
+    config = CoalitionConfig(variants=4, candidates=CandidateConfig(panel=panel))
+    panels = [refiners_of(config, f"a{i}", "variant-1", 0) for i in range(40)]
+    assert {len(own) for own in panels} == {each}
+    assert {name for own in panels for name in own} == set(config.names)

@@ -39,8 +39,31 @@ def test_tables_on_the_coalition_itself():
         f"{name}_{kind}": 0.5 for name in ("controller", "majority", "random", "oracle")
         for kind in ("accuracy", "utility")
     }  # fmt: skip
-    reading, variants, refining, who = coalition(
+    rate = "held_out_pair_accuracy"
+    in_order = {rate: 0.75, f"{rate}_low": 0.5, f"{rate}_high": 1.0}
+    spread, reading, variants, pairs, leak, rounds, refining, who = coalition(
         {
+            "variance": [
+                {"when": "tuned", "n": 9, "draws": 0.02, "variants": -0.001, "ratio": 0.9,
+                 "low": 0.7, "high": 1.2}
+            ],
+            "preference_pairs": [
+                {"when": "round0", "variant": "a", "pairs": {"generation": 3, "refinement": 2},
+                 "dropped": {"generation: tie": 4}, "chosen_from_others": 1, "chosen_words": 9.5,
+                 "rejected_words": 8.0,
+                 "held_out": {"pairs": 3, "held_out_pairs": 2, **in_order}},
+                {"when": "round0", "variant": "b", "pairs": {}, "dropped": {},
+                 "chosen_from_others": 0, "chosen_words": None, "rejected_words": None},
+            ],
+            "leak": [
+                {"when": "round0", "control": "mask", "written": {"n": 8, "touched": 3},
+                 "refined": {"n": 9, "touched": 4},
+                 "pairs": {"n": 5, "chosen": 2, "rejected": 1, "without": 6, "same": 3}}
+            ],
+            "preference_rounds": [
+                {"when": "tuned", "kept": True, "n": 4,
+                 "accuracy": {"mean": 0.5, "low": 0.4, "high": 0.6}}
+            ],
             "reading": [{"alone": 0.5, "with_rationale": 0.7, "n": 9, "gain": gain}],
             "variants": [
                 {"when": "tuned", "variants": ["a", "b"], "n": 4, "bleu": 40.0, "identical": 0.25,
@@ -54,7 +77,14 @@ def test_tables_on_the_coalition_itself():
     assert variants["rows"] == [["tuned: a and b", 4, "40.0", "25.0%", "–", "0.010 / –"]]
     assert refining["rows"][0][:4] == ["cross − self", 9, "0.600", "0.400"]
     assert who["rows"] == [["who writes", 5, *["0.500 / 0.500"] * 4, "56"]]
-    for table in (reading, variants, refining, who):
+    assert spread["rows"] == [["tuned", 9, "-0.0010", "0.0200", "0.90 [0.70, 1.20]"]]
+    assert pairs["rows"] == [
+        ["round0: a", 5, 4, 1, "9.5 / 8.0", 2, "75.0% [50.0%, 100.0%]"],
+        ["round0: b", 0, 0, 0, "– / –", 0, "–"],
+    ]
+    assert leak["rows"] == [["round0: mask", "3 of 8", "4 of 9", 5, 6, 3]]
+    assert rounds["rows"] == [["tuned", 4, "0.500 [0.400, 0.600]", "–", "kept"]]
+    for table in (spread, reading, variants, pairs, leak, rounds, refining, who):
         assert {len(row) for row in table["rows"]} == {len(table["columns"])}
     assert coalition({"leaderboard": []}) == []
 

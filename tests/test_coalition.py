@@ -8,6 +8,7 @@ from tiny import tiny_folder
 from toys import attempt, experiment
 
 from rationalize import Coalition, train
+from rationalize.answers import read_answer
 from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
@@ -23,6 +24,7 @@ from rationalize.methods.coalition.config import (
 from rationalize.methods.coalition.diagnostics import log_reading
 from rationalize.methods.coalition.evaluate import self_consistency
 from rationalize.methods.launch import demo
+from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.models.answer_texts import answer_prompt
 from rationalize.models.scorers import AnswerScorer
@@ -36,9 +38,11 @@ from rationalize.training.loop import FitConfig
 FIT = FitConfig(learning_rate=1e-3, batch_size=8)
 SHORT = SamplingConfig(max_new_tokens=6)
 INSTRUCTION = InstructionConfig(epochs=1.0, imperfect=SHORT, fit=FIT)
+TWICE = dataclasses.replace(SHORT, n=2)
+ANY = RejectConfig(min_words=0)
 CONFIG = CoalitionConfig(
-    judge="ift", candidates=CandidateConfig(sampling=SHORT, filtered=False), rounds=1, epochs=1.0,
-    fit=FIT, instruction=INSTRUCTION, variant_fit=FIT, partition="all",
+    judge="ift", candidates=CandidateConfig(sampling=TWICE, filtered=False, reject=ANY), rounds=1,
+    epochs=1.0, fit=FIT, instruction=INSTRUCTION, variant_fit=FIT, partition="all", draws=1,
     controller=ControllerConfig(epochs=1.0, fit=FIT),
 )  # fmt: skip
 EVALUATION = EvaluationConfig(evaluation_tokens=6)
@@ -93,8 +97,9 @@ def test_every_stage_leaves_what_it_made(finished):
     assert set(stages["variant-1-round0"]["pairs"]) <= {"generation", "refinement"}
     assert stages["controller"]["write"]["n"] >= 1
     results = json.loads((finished / "results.json").read_text())
-    rows = {"COALITION", "random controller", "self-refinement", "no refinement", "M_IFT alone",
-            "self-consistency"}  # fmt: skip
+    rows = {"COALITION", "random controller", "fixed controller", "self-refinement",
+            "cross-refinement", "no refinement", "M_IFT alone", "Self-Refine",
+            "last variant answers", "self-consistency"}  # fmt: skip
     assert rows <= set(results["methods"])
     run = Run.read(finished)
     [before], [after] = (run.read_json(f"clones-{when}.json") for when in ("tuned", "round0"))
@@ -108,7 +113,8 @@ def test_every_stage_leaves_what_it_made(finished):
     assert {a.split for own in shards for a in own} == {"dev"}
     leak = json.loads((finished / "leak-round0.json").read_text())
     shard = run.read_shard("round0-utilities")
-    assert leak["control"] == "penalty"
+    assert leak["control"] == "mask"
+    assert {"without", "same"} <= set(leak["pairs"])
     assert leak["written"]["n"] + leak["refined"]["n"] == len(shard)
     pairs = [stages[f"variant-{i}-round0"]["pairs"] for i in (1, 2)]
     assert leak["pairs"]["n"] == sum(sum(own.values()) for own in pairs)
@@ -127,9 +133,18 @@ def test_every_stage_leaves_what_it_made(finished):
     assert {"write", "refine"} >= {row["choice"] for row in results["controller"]} >= {"write"}
     assert "Are the variants clones?" in page
     assert "Does the controller know whom to pick?" in page
-    chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
+    cells = json.loads((finished / "chains" / "table-test.json").read_text())
+    assert len(cells) == 6 * (2 * 3 + 2)  # each variant as it is and by both; M_IFT, and by itself
+    chains = [c for c in cells if c["picked"]]
     assert len(chains) == 6
     assert {c["writer"] for c in chains} <= {"variant-1", "variant-2"}
+    spread = json.loads((finished / "variance-tuned.json").read_text())
+    assert spread["n"] == 4
+    assert [row["when"] for row in results["variance"]] == ["tuned", "round0"]
+    assert {row["variant"] for row in results["preference_pairs"]} == {"variant-1", "variant-2"}
+    assert [row["when"] for row in results["preference_rounds"]] == ["tuned", "round0"]
+    assert "Do variants differ more than draws do?" in page
+    assert "What preferences say" in page
 
 
 def test_the_demo_judges_every_row_by_the_same_utility(model, questions, tmp_path):
@@ -169,6 +184,28 @@ def test_a_judge_that_cannot_read_is_named(tmp_path, capsys):
         assert ("utilities may be noise" in capsys.readouterr().err) == said
 
 
+def test_a_judge_of_free_form_answers_is_read_by_their_likelihood(tmp_path, capsys):
+    class Likes(AnswerScorer):  # whatever is written, as the leak control leaves it
+        def __init__(self, gain):
+            self.gain = gain
+
+        def utilities(self, questions, rationales):
+            assert all(r is None or "9" not in r for r in rationales)
+            return [0.2 if r is None else 0.2 + self.gain for r in rationales]
+
+    sums = [Question(f"s{i}", f"What is 8 + 1 in case {i}?", "9", rationales=("8 + 1 = 9.",))
+            for i in range(12)]  # fmt: skip
+    for gain, noise in ((0.3, False), (-0.1, True)):
+        exp = experiment(tmp_path / str(gain), [])
+        log_reading(exp, Likes(gain), sums, CONFIG)
+        facts = exp.run.read_json("reading.json")
+        assert (facts["measure"], facts["n"]) == ("utility", 12)
+        assert facts["with_rationale"] == pytest.approx(0.2 + gain)
+        said = capsys.readouterr().err
+        assert "a likelihood of 20% on 12 held-out questions" in said
+        assert ("utilities may be noise" in said) == noise
+
+
 def test_the_reward_is_the_utility_of_the_pairs():
     class Judge:  # a rationale is worth its words
         def utilities(self, questions, rationales):
@@ -185,12 +222,15 @@ def test_the_reward_is_the_utility_of_the_pairs():
 
 
 def test_one_folder_loads_and_answers_as_before(finished, questions):
-    chains = json.loads((finished / "chains" / "coalition-test.json").read_text())
+    cells = json.loads((finished / "chains" / "table-test.json").read_text())
+    chains = [c for c in cells if c["picked"]]
     asked = load_splits(questions)["test"]
     loaded = Coalition.load(finished / "coalition")
     again = loaded.chains(asked, SamplingConfig(temperature=0.0, max_new_tokens=6))
     assert [c.as_row()["refined"] for c in again] == [c["refined"] for c in chains]
     assert [c.prediction for c in again] == [c["prediction"] for c in chains]
+    [chain] = loaded.chains(asked[:1])  # as the documentation says
+    assert chain.question == asked[0]
     with pytest.raises(UserError, match="train coalition"):
         Coalition.load(finished)
 
@@ -239,17 +279,17 @@ def test_a_free_form_answer_has_64_tokens(finished):
     with coalition.variants.base_policy() as policy:
         prompts = [answer_prompt(coalition.texts, c.question, c.rationale) for c in chains]
         replies = [r for [r] in Sampler(policy).sample(prompts, greedy, seeds=[0] * len(prompts))]
-    assert [c.prediction for c in chains] == [r.text.strip() or None for r in replies]
+    assert [c.prediction for c in chains] == [read_answer(r.text, None) for r in replies]
     assert max(r.n_tokens for r in replies) > 12
 
 
-CROSS = CandidateConfig(sampling=SHORT, filtered=False, refiners="cross")
-UNREFINED = CandidateConfig(sampling=SHORT, filtered=False, refiners="none", leak="mask")
+CROSS = CandidateConfig(sampling=SHORT, filtered=False, reject=ANY, refiners="cross", panel=1)
+UNREFINED = CandidateConfig(sampling=SHORT, filtered=False, reject=ANY, refiners="none")
 
 
 @pytest.mark.parametrize("changes", [
-    {"variants": 3, "candidates": CROSS},
-    {"variants": 1},
+    {"variants": 3, "candidates": CROSS, "draws": 2},
+    {"variants": 1, "preference_share": 0.5},
     {"copies": True, "judge": "variants", "candidates": UNREFINED},
 ])  # fmt: skip
 def test_other_shapes(model, questions, tmp_path, changes):

@@ -18,6 +18,7 @@ from rationalize.methods.coalition.config import (
     InstructionConfig,
 )
 from rationalize.methods.coalition.evaluate import conclude
+from rationalize.methods.own_attempts import RejectConfig
 from rationalize.models.variants import Variants
 from rationalize.records import Question
 from rationalize.runs import Run
@@ -150,7 +151,10 @@ def test_killed_anywhere_a_run_ends_the_same(model, tmp_path):
     }
     short = SamplingConfig(max_new_tokens=6)
     config = CoalitionConfig(
-        judge="ift", candidates=CandidateConfig(sampling=short, filtered=False), rounds=2,
+        judge="ift", rounds=2,
+        candidates=CandidateConfig(
+            sampling=short, filtered=False, reject=RejectConfig(min_words=0)
+        ),
         epochs=1.0, partition="all", fit=FIT, variant_fit=FIT,
         instruction=InstructionConfig(epochs=1.0, imperfect=short, fit=FIT),
         controller=ControllerConfig(epochs=1.0, fit=FIT),

@@ -63,6 +63,8 @@ def test_the_cards_numbers_are_those_of_the_results(taught):
         "tags": ["rationalize", "rationales", "sft"],
         "pipeline_tag": f"text{'2text' if taught.parent.name.startswith('t5') else ''}-generation",
     }  # fmt: skip
+    compared = [c["b"] for c in results["comparisons"] if c["metric"] == "accuracy"]
+    assert compared == ["base, zero-shot"] * 2 + ["majority answer"] * 2  # did it help?
     for split, n in (("test", 6), ("unseen", 4)):
         section = text.partition(f"### {split}\n")[2].partition("\n#")[0]
         own = results["methods"]["SFT"]["splits"][split]["metrics"]

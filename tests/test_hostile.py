@@ -112,7 +112,7 @@ def test_a_browser_shows_it_and_runs_nothing(compared, tmp_path):
     runs, page = compared
     assert main(["compare", *runs, "--out", str(page)]) == 0
     for hash in ("", "#sort=order&split=test"):
-        dom, console = opened(page, tmp_path, hash)
+        dom, console = opened(page, hash)
         assert console == []  # a script or an image that was stopped would be reported here
         title = re.search("<title>(.*?)</title>", dom, re.DOTALL)
         assert title

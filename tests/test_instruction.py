@@ -9,7 +9,9 @@ from toys import attempt, experiment
 from rationalize.errors import UsageError, UserError
 from rationalize.methods.coalition.config import InstructionConfig
 from rationalize.methods.coalition.tuning import instruct, mode_rows, with_rationales
+from rationalize.methods.own_attempts import RejectConfig
 from rationalize.models.forward import Row
+from rationalize.questions.demonstrations import BUILT_IN
 from rationalize.records import Question
 from rationalize.sampling.local import SamplingConfig
 from rationalize.sampling.writing import teacher_attempts
@@ -107,12 +109,21 @@ def test_without_rationales_the_models_own_right_ones_are_taken(tmp_path, capsys
     def rationales_of(exp, attempts):
         stage = exp.stage("ift")
         stage.attempts("bootstrap", lambda: attempts)  # written by an earlier start
-        return [q.rationales for q in with_rationales(exp, policy, bare, CONFIG, stage)]
+        taught = with_rationales(exp, policy, bare, CONFIG, stage, RejectConfig())
+        return [q.rationales for q in taught]
 
-    attempts = [attempt(q, "Own.", "yes" if i < 2 else "no") for i, q in enumerate(bare)]
+    own = "It is as they all say."
+    attempts = [attempt(q, own, "yes" if i < 2 else "no") for i, q in enumerate(bare)]
+    twice = attempt(bare[0], f"{own} ", "yes", 1)
+    cut = attempt(bare[1], "This one goes on for ever and", "yes", 1, finish="length")
+    asks = attempt(bare[1], f"{own} So it is.\n\nExplain, then answer. And so on.", "yes", 2)
+    short = attempt(bare[0], "It is.", "yes", 2)
     exp = experiment(tmp_path / "a", bare)
-    assert rationales_of(exp, attempts) == [("Own.",), ("Own.",), (), ()]
-    assert "2 of 4 few-shot attempts" in capsys.readouterr().err
+    assert rationales_of(exp, [*attempts, twice, cut, asks, short]) == [(own,), (own,), (), ()]
+    said = capsys.readouterr().err
+    assert "2 of 8 few-shot attempts" in said
+    assert "1 says the same" in said
+    assert "1 cut at the length limit" in said
     with pytest.raises(UserError, match="no rationale to learn from"):
         rationales_of(experiment(tmp_path / "b", bare), [])
 
@@ -121,8 +132,24 @@ def test_few_shot_attempts_are_written_once(tmp_path):
     bare = [dataclasses.replace(q, rationales=(), extra={}) for q in QUESTIONS]
     exp = experiment(tmp_path, bare)
     stage = exp.stage("ift")
-    with pytest.raises(UserError, match="none of the 4 few-shot attempts is right"):
-        with_rationales(exp, tiny_policy("decoder"), bare, CONFIG, stage)
+    with pytest.raises(UserError, match="none of the 4 few-shot attempts can be learned from"):
+        with_rationales(exp, tiny_policy("decoder"), bare, CONFIG, stage, RejectConfig())
     attempts = stage.stored("bootstrap")
     assert {a.writer for a in attempts} == {"few-shot"}
     assert all(a.prompt.count("So the answer is") == CONFIG.shots for a in attempts)
+
+
+def test_few_shot_prompts_show_solved_questions_of_the_same_form(tmp_path):
+    """The prompts as they are written: sums after sums, each demonstration with its own answer."""
+    sums = [Question(f"s{i}", f"What is 2 + {i}?", str(2 + i)) for i in range(2)]
+    exp = experiment(tmp_path, sums)
+    stage = exp.stage("ift")
+    with pytest.raises(UserError, match="no rationale to learn from"):
+        with_rationales(exp, tiny_policy("decoder"), sums, CONFIG, stage, RejectConfig())
+    prompts = [a.prompt for a in stage.stored("bootstrap")]
+    shown = [q for q in BUILT_IN if q.choices is None][: CONFIG.shots]
+    for prompt, asked in zip(prompts, sums, strict=True):
+        assert "(A)" not in prompt
+        assert prompt.rstrip().endswith(asked.question) or asked.question in prompt
+        for demo in shown:
+            assert f"{demo.rationales[0]} So the answer is {demo.answer}." in prompt

@@ -25,7 +25,8 @@ WRITE = "--write.shots 0 --write.sampling.max-new-tokens 24 --write.sampling.n 4
 COALITION = (
     "--variants 2 --rounds 2 --judge ift --partition halves --epochs 1 "
     "--candidates.sampling.max-new-tokens 24 --candidates.sampling.n 2 --instruction.epochs 1 "
-    "--instruction.imperfect.max-new-tokens 24 --controller.epochs 1"
+    "--candidates.reject.min-words 0 --instruction.imperfect.max-new-tokens 24 "
+    "--controller.epochs 1"
 )
 COMMANDS = {
     "sft": f"--epochs 3 --evaluations 2 --tuning lora {FIT}",

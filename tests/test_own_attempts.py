@@ -4,7 +4,7 @@ import pytest
 from tiny import tiny_policy
 from toys import GOOD, Q, attempt, experiment, question
 
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
 from rationalize.methods.base import NothingToLearn
 from rationalize.methods.own_attempts import (
     SelectConfig,
@@ -17,6 +17,7 @@ from rationalize.methods.own_attempts import (
     rankable,
     sort_attempts,
 )
+from rationalize.models.policy import load_policy
 from rationalize.models.reward_model import reply
 from rationalize.questions.demonstrations import BUILT_IN, demonstrations, form_of
 from rationalize.runs import Run, Stage
@@ -173,6 +174,40 @@ def test_few_shot_prompts_hints_and_provenance(tmp_path):
     assert own_attempts(exp, None, config, exp.stage("a"), "writes", few_shot=True) == attempts
 
 
+def test_what_gives_no_signal_is_asked_again(tmp_path):
+    """Always wrong: for imitation; always right too: for pairs. The draws are new ones."""
+    asked = [question(0), question(1, question="What is it then?")]
+    sampling = SamplingConfig(n=2, max_new_tokens=6)
+    config = WriteConfig(resample=3, sampling=sampling)
+    exp = experiment(tmp_path / "run", asked)
+    attempts = own_attempts(exp, tiny_policy(), config, exp.stage("a"), "writes")
+    assert [a.writer for a in attempts] == ["a-writes"] * 4 + ["a-writes-again"] * 6
+    assert len({a.id for a in attempts}) == len({a.completion for a in attempts}) == 10
+    first = own_attempts(exp, tiny_policy(), WriteConfig(sampling=sampling), exp.stage("b"), "w")
+    assert len(first) == 4  # 0: nothing is asked again
+    with pytest.raises(UsageError, match="greedy"):
+        WriteConfig(resample=2, sampling=SamplingConfig(temperature=0.0))
+
+
+@pytest.mark.parametrize("for_pairs", [False, True])
+def test_only_for_pairs_is_what_is_always_right_asked_again(for_pairs, half_right, tmp_path):
+    model, _ = half_right
+    policy = load_policy(model)
+    exp = experiment(
+        tmp_path / "run", [question(0, answer="yes"), question(0, id="n", answer="no")]
+    )
+    greedy = SamplingConfig(temperature=0.01, max_new_tokens=24)
+    config = WriteConfig(resample=1, sampling=greedy)
+    attempts = own_attempts(exp, policy, config, exp.stage("a"), "writes", for_pairs=for_pairs)
+    right = [
+        a.question_id for a in attempts if a.rewards["correctness"] and "again" not in a.writer
+    ]
+    asked_again = [a.question_id for a in attempts if "again" in a.writer]
+    assert len(right) == 1  # it says the same to both
+    assert (right[0] in asked_again) is for_pairs
+    assert len(asked_again) == (2 if for_pairs else 1)
+
+
 def test_development_questions_of_other_forms_are_not_asked(tmp_path):
     dev = [question(7), question(8, answer="12", choices=None)]
     exp = experiment(tmp_path / "run", [question(0)], dev)
@@ -197,6 +232,17 @@ def test_a_question_that_is_shown_solved_is_not_asked(tmp_path):
     train = [question(i, rationales=(GOOD,)) for i in range(3)]
     config = WriteConfig(shots=2, demos="train", sampling=SamplingConfig(max_new_tokens=2))
     exp = experiment(tmp_path / "run", train)
+    attempts = own_attempts(exp, tiny_policy(), config, exp.stage("a"), "writes", few_shot=True)
+    assert [a.question_id for a in attempts] == ["q2"]
+
+
+def test_a_question_is_shown_once_and_is_not_asked_under_another_name(tmp_path):
+    train = [question(i, rationales=(GOOD,)) for i in range(3)]
+    twin = question(0, id="twin", rationales=("and another way to say it",))
+    shown = demonstrations("train", [*train, twin], 4, [train[0], twin, *train[1:]])
+    assert [q.id for q in shown["yes/no"]] == ["q0", "q1", "q2"]
+    config = WriteConfig(shots=2, demos="train", sampling=SamplingConfig(max_new_tokens=2))
+    exp = experiment(tmp_path / "run", [*train, twin])
     attempts = own_attempts(exp, tiny_policy(), config, exp.stage("a"), "writes", few_shot=True)
     assert [a.question_id for a in attempts] == ["q2"]
 

@@ -8,13 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import tiny_policy
 
+from rationalize.methods.pair_accuracy import log_held_out
 from rationalize.models.forward import Row
 from rationalize.rewards.mentions import bare_answer, masked
+from rationalize.runs import Run, Stage
 from rationalize.signals.draws import apportion
 from rationalize.signals.pairs import Preference, partition, prefer
+from rationalize.signals.ranks import rates_in_order
 from rationalize.training.loop import FitConfig
 from rationalize.training.losses import dpo_loss
 from rationalize.training.objectives import PairTag, dpo, response_logprobs
+from rationalize.training.preference import PairTexts, learn_pairs
 
 
 def test_the_papers_vectors():
@@ -26,6 +30,13 @@ def test_the_papers_vectors():
     assert prefer([0.5, 0.4], 0.9, ["a", "b"], filtered=False) == Preference(0, 1)
     assert prefer([0.72, 0.69], 0.70, ["a", "a"]) == "identical"
     assert prefer([0.70, 0.69], 0.70, ["a", "b"]) == "below the reference"  # strict
+
+
+def test_a_margin_is_asked_of_the_reference_and_of_the_worst():
+    assert prefer([0.75, 0.5], 0.6, ["a", "b"], margin=0.125) == Preference(0, 1)
+    assert prefer([0.75, 0.5], 0.65, ["a", "b"], margin=0.125) == "below the reference"
+    assert prefer([0.75, 0.7], 0.5, ["a", "b"], margin=0.125) == "tie"
+    assert prefer([0.75, 0.7], 0.5, ["a", "b"], margin=0.125, filtered=False) == Preference(0, 1)
 
 
 def test_of_many_the_best_and_the_worst():
@@ -133,3 +144,31 @@ def test_masked_and_bare_answers():
     assert not bare_answer("C is the cart that wins.", choices)
     assert bare_answer("It must be the light cart, the light cart.", choices)
     assert not bare_answer("Less weight means less force, so it is the light cart.", choices)
+
+
+def test_learned_preferences_are_measured_on_other_questions(tmp_path):
+    """Right replies say one thing and wrong ones another: the order carries over."""
+    policy = tiny_policy("decoder")
+    pairs = [PairTexts(f"Is {i} it?", f"a clear stone {i}", f"no clue {i}") for i in range(24)]
+    stage = Stage(Run.open(tmp_path / "run", {}), "dpo")
+    fit = FitConfig(learning_rate=3e-3, batch_size=16)
+    margins = learn_pairs(
+        policy, pairs[:18], fit, beta=0.1, nll_weight=0.0, epochs=3, stage=stage, seed=0,
+        held_out=pairs[18:],
+    )  # fmt: skip
+    assert len(margins) == 6
+    facts = log_held_out(stage, pairs[18:], margins, learned=18)
+    assert (facts["pairs"], facts["held_out_pairs"]) == (18, 6)
+    assert facts["held_out_pair_accuracy"] > 0.9
+    assert facts["held_out_pair_accuracy_low"] <= facts["held_out_pair_accuracy"]
+    [line] = stage.metrics("held_out")
+    assert line["held_out_pair_accuracy"] == facts["held_out_pair_accuracy"]
+
+
+def test_without_pairs_aside_nothing_is_claimed(tmp_path):
+    stage = Stage(Run.open(tmp_path / "run", {}), "dpo")
+    assert log_held_out(stage, [], [], learned=3) == {"pairs": 3, "held_out_pairs": 0}
+
+
+def test_an_untouched_policy_orders_half_of_the_pairs():
+    assert rates_in_order(["a", "a", "b"], [0.0, 0.0, -1.0]) == [0.5, 0.0]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rationalize.signals.duplicates import distinct, equations, equations_hold, jaccard, word_set
+from rationalize.signals.duplicates import distinct, jaccard, word_set
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels, usable_share
 
 
@@ -60,35 +60,6 @@ def test_chance_weight():
     assert chance_weight(0.75, 2) == pytest.approx(0.5)
     assert chance_weight(0.6, 5) == pytest.approx(0.5)
     assert chance_weight(0.3, None) == 0.3
-
-
-def test_equations_are_read_in_order_and_normalised():
-    text = "He pays 3 x $1,200 = $3,600. In 2020 3600 / 2=1800; x = 5, and (3+4)*2 = 14, 1 = 2."
-    assert equations(text) == ("3*1200=3600", "3600/2=1800", "(3+4)*2=14")
-
-
-@pytest.mark.parametrize(
-    ("text", "holds"),
-    [("3 x $1,200 = $3,600", True), ("3 + 4 = 8", False), ("20% * 50 = 10", True),
-     ("1 / 3 = 0.3333", True), ("1 / 3 = 0.33", False), ("5 / 0 = 1", True), ("05 + 1 = 6", True),
-     ("9 ** 99999 = 3", True), ("no sums here", True), ("2 * (3 + 4) = 2 * 7 = 14", True),
-     ("2 * (3 + 4) = 2 * 8 = 16", False), ("12 * 3 = 10 * 3 + 2 * 3 = 36", True),
-     ("4 - 2 = 5 - 3", True), ("- 5 * 12 = 60", True), ("-5 + 3 = -2", True),
-     ("3^2 + 1 = 10", True), ("box 3 + 4 = 7 dollars", True), ("14 - 5 = 8. He", False)],
-)  # fmt: skip
-def test_equations_hold(text, holds):
-    assert equations_hold(text) is holds
-
-
-@given(st.text(alphabet="0123456789.,+-*/x=()%$ \n", max_size=60))
-def test_any_text_is_read_without_harm(text):
-    assert isinstance(equations_hold(text), bool)
-
-
-def test_a_very_long_text_is_read_in_linear_time_and_depth():
-    assert equations("(" * 50_000 + "1+1" + ")" * 50_000 + "=2") == ()
-    assert equations_hold("1+" * 40_000 + "1=2") in (True, False)
-    assert equations("1" * 1_000_000) == ()
 
 
 def test_distinct_by_equations_then_by_words():

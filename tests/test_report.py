@@ -1,270 +1,23 @@
-"""The report page: what it says, and that nothing a model writes can break it.
+"""The report page: what it says and leaves out."""
 
-Opened in a real browser where there is one.
-"""
-
-import html
 import json
-import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
 
-from rationalize.evaluation.baselines import majority_attempts
-from rationalize.evaluation.diagnostics import warnings
-from rationalize.evaluation.results import merge_log, summarise
-from rationalize.records import Attempt, Question
+from rationalize.evaluation.verdicts import verdicts
+from rationalize.evaluation.warnings import grouped, warnings
 from rationalize.report import write_report
-from rationalize.report.charts import ticks
+from rationalize.report.charts import Point, Scale, Series, line_chart, ticks, within
+from rationalize.report.learning import obedience
 from rationalize.report.text import json_for_script
-from rationalize.text import visible
-from tests.browser import needs_browser, opened
-
-HOSTILE = (
-    "<script>document.title='pwned'</script></script><img src=x onerror=\"document.title='pwned'\">"
-    "</textarea><!-- &lt;b&gt; \x00\x07\x1b\x7f \ud800 \u202eevil\u2066 \u2028 \u2029 שלום {{ 7*7 "
-    "}} end"
-)
-
-
-@dataclass(frozen=True)
-class Spec:
-    name: str
-    range: tuple[float, float]
-
-
-REWARDS = [Spec("plausibility", (0, 1)), Spec("diversity", (0, 1)), Spec("consistency", (-1, 1))]
-DIAGNOSTICS = [Spec("fluency", (float("-inf"), 0)), Spec("repetition", (0, 1))]
-SKILL = {"direct": 0.5, "SFT": 0.52, "FILT-ACC": 0.55, "PRODUCT": 0.56, "MaRio": 0.64}
-WORDS = [
-    "the",
-    "steel",
-    "ball",
-    "is",
-    "heavier",
-    "than",
-    "wood",
-    "so",
-    "it",
-    "sinks",
-    "and",
-    "water",
-    "pushes",
-    "less",
-    "on",
-    "what",
-    "is",
-    "dense",
-]
-
-
-def question(i, split):
-    kinds = ["physics", "ordering", "counting", "causes"]
-    choices = ("the steel ball", "the wooden ball")
-    return Question(
-        f"{split}-{i:04d}",
-        "Ada drops a steel ball and a wooden ball into a pond. Which of the two sinks in case "
-        f"{i}?",
-        choices[i % 3 == 0],
-        choices=choices,
-        kind=kinds[i % 4],
-    )
-
-
-def attempt(q, method, split, seed, rng):
-    right = rng.random() < SKILL[method]
-    other = next(c for c in q.choices if c != q.answer)
-    prediction = None if rng.random() < 0.03 else q.answer if right else other
-    direct = method == "direct"
-    length = rng.randint(8, 26)
-    text = " ".join(rng.choice(WORDS) for _ in range(length)).capitalize() + "."
-    rewards = {
-        "plausibility": min(1, max(0, rng.gauss(SKILL[method], 0.2))),
-        "diversity": min(1.0, rng.gauss(0.95, 0.06)),
-        "consistency": None if rng.random() < 0.03 else min(1, rng.gauss(0.3 * right, 0.3)),
-        "fluency": rng.gauss(-3, 0.6),
-        "repetition": max(0.0, rng.gauss(0.05, 0.05)),
-    }
-    return Attempt(
-        id=f"{split}/{method}/{seed}/{q.id}",
-        question_id=q.id,
-        mode="answer" if direct else "rationale_answer",
-        prompt=q.question,
-        completion=text,
-        rationale="" if direct else text,
-        prediction=prediction,
-        gold=q.answer,
-        parsed=prediction is not None,
-        finish="length" if rng.random() < 0.04 else "stop",
-        writer=method,
-        model="SmolLM2-135M-Instruct",
-        round=3,
-        step=64,
-        split=split,
-        seed=seed,
-        n_tokens=length + 6,
-        rewards={} if direct else rewards,
-    )
-
-
-def history(rng, rounds=3):
-    """Lines of a metrics.jsonl, as a MaRio run logs them."""
-    lines = []
-    for stage, steps in (("sft", 100), ("mario", 192)):
-        for step in range(steps):
-            line = {"stage": stage, "step": step, "loss": 2.4 * 0.985**step + rng.gauss(0.6, 0.08)}
-            if stage == "mario":
-                line |= {"kl": 0.002 * step + abs(rng.gauss(0, 0.02)), "nll": line["loss"]}
-            lines.append(line)
-    for r in range(rounds + 1):
-        for reward in ("accuracy", "nrg", "plausibility", "diversity", "consistency"):
-            scale = 100 if reward == "nrg" else 1
-            mean = scale * (0.5 + 0.03 * r + rng.gauss(0, 0.01))
-            row = {"round": r, "split": "dev", "reward": reward, **around(mean, 0.06 * scale)}
-            lines.append({"stage": "mario/rounds", "step": 64 * r, **row})
-        for reward, k in (("plausibility", 5), ("diversity", 5), ("correctness", 2)):
-            counts = [rng.randint(30, 90) for _ in range(k)]
-            if reward == "diversity":
-                counts = [300 + r, 0, 0, 40, 18]
-            row = {"round": r, "reward": reward, "counts": counts}
-            lines.append({"stage": "mario/bins", "step": r, **row})
-            lines += obedience_lines(reward, k, r, rng) if r else []
-    return lines
-
-
-def obedience_lines(reward, k, r, rng):
-    rows = []
-    for b in range(k):
-        row = {"reward": reward, "bin": b, "bins": k, "round": r, "split": "dev", "n": 50}
-        rows.append({**row, **around(0.75 - 0.05 * r * b / k + rng.gauss(0, 0.01), 0.05)})
-    rows[-1]["gap"] = {**around(0.03 * r, 0.07), "p": 0.09 / r**2}
-    return [{"stage": "mario/obedience", "step": 64 * r, **row} for row in rows]
-
-
-def around(mean, half):
-    return {"mean": mean, "low": mean - half, "high": mean + half}
-
-
-def fake_run(n=40, seed=0, seeds=(0,)):
-    """Results, attempts and questions of six methods, as a finished run holds them."""
-    rng = random.Random(seed)
-    by_split = {split: [question(i, split) for i in range(n)] for split in ("test", "unseen")}
-    methods = {
-        "majority answer": {
-            s: {0: majority_attempts(qs, qs, split=s)} for s, qs in by_split.items()
-        }
-    }
-    for method in SKILL:
-        methods[method] = {
-            split: {s: [attempt(q, method, split, s, rng) for q in qs] for s in seeds}
-            for split, qs in by_split.items()
-        }
-    questions = {q.id: q for qs in by_split.values() for q in qs}
-    pairs = [("MaRio", "SFT"), ("MaRio", "FILT-ACC"), ("MaRio", "majority answer")]
-    meta = {
-        "model": "SmolLM2-135M-Instruct",
-        "seeds": list(seeds),
-        "command": "rationalize demo --seed 0",
-        "hardware": "2 CPU cores, bfloat16",
-        "seconds": 812,
-        "config": {"bins": 5, "beta": 0.1, "fit": {"learning_rate": 5e-5}},
-    }
-    results = summarise(methods, questions, REWARDS, DIAGNOSTICS, pairs=pairs, meta=meta)
-    merge_log(results, history(rng))
-    attempts = {
-        m: [a for of in splits.values() for s in of.values() for a in s]
-        for m, splits in methods.items()
-    }
-    return results, attempts, questions
-
-
-def cards(dom):
-    """Ids of the questions shown, in order."""
-    shown = dom[dom.index('id="cards"') : dom.index('id="pages"')]
-    return re.findall(r'<p class="where"><bdi dir="auto">([^<]*)</bdi>', shown)
+from tests.report_toys import around, fake_run
 
 
 @pytest.fixture(scope="module")
 def run():
     return fake_run()
-
-
-@needs_browser
-def test_hostile_text_shows_and_does_nothing(tmp_path):
-    results, attempts, questions = fake_run(6)
-    evil = f"MaRio {HOSTILE}"
-    text = json.dumps(results).replace('"MaRio"', json.dumps(evil)).replace("physics", "<b>x</b>")
-    results = json.loads(text)
-    results["meta"]["command"] = HOSTILE
-    results["meta"]["config"] = {HOSTILE: [HOSTILE]}
-    attempts[evil] = [
-        replace(a, rationale=HOSTILE, prediction=HOSTILE) for a in attempts.pop("MaRio")
-    ]
-    questions = {
-        i: replace(q, question=HOSTILE, context=HOSTILE, choices=(q.answer, HOSTILE), kind=HOSTILE)
-        for i, q in questions.items()
-    }
-    path = write_report(results, attempts, questions, tmp_path / "report.html")
-    assert "<script>document" not in path.read_text(encoding="utf-8")
-    dom, console = opened(path, tmp_path)
-    assert console == []
-    assert "<title>Rationales: SmolLM2-135M-Instruct</title>" in dom  # nothing changed it
-    assert dom.count("<script") == 2  # the data and the page's own
-    assert not re.search(r"<(img|b>|textarea)", dom.split("<noscript>")[0])
-    assert len(cards(dom)) == 12
-    shown = html.unescape(dom[dom.index('id="cards"') : dom.index('id="pages"')])
-    assert visible(HOSTILE) in shown
-    assert "␀␇␛␡ \ufffd" in shown
-
-
-@needs_browser
-def test_sorting_filtering_and_links(run, tmp_path):
-    results, attempts, questions = run
-    path = write_report(results, attempts, questions, tmp_path / "report.html")
-    of = {
-        m: {a.question_id: a.rewards["plausibility"] for a in attempts[m]}
-        for m in ("MaRio", "SFT", "PRODUCT")
-    }
-    gain = {q: of["MaRio"][q] - of["SFT"][q] for q in questions if q.startswith("test")}
-    by_gain = sorted(gain, key=lambda q: -round(gain[q], 3))
-    dom, console = opened(path, tmp_path, "#sort=gain&metric=plausibility&split=test")
-    assert console == []
-    assert "1–25 of 40 questions" in dom
-    assert cards(dom)[:3] == by_gain[:3]
-    dom, _ = opened(path, tmp_path, "#sort=loss&metric=plausibility&split=test")
-    assert cards(dom)[:3] == by_gain[:-4:-1]
-    other = {q: of["PRODUCT"][q] - of["SFT"][q] for q in questions if q.startswith("unseen")}
-    link = "#sort=gain&metric=plausibility&a=PRODUCT&split=unseen&page=2"
-    dom, _ = opened(path, tmp_path, link)
-    assert "26–40 of 40 questions" in dom
-    assert cards(dom)[-1] == min(other, key=other.get)
-    dom, _ = opened(path, tmp_path, "#sort=order&kind=ordering&q=CASE 1&split=test")
-    assert cards(dom) == [f"test-{i:04d}" for i in (1, 13, 17)]
-
-
-@needs_browser
-def test_a_link_shows_one_question(run, tmp_path):
-    path = write_report(*run, tmp_path / "report.html")
-    dom, console = opened(path, tmp_path, "#id=test-0007&split=test")
-    assert console == []
-    assert cards(dom) == ["test-0007"]
-    dom, _ = opened(path, tmp_path, "#id=test-00&split=test")
-    assert cards(dom) == []  # a whole id, not a part of one
-
-
-@needs_browser
-def test_disagreement_sorts_by_spread_over_methods(run, tmp_path):
-    results, attempts, questions = run
-    path = write_report(results, attempts, questions, tmp_path / "report.html")
-    dom, _ = opened(path, tmp_path, "#sort=disagreement&metric=accuracy&split=test")
-    right = {}
-    for method in SKILL:
-        for a in attempts[method]:
-            right.setdefault(a.question_id, []).append(a.prediction == a.gold)
-    split = [min(sum(right[q]), len(right[q]) - sum(right[q])) for q in cards(dom)]
-    assert split == sorted(split, reverse=True)
-    assert split[0] == 2  # of five methods
 
 
 def test_page_says_what_was_measured(run, tmp_path):
@@ -277,15 +30,17 @@ def test_page_says_what_was_measured(run, tmp_path):
         "Reward against length",
     ):
         assert section in page
-    assert "MaRio − SFT on 40 test questions, accuracy %: " in page
+    assert "MaRio and SFT cannot be told apart in accuracy: difference" in page
+    assert "n = 40, Holm&#39;s p 1.000." in page
     assert "rationalize demo --seed 0" in page
     assert "leave bin 1, 2 of its pool empty" in page
-    assert page.count("<svg") == 5 + 3 + 3 + 3 + 3
+    answers = 2 * (5 + 5)  # on two splits: accuracy, NRG, three rewards; differences and means
+    assert page.count("<svg") == answers + 5 + 3 + 3 + 3 + 3
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
     assert not re.search(r"\b(nan|None)\b", page.split("<script>")[0])
 
 
-def test_sections_without_data_say_why(run, tmp_path):
+def test_sections_without_data_are_left_out(run, tmp_path):
     results, attempts, questions = run
     bare = {**results, "rounds": [], "obedience": [], "bins": [], "training": [], "comparisons": []}
     only = {"direct": results["methods"]["direct"]}
@@ -295,9 +50,15 @@ def test_sections_without_data_say_why(run, tmp_path):
         questions,
         tmp_path / "r.html",
     ).read_text(encoding="utf-8")
-    assert "<svg" not in page
-    assert page.count('class="missing"') == 8  # seven sections and the browser's note on scripts
-    assert "No control tokens were tried" in page
+    assert page.count("<svg") == 2  # the bars of accuracy
+    assert re.findall(r'<section id="(.*?)">', page) == [
+        "answers",
+        "warnings",
+        "results",
+        "browser",
+    ]
+    assert "no data for them: leaderboard, chains, coalition, hacking, rounds, obedience" in page
+    assert re.search(r"direct answers \d\d\.\d % of 40 test questions right \(", page)
 
 
 def test_a_page_of_many_questions_stays_small_and_counts_those_it_leaves_out(run, tmp_path):
@@ -352,3 +113,99 @@ def test_warnings_name_what_a_reader_must_know():
 )
 def test_ticks_are_round_numbers(low, high, expected):
     assert ticks(low, high) == expected
+
+
+def compared(a, b, mean, low, high, p, metric="accuracy", **more):
+    return {"a": a, "b": b, "split": "test", "metric": metric, "mean": mean, "low": low,
+            "high": high, "p": p, "p_holm": p, "n": 120, "tests": 6, **more}  # fmt: skip
+
+
+def said(rows):
+    facts = {
+        "accuracy": {"low": 0.0, "high": 1.0, "role": "task", "percent": True},
+        "nrg": {"low": 0.0, "high": 100.0, "role": "task", "percent": False},
+        "diversity": {"low": 0.0, "high": 1.0, "role": "reward", "percent": False},
+    }
+    return [(v.status, v.text) for v in verdicts({"comparisons": rows, "metrics": facts}, "test")]
+
+
+def test_verdicts_are_sentences():
+    level = compared("MaRio", "SFT", -0.017, -0.108, 0.075, 0.9)
+    nrg = compared("MaRio", "SFT", 4.25, 1.0, 7.5, 0.012, "nrg")
+    assert said([level, nrg]) == [
+        ("level", "MaRio and SFT cannot be told apart in accuracy: difference −1.7 points, −10.8 "
+                  "to +7.5, n = 120, Holm's p .900."),
+        ("above", "MaRio is above SFT in NRG: difference +4.2 points, +1.0 to +7.5, n = 120, "
+                  "Holm's p .012."),
+    ]  # fmt: skip
+
+
+def test_verdicts_join_baselines_only_where_all_agree():
+    floor = [
+        compared("SFT", name, mean, mean - 0.1, mean + 0.1, 0.001)
+        for name, mean in (("majority answer", 0.4), ("base, few-shot", 0.3))
+    ]
+    [(status, text)] = said(floor)
+    assert status == "above"
+    assert text.startswith(
+        "SFT is above every baseline (majority answer; base, few-shot) in accuracy: the closest is "
+        "base, few-shot, difference +30.0 points"
+    )
+    lost = compared("SFT", "base, zero-shot", -0.3, -0.4, -0.2, 0.001)
+    assert [status for status, _ in said([*floor, lost])] == ["above", "above", "below"]
+
+
+def test_verdicts_say_what_correction_seeds_and_readings_change():
+    row = compared("A", "B", 0.1, 0.01, 0.19, 0.02, by_seed=[0.1, 0.2], p_seeds=0.3)
+    [(status, text)] = said([{**row, "p_holm": 0.12, "readings": ["accuracy", "stated_accuracy"]}])
+    assert status == "level"
+    assert "cannot be told apart in accuracy once corrected for 6 tests" in text
+    assert "p over 2 seeds .300; of a model that was not trained here, any stated answer" in text
+    gain = compared("A", "B", 0.1, 0.05, 0.2, 0.001, "diversity")
+    assert said([gain])[-1] == (
+        "above",
+        "In single rewards A, compared with B, is above in diversity (+0.100 [+0.050, +0.200]).",
+    )
+
+
+def test_warnings_are_grouped_worst_first_and_baselines_last():
+    results, _, _ = fake_run(60)
+    splits = results["methods"]["SFT"]["splits"]
+    for cell in splits.values():
+        cell["one_choice"] = {"label": "(A)", "share": 0.95, "right": 0.4}
+    results["methods"]["base, zero-shot"] = {"splits": {"test": {**splits["test"]}}}
+    results["notes"] = ["a note"]
+    groups = grouped(results)
+    assert [title for title, _ in groups] == [
+        "Answers do not follow the rationales",
+        "Control tokens of empty bins",
+        "Baselines",
+        "Notes",
+    ]
+    assert [len(texts) for _, texts in groups] == [2, 1, 1, 1]
+
+
+def test_axes_stay_within_what_is_possible():
+    points = [Point(0.0, 1.0), Point(1.0, 1.0)]
+    chart = line_chart(
+        [Series("a", points, "red")], label="", x_label="round", scale=Scale(0, 1, percent=True)
+    )
+    shown = [float(n) for n in re.findall(r'text-anchor="end">([\d.]+)<', chart)]
+    assert shown
+    assert max(shown) == 100
+    assert within(-0.4, 1.4, Scale(0.0, 1.0), 0.2, 1.2) == (0.0, 1.2)  # a value outside shows
+
+
+def test_an_empty_bin_does_not_move_the_worst_one():
+    rows = [
+        {"method": "m", "reward": "diversity", "bin": b, "bins": 2, "round": 1, "split": "dev",
+         **around(0.5, 0.1)}
+        for b in (0, 2)
+    ]  # fmt: skip
+    [chart] = obedience(rows, {})["charts"]
+    names = dict(
+        re.findall(r'<text x="([\d.]+)" y="199.0" text-anchor="middle">(\w+)<', chart["svg"])
+    )
+    assert list(names.values()) == ["best", "1", "worst"]
+    dots = re.search(r'<path d="M([\d.]+) [\d.]+h0M([\d.]+) [\d.]+h0', chart["svg"]).groups()
+    assert [names[x] for x in dots] == ["best", "worst"]

@@ -241,13 +241,16 @@ def test_numbers_are_shown_as_their_metric_is_read(value, fact, sign, text):
     assert show(value, fact, sign=sign) == text
 
 
+_NAMES = str.maketrans(" ,", "__")
+
+
 def finished(path, methods, config, questions=QUESTIONS):
     """A run as evaluation leaves it."""
     with Run.open(path, config) as run:
         for method, splits in methods.items():
             for split, seeds in splits.items():
                 for seed, attempts in seeds.items():
-                    run.append(attempts, f"{method}-{split}-{seed}".replace(" ", "_"))
+                    run.append(attempts, f"{method}-{split}-{seed}".translate(_NAMES))
         run.append([replace(a, writer="policy") for a in attempts_of("x", range(12))], "rollouts")
         save_questions(run, questions.values())
         run.log("sft", 0, loss=1.5)
@@ -300,6 +303,15 @@ def test_seeds_of_one_demo_may_lie_in_several_runs(tmp_path):
     third = finished(tmp_path / "3", other, {"seed": 0, "seeds": [3]})
     results, _, _ = compare_runs([both[0], third])
     assert list(results["methods"]) == [MAJORITY, "SFT", "MaRio", "direct (1)", "direct (3)"]
+
+
+def test_the_base_models_row_is_one_where_it_wrote_alike(tmp_path):
+    runs = []
+    for name, wrong in (("a", (1, 2)), ("b", (1, 2)), ("c", (1,))):
+        rows = {**seeded(0, (0,)), BASE: {"test": {0: attempts_of(BASE, wrong)}}}
+        runs.append(finished(tmp_path / name, rows, {"beta": name}))
+    assert BASE in compare_runs(runs[:2])[0]["methods"]
+    assert {f"{BASE} (a)", f"{BASE} (c)"} <= set(compare_runs(runs[::2])[0]["methods"])
 
 
 def test_runs_of_other_configurations_stand_side_by_side(tmp_path):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from tiny import tiny_policy
@@ -11,6 +13,11 @@ from toys import GOOD, attempt, question, told_apart
 from rationalize.errors import UserError
 from rationalize.methods.base import NothingToLearn, RunConfig
 from rationalize.methods.own_attempts import RejectConfig
+from rationalize.methods.train_scorers.ranking import (
+    pair_accuracy,
+    rank_attempts,
+    split_questions,
+)
 from rationalize.methods.train_scorers.reward_model import (
     AttemptsConfig,
     RankData,
@@ -19,15 +26,20 @@ from rationalize.methods.train_scorers.reward_model import (
     describe,
     gate_reason,
     learn_rank,
-    pair_accuracy,
-    rank_attempts,
-    split_questions,
     train_reward_model,
 )
-from rationalize.models.heads import load_head, new_head
-from rationalize.models.reward_model import RewardModel, read_facts, save_facts
+from rationalize.models.forward import token_logprobs
+from rationalize.models.heads import answer_end, load_head, new_head
+from rationalize.models.reward_model import (
+    RewardModel,
+    read_facts,
+    reply,
+    reward_row,
+    save_facts,
+)
 from rationalize.rewards import load_rewards
 from rationalize.runs import Run, Stage
+from rationalize.signals.probes import cross_fitted_margins
 from rationalize.training.loop import HeadFitConfig
 
 FIT = HeadFitConfig(learning_rate=3e-3, batch_size=8)
@@ -54,6 +66,69 @@ def test_a_rank_is_learned_on_held_out_questions(kind, loss, tmp_path):
     assert facts["pair_accuracy_masked"] > 0.9
     assert facts["questions"] + facts["held_out_questions"] == 40
     assert gate_reason(facts, RM) is None
+
+
+@pytest.mark.parametrize("score", ["end", "answer", "mean", "dpo"])
+def test_every_score_learns_the_rank_and_is_loaded_as_it_was(score, tmp_path):
+    facts, folder = learned_rm(tmp_path, dataclasses.replace(RM, score=score))
+    assert (facts["score"], facts["tried"]) == (score, {})
+    assert facts["pair_accuracy"] > 0.9
+    questions, attempts = told_apart()
+    loaded = RewardModel.load(folder)
+    assert loaded.score == score
+    assert pair_accuracy(loaded, ranked(attempts, questions), "reply") > 0.9
+
+
+def test_the_likelihood_needs_no_learning(tmp_path):
+    """It is the mean log-probability of a token, and no weight moves."""
+    policy, (questions, attempts) = tiny_policy("decoder"), told_apart(8)
+    before = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
+    run = Run.open(tmp_path, {})
+    config = dataclasses.replace(RM, score="likelihood")
+    learn_rank(policy, RankData(attempts, questions), config, Stage(run, "rm"), run.path / "m")
+    assert all(torch.equal(p, before[n]) for n, p in policy.model.named_parameters())
+    said = reply(questions[0], "a clear stone", "yes", "reply")
+    [logprob_T] = token_logprobs(policy, [reward_row(policy, questions[0], said)])
+    model = RewardModel(lambda: nullcontext(policy), None, score="likelihood")
+    assert model.raw(questions[:1], [said]) == pytest.approx(
+        [logprob_T.mean().item()], abs=0.02
+    )  # bfloat16
+
+
+def test_what_scores_is_chosen_on_other_questions_and_said(tmp_path, capsys):
+    facts, _ = learned_rm(tmp_path, dataclasses.replace(RM, epochs=1))
+    accuracy = {score: tried["pair_accuracy"] for score, tried in facts["tried"].items()}
+    assert set(accuracy) == {"end", "answer", "mean", "likelihood"}
+    assert accuracy[facts["score"]] == max(accuracy.values()) > 0.9
+    assert f"by {facts['score']}" in capsys.readouterr().err
+    assert f"reward model by {facts['score']}:" in describe(facts)
+
+
+def test_a_state_without_a_difference_is_not_chosen():
+    """Random features order half of other questions' pairs, informative ones nearly all."""
+    rng = np.random.default_rng(0)
+    noise = [rng.normal(size=(4, 16)) for _ in range(60)]
+    told = [d + np.eye(16)[3] * 3 for d in noise]
+    rates = [
+        np.mean(np.concatenate(cross_fitted_margins(differences)) > 0)
+        for differences in (noise, told)
+    ]
+    assert abs(rates[0] - 0.5) < 0.15
+    assert rates[1] > 0.95
+    with pytest.raises(ValueError, match="1 questions; expected 2"):
+        cross_fitted_margins(noise[:1])
+
+
+@pytest.mark.parametrize(
+    ("text", "ends"),
+    [("It is so. So the answer is (A).", "(A"), ("It is 5. So the answer is 24.", "24"),
+     ("It says nothing.", "nothing.")],
+)  # fmt: skip
+def test_the_answers_end_is_found_in_the_tokens(text, ends):
+    policy = tiny_policy("decoder")
+    ids = policy.encode_response(text)
+    read = policy.decode(ids[: answer_end(policy, ids)])
+    assert read.endswith(ends)
 
 
 def test_swapped_labels_swap_the_accuracy(tmp_path):
@@ -253,7 +328,7 @@ def test_the_head_has_a_rate_of_its_own(tmp_path):
     fast = HeadFitConfig(
         learning_rate=1e-6, head_rate=1e-2, warmup=0.0, schedule="constant", batch_size=32
     )
-    config = dataclasses.replace(RM, epochs=1, fit=fast)
+    config = dataclasses.replace(RM, score="end", epochs=1, fit=fast)
     run = Run.open(tmp_path, {})
     head_before = new_head(policy, seed=0)
     data = RankData(attempts, questions)
@@ -262,3 +337,14 @@ def test_the_head_has_a_rate_of_its_own(tmp_path):
     assert 0 < moved < 1.1e-6
     head = load_head(policy, run.path / "model")
     assert (head.weight - head_before.weight).abs().max().item() == pytest.approx(1e-2, rel=0.01)
+
+
+def test_a_coalitions_reference_is_no_reply_that_was_never_seen():
+    policy = tiny_policy()
+    head = torch.nn.Linear(policy.model.config.hidden_size, 1)
+    model = RewardModel(lambda: nullcontext(policy), head, mean=0.3, std=2.0)
+    questions = [question(i) for i in range(3)]
+    utilities = model.utilities(questions, [None, "It is as they say.", None])
+    assert utilities[::2] == [0.0, 0.0]  # the mean of the attempts that scores were scaled over
+    [reply] = model.scores(questions[1:2], ["It is as they say."], [questions[1].answer])
+    assert utilities[1] == pytest.approx(reply, abs=1e-5)

@@ -118,7 +118,7 @@ def test_leaks_by_sentence():
     assert not names_answer("the heavy old cart", "the heavy cart", None)
 
 
-class FakeRewardModel:
+class FakeWeights:
     weights_hash = "fake"
 
     def scores(self, questions, rationales, predictions):
@@ -129,8 +129,9 @@ def test_every_reward_of_the_list_can_be_made():
     scorer, verifier = FakeAnswerScorer({}), FakeVerifier()
     names = [n for n in REWARDS if n != "fluency"]  # fluency needs a model: see test_scorers.py
     rewards = load_rewards(
-        names, answer_scorer=scorer, verifier=verifier, reward_model=FakeRewardModel()
-    )
+        names, answer_scorer=scorer, verifier=verifier, reward_model=FakeWeights(),
+        judge=FakeWeights(),
+    )  # fmt: skip
     assert [r.name for r in rewards] == names
     faithful = {"simulatability", "truncation_drop", "removal_drop", "negation_drop"}
     cheap = {"prediction_leak", *DIAGNOSTICS} - {"fluency"}

@@ -4,12 +4,16 @@ import dataclasses
 import json
 
 import pytest
+from toys import attempt, experiment, question, told_apart
 
 from rationalize import demo
 from rationalize.errors import UsageError
 from rationalize.evaluation.compare import read_run
-from rationalize.methods.demos.self_motivated import PPO_ROWS, SelfMotivatedDemoConfig
-from rationalize.methods.own_attempts import WriteConfig
+from rationalize.methods.base import Learned, NothingToLearn
+from rationalize.methods.demos.self_motivated import PPO_ROWS, RELEARN, SelfMotivatedDemoConfig
+from rationalize.methods.experiment import Row, Table, complete_last
+from rationalize.methods.own_attempts import SelectConfig, WriteConfig
+from rationalize.methods.relearn import RelearnConfig, best_by_score, in_turns, texts_of
 from rationalize.methods.sft import StartConfig
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig, HeadFitConfig
@@ -29,7 +33,8 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
     slow = small(FIT, learning_rate=1e-4)
     settings = {
         "model": model, "questions": questions, "precision": "float32", "evaluation_tokens": 24,
-        "methods": ("star", "dpo", *(f"ppo-{mode}" for mode in PPO_ROWS)), "shots": 1,
+        "methods": ("star", "dpo", "grpo", *RELEARN, *(f"ppo-{mode}" for mode in PPO_ROWS)),
+        "shots": 1, "resample": 2,
         "direct": StartConfig(epochs=1.0, fit=FIT), "redraw": sampling,
         "rft": small(d.rft, seed_rationales=2, seed_epochs=1, epochs=1, fit=slow,
                      write=WriteConfig(sampling=sampling)),
@@ -39,14 +44,24 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
         "star": small(d.star, rounds=1, seed_rationales=2, seed_epochs=1, first_steps=8, fit=slow,
                       write=small(d.star.write, sampling=sampling)),
         "dpo": small(d.dpo, fit=FIT, levels=3),
+        "grpo": small(d.grpo, updates=1, prompts=4, fit=FIT,
+                      sampling=SamplingConfig(n=2, max_new_tokens=8)),
     }  # fmt: skip
     demo("self-motivated", tmp_path / "run", **settings)
     results = json.loads((tmp_path / "run/results.json").read_text())
     assert {
         "SFT on 2 seed rationales", "RFT (M_sft)", "RFT, majority of 4",
         "RFT, best of 4 by reward model", "STaR", "iterative DPO", "PPO, z", "PPO, rm",
-        "PPO, rm+z",
+        "PPO, rm+z", "GRPO", *(label for label, _ in RELEARN.values()),
     } <= set(results["methods"])  # fmt: skip
+    for name in ("iterative DPO", "GRPO", *PPO_ROWS.values()):  # what was kept, and the last one
+        folder = tmp_path / "run/policies"
+        stage = {"iterative DPO": "dpo-0", "GRPO": "grpo-0"}.get(name)
+        stage = stage or f"ppo-{name.removeprefix('PPO, ').replace('+', '-')}-seed0"
+        assert (f"{name}, last policy" in results["methods"]) is (folder / f"{stage}-last").is_dir()
+    [line] = results["held_out"]
+    assert line["method"] == "dpo-0-round0"
+    assert line["held_out_pairs"] + line["pairs"] > 0
     for name, row in results["methods"].items():
         measured = row["splits"]["test"]["metrics"]
         writes = name not in ("majority answer", "direct fine-tune")
@@ -74,3 +89,70 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
 def test_an_unknown_method_is_refused(tmp_path):
     with pytest.raises(UsageError, match="expected some of star"):
         SelfMotivatedDemoConfig(methods=("ppo",))
+    no_seeds = small(SelfMotivatedDemoConfig().rft, seed_rationales=0)
+    with pytest.raises(UsageError, match=r"set rft\.seed_rationales"):
+        SelfMotivatedDemoConfig(methods=("seeds",), rft=no_seeds)
+
+
+def test_a_seed_that_kept_its_last_policy_counts_in_both_rows(tmp_path):
+    q = question(0)
+    kept, last = ([attempt(q, words, "yes")] for words in ("what was kept", "where it ended"))
+    methods = {"X": {"test": {0: kept, 1: kept}}, "X, last policy": {"test": {1: last}}}
+    table = Table(methods)
+    complete_last(experiment(tmp_path / "run", [q]), [Row("X", "m", None, "s")], table)
+    assert table.methods["X, last policy"]["test"][1] == last
+    [as_last] = table.methods["X, last policy"]["test"][0]
+    assert (as_last.writer, as_last.rationale) == ("X, last policy", "what was kept")
+
+
+# What RFT is compared with
+
+
+def test_the_control_is_as_many_attempts_of_as_many_questions_right_or_wrong():
+    questions, attempts = told_apart(6)
+    some = in_turns(attempts, 8, 0)
+    asked = [a.question_id for a in some]
+    assert len(some) == 8
+    assert set(asked[:6]) == {q.id for q in questions}  # one of each before a second one
+    assert {a.prediction for a in in_turns(attempts, 18, 0)} == {"yes", "no"}
+    assert in_turns(attempts, 8, 0) == some != in_turns(attempts, 8, 1)
+
+
+class ByLength:
+    """A reward model that likes long rationales."""
+
+    def scores(self, questions, rationales, predictions):
+        return [float(len(r)) for r in rationales]
+
+
+def learned_by(learns, tmp_path, **facts):
+    """The texts that a row imitates, of attempts written by the base model and M_sft."""
+    questions, written = told_apart(4)
+    redrawn = [
+        dataclasses.replace(a, id=f"again/{a.id}", rationale=f"once more {a.rationale}")
+        for a in written
+    ]
+    exp = experiment(tmp_path / learns, questions)
+    start = Learned(None, tmp_path, attempts=redrawn, store=[*written, *redrawn], **facts)
+    rft = small(SelfMotivatedDemoConfig().rft, select=SelectConfig(positives=1))
+    return texts_of(exp, RelearnConfig(rft, learns), start)
+
+
+def test_each_row_imitates_what_it_says(tmp_path):
+    more = [reply for _, reply in learned_by("more", tmp_path)]
+    assert len(more) == 8  # twice RFT's cap, of four questions
+    assert all("So the answer is (A)." in reply for reply in more)
+    assert all(reply.startswith("once more") for reply in more)  # M_sft's own come first
+    loose = [reply for _, reply in learned_by("unfiltered", tmp_path)]
+    assert len(loose) == 4  # as many as RFT kept
+    assert not any(reply.startswith("once more") for reply in loose)
+    with pytest.raises(NothingToLearn, match="the gate"):
+        learned_by("best", tmp_path, closed="the gate is closed")
+
+
+def test_the_best_is_one_right_attempt_a_question():
+    questions, attempts = told_apart(4)
+    right = [a for a in attempts if a.prediction == "yes"]
+    best = best_by_score(right, ByLength().scores([], [a.rationale for a in right], []))
+    assert [a.question_id for a in best] == [q.id for q in questions]
+    assert all("clear" in a.rationale for a in best)  # longer than `an ice stone`

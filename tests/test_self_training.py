@@ -23,7 +23,8 @@ from rationalize.methods.self_training import (
     steps_in,
 )
 from rationalize.methods.sft import StartConfig
-from rationalize.methods.train_scorers.reward_model import RewardModelConfig, rank_attempts
+from rationalize.methods.train_scorers.ranking import rank_attempts
+from rationalize.methods.train_scorers.reward_model import RewardModelConfig
 from rationalize.models.policy import load_policy
 from rationalize.questions import load_splits
 from rationalize.rewards import Reward, RewardSuite
@@ -31,6 +32,7 @@ from rationalize.rewards.correctness import correctness
 from rationalize.runs import Run
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig
+from rationalize.training.selection import last_of
 
 FIT = FitConfig(learning_rate=3e-3, batch_size=8)
 SHORT = SamplingConfig(n=4, max_new_tokens=24)
@@ -127,7 +129,7 @@ def test_who_starts_from_seed_rationales_need_not_learn_them_again(
 def test_a_stage_of_seed_rationales_has_the_name_of_earlier_versions(tmp_path):
     """The checksum of what they depend on: `("warm_up", "warm_up_epochs", "fit", "seed")`."""
     exp = experiment(tmp_path / "run", [])
-    assert seed_stage_name(exp, RftConfig(seed_rationales=6)) == "warm-up-2786d0a8"
+    assert seed_stage_name(exp.config, RftConfig(seed_rationales=6)) == "warm-up-2786d0a8"
 
 
 def test_a_writer_that_is_never_right_ends_with_figures_and_advice(
@@ -155,7 +157,8 @@ def test_a_writer_that_never_answers_is_found_out_before_the_bill(tiny_model, ha
 
 
 def pairs(attempts, questions, **changes):
-    return pairs_of(attempts, questions, IterativeDpoConfig(**changes), 0)
+    learned, held_out = pairs_of(attempts, questions, IterativeDpoConfig(**changes), 0)
+    return learned + held_out
 
 
 def test_nothing_wrong_is_ever_chosen():
@@ -226,6 +229,8 @@ def test_dpo_keeps_what_did_best_and_of_equals_the_earlier(
     )
     assert all(torch.equal(kept[name], first[name]) for name in kept)
     assert not all(torch.equal(kept[name], last[name]) for name in kept)
+    ended = load_policy(last_of(exp.stage("dpo"))).model.state_dict()  # where training ended
+    assert all(torch.equal(ended[name], last[name]) for name in last)
 
 
 def test_dpo_learns_first_from_attempts_that_are_there(half_right, tmp_path):
@@ -238,9 +243,11 @@ def test_dpo_learns_first_from_attempts_that_are_there(half_right, tmp_path):
     ]
     policy = exp.load_policy()
     start = Learned(policy, tmp_path, attempts=attempts)
-    config = IterativeDpoConfig(rounds=1, fit=FIT)
+    config = IterativeDpoConfig(rounds=1, held_out=0.25, fit=FIT)
     iterative_dpo(dataclasses.replace(exp, start=start), policy, config, exp.stage("dpo"))
-    assert exp.run.done("dpo-round0") == {"pairs": 4}
+    facts = exp.run.done("dpo-round0")
+    assert (facts["pairs"], facts["held_out_pairs"]) == (3, 1)
+    assert 0 <= facts["held_out_pair_accuracy"] <= 1
     assert exp.run.attempts(split="train") == []  # nothing was written
     silent = dataclasses.replace(start, attempts=attempts[:1])
     with pytest.raises(NothingToLearn, match="none of 1 attempts"):

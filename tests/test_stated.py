@@ -6,14 +6,15 @@ import pytest
 
 from rationalize.answers import parse_reply
 from rationalize.evaluation.baselines import BASE, FEW_SHOT
-from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.leaderboard import over_sets
 from rationalize.evaluation.metrics import metrics_from_facts, metrics_of
 from rationalize.evaluation.results import summarise
-from rationalize.evaluation.tables import format_results, leaderboard_tables, table
+from rationalize.evaluation.tables import leaderboard_tables, table
+from rationalize.evaluation.terminal import format_results
 from rationalize.evaluation.voting import scaling_curve
+from rationalize.evaluation.warnings import warnings
 from rationalize.records import Question
-from rationalize.report.sections import headline
+from rationalize.report.tables import headline
 from rationalize.templates import given_attempt
 
 CHOICES = ("rock", "snow")

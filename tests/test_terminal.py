@@ -14,9 +14,10 @@ from rationalize import Run
 from rationalize.cli import main
 from rationalize.commands.completion import choices_of, script
 from rationalize.commands.table import FORMS, VERBS, trained
-from rationalize.evaluation.diagnostics import TOO_NARROW, warnings
+from rationalize.evaluation.diagnostics import TOO_NARROW
 from rationalize.evaluation.results import summarise
-from rationalize.evaluation.tables import format_results, format_warnings
+from rationalize.evaluation.terminal import format_results, format_warnings
+from rationalize.evaluation.warnings import warnings
 from rationalize.progress import hushed, progress_bar, say
 
 

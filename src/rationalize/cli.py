@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from rationalize import __version__
+from rationalize.commands.plan import ABOUT, options_of, plan
 from rationalize.commands.table import (
     FORMS,
     SHELLS,
+    STUDY,
     VERBS,
     Command,
     command_of,
@@ -27,7 +29,7 @@ from rationalize.config import nearest, to_dict
 from rationalize.config.flags import explain, merge, take
 from rationalize.errors import CheckFailed, UsageError, UserError, machine_failure
 from rationalize.files import plain
-from rationalize.methods import DEMOS, installed
+from rationalize.methods import DEMOS, METHODS, Demo, Method, installed, method_named
 from rationalize.progress import hushed, say
 from rationalize.termination import STATUS, Terminated, heed_sigterm
 from rationalize.text import printable
@@ -48,6 +50,8 @@ def run(argv: Sequence[str]) -> Any:
         return show_config(rest)
     if verb == "completion":
         return show_completion(rest)
+    if verb == "plan":
+        return show_plan(rest)
     if verb == "train":
         method, rest = _named(rest, trained())
         if method is None:
@@ -61,6 +65,13 @@ def run(argv: Sequence[str]) -> Any:
             raise UsageError(f"unknown --method {method!r}{nearest(method, DEMOS)}")
         folder = "runs/demo" if method == "mario" else f"runs/demo-{method}"
         return execute("demo", demo_command(method), rest, default_out=folder)
+    if verb == "study":
+        action, rest = _named(rest, {name: c.about for name, c in STUDY.items()}, "COMMAND")
+        if action is None:
+            return None
+        if action not in STUDY:
+            raise UsageError(f"unknown COMMAND {action!r}{nearest(action, STUDY)}")
+        return execute(f"study {action}", STUDY[action], rest, default_out="")
     if verb in VERBS:
         return execute(verb, VERBS[verb], rest, default_out=f"runs/{verb}")
     raise UsageError(f"unknown verb {verb!r}{nearest(verb, FORMS)}")
@@ -109,6 +120,32 @@ def show_config(argv: list[str]) -> dict[str, Any] | None:
     config = _resolve(f"config {method}", command, file, argv)
     print(explain(config, comments=explained), end="")
     return to_dict(config)
+
+
+def show_plan(argv: list[str]) -> dict[str, Any] | None:
+    """`plan METHOD [flags]`, `plan demo [--method NAME] [flags]`: what the run would take."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(ABOUT)
+    known = {**{name: METHODS[name].about for name in METHODS}, "demo": VERBS["demo"].about}
+    name, argv = _named(argv, known)
+    if name is None:
+        return None
+    options, argv = options_of(argv)
+    dry = "--dry-run" in argv
+    argv = [a for a in argv if a != "--dry-run"]
+    file, argv = take(argv, "--config")
+    what: Method | Demo
+    if name == "demo":
+        found, argv = take(argv, "--method")
+        command, what = demo_command(found or "mario"), DEMOS[found or "mario"]
+    else:
+        command, what = command_of(name), method_named(name)
+    config = _resolve(f"plan {name}", command, file, argv)
+    if dry:
+        lines = command.plan(config, Path(f"runs/{command.method}"), False)
+        print("\n".join(map(printable, lines)))
+        return {"plan": lines}
+    return plan(what, command.method, config, options)
 
 
 def show_completion(argv: list[str]) -> None:

@@ -168,6 +168,7 @@ def _testable(config: CheckRewardsConfig) -> list[str]:
         **dict.fromkeys(READS_ANSWERS, config.answer_scorer),
         "plausibility": config.verifier,
         "reward_model": config.reward_model,
+        "judge": config.judge_model,
         "fluency": config.model,
     }
     return [name for name in REWARDS if needs.get(name, True)]

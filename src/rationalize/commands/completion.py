@@ -15,6 +15,7 @@ from rationalize.commands.table import (
     EVERYWHERE,
     FORMS,
     SHELLS,
+    STUDY,
     VERBS,
     Command,
     command_of,
@@ -22,7 +23,7 @@ from rationalize.commands.table import (
     trained,
 )
 from rationalize.config.flags import explained_options
-from rationalize.methods import DEMOS
+from rationalize.methods import DEMOS, METHODS
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,20 @@ class Flag:
     """Whether it takes no value."""
 
 
+PLAN = {
+    "--on": Flag("a machine by its figures, such as h100"),
+    "--right": Flag("share of replies that are right"),
+    "--fresh": Flag("measure again", alone=True),
+}  # fmt: skip
+"""A plan's own flags."""
+
+
 def script(shell: str) -> str:
     """The script for a shell of `SHELLS`."""
     flags = {
         **{verb: flags_of(command) for verb, command in VERBS.items()},
         **{f"train {name}": flags_of(command_of(name)) for name in trained()},
+        **{f"study {name}": flags_of(command) for name, command in STUDY.items()},
     }
     flags["demo"] = {"--method": Flag("what teaches", tuple(DEMOS))}
     for name in DEMOS:
@@ -49,7 +59,11 @@ def script(shell: str) -> str:
         flags[f"config {name}"] = {"--explain": Flag("each field explained", alone=True)}
         flags[f"config {name}"] |= flags[f"train {name}"]
     flags["config demo"] = {"--explain": Flag("each field explained", alone=True), **flags["demo"]}
+    flags["plan demo"] = {**PLAN, **flags["demo"]}
+    for name in METHODS:
+        flags[f"plan {name}"] = {**PLAN, **flags[f"train {name}"]}
     words = {"": tuple(FORMS), "train": tuple(trained()), "config": (*trained(), "demo"),
+             "plan": (*METHODS, "demo"), "study": tuple(STUDY),
              "completion": tuple(SHELLS)}  # fmt: skip
     return _fish(words, flags) if shell == "fish" else _bash(words, flags, zsh=shell == "zsh")
 

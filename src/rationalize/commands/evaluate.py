@@ -124,6 +124,8 @@ class CompareConfig:
     """Where the report goes."""
     pairs: tuple[str, ...] = ()
     """Differences to test, as "MaRio - SFT"; none: the last method against each of the others."""
+    study: Path | None = None
+    """Folder of a study (`study new`), whose results so far become a section of the report."""
 
 
 def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> Results:
@@ -165,7 +167,7 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
     returns what the report shows.
     """
     from rationalize.evaluation.compare import compare_runs
-    from rationalize.evaluation.tables import format_results
+    from rationalize.evaluation.terminal import format_results
     from rationalize.report import write_report
 
     if not config.runs:
@@ -174,6 +176,10 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
     out = OutputFile(config.out, "compare", {"runs": config.runs}, overwrite)
     out.check()
     results, attempts, questions = compare_runs(config.runs, pairs=pairs)
+    if config.study:
+        from rationalize.commands.study import results_of
+
+        results["study"] = results_of(config.study)
     out.claim()
     write_report(results, attempts, questions, config.out)
     out.sign()
@@ -189,7 +195,8 @@ def _evaluate(
     """Write, score, summarise and report, whoever writes."""
     from rationalize.evaluation.baselines import MAJORITY, majority_attempts
     from rationalize.evaluation.results import merge_log, save_questions, summarise
-    from rationalize.evaluation.tables import format_table, format_warnings
+    from rationalize.evaluation.tables import format_table
+    from rationalize.evaluation.terminal import format_warnings
     from rationalize.report import write_report
     from rationalize.rewards import RewardSuite
 

@@ -109,7 +109,8 @@ def _report(
     from rationalize.evaluation.leaderboard import over_sets
     from rationalize.evaluation.metrics import metrics_of
     from rationalize.evaluation.results import save_questions, summarise_metrics
-    from rationalize.evaluation.tables import format_leaderboard, format_table, format_warnings
+    from rationalize.evaluation.tables import format_leaderboard, format_table
+    from rationalize.evaluation.terminal import format_warnings
     from rationalize.report import write_report
 
     metrics = metrics_of(suite.trainable, suite.diagnostics)

@@ -36,6 +36,8 @@ class ScorerFolders:
     """Folder of a trained verifier, or `vera`, for `plausibility`."""
     reward_model: str | None = None
     """Folder of a trained reward model, for `reward_model`."""
+    judge_model: str | None = None
+    """Model behind an OpenAI-style server, as NAME@URL, for `judge`."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,7 @@ def rewards_of(
     shown with (`COMPANIONS`). `fluency` asks `base`, or else the model called `model`.
     """
     from rationalize.rewards import load_rewards
+    from rationalize.rewards.judge import Judge
 
     names = known_names(names, scorers)
     answer_scorer = verifier = reward_model = None
@@ -138,8 +141,9 @@ def rewards_of(
 
         reward_model = RewardModel.load(scorers.reward_model, trust_remote_code=trust_remote_code)
     return load_rewards(
-        names, answer_scorer=answer_scorer, verifier=verifier, reward_model=reward_model, base=base
-    )
+        names, answer_scorer=answer_scorer, verifier=verifier, reward_model=reward_model, base=base,
+        judge=Judge.at(scorers.judge_model) if scorers.judge_model else None,
+    )  # fmt: skip
 
 
 def known_names(names: Sequence[str], scorers: ScorerFolders) -> list[str]:
@@ -148,18 +152,21 @@ def known_names(names: Sequence[str], scorers: ScorerFolders) -> list[str]:
     Raises what can be known to be wrong with them and with the scorers' folders; loads no model.
     """
     from rationalize.rewards import COMPANIONS
+    from rationalize.rewards.judge import Judge
     from rationalize.rewards.known import known_rewards
 
     names = split_commas(names)
     companions = [other for name in names for other in COMPANIONS.get(name, ())]
     names += [name for name in dict.fromkeys(companions) if name not in names]
+    if scorers.judge_model:
+        Judge.at(scorers.judge_model)
     if scorers.answer_scorer or scorers.verifier or scorers.reward_model:
         from rationalize.methods.scoring import check_folders  # loads torch
 
         check_folders(scorers)
     known_rewards(
         names, answer_scorer=bool(scorers.answer_scorer), verifier=bool(scorers.verifier),
-        reward_model=bool(scorers.reward_model),
+        reward_model=bool(scorers.reward_model), judge=bool(scorers.judge_model),
     )  # fmt: skip
     return names
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rationalize import __version__
-from rationalize.methods import DEMOS, METHODS, TRAINERS, load, method_named
+from rationalize.methods import DEMOS, METHODS, TRAINERS, Demo, Method, load, method_named
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,33 @@ def _verb(module: str, config: str, function: str, about: str) -> Command:
     return Command(
         lambda: load(f"{place}:{config}"),
         lambda settings, **options: load(f"{place}:{function}")(settings, **options),
-        about, writes=function != "ask",
+        about, writes=function not in ("ask", "view"),
         plan=lambda settings, overwrite: load(f"rationalize.commands.plans:plan_{function}")(
             settings, overwrite
         ),
     )  # fmt: skip
 
 
-def _plan_of(method: str, about: str) -> Callable[..., list[str]]:
-    """The plan of a method's command, or of a demo's."""
+def _study(config: str, function: str, about: str) -> Command:
+    """`study COMMAND`; only the export's file can be replaced."""
+    home = "rationalize.commands.study"
+    return Command(
+        lambda: load(f"{home}:{config}"),
+        lambda settings, **options: load(f"{home}:{function}")(settings, **options),
+        about, writes=function == "export_votes",
+        plan=lambda settings, overwrite: load(f"{home}_plans:plan_{function}")(settings, overwrite),
+    )  # fmt: skip
+
+
+def _plan_of(what: Method | Demo, name: str) -> Callable[..., list[str]]:
+    """The plan of a method's command, or of a demo's, which `config.yaml` calls `name`."""
 
     def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
+        from rationalize.commands.plan import planned_work
         from rationalize.methods.launch import plan
 
-        return plan(settings, out, method, about, overwrite=overwrite)
+        lines, known = plan(settings, out, name, what.about, overwrite=overwrite)
+        return [*lines, *(planned_work(what, name, known) if known else ())]
 
     return plan
 
@@ -77,7 +90,7 @@ def _method_command(name: str) -> Command:
         train(name, out, settings, overwrite=overwrite)
 
     return Command(
-        settings, call, method.about, folder=True, method=name, plan=_plan_of(name, method.about)
+        settings, call, method.about, folder=True, method=name, plan=_plan_of(method, name)
     )
 
 
@@ -123,7 +136,7 @@ def demo_command(name: str) -> Command:
 
     return Command(
         settings, call, demo.about, folder=True, preset_flag="--size", method=demo.method,
-        plan=_plan_of(demo.method, demo.about),
+        plan=_plan_of(demo, demo.method),
     )  # fmt: skip
 
 
@@ -148,14 +161,29 @@ VERBS: Mapping[str, Command] = {
     "leaderboard": _verb("leaderboard", "LeaderboardConfig", "leaderboard",
         "other models' rationales and runs on the same test questions",
     ),
+    "view": _verb("view", "ViewConfig", "view",
+        "runs in a browser, while they go on",
+    ),
     "export": _verb("export", "ExportConfig", "export",
         "attempts as files that `trl sft` and `trl dpo` read",
     ),
 }  # fmt: skip
 
+STUDY: Mapping[str, Command] = {
+    "new": _study("NewConfig", "new", "rationales of two or more methods side by side, blinded"),
+    "invite": _study("InviteConfig", "invite", "personal links for further annotators"),
+    "serve": _study("ServeConfig", "serve", "the study's pages, until Ctrl-C"),
+    "results": _study("ResultsConfig", "results", "preferences, agreement, ranking, judges"),
+    "export": _study(
+        "ExportVotesConfig", "export_votes", "votes for check-rewards --people and Label Studio"
+    ),
+    "judge": _study("JudgeConfig", "judge", "a model behind a server answers the study"),
+}  # fmt: skip
+
 FORMS = {
     "demo": "demo [--method METHOD] [--out DIR]",
     "train": "train METHOD [--out DIR]",
+    "plan": "plan METHOD [--on MACHINE]",
     "sample": "sample --model M --questions Q --out F",
     "ask": 'ask --model M "question" [--choices ..]',
     "score": "score FILE --rewards a,b --out F",
@@ -163,6 +191,8 @@ FORMS = {
     "evaluate": "evaluate --model M --questions Q --out DIR",
     "compare": "compare RUN RUN .. --out report.html",
     "leaderboard": "leaderboard --data DIR [--runs RUN ..] --out DIR",
+    "study": "study new|serve|results|.. DIR",
+    "view": "view RUN [RUN ..] [--port P]",
     "export": "export RUN --format sft|dpo --out F",
     "config": "config METHOD [--explain]",
     "completion": "completion bash|zsh|fish",
@@ -189,7 +219,9 @@ def overview() -> str:
     """What `rationalize --help` prints."""
     about = {name: command.about for name, command in VERBS.items()}
     about |= {
-        "train": "teach a model, or a scorer", "config": "a full configuration, as YAML",
+        "train": "teach a model, or a scorer", "study": "people compare rationales, blinded",
+        "plan": "what `train METHOD` or `demo` takes: work, minutes, memory",
+        "config": "a full configuration, as YAML",
         "completion": "a script that completes flags for your shell",
     }  # fmt: skip
     verbs = "\n".join(f"  {form:<44} {about[verb]}" for verb, form in FORMS.items())

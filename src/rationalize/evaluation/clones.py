@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from rationalize.evaluation.intervals import resampled_means
 from rationalize.text import words
 
 
@@ -69,6 +70,30 @@ def clone_rows(
             "kl": [divergences.get((a, b)), divergences.get((b, a))],
         })  # fmt: skip
     return rows
+
+
+def variance_row(utilities: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, Any]:
+    """How far utilities vary between variants, and between draws of one, for the same question.
+
+    `utilities` is by variant and question id: at least 2 draws each, equally many. `draws` is the
+    mean variance within a variant, `variants` the variance component of the variants (it can be
+    negative), `ratio` the F ratio with a 95 % interval over questions: 1 where variants differ no
+    more than draws do. It is None where draws do not vary.
+    """
+    names = list(utilities)
+    shared = [q for q in utilities[names[0]] if all(q in utilities[name] for name in names)]
+    u_QVD = np.array([[utilities[name][q] for name in names] for q in shared], dtype=np.float64)
+    count = u_QVD.shape[2]
+    within_Q = u_QVD.var(axis=2, ddof=1).mean(axis=1)
+    between_Q = count * u_QVD.mean(axis=2).var(axis=1, ddof=1)
+    within, between = within_Q.mean(), between_Q.mean()
+    facts = {"n": len(shared), "draws": float(within), "variants": float(between - within) / count}
+    if not within:
+        return {**facts, "ratio": None, "low": None, "high": None}
+    # the same questions are drawn for both
+    resampled = resampled_means(between_Q) / np.maximum(resampled_means(within_Q), 1e-300)
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return {**facts, "ratio": float(between / within), "low": float(low), "high": float(high)}
 
 
 def _ngrams(tokens: Sequence[str], n: int) -> Counter[tuple[str, ...]]:

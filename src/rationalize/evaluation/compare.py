@@ -149,8 +149,10 @@ def _same_but_seed(a: EvaluatedRun, b: EvaluatedRun, method: str) -> bool:
     configs = [
         {k: v for k, v in r.run.config.items() if k not in ("seed", "seeds")} for r in (a, b)
     ]
-    if configs[0] != configs[1] or method in SEEDLESS:
-        return configs[0] == configs[1]
+    if method in SEEDLESS:  # the base model is the same whatever was trained, unless scored anew
+        return configs[0] == configs[1] or _written(a, method) == _written(b, method)
+    if configs[0] != configs[1]:
+        return False
     # two runs of one seed that wrote different attempts differ in more than the configuration says
     first, second = (
         {
@@ -161,6 +163,16 @@ def _same_but_seed(a: EvaluatedRun, b: EvaluatedRun, method: str) -> bool:
         for r in (a, b)
     )
     return all(first[key] == second[key] for key in first.keys() & second.keys())
+
+
+def _written(run: EvaluatedRun, method: str) -> dict[tuple[str, str], Any]:
+    """A row's replies and scores by split and question."""
+    return {
+        (split, a.question_id): (a.completion, a.prediction, dict(a.rewards))
+        for split, seeds in run.attempts[method].items()
+        for attempts in seeds.values()
+        for a in attempts
+    }
 
 
 def _distinct_names(runs: Sequence[EvaluatedRun]) -> list[str]:

@@ -1,16 +1,13 @@
-"""Checks that means hide: spread of a reward's scores, correlations, warnings about results."""
+"""Checks that means hide: spread of a reward's scores, and correlations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from rationalize.answers import MARKER
-from rationalize.evaluation.baselines import BETTER_READING, reads_base_better
 from rationalize.evaluation.metrics import Metric, applicable, score_column
 from rationalize.records import Attempt, Question
 from rationalize.signals.bins import rank_bins, value_bins
@@ -91,7 +88,15 @@ class Correlations:
 def correlations(columns: Mapping[str, np.ndarray]) -> Correlations:
     """Rank correlations over the attempts where both columns are defined (NaN is undefined)."""
     names = list(columns)
-    r = [[spearman(columns[a], columns[b]) for b in names] for a in names]
+    # of columns that are defined everywhere, ranks are the same beside any other such column
+    whole = {name: average_ranks(x) for name, x in columns.items() if np.isfinite(x).all()}
+
+    def correlation(a: str, b: str) -> float | None:
+        if a in whole and b in whole:
+            return pearson(whole[a], whole[b])
+        return spearman(columns[a], columns[b])
+
+    r = [[correlation(a, b) for b in names] for a in names]
     return Correlations(names, r, len(next(iter(columns.values()), [])))
 
 
@@ -127,122 +132,3 @@ def average_ranks(x_N: np.ndarray) -> np.ndarray:
     _, block, counts = np.unique(x_N, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     return (last - (counts - 1) / 2)[block]
-
-
-def warnings(results: Mapping[str, Any]) -> list[str]:
-    """What a reader should know before believing these results, in sentences, worst first.
-
-    The page and the terminal print the same ones.
-    """
-    texts: list[str] = []
-    fewest: dict[str, int] = {}  # questions of the method with the fewest, by split
-    for entry in results["methods"].values():
-        for split, cell in entry["splits"].items():
-            n = cell["metrics"]["accuracy"]["n"]
-            fewest[split] = min(n, fewest.get(split, n))
-    for method, entry in results["methods"].items():
-        for split, cell in entry["splits"].items():
-            texts += [
-                f"{method} on {split}: {text}" for text in _cell_warnings(cell, results["metrics"])
-            ]
-    if reads_base_better(results["comparisons"]):
-        texts.append(BETTER_READING)
-    texts += _bin_warnings(results["bins"])
-    texts += _obedience_warnings(results["obedience"])
-    texts += [
-        f"{split}: {n} questions only; intervals from so few are too narrow."
-        for split, n in fewest.items()
-        if n < 50
-    ]
-    return [*texts, *(results.get("notes") or [])]
-
-
-def few_parsed(cell: Mapping[str, Any]) -> str:
-    """A sentence where few replies have our form of an answer; "" where most have."""
-    parsed = cell["metrics"].get("parse_rate", {"mean": 1.0})["mean"]
-    stated = cell.get("stated", 0.0)  # absent in results of earlier versions
-    if parsed >= 0.9:
-        return ""
-    if stated - parsed < 0.1:
-        return (
-            f"an answer could be read from only {parsed:.0%} of the replies; the rest count as "
-            "wrong."
-        )
-    return (
-        f"only {parsed:.0%} of the replies have the form `{MARKER} ..`, though {stated:.0%} state "
-        "an answer: read stated accuracy too."
-    )
-
-
-def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
-    means = {name: row["mean"] for name, row in cell["metrics"].items()}
-    distinct = cell.get("distinct_rationales")
-    top = cell.get("one_choice") or {"label": "", "share": 0.0, "right": 0.0}
-    unread = few_parsed(cell)
-    checks = [
-        (bool(unread), unread),
-        (
-            top["share"] > 0.9 > top["right"],
-            f"{top['share']:.0%} of the replies answer {top['label']}, which is right "
-            f"{top['right']:.0%} of the time: the answer does not follow the rationale.",
-        ),
-        (
-            means.get("truncated", 0.0) > 0.1,
-            f"{means.get('truncated', 0.0):.0%} of the replies were cut at the length limit.",
-        ),
-        (
-            means.get("length", 99.0) < 3,
-            f"rationales have {means.get('length', 0.0):.1f} words on average; the diversity of "
-            "so short a text is 1 by its formula.",
-        ),
-        (
-            distinct is not None and distinct < 0.5,
-            f"only {distinct or 0:.0%} of the rationales differ from one another.",
-        ),
-    ]
-    texts = [text for holds, text in checks if holds]
-    for name, share in cell.get("undefined", {}).items():
-        if share > 0.1:
-            diagnostic = facts.get(name, {}).get("role") == "diagnostic"
-            counted = "left out of its mean" if diagnostic else "worst value counted"
-            texts.append(f"{name} is undefined on {share:.0%} of the replies ({counted}).")
-    for name, share in cell.get("out_of_range", {}).items():
-        texts.append(
-            f"{name} leaves its declared range on {share:.1%} of the replies, so NRG is off."
-        )
-    return texts
-
-
-def _bin_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Bins of the last round whose control token learns nothing."""
-    texts = []
-    for (who, reward), row in {(_who(r), r["reward"]): r for r in rows}.items():
-        counts = row["counts"]
-        empty = [str(b) for b, count in enumerate(counts) if not count]
-        if max(counts) > NARROW_SHARE * sum(counts):
-            texts.append(
-                f"{who}: {max(counts) / sum(counts):.0%} of the pool share one bin of {reward}; "
-                f"its scores are {TOO_NARROW}."
-            )
-        elif empty:
-            texts.append(
-                f"{who}: ties in {reward} leave bin {', '.join(empty)} of its pool empty (0 is "
-                "best); the token of an empty bin is never trained."
-            )
-    return texts
-
-
-def _obedience_warnings(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rewards whose best and worst token do not differ in effect, in the last round measured."""
-    last = {(_who(r), r["reward"]): r for r in rows if "gap" in r}
-    return [
-        f"{who}: the {reward} token is not obeyed (best minus worst {gap['mean']:+.3f} "
-        f"[{gap['low']:+.3f}, {gap['high']:+.3f}] on {row['split']})."
-        for (who, reward), row in last.items()
-        if (gap := row["gap"])["low"] <= 0 or gap["p"] >= 0.05
-    ]
-
-
-def _who(row: Mapping[str, Any]) -> str:
-    labels = [row.get(k) for k in ("method", "run", "seed")]
-    return " ".join(str(label) for label in labels if label is not None) or "policy"

@@ -22,9 +22,10 @@ def obedience(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows with the mean reward under each bin's token, all other rewards at their best token.
 
-    `bins` lists the trained bins of each reward, best first; `metrics` gives each reward's score
-    (`token_metrics`). Means are over questions, with a 95 % interval. The row of a reward's last
-    bin also holds `gap`: best minus last, paired by question, with interval and p-value.
+    `bins` lists the trained bins of each reward, best first; in a row it counts them down to the
+    last, the empty ones too. `metrics` gives each reward's score (`token_metrics`). Means are over
+    questions, with a 95 % interval. The row of a reward's last bin also holds `gap`: best minus
+    last, paired by question, with interval and p-value.
     """
     by_id = {q.id: q for q in questions}
     best = dict.fromkeys(bins, 0)
@@ -50,7 +51,7 @@ def obedience(
             values = at_best if b == 0 else reached({**best, reward: b}, reward)
             interval = bootstrap_mean(values)
             row = {
-                "reward": reward, "bin": b, "bins": len(filled), "split": provenance.split,
+                "reward": reward, "bin": b, "bins": filled[-1] + 1, "split": provenance.split,
                 "round": provenance.round, "step": provenance.step,
                 "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n,
             }  # fmt: skip

@@ -108,6 +108,7 @@ def summarise_metrics(
         "rounds": [],
         "rollouts": [],
         "coverage": [],
+        "held_out": [],
         "trained": [],
         "meta": dict(meta or {}),
     }
@@ -266,7 +267,7 @@ def round_rows(
     return rows
 
 
-BY_STAGE = ("obedience", "token_auc", "bins", "drawn", "rounds", "rollouts", "coverage")
+BY_STAGE = ("obedience", "token_auc", "bins", "drawn", "rounds", "rollouts", "coverage", "held_out")
 """Sections of results.json that are filled from a run's log."""
 
 

@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.differences import is_significant
 from rationalize.evaluation.leakage import GROUPS, shown
 from rationalize.text import one_line
@@ -166,20 +165,6 @@ def format_table(results: Mapping[str, Any], split: str, width: int | None = Non
     if adjusted:
         parts += ["", "simulatability, adjusted for leaks", aligned(adjusted, 1, width)]
     return "\n".join(parts)
-
-
-def format_results(results: Mapping[str, Any], width: int | None = None) -> str:
-    """Every split's tables, then the warnings, as plain text."""
-    tables = [format_table(results, split, width) for split in splits_of(results)]
-    return "\n\n".join(filter(None, [*tables, format_warnings(results)]))
-
-
-def format_warnings(results: Mapping[str, Any], most: int = 8) -> str:
-    """The report's warnings in lines, at most so many; empty without any."""
-    texts = warnings(results)
-    lines = [f"warning: {one_line(text)}" for text in texts[:most]]
-    more = f"and {len(texts) - most} more warnings: see the report"
-    return "\n".join([*lines, more] if len(texts) > most else lines)
 
 
 def leakage_rows(results: Mapping[str, Any], split: str) -> list[list[str]]:

@@ -40,20 +40,20 @@ def best_of_k(ranked_correct_N: Sequence[float], k: int) -> float:
     """
     n = len(ranked_correct_N)
     _check(n, k)
-    hits = (c * comb(n - i - 1, k - 1) for i, c in enumerate(ranked_correct_N[: n - k + 1]))
-    return sum(hits) / comb(n, k)
+    total, chance = 0.0, k / n  # that attempt i is the best of those drawn: first, i = 0
+    for i, correct in enumerate(ranked_correct_N[: n - k + 1]):
+        total += correct * chance
+        chance *= (n - i - k) / max(1, n - i - 1)
+    return total
 
 
 def best_by_score(correct_N: Sequence[bool], scores_N: Sequence[float], k: int) -> float:
     """`best_of_k` by these scores; every order of equal scores is equally likely."""
     scores, correct = np.asarray(scores_N, dtype=float), np.asarray(correct_N, dtype=float)
     # attempts of equal score share their mean correctness, which averages over their orders
-    ranked = np.empty(len(scores))
-    order = np.argsort(-scores, kind="stable")
-    for value in np.unique(scores):
-        tied = scores[order] == value
-        ranked[tied] = correct[order][tied].mean()
-    return best_of_k(ranked.tolist(), k)
+    _, tied_N = np.unique(-scores, return_inverse=True)
+    means = np.bincount(tied_N, correct) / np.bincount(tied_N)
+    return best_of_k(means[np.sort(tied_N)].tolist(), k)
 
 
 def leaders(
@@ -67,7 +67,8 @@ def leaders(
     for answer, weight in zip(answers_N, weights, strict=True):
         if answer is not None:
             totals[answer] += weight
-    return [answer for answer, total in totals.items() if total == max(totals.values())]
+    most = max(totals.values(), default=0.0)
+    return [answer for answer, total in totals.items() if total == most]
 
 
 def majority_at_k(

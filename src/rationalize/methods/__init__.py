@@ -49,60 +49,76 @@ class Method:
     """`asked(exp, config, stage) -> Asked`: how what it taught is asked; None: for a rationale."""
     conclude: str | Callable[..., Any] = f"{HERE}.outcome:conclude"
     """Evaluates what was learned, and writes results, report and model."""
+    work: str | Callable[..., Any] | None = None
+    """`work(scene, config, stage)` yields what it will do (`methods/work`), for `plan`."""
+    conclude_work: str | Callable[..., Any] | None = None
+    """The same of `conclude(scene, config)`; None: an evaluation of one policy, and its export."""
 
 
 METHODS: Mapping[str, Method] = {
     "sft": Method(
         f"{HERE}.sft:sft", f"{HERE}.sft:SftConfig", "SFT",
         "imitate the teacher's rationales", learned_from=lambda config: (),
+        work=f"{HERE}.work.learners:sft_work",
     ),
     "direct": Method(
         f"{HERE}.sft:direct", f"{HERE}.sft:SftConfig", "direct fine-tune",
         "question to answer, no rationale", learned_from=lambda config: (),
         asked=f"{HERE}.sft:asked_directly",
+        work=f"{HERE}.work.learners:direct_work",
     ),
     "filt-acc": Method(
         f"{HERE}.filt_acc:filt_acc", f"{HERE}.filt_acc:FiltAccConfig", "FILT-ACC",
         "imitate one's own rationales that led to the right answer", start="sft", scorers=True,
         learned_from=lambda config: tuple(config.filters),
+        work=f"{HERE}.work.learners:filt_acc_work",
     ),
     "star": Method(
         f"{HERE}.self_training:self_training", f"{HERE}.self_training:StarConfig", "STaR",
         "the same in rounds that restart from the base model, with hints",
+        work=f"{HERE}.work.own:self_training_work",
     ),
     "rft": Method(
         f"{HERE}.self_training:self_training", f"{HERE}.self_training:RftConfig", "RFT",
         "imitate many sampled attempts that were right, equal ones once",
+        work=f"{HERE}.work.own:self_training_work",
     ),
     "dpo": Method(
         f"{HERE}.iterative_dpo:iterative_dpo", f"{HERE}.iterative_dpo:IterativeDpoConfig",
         "iterative DPO", "right over wrong attempts by DPO and NLL, in rounds", start="sft",
+        work=f"{HERE}.work.own:iterative_dpo_work",
     ),
     "self-motivated": Method(
         f"{HERE}.self_motivated:self_motivated", f"{HERE}.self_motivated:SelfMotivatedConfig",
         "Self-motivated Learning",
         "correctness ranks own attempts, the rank trains a reward model, PPO learns from it",
         conclude=f"{HERE}.self_motivated:conclude",
+        work=f"{HERE}.work.own:self_motivated_work",
     ),
     "mario": Method(
         f"{HERE}.mario:mario", f"{HERE}.mario_config:MarioConfig", "MaRio",
         "several rewards at once, one control token each", start="sft", scorers=True,
         learned_from=lambda config: config.rewards, asked=f"{HERE}.mario:under_best_tokens",
+        work=f"{HERE}.work.learners:mario_work",
     ),
     "grpo": Method(
         f"{HERE}.grpo:grpo", f"{HERE}.grpo:GrpoConfig", "GRPO",
         "several rewards, summed; attempts at a question against each other", start="sft",
         scorers=True, learned_from=lambda config: config.rewards,
+        work=f"{HERE}.work.learners:grpo_work",
     ),
     "gdpo": Method(
         f"{HERE}.grpo:grpo", f"{HERE}.grpo:GdpoConfig", "GDPO",
         "several rewards, each normalised among a question's attempts, then summed", start="sft",
         scorers=True, learned_from=lambda config: config.rewards,
+        work=f"{HERE}.work.learners:grpo_work",
     ),
     "coalition": Method(
         f"{HERE}.coalition.algorithm:coalition", f"{HERE}.coalition.config:CoalitionConfig",
         "COALITION", "variants write, refine each other and learn by preference",
         learned_from=lambda config: ("utility",), conclude=f"{HERE}.coalition.evaluate:conclude",
+        work=f"{HERE}.work.coalition:coalition_work",
+        conclude_work=f"{HERE}.work.coalition:conclude_work",
     ),
 }  # fmt: skip
 
@@ -117,22 +133,27 @@ class Demo:
     method: str
     """What `config.yaml` calls it."""
     about: str
+    work: str
+    """`work(scene, config)` yields what it will do."""
     scorers: bool = False
 
 
 DEMOS: Mapping[str, Demo] = {
     "mario": Demo(
         f"{HERE}.demos.mario:mario_demo", f"{HERE}.demos.mario:MarioDemoConfig", "demo",
-        "teach the embedded model on built-in questions, to a report", scorers=True,
+        "teach the embedded model on built-in questions, to a report",
+        f"{HERE}.work.demos:mario_demo_work", scorers=True,
     ),
     "coalition": Demo(
         f"{HERE}.demos.coalition:coalition_demo", f"{HERE}.demos.coalition:CoalitionDemoConfig",
         "coalition-demo", "variants of the embedded model on built-in questions, to a report",
+        f"{HERE}.work.demos:coalition_demo_work",
     ),
     "self-motivated": Demo(
         f"{HERE}.demos.self_motivated:self_motivated_demo",
         f"{HERE}.demos.self_motivated:SelfMotivatedDemoConfig", "self-motivated-demo",
         "the embedded model learns from its own attempts, to a report",
+        f"{HERE}.work.demos:self_motivated_demo_work",
     ),
 }  # fmt: skip
 

@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from rationalize.errors import UsageError
 from rationalize.evaluation.baselines import BASE, FEW_SHOT, MAJORITY
 from rationalize.evaluation.compare import Methods
-from rationalize.methods import method_named
-from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn
+from rationalize.methods import method_named, outcome
+from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn, final_stage
 from rationalize.methods.launch import learn
-from rationalize.methods.outcome import majority_row, trained_rows
+from rationalize.methods.outcome import base_row, majority_row, trained_rows
 from rationalize.methods.sft import DIRECTLY, SftConfig, StartConfig, learn_directly
 from rationalize.progress import say
 from rationalize.questions.demonstrations import Demonstrations, training_demonstrations
@@ -96,20 +97,37 @@ def run_rows(
                 say(f"{row.label} is left out: {error}")
                 continue
             if row.shown:
-                for split in exp.final_splits:
-                    scored = seeded.evaluate(learned.policy, row.label, split, asked=learned.asked)
-                    table.add(row.label, split, seed, scored)
+                for label, policy in outcome.policies_of(row.label, learned):
+                    for split in exp.final_splits:
+                        scored = seeded.evaluate(policy, label, split, asked=learned.asked)
+                        table.add(label, split, seed, scored)
             if after:
                 after(seeded, row, learned)
             table.learned[row.label, seed] = replace(learned, policy=None)
             del policy, learned  # not in memory when the next one is loaded
+    complete_last(exp, rows, table)
+
+
+def complete_last(exp: Experiment, rows: Sequence[Row], table: Table) -> None:
+    """Give the rows of last policies the seeds that kept their last policy: its attempts count for
+    both rows.
+    """
+    for label in (row.label for row in rows):
+        name = outcome.last_label(label)
+        for split, seeds in table.methods.get(name, {}).items():
+            for seed, kept in table.methods[label][split].items():
+                if seed not in seeds:
+                    as_last = [
+                        replace(a, id=f"{name}/{seed}/{a.question_id}", writer=name) for a in kept
+                    ]
+                    stage = final_stage(exp.run, name)
+                    seeds[seed] = stage.attempts(f"{split}-{seed}", partial(list, as_last))
 
 
 def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
     """Majority answer, the untouched base model, and the direct fine-tune as `config` says."""
-    table = Table({MAJORITY: majority_row(exp), BASE: {}, FEW_SHOT: {}, DIRECT: {}})
-    alone = Asked(told=not exp.base.knows_form)
-    demos = replace(alone, demos=solved_examples(exp.train, shots))
+    table = Table({MAJORITY: majority_row(exp), BASE: base_row(exp), FEW_SHOT: {}, DIRECT: {}})
+    demos = Asked(told=not exp.base.knows_form, demos=solved_examples(exp.train, shots))
     own = SftConfig(epochs=config.epochs, evaluations=1, fit=config.fit)
     stage = exp.stage("direct")
 
@@ -122,7 +140,6 @@ def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:
 
     stage.once(learn_and_answer)  # its weights are of no use once it has answered
     for split in exp.final_splits:
-        table.add(BASE, split, 0, exp.evaluate(exp.base, BASE, split, asked=alone, seed=0))
         table.add(FEW_SHOT, split, 0, exp.evaluate(exp.base, FEW_SHOT, split, asked=demos, seed=0))
         table.add(DIRECT, split, exp.seed, exp.evaluated(DIRECT, split))
     return table

@@ -252,7 +252,7 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
         batch_at, config.fit, stage, steps=config.updates * config.steps_per_update,
         before_step=prepare, after_step=after_step,
     )  # fmt: skip
-    return best.load_into(policy)
+    return best.load_into(policy, keep_last=True)
 
 
 def learned_from(attempts: Sequence[Attempt], config: GroupConfig) -> list[int]:

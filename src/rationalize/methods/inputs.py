@@ -20,6 +20,7 @@ _NAMES = ("builtin", "train", "vera")
 """Values of theirs that name none."""
 _CHANGING = {
     "lock", "env.json", "metrics.jsonl", "results.json", "report.html", "README.md", "inputs.json",
+    "times.jsonl",
 }  # fmt: skip
 """Files of a run that a later start may write again without another result."""
 

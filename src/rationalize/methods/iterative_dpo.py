@@ -4,7 +4,8 @@ Pang et al. (arXiv 2404.19733, section 2). Every round, from M_t to M_t+1:
 
     1. write   M_t writes `sampling.n` attempts per question
     2. pair    right over wrong attempts at the same question, at most `pairs` of each
-    3. learn   DPO(beta) + nll_weight * NLL per token of the right one; the reference is M_t
+    3. learn   DPO(beta) + nll_weight * NLL per token of the right one; the reference is M_t;
+               pairs of some questions are kept aside, and their order is measured afterwards
 
 The pairs are those that a reward model would be trained on; there is neither reward model nor PPO.
 
@@ -16,28 +17,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
-from rationalize.config.checks import above, at_least
+from rationalize.config.checks import above, at_least, between
 from rationalize.methods.base import Experiment, NothingToLearn, evaluate_on_dev, selected
 from rationalize.methods.own_attempts import (
     RejectConfig,
     SelectConfig,
     WriteConfig,
-    learned_text,
     log_coverage,
     own_attempts,
     sort_attempts,
 )
+from rationalize.methods.pair_accuracy import held_out_questions, log_held_out
 from rationalize.methods.sft import LORA_FIT
-from rationalize.methods.train_scorers.reward_model import RewardModelConfig, rank_attempts
+from rationalize.methods.train_scorers.ranking import pair_texts, rank_attempts
+from rationalize.methods.train_scorers.reward_model import RewardModelConfig
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig
 from rationalize.training.preference import PairTexts, learn_pairs
-from rationalize.training.selection import best_of
+from rationalize.training.selection import best_of, save_last
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,16 @@ class IterativeDpoConfig:
     """How often the policy writes and learns."""
     sampling: SamplingConfig = SamplingConfig(temperature=0.8, max_new_tokens=256, n=8)
     """How attempts are written."""
+    resample: int = 0
+    """Further attempts at questions that were always right or always wrong, which make no pair."""
     select: RejectConfig = RejectConfig()
     """Which attempts make no pairs."""
     pairs: int = 10
     """At most so many pairs of a question, drawn uniformly; 0: all."""
     levels: Literal[2, 3] = 2
     """3: attempts without an answer are losers too."""
+    held_out: float = 0.1
+    """Share of the questions with pairs that is not learned from: their pair accuracy is logged."""
     beta: float = 0.1
     """DPO's beta."""
     nll_weight: float = 1.0
@@ -72,7 +79,9 @@ class IterativeDpoConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 1, "rounds")
+        WriteConfig(sampling=self.sampling, resample=self.resample)
         at_least(self, 0, "pairs", "beta", "nll_weight")
+        between(self, 0, 1, "held_out")
         above(self, 0, "epochs")
 
 
@@ -94,7 +103,8 @@ def _learn(
         means = evaluate_on_dev(exp, stage, policy, round=round, step=round)
         return selected(means, config.select_by)
 
-    write, select = WriteConfig(sampling=config.sampling), SelectConfig(**vars(config.select))
+    write = WriteConfig(sampling=config.sampling, resample=config.resample)
+    select = SelectConfig(**vars(config.select))
     start = stage.sub("start")
     start.policy(policy, lambda: None)
     scores = {start.name: dev_score(0)}
@@ -103,11 +113,11 @@ def _learn(
         # 1. write
         attempts = exp.start.attempts if exp.start and round == 0 else []
         if not attempts:
-            attempts = own_attempts(exp, policy, write, this, "writes", round=round)
+            attempts = own_attempts(exp, policy, write, this, "writes", round=round, for_pairs=True)
             kept = sort_attempts(attempts, {q.id: q for q in exp.train}, select)
             log_coverage(this, attempts, exp.train, kept)
         # 2. pair
-        pairs = pairs_of(attempts, exp.train, config, exp.seed)
+        pairs, unseen = pairs_of(attempts, exp.train, config, exp.seed)
         if not pairs:
             if round:
                 break  # the rounds before stand
@@ -118,34 +128,40 @@ def _learn(
             )
 
         # 3. learn
-        def learn(this: Stage = this, pairs=pairs, round: int = round) -> Mapping[str, Any]:
-            learn_pairs(
-                policy, pairs, config.fit, beta=config.beta, nll_weight=config.nll_weight,
-                epochs=config.epochs, stage=this, seed=[exp.seed, round],
-            )  # fmt: skip
-            return {"pairs": len(pairs)}
-
+        learn = partial(_learn_round, exp, policy, config, this, pairs, unseen, round)
         this.policy(policy, learn)
         scores[this.name] = dev_score(round + 1)
     best = best_of(scores)
+    if best != list(scores)[-1]:
+        save_last(stage, policy)
     policy.load_weights(replace(stage, name=best).folder)
     return {"kept": best, "scores": scores}
 
 
+def _learn_round(
+    exp: Experiment, policy: Policy, config: IterativeDpoConfig, this: Stage,
+    pairs: Sequence[PairTexts], unseen: Sequence[PairTexts], round: int,
+) -> Mapping[str, Any]:  # fmt: skip
+    margins = learn_pairs(
+        policy, pairs, config.fit, beta=config.beta, nll_weight=config.nll_weight,
+        epochs=config.epochs, stage=this, seed=[exp.seed, round], held_out=unseen,
+    )  # fmt: skip
+    return log_held_out(this, unseen, margins, learned=len(pairs))
+
+
 def pairs_of(
     attempts: Sequence[Attempt], train: Sequence[Question], config: IterativeDpoConfig, seed: int
-) -> list[PairTexts]:
-    """Right over wrong, by the rank that a reward model learns; nothing wrong is ever chosen."""
+) -> tuple[list[PairTexts], list[PairTexts]]:
+    """Pairs to learn from, and those of the questions that are held out.
+
+    Right over wrong, by the rank that a reward model learns; nothing wrong is ever chosen.
+    """
     rank = RewardModelConfig(pairs=config.pairs, levels=config.levels)
     questions = {q.id: q for q in train}
-    pairs = []
-    for ranked in rank_attempts(attempts, questions, config.select, rank, seed, best_only=True):
-        for better, worse in ranked.pairs:
-            chosen, rejected = ranked.attempts[better], ranked.attempts[worse]
-            prompt, text = learned_text(chosen, ranked.question)
-            if rejected.parsed:  # both in the same words around the answer
-                pairs.append(PairTexts(prompt, text, learned_text(rejected, ranked.question)[1]))
-            else:
-                ends = rejected.finish == "stop"
-                pairs.append(PairTexts(prompt, text, rejected.completion, rejected_ends=ends))
-    return pairs
+    ranks = rank_attempts(attempts, questions, config.select, rank, seed, best_only=True)
+    aside = held_out_questions([ranked.question for ranked in ranks], config.held_out, seed)
+    learned: list[PairTexts] = []
+    held_out: list[PairTexts] = []
+    for ranked in ranks:
+        (held_out if ranked.question.id in aside else learned).extend(pair_texts(ranked))
+    return learned, held_out

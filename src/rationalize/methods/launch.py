@@ -45,6 +45,10 @@ from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, Reward, RewardSuite
 from rationalize.runs import Run, check_resumable
 from rationalize.sampling.local import SamplingConfig
+from rationalize.training.selection import last_of
+
+BESIDE_STAGES = "beside stages"
+"""In `times.jsonl`: what no stage took, such as reading models, the report and the export."""
 
 
 def settings_of(method: Method | Demo) -> type:
@@ -119,7 +123,8 @@ def _opened(
             )  # fmt: skip
             return settled, config, replace(exp, config=run_config)
 
-        yield run, prepare
+        with run.timed(BESIDE_STAGES):
+            yield run, prepare
 
 
 @dataclass(frozen=True)
@@ -165,12 +170,17 @@ def check_selection(config: Any, metrics: Sequence[str], path: str = "") -> None
             raise UsageError(f"{path}select_by: unknown metric {value!r}{nearest(value, metrics)}")
 
 
-def plan(settings: Any, out: Path, method: str, about: str, *, overwrite: bool) -> list[str]:
-    """What a start would do, in lines; raises what a start would raise before it makes a folder."""
+def plan(
+    settings: Any, out: Path, method: str, about: str, *, overwrite: bool
+) -> tuple[list[str], Checked | None]:
+    """What a start would do, in lines, and what was read to check that; raises what a start would
+    raise before it makes a folder.
+    """
     *_, run_config = split(settings)
     if on_hub(run_config.questions):
         check_model(run_config.model)
-        return [f"questions: {run_config.questions}, from the hub (not read in a dry run)"]
+        line = f"questions: {run_config.questions}, from the hub (not read in a dry run)"
+        return [line], None
     known = checked(settings)
     stored = {"method": method, **to_dict(settings)}
     inputs = inputs_of(stored, known.splits, rewards=known.rewards)
@@ -178,12 +188,13 @@ def plan(settings: Any, out: Path, method: str, about: str, *, overwrite: bool) 
     scorers = trained_scorers(known.scoring)
     if SftStart in known.parts and known.parts[SftStart].sft.epochs > 0:
         scorers.append("SFT, to start from")
-    return [
+    lines = [
         *plan_of_run(run_config, known.splits),
         f"rewards: {', '.join(dict.fromkeys(known.scoring.rewards))}; beside them "
         f"{', '.join(DIAGNOSTICS)}",
         f"trained: {'; '.join([*scorers, about])}",
     ]
+    return lines, known
 
 
 def plan_of_run(
@@ -221,6 +232,7 @@ def learn(exp: Experiment, policy: Policy, config: Any, stage: Any, method: Meth
     learned = made if isinstance(made, Learned) else Learned(made, stage.folder)
     if learned.weights == stage.folder and stage.done is None:  # the method did not store it
         stage.policy(learned.policy, dict)
+    learned = replace(learned, last=learned.last or last_of(stage))
     if learned.trained is None:
         names = [exp.suite[name].name for name in method.learned_from(config)]
         learned = replace(learned, trained={stage.name: tuple(names)} if names else {})

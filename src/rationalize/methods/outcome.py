@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,12 @@ import torch
 
 from rationalize.environment import environment
 from rationalize.errors import UserError
-from rationalize.evaluation.baselines import MAJORITY, majority_attempts
+from rationalize.evaluation.baselines import BASE, MAJORITY, majority_attempts
 from rationalize.evaluation.compare import Methods, flat
 from rationalize.evaluation.harness import Asked as AskedElsewhere
 from rationalize.evaluation.harness import write_harness_tasks
 from rationalize.evaluation.results import Results, merge_log, save_questions, summarise
-from rationalize.evaluation.tables import format_results
+from rationalize.evaluation.terminal import format_results
 from rationalize.files import sync_folder, write_text
 from rationalize.methods import tuning
 from rationalize.methods.base import KEPT_REPLIES, Asked, Experiment, Learned, final_stage
@@ -37,18 +37,42 @@ log = logging.getLogger(__name__)
 
 
 def conclude(exp: Experiment, learned: Learned, name: str) -> None:
-    """Score the evaluation splits once; write `results.json`, `report.html` and `model/`."""
-    policy = learned.policy
-    methods: Methods = {MAJORITY: majority_row(exp), name: {}}
-    for split in exp.final_splits:
-        attempts = exp.evaluate(policy, name, split, asked=learned.asked)
-        methods[name][split] = {exp.seed: attempts}
-    best = Best(name, exp.seed, policy, learned.asked, learned.weights)
+    """Score the evaluation splits once; write `results.json`, `report.html` and `model/`.
+
+    The base model answers the same questions, so that the page says whether learning helped.
+    """
+    before = base_row(exp, learned.asked.mode)
+    methods: Methods = {MAJORITY: majority_row(exp), BASE: before}
+    for label, policy in policies_of(name, learned):
+        methods[label] = {
+            split: {exp.seed: exp.evaluate(policy, label, split, asked=learned.asked)}
+            for split in exp.final_splits
+        }
+    pairs = [(name, BASE), (name, MAJORITY)]
+    pairs += [(label, name) for label in methods if label == last_label(name)]
+    best = Best(name, exp.seed, learned.policy, learned.asked, learned.weights)
     write_results(
-        exp, methods, [(name, MAJORITY)], model=best,
+        exp, methods, pairs, model=best,
         trained=trained_rows(name, learned.trained or {}),
     )  # fmt: skip
     print(f"model: {exp.run.path / 'model'}\nreport: {exp.run.path / 'report.html'}")
+
+
+def last_label(row: str) -> str:
+    """The row of where a method's training ended, beside the row of what it kept."""
+    return f"{row}, last policy"
+
+
+def policies_of(row: str, learned: Learned) -> Iterator[tuple[str, Policy]]:
+    """Each row of a method with its policy, in the memory of one: what it kept, and the last one
+    where that is another. Afterwards it is the kept one again.
+    """
+    policy = learned.policy
+    yield row, policy
+    if learned.last:
+        policy.load_weights(learned.last)
+        yield last_label(row), policy
+        policy.load_weights(learned.weights)
 
 
 @dataclass(frozen=True)
@@ -59,8 +83,8 @@ class Best:
     seed: int
     policy: Policy
     asked: Asked
-    weights: Path
-    """Where its stage stored it."""
+    weights: Path | None = None
+    """Where a stage stored it."""
 
 
 def export(exp: Experiment, best: Best) -> None:
@@ -200,6 +224,17 @@ def majority_row(exp: Experiment) -> dict[str, dict[int, list[Attempt]]]:
     """The floor's first row: the majority answer on every split that is evaluated."""
     return {
         split: {0: majority_attempts(exp.train, exp.splits[split], split=split)}
+        for split in exp.final_splits
+    }
+
+
+def base_row(
+    exp: Experiment, mode: str = "rationale_answer"
+) -> dict[str, dict[int, list[Attempt]]]:  # fmt: skip
+    """What the untouched base model answers on every split that is evaluated: one greedy pass."""
+    asked = Asked(mode, told=not exp.base.knows_form)
+    return {
+        split: {0: exp.evaluate(exp.base, BASE, split, asked=asked, seed=0)}
         for split in exp.final_splits
     }
 

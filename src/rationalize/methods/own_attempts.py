@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
 from rationalize.answers import MARKER, answer_alone, normalise, reply_text
 from rationalize.config.checks import at_least
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
 from rationalize.methods.base import Experiment, NothingToLearn
 from rationalize.models.policy import Policy
 from rationalize.progress import say
 from rationalize.questions.demonstrations import demonstrations
+from rationalize.questions.splits import same_question_key
 from rationalize.records import Attempt, Question
 from rationalize.rewards.correctness import correctness
 from rationalize.rewards.suite import RewardSuite
@@ -30,7 +31,8 @@ from rationalize.sampling.writing import (
     teacher_attempts,
     write_attempts,
 )
-from rationalize.signals.duplicates import Dedupe, distinct, equations_hold
+from rationalize.signals.duplicates import Dedupe, distinct
+from rationalize.signals.equations import equations_hold
 from rationalize.signals.filters import first_of_each
 from rationalize.signals.ranks import usable_share
 from rationalize.templates import INSTRUCTION, form_of, prompt_text
@@ -58,9 +60,18 @@ class WriteConfig:
     """
     sampling: SamplingConfig = SamplingConfig(temperature=0.7, max_new_tokens=256, n=8)
     """How attempts are written."""
+    resample: int = 0
+    """Further attempts at questions that were always wrong (where pairs are made of them, at those
+    that were always right too), before any hint.
+    """
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "shots")
+        at_least(self, 0, "shots", "resample")
+        if self.resample and self.sampling.greedy:
+            raise UsageError(
+                f"resample is {self.resample}, but the sampling is greedy and would write the same "
+                "again; expected a temperature above 0, or resample 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,10 +144,12 @@ class Coverage:
 
 def own_attempts(
     exp: Experiment, policy: Policy, config: WriteConfig, stage: Stage, part: str, *,
-    round: int = 0, split: str = "train", few_shot: bool = False,
+    round: int = 0, split: str = "train", few_shot: bool = False, for_pairs: bool = False,
 ) -> list[Attempt]:  # fmt: skip
-    """The policy's `config.sampling.n` attempts per question, and hinted ones: written and stored
-    as a part of the stage, or read back. Correctness is scored.
+    """The policy's `config.sampling.n` attempts per question, further ones and hinted ones: written
+    and stored as a part of the stage, or read back. Correctness is scored.
+
+    `for_pairs`: a question that is always right is of no use either, and is asked again too.
 
     `few_shot`: the writer is the base model, and is shown demonstrations, or told the form of the
     answer; a question that is one of them is not asked.
@@ -148,33 +161,49 @@ def own_attempts(
         questions = [q for q in questions if form_of(q) in forms]
     shots = config.shots if few_shot else 0
     shown = demonstrations(config.demos, questions, shots, exp.train)  # form -> questions
-    solved_for = {demo.id for demos in shown.values() for demo in demos}
-    questions = [q for q in questions if q.id not in solved_for]
+    solved_for = {same_question_key(demo) for demos in shown.values() for demo in demos}
+    questions = [q for q in questions if same_question_key(q) not in solved_for]
 
-    def ask(questions: Sequence[Question], *, hinted: bool) -> list[Attempt]:
+    def ask(
+        questions: Sequence[Question], sampling: SamplingConfig, *, again: bool = False,
+        hinted: bool = False,
+    ) -> list[Attempt]:  # fmt: skip
         by_id: dict[str, list[Attempt]] = {}
         told = few_shot and not policy.knows_form
-        name = f"{writer}-hinted" if hinted else writer
-        source = Provenance(split, exp.seed, writer=name, round=round, stream=writer)
+        name = f"{writer}-hinted" if hinted else f"{writer}-again" if again else writer
+        stream = name if again else writer  # other draws than the first ones
+        source = Provenance(split, exp.seed, writer=name, round=round, stream=stream)
         for form, demos in shown.items():
             asked = [q for q in questions if form_of(q) == form]
             for attempt in write_attempts(
-                Sampler(policy), asked, config.sampling, source,
-                PromptOptions(demos=demos, hinted=hinted, told=told),
-                label=f"{writer} writes{', hinted' if hinted else ''}",
+                Sampler(policy), asked, sampling, source,
+                PromptOptions(demos=demos, hinted=hinted, told=told), label=f"{name} writes",
             ):  # fmt: skip
                 by_id.setdefault(attempt.question_id, []).append(attempt)
         in_order = [a for q in questions for a in by_id.get(q.id, [])]
         return RewardSuite([correctness()]).score(in_order, {q.id: q for q in questions})
 
     def write() -> list[Attempt]:
-        attempts = ask(questions, hinted=False)
-        solved = {a.question_id for a in attempts if a.rewards["correctness"]}
-        failed = [q for q in questions if q.id not in solved]
+        attempts = ask(questions, config.sampling)
+        if config.resample:
+            rates = pass_rates(attempts)
+            useless = (0.0, 1.0) if for_pairs else (0.0,)
+            unsure = [q for q in questions if rates.get(q.id) in useless]
+            attempts += ask(unsure, replace(config.sampling, n=config.resample), again=True)
+        rates = pass_rates(attempts)
+        failed = [q for q in questions if not rates.get(q.id)]
         to_hint = {"off": [], "failed": failed, "all": questions}[config.hints]
-        return attempts + ask(to_hint, hinted=True) if to_hint else attempts
+        return attempts + ask(to_hint, config.sampling, hinted=True) if to_hint else attempts
 
     return stage.attempts(part, write)
+
+
+def pass_rates(attempts: Sequence[Attempt]) -> dict[str, float]:
+    """Of each question the share of its attempts that are right, as they were scored."""
+    right: dict[str, list[float]] = {}
+    for attempt in attempts:
+        right.setdefault(attempt.question_id, []).append(attempt.rewards["correctness"] or 0.0)
+    return {id: sum(scores) / len(scores) for id, scores in right.items()}
 
 
 def seed_attempts(train: Sequence[Question], count: int) -> list[Attempt]:

@@ -16,7 +16,7 @@ from rationalize.rewards.base import counted
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
 from rationalize.signals.bins import rank_bins, value_bins
-from rationalize.signals.draws import balanced_bins, shuffled_passes
+from rationalize.signals.draws import BinMembers, balanced_bins, shuffled_passes
 from rationalize.signals.filters import keep_above
 from rationalize.signals.variance import centred_within, intraclass_correlation
 
@@ -49,6 +49,7 @@ class Pool:
         self.attempts: list[Attempt] = []
         """What is learned from: parsed, and passed by the filters."""
         self.bins: dict[str, np.ndarray] = {}
+        self._members: dict[str, BinMembers] = {}
 
     @property
     def rounds(self) -> int:
@@ -78,6 +79,7 @@ class Pool:
                 "better SFT model"
             )
         self.bins = {name: self._bins(name) for name in self._controls}
+        self._members = {name: BinMembers.of(bins) for name, bins in self.bins.items()}
 
     def draw(self, step: int, active: Sequence[str]) -> list[Drawn]:
         """The rows of a step, with their bins, spread over the active rewards' bins."""
@@ -86,7 +88,7 @@ class Pool:
             self._quantise(active)
         size, seed = config.fit.batch_size, [self._seed, self.rounds]
         if config.over_draw != 1:
-            shown = {name: self.bins[name] for name in active}
+            shown = {name: self._members[name] for name in active}
             limit = config.over_draw or math.inf
             indices = balanced_bins(shown, size, step, seed, over_draw=limit)
         else:
@@ -127,7 +129,7 @@ class Pool:
 
     def filled(self) -> dict[str, list[int]]:
         """Bins of each reward that hold an attempt: the others' tokens were never trained."""
-        return {name: np.unique(b).tolist() for name, b in self.bins.items()}
+        return {name: of.filled.tolist() for name, of in self._members.items()}
 
     def lowest(self) -> dict[str, int]:
         """The worst filled bin of each reward."""

@@ -170,7 +170,7 @@ def ppo(
                 steps=config.updates * config.steps_per_update,
                 before_step=updates.before_step, after_step=updates.after_step,
             )  # fmt: skip
-        return updates.best.load_into(policy)
+        return updates.best.load_into(policy, keep_last=True)
 
     stage.policy(policy, learn)
     return policy

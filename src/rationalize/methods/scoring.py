@@ -54,9 +54,10 @@ def check_scoring(scoring: Scoring) -> list[Reward]:
     """
     check_folders(scoring.folders)
     names = tuple(dict.fromkeys(scoring.rewards))
-    given = bool(scoring.folders.reward_model)  # the others are trained in the run
-    known = known_rewards([*names, *DIAGNOSTICS], reward_model=given)
-    asked = known_rewards(names, reward_model=given)
+    # the others are trained in the run, and a judge is a reward of the user's own (docs/study.md)
+    given = bool(scoring.folders.reward_model)
+    known = known_rewards([*names, *DIAGNOSTICS], reward_model=given, judge=False)
+    asked = known_rewards(names, reward_model=given, judge=False)
     if never := [reward.name for reward in asked if not reward.trainable]:
         trainable = ", ".join(reward.name for reward in asked if reward.trainable)
         raise UsageError(

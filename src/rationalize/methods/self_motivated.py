@@ -55,15 +55,20 @@ from rationalize.methods.train_scorers.reward_model import (
     gate_reason,
     learn_rank,
 )
-from rationalize.models.heads import load_head
 from rationalize.models.policy import Policy
-from rationalize.models.reward_model import ADAPTER, RewardModel, read_facts, scaling
+from rationalize.models.reward_model import (
+    ADAPTER,
+    RewardModel,
+    read_facts,
+    scaling,
+    scoring_head,
+)
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.rewards.reward_model import reward_model as reward_of
 from rationalize.runs import Stage
 from rationalize.sampling.local import SamplingConfig
-from rationalize.training.selection import best_of
+from rationalize.training.selection import best_of, last_of
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class SelfMotivatedConfig:
     """Stages A to C: how attempts are written, sorted and imitated."""
     redraw: SamplingConfig = SamplingConfig(temperature=1.0, max_new_tokens=256, n=8)
     """Stage C': how M_sft attempts every question again."""
+    resample: int = 0
+    """Further attempts there at questions that were always right or always wrong."""
     rm: RewardModelConfig = RewardModelConfig()
     """Stage D: the reward model and its gate. What is not ranked, `rft.select` says."""
     ppo: PpoConfig = PpoConfig()
@@ -105,7 +112,7 @@ class SelfMotivatedConfig:
     @property
     def ranking(self) -> RankConfig:
         """Stages C' and D."""
-        return RankConfig(self.redraw, self.rft.select, self.rm, self.modes)
+        return RankConfig(self.redraw, self.rft.select, self.rm, self.modes, self.resample)
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,8 @@ class RankConfig:
     """The reward model and its gate."""
     modes: tuple[Mode, ...] = ("rm+z",)
     """What PPO shall learn from: where no mode reads a reward model, none is trained."""
+    resample: int = 0
+    """Further attempts at questions that were always right or always wrong."""
 
 
 def self_motivated(
@@ -181,8 +190,8 @@ def rank(
     """
     start = _start(exp)
     # C' redraw
-    write = WriteConfig(sampling=config.redraw)
-    redrawn = own_attempts(exp, policy, write, stage, "redraws", round=round)
+    write = WriteConfig(sampling=config.redraw, resample=config.resample)
+    redrawn = own_attempts(exp, policy, write, stage, "redraws", round=round, for_pairs=True)
     kept = sort_attempts(redrawn, {q.id: q for q in exp.train}, config.select)
     log_coverage(stage.sub("redraws"), redrawn, exp.train, kept)
     ranked = replace(start, policy=policy, attempts=redrawn, store=[*start.store, *redrawn])
@@ -248,7 +257,10 @@ def improve(exp: Experiment, policy: Policy, config: PpoRowConfig, stage: Stage)
                 ppo(exp, learner, variants.base_policy, config, stage)
     policy.load_weights(stage.folder)
     trained = {stage.name: learned_from(config.mode)}
-    return replace(start, weights=stage.folder, policy=policy, trained=trained, attempts=())
+    return replace(
+        start, weights=stage.folder, last=last_of(stage), policy=policy, trained=trained,
+        attempts=(),
+    )  # fmt: skip
 
 
 def with_reward_model(exp: Experiment, learned: Learned) -> Experiment:
@@ -281,7 +293,7 @@ def shared_model(variants: Variants, folder: Path, learner: str) -> RewardModel:
     """The reward model as one more adapter; after it has scored, `learner` is active again."""
     variants.load(ADAPTER, folder)
     with variants.active(ADAPTER) as scorer:
-        scalar_head = load_head(scorer, folder).requires_grad_(False)
+        scalar_head = scoring_head(scorer, folder)
 
     @contextmanager
     def opened() -> Iterator[Policy]:

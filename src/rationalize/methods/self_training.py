@@ -5,6 +5,7 @@ Yuan et al. (arXiv 2308.01825, section 3.3). Neither needs a teacher. Every roun
 
     1. generate      the last round's model attempts every question (the base model few-shot, at
                      first); STaR: one near-greedy attempt, RFT: k samples
+                     (`write.resample`: further ones where all were wrong)
     2. rationalise   STaR: it attempts those it failed again, with the answer as a hint
     3. filter        right attempts are kept; RFT: with true equations, one per list of equations
     4. fine-tune     the *base* model learns them, without demonstrations and hints, for `growth`
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rationalize.config.checks import above, at_least
-from rationalize.methods.base import Experiment, Learned, log_dev
+from rationalize.methods.base import Experiment, Learned, RunConfig, log_dev
 from rationalize.methods.own_attempts import (
     SelectConfig,
     WriteConfig,
@@ -130,7 +131,7 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
     if exp.start is None and config.seed_rationales:
         seed_sft(exp, policy, config, stage)
     # what later rounds are measured against; a writer that never answers stops the run here
-    greedy = replace(config.write, hints="off", sampling=exp.evaluation)
+    greedy = replace(config.write, hints="off", resample=0, sampling=exp.evaluation)
     part = "writer-dev"
     attempts = own_attempts(exp, policy, greedy, stage, part, split="dev", few_shot=few_shot)
     _log_every_metric(exp, stage, attempts, 0)
@@ -179,12 +180,12 @@ def seed_sft(exp: Experiment, policy: Policy, config: RestartConfig, stage: Stag
     seeds = seed_attempts(exp.train, config.seed_rationales)
     texts = [(a.prompt, a.completion) for a in seeds]
     steps = max(1, math.ceil(config.seed_epochs * len(seeds) / config.fit.batch_size))
-    shared = replace(stage, name=seed_stage_name(exp, config), source=None)
+    shared = replace(stage, name=seed_stage_name(exp.config, config), source=None)
     imitate(exp, policy, texts, SftConfig(evaluations=1, fit=config.fit), shared, steps=steps)
     return Learned(policy, shared.folder, trained={})
 
 
-def seed_stage_name(exp: Experiment, config: RestartConfig) -> str:
+def seed_stage_name(run_config: RunConfig, config: RestartConfig) -> str:
     """`warm-up-` and a checksum of the settings, as the first version of `FitConfig` spelled them:
     its runs resume.
     """
@@ -193,10 +194,12 @@ def seed_stage_name(exp: Experiment, config: RestartConfig) -> str:
         f"FitConfig(learning_rate={fit.learning_rate!r}, control_factor=1.0, head_rate=0.0, "
         f"batch_size={fit.batch_size!r}, schedule={fit.schedule!r}, warmup={fit.warmup!r}, "
         f"max_grad_norm={fit.max_grad_norm!r}, beta1=0.9, beta2=0.99, epsilon=1e-08, "
-        f"precision={exp.config.precision!r}, micro_tokens={fit.micro_tokens!r}, "
-        f"checkpoint_every={exp.config.checkpoint_every!r})"
+        f"precision={run_config.precision!r}, micro_tokens={fit.micro_tokens!r}, "
+        f"checkpoint_every={run_config.checkpoint_every!r})"
     )
-    settings = f"({config.seed_rationales!r}, {config.seed_epochs!r}, {spelled}, {exp.seed!r})"
+    settings = (
+        f"({config.seed_rationales!r}, {config.seed_epochs!r}, {spelled}, {run_config.seed!r})"
+    )
     return f"warm-up-{zlib.crc32(settings.encode()):08x}"
 
 

@@ -52,7 +52,9 @@ def vote(
             return suite.score(attempts, questions)
 
         attempts = Stage(exp.run, "votes").attempts(f"{split}-{seed}", write)
-        groups = {id: [a for a in attempts if a.question_id == id] for id in questions}
+        groups: dict[str, list[Attempt]] = {id: [] for id in questions}
+        for attempt in attempts:
+            groups[attempt.question_id].append(attempt)
         for label, rule in rules.items():
             pick = partial(chosen, groups, questions, rule, label, seed)
             picked = final_stage(exp.run, label).attempts(f"{split}-{seed}", pick)

@@ -23,11 +23,19 @@ def default_model() -> Path | str:
     gguf = _wheel_file()
     if gguf is None:
         return HUB_ID
+    if not is_converted():
+        convert(gguf, _folder(), dtype=torch.float32)
+    return _folder()
+
+
+def is_converted() -> bool:
+    """Whether `default_model` has converted the wheel's file already."""
+    return _wheel_file() is not None and (_folder() / "config.json").exists()
+
+
+def _folder() -> Path:
     version = importlib.metadata.version(WHEEL)
-    folder = cache_folder() / f"SmolLM2-135M-Instruct-{version}"
-    if not (folder / "config.json").exists():
-        convert(gguf, folder, dtype=torch.float32)
-    return folder
+    return cache_folder() / f"SmolLM2-135M-Instruct-{version}"
 
 
 def _wheel_file() -> Path | None:

@@ -267,7 +267,7 @@ def head(policy: Policy, hidden: Tensor) -> Tensor:
         return _model_head(policy, hidden)
     model = plain_model(policy)
     output = model.get_output_embeddings()
-    scale, cap = _head_scale_and_cap(model.config.get_text_config(decoder=True))
+    scale, cap = head_scale_and_cap(model.config.get_text_config(decoder=True))
     bias = output.bias[: policy.n_vocab] if getattr(output, "bias", None) is not None else None
     logits = torch.nn.functional.linear(
         hidden * scale if scale != 1.0 else hidden, output_rows(policy), bias
@@ -383,7 +383,7 @@ def _model_head(policy: Policy, hidden: Tensor) -> Tensor:
         hook.remove()
 
 
-def _head_scale_and_cap(config: Any) -> tuple[float, float | None]:
+def head_scale_and_cap(config: Any) -> tuple[float, float | None]:
     """Scale before the linear output layer (T5 1.0) and soft cap after it (Gemma 2)."""
     scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
     return scale, getattr(config, "final_logit_softcapping", None)

@@ -1,7 +1,7 @@
 """A scalar head on a language model: one linear output on its last hidden states.
 
-A reward model has such a head at the last token of a reply; PPO's value head is one at every token.
-While it is trained, the head is a submodule of the model.
+A reward model has such a head at one state of a reply, or at the mean of all (`Pooling`); PPO's
+value head is one at every token. While it is trained, the head is a submodule of the model.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Linear
 
+from rationalize.answers import MARKER
 from rationalize.errors import UserError
 from rationalize.models.forward import Row, collate, hidden_at_response, plain_model
 
@@ -55,14 +56,56 @@ def head_values(scalar_head: Linear, hidden_Nd: Tensor) -> Tensor:
         return torch.nn.functional.linear(hidden_Nd.float(), scalar_head.weight.float())[:, 0]
 
 
-def reply_scores(policy: Policy, scalar_head: Linear, rows: Sequence[Row]) -> Tensor:
-    """The head's output (B,) after the last token of each row's response."""
+Pooling = Literal["end", "answer", "mean"]
+"""Which state of a reply stands for it: `end`, after EOS; `answer`, after the number, letter or
+last word of the answer sentence (the end, where there is none); `mean`, of all after its tokens.
+"""
+
+
+def reply_scores(
+    policy: Policy, scalar_head: Linear, rows: Sequence[Row], pooling: Pooling = "end"
+) -> Tensor:
+    """The head's output (B,) on each row's response."""
+    [states_Bd] = reply_states(policy, rows, [pooling])
+    return head_values(scalar_head, states_Bd)
+
+
+def reply_states(policy: Policy, rows: Sequence[Row], poolings: Sequence[Pooling]) -> list[Tensor]:
+    """For each pooling the state (B, d) that stands for each row's response, in float32."""
     # states are taken where a token is predicted: one more token, never read itself, gives the
     # state after the last one
     longer = [replace(row, response_ids=(*row.response_ids, policy.eos_id)) for row in rows]
-    ends = torch.tensor([len(row.response_ids) for row in longer]).cumsum(0) - 1
     hidden_Nd = hidden_at_response(policy, collate(longer, policy))  # N with the added tokens
-    return head_values(scalar_head, hidden_Nd[ends.to(policy.device)])
+    hidden_BTd = hidden_Nd.split([len(row.response_ids) for row in longer])
+    return [
+        torch.stack([
+            _pooled(policy, row, hidden_Td, pooling)
+            for row, hidden_Td in zip(rows, hidden_BTd, strict=True)
+        ])
+        for pooling in poolings
+    ]  # fmt: skip
+
+
+def _pooled(policy: Policy, row: Row, hidden_Td: Tensor, pooling: Pooling) -> Tensor:
+    """State t of `hidden_Td` has read the first t tokens of the response."""
+    if pooling == "mean":
+        return hidden_Td[1:].float().mean(0)
+    read = len(row.response_ids) if pooling == "end" else answer_end(policy, row.response_ids)
+    return hidden_Td[read].float()
+
+
+def answer_end(policy: Policy, response_ids: Sequence[int]) -> int:
+    """How many tokens of a response reach the end of its answer, without `)` and the full stop; all
+    of them where it has no answer sentence.
+    """
+    text = policy.decode(response_ids)
+    if MARKER.lower() not in text.lower():
+        return len(response_ids)
+    end = len(text.rstrip().rstrip(".").rstrip(")"))
+    read = len(response_ids)
+    while read > 1 and len(policy.decode(response_ids[: read - 1])) >= end:
+        read -= 1
+    return read
 
 
 def save_head(scalar_head: Linear, folder: Path) -> None:

@@ -101,6 +101,10 @@ class Policy:
     """Whether sequences that share a prefix may be read as one tree (`trees.py`)."""
     decoding: Decoding = Decoding()
     """How replies are decoded exactly (`probe.py`)."""
+    own_steps: bool = False
+    """Whether replies are decoded by the steps of `decode.py`, which are faster than the model's
+    own, and exact.
+    """
 
     @property
     def device(self) -> torch.device:
@@ -295,6 +299,7 @@ class Policy:
         self.n_vocab, self.ends = saved.n_vocab, saved.ends
         self.weights_hash, self.linear_head = saved.weights_hash, saved.linear_head
         self.takes_trees, self.decoding = saved.takes_trees, saved.decoding
+        self.own_steps = saved.own_steps
         self.knows_form = saved.knows_form
 
     def control_rows(self) -> Tensor:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
+from rationalize.models.decode import OwnStream, read_opening
+from rationalize.models.decode_weights import has_own_step, read_weights
 from rationalize.models.forward import (
     Row,
     close,
@@ -30,7 +32,7 @@ from rationalize.models.forward import (
     takes_trees,
     tolerance,
 )
-from rationalize.models.streams import Query, open_stream
+from rationalize.models.streams import Query, Stream, common_length, open_stream
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -65,7 +67,8 @@ class Decoding:
 
 
 def probe(policy: Policy) -> None:
-    """Set `linear_head`, `takes_trees` and `decoding` of a policy that has no adapter yet.
+    """Set `linear_head`, `takes_trees`, `decoding` and `own_steps` of a policy that has no adapter
+    yet.
 
     A model with the same weights, configuration, precision and device is probed once per process,
     and one that was saved here is what a model of its configuration was found to be.
@@ -84,14 +87,15 @@ def probe(policy: Policy) -> None:
             _or_refuse(policy, lambda: find_head(policy))
             policy.takes_trees = takes_trees(policy)
             policy.decoding = find_decoding(policy)
-        known = (policy.linear_head, policy.takes_trees, policy.decoding)
+            policy.own_steps = takes_own_steps(policy)
+        known = (policy.linear_head, policy.takes_trees, policy.decoding, policy.own_steps)
         _probed[*key, policy.weights_hash] = _probed[*key, None] = known
-    policy.linear_head, policy.takes_trees, policy.decoding = known
+    policy.linear_head, policy.takes_trees, policy.decoding, policy.own_steps = known
     if policy.decoding != Decoding():
         _tell(f"{policy.name} ({config.model_type}): {policy.decoding}")
 
 
-_probed: dict[tuple[object, ...], tuple[bool, bool, Decoding]] = {}
+_probed: dict[tuple[object, ...], tuple[bool, bool, Decoding, bool]] = {}
 """What was found, by configuration and weights, and by configuration alone."""
 _NO_SHAPE = ("_name_or_path", "architectures", "dtype", "transformers_version")
 """Of a configuration, what computes nothing."""
@@ -103,24 +107,61 @@ def _tell(text: str) -> None:
     log.warning("%s", text)
 
 
+def takes_own_steps(policy: Policy) -> bool:
+    """Whether the steps of `decode.py` give the states of full passes; where they are made for such
+    modules and do not, the log says so.
+    """
+    if not has_own_step(policy):
+        return False
+
+    def open_own(queries: Sequence[Query]) -> Stream:
+        weights = read_weights(policy, "as_is")
+        shared = common_length([q.prompt_ids for q in queries])
+        opening = read_opening(weights, queries[0].prompt_ids[:shared]) if shared else None
+        return OwnStream(weights, queries, opening)
+
+    ids = ids_of_words(policy, 36)
+    same = all(
+        _follows(policy, prompts, open_own)
+        for prompts in ([ids[:20], ids[20:29], ids[29:33]], [(*ids[9:], *t) for t in _tails(ids)])
+    )
+    if not same:
+        _tell(
+            f"{policy.name}: replies are decoded by the model's own code, which is slower: its "
+            "modules are those of Llama, and what they compute is not"
+        )
+    return same
+
+
 def find_decoding(policy: Policy) -> Decoding:
     """The fastest way of decoding that gives the states of full passes, tried on three prompts."""
     ids = ids_of_words(policy, 36)
     unequal = [ids[:20], ids[20:29], ids[29:33]]
     equal = [ids[:20], ids[10:30], ids[16:]]
-    padded = _follows(policy, unequal, Decoding(prefix=False))
-    if not (padded or _follows(policy, equal, Decoding(prefix=False))):
+
+    def follows(prompts: Sequence[tuple[int, ...]], decoding: Decoding) -> bool:
+        tried = replace(policy, decoding=decoding)
+        return _follows(policy, prompts, lambda queries: open_stream(tried, queries, 3))
+
+    padded = follows(unequal, Decoding(prefix=False))
+    if not (padded or follows(equal, Decoding(prefix=False))):
         alone = Decoding(batch=False)
-        exact = not policy.is_encoder_decoder and _follows(policy, unequal, alone)
+        exact = not policy.is_encoder_decoder and follows(unequal, alone)
         return alone if exact else Decoding(cache=False)
     if policy.is_encoder_decoder:  # an encoder shares no prefix
         return Decoding(padding=padded)
-    tails = (ids[:5], ids[5:8], ids[8:9]) if padded else (ids[:3], ids[3:6], ids[6:9])
+    tails = _tails(ids) if padded else (ids[:3], ids[3:6], ids[6:9])
     shared = [(*ids[9:], *tail) for tail in tails]  # long enough to be shared
-    return Decoding(padding=padded, prefix=_follows(policy, shared, Decoding(padding=padded)))
+    return Decoding(padding=padded, prefix=follows(shared, Decoding(padding=padded)))
 
 
-def _follows(policy: Policy, prompts: Sequence[tuple[int, ...]], decoding: Decoding) -> bool:
+def _tails(ids: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    return ids[:5], ids[5:8], ids[8:9]
+
+
+def _follows(
+    policy: Policy, prompts: Sequence[tuple[int, ...]], opened: Callable[[list[Query]], Stream]
+) -> bool:
     """Whether states decoded in this way are those of full passes, at every step.
 
     Three rows take a token each, are doubled, take another, and three of the six take a last one.
@@ -141,8 +182,7 @@ def _follows(policy: Policy, prompts: Sequence[tuple[int, ...]], decoding: Decod
         return close(stream.hidden, expected, tolerance(policy))
 
     try:
-        queries = [Query(prompt, ()) for prompt in prompts]
-        stream = open_stream(replace(policy, decoding=decoding), queries, 3)
+        stream = opened([Query(prompt, ()) for prompt in prompts])
         if not same(doubled[::2] * 2, 0):
             return False
         stream.step(first)

@@ -1,9 +1,11 @@
 """The reward model: a score for a reply to a question (docs/methods/self-motivated.md, stage D).
 
 It reads what the policy learns to write: the prompt without demonstrations, then the rationale with
-its answer sentence and EOS. Its scores have mean 0 and standard deviation 1 over the SFT model's
-attempts (over all given attempts, if it was trained by itself). Inference only:
-`methods/reward_model.py` trains it.
+its answer sentence and EOS. What scores the reply (`Score`) is a scalar head on one of its states,
+the log-likelihood under a policy that has learned nothing more, or under a verifier that DPO has
+taught to prefer right replies (V-STaR, arXiv 2402.06457, section 3). Its scores have mean 0 and
+standard deviation 1 over the SFT model's attempts (over all given attempts, if it was trained by
+itself). Inference only: `methods/train_scorers/reward_model.py` trains it.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch.nn import Linear
@@ -21,8 +23,8 @@ from torch.nn import Linear
 from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.models.forward import Row, micro_batches
-from rationalize.models.heads import load_head, reply_scores
+from rationalize.models.forward import Row, micro_batches, token_logprobs
+from rationalize.models.heads import Pooling, load_head, reply_scores
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
 from rationalize.models.read_only import read_only
@@ -36,6 +38,11 @@ ADAPTER = "reward"
 Reads = Literal["reply", "rationale"]
 """`reply`: the rationale with its answer sentence; `rationale`: without it."""
 
+Score = Literal["end", "answer", "mean", "likelihood", "dpo"]
+"""What scores a reply: a head on a state of it (`heads.Pooling`); `likelihood`: its mean
+log-probability a token; `dpo`: V-STaR's verifier, the log-probability of the whole reply.
+"""
+
 
 class RewardModel:
     """Scaled scores of replies.
@@ -45,13 +52,15 @@ class RewardModel:
     """
 
     def __init__(
-        self, policy_context: Callable[[], AbstractContextManager[Policy]], scalar_head: Linear, *,
-        mean: float = 0.0, std: float = 1.0, reads: Reads = "reply", weights_hash: str = "",
-        batch_tokens: int = 4096,
+        self, policy_context: Callable[[], AbstractContextManager[Policy]],
+        scalar_head: Linear | None, *, mean: float = 0.0, std: float = 1.0, reads: Reads = "reply",
+        score: Score = "end", weights_hash: str = "", batch_tokens: int = 4096,
     ) -> None:  # fmt: skip
-        """`policy_context()` yields the policy that scores, `scalar_head` is the head on it."""
+        """`policy_context()` yields the policy that scores; `scalar_head` is the head on it, None
+        where it scores by its log-probabilities.
+        """
         self._policy_context, self._scalar_head = policy_context, scalar_head
-        self.mean, self.std, self.reads = mean, std, reads
+        self.mean, self.std, self.reads, self.score = mean, std, reads, score
         self.weights_hash = weights_hash
         self._batch_tokens = batch_tokens
 
@@ -75,18 +84,26 @@ class RewardModel:
             variants.load(ADAPTER, folder)
             with variants.active(ADAPTER) as policy:
                 pass
-        scalar_head = load_head(policy, folder).requires_grad_(False)
+        scalar_head = scoring_head(policy, folder)
         policy.model.requires_grad_(False)
         return cls(lambda: nullcontext(policy), scalar_head, **scaling(facts))
 
     def utilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
     ) -> list[float]:
-        """Scores of rationales without an answer sentence; None counts as an empty rationale.
-
-        COALITION's utility with `judge: reward-model`.
+        """COALITION's utility with `judge: reward-model`: the scores of rationales that end in the
+        gold answer, as replies in training did. None asks for the reference, 0: the mean of the
+        attempts that scores were scaled over. An empty reply was in no training.
         """
-        return self.scores(questions, [r or "" for r in rationales], [None] * len(rationales))
+        given = [i for i, r in enumerate(rationales) if r is not None]
+        scores = self.scores(
+            [questions[i] for i in given], [rationales[i] or "" for i in given],
+            [questions[i].answer for i in given],
+        )  # fmt: skip
+        utilities = [0.0] * len(rationales)
+        for i, score in zip(given, scores, strict=True):
+            utilities[i] = score
+        return utilities
 
     def scores(
         self, questions: Sequence[Question], rationales: Sequence[str],
@@ -101,19 +118,28 @@ class RewardModel:
 
     @torch.no_grad()
     def raw(self, questions: Sequence[Question], texts: Sequence[str]) -> list[float]:
-        """The head's output for each text, without scaling."""
+        """The score of each text, without scaling."""
         outputs = [0.0] * len(texts)
         with self._policy_context() as policy:
             rows = [
                 reward_row(policy, q, t, tag=i)
                 for i, (q, t) in enumerate(zip(questions, texts, strict=True))
             ]
-            for passed in micro_batches(rows, self._batch_tokens):
+            # without a head, logits over the whole vocabulary are needed
+            most = self._batch_tokens if self._scalar_head is not None else self._batch_tokens // 4
+            for passed in micro_batches(rows, most):
                 with autocast(policy.device):
-                    scores = reply_scores(policy, self._scalar_head, passed)
-                for row, score in zip(passed, scores.tolist(), strict=True):
+                    scores = self._scores(policy, passed)
+                for row, score in zip(passed, scores, strict=True):
                     outputs[row.tag] = score
         return outputs
+
+    def _scores(self, policy: Policy, rows: Sequence[Row]) -> list[float]:
+        if self._scalar_head is None:
+            by_row = token_logprobs(policy, rows)
+            return [(p.mean() if self.score == "likelihood" else p.sum()).item() for p in by_row]
+        pooling: Any = self.score
+        return reply_scores(policy, self._scalar_head, rows, pooling).tolist()
 
 
 def reply(question: Question, rationale: str, prediction: str | None, reads: Reads) -> str:
@@ -157,6 +183,21 @@ def reward_model_folder(folder: Path | str) -> Path:
     return inside if (inside / FILE).is_file() else Path(folder)
 
 
+def has_head(score: Score) -> bool:
+    """Whether a scalar head scores, and not log-probabilities."""
+    return score in get_args(Pooling)
+
+
+def scoring_head(policy: Policy, folder: Path) -> Linear | None:
+    """The trained head in the folder of a reward model; None where it has none."""
+    if not has_head(read_facts(folder).get("score", "end")):
+        return None
+    return load_head(policy, folder).requires_grad_(False)
+
+
 def scaling(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts that `RewardModel` takes as keyword arguments."""
-    return {k: facts[k] for k in ("mean", "std", "reads", "weights_hash")}
+    """The facts that `RewardModel` takes as keyword arguments; earlier ones had a head at the
+    end.
+    """
+    named = {k: facts[k] for k in ("mean", "std", "reads", "weights_hash")}
+    return {**named, "score": facts.get("score", "end")}

@@ -110,7 +110,7 @@ def _rows_of(cache: Any, rows: Tensor) -> Any:
     return cache
 
 
-_MIN_SHARED = 24
+MIN_SHARED = 24
 """A common prefix of fewer tokens is not worth a forward pass of its own."""
 
 
@@ -130,7 +130,7 @@ class _DecoderOnly(_Cached):
         fits = max(map(len, sequences)) + new_tokens <= local_window(policy)
         shares = policy.decoding.prefix and fits and len(sequences) > 1
         shared = common_length(sequences) if shares else 0
-        if shared >= _MIN_SHARED:
+        if shared >= MIN_SHARED:
             # one pass over the shared prefix, whose cache is then copied to each row
             prefix = torch.tensor([sequences[0][:shared]], device=policy.device)  # (1, shared)
             self._mask = torch.ones_like(prefix)

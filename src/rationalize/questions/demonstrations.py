@@ -71,7 +71,11 @@ def demonstrations(
     candidates = BUILT_IN if source == "builtin" else train
     if source not in ("builtin", "train"):
         candidates = load_questions(_file(source), "train")
-    with_rationale = [one for q in candidates if (one := solved(q))]
+    distinct: dict[tuple[str, ...], Question] = {}
+    for q in candidates:
+        if one := solved(q):
+            distinct.setdefault(same_question_key(q), one)
+    with_rationale = list(distinct.values())
     shown = {form: [q for q in with_rationale if form_of(q) == form][:shots] for form in forms}
     missing = [form for form, demos in shown.items() if not demos]
     if missing:

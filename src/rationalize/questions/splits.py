@@ -93,11 +93,19 @@ def without_repeats(questions: Sequence[Question], held_out: Iterable[Question])
     counts only where it is equal.
     """
     held_texts = {" ".join(same_question_key(q)[:2]).strip() for q in held_out}
-    long = [text for text in held_texts if len(text) >= _MIN_CONTAINED]
+    # long ones by their first characters: a text is searched for all of them at once
+    begun: dict[str, list[str]] = {}
+    for held in held_texts:
+        if len(held) >= _MIN_CONTAINED:
+            begun.setdefault(held[:_MIN_CONTAINED], []).append(held)
 
     def repeats(question: Question) -> bool:
         text = " ".join(same_question_key(question)[:2]).strip()
-        return text in held_texts or any(held in text for held in long)
+        return text in held_texts or any(
+            text.startswith(held, i)
+            for i in range(len(text) - _MIN_CONTAINED + 1)
+            for held in begun.get(text[i : i + _MIN_CONTAINED], ())
+        )
 
     return [question for question in questions if not repeats(question)]
 

@@ -7,7 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rationalize.report.charts import Point, Series, charts_by_step, colours_of, line_chart
+from rationalize.report.charts import (
+    Point,
+    Scale,
+    Series,
+    charts_by_step,
+    colours_of,
+    line_chart,
+)
 
 ROLLOUT_KEYS = {
     "score": "score S",
@@ -21,6 +28,12 @@ ROLLOUT_KEYS = {
     "explained_variance": "explained variance of the value head",
     "length": "tokens a reply",
 }
+ROLLOUT_SCALES = {
+    "correctness": Scale(0.0, 1.0, percent=True), "without_signal": Scale(0.0, 1.0, percent=True),
+    "consistency": Scale(-1.0, 1.0), "plausibility": Scale(0.0, 1.0),
+    "diversity": Scale(0.0, 1.0), "kl": Scale(low=0.0), "explained_variance": Scale(high=1.0),
+    "length": Scale(low=0.0),
+}  # fmt: skip
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -30,23 +43,24 @@ def rollouts(rows: Rows) -> dict[str, Any] | None:
     if not rows:
         return None
     runs = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}
-    return charts_by_step(runs, [(k, title, title) for k, title in ROLLOUT_KEYS.items()], "update")
+    quantities = [(key, title, title) for key, title in ROLLOUT_KEYS.items()]
+    return charts_by_step(runs, quantities, "update", ROLLOUT_SCALES)
 
 
-def coverage(rows: Rows) -> list[dict[str, str]]:
+def coverage(rows: Rows) -> list[list[str]]:
     """A row per pass of the model over all training questions."""
     return [
-        {
-            "method": str(row["method"]),
-            "questions": str(row["questions"]),
-            "attempts": str(row["attempts"]),
-            "right": f"{row['pass_rate']:.1%}",
-            "solved": f"{row['solved']:.1%}",
-            "signal": f"{row['with_signal']:.1%} ({row['expected_signal']:.1%} expected)",
-            "unparsed": f"{row['unparsed']:.1%}",
-            "kept": f"{row['kept']} + {row['hinted']} hinted",
-            "rejected": ", ".join(f"{n} {why}" for why, n in row["rejected"].items()) or "none",
-        }
+        [
+            str(row["method"]),
+            str(row["questions"]),
+            str(row["attempts"]),
+            f"{row['pass_rate']:.1%}",
+            f"{row['solved']:.1%}",
+            f"{row['with_signal']:.1%} ({row['expected_signal']:.1%} expected)",
+            f"{row['unparsed']:.1%}",
+            f"{row['kept']} + {row['hinted']} hinted",
+            ", ".join(f"{n} {why}" for why, n in row["rejected"].items()) or "none",
+        ]
         for row in rows
     ]
 
@@ -71,7 +85,7 @@ def votes(rows: Rows) -> dict[str, Any] | None:
         ticks = {float(r["k"]): str(r["k"]) for r in of_method}
         svg = line_chart(
             series, label=f"accuracy of {method} by attempts", x_label="attempts k",
-            y_label="accuracy", x_ticks=ticks,
+            y_label="accuracy %", x_ticks=ticks, scale=Scale(0.0, 1.0, percent=True),
         )  # fmt: skip
         charts.append({"title": method, "svg": svg})
     return {"charts": charts, "legend": colours}

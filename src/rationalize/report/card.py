@@ -15,7 +15,6 @@ import yaml
 
 from rationalize.answers import answer_label
 from rationalize.evaluation.baselines import BETTER_READING, MAJORITY, reads_base_better
-from rationalize.evaluation.diagnostics import warnings
 from rationalize.evaluation.harness import Asked, harness_command
 from rationalize.evaluation.metrics import ACCURACY
 from rationalize.evaluation.tables import (
@@ -30,6 +29,7 @@ from rationalize.evaluation.tables import (
     show_p,
     splits_of,
 )
+from rationalize.evaluation.warnings import warnings
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.templates import question_text

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from markupsafe import Markup, escape
 
 from rationalize.report.text import visible
 
-COLOURS = (
-    "#0062a8", "#c8500a", "#00835f", "#a8479a", "#b07d00", "#3d96c9", "#5b4a9c", "#666666",
-    "#8c2f39", "#3f6b1f",
-)  # fmt: skip
-"""Distinct for most colour-blind readers, and dark enough for a white background."""
+COLOURS = tuple(f"var(--c{i})" for i in range(10))
+"""Of the style sheet: distinct for most colour-blind readers, on a light and on a dark page."""
 
 WIDTH, HEIGHT = 360, 220
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 36
+_RIGHT, _TOP, _BOTTOM = 10, 20, 36
+_DIGIT = 6.0  # width of a digit of a tick, in pixels
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How an axis shows the values of a metric."""
+
+    low: float | None = None
+    """The metric's bounds: no axis goes beyond them, unless a value does."""
+    high: float | None = None
+    percent: bool = False
+    """A share, shown in per cent."""
+
+    def of(self, value: float) -> float:
+        """A value as the axis shows it."""
+        return 100 * value if self.percent else value
+
+
+def scale_of(fact: Mapping[str, Any]) -> Scale:
+    """The scale of a metric of results.json."""
+    return Scale(fact.get("low"), fact.get("high"), fact.get("percent", False))
 
 
 class Point(NamedTuple):
@@ -49,9 +68,14 @@ class _Frame:
     y_low: float
     y_high: float
 
+    @cached_property
+    def left(self) -> float:
+        """Where the plot begins: right of the longest number of the y axis."""
+        return 10 + _DIGIT * max(len(number(v)) for v in ticks(self.y_low, self.y_high))
+
     def x(self, value: float) -> float:
         share = (value - self.x_low) / (self.x_high - self.x_low)
-        return round(_LEFT + share * (WIDTH - _LEFT - _RIGHT), 1)
+        return round(self.left + share * (WIDTH - self.left - _RIGHT), 1)
 
     def y(self, value: float) -> float:
         share = (value - self.y_low) / (self.y_high - self.y_low)
@@ -64,16 +88,19 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def shades(count: int) -> list[str]:
-    """`count` shades of one blue, the last the darkest."""
-    return [f"hsl(207 75% {78 - 46 * i / max(1, count - 1):.0f}%)" for i in range(count)]
+    """`count` shades of one blue, the last the strongest."""
+    strengths = [30 + 70 * i / max(1, count - 1) for i in range(count)]
+    return [f"color-mix(in srgb, var(--c0) {s:.0f}%, var(--paper))" for s in strengths]
 
 
 def line_chart(
-    series: Sequence[Series], *, label: str, x_label: str, y_label: str,
-    x_ticks: Mapping[float, str] | None = None,
+    series: Sequence[Series], *, label: str, x_label: str, y_label: str = "",
+    x_ticks: Mapping[float, str] | None = None, scale: Scale = Scale(),
 ) -> Markup:  # fmt: skip
     """Lines with their intervals, and markers where there are at most 12 points."""
-    frame = _frame([p for s in series for p in s.points], pad_x=bool(x_ticks))
+    series = [replace(s, points=[_scaled(p, scale) for p in s.points]) for s in series]
+    at_ticks = [Point(x, series[0].points[0].y) for x in x_ticks or ()]
+    frame = _frame([*(p for s in series for p in s.points), *at_ticks], scale, bool(x_ticks))
     parts = [_axes(frame, x_label, y_label, x_ticks)]
     # bars of several series at one x are shifted apart
     barred = [s for s in series if not s.band and any(p.low is not None for p in s.points)]
@@ -88,12 +115,12 @@ def line_chart(
         )
         if len(s.points) <= 12:
             parts.append(_dots(frame, s.points, s.colour, 5.5, 0.6 if s.faint else 1.0))
-    return _svg(parts, label)
+    return svg(parts, label)
 
 
 def charts_by_step(
     lines: Mapping[str, Sequence[Mapping[str, Any]]], quantities: Iterable[tuple[str, str, str]],
-    x_label: str,
+    x_label: str, scales: Mapping[str, Scale],
 ) -> dict[str, Any]:  # fmt: skip
     """A chart per quantity (key, name in the label, title) that a line has, and the legend."""
     colours, charts = colours_of(lines), []
@@ -106,17 +133,20 @@ def charts_by_step(
         ]
         if series:
             label = f"{quantity} by {x_label}"
-            svg = line_chart(series, label=label, x_label=x_label, y_label=title)
-            charts.append({"title": title, "svg": svg})
+            scale = scales.get(key, Scale())
+            chart = line_chart(series, label=label, x_label=x_label, scale=scale)
+            shown = f"{title} %" if scale.percent else title
+            charts.append({"title": shown, "svg": chart})
     return {"charts": charts, "legend": colours}
 
 
-def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, y_label: str) -> Markup:
+def scatter_chart(series: Sequence[Series], *, label: str, x_label: str, scale: Scale) -> Markup:
     """A cloud of dots per series."""
-    frame = _frame([p for s in series for p in s.points], pad_x=False)
-    parts = [_axes(frame, x_label, y_label, None)]
+    series = [replace(s, points=[_scaled(p, scale) for p in s.points]) for s in series]
+    frame = _frame([p for s in series for p in s.points], scale, False)
+    parts = [_axes(frame, x_label, "", None)]
     parts += [_dots(frame, s.points, s.colour, 4.5, 0.45) for s in series]
-    return _svg(parts, label)
+    return svg(parts, label)
 
 
 def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], *, label: str) -> Markup:
@@ -125,7 +155,7 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], *, label: str) -> Ma
     parts = []
     for i, (name, counts) in enumerate(rows):
         top, at = 4 + i * step, float(left)
-        parts.append(_text(left - 6, top + 12.5, name, "end"))
+        parts.append(text(left - 6, top + 12.5, name, "end"))
         for shade, count in zip(reversed(shades(len(counts))), counts, strict=True):
             width = (WIDTH - left - _RIGHT) * count / max(1, sum(counts))
             parts.append(
@@ -133,11 +163,11 @@ def stacked_bars(rows: Sequence[tuple[str, Sequence[int]]], *, label: str) -> Ma
                 f'fill="{shade}"><title>{count}</title></rect>'
             )
             if width > 8 * len(str(count)):
-                dark = shade in shades(len(counts))[len(counts) // 2 :]
-                kind = "on-dark" if dark else "name"
-                parts.append(_text(at + width / 2, top + 12.5, str(count), "middle", kind))
+                strong = shade in shades(len(counts))[len(counts) // 2 :]
+                kind = "on-strong" if strong else "name"
+                parts.append(text(at + width / 2, top + 12.5, str(count), "middle", kind))
             at += width
-    return _svg(parts, label, height=8 + step * len(rows))
+    return svg(parts, label, height=8 + step * len(rows))
 
 
 def thinned(points: Sequence[Point], most: int = 200) -> list[Point]:
@@ -159,15 +189,36 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _frame(points: Sequence[Point], *, pad_x: bool) -> _Frame:
-    # intervals must fit too; padding keeps marks off the edge
+def _scaled(point: Point, scale: Scale) -> Point:
+    low, high = (None if v is None else scale.of(v) for v in (point.low, point.high))
+    return Point(point.x, scale.of(point.y), low, high)
+
+
+def _frame(points: Sequence[Point], scale: Scale, pad_x: bool) -> _Frame:
+    # intervals must fit too; padding keeps marks off the edge, but not beyond what is possible
     xs = [p.x for p in points]
     ys = [v for p in points for v in (p.y, p.low, p.high) if v is not None]
     x_low, x_high = _apart(min(xs), max(xs))
     y_low, y_high = _apart(min(ys), max(ys))
     x_pad = (x_high - x_low) * (0.06 if pad_x else 0.02)
     y_pad = (y_high - y_low) * 0.06
-    return _Frame(x_low - x_pad, x_high + x_pad, y_low - y_pad, y_high + y_pad)
+    y_from, y_to = within(y_low - y_pad, y_high + y_pad, scale, min(ys), max(ys))
+    return _Frame(x_low - x_pad, x_high + x_pad, y_from, y_to)
+
+
+def within(
+    low: float, high: float, scale: Scale, least: float, most: float
+) -> tuple[float, float]:  # fmt: skip
+    """The ends of an axis, cut to the metric's bounds where no value (`least`, `most`) is outside.
+
+    >>> within(-0.4, 0.6, Scale(0, 1), 0.0, 0.0)
+    (0, 0.6)
+    """
+    if scale.low is not None:
+        low = min(least, max(low, scale.of(scale.low)))
+    if scale.high is not None:
+        high = max(most, min(high, scale.of(scale.high)))
+    return low, high
 
 
 def _apart(low: float, high: float) -> tuple[float, float]:
@@ -179,26 +230,24 @@ def _apart(low: float, high: float) -> tuple[float, float]:
 
 
 def _axes(frame: _Frame, x_label: str, y_label: str, x_ticks: Mapping[float, str] | None) -> str:
-    bottom, right = HEIGHT - _BOTTOM, WIDTH - _RIGHT
+    bottom, left, right = HEIGHT - _BOTTOM, frame.left, WIDTH - _RIGHT
     parts = []
     # y: grid lines and numbers
     for value in ticks(frame.y_low, frame.y_high):
         y = frame.y(value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y}" y2="{y}"/>')
-        parts.append(_text(_LEFT - 5, y + 3.5, _number(value), "end"))
+        parts.append(f'<line class="grid" x1="{left}" x2="{right}" y1="{y}" y2="{y}"/>')
+        parts.append(text(left - 5, y + 3.5, number(value), "end"))
     # x: ticks and their names
-    shown = x_ticks or {v: _number(v) for v in ticks(frame.x_low, frame.x_high)}
+    shown = x_ticks or {v: number(v) for v in ticks(frame.x_low, frame.x_high)}
     for value, name in shown.items():
         x = frame.x(value)
         parts.append(f'<line class="axis" x1="{x}" x2="{x}" y1="{bottom}" y2="{bottom + 4}"/>')
-        parts.append(_text(x, bottom + 15, name, "middle"))
-    # the x axis, and the labels of both
-    parts.append(f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
-    parts.append(_text((_LEFT + right) / 2, HEIGHT - 5, x_label, "middle", "name"))
-    middle = (_TOP + bottom) / 2
-    turned = f'transform="rotate(-90 10 {middle})"'
-    parts.append(f'<text class="name" x="10" y="{middle}" text-anchor="middle" {turned}>')
-    parts.append(f"{escape(visible(y_label))}</text>")
+        parts.append(text(x, bottom + 15, name, "middle"))
+    # the x axis, and the labels of both: that of y above its numbers, where it overlaps none
+    parts.append(f'<line class="axis" x1="{left}" x2="{right}" y1="{bottom}" y2="{bottom}"/>')
+    parts.append(text((left + right) / 2, HEIGHT - 5, x_label, "middle", "name"))
+    if y_label:
+        parts.append(text(0, 10, y_label, "start", "name"))
     return "".join(parts)
 
 
@@ -227,20 +276,19 @@ def _dots(frame: _Frame, points: Sequence[Point], colour: str, size: float, opac
     )
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     if value and abs(value) < 0.001:
         return f"{value:.0e}".replace("e-0", "e-").replace("-", "−")
     return f"{value:,.6g}".replace("-", "−")
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "") -> str:
+def text(x: float, y: float, words: str, anchor: str, kind: str = "") -> str:
     name = f' class="{kind}"' if kind else ""
-    return (
-        f'<text{name} x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(visible(text))}</text>'
-    )
+    place = f'x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"'
+    return f"<text{name} {place}>{escape(visible(words))}</text>"
 
 
-def _svg(parts: Iterable[str], label: str, height: int = HEIGHT) -> Markup:
+def svg(parts: Iterable[str], label: str, height: int = HEIGHT) -> Markup:
     head = (
         f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(visible(label))}" '
         'xmlns="http://www.w3.org/2000/svg">'

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from rationalize.evaluation.hacking import SURFACE, Case, cases, judge
-from rationalize.evaluation.metrics import Metric
 from rationalize.evaluation.suspects import Suspect, suspects
 from rationalize.evaluation.tables import NONE, heading, show, show_interval
-from rationalize.records import Attempt, Question
+from rationalize.records import Question
 from rationalize.report.browser import first_of_each
 from rationalize.report.charts import Point, Series, colours_of, line_chart
+from rationalize.report.material import Material
 from rationalize.text import clipped, visible
 
 CALLED = {"hacked": "hacked", "no sign": "no sign of hacking", "unknown": "cannot tell"}
@@ -24,19 +24,18 @@ def anchor(section: str, metric: str = "") -> str:
     return f"{section}-{re.sub(r'[^a-z0-9]+', '-', metric.lower())}" if metric else section
 
 
-def hacking(
-    results: Mapping[str, Any], attempts: Mapping[str, Sequence[Attempt]],
-    questions: Mapping[str, Question], metrics: Sequence[Metric], browser: Mapping[str, Any],
-) -> dict[str, Any] | None:  # fmt: skip
+def hacking(material: Material) -> dict[str, Any] | None:
     """The section's data; None where results do not record which rewards were trained.
 
-    Suspects are linked, so only `attempts` that the page's browser shows can be listed.
+    Suspects are linked, so only attempts that the page's browser shows can be listed.
     """
+    results, attempts, questions = material.results, material.of_first, material.questions
+    metrics = material.metrics
     trained = cases(results, attempts, questions, metrics)
     if not trained:
         return None
     stages = [_stage(case, i) for i, case in enumerate(trained)]
-    lists, ids = [], {q["id"] for q in browser["questions"]}
+    lists, ids = [], {q["id"] for q in material.browser["questions"]}
     for method in dict.fromkeys(case.method for case in trained):
         case = next(case for case in trained if case.method == method)
         shown_attempts = first_of_each(attempts.get(method, [])).values()
@@ -44,7 +43,7 @@ def hacking(
         if listed := suspects(case, linked, questions, metrics):
             shown = [_suspect(s, questions, results["metrics"]) for s in listed]
             lists.append({"method": method, "rows": shown})
-    return {"stages": stages, "suspects": lists}
+    return {"stages": stages, "suspects": lists, "split": material.first}
 
 
 def _stage(case: Case, index: int) -> dict[str, Any]:

@@ -4,6 +4,8 @@ runs.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from functools import cache
 from pathlib import Path
@@ -22,13 +24,23 @@ HOME = Path(__file__).parent
 
 
 @cache
-def template(name: str) -> Template:
+def template(name: str, home: Path = HOME) -> Template:
     """A page's template; every text put into it is made visible and escaped."""
     environment = Environment(
-        loader=FileSystemLoader(HOME), autoescape=True, undefined=StrictUndefined,
+        loader=FileSystemLoader(home), autoescape=True, undefined=StrictUndefined,
         finalize=finalize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template(name)
+
+
+def script(*names: str) -> Markup:
+    """Script files of this folder as one."""
+    return Markup("\n".join((HOME / name).read_text(encoding="utf-8") for name in names))
+
+
+def hash_of(code: str) -> str:
+    """By which a page's policy allows a script or style: SHA-256 in base 64."""
+    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
 
 
 def style() -> Markup:

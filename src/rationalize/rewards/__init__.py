@@ -18,6 +18,7 @@ from rationalize.rewards.diversity import diversity
 from rationalize.rewards.fluency import fluency
 from rationalize.rewards.following import negation_drop, removal_drop, truncation_drop
 from rationalize.rewards.information_gain import information_gain
+from rationalize.rewards.judge import Ratings, judge
 from rationalize.rewards.length import length
 from rationalize.rewards.option_copying import option_copying
 from rationalize.rewards.plausibility import StatementProbabilities, plausibility
@@ -44,6 +45,7 @@ class Scorers:
     verifier: StatementProbabilities | None = None
     reward_model: ReplyScores | None = None
     base: Policy | None = None
+    judge: Ratings | None = None
 
 
 READS_ANSWERS: dict[str, Callable[[AnswerProbabilities], Reward]] = {
@@ -68,6 +70,7 @@ REWARDS: dict[str, Callable[[Scorers], Reward]] = {
     **{name: _with_answer_scorer(name) for name in READS_ANSWERS},
     "plausibility": lambda s: plausibility(_needed(s.verifier, "plausibility", "verifier")),
     "reward_model": lambda s: reward_model(_needed(s.reward_model, "reward_model", "reward_model")),
+    "judge": lambda s: judge(_needed(s.judge, "judge", "judge")),
     "length": lambda s: length(),
     "option_copying": lambda s: option_copying(),
     "answer_leak": lambda s: answer_leak(),
@@ -90,6 +93,8 @@ _SOURCES = {
     "--verifier DIR, or `--verifier vera`",
     "reward_model": "a reward model: train one with `rationalize train reward-model` and name its "
     "folder, --reward-model DIR",
+    "judge": "a model behind a server, --judge-model NAME@URL; to train on it, name one as a "
+    "reward of your own (docs/study.md)",
     "base": "the untouched base model",
 }
 
@@ -97,7 +102,7 @@ _SOURCES = {
 def load_rewards(
     names: Sequence[str], *, answer_scorer: AnswerProbabilities | None = None,
     verifier: StatementProbabilities | None = None, reward_model: ReplyScores | None = None,
-    base: Policy | None = None,
+    base: Policy | None = None, judge: Ratings | None = None,
 ) -> list[Reward]:  # fmt: skip
     """Rewards by name, or `module:function` for your own.
 
@@ -106,7 +111,7 @@ def load_rewards(
     >>> [r.name for r in load_rewards(["diversity", "length"])]
     ['diversity', 'length']
     """
-    scorers = Scorers(answer_scorer, verifier, reward_model, base)
+    scorers = Scorers(answer_scorer, verifier, reward_model, base, judge)
     return [_load(name, scorers) for name in names]
 
 

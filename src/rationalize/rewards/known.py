@@ -19,7 +19,7 @@ class _NotLoaded:
 
 def known_rewards(
     names: Sequence[str], *, answer_scorer: bool = True, verifier: bool = True,
-    reward_model: bool = True,
+    reward_model: bool = True, judge: bool = True,
 ) -> list[Reward]:  # fmt: skip
     """The rewards of these names, which cannot score yet.
 
@@ -30,7 +30,7 @@ def known_rewards(
     rewards = load_rewards(
         list(dict.fromkeys(names)), answer_scorer=model if answer_scorer else None,
         verifier=model if verifier else None, reward_model=model if reward_model else None,
-        base=model,
+        base=model, judge=model if judge else None,
     )  # fmt: skip
     RewardSuite(rewards)
     return rewards

@@ -19,8 +19,9 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,10 +30,12 @@ from rationalize.config import dump_yaml
 from rationalize.environment import environment
 from rationalize.errors import UserError
 from rationalize.files import make_folder, mend_lines, plain, whole_lines, write_text
-from rationalize.progress import say
+from rationalize.progress import PROGRESS, hide, say, show_in
 from rationalize.records import Attempt
+from rationalize.runs.clock import TIMES, timed
 from rationalize.runs.inputs import Inputs, record_inputs
 from rationalize.runs.lock import lock, unlock
+from rationalize.runs.log import LoggedLines
 from rationalize.runs.resume import (
     BASE_HASH,
     check_resumable,
@@ -107,6 +110,7 @@ class Run:
         if inputs is not None:
             record_inputs(path, inputs)
         _tidy(path)
+        show_in(path / PROGRESS)
         run._record_environment()
         if tracker := wanted.get("track"):
             run = dataclasses.replace(run, mirror=Mirror(tracker, path, wanted))
@@ -124,6 +128,8 @@ class Run:
         """Let another process write this run; the end of this process does the same."""
         if self.mirror:
             self.mirror.close()
+        if self.access == "write":
+            hide(self.path / PROGRESS)
         unlock(self.path)
 
     def __enter__(self) -> Run:
@@ -146,22 +152,26 @@ class Run:
             if self.mirror:
                 self.mirror.log(stage, step, metrics)
 
+    @cached_property
+    def _logged(self) -> LoggedLines:
+        return LoggedLines(self.path / "metrics.jsonl")
+
     def rewind(self, stage: str, step: int) -> None:
         """Drop the stage's lines of `step` and later: a resumed stage logs them again."""
         if not self._writes():
             return
-        lines = whole_lines(self.path / "metrics.jsonl")
-        kept = [line for line in lines if line["stage"] != stage or line["step"] < step]
-        if len(kept) < len(lines):
+        if self._logged.reaches(stage, step):
+            lines = whole_lines(self.path / "metrics.jsonl")
+            kept = [line for line in lines if line["stage"] != stage or line["step"] < step]
             _write_lines(self.path / "metrics.jsonl", kept)
+            self._logged.forget()
 
     def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
         """Logged lines of one stage or of all, by the stages' names, each stage's as written.
 
         How lines of several stages lie between each other depends on when a run was killed.
         """
-        lines = _in_order(whole_lines(self.path / "metrics.jsonl"))
-        return [line for line in lines if stage is None or line["stage"] == stage]
+        return self._logged.all() if stage is None else self._logged.of(stage)
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """The facts that `finish` stored, or None while the stage is not finished."""
@@ -170,6 +180,10 @@ class Run:
     def finish(self, stage: str, **facts: Any) -> None:
         """Mark a stage as finished, with facts that later stages and the report need."""
         self.write_json("stages.json", {**(self.read_json("stages.json") or {}), stage: facts})
+
+    def timed(self, part: str) -> AbstractContextManager[None]:
+        """A block whose seconds are appended to `times.jsonl`, for `rationalize plan`."""
+        return timed(self.path, part, written=self._writes())
 
     def append(self, attempts: Iterable[Attempt], shard: str) -> None:
         """Add an immutable shard of attempts; one of this name that is already there stays."""
@@ -191,6 +205,10 @@ class Run:
         """Attempts as they were appended, e.g. `run.attempts(split="train", writer="teacher")`."""
         files = [self.path / "attempts" / shard["file"] for shard in self._shards().values()]
         return [attempt for file in files for attempt in load_attempts(file, **equal)]
+
+    def shards(self) -> list[str]:
+        """The names of the shards of attempts, the newest last."""
+        return list(self._shards())
 
     def has_shard(self, shard: str) -> bool:
         """Whether `append` has stored a shard of this name."""
@@ -269,7 +287,9 @@ def _tidy(path: Path) -> None:
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)
-    mend_lines(path / "metrics.jsonl")
+    (path / PROGRESS).unlink(missing_ok=True)
+    for name in ("metrics.jsonl", TIMES):
+        mend_lines(path / name)
 
 
 def _in_order(lines: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

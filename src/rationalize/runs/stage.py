@@ -63,7 +63,9 @@ class Stage:
     def once(self, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """The facts that `make` returned when it was called, now or by an earlier start."""
         if self.done is None:
-            self.run.finish(self.name, **make())
+            with self.run.timed(self.name):
+                facts = make()
+            self.run.finish(self.name, **facts)
         self._forget_checkpoints()
         return self.done or {}
 
@@ -94,7 +96,9 @@ class Stage:
         shard = f"{self.name}-{part}"
         if not self.run.has_shard(shard):
             known = self.source.stored(part) if self.source else None
-            self.run.append(write() if known is None else known, shard)
+            with self.run.timed(shard):
+                attempts = write() if known is None else known
+            self.run.append(attempts, shard)
         return self.run.read_shard(shard)
 
     def read(self, part: str) -> list[Attempt]:
@@ -111,7 +115,9 @@ class Stage:
         name = f"{file}.json"
         if self.run.read_json(name) is None:
             known = self.source.run.read_json(name) if self.source else None
-            self.run.write_json(name, measure() if known is None else known)
+            with self.run.timed(file):
+                value = measure() if known is None else known
+            self.run.write_json(name, value)
         return self.run.read_json(name)
 
     def log(self, section: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -177,7 +177,7 @@ class Endpoint:
         """Follows no redirection: that would send the key to another server."""
         opener = OpenerDirector()
         for handler in (
-            ProxyHandler({} if _is_loopback(urlsplit(self.url).hostname or "") else None),
+            ProxyHandler({} if is_loopback(urlsplit(self.url).hostname or "") else None),
             HTTPHandler(),
             HTTPSHandler(context=ssl.create_default_context()),
             HTTPDefaultErrorHandler(),
@@ -285,7 +285,7 @@ def _fault(message: str, code: object) -> Fault:
     return "setting" if _SETTING_AT_FAULT.search(words) else "unclear"
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     """Whether the host is this machine, which is reached without a proxy."""
     try:
         return ipaddress.ip_address(host).is_loopback

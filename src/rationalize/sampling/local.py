@@ -1,7 +1,9 @@
 """Sample from a policy in this process.
 
-A prompt is read once for all its samples. Prompts of similar length share a batch, and finished
-rows leave it. On processors that compute in bfloat16, the weights are read from a bfloat16 copy.
+A prompt is read once for all its samples, and what all prompts begin with is read once for all of
+them. Prompts of similar length share a batch, and finished rows leave it. On processors that
+compute in bfloat16, the weights are read from a bfloat16 copy (`models/shadows.py`). Models of the
+family of Llama and Qwen are decoded by steps of our own (`models/decode.py`).
 Sample j of a prompt depends on `(seed, j)` alone, not on its batch (up to rounding of the logits).
 """
 
@@ -16,10 +18,14 @@ from torch import Tensor
 from rationalize.answers import end_after_answer
 from rationalize.errors import UserError
 from rationalize.models.context import over_context
+from rationalize.models.decode import Memory, OwnStream, read_opening
+from rationalize.models.decode_weights import DecodeWeights, check_int8
 from rationalize.models.forward import head
 from rationalize.models.policy import Policy
-from rationalize.models.precision import frozen_copy, has_fast_bfloat16
-from rationalize.models.streams import Query, open_stream
+from rationalize.models.precision import has_fast_bfloat16
+from rationalize.models.shadows import decode_weights, forget_shadows, half_copy
+from rationalize.models.streams import MIN_SHARED, Query, Stream, common_length, open_stream
+from rationalize.models.tuning import device_memory
 from rationalize.progress import Progress
 from rationalize.records import Completion
 from rationalize.sampling.beams import beam_search
@@ -31,28 +37,77 @@ __all__ = ["Sampler", "SamplingConfig"]
 
 _TAIL = 8  # last tokens that are searched for `stop` at every step
 _MIN_ACTIVE = 0.9  # finished rows leave below this share of active ones: leaving copies the cache
+_EIGHT = 8
+"""Rows that stay are a multiple of it where that many are left: for every new number of rows, the
+kernels of a step are made anew, and fewer rows take no less time.
+"""
+MAX_ROWS = 256
+"""Rows of a batch; products of more are no faster."""
+_BATCH_TOKENS = 16_384
+"""Tokens that a batch keeps where the memory is not known, or what a token takes of it."""
+_MEMORY_SHARE = 1 / 16
+"""Of the device's memory, for the keys and values of a batch."""
+
+
+class _Writer:
+    """Streams and logits of one call: by our own steps, or by transformers' forward pass."""
+
+    def __init__(self, policy: Policy, weights: DecodeWeights | None = None) -> None:
+        self.policy, self._weights = policy, weights
+        self._opening: Memory | None = None
+
+    def read_opening(self, queries: Sequence[Query]) -> None:
+        """Read what all queries begin with, once for all batches."""
+        if not self._weights or len(queries) < 2:
+            return
+        shared = common_length([(*q.prompt_ids, *q.control_ids) for q in queries])
+        if shared >= MIN_SHARED:
+            ids = (*queries[0].prompt_ids, *queries[0].control_ids)[:shared]
+            self._opening = read_opening(self._weights, ids)
+
+    def open(self, queries: Sequence[Query], new_tokens: int) -> Stream:
+        if self._weights:
+            return OwnStream(self._weights, queries, self._opening)
+        return open_stream(self.policy, queries, new_tokens)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits (R, n_vocab) of states (R, d)."""
+        return self._weights.head(hidden) if self._weights else head(self.policy, hidden)
+
+    def tokens_kept(self, prompt: int, n: int, new: int) -> int:
+        """Tokens whose keys and values are kept for a prompt of so many tokens and its samples."""
+        return prompt + n * new if self._weights else n * (prompt + new)
+
+    def batch_tokens(self) -> int:
+        """Tokens that a batch may keep. By memory that the device has, used or not: the same in
+        each start.
+        """
+        memory = device_memory(self.policy.device)
+        if not self._weights or memory is None:
+            return _BATCH_TOKENS
+        return max(_BATCH_TOKENS, int(_MEMORY_SHARE * memory / self._weights.bytes_per_token))
 
 
 class Sampler:
-    """Writes completions with the weights that the policy had when this was made or refreshed."""
+    """Writes completions with the policy's weights as they are at each call."""
 
     def __init__(
         self,
         policy: Policy,
         *,
         guidance: float = 0.0,
-        batch_tokens: int = 16_384,
+        batch_tokens: int | None = None,
         shadow: bool = True,
     ) -> None:
         """`guidance` w decodes from `best + w (best - worst)`, the log-probabilities under the
-        control tokens asked for and under the worst ones. `batch_tokens` bounds the cache: rows of
-        a batch times their longest length. `shadow=False` keeps the weights' precision.
+        control tokens asked for and under the worst ones. `batch_tokens` bounds the cache, in
+        tokens that a batch keeps; None: by the device's memory. `shadow=False` keeps the weights'
+        precision.
         """
         self.policy = policy
         self.guidance = guidance
         self.batch_tokens = batch_tokens
         self.shadow = shadow
-        self.refresh()
 
     @property
     def name(self) -> str:
@@ -62,14 +117,24 @@ class Sampler:
     @property
     def dtype(self) -> torch.dtype:
         """What replies are computed in."""
-        return self._writer.dtype
+        half = self.shadow and has_fast_bfloat16(self.policy.device)
+        return torch.bfloat16 if half else self.policy.dtype
 
     def refresh(self) -> None:
-        """Take over the policy's weights as they are now."""
-        policy = self._writer = self.policy
+        """Take over weights that were written through `.data`; other changes are noticed."""
+        forget_shadows()
+
+    def _writer(self, config: SamplingConfig) -> _Writer:
+        """What writes with the weights as they are now."""
+        policy = self.policy
+        if config.weights == "int8":
+            check_int8(policy)
+            return _Writer(policy, decode_weights(policy, "int8"))
         # decoding spends its time reading weights, and bfloat16 halves their bytes
-        if self.shadow and has_fast_bfloat16(policy.device) and policy.dtype != torch.bfloat16:
-            self._writer = replace(policy, model=frozen_copy(policy.model, torch.bfloat16))
+        half = self.shadow and has_fast_bfloat16(policy.device)
+        if policy.own_steps and config.beams == 1:
+            return _Writer(policy, decode_weights(policy, "bfloat16" if half else "as_is"))
+        return _Writer(replace(policy, model=half_copy(policy)) if half else policy)
 
     def sample(
         self,
@@ -112,12 +177,14 @@ class Sampler:
             self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
         ]
         self._refuse_beyond_context(prompts, queries, config)
+        writer = self._writer(config)
+        writer.read_opening([q for views in queries for q in views])
         # batches are written longest first; `batch` holds the indices of their prompts
         ids_PG: list[list[list[int]]] = [[] for _ in prompts]
         done = tokens = 0  # prompts and tokens of finished batches
-        for batch in self._batches(queries, max(n, config.beams), config.max_new_tokens):
+        for batch in self._batches(queries, writer, max(n, config.beams), config.max_new_tokens):
             if searched:
-                beams_PG = beam_search(self._writer, [queries[i][0] for i in batch], config)
+                beams_PG = beam_search(writer.policy, [queries[i][0] for i in batch], config)
                 for i, beams_G in zip(batch, beams_PG, strict=True):
                     ids_PG[i] = beams_G
                 done += len(batch)
@@ -131,7 +198,7 @@ class Sampler:
             )
             written: list[list[int]] = []
             for written, finished in self._write(
-                [queries[i] for i in batch], config, n, uniform_RT, stop
+                writer, [queries[i] for i in batch], config, n, uniform_RT, stop
             ):
                 if progress:
                     progress(done + finished // n, len(prompts), tokens + sum(map(len, written)))
@@ -179,7 +246,7 @@ class Sampler:
         return tuple(Query(ids, tuple(prefix(view))) for view in views)
 
     def _batches(
-        self, queries: Sequence[tuple[Query, ...]], n: int, new: int
+        self, queries: Sequence[tuple[Query, ...]], writer: _Writer, n: int, new: int
     ) -> Iterator[list[int]]:
         """Indices of queries to write together, longest first. Queries of a batch have equally
         many views and control tokens, and one length if the model cannot pad.
@@ -188,10 +255,13 @@ class Sampler:
         def shape(i: int) -> tuple[int, int, int]:
             return len(queries[i]), len(queries[i][0].control_ids), len(queries[i][0].prompt_ids)
 
+        budget = self.batch_tokens or writer.batch_tokens()
         batch: list[int] = []
         for i in sorted(range(len(queries)), key=shape, reverse=True):
             views, controls, length = shape(batch[0] if batch else i)  # the first is the longest
-            full = (len(batch) + 1) * n * views * (length + controls + new) > self.batch_tokens
+            tokens = writer.tokens_kept(length + controls, n, new)
+            larger = (len(batch) + 1) * views
+            full = larger * tokens > budget or larger * n > MAX_ROWS
             alike = 2 if self.policy.decoding.padding else 3  # of the shape's numbers
             if batch and (full or shape(i)[:alike] != shape(batch[0])[:alike]):
                 yield batch
@@ -201,15 +271,15 @@ class Sampler:
             yield batch
 
     def _write(
-        self, queries: Sequence[tuple[Query, ...]], config: SamplingConfig, n: int,
-        uniform_RT: Tensor, stop: str | None,
+        self, writer: _Writer, queries: Sequence[tuple[Query, ...]], config: SamplingConfig,
+        n: int, uniform_RT: Tensor, stop: str | None,
     ) -> Iterator[tuple[list[list[int]], int]]:  # fmt: skip
         """Yields after every step the token ids per query and sample (EOS included where it was
         written), and how many of them are finished.
         """
         views = len(queries[0])  # the stream's rows are all of the first view, then of the second
         starts = [q[view] for view in range(views) for q in queries]
-        stream = open_stream(self._writer, starts, config.max_new_tokens)
+        stream = writer.open(starts, config.max_new_tokens)
         # prompts were read once each; from here on a row is a sample
         if n > 1:
             stream.repeat(n)
@@ -219,7 +289,7 @@ class Sampler:
         ends = torch.tensor(self.policy.ends)
         for step in range(config.max_new_tokens):
             # draw a token per row; rows that are finished but still there are ignored
-            logits_RV = self._combine(head(self._writer, stream.hidden), views)
+            logits_RV = self._combine(writer.head(stream.hidden), views)
             tokens_R = draw(logits_RV, config, uniform_RT[sample_R, step]).cpu()
             for sample, token, active in zip(
                 sample_R.tolist(), tokens_R.tolist(), active_R.tolist(), strict=True
@@ -238,8 +308,10 @@ class Sampler:
                 return
 
             # drop finished rows once there are enough of them, then feed the tokens to all views
-            if n_active < _MIN_ACTIVE * len(active_R):
-                kept = active_R.nonzero()[:, 0]
+            n_kept = -(-n_active // _EIGHT) * _EIGHT
+            if n_kept <= _MIN_ACTIVE * len(active_R):
+                spare = (~active_R).nonzero()[: n_kept - n_active, 0]
+                kept = torch.cat([active_R.nonzero()[:, 0], spare]).sort().values
                 stream.select(torch.cat([kept + view * len(active_R) for view in range(views)]))
                 sample_R, tokens_R, active_R = sample_R[kept], tokens_R[kept], active_R[kept]
             stream.step(tokens_R.repeat(views))

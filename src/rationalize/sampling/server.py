@@ -163,6 +163,10 @@ class ServerSampler:
             )
         if config.beams > 1:
             raise UsageError(f"sampling.beams is {config.beams}; expected 1: servers have no beams")
+        if config.weights != "auto":
+            raise UsageError(
+                f"sampling.weights is {config.weights}; expected auto: a server has its own"
+            )
         n = 1 if config.greedy else config.n  # greedy: one reply, repeated; any seed
         # equal prompts with equal seeds are one job, asked and paid for once
         jobs_P = [

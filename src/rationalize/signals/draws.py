@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +19,17 @@ def shuffled_passes(n: int, batch_size: int, step: int, seed: int | Sequence[int
     # each pass has a permutation of its own; take from it until the batch is full
     while len(batch) < batch_size:
         epoch, offset = divmod(position, n)
-        order = np.random.default_rng([*_seeds(seed), epoch]).permutation(n)
+        order = _permutation(n, (*_seeds(seed), epoch))
         take = order[offset : offset + batch_size - len(batch)]
         batch.extend(take.tolist())
         position += len(take)
     return batch
+
+
+@functools.lru_cache(maxsize=16)
+def _permutation(n: int, seeds: tuple[int, ...]) -> np.ndarray:
+    """Made once for the steps of a pass; not to be written to."""
+    return np.random.default_rng(seeds).permutation(n)
 
 
 def shuffled_parts(n: int, parts: int, seed: int | Sequence[int]) -> list[list[int]]:
@@ -30,28 +38,46 @@ def shuffled_parts(n: int, parts: int, seed: int | Sequence[int]) -> list[list[i
     return [part.tolist() for part in np.array_split(order, parts)]
 
 
+class BinMembers(NamedTuple):
+    """The rows of each filled bin of a reward, best bin first."""
+
+    filled: np.ndarray
+    """The bins (F,)."""
+    members: list[np.ndarray]
+    """Of each of them the rows, ascending."""
+
+    @classmethod
+    def of(cls, bins_N: np.ndarray) -> BinMembers:
+        filled, counts = np.unique(bins_N, return_counts=True)
+        rows = np.argsort(bins_N, kind="stable")
+        return cls(filled, np.split(rows, np.cumsum(counts)[:-1]))
+
+
 def balanced_bins(
-    bins: Mapping[str, np.ndarray], batch_size: int, step: int, seed: int | Sequence[int], *,
-    over_draw: float = math.inf,
+    bins: Mapping[str, np.ndarray | BinMembers], batch_size: int, step: int,
+    seed: int | Sequence[int], *, over_draw: float = math.inf,
 ) -> list[int]:  # fmt: skip
     """Indices of batch `step`: per row a uniform reward, then a bin of it by `capped_shares`, then
     a uniform row of that bin.
 
     Uniform draws over the pool hardly ever train a bin with 3 % of it, as ties and by-value rewards
-    make them. `bins` maps each reward to the bins (N,) of the rows.
+    make them. `bins` maps each reward to the bins (N,) of the rows, or to their `BinMembers`, made
+    once for many steps.
     """
     rng = np.random.default_rng([*_seeds(seed), step])
     names = sorted(bins)
-    parts: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # reward -> its filled bins, their shares
+    parts: dict[str, tuple[list[np.ndarray], np.ndarray]] = {}  # reward -> rows and share of a bin
     batch = []
     for _ in range(batch_size):
         name = names[rng.integers(len(names))]
         if name not in parts:
-            filled, counts = np.unique(bins[name], return_counts=True)
-            parts[name] = filled, capped_shares(counts, over_draw)
-        filled, shares = parts[name]
-        members = np.flatnonzero(bins[name] == filled[rng.choice(len(shares), p=shares)])
-        batch.append(int(members[rng.integers(len(members))]))
+            of_reward = bins[name]
+            known = of_reward if isinstance(of_reward, BinMembers) else BinMembers.of(of_reward)
+            counts = [len(rows) for rows in known.members]
+            parts[name] = known.members, capped_shares(counts, over_draw)
+        members, shares = parts[name]
+        rows = members[rng.choice(len(shares), p=shares)]
+        batch.append(int(rows[rng.integers(len(rows))]))
     return batch
 
 

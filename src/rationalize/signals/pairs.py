@@ -25,9 +25,11 @@ class Preference(NamedTuple):
 
 
 def prefer(
-    utilities_N: Sequence[float], reference: float, texts_N: Sequence[str], *, filtered: bool = True
-) -> Preference | Why:
-    """The best and the worst candidate, or why there is no pair.
+    utilities_N: Sequence[float], reference: float, texts_N: Sequence[str], *,
+    filtered: bool = True, margin: float = 0.0,
+) -> Preference | Why:  # fmt: skip
+    """The best and the worst candidate, or why there is no pair. With the filter, the best must be
+    above the reference and the worst by more than `margin`.
 
     The first of equal ones is the best, the last of equal ones the worst: without the filter, a tie
     of two candidates is won by candidate 0, as in the released code. Identical texts are no pair.
@@ -50,9 +52,9 @@ def prefer(
     rejected = int(len(utilities) - 1 - utilities[::-1].argmin())
     if texts_N[chosen] == texts_N[rejected]:
         return "identical"
-    if filtered and utilities[chosen] == utilities[rejected]:
+    if filtered and not utilities[chosen] - utilities[rejected] > margin:
         return "tie"
-    if filtered and not utilities[chosen] > reference:
+    if filtered and not utilities[chosen] - reference > margin:
         return "below the reference"
     return Preference(chosen, rejected)
 

@@ -9,7 +9,7 @@ Self-motivated Learning (arXiv 2404.07017), the levels are ours (docs/methods/se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -41,17 +41,33 @@ def pairs_across(
     >>> pairs_across([1, 0, None, 0])
     [(0, 1), (0, 3)]
     """
-    pairs = [
-        (i, j)
-        for i, a in enumerate(levels_N)
-        for j, b in enumerate(levels_N)
-        if a is not None and b is not None and a > b
-    ]
-    if not cap or len(pairs) <= cap:
-        return pairs
-    # the drawn pairs keep the order of all pairs
-    chosen = np.random.default_rng(seed).choice(len(pairs), cap, replace=False)
-    return [pairs[i] for i in sorted(chosen)]
+    ranked = [(i, level) for i, level in enumerate(levels_N) if level is not None]
+    below = {a: [j for j, b in ranked if b < a] for a in {level for _, level in ranked}}
+    # all pairs in order, of which only the drawn ones are made: those of an attempt follow each
+    # other, and end where `ends` says
+    ends = np.cumsum([len(below[level]) for _, level in ranked])
+    total = int(ends[-1]) if len(ends) else 0
+    drawn = np.arange(total)
+    if cap and total > cap:
+        drawn = np.sort(np.random.default_rng(seed).choice(total, cap, replace=False))
+    pairs = []
+    for number, place in zip(drawn, np.searchsorted(ends, drawn, side="right"), strict=True):
+        i, level = ranked[place]
+        pairs.append((i, below[level][number - ends[place]]))  # from the end of the attempt's own
+    return pairs
+
+
+def rates_in_order(groups_P: Sequence[Hashable], margins_P: Sequence[float]) -> list[float]:
+    """Per group (a question), in order of appearance, the share of its pairs whose margin, better
+    less worse, is above 0; a margin of 0 counts half.
+
+    >>> rates_in_order(["a", "a", "b"], [0.3, -0.1, 0.0])
+    [0.5, 0.5]
+    """
+    by_group: dict[Hashable, list[float]] = {}
+    for group, margin in zip(groups_P, margins_P, strict=True):
+        by_group.setdefault(group, []).append(0.5 * (1 + float(np.sign(margin))))
+    return [float(np.mean(signs)) for signs in by_group.values()]
 
 
 def usable_share(pass_rate: float, n: int) -> float:

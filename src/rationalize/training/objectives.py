@@ -24,7 +24,7 @@ from rationalize.models.forward import (
     micro_batches,
     token_logprobs,
 )
-from rationalize.models.heads import head_values, reply_scores
+from rationalize.models.heads import Pooling, head_values, reply_scores
 from rationalize.models.likelihood import token_nll
 from rationalize.training.loop import FitConfig, Grouped, Loss, LossOutput
 from rationalize.training.losses import (
@@ -74,8 +74,9 @@ def quark(
         both = collate([*rows, *others], policy)
         logits_MV = head(policy, hidden_at_response(policy, both))
         n = len(batch.targets)
+        logits_NV = logits_MV[:n] if others else logits_MV  # a slice copies in the backward pass
         total, nll_N, kl_N, entropy_N = quark_loss(
-            logits_MV[:n], reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction,
+            logits_NV, reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction,
             overwrite=True,
         )  # fmt: skip
         metrics = {"nll": nll_N.sum().item()}
@@ -171,14 +172,17 @@ class RankTag(NamedTuple):
     """Weight of the question, the same in all its rows."""
 
 
-def rank(scalar_head: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0) -> Loss:
+def rank(
+    scalar_head: Linear, *, kind: RankLoss = "pairwise", centre: float = 0.0,
+    pooling: Pooling = "end",
+) -> Loss:  # fmt: skip
     """A reward model's rank loss over rows tagged with `RankTag`, summed over questions.
 
     All rows of a question must be in one pass. Each is encoded once, however many pairs it is in.
     """
 
     def loss(policy: Policy, rows: Sequence[Row]) -> LossOutput:
-        scores_R = reply_scores(policy, scalar_head, rows)
+        scores_R = reply_scores(policy, scalar_head, rows, pooling)
         members: dict[int, list[int]] = {}  # row indices per question
         for i, row in enumerate(rows):
             members.setdefault(row.tag.question, []).append(i)

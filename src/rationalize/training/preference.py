@@ -1,4 +1,8 @@
-"""Learning from preference pairs: DPO, with an optional NLL term on the chosen reply."""
+"""Learning from preference pairs: DPO, with an optional NLL term on the chosen reply.
+
+What was learned shows on pairs of other questions, by DPO's implicit reward
+`beta (log pi(y) - log pi_ref(y))` (arXiv 2305.18290, equation 5).
+"""
 
 from __future__ import annotations
 
@@ -33,20 +37,18 @@ class PairTexts(NamedTuple):
 def learn_pairs(
     policy: Policy, pairs: Sequence[PairTexts], config: FitConfig, *, beta: float,
     nll_weight: float, epochs: float, stage: Stage, seed: int | Sequence[int],
-) -> None:  # fmt: skip
+    held_out: Sequence[PairTexts] = (),
+) -> list[float]:  # fmt: skip
     """Train `policy` in place by DPO; the reference is the policy as it is now.
 
     `config.batch_size` counts rows: a batch has half as many pairs. Resumes `stage` of `run`.
+    Returns the margin of each pair of `held_out` after learning: the log-ratio (policy over
+    reference, in nats) of its chosen reply less that of its rejected one.
     """
-    # rows alternate: chosen, rejected, chosen, rejected, ..
-    maker = RowMaker(policy)
-    rows = [
-        maker.text(pair.prompt, text, eos=ends)
-        for pair in pairs
-        for text, ends in ((pair.chosen, pair.chosen_ends), (pair.rejected, pair.rejected_ends))
-    ]
+    rows, unseen = pair_rows(policy, pairs), pair_rows(policy, held_out)
     # the reference's log-probabilities, once, before anything is learned
     references = response_logprobs(policy, rows, config)
+    unseen_references = response_logprobs(policy, unseen, config)
     tagged = [
         replace(row, tag=PairTag(0, not i % 2, reference, pairs[i // 2].kind))
         for i, (row, reference) in enumerate(zip(rows, references, strict=True))
@@ -57,7 +59,18 @@ def learn_pairs(
     def batch_at(step: int) -> list[Row]:
         return grouped_batch(row_pairs, size, step, seed)
 
-    fit(
-        policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, stage,
-        steps=max(1, math.ceil(epochs * len(pairs) / size)),
-    )  # fmt: skip
+    steps = max(1, math.ceil(epochs * len(pairs) / size))
+    fit(policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, stage, steps=steps)
+    learned = response_logprobs(policy, unseen, config)
+    ratios = [now - then for now, then in zip(learned, unseen_references, strict=True)]
+    return [ratios[i] - ratios[i + 1] for i in range(0, len(ratios), 2)]
+
+
+def pair_rows(policy: Policy, pairs: Sequence[PairTexts]) -> list[Row]:
+    """Rows that alternate: chosen, rejected, chosen, rejected, .."""
+    maker = RowMaker(policy)
+    return [
+        maker.text(pair.prompt, text, eos=ends)
+        for pair in pairs
+        for text, ends in ((pair.chosen, pair.chosen_ends), (pair.rejected, pair.rejected_ends))
+    ]

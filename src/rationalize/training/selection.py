@@ -1,4 +1,4 @@
-"""Keeps the weights that did best on development questions."""
+"""Keeps the weights that did best on development questions, and the last ones beside them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from safetensors.torch import save_file
 
 from rationalize.files import replacing
@@ -37,7 +38,7 @@ class BestCheckpoint:
     """
 
     def __init__(self, stage: Stage, *, last: int, start: Path | None = None) -> None:
-        self._run = stage.run
+        self._run, self._stage = stage.run, stage
         self._last, self._start = last, start
         self._name = f"checkpoints/{stage.name}-best.json"
         self._weights = stage.run.path / "checkpoints" / f"{stage.name}-best.safetensors"
@@ -71,20 +72,39 @@ class BestCheckpoint:
         self._record = {"scores": {str(k): v for k, v in scores.items()}, "step": best}
         self._run.write_json(self._name, self._record)
 
-    def load_into(self, policy: Policy) -> dict[str, Any]:
+    def load_into(self, policy: Policy, *, keep_last: bool = False) -> dict[str, Any]:
         """Leave the best weights in the policy, which has those of the last step; returns the facts
         that the stage ends with.
+
+        `keep_last`: the policy's own weights, if they are not the best, are stored for `last_of`.
         """
         if self.step is None:
             raise RuntimeError(
                 "no checkpoint was offered: nothing was evaluated on development questions"
             )
+        if keep_last and self.step != max(self.scores):
+            save_last(self._stage, policy)
         if self.step != self._last:
             learning = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
             stored = read_tensors([self._weights])
             lacking = set(learning) - set(stored)
             if lacking and self._start:
                 stored |= read_tensors(weight_files(self._start), lacking)
-            for name, parameter in learning.items():
-                parameter.data.copy_(stored[name])
+            with torch.no_grad():
+                for name, parameter in learning.items():
+                    parameter.copy_(stored[name])
         return {"step": self.step, "scores": {str(k): v for k, v in self.scores.items()}}
+
+
+def save_last(stage: Stage, policy: Policy) -> None:
+    """Store where a stage's training ended, since what it keeps is something else."""
+    policy.save(stage.run.folder(stage.kind, _last(stage).name))
+
+
+def last_of(stage: Stage) -> Path | None:
+    """The weights of `save_last`; None where the stage keeps the last ones, or no others."""
+    return folder if (folder := _last(stage)).is_dir() else None
+
+
+def _last(stage: Stage) -> Path:
+    return stage.folder.with_name(f"{stage.folder.name}-last")

@@ -26,8 +26,9 @@ from rationalize.methods.base import (
 )
 from rationalize.methods.coalition.algorithm import coalition
 from rationalize.methods.coalition.config import CoalitionConfig
-from rationalize.methods.coalition.evaluate import COALITION, OTHERS, evaluate_chains
-from rationalize.methods.coalition.inference import Routing
+from rationalize.methods.coalition.evaluate import COALITION
+from rationalize.methods.coalition.inference import FIXED
+from rationalize.methods.coalition.table import OTHERS, RANDOM, rows_of_table
 from rationalize.methods.launch import make_experiment, open_run, tokens_of
 from rationalize.methods.outcome import majority_row, said_done, write_results
 from rationalize.methods.scoring import check_scoring
@@ -52,20 +53,25 @@ ARMS: Mapping[str, tuple[str, Change]] = {
     "random-labels": ("A5: random pair labels", _candidates(labels="random")),
     "no-filter": ("A6: no filter", _candidates(filtered=False)),
     "no-sro": ("A8: no preference learning", lambda c: replace(c, rounds=0)),
+    "one-round": ("A9: one round", lambda c: replace(c, rounds=1)),
+    "two-rounds": ("A9: two rounds", lambda c: replace(c, rounds=2)),
+    "three-rounds": ("A9: three rounds", lambda c: replace(c, rounds=3)),
 }
 """Name -> its row in the table, and what it changes."""
 
-ROUTINGS: Mapping[str, Routing] = {COALITION: "controller", **OTHERS}
-"""Rows of the full method."""
+USUAL = tuple(name for name in ARMS if not name.endswith(("-round", "-rounds")))
+
+COMPARED = (COALITION, RANDOM)
+"""Rows of an arm: what preference learning is worth shows without a controller too."""
 
 
 @dataclass(frozen=True)
 class GridConfig:
     """COALITION and its ablations."""
 
-    arms: tuple[str, ...] = tuple(ARMS)
+    arms: tuple[str, ...] = USUAL
     """Ablations to run: one-variant, same-data, no-refinement, self-only, cross-only,
-    random-labels, no-filter, no-sro.
+    random-labels, no-filter, no-sro; and one-round, two-rounds, three-rounds.
     """
     full: str = ""
     """A finished run of `train coalition`, or of its demo, that is the full method: settings,
@@ -113,13 +119,15 @@ def ablations(
         if grid.full:
             source = _finished(exp, methods, Path(grid.full))
         else:
-            exp = _run_arm(exp, methods, "full", config, {row: row for row in ROUTINGS})
+            exp = _run_arm(exp, methods, "full", config, COALITION)
             source = run.nested("arm-full")
         for name, arm in arms.items():
             exp = replace(exp, source=source, shared=equal_settings(config, arm))
-            exp = _run_arm(exp, methods, name, arm, {COALITION: ARMS[name][0]})
-        others = [*OTHERS, *(ARMS[name][0] for name in grid.arms)]
-        write_results(exp, methods, [(COALITION, other) for other in others])
+            exp = _run_arm(exp, methods, name, arm, ARMS[name][0])
+        labels = [ARMS[name][0] for name in grid.arms]
+        pairs = [(COALITION, row) for row in (*OTHERS, *labels) if row in methods]
+        pairs += [(RANDOM, row) for label in labels if (row := by_chance(label)) in methods]
+        write_results(exp, methods, pairs)
         run.finish("grid", arms=list(grid.arms))
 
 
@@ -175,30 +183,41 @@ def _finished(exp: Experiment, methods: Methods, folder: Path) -> Run:
     run = Run.read(folder)
     check_resumable(folder, run.config, base_hash=exp.base.weights_hash)
     for split in exp.final_splits:
-        for row in ROUTINGS:
+        for row in (COALITION, *OTHERS):
             stage = final_stage(run, row)
             attempts = stage.stored(f"{split}-{exp.seed}")
-            if attempts is None:
+            if attempts is not None:
+                methods.setdefault(row, {})[split] = {exp.seed: attempts}
+            elif row in COMPARED:
                 shard = f"{stage.name}-{split}-{exp.seed}"
                 raise UserError(f"{folder} is not finished: {shard} is missing; start it again")
-            methods.setdefault(row, {})[split] = {exp.seed: attempts}
     return run
 
 
+def by_chance(label: str) -> str:
+    """The row of an arm without its controller."""
+    return f"{label}, {RANDOM}"
+
+
 def _run_arm(
-    exp: Experiment, methods: Methods, name: str, config: CoalitionConfig, labels: Mapping[str, str]
+    exp: Experiment, methods: Methods, name: str, config: CoalitionConfig, label: str
 ) -> Experiment:
-    """Run one arm, and put rows of it into the table under `labels`.
+    """Run one arm, and put its rows into the table: all of the full method, else those `COMPARED`.
 
     Returns the experiment, with the utility that all arms share among its rewards: with the
     variants as the judge each arm has its own.
     """
-    say(f"grid: {labels[COALITION]}")
+    say(f"grid: {label}")
+    full = label == COALITION
     arm = replace(exp, run=exp.run.nested(f"arm-{name}"))
     learned = coalition(arm, arm.load_policy(), config, arm.stage("coalition"))
     arm = arm.with_reward(learned.utility)
+    fixed = arm.run.read_json(f"{FIXED}.json")
     for split in exp.final_splits:
-        for row, label in labels.items():
-            attempts = evaluate_chains(arm, learned.policy, row, split, ROUTINGS[row])
-            methods.setdefault(label, {})[split] = {exp.seed: attempts}
+        rows = rows_of_table(arm, learned.policy, config, split, COALITION, fixed, base=full)
+        named = rows if full else {
+            label: rows[COALITION], by_chance(label): rows[RANDOM]
+        }  # fmt: skip
+        for row, attempts in named.items():
+            methods.setdefault(row, {})[split] = {exp.seed: attempts}
     return exp if config.judge == "variants" else exp.with_reward(learned.utility)

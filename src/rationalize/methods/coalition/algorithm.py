@@ -14,16 +14,19 @@ default is told apart in docs/methods/coalition.md.
                    round's start; then from 2 with fresh candidates
     6. controller  from questions that no variant's DPO has seen: who writes, who refines, or keep
     7. infer       controller -> write -> controller -> refine -> answer
+                   (evaluated by look-ups in one factorial table: `table.py`)
 
 Deviations:
  1. The scorer is cross-fitted (`judge: cross-fit`): two folds, each judges the questions that it
-    has not learned from. `ift` is the paper's M_IFT, `variants` the code's mean of the variants.
+    has not learned from. `ift` is the paper's M_IFT, out of sample with `preference_share`;
+    `variants` the code's mean of the variants.
  2. Variants go on from M_IFT, each on its own questions, as adapters over one base; the paper
     trains all three from the base model, in full (`copies` for full copies).
- 3. A rationale's answer is masked before its utility is taken (`leak: mask`), or a rationale that
-    only states the answer is worth no more than none (`leak: penalty`, the default): likelihood
+ 3. A rationale's answer is masked before its utility is taken (`leak: mask`, the default), or a
+    rationale that only states the answer is worth no more than none (`leak: penalty`): likelihood
     rises by stating the answer alone. `none` is the paper's.
- 4. N variants: best against worst. Several candidates per variant where `sampling.n` is above 1.
+ 4. N variants: best against worst, of texts without a fault. Several candidates per variant where
+    `sampling.n` is above 1; a `panel` of refiners where there are many.
  5. Questions for the controller are held out of tuning and DPO; keeping a rationale is a legal
     refinement.
  6. The answerer is M_IFT's choice among the options; free-form answers are written.
@@ -35,17 +38,15 @@ are compared with the rationale that they refine, the answer is the final one.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.candidates import (
-    Pairs,
+    Candidates,
     UtilityJudge,
-    check_pairs,
-    pairs_of,
+    asked_for_pairs,
     utility_reward,
     with_utilities,
     write_candidates,
@@ -55,7 +56,9 @@ from rationalize.methods.coalition.controller import fit_controller
 from rationalize.methods.coalition.diagnostics import log_clones, log_leak, log_reading
 from rationalize.methods.coalition.evaluate import LearnedCoalition, dev_accuracy
 from rationalize.methods.coalition.inference import Coalition
+from rationalize.methods.coalition.select import Pairs, check_pairs, pair_facts, pairs_of
 from rationalize.methods.coalition.tuning import VariantWeights, tuned_variants
+from rationalize.methods.pair_accuracy import held_out_questions, log_held_out
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import RewardModel
@@ -78,52 +81,57 @@ def coalition(
     `judge` gives the utilities; None: as the configuration says.
     """
     config = replace(config, judge=config.judged_by(exp.train))
-    names, leak = config.names, config.candidates.leak
-    learned, held = keep_apart(exp.train, config, exp.seed)
+    names = config.names
+    taught, compared, held = keep_apart(exp.train, config, exp.seed)
 
     # 1. tune: M_IFT in four modes, and the variants from it, each on its part
-    variants = tuned_variants(exp, policy, learned, config)
+    variants = tuned_variants(exp, policy, taught, config)
     made = Coalition(
         variants, names, config.candidates.refiners, config.instruction.texts, controller=False
     )
 
     # the frozen scorer of step 3, the same in all rounds; and what the rounds are measured against
     judge = judge or judge_of(exp, variants, config)
-    utility = utility_reward(judge, leak)
+    utility = utility_reward(judge, config.candidates.leak)
     exp = exp.with_reward(utility)
     log_reading(exp, judge, [*exp.dev, *held], config)
+    log_clones(exp, variants, config, judge, "tuned", 0)
     scores = {"tuned": dev_accuracy(exp, made, stage, "tuned", 0)}
-    log_clones(exp, variants, config, "tuned", 0)
 
-    parts = dict(zip(names, dpo_parts(learned, config), strict=True))
-    refined_of = {name: {q.id for q in to_refine} for name, (_, to_refine) in parts.items()}
+    parts = dict(zip(names, dpo_parts(compared, config), strict=True))
+    aside = {name: pairs_kept_aside(part, config, exp.seed) for name, part in parts.items()}
+
+    def select(candidates: Candidates) -> dict[str, Pairs]:
+        return {
+            name: pairs_of(name, candidates, *parts[name], config.candidates, exp.seed)
+            for name in names
+        }
+
     for round in range(config.rounds):
         when = f"round{round}"
 
         # 2. candidates: every variant writes, and refines what the others wrote
-        attempts = write_candidates(exp, variants, config, learned, when, round, refined_of)
+        asked = asked_for_pairs(parts)
+        attempts = write_candidates(exp, variants, config, compared, when, round, asked)
 
         # 3. utility: how likely the gold answer is, given each
-        candidates = with_utilities(exp, config, learned, attempts, when, judge)
+        candidates = with_utilities(exp, config, compared, attempts, when, judge)
         exp = replace(exp, source=None)  # what follows depends on all settings
 
         # 4. select: the best against the worst
-        pairs_by_variant = {
-            name: pairs_of(name, candidates, *parts[name], config.candidates, exp.seed)
-            for name in names
-        }
-        all_pairs = [pair for pairs, _ in pairs_by_variant.values() for pair in pairs]
-        log_leak(exp, candidates, learned, leak, when, all_pairs)
+        pairs_by_variant = select(candidates)
+        log_leak(exp, candidates, compared, config, when, judge, select)
         check_pairs(pairs_by_variant, round)
 
         # 5. learn: DPO of each variant on its pairs of both kinds
         for name, pairs in pairs_by_variant.items():
-            learn_from_pairs(exp, variants, name, pairs, config, round)
+            learn_from_pairs(exp, variants, name, pairs, config, round, aside[name])
         scores[when] = dev_accuracy(exp, made, stage, when, round + 1)
-        log_clones(exp, variants, config, when, round + 1)
+        log_clones(exp, variants, config, judge, when, round + 1)
 
     kept = best_of(scores) if config.select else list(scores)[-1]
-    exp.run.write_json("rounds.json", {"dev_accuracy": scores, "kept": kept})
+    rounds = {"dev_accuracy": scores, "kept": kept, "stage": stage.name, "variants": names}
+    exp.run.write_json("rounds.json", rounds)
     for name in names:
         variants.load(name, exp.run.path / "variants" / f"{name}-{kept}")
 
@@ -160,11 +168,26 @@ def judge_of(exp: Experiment, variants: Variants, config: CoalitionConfig) -> Ut
 
 def keep_apart(
     train: Sequence[Question], config: CoalitionConfig, seed: int
-) -> tuple[list[Question], list[Question]]:
-    """Questions for tuning and DPO, shuffled, and questions for the controller alone."""
+) -> tuple[list[Question], list[Question], list[Question]]:
+    """Questions for tuning, for DPO (the same ones, or others: `preference_share`), both shuffled,
+    and for the controller alone.
+    """
     parts = hold_out(train, config.controller_share, f"{seed}/controller")
     learned, held = ([train[i] for i in part] for part in parts)
-    return learned, held
+    if not config.preference_share:
+        return learned, learned, held
+    share = config.preference_share * len(train) / len(learned)
+    split = hold_out(learned, share, f"{seed}/preferences")
+    taught, compared = ([learned[i] for i in part] for part in split)
+    return taught, compared, held
+
+
+def pairs_kept_aside(
+    part: tuple[Sequence[Question], Sequence[Question]], config: CoalitionConfig, seed: int
+) -> Collection[str]:
+    """Ids of the questions whose pairs a variant does not learn from, the same in all rounds."""
+    questions = list({q.id: q for own in part for q in own}.values())
+    return held_out_questions(questions, config.held_out_pairs, seed)
 
 
 def dpo_parts(
@@ -186,28 +209,32 @@ def dpo_parts(
 
 def learn_from_pairs(
     exp: Experiment, variants: Variants, name: str, pairs: Pairs, config: CoalitionConfig,
-    round: int,
+    round: int, aside: Collection[str],
 ) -> None:  # fmt: skip
-    """DPO; the reference is the variant as it is now. A variant without pairs stays as it is."""
+    """DPO; the reference is the variant as it is now. A variant without pairs stays as it is.
+
+    Pairs of the questions `aside` are only ordered, before and after.
+    """
     stage = exp.stage(f"{name}-round{round}", kind="variants")
     kept, dropped = pairs
 
     def learn() -> Mapping[str, Any]:
-        texts = [
-            PairTexts(
-                p.prompt, p.chosen.rationale, p.rejected.rationale, p.kind,
-                p.chosen.finish == "stop", p.rejected.finish == "stop",
-            )
-            for p in kept
-        ]  # fmt: skip
-        if texts:
-            with variants.active(name) as policy:
-                learn_pairs(
-                    policy, texts, config.fit, beta=config.beta, nll_weight=config.nll_weight,
-                    epochs=config.epochs, stage=stage, seed=[exp.seed, round],
-                )  # fmt: skip
-        others = sum(p.chosen.writer != name for p in kept)
-        counts = dict(Counter(p.kind for p in kept))
-        return {"pairs": counts, "dropped": dict(dropped), "chosen_from_others": others}
+        texts, unseen = (
+            [
+                PairTexts(p.prompt, p.chosen.rationale, p.rejected.rationale, p.kind)
+                for p in kept
+                if (p.chosen.question_id in aside) == is_aside
+            ]
+            for is_aside in (False, True)
+        )
+        facts = {**pair_facts(kept, name), "dropped": dict(dropped)}
+        if not texts:
+            return facts
+        with variants.active(name) as policy:
+            margins = learn_pairs(
+                policy, texts, config.fit, beta=config.beta, nll_weight=config.nll_weight,
+                epochs=config.epochs, stage=stage, seed=[exp.seed, round], held_out=unseen,
+            )  # fmt: skip
+        return {**facts, "held_out": log_held_out(stage, unseen, margins, len(texts))}
 
     stage.policy(VariantWeights(variants, name), learn)

@@ -1,40 +1,35 @@
-"""COALITION's steps 2 to 4: every variant writes, rationales are refined, each gets its utility,
-and the best and the worst become pairs (docs/methods/coalition.md).
+"""COALITION's steps 2 and 3: every variant writes, rationales are refined, each gets its utility
+(docs/methods/coalition.md).
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, Protocol
+from typing import Protocol
 
-from rationalize.errors import UserError
 from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.config import (
     FOR_REFINING,
     FOR_UTILITIES,
     FOR_WRITING,
-    CandidateConfig,
     CoalitionConfig,
     Leak,
     refines,
 )
 from rationalize.models.scorers import AnswerScorer
 from rationalize.models.variants import Variants
-from rationalize.progress import progress_bar, say
+from rationalize.progress import progress_bar
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.mentions import bare_answer, masked
 from rationalize.rewards.reader import readings
 from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import PromptOptions, Provenance, question_seed, write_attempts
-from rationalize.signals.pairs import prefer
-
-Kind = Literal["generation", "refinement"]
+from rationalize.signals.filters import first_of_each
 
 _AT_ONCE = 16
 """Questions whose candidates are judged together: they share prompts, and progress is shown
@@ -74,26 +69,52 @@ class Candidates:
 # Step 2: candidates
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Who is asked what: question ids by variant."""
+
+    writes: Mapping[str, Collection[str]]
+    """The questions that a variant writes for."""
+    refined: Mapping[str, Collection[str]]
+    """The questions whose rationales by a variant are refined."""
+    draws: int = 1
+    """Texts of a writer, and of a refiner, at least. Above 1 the first of a writer is refined."""
+
+
+def asked_of_all(names: Sequence[str], questions: Sequence[Question], draws: int = 1) -> Asked:
+    """Every variant writes for every question, and everything is refined."""
+    everything = {name: {q.id for q in questions} for name in names}
+    return Asked(everything, everything, draws)
+
+
+def asked_for_pairs(parts: Mapping[str, tuple[Sequence[Question], Sequence[Question]]]) -> Asked:
+    """What the variants' pairs need: all write for everybody's generation pairs, but for refinement
+    pairs only the variant whose rationales are refined.
+    """
+    compared = {q.id for for_generation, _ in parts.values() for q in for_generation}
+    refined = {name: {q.id for q in to_refine} for name, (_, to_refine) in parts.items()}
+    return Asked({name: compared | refined[name] for name in parts}, refined)
+
+
 def write_candidates(
     exp: Experiment, variants: Variants, config: CoalitionConfig, questions: Sequence[Question],
-    name: str, round: int, refined_of: Mapping[str, Collection[str]] | None = None,
+    name: str, round: int, asked: Asked,
 ) -> list[Attempt]:  # fmt: skip
     """Every variant writes, then refines what `refiners` gives it; all attempts, without scores.
 
-    They are stored under `name`. `refined_of` names the questions whose rationales by a variant are
-    refined; None: all.
+    They are stored under `name`.
     """
-    names, refiners = config.names, config.candidates.refiners
+    names = config.names
     by_id = {q.id: q for q in questions}
 
     # generation: R[a] = V_a(I)
     sampling = config.candidates.sampling
-    several = replace(sampling, n=max(sampling.n, _at_least_two(len(names))))
+    several = replace(sampling, n=max(sampling.n, at_least_two(len(names)), asked.draws))
 
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
             return write_attempts(
-                Sampler(policy), questions, several,
+                Sampler(policy), [q for q in questions if q.id in asked.writes[writer]], several,
                 Provenance("train", question_seed(exp.seed, writer), writer=writer, round=round),
                 PromptOptions(mode="rationale"), label=f"{writer} writes, round {round}",
             )  # fmt: skip
@@ -102,8 +123,8 @@ def write_candidates(
     written = [a for n in names for a in stage.attempts(f"{n}-writes", partial(write, n))]
 
     # refinement: S[a,b] = V_b.refine(I, R[a])
-    panel = sum(refines(refiner, names[0], refiners) for refiner in names)
-    once = replace(sampling, n=_at_least_two(max(panel, 1)))
+    panel = len(refiners_of(config, "", names[0], exp.seed))
+    once = replace(sampling, n=max(at_least_two(max(panel, 1)), asked.draws))
 
     def refine(refiner: str, sources: Sequence[Attempt]) -> list[Attempt]:
         with variants.active(refiner) as policy:
@@ -115,18 +136,30 @@ def write_candidates(
                 label=f"{refiner} refines, round {round}",
             )  # fmt: skip
 
-    refined_of = dict.fromkeys(names, by_id) if refined_of is None else refined_of
-    to_refine = [a for a in written if a.rationale and a.question_id in refined_of[a.writer]]
+    to_refine = [a for a in written if a.rationale and a.question_id in asked.refined[a.writer]]
+    if asked.draws > 1:
+        first = first_of_each([(a.question_id, a.writer) for a in to_refine])
+        to_refine = [a for a, is_first in zip(to_refine, first, strict=True) if is_first]
+    who = {a.id: refiners_of(config, a.id, a.writer, exp.seed) for a in to_refine}
     stage = exp.stage(name, needs=FOR_REFINING)
     refined = []
     for n in names:
-        sources = [a for a in to_refine if refines(n, a.writer, refiners)]
+        sources = [a for a in to_refine if n in who[a.id]]
         if sources:
             refined += stage.attempts(f"{n}-refines", partial(refine, n, sources))
     return written + refined
 
 
-def _at_least_two(writers: int) -> int:
+def refiners_of(config: CoalitionConfig, source: str, writer: str, seed: int) -> list[str]:
+    """Who refines the rationale with the id `source`: all who may, or a random panel of them."""
+    panel = config.candidates.panel
+    may = [name for name in config.names if refines(name, writer, config.candidates.refiners)]
+    if not panel or len(may) <= panel:
+        return may
+    return random.Random(f"{seed}/panel/{source}").sample(may, panel)
+
+
+def at_least_two(writers: int) -> int:
     """Texts per writer, so that there are two to compare."""
     return -(-2 // writers)
 
@@ -206,6 +239,26 @@ def utility_text(rationale: str, question: Question, leak: Leak) -> str | None:
     return rationale.strip() or None
 
 
+def touched(attempt: Attempt, question: Question, leak: Leak) -> bool:
+    """Whether the judge reads a candidate otherwise than it was written, or not at all."""
+    read, as_it_is = (utility_text(attempt.rationale, question, how) for how in (leak, "none"))
+    return read != as_it_is
+
+
+def as_written(
+    candidates: Candidates, questions: Sequence[Question], judge: UtilityJudge, leak: Leak
+) -> Candidates:
+    """The same candidates with the utilities that they have without any leak control."""
+    by_id = {q.id: q for q in questions}
+    attempts = [*candidates.all_written, *candidates.all_refined]
+    changed = {a.id for a in attempts if touched(a, by_id[a.question_id], leak)}
+    again = utilities_of(
+        [a for a in attempts if a.id in changed], questions, judge, "none", candidates.reference
+    )
+    new = {a.id: a for a in again}
+    return by_source(candidates.reference, [new.get(a.id, a) for a in attempts])
+
+
 def utility(attempt: Attempt) -> float:
     """The utility that `utilities_of` filled in."""
     value = attempt.rewards["utility"]
@@ -224,101 +277,3 @@ def by_source(reference: Mapping[str, float], attempts: Sequence[Attempt]) -> Ca
         else:
             written.setdefault(attempt.question_id, []).append(attempt)
     return Candidates(reference, written, refined)
-
-
-# Step 4: select
-
-
-@dataclass(frozen=True)
-class CandidatePair:
-    """A preference between two texts, and how it came about."""
-
-    prompt: str
-    chosen: Attempt
-    rejected: Attempt
-    kind: Kind
-
-
-Pairs = tuple[list[CandidatePair], Counter[str]]
-"""A variant's pairs, and why how many others were dropped."""
-
-
-def pairs_of(
-    name: str, candidates: Candidates, for_generation: Sequence[Question],
-    for_refinement: Sequence[Question], config: CandidateConfig, seed: int,
-) -> Pairs:  # fmt: skip
-    """A variant's pairs of both kinds, and how many were dropped and why."""
-    dropped: Counter[str] = Counter()
-    pairs = generation_pairs(candidates, for_generation, config, seed, dropped)
-    pairs += refinement_pairs(name, candidates, for_refinement, config, seed, dropped)
-    return pairs, dropped
-
-
-def generation_pairs(
-    candidates: Candidates, questions: Sequence[Question], config: CandidateConfig, seed: int,
-    dropped: Counter[str],
-) -> list[CandidatePair]:  # fmt: skip
-    """{R[a]} against each other; the reference is the question without a rationale."""
-    pairs = [
-        _pair(
-            candidates.written.get(q.id, ()), candidates.reference[q.id], "generation", config,
-            seed, dropped,
-        )
-        for q in questions
-    ]  # fmt: skip
-    return [pair for pair in pairs if pair]
-
-
-def refinement_pairs(
-    variant: str, candidates: Candidates, questions: Sequence[Question], config: CandidateConfig,
-    seed: int, dropped: Counter[str],
-) -> list[CandidatePair]:  # fmt: skip
-    """{S[g,b]} of each rationale that the variant g wrote; the reference is that rationale."""
-    pairs = [
-        _pair(candidates.refined[source.id], utility(source), "refinement", config, seed, dropped)
-        for q in questions
-        for source in candidates.written.get(q.id, ())
-        if source.writer == variant and source.id in candidates.refined
-    ]
-    return [pair for pair in pairs if pair]
-
-
-def _pair(
-    attempts: Sequence[Attempt], reference: float, kind: Kind, config: CandidateConfig, seed: int,
-    dropped: Counter[str],
-) -> CandidatePair | None:  # fmt: skip
-    """The best attempt against the worst, or a count of why there is no pair."""
-    attempts = [a for a in attempts if a.rationale]
-    if len(attempts) < 2:
-        dropped[f"{kind}: fewer than two candidates"] += 1
-        return None
-    preference = prefer(
-        [utility(a) for a in attempts], reference, [a.rationale for a in attempts],
-        filtered=config.filtered,
-    )  # fmt: skip
-    if isinstance(preference, str):
-        dropped[f"{kind}: {preference}"] += 1
-        return None
-    chosen, rejected = attempts[preference.chosen], attempts[preference.rejected]
-    coin = random.Random(f"{seed}/{chosen.id}/{rejected.id}").random()
-    if config.labels == "random" and coin < 0.5:
-        chosen, rejected = rejected, chosen
-    return CandidatePair(chosen.prompt, chosen, rejected, kind)
-
-
-def check_pairs(pairs_by_variant: Mapping[str, Pairs], round: int) -> None:
-    """Say which variants stay as they are for want of pairs; in round 0 one must have some."""
-    for name, (pairs, dropped) in pairs_by_variant.items():
-        if not pairs:
-            say(f"{name}, round {round}: no pair left ({_counts(dropped)}); it stays as it is")
-    if round == 0 and not any(pairs for pairs, _ in pairs_by_variant.values()):
-        total = sum((dropped for _, dropped in pairs_by_variant.values()), Counter())
-        raise UserError(
-            f"no pair left to learn from ({_counts(total)}). In a new folder: write more "
-            "candidates (--candidates.sampling.n), give more questions, or switch the filter off "
-            "(--candidates.no-filtered)"
-        )
-
-
-def _counts(dropped: Counter[str]) -> str:
-    return ", ".join(f"{n} x {why}" for why, n in dropped.most_common()) or "no candidates"

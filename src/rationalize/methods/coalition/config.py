@@ -13,6 +13,7 @@ from rationalize.config import nearest
 from rationalize.config.checks import above, at_least, between, finite
 from rationalize.errors import UsageError
 from rationalize.methods.base import ScorerFolders
+from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.scoring import Scoring
 from rationalize.methods.sft import LORA_FIT
 from rationalize.models.answer_texts import Texts
@@ -27,16 +28,19 @@ Judge = Literal["cross-fit", "ift", "variants", "reward-model"]
 Partition = Literal["quarters", "halves", "all"]
 Leak = Literal["none", "mask", "penalty"]
 Refiners = Literal["both", "self", "cross", "none"]
+Parts = Literal["stratified", "kinds", "same"]
 
 SHARES = {"rationale": 0.35, "refine": 0.35, "answer_from_rationale": 0.2, "answer": 0.1}
 """Modes of instruction tuning, and the share of a batch that each has by default."""
 
 # Settings that a part of the algorithm depends on. A run with the same ones has made the same part,
 # which is taken over from there (`Experiment.stage(needs=..)`).
-FOR_IFT = ("instruction", "controller_share")
-FOR_VARIANTS = (*FOR_IFT, "variants", "parts", "copies", "variant_epochs", "variant_fit")
-FOR_WRITING = (*FOR_VARIANTS, "candidates.sampling")
-FOR_REFINING = (*FOR_WRITING, "candidates.refiners", "partition")
+FOR_IFT = ("instruction", "controller_share", "preference_share", "candidates.reject")
+FOR_VARIANTS = (
+    *FOR_IFT, "variants", "parts", "variant_sources", "copies", "variant_epochs", "variant_fit",
+)  # fmt: skip
+FOR_WRITING = (*FOR_VARIANTS, "candidates.sampling", "partition")
+FOR_REFINING = (*FOR_WRITING, "candidates.refiners", "candidates.panel")
 FOR_JUDGING = ("judge", "answer_scorer", "reward_model")
 FOR_UTILITIES = (*FOR_REFINING, *FOR_JUDGING, "candidates.leak")
 
@@ -91,14 +95,25 @@ class CandidateConfig:
 
     refiners: Refiners = "both"
     """Who refines a rationale: its writer, the others, both, or nobody (ablations A3, A4)."""
-    leak: Leak = "penalty"
-    """What is done about rationales that only state the answer."""
+    panel: int = 0
+    """At most so many refiners of a rationale, drawn at random where more may; 0: all."""
+    leak: Leak = "mask"
+    """What is done about rationales that state the answer."""
     labels: Literal["utility", "random"] = "utility"
     """Which of two candidates is chosen: the more useful, or either (A5)."""
     filtered: bool = True
     """Drop pairs whose better half does not beat the reference (A6: off)."""
+    margin: float = 0.0
+    """By how much more than nothing the better half must beat the reference and the worse half."""
+    reject: RejectConfig = RejectConfig()
+    """Which of the model's own texts no variant is taught to write: they win no pair, and stand for
+    no missing teacher rationale.
+    """
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
     """How rationales and refinements are written; at least two of each are."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 0, "panel", "margin")
 
 
 @dataclass(frozen=True)
@@ -125,8 +140,14 @@ class CoalitionConfig:
 
     variants: int = 2
     """Writers; 1 refines itself alone (ablation A1)."""
-    parts: Literal["stratified", "same"] = "stratified"
-    """What each variant is tuned on: its own part, stratified by kind, or all of it (A2)."""
+    parts: Parts = "stratified"
+    """What each variant is tuned on: its own part, stratified by kind; kinds of its own (`kinds`,
+    which makes variants differ more); or all of it (A2).
+    """
+    variant_sources: tuple[str, ...] = ()
+    """Questions with rationales that each variant is tuned on in the place of its part, one name a
+    variant (as `instruction.source`); an empty name: its part.
+    """
     copies: bool = False
     """Full copies instead of adapters on one base."""
     candidates: CandidateConfig = CandidateConfig()
@@ -153,6 +174,16 @@ class CoalitionConfig:
     """Passes over a variant's pairs in a round."""
     controller_share: float = 0.25
     """Share of the train questions that only the controller learns from."""
+    preference_share: float = 0.0
+    """Share of the train questions that only DPO learns from: M_IFT, not tuned on them, is then a
+    judge out of sample. 0: DPO's are those that M_IFT was tuned on.
+    """
+    held_out_pairs: float = 0.1
+    """Share of a variant's questions whose pairs are not learned from, but ordered afterwards."""
+    draws: int = 2
+    """Texts of each writer for a question of an evaluation split, all of them refined: drawn as
+    candidates are, or 1 that is written greedily.
+    """
     fit: FitConfig = FitConfig(learning_rate=5e-5, batch_size=16, schedule="cosine", warmup=0.1)
     """How a variant learns from its pairs."""
     instruction: InstructionConfig = field(default_factory=InstructionConfig)
@@ -165,13 +196,42 @@ class CoalitionConfig:
     """How the controller learns."""
 
     LORA: ClassVar[dict[str, Any]] = {"instruction": LORA_FIT}  # variants are adapters anyway
-    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"tuning": "lora", **LORA}}
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        "lora": {"tuning": "lora", **LORA},
+        # the code release: no controller, no filter; a batch of 32 pairs, 100 steps of warm-up
+        "released": {
+            "judge": "variants", "copies": True, "rounds": 1, "controller_share": 0.0,
+            "held_out_pairs": 0.0, "select": False, "draws": 1, "tuning": "full",
+            "candidates": {
+                "leak": "none", "filtered": False, "reject": {"min_words": 0},
+                "sampling": {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 256, "beams": 3},
+            },
+            "fit": {"learning_rate": 1e-6, "batch_size": 64, "warmup": 100, "schedule": "cosine"},
+            "variant_fit": {"learning_rate": 1e-5, "batch_size": 128, "schedule": "cosine"},
+            "instruction": {
+                "shares": {"rationale": 1, "refine": 1, "answer_from_rationale": 1, "answer": 1.3},
+                "imperfect": {"temperature": 0.0, "top_p": 1.0, "max_new_tokens": 256, "beams": 3},
+                "fit": {"learning_rate": 1e-5, "batch_size": 128, "schedule": "cosine"},
+            },
+        },
+    }  # fmt: skip
 
     def __post_init__(self) -> None:
         at_least(self, 1, "variants")
         at_least(self, 0, "rounds", "beta", "nll_weight", "variant_epochs")
         above(self, 0, "epochs")
-        between(self, 0, 1, "controller_share")
+        at_least(self, 1, "draws")
+        between(self, 0, 1, "controller_share", "preference_share", "held_out_pairs")
+        if self.controller_share + self.preference_share >= 1:
+            raise UsageError(
+                f"controller_share {self.controller_share:g} and preference_share "
+                f"{self.preference_share:g} leave M_IFT no question; expected a sum below 1"
+            )
+        if self.variant_sources and len(self.variant_sources) != self.variants:
+            raise UsageError(
+                f"variant_sources names {len(self.variant_sources)} sources for {self.variants} "
+                "variants; expected one for each (an empty one: its part of the train questions)"
+            )
         check_shares(self.instruction.shares, self.variant_fit.batch_size, "variant_fit.batch_size")
         if self.variants == 1 and self.candidates.refiners == "cross":
             raise UsageError("refiners=cross needs at least 2 variants")
@@ -209,6 +269,11 @@ class CoalitionConfig:
                 f"none of the {len(train)} train questions has a teacher rationale that led to its "
                 "answer, which the judge cross-fit learns from: M_IFT judges in its place "
                 "(--judge ift)"
+            )
+        if judge in ("ift", "variants") and not (self.preference_share or self.instruction.source):
+            say(
+                f"the judge {judge} has learned the answers to the questions that it judges: "
+                "utilities are in sample. --preference-share keeps DPO's questions from it"
             )
         rewards = ("consistency",) if judge == "cross-fit" else ()
         folders = replace(folders, answer_scorer=self.answer_scorer)

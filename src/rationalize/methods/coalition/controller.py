@@ -4,6 +4,7 @@
     weight   best utility minus the next one, clipped to [0.05, 1]
     L = mean_i weight_i CE_i          weights scaled to mean 1 over the examples; the softmax is
                                       over the options there are (self- or cross-refinement alone)
+    oracle   the best option on one draw of the texts, scored on another: what could be known
 
 The paper releases no controller; every choice here is our default (docs/methods/coalition.md). The
 letters' rows of the lm-head are its classifier.
@@ -24,15 +25,16 @@ from rationalize.methods.base import Experiment
 from rationalize.methods.coalition.candidates import (
     Candidates,
     UtilityJudge,
+    asked_of_all,
     utility,
     with_utilities,
     write_candidates,
 )
 from rationalize.methods.coalition.config import CoalitionConfig, ControllerConfig
 from rationalize.methods.coalition.diagnostics import log_leak, log_refining
-from rationalize.methods.coalition.inference import CONTROLLER
+from rationalize.methods.coalition.inference import CONTROLLER, FIXED
 from rationalize.methods.coalition.tuning import VariantWeights
-from rationalize.models.controller import choice_logits, choose, controller_row
+from rationalize.models.controller import KEEP, choice_logits, choose, controller_row
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.variants import Variants
@@ -41,6 +43,8 @@ from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.signals.draws import shuffled_passes
 from rationalize.training.loop import LossOutput, fit
+
+DRAWS = 2  # of every option: the oracle picks on one and is scored on another
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,9 @@ class Example:
     rationale: str | None
     """None: who writes; else who refines this."""
     utilities: tuple[float, ...]
-    """NaN for an option that is not to be had."""
+    """Mean over draws, by option; NaN for an option that is not to be had."""
+    draws: tuple[tuple[float, ...], ...] = ()
+    """The same by draw, then by option; empty: there is one draw."""
 
     @property
     def kind(self) -> str:
@@ -81,10 +87,12 @@ def fit_controller(
     """
     if not held or (config.variants == 1 and config.candidates.refiners == "none"):
         return False
-    attempts = write_candidates(exp, variants, config, held, CONTROLLER, config.rounds)
+    asked = asked_of_all(config.names, held, DRAWS)
+    attempts = write_candidates(exp, variants, config, held, CONTROLLER, config.rounds, asked)
     candidates = with_utilities(exp, config, held, attempts, CONTROLLER, judge)
     log_refining(exp, candidates, "final")
-    log_leak(exp, candidates, held, config.candidates.leak, "final")
+    log_leak(exp, candidates, held, config, "final", judge)
+    exp.stage(CONTROLLER).facts(FIXED, lambda: fixed_choice(candidates, config.names))
     variants.add_adapter(CONTROLLER)
     stage = exp.stage(CONTROLLER, kind="variants")
 
@@ -108,18 +116,41 @@ def controller_examples(
     for q in questions:
         written = candidates.written.get(q.id, ())
         if len(names) > 1:
-            examples.append(Example(q, None, _means(written, names)))
+            examples.append(_example(q, None, _by_writer(written, names)))
         for source in written:
             if source.id in candidates.refined:
-                means = _means(candidates.refined[source.id], names)
-                examples.append(Example(q, source.rationale, (*means, utility(source))))
+                options = _by_writer(candidates.refined[source.id], names)
+                kept = [utility(source)] * max(map(len, options))
+                examples.append(_example(q, source.rationale, [*options, kept]))
     return [e for e in examples if sum(e.allowed) > 1]
 
 
-def _means(attempts: Sequence[Attempt], names: Sequence[str]) -> tuple[float, ...]:
-    """Mean utility by writer; NaN for one who wrote nothing."""
-    utilities = [[utility(a) for a in attempts if a.writer == name] for name in names]
-    return tuple(float(np.mean(u)) if u else float("nan") for u in utilities)
+def _by_writer(attempts: Sequence[Attempt], names: Sequence[str]) -> list[list[float]]:
+    """Each writer's utilities, in the order of its draws."""
+    return [[utility(a) for a in attempts if a.writer == name] for name in names]
+
+
+def _example(question: Question, rationale: str | None, options: list[list[float]]) -> Example:
+    """An example from each option's utilities; an option without any is not to be had."""
+    none = float("nan")
+    means = tuple(float(np.mean(u)) if u else none for u in options)
+    count = min((len(u) for u in options if u), default=0)
+    draws = tuple(tuple(u[d] if u else none for u in options) for d in range(count))
+    return Example(question, rationale, means, draws)
+
+
+def fixed_choice(candidates: Candidates, names: Sequence[str]) -> dict[str, Any]:
+    """The writer and the refiner (or `keep`) that a controller would choose that always chooses
+    alike: those with the highest mean utility on these candidates.
+    """
+    values: dict[tuple[str, str], list[float]] = {}
+    for source in candidates.all_written:
+        values.setdefault((source.writer, KEEP), []).append(utility(source))
+        for refined in candidates.refined.get(source.id, ()):
+            values.setdefault((source.writer, refined.writer), []).append(utility(refined))
+    means = {who: float(np.mean(u)) for who, u in values.items()}
+    writer, refiner = max(means, key=means.__getitem__)
+    return {"writer": writer, "refiner": refiner, "utility": means[writer, refiner]}
 
 
 def train_controller(
@@ -179,28 +210,34 @@ def split_by_question(
 
 def measure(policy: Policy, examples: Sequence[Example], labels: Sequence[int]) -> dict[str, float]:
     """Accuracy and mean utility of the controller's choice beside the most frequent label of its
-    training examples (ties aside), a random choice (its expectation) and the oracle.
+    training examples (ties aside), a random choice (its expectation) and the oracle, over all
+    draws. The oracle picks on another draw than the one that it is scored on, if there are several.
     """
     count = len(examples[0].utilities)
     questions, rationales = [e.question for e in examples], [e.rationale for e in examples]
     probabilities = choose(policy, questions, rationales, count)
     frequency = np.bincount(labels, minlength=count) if labels else np.zeros(count)
-    # what each puts on the options of an example, summing to 1
-    pickers: dict[str, Callable[[int, Example], np.ndarray]] = {
-        "controller": lambda i, e: favourite(probabilities[i], e),
-        "majority": lambda i, e: favourite(frequency, e),
-        "random": lambda i, e: np.array(e.allowed) / sum(e.allowed),
-        "oracle": lambda i, e: favourite(e.utilities, e),
+    # what each puts on the options of an example, summing to 1; `other` is another draw
+    pickers: dict[str, Callable[[int, Example, Sequence[float]], np.ndarray]] = {
+        "controller": lambda i, e, other: favourite(probabilities[i], e),
+        "majority": lambda i, e, other: favourite(frequency, e),
+        "random": lambda i, e, other: np.array(e.allowed) / sum(e.allowed),
+        "oracle": lambda i, e, other: favourite(other, e),
     }
-    best = [np.array(e.utilities) == np.nanmax(e.utilities) for e in examples]
-    utilities = [np.nan_to_num(e.utilities) for e in examples]
+    scored = [
+        (i, e, np.array(draw), (*draws[d + 1 :], *draws[:d], draw)[0])
+        for i, e in enumerate(examples)
+        for draws in [e.draws or (e.utilities,)]
+        for d, draw in enumerate(draws)
+    ]
     lengths = [controller_row(policy, e.question, e.rationale).length - 1 for e in examples]
     facts: dict[str, float] = {"n": len(examples), "tokens_read": float(np.mean(lengths))}
     for name, pick in pickers.items():
-        picked = [pick(i, e) for i, e in enumerate(examples)]
-        for kind, values in (("accuracy", best), ("utility", utilities)):
-            reached = [p @ v for p, v in zip(picked, values, strict=True)]
-            facts[f"{name}_{kind}"] = float(np.mean(reached))
+        picked = [pick(i, e, other) for i, e, _, other in scored]
+        best = [p @ (u == np.nanmax(u)) for p, (_, _, u, _) in zip(picked, scored, strict=True)]
+        reached = [p @ np.nan_to_num(u) for p, (_, _, u, _) in zip(picked, scored, strict=True)]
+        facts[f"{name}_accuracy"] = float(np.mean(best))
+        facts[f"{name}_utility"] = float(np.mean(reached))
     return facts
 
 

@@ -4,7 +4,7 @@ leak control touch, what is refinement worth. Each is a file of the run, measure
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import permutations
@@ -13,20 +13,28 @@ from typing import Any
 import numpy as np
 
 from rationalize.answers import is_correct
-from rationalize.evaluation.clones import clone_rows
+from rationalize.evaluation.clones import clone_rows, variance_row
 from rationalize.evaluation.differences import difference_row
 from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.refining import refining_rows, refining_utilities
 from rationalize.methods.base import Experiment
-from rationalize.methods.coalition.candidates import CandidatePair, Candidates, utility_text
+from rationalize.methods.coalition.candidates import (
+    Candidates,
+    UtilityJudge,
+    as_written,
+    touched,
+    utilities_of,
+    utility,
+    utility_text,
+)
 from rationalize.methods.coalition.config import (
     FOR_IFT,
     FOR_JUDGING,
     FOR_VARIANTS,
     FOR_WRITING,
     CoalitionConfig,
-    Leak,
 )
+from rationalize.methods.coalition.select import CandidatePair, Pairs
 from rationalize.models.answer_texts import Texts
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.scorers import AnswerFold, AnswerScorer
@@ -47,8 +55,10 @@ from rationalize.training.batches import RowMaker
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import response_logprobs
 
-_ENOUGH = 64
+COMPARED = 64
 """Development questions that variants are compared on: the first so many."""
+
+DRAWS = 2  # of each variant for each of these questions
 
 _ROOM = 0.9  # who is right more often has little to gain from a rationale
 
@@ -60,17 +70,22 @@ def log_reading(
     exp: Experiment, judge: object, held_out: Sequence[Question], config: CoalitionConfig
 ) -> None:
     """Store and print how well the judge reads: the share of held-out questions that it answers
-    right alone, and with a teacher's rationale that led to the gold answer. What cannot read gives
-    utilities that are noise.
+    right alone, and with a teacher's rationale that led to the gold answer; where there are no
+    choices, the gold answer's utility. It reads what the leak control leaves of a rationale. What
+    cannot read gives utilities that are noise.
     """
     first: dict[str, str] = {}
     for a in teacher_attempts(held_out, "correct"):
         first.setdefault(a.question_id, a.rationale)
-    asked = [q for q in held_out if q.choices and q.id in first]
+    taught = [q for q in held_out if q.id in first]
+    with_choices = [q for q in taught if q.choices]
+    asked = with_choices or taught
     if not asked or not isinstance(judge, AnswerScorer):
         return
 
     def right(rationales: Sequence[str | None]) -> list[float]:
+        if not with_choices:
+            return judge.utilities(asked, rationales)
         probabilities = judge.probabilities(asked, rationales)
         return [
             float(is_correct((q.choices or ())[likeliest(p)], q.answer, q.choices))
@@ -78,13 +93,20 @@ def log_reading(
         ]
 
     def measure() -> dict[str, Any]:
-        alone, told = right([None] * len(asked)), right([first[q.id] for q in asked])
+        texts = [utility_text(first[q.id], q, config.candidates.leak) for q in asked]
+        alone, told = right([None] * len(asked)), right(texts)
         gain = paired_difference(told, alone)
-        facts = {"alone": float(np.mean(alone)), "with_rationale": float(np.mean(told))}
+        facts: dict[str, Any] = {
+            "measure": "accuracy" if with_choices else "utility",
+            "alone": float(np.mean(alone)), "with_rationale": float(np.mean(told)),
+        }  # fmt: skip
+        does = "answers {:.0%} of {} held-out questions right alone, {:.0%}"
+        if not with_choices:
+            does = "gives the gold answers a likelihood of {:.0%} on {} held-out questions, {:.0%}"
+        counts = does.format(facts["alone"], len(asked), facts["with_rationale"])
         say(
-            f"the judge of utilities answers {facts['alone']:.0%} of {len(asked)} held-out "
-            f"questions right alone, {facts['with_rationale']:.0%} with a teacher's rationale that "
-            f"led there (difference {gain.mean:+.0%} [{gain.low:+.0%}, {gain.high:+.0%}])"
+            f"the judge of utilities {counts} with a teacher's rationale that led there "
+            f"(difference {gain.mean:+.0%} [{gain.low:+.0%}, {gain.high:+.0%}])"
         )
         if gain.low <= 0 and facts["with_rationale"] < _ROOM:
             say(
@@ -99,19 +121,21 @@ def log_reading(
 
 
 def log_clones(
-    exp: Experiment, variants: Variants, config: CoalitionConfig, when: str, round: int
-) -> None:
-    """Store and print how different the variants are, a row per pair; `when` is `tuned` or a
-    round's name.
+    exp: Experiment, variants: Variants, config: CoalitionConfig, judge: UtilityJudge, when: str,
+    round: int,
+) -> None:  # fmt: skip
+    """Store and print how different the variants are, a row per pair, and whether the utility
+    varies more between variants than between draws of one; `when` is `tuned` or a round's name.
 
     They write the same development questions, sampled as candidates are, so that two files say
     what DPO made of them. KL is taken on those draws: with `top_p` below 1 they leave out what is
     unlikely, and it is not that of the whole distributions.
     """
-    stage, asked = exp.stage("clones", needs=FOR_WRITING), exp.dev[:_ENOUGH]
+    stage, asked = exp.stage("clones", needs=FOR_WRITING), exp.dev[:COMPARED]
     if len(config.names) < 2 or not asked:
         return
-    sampling = replace(config.candidates.sampling, n=1)
+    sampling = config.candidates.sampling
+    sampling = replace(sampling, n=DRAWS if sampling.beams == 1 else 1)
 
     def write(name: str) -> list[Attempt]:
         with variants.active(name) as policy:
@@ -122,11 +146,13 @@ def log_clones(
                 label=f"{name} writes dev, {when}",
             )  # fmt: skip
 
+    def drawn(name: str) -> list[Attempt]:
+        return stage.attempts(f"{when}-{name}", partial(write, name))
+
     def measure() -> list[dict[str, Any]]:
         written = {
-            name: {a.question_id: a for a in stage.attempts(f"{when}-{name}", partial(write, name))}
-            for name in config.names
-        }
+            name: {a.question_id: a for a in reversed(drawn(name))} for name in config.names
+        }  # the first draw of each question
         rows = clone_rows(
             {name: {i: a.rationale for i, a in of.items()} for name, of in written.items()},
             _answers(variants, asked, written, config.instruction.texts),
@@ -136,7 +162,40 @@ def log_clones(
         print(f"variants on development questions, {when}:\n{coalition.as_text(table)}")
         return [{**row, "split": "dev"} for row in rows]
 
+    def vary() -> dict[str, Any]:
+        leak = config.candidates.leak
+        alone = judge.utilities(asked, [None] * len(asked))
+        reference = dict(zip([q.id for q in asked], alone, strict=True))
+        utilities: dict[str, dict[str, list[float]]] = {}
+        for name in config.names:
+            for a in utilities_of(drawn(name), asked, judge, leak, reference):
+                utilities.setdefault(name, {}).setdefault(a.question_id, []).append(utility(a))
+        facts = variance_row(utilities)
+        say(f"{when}: {in_words(facts)}")
+        return facts
+
     stage.facts(f"clones-{when}", measure)
+    if sampling.n > 1 and not sampling.greedy:
+        needs = (*FOR_WRITING, *FOR_JUDGING, "candidates.leak")
+        exp.stage("clones", needs=needs).facts(f"variance-{when}", vary)
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """What `variance_row` found, and what to do where variants differ no more than draws do."""
+    if facts["ratio"] is None:
+        return "all draws of a variant are worth the same: utilities do not vary"
+    told = (
+        f"the utility's variance between variants is {facts['ratio']:.2f} "
+        f"[{facts['low']:.2f}, {facts['high']:.2f}] times what draws of one variant explain "
+        f"(n = {facts['n']})"
+    )
+    if facts["low"] > 1:
+        return told
+    return (
+        f"{told}: no more than draws do, so that there may be nothing to choose among. Make the "
+        "variants differ: kinds of their own (--parts kinds), sources of their own "
+        "(--variant-sources), more passes (--variant-epochs)"
+    )
 
 
 def _answers(
@@ -187,39 +246,54 @@ def log_refining(exp: Experiment, candidates: Candidates, when: str) -> None:
 
 
 def log_leak(
-    exp: Experiment, candidates: Candidates, questions: Sequence[Question], leak: Leak, when: str,
-    pairs: Sequence[CandidatePair] = (),
+    exp: Experiment, candidates: Candidates, questions: Sequence[Question],
+    config: CoalitionConfig, when: str, judge: UtilityJudge,
+    select: Callable[[Candidates], Mapping[str, Pairs]] | None = None,
 ) -> None:  # fmt: skip
     """Store and print how many candidates the leak control touched: those that the judge has read
-    otherwise than they were written, or not at all; and how many of them ended in pairs.
+    otherwise than they were written, or not at all; how many of them ended in pairs; and, with
+    `select`, which makes pairs of candidates, how many pairs there would be without it.
     """
+    leak = config.candidates.leak
     if leak == "none":
         return
     by_id = {q.id: q for q in questions}
 
-    def touched(attempts: Iterable[Attempt]) -> int:
-        read = [(a.rationale, by_id[a.question_id]) for a in attempts]
-        return sum(utility_text(*text, leak) != utility_text(*text, "none") for text in read)
+    def count(attempts: Iterable[Attempt]) -> int:
+        return sum(touched(a, by_id[a.question_id], leak) for a in attempts)
 
     def measure() -> dict[str, Any]:
         written, refined = candidates.all_written, candidates.all_refined
         facts: dict[str, Any] = {
             "control": leak,
-            "written": {"n": len(written), "touched": touched(written)},
-            "refined": {"n": len(refined), "touched": touched(refined)},
-            "pairs": {
-                "n": len(pairs), "chosen": touched(p.chosen for p in pairs),
-                "rejected": touched(p.rejected for p in pairs),
-            },
-        }  # fmt: skip
+            "written": {"n": len(written), "touched": count(written)},
+            "refined": {"n": len(refined), "touched": count(refined)},
+        }
+        pairs = _all_pairs(select(candidates)) if select else []
+        if select:
+            without = _all_pairs(select(as_written(candidates, questions, judge, leak)))
+            same = len(_names(pairs) & _names(without))
+            facts["pairs"] = {
+                "n": len(pairs), "chosen": count(p.chosen for p in pairs),
+                "rejected": count(p.rejected for p in pairs), "without": len(without), "same": same,
+            }  # fmt: skip
         done = {"mask": "had an answer masked", "penalty": "only named answers"}[leak]
         counts = ", ".join(
             f"{facts[name]['touched']} of {facts[name]['n']} {name}"
             for name in ("written", "refined")
         )
-        among = "; in {n} pairs {chosen} of the chosen, {rejected} of the rejected"
+        among = ("; in {n} pairs {chosen} of the chosen, {rejected} of the rejected; without it "
+                 "{without} pairs, {same} of them the same")  # fmt: skip
         say(f"leak control, {when}: {counts} candidates {done}"
-            + (among.format(**facts["pairs"]) if pairs else ""))  # fmt: skip
+            + (among.format(**facts["pairs"]) if select else ""))  # fmt: skip
         return facts
 
     exp.stage("leak").facts(f"leak-{when}", measure)
+
+
+def _all_pairs(pairs_by_variant: Mapping[str, Pairs]) -> list[CandidatePair]:
+    return [pair for pairs, _ in pairs_by_variant.values() for pair in pairs]
+
+
+def _names(pairs: Iterable[CandidatePair]) -> set[tuple[str, str]]:
+    return {(p.chosen.id, p.rejected.id) for p in pairs}

@@ -1,21 +1,22 @@
-"""How a coalition is evaluated: its chains on held-out questions, and those of other routings."""
+"""How a coalition is evaluated: its row on held-out questions, and those of other routings."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from rationalize.evaluation.baselines import MAJORITY
+from rationalize.evaluation.baselines import BASE, MAJORITY
 from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.base import Experiment, Learned, final_stage, log_dev
 from rationalize.methods.coalition.config import FOR_UTILITIES, CoalitionConfig
-from rationalize.methods.coalition.inference import CONTROLLER, Chain, Coalition, Routing
-from rationalize.methods.outcome import majority_row, trained_rows, write_results
+from rationalize.methods.coalition.inference import CONTROLLER, FIXED, Coalition
+from rationalize.methods.coalition.table import CROSS, OTHERS, SELF, rows_of_table
+from rationalize.methods.outcome import base_row, majority_row, trained_rows, write_results
 from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.rewards.base import Reward
@@ -26,18 +27,10 @@ from rationalize.sampling.writing import question_seed
 COALITION = "COALITION"
 """A coalition's own row: the controller says who works."""
 
-OTHERS: dict[str, Routing] = {
-    "random controller": "random", "self-refinement": "self", "no refinement": "keep",
-    "M_IFT alone": "base",
-}  # fmt: skip
-"""Rows of the same models with others at work. The controller may keep a rationale, and so may
-chance; `self-refinement` always refines, `no refinement` never.
-"""
-
 SELF_CONSISTENCY = "self-consistency"
 """Row of the majority among sampled chains of M_IFT, at no fewer tokens than the coalition's."""
 
-_FEWEST = 3  # of two votes that differ, neither has a majority
+FEWEST = 3  # of two votes that differ, neither has a majority
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +49,12 @@ def conclude(
 ) -> None:  # fmt: skip
     """Score the evaluation splits once; write `results.json`, `report.html` and `coalition/`.
 
-    `methods` are rows that stand beside the coalition's, with comparisons `pairs` of their own;
-    `started` is when this start began, by `time.monotonic()`.
+    `methods` are rows that stand beside the coalition's, with comparisons `pairs` of their own
+    (none: the base model's); `started` is when this start began, by `time.monotonic()`.
     """
-    coalition, methods = learned.policy, {} if methods is None else methods
+    coalition = learned.policy
+    if methods is None:
+        methods, pairs = {BASE: base_row(exp)}, [(name, BASE)]
     exp = exp.with_reward(learned.utility)
     judged = exp.suite.only("utility")
     for row, splits in methods.items():  # written before there was a judge
@@ -70,15 +65,12 @@ def conclude(
         say("no controller was trained (no question was kept aside for it, or no choice made a "
             f"difference): {name}'s row is the random controller's")  # fmt: skip
 
-    # every routing answers every evaluation split
-    routings: dict[str, Routing] = {name: "controller", **OTHERS}
+    # every routing is a look-up in the table of an evaluation split
     sampling = replace(learned.config.candidates.sampling, n=1)
     tokens, chains = {}, []
     for split in exp.final_splits:
-        rows = {
-            row: evaluate_chains(exp, coalition, row, split, routing)
-            for row, routing in routings.items()
-        }
+        fixed = exp.run.read_json(f"{FIXED}.json")
+        rows = rows_of_table(exp, coalition, learned.config, split, name, fixed)
         cost = spent(rows[name])
         rows[SELF_CONSISTENCY] = self_consistency(exp, coalition, sampling, split, cost)
         for row, attempts in rows.items():
@@ -86,35 +78,23 @@ def conclude(
         tokens[split] = {row: spent(attempts) for row, attempts in rows.items()}
         means = ", ".join(f"{row} {mean:.0f}" for row, mean in tokens[split].items())
         say(f"tokens written a question, {split}: {means}")
-        chains += [
-            {"method": row, "split": split, **chain}
-            for row in routings
-            for chain in exp.run.read_json(_chain_file(row, split))
-        ]
+        cells = exp.run.read_json(f"chains/table-{split}.json")
+        picked = [cell for cell in cells if cell["picked"]] or cells
+        chains += [{"method": name, "split": split, **chain} for chain in picked]
 
     meta: dict[str, Any] = {"tokens_a_question": tokens, "seeds": [exp.seed]}
     if started is not None:
         meta["seconds"] = time.monotonic() - started
-    pairs = [*((name, row) for row in (*OTHERS, SELF_CONSISTENCY, MAJORITY)), *pairs]
+    beside = [row for row in (*OTHERS, SELF_CONSISTENCY, MAJORITY) if row in methods]
+    pairs = [*((name, row) for row in beside), *pairs]
+    if {CROSS, SELF} <= set(methods):
+        pairs.append((CROSS, SELF))
     write_results(
         exp, methods, pairs, meta, chains=chains, trained=trained_rows(name, learned.trained or {}),
-        **measured(exp.run),
+        **measured(exp.run, exp.final_splits),
     )  # fmt: skip
     coalition.save(learned.weights)
     print(f"coalition: {learned.weights}\nreport: {exp.run.path / 'report.html'}")
-
-
-def evaluate_chains(
-    exp: Experiment, coalition: Coalition, row: str, split: str, routing: Routing
-) -> list[Attempt]:
-    """The chains of a split as scored attempts; both are stored, so that none is written twice."""
-
-    def write() -> list[Chain]:
-        return coalition.chains(
-            exp.splits[split], exp.evaluation, split=split, seed=exp.seed, routing=routing
-        )
-
-    return _stored(exp, final_stage(exp.run, row), f"{split}-{exp.seed}", row, split, write)
 
 
 def dev_accuracy(
@@ -122,27 +102,15 @@ def dev_accuracy(
 ) -> float:
     """Share of development questions that chains by chance answer right; every metric is logged."""
 
-    def write() -> list[Chain]:
+    def write() -> list[Attempt]:
         by_chance = replace(coalition, controller=False)
-        return by_chance.chains(exp.dev, exp.evaluation, split="dev", seed=exp.seed)
+        chains = by_chance.chains(exp.dev, exp.evaluation, split="dev", seed=exp.seed)
+        exp.run.write_json(f"chains/{slug(name)}-dev.json", [c.as_row() for c in chains])
+        attempts = [c.as_attempt(name, exp.seed) for c in chains]
+        return exp.suite.score(attempts, {q.id: q for q in exp.dev})
 
-    attempts = _stored(exp, exp.stage("dev", needs=FOR_UTILITIES), name, name, "dev", write)
+    attempts = exp.stage("dev", needs=FOR_UTILITIES).attempts(name, write)
     return log_dev(exp, stage, attempts, round=round, step=round)["accuracy"]
-
-
-def _stored(
-    exp: Experiment, stage: Stage, part: str, row: str, split: str,
-    write: Callable[[], list[Chain]],
-) -> list[Attempt]:  # fmt: skip
-    """Chains as scored attempts of a row, stored as a part of the stage; and as a file."""
-
-    def scored() -> list[Attempt]:
-        chains = write()
-        exp.run.write_json(_chain_file(row, split), [c.as_row() for c in chains])
-        attempts = [c.as_attempt(row, exp.seed) for c in chains]
-        return exp.suite.score(attempts, {q.id: q for q in exp.splits[split]})
-
-    return stage.attempts(part, scored)
 
 
 def self_consistency(
@@ -155,7 +123,7 @@ def self_consistency(
 
     def write() -> list[Attempt]:
         votes: list[list[Attempt]] = []
-        while len(votes) < _FEWEST or 0 < sum(map(spent, votes)) < tokens:
+        while len(votes) < FEWEST or 0 < sum(map(spent, votes)) < tokens:
             chains = coalition.chains(
                 questions, sampling, split=split, routing="base",
                 seed=question_seed(exp.seed, SELF_CONSISTENCY, len(votes)),
@@ -176,16 +144,39 @@ def spent(attempts: Sequence[Attempt]) -> float:
     return float(np.mean([a.n_tokens for a in attempts]))
 
 
-def measured(run: Run) -> dict[str, Any]:
+def measured(run: Run, splits: Sequence[str]) -> dict[str, Any]:
     """What was stored on the coalition itself on the way, as rows for the page."""
     reading, facts = run.read_json("reading.json"), run.done(CONTROLLER) or {}
     facts = facts if facts.get("learned_from") else {}  # else chance picks
+    rounds = run.read_json("rounds.json")
+    names = list(rounds["dev_accuracy"])
+    of_round = {row["round"]: row for row in _by_round(run, rounds["stage"])}
     return {
         "reading": [reading] if reading else [],
+        "variance": [
+            {"when": when, **row}
+            for when in [*names, *splits]
+            if (row := run.read_json(f"variance-{when}.json"))
+        ],
         "variants": [
             {"when": when, **row}
-            for when in run.read_json("rounds.json")["dev_accuracy"]
+            for when in names
             for row in run.read_json(f"clones-{when}.json") or []
+        ],
+        "preference_pairs": [
+            {"when": when, "variant": variant, **row}
+            for when in names[1:]
+            for variant in rounds["variants"]
+            if (row := run.done(f"{variant}-{when}"))
+        ],
+        "leak": [
+            {"when": when, **row}
+            for when in names[1:]
+            if (row := run.read_json(f"leak-{when}.json"))
+        ],
+        "preference_rounds": [
+            {"when": when, "kept": when == rounds["kept"], **of_round.get(i, {})}
+            for i, when in enumerate(names)
         ],
         "refining": run.read_json("refining-final.json") or [],
         "controller": [
@@ -194,5 +185,11 @@ def measured(run: Run) -> dict[str, Any]:
     }
 
 
-def _chain_file(row: str, split: str) -> str:
-    return f"chains/{slug(row.lower())}-{split}.json"
+def _by_round(run: Run, stage: str) -> list[dict[str, Any]]:
+    """Accuracy and utility on development questions after each round of preference learning."""
+    rows: dict[int, dict[str, Any]] = {}
+    for line in run.metrics(f"{stage}/rounds"):
+        if line["reward"] in ("accuracy", "utility"):
+            row = rows.setdefault(line["round"], {"round": line["round"], "n": line["n"]})
+            row[line["reward"]] = {key: line[key] for key in ("mean", "low", "high")}
+    return list(rows.values())

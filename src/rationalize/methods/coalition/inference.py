@@ -13,21 +13,22 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from rationalize.answers import reply_text
+from rationalize.answers import read_answer, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.methods.coalition.config import Refiners, refines
 from rationalize.models.answer_texts import Texts, answer_prompt
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.controller import KEEP, choose
-from rationalize.models.policy import load_policy
+from rationalize.models.policy import Policy, load_policy
 from rationalize.models.read_only import read_only
 from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
@@ -44,8 +45,14 @@ from rationalize.sampling.writing import (
 FILE = "coalition.json"
 CONTROLLER = "controller"
 
+FIXED = "fixed"
+"""File of the run, without `.json`: whom a controller would choose that always chooses alike."""
+
 BASE = "base"
 """M_IFT as a writer."""
+
+GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=128)
+"""How rationales and refinements are written where nothing else is said."""
 
 FREE_FORM = SamplingConfig(temperature=0.0, max_new_tokens=64)
 """How an answer is written where there are no choices."""
@@ -74,6 +81,8 @@ class Chain:
     """The same given the rationale as it was written."""
     after: tuple[float, ...]
     """The same given the refined one."""
+    draw: int = 0
+    """Which of the writer's texts for the question it is."""
 
     @property
     def rationale(self) -> str:
@@ -111,6 +120,16 @@ class Chain:
         return probabilities[q.choices.index(q.answer)]
 
 
+@dataclass(frozen=True)
+class Draft:
+    """A chain before its answer."""
+
+    question: Question
+    written: Attempt
+    refined: Attempt | None
+    draw: int = 0
+
+
 @dataclass
 class Coalition:
     """Variants, the controller that picks among them, and the base that answers."""
@@ -127,8 +146,8 @@ class Coalition:
     """The questions that were asked last, and p(choice | question) of each."""
 
     def chains(
-        self, questions: Sequence[Question], sampling: SamplingConfig, *, split: str = "test",
-        seed: int = 0, routing: Routing = "controller",
+        self, questions: Sequence[Question], sampling: SamplingConfig = GREEDY, *,
+        split: str = "test", seed: int = 0, routing: Routing = "controller",
     ) -> list[Chain]:  # fmt: skip
         """One chain per question, in order."""
         if len({q.id for q in questions}) < len(questions):
@@ -137,43 +156,68 @@ class Coalition:
             return []
         if routing == "controller" and not self.controller:
             routing = "random"
-        once = replace(sampling, n=1)
+        once, where = replace(sampling, n=1), (split, seed)
 
         # who writes, and what
-        writers = self._writers(questions, seed, routing)
-        by_id = self._each(
-            questions, writers, lambda sampler, asked, name: write_attempts(
-                sampler, asked, once, Provenance(split, question_seed(seed, name), writer=name),
-                PromptOptions("rationale"), label=f"{name} writes {split}",
-            ),
-        )  # fmt: skip
-        written = [by_id[q.id] for q in questions]
+        writers = self.writers(questions, seed, routing)
+        written = [a for [a] in self.write(questions, writers, once, where)]
 
         # who refines it, and what becomes of it
-        refiners = self._refiners(questions, written, seed, routing)
-        refined = self._each(
-            questions, refiners, lambda sampler, asked, name: write_attempts(
-                sampler, asked, once,
-                Provenance(split, question_seed(seed, name, "refine"), writer=name),
-                PromptOptions("refine"), given=[by_id[q.id] for q in asked],
-                label=f"{name} refines {split}",
-            ),
-        )  # fmt: skip
-        # an empty refinement is no refinement
-        kept = {id: attempt for id, attempt in refined.items() if attempt.rationale}
-        last = [kept.get(q.id, by_id[q.id]) for q in questions]
+        refiners = self.refiners_of(questions, written, seed, routing)
+        refined = self.write(questions, refiners, once, where, given=written)
 
         # the answer, from the last rationale
-        probabilities, answers = self._answers(questions, written, last)
+        drafts = [Draft(q, w, r[0] if r else None)
+                  for q, w, r in zip(questions, written, refined, strict=True)]  # fmt: skip
+        return self.answered(drafts)
+
+    def write(
+        self, questions: Sequence[Question], names: Sequence[str], sampling: SamplingConfig,
+        where: tuple[str, int], given: Sequence[Attempt] | None = None,
+    ) -> list[list[Attempt]]:  # fmt: skip
+        """Per question the `sampling.n` texts of who is named for it, none for `keep`; with `given`
+        refinements of those. All that a variant writes is one batch. `where` is split and seed.
+        """
+        texts: list[list[Attempt]] = [[] for _ in questions]
+        (split, seed), does = where, "refines" if given else "writes"
+        for name in (*self.names, BASE):
+            rows = [i for i, n in enumerate(names) if n == name]
+            if not rows:
+                continue
+            stream = question_seed(seed, name, *(["refine"] if given else []))
+            with self._active(name) as policy:
+                attempts = write_attempts(
+                    Sampler(policy), [questions[i] for i in rows], sampling,
+                    Provenance(split, stream, writer=name),
+                    PromptOptions("refine" if given else "rationale"),
+                    given=[given[i] for i in rows] if given else None,
+                    label=f"{name} {does} {split}",
+                )  # fmt: skip
+            for k, i in enumerate(rows):
+                texts[i] = attempts[k * sampling.n : (k + 1) * sampling.n]
+        return texts
+
+    def _active(self, name: str) -> AbstractContextManager[Policy]:
+        return self.variants.base_policy() if name == BASE else self.variants.active(name)
+
+    def answered(self, drafts: Sequence[Draft]) -> list[Chain]:
+        """Each draft with its answer; an empty refinement is no refinement."""
+        lasts = [d.refined if d.refined and d.refined.rationale else d.written for d in drafts]
+        questions = [d.question for d in drafts]
+        probabilities, answers = self._answers(questions, [d.written for d in drafts], lasts)
         return [
             Chain(
-                q, by_id[q.id].writer, by_id[q.id], kept[q.id].writer if q.id in kept else KEEP,
-                attempt, answers[q.id], *(tuple(p.get(q.id, ())) for p in probabilities),
+                d.question, d.written.writer, d.written,
+                KEEP if last is d.written else last.writer, last, answer,
+                tuple(alone), tuple(before), tuple(after), d.draw,
             )
-            for q, attempt in zip(questions, last, strict=True)
+            for d, last, answer, alone, before, after in zip(
+                drafts, lasts, answers, *probabilities, strict=True
+            )
         ]  # fmt: skip
 
-    def _writers(self, questions: Sequence[Question], seed: int, routing: Routing) -> list[str]:
+    def writers(self, questions: Sequence[Question], seed: int, routing: Routing) -> list[str]:
+        """Who writes for each question."""
         if routing == "controller" and len(self.names) > 1:
             everybody = [self.names] * len(questions)
             return self._chosen(questions, [None] * len(questions), self.names, everybody)
@@ -181,9 +225,10 @@ class Coalition:
             return [BASE] * len(questions)
         return [random.Random(f"{seed}/writes/{q.id}").choice(self.names) for q in questions]
 
-    def _refiners(
+    def refiners_of(
         self, questions: Sequence[Question], written: Sequence[Attempt], seed: int, routing: Routing
     ) -> list[str]:
+        """Who refines what was written for each question, or `keep`."""
         writers = [a.writer for a in written]
         allowed = [
             [*(n for n in self.names if refines(n, writer, self.refiners)), KEEP]
@@ -215,52 +260,48 @@ class Coalition:
             for p, options in zip(probabilities, allowed, strict=True)
         ]
 
-    def _each(
-        self, questions: Sequence[Question], names: Sequence[str],
-        write: Callable[[Sampler, list[Question], str], list[Attempt]],
-    ) -> dict[str, Attempt]:  # fmt: skip
-        """What each variant writes for its questions, in one batch, by question id."""
-        attempts: dict[str, Attempt] = {}
-        for name in (*self.names, BASE):
-            asked = [q for q, n in zip(questions, names, strict=True) if n == name]
-            if asked:
-                active = self.variants.base_policy() if name == BASE else self.variants.active(name)
-                with active as policy:
-                    attempts |= {a.question_id: a for a in write(Sampler(policy), asked, name)}
-        return attempts
-
     def _answers(
         self, questions: Sequence[Question], written: Sequence[Attempt], last: Sequence[Attempt]
-    ) -> tuple[list[dict[str, list[float]]], dict[str, str | None]]:
-        """By question id: probabilities of the choices given the question alone, what was written
-        and the last rationale, under the base; and the answers, the likeliest choice, or what the
-        base writes where there are none.
+    ) -> tuple[list[list[list[float]]], list[str | None]]:
+        """In the order of the questions, which may repeat: probabilities of the choices given the
+        question alone, what was written and the last rationale, under the base; and the answers,
+        the likeliest choice, or what the base writes where there are none.
         """
-        with_choices = [q for q in questions if q.choices]
-        free_form = [q for q in questions if not q.choices]
-        drafts, finals = (
-            {q.id: a.rationale or None for q, a in zip(questions, attempts, strict=True)}
-            for attempts in (written, last)
-        )
+        drafts, finals = ([a.rationale or None for a in attempts] for attempts in (written, last))
+        with_choices = list({q.id: q for q in questions if q.choices}.values())
+        free_form = {  # each prompt once
+            (q.id, text): answer_prompt(self.texts, q, text)
+            for q, text in zip(questions, finals, strict=True)
+            if not q.choices
+        }
         with self.variants.base_policy() as policy:
             reader = ChoiceScorer(policy)
             fold = AnswerFold(reader, reader)
-            alone = self._alone(fold, with_choices)
-            read = [(q, v[q.id]) for v in (drafts, finals) for q in with_choices if v[q.id]]
-            asked, texts = [q for q, _ in read], [text for _, text in read]
-            given = iter(fold.probabilities(asked, texts, self.texts))
-            before, after = (
-                {q.id: next(given) if v[q.id] else alone[q.id] for q in with_choices}
-                for v in (drafts, finals)
-            )
-            prompts = [answer_prompt(self.texts, q, finals[q.id]) for q in free_form]
+            known = self._alone(fold, with_choices)
+            read = [
+                (q, text)
+                for texts in (drafts, finals)
+                for q, text in zip(questions, texts, strict=True)
+                if q.choices and text
+            ]
+            asked, given = [q for q, _ in read], [text for _, text in read]
+            views = iter(fold.probabilities(asked, given, self.texts))
+            prompts = list(free_form.values())
             seeds = [0] * len(prompts)
             replies = Sampler(policy).sample(prompts, FREE_FORM, seeds=seeds) if prompts else []
-        answers: dict[str, str | None] = {
-            q.id: reply[0].text.strip() or None for q, reply in zip(free_form, replies, strict=True)
-        }
-        for q in with_choices:
-            answers[q.id] = (q.choices or ())[int(np.argmax(after[q.id]))]
+        said = dict(zip(free_form, (read_answer(r.text, None) for [r] in replies), strict=True))
+        alone = [known.get(q.id, []) for q in questions]
+        before, after = (
+            [
+                next(views) if q.choices and text else p
+                for q, text, p in zip(questions, texts, alone, strict=True)
+            ]
+            for texts in (drafts, finals)
+        )
+        answers = [
+            q.choices[int(np.argmax(p))] if q.choices else said[q.id, text]
+            for q, text, p in zip(questions, finals, after, strict=True)
+        ]
         return [alone, before, after], answers
 
     def _alone(self, fold: AnswerFold, questions: Sequence[Question]) -> dict[str, list[float]]:

@@ -22,6 +22,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from rationalize.methods.coalition.config import (
     CoalitionConfig,
     InstructionConfig,
 )
+from rationalize.methods.own_attempts import RejectConfig, SelectConfig, sort_attempts
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
@@ -83,7 +85,8 @@ def tuned_variants(
     learned = {q.id for q in questions}
     held_out = [q for split in exp.splits.values() for q in split if q.id not in learned]
     source = questions_to_tune_on(exp, questions, held_out, config.instruction)
-    taught = with_rationales(exp, policy, source, config.instruction, stage)
+    reject = config.candidates.reject
+    taught = with_rationales(exp, policy, source, config.instruction, stage, reject)
     imperfect = instruct(exp, policy, taught, config.instruction, stage)
     options = {"tuning": "full", "style": policy.style, "system": policy.system}
     base = exp.config.load_policy(stage.folder, **options)
@@ -91,14 +94,21 @@ def tuned_variants(
     if not config.copies and policy.precision != "float32":
         base = read_only(base)  # it never learns
     variants = Variants.of(base, stage.folder, config.names, copies=config.copies, seed=exp.seed)
-    for name, part in zip(config.names, parts_of(taught, config, exp.seed), strict=True):
+    parts = parts_of(taught, config, exp.seed)
+    for i, own in enumerate(config.variant_sources):
+        if own:
+            from_source = replace(config.instruction, source=own)
+            parts[i] = list(questions_to_tune_on(exp, parts[i], held_out, from_source))
+    for name, part in zip(config.names, parts, strict=True):
         tune_variant(exp, variants, name, part, imperfect, config)
     return variants
 
 
 def parts_of(train: Sequence[Question], config: CoalitionConfig, seed: int) -> list[list[Question]]:
-    """What each variant is tuned on: disjoint parts that hold equally many questions of each kind.
-    Questions that ask the same are in one part.
+    """What each variant is tuned on: disjoint parts that hold equally many questions of each kind,
+    or with `parts: kinds` different kinds (the largest first, to the variant with the fewest
+    questions). Questions that ask the same are in one part. Raises `UserError` where there are
+    fewer kinds than variants.
     """
     if config.parts == "same":
         return [list(train)] * config.variants
@@ -107,6 +117,17 @@ def parts_of(train: Sequence[Question], config: CoalitionConfig, seed: int) -> l
     # stable: shuffled within a kind, then dealt out in turn
     by_kind = sorted(order, key=lambda group: train[group[0]].kind or "")
     dealt = [by_kind[k :: config.variants] for k in range(config.variants)]
+    if config.parts == "kinds":
+        kinds = {k: list(g) for k, g in groupby(by_kind, lambda group: train[group[0]].kind or "")}
+        if len(kinds) < config.variants:
+            raise UserError(
+                f"parts=kinds: the questions are of {len(kinds)} kinds ({', '.join(kinds)}); "
+                f"expected at least {config.variants}, one a variant. Give questions with a `kind` "
+                "(columns kind=FIELD), or take parts=stratified"
+            )
+        dealt = [[] for _ in range(config.variants)]
+        for kind in sorted(kinds, key=lambda k: -len(kinds[k])):
+            min(dealt, key=len).extend(kinds[kind])
     return [[train[i] for i in sorted(i for group in part for i in group)] for part in dealt]
 
 
@@ -181,7 +202,7 @@ def tune(
     policy: Policy, rows: ModeRows, config: InstructionConfig, stage: Stage, steps: int, seed: int
 ) -> None:
     """Learn all modes that have rows, each its share of every batch."""
-    counts = _counts(config, rows)
+    counts = counts_of(config, rows)
     order = question_seed(seed, stage.name)  # no stage repeats another's order
     fit(
         policy, nll, lambda step: mixed_batch(rows, counts, step, order), config.fit, stage,
@@ -189,9 +210,11 @@ def tune(
     )  # fmt: skip
 
 
-def tuning_steps(rows: ModeRows, config: InstructionConfig, epochs: float) -> int:
+def tuning_steps(
+    rows: Mapping[str, Sequence[Any]], config: InstructionConfig, epochs: float
+) -> int:
     """Optimiser steps for so many passes over the rationales, or over the longest mode without."""
-    counts = _counts(config, rows)
+    counts = counts_of(config, rows)
     mode = "rationale" if "rationale" in counts else max(counts, key=lambda m: len(rows[m]))
     return max(1, math.ceil(epochs * len(rows[mode]) / counts[mode]))
 
@@ -220,9 +243,11 @@ def questions_to_tune_on(
 
 def with_rationales(
     exp: Experiment, policy: Policy, questions: Sequence[Question], config: InstructionConfig,
-    stage: Stage,
+    stage: Stage, reject: RejectConfig,
 ) -> list[Question]:  # fmt: skip
-    """The questions; with rationales of the policy's own where none has one."""
+    """The questions; where none has a rationale, with the policy's own that led to the gold answer,
+    are distinct, and have none of the faults of `reject`.
+    """
     if teacher_attempts(questions, "correct"):
         return list(questions)
 
@@ -237,20 +262,23 @@ def with_rationales(
         )  # fmt: skip
 
     attempts = stage.attempts("bootstrap", write)
-    by_id = {q.id: q for q in questions}
+    select = SelectConfig(**vars(reject), positives=0)
+    chosen = sort_attempts(attempts, {q.id: q for q in questions}, select)
     rationales: dict[str, list[str]] = {}
-    for a in attempts:
-        if a.rationale and by_id[a.question_id].is_right(a.prediction):
-            rationales.setdefault(a.question_id, []).append(a.rationale)
-    right = sum(map(len, rationales.values()))
+    for a in chosen.positives:
+        rationales.setdefault(a.question_id, []).append(a.rationale)
+    others = {"wrong": len(chosen.negatives), "unread": len(chosen.unparsed), **chosen.rejected}
+    why = ", ".join(f"{n} {reason}" for reason, n in others.items() if n) or "none"
     say(
-        f"{stage.name}: no question has a teacher rationale; {right} of {len(attempts)} few-shot "
-        f"attempts of {policy.name} reach the gold answer and take their place"
+        f"{stage.name}: no question has a teacher rationale; {len(chosen.positives)} of "
+        f"{len(attempts)} few-shot attempts of {policy.name} reach the gold answer and take their "
+        f"place (not taken: {why})"
     )
-    if not right:
+    if not rationales:
         raise UserError(
             f"no rationale to learn from: none of the {len(questions)} questions has one, and none "
-            f"of the {len(attempts)} few-shot attempts is right; give questions with `rationales`"
+            f"of the {len(attempts)} few-shot attempts can be learned from ({why}); give questions "
+            "with `rationales`"
         )
     return [
         replace(q, rationales=tuple(rationales[q.id]), extra={}) if q.id in rationales else q
@@ -283,7 +311,7 @@ def mode_rows(
     }
 
 
-def _counts(config: InstructionConfig, rows: ModeRows) -> dict[str, int]:
+def counts_of(config: InstructionConfig, rows: Mapping[str, Sequence[Any]]) -> dict[str, int]:
     """Rows of each mode in a batch; modes without rows leave their share to the others."""
     shares = {mode: share for mode, share in config.shares.items() if rows.get(mode)}
     return apportion(shares, config.fit.batch_size)

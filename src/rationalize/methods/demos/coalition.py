@@ -35,11 +35,19 @@ class CoalitionDemoConfig(CoalitionConfig):
     direct: StartConfig = StartConfig(epochs=1.0, fit=FitConfig(learning_rate=3e-4, batch_size=8))
     """The direct fine-tune."""
     sft: SftConfig = SftConfig(
-        epochs=1.25, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
+        epochs=1.0, evaluations=1, fit=FitConfig(learning_rate=3e-4, batch_size=8)
     )
     """SFT."""
     judge: Judge = "ift"
-    """Whose likelihood is the utility; the demo trains no scorer beside M_IFT."""
+    """Whose likelihood is the utility; the demo trains no scorer beside M_IFT, which judges
+    questions that it was not tuned on.
+    """
+    controller_share: float = 0.18
+    """Share of the train questions that only the controller learns from."""
+    preference_share: float = 0.3
+    """Share of the train questions that only DPO learns from, and M_IFT judges."""
+    draws: int = 1
+    """Texts of each writer for an evaluation question; 1: greedy."""
     rounds: int = 1
     """Rounds of candidates and DPO."""
     epochs: float = 2.0
@@ -63,7 +71,7 @@ class CoalitionDemoConfig(CoalitionConfig):
     LORA: ClassVar[dict[str, Any]] = {}  # so short a tuning has LoRA's rates already
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {}
     RUN: ClassVar[dict[str, Any]] = {
-        "questions": "builtin:train=108,dev=24,test=72,unseen=0", "evaluation_tokens": 48,
+        "questions": "builtin:train=140,dev=24,test=72,unseen=0", "evaluation_tokens": 48,
     }  # fmt: skip
 
     def __post_init__(self) -> None:

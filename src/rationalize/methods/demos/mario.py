@@ -52,6 +52,9 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 """Method of MaRio's demo -> its row, and what it changes of MaRio's settings."""
 
+SELF_TESTED, PREFLIGHT = 8, 32
+"""Questions of the rewards' self-tests, and of the look at their spread before MaRio."""
+
 REVERSED = "mario-reversed"
 """MaRio with its rewards' tokens in the opposite order."""
 
@@ -150,8 +153,7 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     sizes = ", ".join(f"{len(questions)} {split}" for split, questions in exp.splits.items())
     say(f"{sizes} questions; rewards {', '.join(config.mario.rewards)}")
     _check_rewards(exp)
-    rows = [Row(SFT, "sft", config.sft, "sft-{seed}")]
-    rows += [_row(name, config, len(taught(exp.train))) for name in config.methods]
+    rows = rows_of(config, len(taught(exp.train)))
 
     said: list[str] = []
     best: Best | None = None
@@ -177,6 +179,12 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     for line in said:
         say(printable(line))
     say(f"report: {exp.run.path / 'report.html'}")
+
+
+def rows_of(config: MarioDemoConfig, teacher_rows: int) -> list[Row]:
+    """SFT, and the learners that start from it."""
+    rows = [Row(SFT, "sft", config.sft, "sft-{seed}")]
+    return rows + [_row(name, config, teacher_rows) for name in config.methods]
 
 
 def _row(name: str, config: MarioDemoConfig, teacher_rows: int) -> Row:
@@ -211,7 +219,7 @@ def _check_rewards(exp: Experiment) -> None:
 
     def measure() -> Any:
         asked = [*filter(None, map(solved, exp.dev))] or [*filter(None, map(solved, exp.train))]
-        asked = asked[:8]
+        asked = asked[:SELF_TESTED]
         return check_rewards(exp.suite.rewards, asked, [q.rationales[0] for q in asked])
 
     rows = [CheckRow(**row) for row in exp.stage("check").facts("check_rewards", measure)]
@@ -263,7 +271,7 @@ def _preflight(exp: Experiment, config: MarioConfig, learned: Learned) -> None:
     """Spread of each reward over two sampled attempts of 32 training questions."""
 
     def measure() -> Any:
-        asked = exp.train[:32]
+        asked = exp.train[:PREFLIGHT]
         attempts = write_attempts(
             Sampler(learned.policy), asked, replace(config.sampling, n=2),
             Provenance("train", exp.seed, writer="preflight"), label="preflight",

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rationalize.config.checks import at_least, check_seeds
+from rationalize.errors import UsageError
 from rationalize.evaluation.baselines import FEW_SHOT
 from rationalize.methods.base import Experiment, Learned
 from rationalize.methods.experiment import (
@@ -22,10 +23,12 @@ from rationalize.methods.experiment import (
     run_rows,
     tokens_written,
 )
+from rationalize.methods.grpo import GrpoConfig
 from rationalize.methods.iterative_dpo import IterativeDpoConfig
-from rationalize.methods.outcome import Best, write_results
+from rationalize.methods.outcome import Best, last_label, write_results
 from rationalize.methods.own_attempts import SelectConfig, WriteConfig
 from rationalize.methods.ppo import Mode, PpoConfig
+from rationalize.methods.relearn import From, RelearnConfig
 from rationalize.methods.self_motivated import RankConfig
 from rationalize.methods.self_training import RftConfig, StarConfig
 from rationalize.methods.sft import StartConfig
@@ -37,7 +40,15 @@ from rationalize.training.selection import best_of
 
 HERE = "rationalize.methods"
 
-RFT, STAR, DPO = "RFT (M_sft)", "STaR", "iterative DPO"
+RFT, STAR, DPO, GRPO = "RFT (M_sft)", "STaR", "iterative DPO", "GRPO"
+RELEARN: Mapping[str, tuple[str, From]] = {
+    "rft-more": ("RFT, second round", "more"),
+    "rft-best": ("RFT, best by reward model", "best"),
+    "unfiltered": ("imitation, right or wrong", "unfiltered"),
+    "seeds": ("SFT on the seeds, RFT's steps", "seeds"),
+}
+CONTROLS = [RELEARN[name][0] for name in ("unfiltered", "seeds")]
+"""Rows that learn as long as RFT from what correctness did not choose."""
 RANK = "reward model"
 PPO_ROWS: Mapping[Mode, str] = {"z": "PPO, z", "rm": "PPO, rm", "rm+z": "PPO, rm+z"}
 
@@ -49,7 +60,9 @@ class SelfMotivatedDemoConfig:
     """The demo of Self-motivated Learning: every method that learns from one store of attempts."""
 
     methods: tuple[str, ...] = ("ppo-z", "ppo-rm+z")
-    """Beside RFT: star, dpo, ppo-z, ppo-rm, ppo-rm+z."""
+    """Beside RFT: star, dpo, grpo, ppo-z, ppo-rm, ppo-rm+z; for as many steps as RFT, on the same
+    attempts: rft-more (its second round), rft-best (by the reward model), unfiltered, seeds.
+    """
     seeds: tuple[int, ...] = (0,)
     """One run of every method per seed."""
     votes: int = 4
@@ -67,6 +80,8 @@ class SelfMotivatedDemoConfig:
     """Stages A to C: how attempts are written, sorted and imitated."""
     redraw: SamplingConfig = SAMPLING
     """Stage C': how M_sft attempts every question again."""
+    resample: int = 0
+    """Further attempts there at questions that were always right or always wrong."""
     rm: RewardModelConfig = RewardModelConfig(
         pairs=8, held_out=0.2, epochs=3.0,
         fit=HeadFitConfig(learning_rate=3e-4, head_rate=3e-3, batch_size=8, schedule="cosine"),
@@ -93,9 +108,16 @@ class SelfMotivatedDemoConfig:
         fit=FitConfig(learning_rate=1e-5, batch_size=16),
     )  # fmt: skip
     """Iterative DPO, from M_sft and its redrawn attempts."""
+    grpo: GrpoConfig = GrpoConfig(
+        rewards=("correctness",), select_by="accuracy", updates=5, prompts=12, evaluate_every=3,
+        fit=FitConfig(learning_rate=2e-5, batch_size=36, schedule="constant"),
+        sampling=SAMPLING,
+    )  # fmt: skip
+    """GRPO on correctness, from M_sft."""
 
     LORA: ClassVar[dict[str, Any]] = {
         "ppo": {"fit": {"learning_rate": 1e-4}}, "dpo": {"fit": {"learning_rate": 5e-5}},
+        "grpo": {"fit": {"learning_rate": 1e-4}},
     }  # fmt: skip
     RUN: ClassVar[dict[str, Any]] = {
         "questions": "builtin:train=180,dev=24,test=72,unseen=0",
@@ -104,8 +126,11 @@ class SelfMotivatedDemoConfig:
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
-        at_least(self, 0, "votes", "shots")
-        refuse_unknown_methods(self.methods, ("star", "dpo", *(f"ppo-{mode}" for mode in PPO_ROWS)))
+        at_least(self, 0, "votes", "shots", "resample")
+        others = (*RELEARN, *(f"ppo-{mode}" for mode in PPO_ROWS))
+        refuse_unknown_methods(self.methods, ("star", "dpo", "grpo", *others))
+        if "seeds" in self.methods and not self.rft.seed_rationales:
+            raise UsageError("the row `seeds` learns the seed rationales; set rft.seed_rationales")
 
     @property
     def modes(self) -> list[Mode]:
@@ -118,13 +143,23 @@ class SelfMotivatedDemoConfig:
             start = f"SFT on {self.rft.seed_rationales} seed rationales"
             rows.append(Row(start, f"{HERE}.self_training:seed_sft", self.rft, "seed{seed}-sft"))
         rows.append(Row(RFT, "rft", self.rft, "seed{seed}-sft", start))
-        ranking = RankConfig(self.redraw, self.rft.select, self.rm, tuple(self.modes) or ("z",))
+        modes: tuple[Mode, ...] = tuple(self.modes) or ("z",)
+        if "rft-best" in self.methods:
+            modes = (*modes, "rm")  # it reads the reward model too
+        ranking = RankConfig(self.redraw, self.rft.select, self.rm, modes, self.resample)
         rank = f"{HERE}.self_motivated:rank"
         rows.append(Row(RANK, rank, ranking, "seed{seed}", RFT, shown=False))
-        if "star" in self.methods:
-            rows.append(Row(STAR, "star", self.star, "star-{seed}"))
+        for name, (label, learns) in RELEARN.items():
+            if name in self.methods:
+                config = RelearnConfig(self.rft, learns)
+                again = f"{HERE}.relearn:relearn"
+                rows.append(Row(label, again, config, f"{name}-{{seed}}", RANK))
         if "dpo" in self.methods:
             rows.append(Row(DPO, "dpo", self.dpo, "dpo-{seed}", RANK))
+        if "grpo" in self.methods:
+            rows.append(Row(GRPO, "grpo", self.grpo, "grpo-{seed}", RANK))
+        if "star" in self.methods:
+            rows.append(Row(STAR, "star", self.star, "star-{seed}"))
         for mode in self.modes:
             stage = f"ppo-{mode.replace('+', '-')}-seed{{seed}}"
             improve = f"{HERE}.self_motivated:improve"
@@ -158,11 +193,13 @@ def self_motivated_demo(exp: Experiment, config: SelfMotivatedDemoConfig, starte
     exp = score_by_reward_models(exp, table.methods, models)
 
     shown = [row.label for row in rows if row.shown]
-    learners = [name for name in table.methods if name in shown[1:] or name.startswith("RFT,")]
+    rows_of = {*shown[1:], *(last_label(label) for label in shown)}
+    learners = [name for name in table.methods if name in rows_of or name.startswith("RFT,")]
     writer = shown[0] if config.rft.seed_rationales else FEW_SHOT
     pairs = [*((name, RFT) for name in learners if name != RFT), (RFT, writer)]
-    if {"PPO, rm+z", "PPO, z"} <= set(table.methods):
-        pairs.append(("PPO, rm+z", "PPO, z"))
+    of_interest = [("PPO, rm+z", "PPO, z"), (GRPO, DPO), *((RFT, control) for control in CONTROLS)]
+    pairs += [pair for pair in of_interest if set(pair) <= set(table.methods)]
+    pairs = [pair for i, pair in enumerate(pairs) if pair[::-1] not in pairs[:i]]
     meta = {"seconds": time.monotonic() - started, "seeds": list(config.seeds)}
     meta["tokens_written"] = tokens_written(exp)
     write_results(

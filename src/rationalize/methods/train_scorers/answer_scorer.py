@@ -111,17 +111,31 @@ def _prepare(
             "no training question has a teacher rationale that led to its answer; give questions "
             "with `rationales`, or write some with `rationalize sample --keep-correct`"
         )
+    counts, steps = rows_in_a_step(len(alone), len(given), config)
+    by_mode = {"alone": alone, "given": given}
+
+    def batch_at(step: int) -> list[Row]:
+        return mixed_batch(by_mode, counts, step, seed)
+
+    return nll, batch_at, steps
+
+
+def rows_in_a_step(
+    alone: int, given: int, config: AnswerScorerConfig
+) -> tuple[dict[str, int], int]:
+    """Rows of each mode in a batch, and how many batches `epochs` passes over the rationales take
+    (without any, over the questions).
+
+    >>> rows_in_a_step(100, 90, AnswerScorerConfig(epochs=1.0))
+    ({'alone': 5, 'given': 11}, 9)
+    """
     size = config.fit.batch_size
     n_alone = min(max(1, round(config.answer_share * size)), size - 1) if given else size
     n_alone = n_alone if alone else 0
     n_given = size - n_alone
-    own, counts = {"alone": alone, "given": given}, {"alone": n_alone, "given": n_given}
-
-    def batch_at(step: int) -> list[Row]:
-        return mixed_batch(own, counts, step, seed)
-
     rows, share = (given, n_given) if given else (alone, n_alone)
-    return nll, batch_at, max(1, math.ceil(config.epochs * len(rows) / share))
+    steps = max(1, math.ceil(config.epochs * rows / share))
+    return {"alone": n_alone, "given": n_given}, steps
 
 
 def _row(maker: RowMaker, texts: Texts, question: Question, rationale: str | None):

@@ -9,6 +9,12 @@ there, on what the model reads and without the answer sentence, is what PPO's ga
 interval resamples those questions. They are held out of the rank: the backbone, M_sft, has imitated
 right attempts at all training questions.
 
+Which state of a reply the head reads is chosen first (`score: auto`): linear heads on the frozen
+states of M_sft order questions that they were not fitted to, beside M_sft's own log-likelihood,
+which needs no learning. A head at the end of the reply alone, which is usual, reads a state that is
+almost the same for all replies. In the place of a head, `score: dpo` trains V-STaR's verifier
+(arXiv 2402.06457, section 3): M_sft learns the same pairs by DPO, and its likelihood scores.
+
 Deviations: none known; the loss, split and gate of Self-motivated Learning (arXiv 2404.07017) could
 not be read, and are ours. What is read is the reply as it is learned, the rationale and the answer
 sentence, not what a writer may have put after it.
@@ -22,38 +28,46 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+from torch.nn import Linear
 
 from rationalize.attempt_files import load_attempts
 from rationalize.config import to_dict
 from rationalize.config.checks import above, at_least, between
 from rationalize.errors import UsageError, UserError
-from rationalize.evaluation.intervals import Interval, bootstrap_mean
 from rationalize.methods.base import NothingToLearn, RunConfig
 from rationalize.methods.inputs import inputs_of
-from rationalize.methods.own_attempts import RejectConfig, is_right, rankable
+from rationalize.methods.own_attempts import RejectConfig
+from rationalize.methods.pair_accuracy import with_interval
+from rationalize.methods.train_scorers.choosing import (
+    Tried,
+    chosen_score,
+    describe_tried,
+    try_scores,
+)
+from rationalize.methods.train_scorers.ranking import (
+    Ranked,
+    pair_accuracy,
+    pair_rates,
+    pair_texts,
+    rank_attempts,
+    ranked_rows,
+    raw_scores,
+    split_questions,
+)
 from rationalize.methods.tuning import settle
-from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head, save_head
 from rationalize.models.policy import Policy
-from rationalize.models.reward_model import (
-    Reads,
-    RewardModel,
-    read_facts,
-    reply,
-    reward_row,
-    save_facts,
-)
+from rationalize.models.reward_model import Reads, RewardModel, Score, read_facts, save_facts
 from rationalize.progress import say
-from rationalize.questions import hold_out
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run, Stage, check_resumable
-from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels
 from rationalize.training.batches import grouped_batch
 from rationalize.training.loop import HeadFitConfig, fit
-from rationalize.training.objectives import RankLoss, RankTag, rank
+from rationalize.training.objectives import RankLoss, rank
+from rationalize.training.preference import learn_pairs
 
 MIN_HELD_OUT = 5
 """Fewer held-out questions say too little for the gate to open."""
@@ -67,6 +81,12 @@ class RewardModelConfig:
     """`pairwise`: Bradley-Terry; `listwise`; `pointwise`: cross-entropy (the control)."""
     levels: Literal[2, 3] = 2
     """2: right above wrong; 3: wrong attempts also above those without an answer."""
+    score: Score | Literal["auto"] = "auto"
+    """What scores a reply: a head on a state of it (`end`, `answer`, `mean`), M_sft's `likelihood`,
+    or V-STaR's verifier (`dpo`); `auto`: what orders most pairs of other questions, without `dpo`.
+    """
+    beta: float = 0.1
+    """DPO's beta, with `score=dpo`."""
     reads: Reads = "reply"
     """`rationale`: the answer sentence is masked, in training as in use."""
     pairs: int = 16
@@ -92,7 +112,7 @@ class RewardModelConfig:
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {"lora": {"tuning": "lora", **LORA}}
 
     def __post_init__(self) -> None:
-        at_least(self, 0, "pairs", "centre")
+        at_least(self, 0, "pairs", "centre", "beta")
         between(self, 0, 1, "held_out")
         at_least(self, 0, "gate", "gate_masked")
         above(self, 0, "epochs")
@@ -121,16 +141,6 @@ class RankData:
     scale_on: Sequence[Attempt] = ()
     """Over whose scores mean 0 and deviation 1 are taken: the SFT model's attempts; none: all."""
     seed: int = 0
-
-
-class Ranked(NamedTuple):
-    """A question's attempts on more than one level."""
-
-    question: Question
-    attempts: list[Attempt]
-    pairs: list[tuple[int, int]]
-    """`(better, worse)`, places among the attempts."""
-    weight: float
 
 
 def train_reward_model(
@@ -206,18 +216,21 @@ def learn_rank(
                 "expected 2 at least: questions that are always right or always wrong teach no "
                 "rank. Write more attempts per question, or take harder or easier ones"
             )
-        # learn: a batch is so many questions, with all attempts that are in their pairs
-        scalar_head = new_head(policy, seed=data.seed)
-        groups = [ranked_rows(policy, one, config.reads) for one in learned]
-        size = min(config.fit.batch_size, len(groups))
-        with attached(policy, scalar_head):
-            fit(
-                policy, rank(scalar_head, kind=config.loss, centre=config.centre),
-                lambda step: grouped_batch(groups, size, step, data.seed), config.fit, stage,
-                steps=max(1, math.ceil(config.epochs * len(groups) / size)),
-            )  # fmt: skip
+        # choose what scores
+        tried: Tried = {}
+        score: Score
+        if config.score == "auto":
+            tried = try_scores(policy, learned, config.reads, data.seed)
+            score = chosen_score(tried)
+            say(f"{stage.name}: pairs of other questions in order by {describe_tried(tried)}")
+        else:
+            score = config.score
+        # learn
+        scalar_head = _learn(policy, learned, config, score, stage, data.seed)
         # measure: pair accuracies for the gate, mean and deviation for the scale
-        model = RewardModel(lambda: nullcontext(policy), scalar_head, reads=config.reads)
+        model = RewardModel(
+            lambda: nullcontext(policy), scalar_head, reads=config.reads, score=score
+        )
         unhinted = [a for a in data.scale_on or data.attempts if not a.hinted]
         scores_N = np.array(raw_scores(model, unhinted, questions, config.reads))
         measured = {
@@ -226,12 +239,13 @@ def learn_rank(
             "pair_accuracy_learned": pair_accuracy(model, learned, config.reads),
             **with_interval("pair_accuracy", pair_rates(model, held_out, config.reads)),
             **with_interval("pair_accuracy_masked", pair_rates(model, held_out, "rationale")),
-            "loss": config.loss, "reads": config.reads, "mean": float(scores_N.mean()),
-            "std": float(scores_N.std()) or 1.0,
+            "score": score, "tried": tried, "loss": config.loss, "reads": config.reads,
+            "mean": float(scores_N.mean()), "std": float(scores_N.std()) or 1.0,
         }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         (save or policy.save)(folder)
-        save_head(scalar_head, folder)
+        if scalar_head is not None:
+            save_head(scalar_head, folder)
         save_facts(folder, **measured, **facts)
         return measured
 
@@ -239,104 +253,32 @@ def learn_rank(
     return read_facts(folder)
 
 
-def rank_attempts(
-    attempts: Sequence[Attempt], questions: Mapping[str, Question], select: RejectConfig,
-    config: RewardModelConfig, seed: int, *, best_only: bool = False,
-) -> list[Ranked]:  # fmt: skip
-    """Per question its attempts and pairs; questions whose attempts are on one level are left out.
-
-    With `best_only`, right attempts alone are better than others (iterative DPO). Attempts with a
-    hint or a fault are never ranked, and equal ones once (stage B).
-    """
-    groups: dict[str, list[Attempt]] = {}
-    in_order = sorted(attempts, key=lambda a: a.id)  # whatever the order they come in
-    for attempt in rankable(in_order, questions, select):
-        groups.setdefault(attempt.question_id, []).append(attempt)
-    ranked = []
-    for number, (id, group) in enumerate(sorted(groups.items())):
-        question = questions[id]
-        correct = [is_right(a, question) for a in group]
-        levels = rank_levels(correct, [a.parsed for a in group], config.levels)
-        if best_only:
-            ranks = zip(levels, correct, strict=True)
-            levels = [None if level is None else int(ok) for level, ok in ranks]
-        pairs = pairs_across(levels, config.pairs, [seed, number])
-        if not pairs:
-            continue
-        weight = 1.0
-        if config.chance_correction:
-            choices = len(question.choices) if question.choices else None
-            weight = chance_weight(sum(correct) / len(correct), choices)
-        if weight > 0:
-            ranked.append(Ranked(question, group, pairs, weight))
-    return ranked
-
-
-def split_questions(
-    ranked: Sequence[Ranked], share: float, seed: int
-) -> tuple[list[Ranked], list[Ranked]]:
-    """Questions to learn from and held out: whole questions, never single pairs."""
-    parts = hold_out([one.question for one in ranked], share, f"{seed}/reward-model", least=1)
-    learned, held_out = ([ranked[i] for i in part] for part in parts)
-    return learned, held_out
-
-
-def ranked_rows(policy: Policy, one: Ranked, reads: Reads) -> list[Row]:
-    """A row per attempt that is in a pair, tagged with the attempts it is better than."""
-    used = sorted({i for pair in one.pairs for i in pair})
-    place = {i: k for k, i in enumerate(used)}
-    rows = []
-    for i in used:
-        attempt = one.attempts[i]
-        worse = tuple(place[j] for better, j in one.pairs if better == i)
-        tag = RankTag(0, place[i], worse, is_right(attempt, one.question), one.weight)
-        text = reply(one.question, attempt.rationale, attempt.prediction, reads)
-        rows.append(reward_row(policy, one.question, text, tag))
-    return rows
-
-
-def raw_scores(
-    model: RewardModel, attempts: Sequence[Attempt], questions: Mapping[str, Question], reads: Reads
-) -> list[float]:
-    """What the head says of each attempt, before scaling."""
-    asked = [questions[a.question_id] for a in attempts]
-    texts = [
-        reply(q, a.rationale, a.prediction, reads) for q, a in zip(asked, attempts, strict=True)
-    ]
-    return model.raw(asked, texts)
-
-
-def pair_accuracy(model: RewardModel, ranked: Sequence[Ranked], reads: Reads) -> float:
-    """Share of pairs whose better one scores higher, averaged over questions."""
-    rates = pair_rates(model, ranked, reads)
-    return float(np.mean(rates)) if rates else 0.5
-
-
-def with_interval(name: str, rates: Sequence[float]) -> dict[str, float]:
-    """A pair accuracy and its 95 % interval over questions; without any, nothing is known."""
-    interval = bootstrap_mean(rates) if rates else Interval(0.5, 0.0, 1.0, 0)
-    return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
-def pair_rates(model: RewardModel, ranked: Sequence[Ranked], reads: Reads) -> list[float]:
-    """Per question the share of pairs whose better one scores higher; a tie counts half.
-
-    Without the answer sentence, pairs of equal rationales are left out.
-    """
-    flat = [a for one in ranked for a in one.attempts]
-    by_id = {one.question.id: one.question for one in ranked}
-    scores = iter(raw_scores(model, flat, by_id, reads))
-    rates = []
-    for one in ranked:
-        scores_N = [next(scores) for _ in one.attempts]
-        gaps = [
-            scores_N[i] - scores_N[j]
-            for i, j in one.pairs
-            if reads == "reply" or one.attempts[i].rationale != one.attempts[j].rationale
-        ]
-        if gaps:
-            rates.append(float(np.mean([0.5 * (1 + np.sign(gap)) for gap in gaps])))
-    return rates
+def _learn(
+    policy: Policy, learned: Sequence[Ranked], config: RewardModelConfig, score: Score,
+    stage: Stage, seed: int,
+) -> Linear | None:  # fmt: skip
+    """Teach `policy` in place, with the head that it returns where one scores."""
+    if score == "likelihood":
+        return None
+    size = min(config.fit.batch_size, len(learned))
+    if score == "dpo":
+        pairs = [pair for one in learned for pair in pair_texts(one)]
+        learn_pairs(
+            policy, pairs, config.fit, beta=config.beta, nll_weight=0.0, epochs=config.epochs,
+            stage=stage, seed=seed,
+        )  # fmt: skip
+        return None
+    # a batch is so many questions, with all attempts that are in their pairs
+    scalar_head = new_head(policy, seed=seed)
+    groups = [ranked_rows(policy, one, config.reads) for one in learned]
+    pooling: Any = score
+    objective = rank(scalar_head, kind=config.loss, centre=config.centre, pooling=pooling)
+    with attached(policy, scalar_head):
+        fit(
+            policy, objective, lambda step: grouped_batch(groups, size, step, seed), config.fit,
+            stage, steps=max(1, math.ceil(config.epochs * len(groups) / size)),
+        )  # fmt: skip
+    return scalar_head
 
 
 def gate_reason(facts: Mapping[str, Any], config: RewardModelConfig) -> str | None:
@@ -362,8 +304,9 @@ def gate_reason(facts: Mapping[str, Any], config: RewardModelConfig) -> str | No
 def describe(facts: Mapping[str, Any]) -> str:
     """The figures in a line."""
     return (
-        f"reward model: {facts['pairs']} pairs of {facts['questions']} questions, in order after "
-        f"learning: {_figure(facts, 'pair_accuracy_learned')}; held-out pair accuracy "
+        f"reward model by {facts.get('score', 'end')}: {facts['pairs']} pairs of "
+        f"{facts['questions']} questions, in order after learning: "
+        f"{_figure(facts, 'pair_accuracy_learned')}; held-out pair accuracy "
         f"{_figure(facts, 'pair_accuracy')}, without the answer sentence "
         f"{_figure(facts, 'pair_accuracy_masked')} (n = {facts['held_out_questions']} questions)"
     )

@@ -311,13 +311,18 @@ def _prepare(
         return Row(tuple(prompt), (yes,), tag=StatementTag(0, s.true))
 
     rows = [[row(statement) for statement in group] for group in groups]
-    size = max(1, config.fit.batch_size * len(groups) // sum(map(len, groups)))
+    size, steps = groups_in_a_step(groups, config)
 
     def batch_at(step: int) -> list[Row]:
         return grouped_batch(rows, size, step, seed)
 
-    steps = max(1, math.ceil(config.epochs * len(groups) / size))
     return statement_loss(policy, config.choice_weight), batch_at, steps
+
+
+def groups_in_a_step(groups: Sequence[Group], config: VerifierConfig) -> tuple[int, int]:
+    """Groups in a batch, and how many batches `epochs` passes over them take."""
+    size = max(1, config.fit.batch_size * len(groups) // sum(map(len, groups)))
+    return size, max(1, math.ceil(config.epochs * len(groups) / size))
 
 
 def _calibrate(folder: Path, groups: Sequence[Group]) -> dict[str, Any]:

@@ -1,12 +1,13 @@
-"use strict";
 // The browser of questions. All text enters the page through textContent, so that nothing in it can run.
 (() => {
-  const data = JSON.parse(document.getElementById("browser-data").textContent);
+  const source = document.getElementById("browser-data");
+  if (!source) return; // a run without attempts to show
+  const data = JSON.parse(source.textContent);
   const form = document.getElementById("controls");
   const cards = document.getElementById("cards");
   const pages = document.getElementById("pages");
   const count = document.getElementById("count");
-  const names = ["sort", "metric", "a", "b", "split", "kind", "q", "id"];
+  const names = ["sort", "metric", "a", "b", "split", "kind", "outcome", "q", "id"];
   const start = {
     sort: "gain",
     metric: data.metrics.some((m) => m.name === "nrg") ? "nrg" : "accuracy",
@@ -14,9 +15,13 @@
     b: data.pair[1] ?? data.methods[0],
     split: "",
     kind: "",
+    outcome: "",
     q: "",
     id: "", // one question, as links from other sections ask for
   };
+  // checkboxes: the methods that are shown, and whether differing words are marked
+  const boxes = [...form.querySelectorAll("[name=show]")];
+  const words = form.elements.words;
   let page = 0;
 
   function node(tag, kind, text) {
@@ -70,7 +75,21 @@
       a: data.methods.indexOf(raw.a),
       b: data.methods.indexOf(raw.b),
       q: raw.q.trim().toLowerCase(),
+      hidden: new Set(boxes.filter((box) => !box.checked).map((box) => data.methods.indexOf(box.value))),
+      words: words.checked,
     };
+  }
+
+  // Whether the answers of the two compared, or of all methods shown, are as asked for.
+  function fits(question, s) {
+    if (!s.outcome) return true;
+    const shown = question.attempts.filter((a, m) => a && !s.hidden.has(m));
+    const right = shown.filter((a) => a.right).length;
+    if (s.outcome === "differ") return right > 0 && right < shown.length;
+    if (s.outcome === "none") return right === 0;
+    const [x, y] = [question.attempts[s.a], question.attempts[s.b]];
+    if (!x || !y) return false;
+    return { gained: x.right && !y.right, lost: !x.right && y.right, both: x.right && y.right, neither: !x.right && !y.right }[s.outcome];
   }
 
   function chosen(s) {
@@ -78,14 +97,27 @@
       .filter((q) => (!s.split || q.split === s.split) && (!s.kind || q.kind === s.kind))
       .filter((q) => !s.id || q.id === s.id)
       .filter((q) => !s.q || haystack(q).includes(s.q))
+      .filter((q) => fits(q, s))
       .map((q) => [Number.isNaN(key(q, s)) ? Infinity : key(q, s), q])
       .sort((x, y) => (x[0] === y[0] ? 0 : x[0] - y[0])) // stable: equal keys keep the file's order
       .map(([, q]) => q);
   }
 
-  function attemptNode(attempt, method) {
+  // The rationale; with an attempt to compare it with, the words that only it has are marked.
+  function rationale(attempt, other, tag) {
+    if (!other) return node("p", "text", attempt.rationale);
+    const text = node("p", "text", "");
+    for (const [word, shared] of differing(attempt.rationale, other.rationale)) {
+      text.append(shared ? word : node(tag, "", word), " ");
+    }
+    return text;
+  }
+
+  function attemptNode(question, method, s) {
+    const attempt = question.attempts[method];
+    const other = s.words && s.a !== s.b ? { [s.a]: question.attempts[s.b], [s.b]: question.attempts[s.a] }[method] : null;
     const box = node("div", "attempt " + (attempt.right ? "right" : "wrong"));
-    box.append(node("h4", "", data.methods[method]), node("p", "text", attempt.rationale));
+    box.append(node("h3", "", data.methods[method]), rationale(attempt, other, method === s.a ? "ins" : "del"));
     const answer = attempt.answer ?? "no answer read";
     box.append(node("p", "answer", `${attempt.right ? "✓" : "✗"} ${answer}${attempt.cut ? " (cut at the limit)" : ""}`));
     const scores = node("p", "scores");
@@ -120,7 +152,9 @@
     if (!question.choices.length) choices.append(node("li", "gold", question.gold));
     const attempts = node("div", "attempts");
     const order = [s.a, s.b, ...data.methods.keys()]; // the two compared stand first
-    for (const m of new Set(order)) if (question.attempts[m]) attempts.append(attemptNode(question.attempts[m], m));
+    for (const m of new Set(order)) {
+      if (question.attempts[m] && !s.hidden.has(m)) attempts.append(attemptNode(question, m, s));
+    }
     box.append(choices, attempts);
     return box;
   }
@@ -150,12 +184,17 @@
       control.value = wanted.get(name) ?? start[name];
       if (control.value === "" && control.tagName === "SELECT") control.value = start[name];
     }
+    const hidden = wanted.getAll("hide");
+    for (const box of boxes) box.checked = !hidden.includes(box.value);
+    words.checked = wanted.has("words");
     page = (parseInt(wanted.get("page"), 10) || 1) - 1;
   }
 
   function writeHash() {
     const now = new URLSearchParams();
     for (const name of names) if (form.elements[name].value !== start[name]) now.set(name, form.elements[name].value);
+    for (const box of boxes) if (!box.checked) now.append("hide", box.value);
+    if (words.checked) now.set("words", "1");
     if (page) now.set("page", page + 1);
     try {
       history.replaceState(null, "", "#" + (now.toString() || "browser"));

@@ -1,0 +1,270 @@
+"""Self-motivated Learning on arithmetic: the pool of questions, and what attempts are worth.
+
+    python experiments/self_motivated_arith.py pool PATH/TO/SETS --out questions
+    python experiments/self_motivated_arith.py attempts RUN --questions questions --store NAME
+    python experiments/self_motivated_arith.py informative RUN --questions questions --model M_SFT \
+        --reward-models runs/rm-end runs/rm-mean runs/rm-dpo --store NAME
+
+`pool` writes train, dev and test files; `attempts` counts what a run's stored attempts are worth in
+both readings; `informative` asks whether a reward orders them: right above wrong at questions that
+nothing was fitted to, and the best of n against the majority and one draw. `--store` adds the
+tables to experiments/results/NAME.json, without texts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rationalize.attempt_files import load_attempts
+from rationalize.evaluation.metrics import stated
+from rationalize.evaluation.voting import scaling_curve
+from rationalize.methods.own_attempts import RejectConfig, SelectConfig, sort_attempts
+from rationalize.methods.pair_accuracy import with_interval
+from rationalize.methods.train_scorers.choosing import try_scores
+from rationalize.methods.train_scorers.ranking import pair_rates, rank_attempts
+from rationalize.methods.train_scorers.reward_model import RewardModelConfig
+from rationalize.models.policy import load_policy
+from rationalize.models.precision import Numbers
+from rationalize.models.reward_model import RewardModel
+from rationalize.questions import load_splits
+from rationalize.records import Attempt, Question
+from rationalize.signals.equations import equations_hold
+from rationalize.signals.ranks import rates_in_order
+
+SETS = ("asdiv", "svamp", "singleeq", "multiarith", "addsub")
+TRAIN = 600
+ROOT = Path(__file__).resolve().parents[1]
+RANK = RewardModelConfig(pairs=0)
+
+PUBLISHED = {"singleeq": 81.50, "addsub": 76.71, "multiarith": 78.79, "svamp": 64.20}
+"""text-davinci-002, zero-shot chain of thought, accuracy in percent: the stored outputs of "Large
+Language Models Are Reasoning Teachers" (Ho et al., arXiv 2212.10071), re-scored by the notebook of
+github.com/itsnamgyu/reasoning-teacher. It is a yardstick within 2 to 3 points: their test splits
+are not our test halves, and its files may hold train questions too. ASDiv is not among them.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    pool = commands.add_parser("pool")
+    pool.add_argument("sets", type=Path)
+    pool.add_argument("--out", type=Path, required=True)
+    for name in ("attempts", "informative"):
+        command = commands.add_parser(name)
+        command.add_argument("run", type=Path, help="a run, or a file of attempts")
+        command.add_argument("--questions", required=True)
+        command.add_argument("--store", metavar="NAME")
+        command.add_argument("--note", default="", help="how the attempts were written")
+    command.add_argument("--model", required=True, help="M_sft, whose states and likelihood count")
+    command.add_argument("--split", default="dev", help="questions that nothing was fitted to")
+    command.add_argument("--reward-models", nargs="*", default=[])
+    args = parser.parse_args()
+    if args.command == "pool":
+        write_pool(args.sets, args.out)
+        return
+    questions = {q.id: q for split in load_splits(args.questions).values() for q in split}
+    everything = attempts_at(args.run)
+    if args.command == "attempts":
+        tables = {"attempts": what_they_are_worth(everything, questions), "published": published()}
+    else:
+        held_out = [a for a in everything if a.split == args.split]
+        tables = informative(held_out, questions, args.model, args.reward_models)
+    if args.store:
+        store(args.store, tables, args.note)
+    print(json.dumps(tables, indent=1))
+
+
+def write_pool(sets: Path, out: Path) -> None:
+    """Train, development and test files; a question's kind is its set."""
+    out.mkdir(parents=True, exist_ok=True)
+    train = [as_question("asdiv", row) for row in rows_at(sets / "asdiv", "train")]
+    random.Random(0).shuffle(train)
+    splits = {"train": train[:TRAIN]}
+    for split in ("dev", "test"):
+        splits[split] = [as_question(s, row) for s in SETS for row in rows_at(sets / s, split)]
+    for split, rows in splits.items():
+        (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        print(f"{split}: {len(rows)} questions")
+
+
+def rows_at(folder: Path, split: str) -> list[dict[str, Any]]:
+    plain = folder / f"{split}.jsonl"
+    packed = Path(f"{plain}.gz")
+    text = plain.read_text() if plain.is_file() else gzip.decompress(packed.read_bytes()).decode()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def as_question(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Without equations and rationales: k is 0."""
+    kept = {key: row[key] for key in ("question", "answer", "context") if row.get(key)}
+    return {"id": f"{name}/{row['id']}", **kept, "kind": name}
+
+
+def attempts_at(place: Path) -> list[Attempt]:
+    """The sampled attempts of a run, of a folder of attempts, or of a file."""
+    folder = place / "attempts" if (place / "attempts").is_dir() else place
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+    attempts = [a for file in files for a in load_attempts(file)]
+    return [a for a in attempts if (a.sampling or {}).get("temperature")]
+
+
+def what_they_are_worth(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question]
+) -> list[dict[str, Any]]:
+    """By split and writer: both readings, coverage, and what is not learned from."""
+    groups: dict[tuple[str, str], list[Attempt]] = {}
+    for attempt in attempts:
+        groups.setdefault((attempt.split, attempt.writer), []).append(attempt)
+    rows = []
+    for (split, writer), group in groups.items():
+        right = [questions[a.question_id].is_right(a.prediction) for a in group]
+        said = [
+            questions[a.question_id].is_right(stated(a, questions[a.question_id])) for a in group
+        ]
+        by_question: dict[str, list[bool]] = {}
+        for attempt, ok in zip(group, right, strict=True):
+            by_question.setdefault(attempt.question_id, []).append(ok)
+        kept = sort_attempts(group, questions, SelectConfig(true_equations=True))
+        rates = [sum(r) / len(r) for r in by_question.values()]
+        rows.append({
+            "split": split, "writer": writer, "questions": len(rates), "attempts": len(group),
+            "right_strict": interval([float(ok) for ok in right], group),
+            "right_stated": interval([float(ok) for ok in said], group),
+            "parsed": sum(a.parsed for a in group) / len(group),
+            "cut": sum(a.finish == "length" for a in group) / len(group),
+            "tokens": sum(a.n_tokens for a in group) / len(group),
+            "solved": sum(rate > 0 for rate in rates) / len(rates),
+            "with_pairs": sum(0 < rate < 1 for rate in rates) / len(rates),
+            "right_with_false_equations": sum(
+                ok and not equations_hold(a.rationale) for a, ok in zip(group, right, strict=True)
+            ),
+            "wrong_parsed": sum(
+                a.parsed and not ok for a, ok in zip(group, right, strict=True)
+            ),
+            "wrong_with_false_equations": sum(
+                a.parsed and not ok and not equations_hold(a.rationale)
+                for a, ok in zip(group, right, strict=True)
+            ),
+            "kept_for_imitation": len(kept.positives),
+        })  # fmt: skip
+    return rows
+
+
+def interval(values: Sequence[float], attempts: Sequence[Attempt]) -> dict[str, float]:
+    """The mean over questions of their attempts' means, and its 95 % interval."""
+    by_question: dict[str, list[float]] = {}
+    for value, attempt in zip(values, attempts, strict=True):
+        by_question.setdefault(attempt.question_id, []).append(value)
+    return as_cell([sum(v) / len(v) for v in by_question.values()])
+
+
+def as_cell(rates: Sequence[float]) -> dict[str, float]:
+    facts = with_interval("m", rates)
+    return {"mean": facts["m"], "low": facts["m_low"], "high": facts["m_high"]}
+
+
+def published() -> list[dict[str, Any]]:
+    return [
+        {"set": name, "text-davinci-002 (published)": f"{v:.1f}"} for name, v in PUBLISHED.items()
+    ]
+
+
+def informative(
+    attempts: Sequence[Attempt],
+    questions: Mapping[str, Question],
+    model: str,
+    reward_models: Sequence[str],
+) -> dict[str, list[dict[str, Any]]]:
+    """Pair accuracy of every score, and what choosing by each of the reward models is worth."""
+    ranked = rank_attempts(attempts, questions, RejectConfig(), RANK, 0)
+    n = len(ranked)
+    policy = load_policy(model, numbers=Numbers(dtype=torch.bfloat16))  # as in the experiment
+    tried = try_scores(policy, ranked, "reply")
+    pairs = [
+        {"score": "probe" if s != "likelihood" else s, "reads": s, "questions": min(n, 150),
+         "pair_accuracy": {k: f[f"pair_accuracy{e}"] for k, e in ENDS}}
+        for s, f in tried.items()
+    ]  # fmt: skip
+    for name, worth in RULES.items():
+        gaps = [
+            worth(one.attempts[i]) - worth(one.attempts[j]) for one in ranked for i, j in one.pairs
+        ]
+        of = [one.question.id for one in ranked for _ in one.pairs]
+        pairs.append({
+            "score": "rule", "reads": name, "questions": n,
+            "pair_accuracy": as_cell(rates_in_order(of, gaps)),
+        })  # fmt: skip
+    votes = [{"by": "", **row} for row in curve(attempts, questions)]
+    for folder in reward_models:
+        scorer = RewardModel.load(folder)
+        pairs.append({
+            "score": "trained", "reads": scorer.score, "questions": n,
+            "pair_accuracy": as_cell(pair_rates(scorer, ranked, "reply")),
+            "without_answer": as_cell(pair_rates(scorer, ranked, "rationale")),
+        })  # fmt: skip
+        scored = score_by(scorer, attempts, questions)
+        best = curve(scored, questions, "reward_model")
+        votes += [{"by": scorer.score, **row} for row in best if row["rule"].startswith("best")]
+    return {"pairs": pairs, "choosing": votes}
+
+
+RULES: Mapping[str, Callable[[Attempt], float]] = {
+    "no false equation": lambda a: float(equations_hold(a.rationale)),
+    "fewer words": lambda a: -float(len(a.rationale.split())),
+}
+"""What needs neither a model nor the answer."""
+
+ENDS = (("mean", ""), ("low", "_low"), ("high", "_high"))
+
+
+def score_by(
+    scorer: RewardModel, attempts: Sequence[Attempt], questions: Mapping[str, Question]
+) -> list[Attempt]:
+    scores = scorer.scores(
+        [questions[a.question_id] for a in attempts], [a.rationale for a in attempts],
+        [a.prediction for a in attempts],
+    )  # fmt: skip
+    return [replace(a, rewards={"reward_model": s}) for a, s in zip(attempts, scores, strict=True)]
+
+
+def curve(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], score: str | None = None
+) -> list[dict[str, Any]]:
+    return [
+        {"rule": row["rule"], "k": row["k"], "questions": row["n"],
+         "right": {k: row[k] for k in ("mean", "low", "high")}}
+        for row in scaling_curve(attempts, questions, score=score)
+    ]  # fmt: skip
+
+
+def store(name: str, tables: Mapping[str, Any], note: str) -> None:
+    """Add tables to the stored file; others in it stay."""
+    path = ROOT / "experiments" / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    known = json.loads(path.read_text()) if path.is_file() else {"meta": {}, "tables": {}}
+    for table, rows in tables.items():
+        known["tables"][table] = rows
+        known["meta"][table] = note
+    path.write_text(json.dumps(rounded(known), indent=1) + "\n")
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.4g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(of) for key, of in value.items()}
+    return [rounded(of) for of in value] if isinstance(value, list) else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Human evaluation: blinded comparisons of rationales, answered by people or by a model."""
