@@ -47,8 +47,8 @@ BETAS, EPSILON = (0.9, 0.99), 1e-8
 """AdamW's decays, as MaRio's code has them (its second is .99, not PyTorch's .999), and epsilon."""
 
 CPU_PASS = 1024
-"""Most padded tokens of a pass on a CPU: its products are no faster with more rows, and a pass keeps
-about 41 kB a token and layer of SmolLM2-135M until its backward pass.
+"""Most padded tokens of a pass on a CPU: its products are no faster with more rows, and a pass
+keeps about 41 kB a token and layer of SmolLM2-135M until its backward pass.
 """
 
 _SHOWN = 3
