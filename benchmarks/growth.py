@@ -70,6 +70,10 @@ def main() -> None:
         if not args.only or axis.name in args.only:
             rows.append(measured(axis, args))
             show(rows[-1])
+    for name, panel in (("COALITION", 0), ("COALITION, a panel of 2", 2)):
+        if not args.only or name in args.only:
+            rows.append(planned(name, panel))
+            show(rows[-1])
     score_rows = []
     if not args.only or "score" in args.only:
         for n in (10_000, 100_000, *((1_000_000,) if args.full else ())):
@@ -95,6 +99,32 @@ def measured(axis: Axis, args: argparse.Namespace) -> dict[str, Any]:
     growth = math.log(last[2] / first[2]) / math.log(last[0] / first[0])
     return {"name": axis.name, "over": axis.over, "per": axis.per, "points": points,
             "exponent": round(growth, 2)}  # fmt: skip
+
+
+def planned(name: str, panel: int) -> dict[str, Any]:
+    """Tokens that COALITION writes, learns and reads by its number of variants, as its plan counts
+    them: nothing is timed.
+    """
+    from rationalize.methods import METHODS
+    from rationalize.methods.coalition.config import CandidateConfig
+    from rationalize.methods.launch import checked, settings_of
+    from rationalize.methods.work.parts import Stores
+    from rationalize.methods.work.scene import Lengths
+    from rationalize.planning.runs import scene_of, work_of
+
+    method, points, questions = METHODS["coalition"], [], 400
+    for variants in (1, 2, 4, 8):
+        settings = settings_of(method)(
+            questions=f"builtin:train={questions},dev=40,test=40,unseen=0", variants=variants,
+            candidates=CandidateConfig(panel=panel), judge="ift",
+        )  # fmt: skip
+        known = checked(settings)
+        work = work_of(method, "coalition", known, scene_of(known, "full", Lengths(), 0.5))
+        tokens = sum(one.tokens for one in work if not isinstance(one, Stores)) / questions
+        points.append([variants, tokens / variants, tokens])
+    growth = math.log(points[-1][2] / points[1][2]) / math.log(4)
+    return {"name": name, "over": "variants", "per": "variant, in tokens a question",
+            "points": points, "exponent": round(growth, 2)}  # fmt: skip
 
 
 def timed(work: Work) -> float:
@@ -300,14 +330,14 @@ def drawn_tokens(vocabulary: int) -> tuple[Work, int]:
 def learned_tokens(vocabulary: int) -> tuple[Work, int]:
     import torch
 
-    from rationalize.training.losses import token_nll
+    from rationalize.models.likelihood import token_nll
 
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(0)
     head = torch.randn(vocabulary, 64, generator=generator, requires_grad=True)
     hidden = torch.randn(64, 64, generator=generator)
     targets = torch.randint(0, vocabulary, (64,), generator=generator)
-    return lambda: token_nll(hidden @ head.T, targets).sum().backward(), vocabulary
+    return lambda: token_nll(hidden @ head.T, targets)[0].sum().backward(), vocabulary
 
 
 POOL = (1_000, 10_000, 100_000)
@@ -332,8 +362,10 @@ AXES = (
     Axis("token learned", "vocabulary", "entry", learned_tokens, (32_000, 128_000, 512_000)),
     Axis("lines logged", "lines", "line", logged, (300, 1_000, 3_000), 30_000),
 )  # fmt: skip
-QUADRATIC = ("correlations",)
-"""A table of all pairs of rewards has the square of their number; a cell costs a product."""
+QUADRATIC = ("correlations", "COALITION")
+"""A table of all pairs of rewards has the square of their number; a cell costs a product. Without a
+panel every variant refines every other's rationales at the controller's questions and in the table.
+"""
 
 
 # `score`

@@ -31,6 +31,7 @@ from rationalize.methods.launch import (
     settings_of,
     train,
 )
+from rationalize.methods.work.parts import MODELS
 from rationalize.models.sources import name_of, source_of
 from rationalize.planning.calibrate import calibrate
 from rationalize.planning.plan import Plan, group_of, plan_of
@@ -64,6 +65,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--small", nargs="*", choices=tuple(SMALL), default=())
     parser.add_argument("--model", default="default", help="of the small runs")
+    parser.add_argument("--lora", action="store_true", help="on weights in bfloat16")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall")
     parser.add_argument("--json", type=Path, help="write the comparison here too")
     args = parser.parse_args()
@@ -80,6 +82,8 @@ def main() -> None:
 def run_and_compare(name: str, out: Path, args: argparse.Namespace) -> dict[str, Any]:
     """A small run between the two calibrations."""
     given = {**SMALL[name], "model": args.model}
+    if args.lora:
+        given |= {"tuning": "lora", "dtype": "bfloat16"}
     what = DEMOS.get(name) or method_named(name)
     settings = from_dict(settings_of(what), given, "a small run")
     method = what.method if isinstance(what, Demo) else name
@@ -131,7 +135,8 @@ def compared(run: Path, one: Plan, other: Plan, clock: str) -> dict[str, Any]:
         share = f"{a / b - 1:+.0%}" if a and b else ""
         print(f"  {name:<20} {a:>9.1f} {b:>9.1f} {share:>7}")
     peak = max(line["peak_MiB"] or 0 for line in times(run)) * 2**20
-    disk = sum(p.stat().st_size for p in run.rglob("*") if p.is_file())
+    files = {(s := p.stat()).st_ino: s.st_size for p in run.rglob("*") if p.is_file()}
+    disk = sum(files.values())  # a link is the file that it links to
     result = {
         "run": run.name, "clock": clock, "stages": {n: [a, b] for n, a, b in rows},
         "seconds": [sum(expected.values()), sum(took.values())],
@@ -147,7 +152,7 @@ def measured_seconds(run: Path, column: str) -> dict[str, float]:
     """Seconds by the plan's lines, summed over what they hold."""
     found: dict[str, float] = {}
     for line in times(run):
-        name = "models" if line["part"] == BESIDE_STAGES else group_of(line["part"])
+        name = MODELS if line["part"] == BESIDE_STAGES else group_of(line["part"])
         found[name] = found.get(name, 0.0) + line[column]
     return found
 

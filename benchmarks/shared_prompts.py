@@ -95,7 +95,9 @@ def seconds(policy: Policy, work: Work, rows: Sequence[Row], share: bool) -> flo
 
 def learn(policy: Policy, work: Work, rows: Sequence[Row], share: bool) -> None:
     policy.takes_trees = share
-    for passed in micro_batches(rows, FitConfig().micro_tokens, lambda row: row.prompt_ids):
+    for passed in micro_batches(
+        rows, FitConfig().pass_tokens(policy.device), lambda row: row.prompt_ids
+    ):
         with policy.autocast():
             total = work(passed)
         total.backward()

@@ -1,7 +1,6 @@
 """Which link of reward conditioning breaks? One SFT model, one stored pool, many short tries.
 
     python experiments/mario_links.py prepare --out runs/mario-links --scorers SCORERS
-    python experiments/mario_links.py features --out runs/mario-links
     python experiments/mario_links.py try --out runs/mario-links --tries "contrast 1"
     python experiments/mario_links.py written --out runs/mario-links --scorers SCORERS --tries ..
 
@@ -21,20 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rationalize.environment import environment
 from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.metrics import per_question
 from rationalize.evaluation.obedience import token_metrics
-from rationalize.evaluation.token_auc import concordance, token_auc
+from rationalize.evaluation.token_auc import token_auc
 from rationalize.methods.base import Experiment, RunConfig, ScorerFolders
 from rationalize.methods.mario import control_bins
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.pool import Drawn, Pool
 from rationalize.methods.scoring import Scoring, make_suite
 from rationalize.methods.sft import SftConfig, sft
-from rationalize.models.forward import Row, collate, hidden_at_response, micro_batches
+from rationalize.models.forward import Row
 from rationalize.records import Attempt, Question
 from rationalize.rewards.known import known_rewards
 from rationalize.rewards.suite import RewardSuite
@@ -47,7 +45,6 @@ from rationalize.sampling.writing import (
     write_attempts,
 )
 from rationalize.signals.draws import shuffled_passes
-from rationalize.signals.variance import centred_within, intraclass_correlation
 from rationalize.training.batches import RowMaker
 from rationalize.training.loop import ControlFitConfig, FitConfig, fit
 from rationalize.training.objectives import quark
@@ -157,73 +154,6 @@ def pool_of(exp: Experiment) -> list[Attempt]:
 def held_out(exp: Experiment) -> list[Attempt]:
     asked = {q.id for q in exp.dev[:HELD_OUT]}
     return [a for a in exp.stage("pool").stored("dev") or [] if a.question_id in asked]
-
-
-def features(out: Path) -> None:
-    """Can the reward be told at all? Ridge regression on what the start knows of an attempt."""
-    run, exp = open_start(out)
-    with run:
-        policy = exp.load_policy(exp.run.path / "policies" / "sft")
-        pool, dev = pool_of(exp), held_out(exp)
-        states = {}
-        for name, attempts in (("pool", pool), ("dev", dev)):
-            states[name] = last_states(policy, attempts)
-        asked_pool, asked_dev = ([a.question_id for a in part] for part in (pool, dev))
-        rows = []
-        for reward in REWARDS:
-            y, held = (np.array([a.rewards[reward] or 0.0 for a in p]) for p in (pool, dev))
-            for what, target in (
-                ("pool", y),
-                ("question", centred_within(y, asked_pool)),
-            ):
-                predicted = ridge(states["pool"], target, asked_pool, states["dev"])
-                rows.append(
-                    {
-                        "reward": reward,
-                        "taught": what,
-                        "attempts": len(dev),
-                        "questions": len(set(asked_dev)),
-                        "mean": float(held.mean()),
-                        "deviation": float(held.std()),
-                        "icc": intraclass_correlation(held, asked_dev),
-                        **concordance(held, predicted, asked_dev),
-                    }
-                )
-                print(json.dumps(rows[-1]), flush=True)
-    store("told", "ridge on the start's states", rows)
-
-
-@torch.no_grad()
-def last_states(policy: Any, attempts: Sequence[Attempt]) -> np.ndarray:
-    """Mean and last hidden state of every response, (N, 2 d)."""
-    maker = RowMaker(policy)
-    rows = [replace(maker.attempt(a), tag=i) for i, a in enumerate(attempts)]
-    found: dict[int, np.ndarray] = {}
-    for passed in micro_batches(rows, 2048):
-        with policy.autocast():
-            hidden_Nd = hidden_at_response(policy, collate(passed, policy)).float()
-        for row, part in zip(
-            passed, hidden_Nd.split([len(r.response_ids) for r in passed]), strict=True
-        ):
-            found[row.tag] = torch.cat([part.mean(0), part[-1]]).numpy()
-    return np.stack([found[i] for i in range(len(attempts))])
-
-
-def ridge(x: np.ndarray, y: np.ndarray, groups: Sequence[str], held: np.ndarray) -> np.ndarray:
-    """Ridge predictions; the penalty is the best of five on a fifth of the pool's questions."""
-    mean, scale = x.mean(0), x.std(0) + 1e-6
-    x, held = (x - mean) / scale, (held - mean) / scale
-    names = sorted(set(groups))
-    last = np.isin(np.array(groups), names[::5])
-
-    def solve(x: np.ndarray, y: np.ndarray, penalty: float, at: np.ndarray) -> np.ndarray:
-        kernel = x @ x.T + penalty * x.shape[1] * np.eye(len(x))
-        return at @ (x.T @ np.linalg.solve(kernel, y - y.mean())) + y.mean()
-
-    def error(penalty: float) -> float:
-        return float(((solve(x[~last], y[~last], penalty, x[last]) - y[last]) ** 2).mean())
-
-    return solve(x, y, min((0.1, 1.0, 10.0, 100.0, 1000.0), key=error), held)
 
 
 def learn(out: Path, name: str) -> None:
@@ -380,15 +310,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["prepare", "features", "try", "written"])
+    parser.add_argument("what", choices=["prepare", "try", "written"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scorers", type=Path)
     parser.add_argument("--tries", nargs="*", default=list(TRIES))
     args = parser.parse_args()
     if args.what == "prepare":
         prepare(args.out, args.scorers)
-    elif args.what == "features":
-        features(args.out)
     for name in args.tries if args.what in ("try", "written") else ():
         learn(args.out, name) if args.what == "try" else written(args.out, name, args.scorers)
 

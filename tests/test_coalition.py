@@ -283,13 +283,16 @@ def test_a_free_form_answer_has_64_tokens(finished):
     assert max(r.n_tokens for r in replies) > 12
 
 
-CROSS = CandidateConfig(sampling=SHORT, filtered=False, reject=ANY, refiners="cross", panel=1)
-UNREFINED = CandidateConfig(sampling=SHORT, filtered=False, reject=ANY, refiners="none")
+CROSS = CandidateConfig(sampling=TWICE, filtered=False, reject=ANY, refiners="cross", panel=1)
+UNREFINED = CandidateConfig(sampling=TWICE, filtered=False, reject=ANY, refiners="none")
+SEVERAL = CandidateConfig(
+    sampling=dataclasses.replace(SHORT, n=4), filtered=False, reject=ANY
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("changes", [
     {"variants": 3, "candidates": CROSS, "draws": 2},
-    {"variants": 1, "preference_share": 0.5},
+    {"variants": 1, "preference_share": 0.5, "candidates": SEVERAL},
     {"copies": True, "judge": "variants", "candidates": UNREFINED},
 ])  # fmt: skip
 def test_other_shapes(model, questions, tmp_path, changes):
@@ -452,7 +455,11 @@ def test_the_grid_shares_what_its_arms_have_in_common(model, questions, tmp_path
     results = json.loads((out / "results.json").read_text())
     rows = {"COALITION", "A5: random pair labels", "A1: one variant", "A8: no preference learning"}
     assert rows <= set(results["methods"])
-    assert {c["a"] for c in results["comparisons"]} == {"COALITION"}
+    assert {c["a"] for c in results["comparisons"]} == {"COALITION", "random controller"}
+    chance = "random controller", "A8: no preference learning, random controller"
+    [sro] = [c for c in results["comparisons"]
+             if c["metric"] == "accuracy" and (c["a"], c["b"]) == chance]  # fmt: skip
+    assert sro["n"] == 6
     arms = {name: out / "stages" / f"arm-{name}" for name in ("full", "random-labels", "no-sro")}
     shards = [(p / "attempts" / "round0-utilities.parquet").read_bytes()
               for n, p in arms.items() if n != "no-sro"]  # fmt: skip

@@ -148,7 +148,7 @@ def test_verdicts_join_baselines_only_where_all_agree():
     [(status, text)] = said(floor)
     assert status == "above"
     assert text.startswith(
-        "SFT is above every baseline (majority answer, base, few-shot) in accuracy: the closest is "
+        "SFT is above every baseline (majority answer; base, few-shot) in accuracy: the closest is "
         "base, few-shot, difference +30.0 points"
     )
     lost = compared("SFT", "base, zero-shot", -0.3, -0.4, -0.2, 0.001)

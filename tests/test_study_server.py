@@ -186,7 +186,7 @@ def test_tokens_are_stored_as_hashes_and_logged_nowhere(place, tmp_path):
 
 
 def hostile(n: int):
-    """A study whose every text holds attacks: `n` items with an equal part of them."""
+    """A study whose every text holds attacks; its `n` items share them."""
     made = study(n=n, asks=[EACH])
     attacks = [" ".join(ATTACKS[i::n]) for i in range(n)]
     items = tuple(
@@ -198,15 +198,24 @@ def hostile(n: int):
     return replace(made, items=items, asks=asks)
 
 
-def test_hostile_texts_are_escaped(tmp_path):
-    _, tokens = stored(tmp_path / "s", hostile(3), ["anna"])
-    with served(tmp_path / "s") as (_, port):
-        person = Person(port, tokens["anna"])
-        pages = [person.get().text]
-        person.consent()
-        for _ in range(3):
-            pages.append(person.get().text)
-            assert person.vote(1)[1] == 303
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """A served study of hostile texts: the links of two people, of whom ben has agreed."""
+    folder = tmp_path_factory.mktemp("attacked")
+    store, tokens = stored(folder, hostile(3))
+    store.consent(2)
+    with served(folder) as (_, port):
+        yield port, tokens
+
+
+def test_hostile_texts_are_escaped(attacked):
+    port, tokens = attacked
+    person = Person(port, tokens["anna"])
+    pages = [person.get().text]
+    person.consent()
+    for _ in range(3):
+        pages.append(person.get().text)
+        assert person.vote(1)[1] == 303
     assert "&lt;img src=x onerror=document.title=&#39;owned&#39;&gt;" in "".join(pages)
     plain_tags, plain_attributes = set(), set()
     for page in pages:
@@ -224,15 +233,13 @@ def test_hostile_texts_are_escaped(tmp_path):
 
 
 @needs_browser
-def test_a_browser_shows_hostile_texts_and_runs_nothing(tmp_path):
-    store, tokens = stored(tmp_path / "s", hostile(1), ["anna"])
-    store.consent(1)
-    with served(tmp_path / "s") as (_, port):
-        url = f"http://127.0.0.1:{port}/s/{tokens['anna']}"
-        done = subprocess.run(
-            [CHROME, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", url],
-            capture_output=True, timeout=90, check=True,
-        )  # fmt: skip
+def test_a_browser_shows_hostile_texts_and_runs_nothing(attacked, tmp_path):
+    port, tokens = attacked
+    url = f"http://127.0.0.1:{port}/s/{tokens['ben']}"
+    done = subprocess.run(
+        [CHROME, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", url],
+        capture_output=True, timeout=90, check=True,
+    )  # fmt: skip
     console = [x for x in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in x]
     assert console == []  # what the policy stops would be told here
     dom = done.stdout.decode()

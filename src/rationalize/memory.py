@@ -18,7 +18,7 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # malloc
 
 def keep_freed_memory() -> bool:
     """Tell glibc to reuse freed memory; False if that failed, or with another C library."""
-    return _set_options({_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**28})
+    return _set_options({_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26})
 
 
 def give_back_freed_memory() -> None:

@@ -5,12 +5,14 @@ A bar on a terminal, plain lines elsewhere.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
+from pathlib import Path
 
 from rationalize.termination import Terminated
 
@@ -18,6 +20,24 @@ Progress = Callable[[int, int, int], None]
 """`progress(done, total, tokens)`, all counted from the start of the work."""
 
 _LINE_EVERY = 20.0  # seconds between lines of a log
+
+PROGRESS = "progress.json"
+"""File in a run's folder while a process works there: what `rationalize view` shows."""
+_FILE_EVERY = 1.0  # seconds between two writes of it
+_files: set[Path] = set()
+
+
+def show_in(file: Path) -> None:
+    """From now on, write the progress of this process to a file too, until `hide`."""
+    _files.add(file)
+    _write_files({"what": "starting", "unit": "", "done": 0, "total": 0})
+
+
+def hide(file: Path) -> None:
+    """Leave off, and delete the file."""
+    _files.discard(file)
+    file.unlink(missing_ok=True)
+
 
 _hushed: ContextVar[bool] = ContextVar("hushed", default=False)
 
@@ -62,10 +82,13 @@ def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
         shown = _bar(description, unit)
     else:
         shown = nullcontext(_lines(description, unit))
-    place = description
+    place, written = description, -_FILE_EVERY
 
     def noted(done: int, total: int, tokens: int) -> None:
-        nonlocal place
+        nonlocal place, written
+        if _files and time.monotonic() - written >= _FILE_EVERY:
+            written = time.monotonic()
+            _write_files({"what": description, "unit": unit, "done": done, "total": total})
         place = f"{description} at {done} of {total} {unit}".rstrip()
         report(done, total, tokens)
 
@@ -75,6 +98,14 @@ def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
     except Terminated as stop:
         stop.places.append(place)
         raise
+
+
+def _write_files(progress: dict[str, object]) -> None:
+    text = json.dumps({"pid": os.getpid(), **progress})
+    for file in _files:
+        fresh = file.with_name(f".{file.name}.tmp")
+        fresh.write_text(text, encoding="utf-8")
+        os.replace(fresh, file)
 
 
 @contextmanager

@@ -61,6 +61,12 @@ def plan_compare(config: Any, overwrite: bool) -> list[str]:
     return [f"runs: {'; '.join(rows)}", *([f"pairs: {', '.join(pairs)}"] if pairs else [])]
 
 
+def plan_view(config: Any, overwrite: bool) -> list[str]:
+    from rationalize.report.view import watched
+
+    return [f"runs: {', '.join(run.name for run in watched(config.runs))}"]
+
+
 def plan_export(config: Any, overwrite: bool) -> list[str]:
     from rationalize.commands.export import output_of
 

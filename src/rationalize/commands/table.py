@@ -44,7 +44,7 @@ def _verb(module: str, config: str, function: str, about: str) -> Command:
     return Command(
         lambda: load(f"{place}:{config}"),
         lambda settings, **options: load(f"{place}:{function}")(settings, **options),
-        about, writes=function != "ask",
+        about, writes=function not in ("ask", "view"),
         plan=lambda settings, overwrite: load(f"rationalize.commands.plans:plan_{function}")(
             settings, overwrite
         ),
@@ -161,6 +161,9 @@ VERBS: Mapping[str, Command] = {
     "leaderboard": _verb("leaderboard", "LeaderboardConfig", "leaderboard",
         "other models' rationales and runs on the same test questions",
     ),
+    "view": _verb("view", "ViewConfig", "view",
+        "runs in a browser, while they go on",
+    ),
     "export": _verb("export", "ExportConfig", "export",
         "attempts as files that `trl sft` and `trl dpo` read",
     ),
@@ -189,6 +192,7 @@ FORMS = {
     "compare": "compare RUN RUN .. --out report.html",
     "leaderboard": "leaderboard --data DIR [--runs RUN ..] --out DIR",
     "study": "study new|serve|results|.. DIR",
+    "view": "view RUN [RUN ..] [--port P]",
     "export": "export RUN --format sft|dpo --out F",
     "config": "config METHOD [--explain]",
     "completion": "completion bash|zsh|fish",

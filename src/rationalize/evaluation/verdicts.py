@@ -92,7 +92,7 @@ def _claim(row: Row, fact: Row, baselines: Sequence[str] = ()) -> Verdict:
     """The sentence of a comparison, or of that with the closest of several `baselines`."""
     status, metric = status_of(row), _words(row["metric"])
     a, b = one_line(row["a"]), one_line(row["b"])
-    others = f"every baseline ({', '.join(map(one_line, baselines))})" if baselines else b
+    others = f"every baseline ({'; '.join(map(one_line, baselines))})" if baselines else b
     if status == "level":
         apart = f"{a} and {others} cannot be told apart in {metric}"
         if (row["low"] > 0 or row["high"] < 0) and row["tests"] > 1:

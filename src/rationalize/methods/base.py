@@ -15,6 +15,7 @@ from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
 from rationalize.evaluation.results import round_rows
+from rationalize.methods.live import show_progress
 from rationalize.models.exported import kept_replies
 from rationalize.models.policy import Policy, Precision, load_policy
 from rationalize.models.precision import Numbers
@@ -64,7 +65,7 @@ class RunConfig:
     precision: Precision = "auto"
     """What learning computes in; `auto`: bfloat16 where the processor or accelerator has it."""
     checkpoint_every: float = 120.0
-    """Seconds between two checkpoints of what is learning."""
+    """Seconds between two checkpoints of what is learning; more where writing one takes long."""
     track: Tracker | None = None
     """A tracker that metrics.jsonl is mirrored to; it must be installed (the extra `track`)."""
     seed: int = 0
@@ -328,11 +329,12 @@ def log_dev(
     exp: Experiment, stage: Stage, attempts: Sequence[Attempt], *, round: int, step: int,
     scored: bool = True,
 ) -> dict[str, float]:  # fmt: skip
-    """Log what development attempts reach, for the report; returns each metric's mean."""
+    """Log what development attempts reach, and rewrite the page; returns each metric's mean."""
     suite = exp.suite
     metrics = metrics_of(suite.trainable, suite.diagnostics) if scored else [ACCURACY, PARSE_RATE]
     rows = round_rows(attempts, {q.id: q for q in exp.dev}, metrics, round=round, split="dev")
     stage.log("rounds", step, rows)
+    show_progress(exp, stage, attempts, step)
     return {row["reward"]: row["mean"] for row in rows}
 
 

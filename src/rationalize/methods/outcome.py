@@ -83,8 +83,8 @@ class Best:
     seed: int
     policy: Policy
     asked: Asked
-    weights: Path
-    """Where its stage stored it."""
+    weights: Path | None = None
+    """Where a stage stored it."""
 
 
 def export(exp: Experiment, best: Best) -> None:

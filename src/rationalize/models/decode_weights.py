@@ -7,7 +7,6 @@ byte per weight, with a scale per output, and rounds each input row to 255 steps
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +16,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from rationalize.errors import UserError
-from rationalize.models.forward import head_scale_and_cap, local_window, plain_model, text_decoder
+from rationalize.models.forward import (
+    head_scale_and_cap,
+    output_bias,
+    output_rows,
+    plain_model,
+    text_decoder,
+)
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -84,9 +89,8 @@ def has_own_step(policy: Policy) -> bool:
     alone = decoder.config is plain_model(policy).config  # no model of images beside it
     if not alone or head_scale_and_cap(decoder.config) != (1.0, None):
         return False
-    if local_window(policy) < sys.maxsize or not hasattr(decoder, "rotary_emb"):
-        return False
-    if getattr(decoder.rotary_emb, "rope_type", "") not in ("default", "linear", "llama3", "yarn"):
+    rotary = getattr(decoder, "rotary_emb", None)
+    if getattr(rotary, "rope_type", "") not in ("default", "linear", "llama3", "yarn"):
         return False  # its angles change with the length
     names = {name for name, _ in decoder.named_children()}
     return names == {"embed_tokens", "layers", "norm", "rotary_emb"} and all(
@@ -128,12 +132,13 @@ def read_weights(policy: Policy, kept: Kept) -> DecodeWeights:
     """
     if kept == "int8":
         check_int8(policy)
-    model, decoder = plain_model(policy), text_decoder(policy)
+    decoder = text_decoder(policy)
     dtype = policy.dtype if kept == "as_is" else torch.bfloat16
 
-    def product(*modules: Any, rows: int | None = None) -> Product:
-        biases = [None if (b := _base(m).bias) is None else b.detach()[:rows] for m in modules]
-        return _product([_merged(m)[:rows] for m in modules], biases, kept, dtype)
+    def product(*modules: Any) -> Product:
+        return _product(
+            [_merged(m) for m in modules], [_base(m).bias for m in modules], kept, dtype
+        )
 
     def vector(module: Any) -> Tensor:
         return module.weight.detach().to(dtype)
@@ -155,7 +160,7 @@ def read_weights(policy: Policy, kept: Kept) -> DecodeWeights:
     config, attention = decoder.config, decoder.layers[0].self_attn
     return DecodeWeights(
         layers=layers, norm=vector(decoder.norm),
-        head=product(model.get_output_embeddings(), rows=policy.n_vocab),
+        head=_product([output_rows(policy).detach()], [output_bias(policy)], kept, dtype),
         embed=decoder.embed_tokens, rotary=decoder.rotary_emb,
         activation=decoder.layers[0].mlp.act_fn, heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads, head_dim=attention.head_dim,
@@ -204,7 +209,8 @@ def _product(
     bias = None
     if any(b is not None for b in biases):
         parts = [
-            w.new_zeros(len(w)) if b is None else b for w, b in zip(weights, biases, strict=True)
+            w.new_zeros(len(w)) if b is None else b.detach()
+            for w, b in zip(weights, biases, strict=True)
         ]
         bias = torch.cat([part.to(dtype) for part in parts])
     if kept == "int8":
@@ -228,16 +234,17 @@ def _int8(weight: Tensor, bias: Tensor | None) -> Product:
     dtype = torch.bfloat16
 
     def apply(x: Tensor) -> Tensor:
-        step = x.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 127  # per row
-        codes = torch.addcdiv(_MIDDLE, x.float(), step).round_().to(torch.uint8)
+        largest = torch.linalg.vector_norm(x, float("inf"), -1, keepdim=True, dtype=torch.float32)
+        step = largest.clamp_(min=1e-12).div_(127)  # per row
+        codes = torch.addcdiv(_ZERO, x.float(), step).to(torch.uint8)  # rounds by cutting
         y = torch.ops.onednn.qlinear_pointwise(
             codes, 1.0, 128, packed, scale, no_shift, None, 1.0, 0, dtype, "none", [], ""
         )  # (N, outputs), still to be scaled by each row's step
-        y = y * step.to(dtype)
-        return y if bias is None else y + bias
+        y = y.mul_(step.to(dtype))
+        return y if bias is None else y.add_(bias)
 
     return apply
 
 
-_MIDDLE = torch.tensor(128.0)
-"""Code of zero: the kernel reads unsigned rows."""
+_ZERO = torch.tensor(128.5)
+"""Code of zero, as the kernel reads unsigned rows, and the half that makes cutting a rounding."""

@@ -266,11 +266,9 @@ def head(policy: Policy, hidden: Tensor) -> Tensor:
     if not policy.linear_head:
         return _model_head(policy, hidden)
     model = plain_model(policy)
-    output = model.get_output_embeddings()
     scale, cap = head_scale_and_cap(model.config.get_text_config(decoder=True))
-    bias = output.bias[: policy.n_vocab] if getattr(output, "bias", None) is not None else None
     logits = torch.nn.functional.linear(
-        hidden * scale if scale != 1.0 else hidden, output_rows(policy), bias
+        hidden * scale if scale != 1.0 else hidden, output_rows(policy), output_bias(policy)
     )
     return cap * torch.tanh(logits / cap) if cap else logits
 
@@ -280,6 +278,12 @@ def output_rows(policy: Policy) -> Tensor:
     rows = plain_model(policy).get_output_embeddings().weight
     # slicing allocates a matrix of zeros in the backward pass, even if it keeps every row
     return rows if policy.n_vocab == rows.shape[0] else rows[: policy.n_vocab]
+
+
+def output_bias(policy: Policy) -> Tensor | None:
+    """The lm-head's bias (n_vocab,), where it has one."""
+    bias = getattr(plain_model(policy).get_output_embeddings(), "bias", None)
+    return None if bias is None else bias[: policy.n_vocab]
 
 
 def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:

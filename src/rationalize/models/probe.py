@@ -28,6 +28,7 @@ from rationalize.models.forward import (
     find_head,
     hidden_at_response,
     ids_of_words,
+    local_window,
     plain_model,
     takes_trees,
     tolerance,
@@ -107,11 +108,15 @@ def _tell(text: str) -> None:
     log.warning("%s", text)
 
 
+_LONGEST = 64
+"""More tokens than any row here has."""
+
+
 def takes_own_steps(policy: Policy) -> bool:
     """Whether the steps of `decode.py` give the states of full passes; where they are made for such
     modules and do not, the log says so.
     """
-    if not has_own_step(policy):
+    if not has_own_step(policy) or local_window(policy) < _LONGEST:
         return False
 
     def open_own(queries: Sequence[Query]) -> Stream:

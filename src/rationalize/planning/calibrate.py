@@ -30,7 +30,7 @@ from rationalize.planning.speeds import Measured, Speeds, kind_of
 from rationalize.progress import hushed, say
 from rationalize.records import Question
 from rationalize.runs import Run, Stage
-from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.local import MAX_ROWS, Sampler, SamplingConfig
 from rationalize.sampling.writing import question_seed
 from rationalize.templates import prompt_text
 from rationalize.training import objectives
@@ -123,7 +123,7 @@ def _writing(
     read = sum(len(policy.encode_prompt(p)) for p in asked)
     return {
         "prefill": timed[1][0] / read, "step": max(small - row * r_small, 0.0), "row": row,
-        "batch_tokens": sampler.batch_tokens, "sampler": made,
+        "rows": MAX_ROWS, "sampler": made,
     }  # fmt: skip
 
 

@@ -52,7 +52,9 @@ READING = 0.4
 TRAFFIC = 0.6
 """Share of the bandwidth that a decode step, an optimiser step and the disk's cache reach."""
 LAUNCH = 0.4e-3
-"""Seconds that a layer of a decode step takes at least: its kernels are launched from Python."""
+"""Seconds that a layer takes in a decode step at least, and beside its arithmetic three times in a
+step that learns (forward, and twice that backward): its kernels are launched from Python.
+"""
 DISK = 1e9
 """Bytes a second of the disk."""
 
@@ -98,7 +100,8 @@ def roofline(machine: Machine, known: Measured, work: Iterable[Work], full: bool
             passes = (2 + learned) * (body + share * sizes.head)
             passes += 2 * (body + share * sizes.head) * (one.loss in ("quark",))  # the reference
             moved = 28 * sizes.parameters if full and one.learner == "policy" else weights
-            learn[kind_of(one)] = (passes / (LEARNING * machine.peak), moved / traffic)
+            step = moved / traffic + 3 * LAUNCH * sizes.layers
+            learn[kind_of(one)] = (passes / (LEARNING * machine.peak), step)
         elif isinstance(one, Reads):
             share = one.reply / (one.prompt + one.reply)
             flops = 2 * (body + share * sizes.head)
@@ -108,7 +111,7 @@ def roofline(machine: Machine, known: Measured, work: Iterable[Work], full: bool
         prefill=2 * body / (READING * machine.peak),
         step=max(weights / traffic, LAUNCH * sizes.layers),
         row=max(2 * sizes.parameters / (READING * machine.peak), length * sizes.cache / traffic),
-        batch_tokens=known.speeds.batch_tokens, sampler=weights * 3 / traffic,
+        rows=known.speeds.rows, sampler=weights * 3 / traffic,
         learn=learn, read=read, load=4 * sizes.parameters / DISK, store=4 * sizes.parameters / DISK,
     )  # fmt: skip
     return Measured(speeds, Sizes(**{**sizes.as_dict(), "process": 1.0e9}), known.lengths)

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from rationalize.methods.work.parts import Learns, Stores, Work, Writes
 from rationalize.methods.work.scene import Scene
 from rationalize.planning.speeds import Sizes
+from rationalize.sampling.local import MAX_ROWS
+from rationalize.training.loop import CPU_PASS
 
 FULL, HALF = 4, 2
 """Bytes of a number in float32, and in bfloat16."""
+QUARTER = 0.56
+"""Of one in 4 bits, with its scales."""
 LEARNING = 3 * FULL
 """Of a parameter that learns, beside itself: its gradient and AdamW's two moments."""
 
@@ -21,8 +25,10 @@ class Holders:
 
     scorers: int = 0
     """Folds of scorers. What they have not learned, half of their layers, is the base's."""
-    dtype: int = FULL
+    dtype: float = FULL
     """Bytes of a weight as it is kept."""
+    on_cpu: bool = True
+    """Where passes are bounded by what serves a processor."""
 
 
 def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) -> float:
@@ -37,16 +43,17 @@ def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) 
     for one in work:
         if isinstance(one, Learns):
             trained = at.tuning == "full" and one.learner == "policy"
-            own = float(weights * (holders.dtype + (LEARNING if trained else 0)))
+            own = weights * (holders.dtype + (LEARNING if trained else 0))
             if one.learner == "scorer":  # half learns; the run's own are not loaded yet
                 own = FULL * weights + LEARNING * (weights - sizes.head) / 2
                 own -= holders.scorers * scorer
             reference = weights * HALF if one.loss in ("quark", "grpo", "ppo") and trained else 0
-            tokens = min(one.micro_tokens, one.rows * (one.prompt + one.reply))
+            limit = min(one.micro_tokens, CPU_PASS) if holders.on_cpu else one.micro_tokens
+            tokens = min(limit, one.rows * (one.prompt + one.reply))
             stages.append(own + reference + tokens * sizes.activations)
         elif isinstance(one, Writes):
-            rows = min(one.replies * (one.prompt + one.limit), 16_384)
-            stages.append(weights * (holders.dtype + HALF) + rows * sizes.cache)
+            kept = min(one.replies, MAX_ROWS) * (one.prompt + one.limit)
+            stages.append(weights * (holders.dtype + HALF) + kept * sizes.cache)
     return held + max(stages)
 
 

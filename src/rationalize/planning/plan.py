@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rationalize.methods.work.parts import Learns, Reads, Work, Writes
+from rationalize.methods.work.parts import MODELS, Learns, Reads, Work, Writes
 from rationalize.methods.work.scene import Scene
 from rationalize.planning.memory import Holders, disk_bytes, passing_bytes, peak_bytes
 from rationalize.planning.speeds import Measured
 
 _GROUPS = (
     (r"scorers/.*", "scorers"),
-    (r"(final-|votes|judged).*", "evaluation"),
+    (r"(final-|votes|judged|table|coalition$|variance).*", "evaluation"),
     (r"(obedience|token_auc)/(.+?)(-\d+)?", r"\2"),
     (r"(check.*|preflight.*|reading|leak.*|refining.*)", "checks"),
     (r"(dev-.*|clones-.*)", "development"),
@@ -61,10 +61,11 @@ class Line:
             self.learned += work.tokens
         elif isinstance(work, Reads):
             self.read += work.rows
-        if speeds is None:
-            self.seconds = None
-        elif self.seconds is not None:
-            self.seconds += speeds.seconds(work)
+        self.add_seconds(None if speeds is None else speeds.seconds(work))
+
+    def add_seconds(self, seconds: float | None) -> None:
+        both = self.seconds, seconds
+        self.seconds = None if None in both else sum(s for s in both if s is not None)
 
 
 @dataclass(frozen=True)
@@ -120,12 +121,12 @@ def plan_of(
     for one in work:
         name = group_of(one.stage)
         lines.setdefault(name, Line(name)).add(one, known.speeds if known else None)
-    shown = [line for line in lines.values() if line.replies or line.steps or line.read]
-    beside = [line for line in lines.values() if line not in shown]
-    if beside:  # models that are read and written outside the others
-        seconds = [line.seconds for line in beside]
-        total = None if None in seconds else sum(s for s in seconds if s is not None)
-        shown.append(Line("models", seconds=total))
+    worked = [line for line in lines.values() if line.replies or line.steps or line.read]
+    beside = lines.get(MODELS) or Line(MODELS)
+    for line in lines.values():  # models that are read and written outside the others
+        if line not in worked and line is not beside:
+            beside.add_seconds(line.seconds)
+    shown = [*(line for line in worked if line is not beside), beside]
     sizes = known.sizes if known else None
     long = any((line.seconds or 0.0) > at.config.checkpoint_every for line in shown if line.steps)
     return Plan(

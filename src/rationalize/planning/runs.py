@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 
 from rationalize.errors import UsageError
-from rationalize.methods import Demo, Method, load
+from rationalize.evaluation.baselines import BASE
+from rationalize.methods import METHODS, Demo, Method, load
 from rationalize.methods.base import EvaluationConfig, RunConfig
 from rationalize.methods.launch import Checked, checked, tokens_of
 from rationalize.methods.scoring import trained_scorers
@@ -26,7 +27,7 @@ from rationalize.models.tuning import decide_tuning, device_memory
 from rationalize.planning import cache
 from rationalize.planning.calibrate import calibrate
 from rationalize.planning.machines import Machine, machine_named, roofline
-from rationalize.planning.memory import FULL, HALF, Holders
+from rationalize.planning.memory import FULL, HALF, QUARTER, Holders
 from rationalize.planning.plan import Plan, plan_of
 from rationalize.planning.sizes import sizes_from
 from rationalize.planning.speeds import Measured, Sizes
@@ -53,9 +54,10 @@ def plan_run(what: Method | Demo, stage: str, settings: Any, options: PlanOption
     Raises what a start would raise before a folder is made, and `UsageError` for a method that
     states no work.
     """
-    known = checked(settings)
-    run_config: RunConfig = known.parts[RunConfig]
     machine = machine_named(options.on) if options.on else None
+    quantised = bool(machine) and settings.tuning == "qlora"  # this machine need not be able to
+    known = checked(replace(settings, tuning="lora") if quantised else settings)
+    run_config: RunConfig = known.parts[RunConfig]
     source = source_of(run_config.model)
     sizes = sizes_from(source, name_of(run_config.model), trusted=run_config.trust_remote_code)
     tuning, why = _tuning(run_config, sizes, machine)
@@ -78,8 +80,14 @@ def plan_run(what: Method | Demo, stage: str, settings: Any, options: PlanOption
             at = replace(at, lengths=priced.lengths)
             work = list(work_of(what, stage, known, at))
         where = _here(priced)
-    return plan_of(at, work, priced, holders_of(known), f"{where}; {why}" if why else where,
-                   _assumed(at, machine, priced))  # fmt: skip
+    on_cpu = machine is None and not torch.cuda.is_available()
+    holders = replace(holders_of(known), on_cpu=on_cpu)
+    if quantised:
+        holders = replace(holders, dtype=QUARTER)
+    notes = [_assumed(at)]
+    if measured is None and machine is not None:
+        notes.append("tokens: estimated from characters; a plan on this machine counts them")
+    return plan_of(at, work, priced, holders, f"{where}; {why}" if why else where, notes)
 
 
 def dry_plan(what: Method | Demo, stage: str, known: Checked) -> Plan | None:
@@ -138,8 +146,10 @@ def work_of(what: Method | Demo, stage: str, known: Checked, at: Scene) -> Itera
     if what.conclude_work:
         yield from load(what.conclude_work)(at, known.config)
         return
-    yield from at.finals(what.label)
-    yield exported()
+    mode = "answer" if what is METHODS["direct"] else "rationale_answer"
+    yield from at.finals(BASE, mode=mode, taught=False)
+    yield from at.finals(what.label, mode=mode)
+    yield from exported(at)
 
 
 def holders_of(known: Checked) -> Holders:
@@ -183,11 +193,8 @@ def _described(machine: Machine) -> str:
     )
 
 
-def _assumed(at: Scene, machine: Machine | None, known: Measured) -> list[str]:
-    lines = [
+def _assumed(at: Scene) -> str:
+    return (
         f"assumed: {at.right:.0%} of the replies are right (`--right`), a taught reply has "
         f"{at.taught_reply:.0f} tokens as the teacher's, an untaught one goes on to the limit"
-    ]
-    if machine and not known.lengths.around:
-        lines.append("tokens: estimated from characters")
-    return lines
+    )

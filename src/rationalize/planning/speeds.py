@@ -21,8 +21,8 @@ class Speeds:
     """Of a decode step, whatever its rows."""
     row: float = 0.0
     """Of a row in a decode step."""
-    batch_tokens: int = 16_384
-    """Rows times length that are written together."""
+    rows: int = 256
+    """Rows that are written together."""
     sampler: float = 0.0
     """Of making a sampler: its copy of the weights."""
     learn: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -63,7 +63,7 @@ class Speeds:
         return self.load * work.loads + self.store * (work.kept * half + work.passing)
 
     def _writing(self, work: Writes) -> float:
-        batches = max(1, math.ceil(work.replies * (work.prompt + work.limit) / self.batch_tokens))
+        batches = max(1, math.ceil(work.replies / self.rows))
         longest = min(work.limit, 2.5 * work.reply)  # of a batch's replies
         read = work.questions * work.prompt * self.prefill
         return self.sampler + read + batches * longest * self.step + work.tokens * self.row

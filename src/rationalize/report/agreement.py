@@ -8,7 +8,7 @@ from typing import Any
 
 from rationalize.evaluation.human_agreement import agreement_tables
 from rationalize.files import write_text
-from rationalize.report.text import style, template
+from rationalize.report.text import hash_of, script, style, template
 from rationalize.text import clipped
 
 
@@ -24,8 +24,11 @@ def write_agreement(
         )
         if results[key]
     ]
+    code = script("tables.js")
     page = template("agreement.html.j2").render(
         style=style(),
+        script=code,
+        script_hash=hash_of(code),
         sections=sections,
         notes=results["notes"],
         disagreements={

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
+from rationalize.evaluation.metrics import ACCURACY, STATED_ACCURACY
 from rationalize.evaluation.tables import (
     cells_of,
     differences,
@@ -39,6 +40,8 @@ class Mark(NamedTuple):
     low: float
     high: float
     colour: str
+    ring: float | None = None
+    """A second value, marked by a ring."""
 
 
 def _mark(
@@ -60,6 +63,8 @@ def bars(results: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
         marks = [
             _mark(m, show_interval(row, fact), row, scale, "var(--c0)") for m, row in rows.items()
         ]
+        if metric == ACCURACY.name:
+            marks = [_with_stated(mark, cells[m], fact) for mark, m in zip(marks, rows)]
         title = heading(metric, fact)
         drawn = _rows(marks, _bounds(marks, scale), f"{title} by method", bar=True)
         charts.append({"title": title, "svg": drawn})
@@ -87,10 +92,19 @@ def forest(results: Mapping[str, Any], split: str) -> list[dict[str, Any]]:
     return charts
 
 
+def _with_stated(mark: Mark, cell: Mapping[str, Any], fact: Mapping[str, Any]) -> Mark:
+    """Accuracy's mark with that of any stated answer, where the two readings differ."""
+    row = cell["metrics"].get(STATED_ACCURACY.name)
+    if row is None or show(row["mean"], fact) == mark.shown.split()[0]:
+        return mark
+    shown = f"{mark.shown}, stated {show(row['mean'], fact)}"
+    return mark._replace(shown=shown, ring=scale_of(fact).of(row["mean"]))
+
+
 def _bounds(marks: Sequence[Mark], scale: Scale) -> tuple[float, float]:
     """The ends of the axis: zero and all intervals, and a little more where that is possible."""
-    least = min(0.0, *(m.low for m in marks), *(m.mean for m in marks))
-    most = max(0.0, *(m.high for m in marks), *(m.mean for m in marks))
+    values = [v for m in marks for v in (m.low, m.mean, m.high, m.ring) if v is not None]
+    least, most = min(0.0, *values), max(0.0, *values)
     if least == most:
         most = least + 1.0
     pad = 0.05 * (most - least)
@@ -129,6 +143,9 @@ def _rows(marks: Sequence[Mark], ends: tuple[float, float], label: str, *, bar: 
         whisker += "".join(f"M{x(end)} {y - 3.5}v7" for end in (mark.low, mark.high))
         colour = "var(--ink)" if bar else mark.colour
         parts.append(f'<path d="{whisker}" stroke="{colour}" stroke-width="1.6"/>')
+        if mark.ring is not None:
+            place = f'cx="{x(mark.ring)}" cy="{y}" r="4"'
+            parts.append(f'<circle {place} fill="var(--paper)" stroke="{colour}"/>')
         if not bar:
             parts.append(f'<circle cx="{x(mark.mean)}" cy="{y}" r="4" fill="{colour}"/>')
     listed = "; ".join(f"{m.name} {m.shown}" for m in marks)

@@ -78,7 +78,8 @@ def _answers(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         {
             "name": split, "verdicts": verdicts(results, split),
             "n": max(c["metrics"]["accuracy"]["n"] for c in cells_of(results, split).values()),
-            "forest": forest(results, split), "bars": bars(results, split),
+            "forest": forest(results, split), "bars": (drawn := bars(results, split)),
+            "stated": any("<circle" in chart["svg"] for chart in drawn),
         }
         for split in splits_of(results)
     ]  # fmt: skip

@@ -12,6 +12,7 @@ from rationalize.config import load_yaml
 from rationalize.config.old import is_old, upgrade
 from rationalize.errors import UsageError, UserError
 from rationalize.files import plain, write_text
+from rationalize.progress import PROGRESS
 from rationalize.runs.clock import TIMES
 from rationalize.runs.inputs import FILE, Inputs, changed_inputs
 from rationalize.runs.lock import is_held
@@ -25,6 +26,7 @@ _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model",
 _BEGUN = {
     "config.yaml", "env.json", FILE, "metrics.jsonl", "lock", "scores", "tuning.json", FOLDER,
     TIMES,
+    PROGRESS,
 }  # fmt: skip
 """What a run holds that has stored nothing yet which anybody waited for."""
 _BESIDE = ".beside"

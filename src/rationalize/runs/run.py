@@ -30,7 +30,7 @@ from rationalize.config import dump_yaml
 from rationalize.environment import environment
 from rationalize.errors import UserError
 from rationalize.files import make_folder, mend_lines, plain, whole_lines, write_text
-from rationalize.progress import say
+from rationalize.progress import PROGRESS, hide, say, show_in
 from rationalize.records import Attempt
 from rationalize.runs.clock import TIMES, timed
 from rationalize.runs.inputs import Inputs, record_inputs
@@ -110,6 +110,7 @@ class Run:
         if inputs is not None:
             record_inputs(path, inputs)
         _tidy(path)
+        show_in(path / PROGRESS)
         run._record_environment()
         if tracker := wanted.get("track"):
             run = dataclasses.replace(run, mirror=Mirror(tracker, path, wanted))
@@ -127,6 +128,8 @@ class Run:
         """Let another process write this run; the end of this process does the same."""
         if self.mirror:
             self.mirror.close()
+        if self.access == "write":
+            hide(self.path / PROGRESS)
         unlock(self.path)
 
     def __enter__(self) -> Run:
@@ -202,6 +205,10 @@ class Run:
         """Attempts as they were appended, e.g. `run.attempts(split="train", writer="teacher")`."""
         files = [self.path / "attempts" / shard["file"] for shard in self._shards().values()]
         return [attempt for file in files for attempt in load_attempts(file, **equal)]
+
+    def shards(self) -> list[str]:
+        """The names of the shards of attempts, the newest last."""
+        return list(self._shards())
 
     def has_shard(self, shard: str) -> bool:
         """Whether `append` has stored a shard of this name."""
@@ -280,6 +287,7 @@ def _tidy(path: Path) -> None:
             shutil.rmtree(left)
         else:
             left.unlink(missing_ok=True)
+    (path / PROGRESS).unlink(missing_ok=True)
     for name in ("metrics.jsonl", TIMES):
         mend_lines(path / name)
 

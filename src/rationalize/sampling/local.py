@@ -20,7 +20,7 @@ from rationalize.errors import UserError
 from rationalize.models.context import over_context
 from rationalize.models.decode import Memory, OwnStream, read_opening
 from rationalize.models.decode_weights import DecodeWeights, check_int8
-from rationalize.models.forward import head
+from rationalize.models.forward import head, local_window
 from rationalize.models.policy import Policy
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.models.shadows import decode_weights, forget_shadows, half_copy
@@ -41,7 +41,7 @@ _EIGHT = 8
 """Rows that stay are a multiple of it where that many are left: for every new number of rows, the
 kernels of a step are made anew, and fewer rows take no less time.
 """
-_MAX_ROWS = 256
+MAX_ROWS = 256
 """Rows of a batch; products of more are no faster."""
 _BATCH_TOKENS = 16_384
 """Tokens that a batch keeps where the memory is not known, or what a token takes of it."""
@@ -124,9 +124,11 @@ class Sampler:
         """Take over weights that were written through `.data`; other changes are noticed."""
         forget_shadows()
 
-    def _writer(self, config: SamplingConfig) -> _Writer:
-        """What writes with the weights as they are now."""
+    def _writer(self, config: SamplingConfig, length: int) -> _Writer:
+        """What writes rows of at most so many tokens with the weights as they are now."""
         policy = self.policy
+        if length > local_window(policy):  # our steps see all tokens
+            policy = replace(policy, own_steps=False)
         if config.weights == "int8":
             check_int8(policy)
             return _Writer(policy, decode_weights(policy, "int8"))
@@ -177,7 +179,8 @@ class Sampler:
             self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
         ]
         self._refuse_beyond_context(prompts, queries, config)
-        writer = self._writer(config)
+        longest = max((len(q.prompt_ids) + len(q.control_ids) for q, *_ in queries), default=0)
+        writer = self._writer(config, longest + config.max_new_tokens)
         writer.read_opening([q for views in queries for q in views])
         # batches are written longest first; `batch` holds the indices of their prompts
         ids_PG: list[list[list[int]]] = [[] for _ in prompts]
@@ -261,7 +264,7 @@ class Sampler:
             views, controls, length = shape(batch[0] if batch else i)  # the first is the longest
             tokens = writer.tokens_kept(length + controls, n, new)
             larger = (len(batch) + 1) * views
-            full = larger * tokens > budget or larger * n > _MAX_ROWS
+            full = larger * tokens > budget or larger * n > MAX_ROWS
             alike = 2 if self.policy.decoding.padding else 3  # of the shape's numbers
             if batch and (full or shape(i)[:alike] != shape(batch[0])[:alike]):
                 yield batch

@@ -26,6 +26,7 @@ from rationalize.models.context import row_over_context
 from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
 from rationalize.models.reach import lora_reach
+from rationalize.models.shadows import forget_shadows
 from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 from rationalize.termination import Terminated, postponed
@@ -46,6 +47,11 @@ ROW_SIZE = 0.1
 BETAS, EPSILON = (0.9, 0.99), 1e-8
 """AdamW's decays, as MaRio's code has them (its second is .99, not PyTorch's .999), and epsilon."""
 
+CPU_PASS = 1024
+"""Most padded tokens of a pass on a CPU: its products are no faster with more rows, and a pass
+keeps about 41 kB a token and layer of SmolLM2-135M until its backward pass.
+"""
+
 _SHOWN = 3
 """How many rows an error names."""
 
@@ -65,7 +71,13 @@ class FitConfig:
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     micro_tokens: int = 2048
-    """Padded tokens in one forward pass; a batch is accumulated over as many as that takes."""
+    """Most padded tokens in one forward pass, on a CPU 1,024; a batch is accumulated over as many
+    passes as that takes.
+    """
+
+    def pass_tokens(self, device: torch.device) -> int:
+        """`micro_tokens`, as far as they serve the device."""
+        return min(self.micro_tokens, CPU_PASS) if device.type == "cpu" else self.micro_tokens
 
     def __post_init__(self) -> None:
         at_least(self, 0, "learning_rate")
@@ -277,6 +289,7 @@ def _optimise(learner: _Learner, rows: Sequence[Row], place: str) -> dict[str, f
     before = policy.control_rows() if factor != 1.0 and policy.controls else None
     if before is not None:
         factor *= before.float().square().mean().sqrt().item() / ROW_SIZE
+    forget_shadows()  # copies of weights that change now
     learner.optimizer.step()
     learner.optimizer.zero_grad(set_to_none=True)
     if before is not None:
@@ -292,7 +305,8 @@ def _accumulate(
     """Leave the gradient of the rows in the parameters; their total loss, weight and metrics."""
     sums = torch.zeros(2, device=learner.accelerator.device)
     metrics: dict[str, float] = {}
-    for passed in micro_batches(rows, learner.config.micro_tokens, learner.group_of):
+    size = learner.config.pass_tokens(learner.policy.device)
+    for passed in micro_batches(rows, size, learner.group_of):
         with learner.policy.autocast(), learner.policy.checkpointing():
             out = learner.loss(learner.policy, passed)
         learner.accelerator.backward(out.total)

@@ -74,8 +74,9 @@ def quark(
         both = collate([*rows, *others], policy)
         logits_MV = head(policy, hidden_at_response(policy, both))
         n = len(batch.targets)
+        logits_NV = logits_MV[:n] if others else logits_MV  # a slice copies in the backward pass
         total, nll_N, kl_N, entropy_N = quark_loss(
-            logits_MV[:n], reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction,
+            logits_NV, reference_NV, batch.targets, beta=beta, alpha=alpha, direction=direction,
             overwrite=True,
         )  # fmt: skip
         metrics = {"nll": nll_N.sum().item()}
@@ -316,7 +317,7 @@ def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) ->
     """
     logprob_of: dict[int, float] = {}
     numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
-    for passed in micro_batches(numbered, config.micro_tokens):
+    for passed in micro_batches(numbered, config.pass_tokens(policy.device)):
         with policy.autocast():
             logprobs = token_logprobs(policy, passed)
         logprob_of |= {

@@ -81,7 +81,7 @@ def measure(
     for part in parts:
         numbered = [replace(rows[i], tag=i) for i in part]
         # policy and value head exactly as the loss computes them, then the reference
-        for passed in micro_batches(numbered, config.micro_tokens):
+        for passed in micro_batches(numbered, config.pass_tokens(policy.device)):
             sizes = [len(row.response_ids) for row in passed]
             values: Sequence[Tensor] = [torch.empty(0)] * len(passed)
             references = values
@@ -106,11 +106,13 @@ def measure(
 
 def check_whole(sampling: SamplingConfig, method: str) -> None:
     """Raise `UsageError` for sampling that leaves tokens out or reweighs them."""
-    if (sampling.temperature, sampling.top_p, sampling.top_k, sampling.beams) != (1.0, 1.0, 0, 1):
+    found = (sampling.temperature, sampling.top_p, sampling.top_k, sampling.beams)
+    if found != (1.0, 1.0, 0, 1) or sampling.weights != "auto":
         raise UsageError(
-            f"{method}: sampling must be at temperature 1 without top_p, top_k and beams, since "
-            f"the ratio is between whole distributions; found temperature {sampling.temperature}, "
-            f"top_p {sampling.top_p}, top_k {sampling.top_k}, beams {sampling.beams}"
+            f"{method}: sampling must be at temperature 1 without top_p, top_k, beams and int8 "
+            "weights, since the ratio is between whole distributions; found temperature "
+            f"{sampling.temperature}, top_p {sampling.top_p}, top_k {sampling.top_k}, beams "
+            f"{sampling.beams}, weights {sampling.weights}"
         )
 
 

@@ -44,7 +44,7 @@ from rationalize.runs import Stage
 from rationalize.signals.draws import shuffled_passes
 from rationalize.training.loop import LossOutput, fit
 
-_DRAWS = 2  # of every option: the oracle picks on one and is scored on another
+DRAWS = 2  # of every option: the oracle picks on one and is scored on another
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def fit_controller(
     """
     if not held or (config.variants == 1 and config.candidates.refiners == "none"):
         return False
-    asked = asked_of_all(config.names, held, _DRAWS)
+    asked = asked_of_all(config.names, held, DRAWS)
     attempts = write_candidates(exp, variants, config, held, CONTROLLER, config.rounds, asked)
     candidates = with_utilities(exp, config, held, attempts, CONTROLLER, judge)
     log_refining(exp, candidates, "final")

@@ -58,7 +58,7 @@ from rationalize.training.objectives import response_logprobs
 COMPARED = 64
 """Development questions that variants are compared on: the first so many."""
 
-_DRAWS = 2  # of each variant for each of these questions
+DRAWS = 2  # of each variant for each of these questions
 
 _ROOM = 0.9  # who is right more often has little to gain from a rationale
 
@@ -135,7 +135,7 @@ def log_clones(
     if len(config.names) < 2 or not asked:
         return
     sampling = config.candidates.sampling
-    sampling = replace(sampling, n=_DRAWS if sampling.beams == 1 else 1)
+    sampling = replace(sampling, n=DRAWS if sampling.beams == 1 else 1)
 
     def write(name: str) -> list[Attempt]:
         with variants.active(name) as policy:

@@ -48,6 +48,7 @@ VARIANTS: Mapping[str, tuple[str, dict[str, Any]]] = {
         "MaRio, uncapped draws, random tokens", {"over_draw": 0.0, "control_init": "statistics"}
     ),
     "mario-within": ("MaRio, bins within a question", {"bins_within": "question"}),
+    "mario-contrast": ("MaRio, contrast", {"contrast": 1.0}),
     "mario-random": ("MaRio, tokens that mean nothing", {"bins_within": "nothing"}),
 }  # fmt: skip
 """Method of MaRio's demo -> its row, and what it changes of MaRio's settings."""
@@ -75,9 +76,9 @@ class MarioDemoConfig:
 
     methods: tuple[str, ...] = ("mario",)
     """Learners beside SFT: sft-more (SFT goes on for as many rows), filt-acc, grpo, gdpo, mario,
-    mario-additive, mario-additive-left, mario-uncapped, mario-within, mario-random (tokens that
-    mean nothing), mario-reversed (tokens in the opposite order), product; with one reward alone,
-    only-REWARD, or all but one, without-REWARD.
+    mario-additive, mario-additive-left, mario-uncapped, mario-within, mario-contrast, mario-random
+    (tokens that mean nothing), mario-reversed (tokens in the opposite order), product; with one
+    reward alone, only-REWARD, or all but one, without-REWARD.
     """
     seeds: tuple[int, ...] = (0,)
     """One SFT model and one run of each learner per seed."""

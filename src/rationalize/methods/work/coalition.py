@@ -7,10 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from rationalize.methods.coalition.algorithm import dpo_parts, keep_apart
-from rationalize.methods.coalition.candidates import at_least_two
+from rationalize.methods.coalition.candidates import (
+    Asked,
+    asked_for_pairs,
+    asked_of_all,
+    at_least_two,
+    refiners_of,
+)
 from rationalize.methods.coalition.config import CoalitionConfig, InstructionConfig, refines
+from rationalize.methods.coalition.controller import DRAWS
 from rationalize.methods.coalition.diagnostics import COMPARED
-from rationalize.methods.coalition.evaluate import FEWEST, OTHERS
+from rationalize.methods.coalition.diagnostics import DRAWS as CLONE_DRAWS
+from rationalize.methods.coalition.evaluate import FEWEST
 from rationalize.methods.coalition.inference import CONTROLLER
 from rationalize.methods.coalition.tuning import counts_of, parts_of, tuning_steps
 from rationalize.methods.work.own import round_up
@@ -23,11 +31,14 @@ from rationalize.training.loop import FitConfig
 
 
 def coalition_work(at: Scene, config: CoalitionConfig, stage: str) -> Iterator[Work]:
+    """What other sources than the train questions hold is not known before they are read: as many
+    questions are counted.
+    """
     config = replace(config, judge=config.judged_by(at.train))
-    learned, held = keep_apart(at.train, config, at.seed)
+    taught, compared, held = keep_apart(at.train, config, at.seed)
     # 1. tune
-    yield from _instruction(at, config.instruction, learned)
-    for name, part in zip(config.names, parts_of(learned, config, at.seed), strict=True):
+    yield from _instruction(at, config.instruction, taught)
+    for name, part in zip(config.names, parts_of(taught, config, at.seed), strict=True):
         own = replace(config.instruction, fit=config.variant_fit)
         if config.variant_epochs:
             yield from _tuning(at, own, part, config.passes, f"{name}-tuned", refined=True,
@@ -35,11 +46,11 @@ def coalition_work(at: Scene, config: CoalitionConfig, stage: str) -> Iterator[W
         yield Stores(f"{name}-tuned", kept=float(config.copies))
     yield from _choices(at, "reading", 2 * (len(at.dev) + len(held)))
     yield from _dev(at, config, "tuned")
-    parts = dict(zip(config.names, dpo_parts(learned, config), strict=True))
-    refined_of = {name: [q.id for q in to_refine] for name, (_, to_refine) in parts.items()}
+    parts = dict(zip(config.names, dpo_parts(compared, config), strict=True))
     for round in range(config.rounds):
         # 2. candidates, and 3. utility
-        yield from _candidates(at, config, learned, f"round{round}", refined_of)
+        asked = asked_for_pairs(parts)
+        yield from _candidates(at, config, compared, f"round{round}", asked)
         # 5. learn
         for name, (to_write, to_refine) in parts.items():
             yield from _pairs(at, config, name, round, len(to_write), len(to_refine))
@@ -49,20 +60,40 @@ def coalition_work(at: Scene, config: CoalitionConfig, stage: str) -> Iterator[W
 
 
 def conclude_work(at: Scene, config: CoalitionConfig, rows_beside: int = 0) -> Iterator[Work]:
-    """Every routing on the final splits; rows beside are judged by the utility too."""
-    writing = replace(config.candidates.sampling, n=1)
+    """The table of every final split; rows that stand beside are judged by the utility too."""
     for split in at.final_splits:
         asked = at.splits[split]
-        for row, routing in {"COALITION": "controller", **OTHERS}.items():
-            part = f"final-{row}"
-            refined = {"base": 0.0, "keep": 0.0, "self": 1.0}.get(routing, _refined(config))
-            yield from _chains(at, config, part, asked, at.evaluation, refined)
-            yield from at.scores(part, asked)
+        if not rows_beside:
+            yield from at.evaluates("final-base", split, taught=False)
+        yield from _table(at, config, asked)
+        writing = replace(config.candidates.sampling, n=1)
         for _ in range(FEWEST):
-            yield from _chains(at, config, "final-self-consistency", asked, writing, 0.0)
+            yield at.writes("final-self-consistency", asked, writing, mode="rationale")
+            yield from _choices(at, "final-self-consistency", 2 * len(asked))
         yield from at.scores("final-self-consistency", asked)
-        yield from _choices(at, "judged", len(asked) * (rows_beside + len(OTHERS) + 2))
+        yield from _utilities(at, config, "judged", len(asked) * (rows_beside + 1))
     yield Stores("coalition", kept=1.0)
+
+
+def _table(at: Scene, config: CoalitionConfig, asked: Sequence[Question]) -> Iterator[Work]:
+    """Draws of every writer, M_IFT among them, as they are and refined; all cells are answered by
+    M_IFT and by who wrote last, scored and judged.
+    """
+    sampling, draws = at.evaluation, 1
+    if config.draws > 1:
+        sampling, draws = config.candidates.sampling, config.draws
+    names, refiners = config.names, config.candidates.refiners
+    refined = sum(refines(r, w, refiners) for w in names for r in names)
+    refined += refiners != "none"  # M_IFT refines itself
+    for _ in range(len(names) + 1):
+        drawn = replace(sampling, n=draws)
+        yield at.writes("table", asked, drawn, mode="rationale")
+    for _ in range(refined):
+        yield at.writes("table", list(asked) * draws, replace(sampling, n=1), mode="refine")
+    cells = (len(names) + 1 + refined) * draws
+    yield from _choices(at, "table", (1 + 2 * cells) * len(asked))
+    yield from at.scores("table", asked, cells)
+    yield from _utilities(at, config, "table", cells * len(asked))
 
 
 def _instruction(
@@ -100,31 +131,26 @@ def _tuning(
 
 
 def _candidates(
-    at: Scene, config: CoalitionConfig, questions: Sequence[Question], name: str,
-    refined_of: Mapping[str, Sequence[str]],
-) -> Iterator[Work]:  # fmt: skip
+    at: Scene, config: CoalitionConfig, questions: Sequence[Question], name: str, asked: Asked
+) -> Iterator[Work]:
     """Every variant writes, what each may refine is refined, and the judge reads all of it."""
     names, sampling = config.names, config.candidates.sampling
-    n = max(sampling.n, at_least_two(len(names)))
-    panel = sum(refines(other, names[0], config.candidates.refiners) for other in names)
-    again = at_least_two(max(panel, 1))
-    by_id, read = {q.id: q for q in questions}, len(questions)
+    n = max(sampling.n, at_least_two(len(names)), asked.draws)
+    panel = {name: len(refiners_of(config, "", name, at.seed)) for name in names}
+    again = max(at_least_two(max(panel[names[0]], 1)), asked.draws)
+    read = len(questions)
     for writer in names:
-        yield at.writes(f"{name}-{writer}-writes", questions, replace(sampling, n=n),
-                        mode="rationale")  # fmt: skip
-        read += n * len(questions)
-    for refiner in names:
-        sources = [
-            by_id[id]
-            for writer in names
-            if refines(refiner, writer, config.candidates.refiners)
-            for id in refined_of[writer]
-            for _ in range(n)
-        ]
-        if sources:
-            part = f"{name}-{refiner}-refines"
-            yield at.writes(part, sources, replace(sampling, n=again), mode="refine")
-            read += again * len(sources)
+        own = [q for q in questions if q.id in asked.writes[writer]]
+        yield at.writes(f"{name}-{writer}-writes", own, replace(sampling, n=n), mode="rationale")
+        read += n * len(own)
+    # of several draws that are refined by several, the first alone is
+    each = 1 if asked.draws > 1 else n
+    refined = sum(each * len(asked.refined[writer]) * panel[writer] for writer in names)
+    for refiner in names if refined else ():
+        sources = (list(questions) * (1 + refined // len(questions)))[: refined // len(names)]
+        part = f"{name}-{refiner}-refines"
+        yield at.writes(part, sources, replace(sampling, n=again), mode="refine")
+        read += again * len(sources)
     yield from _utilities(at, config, f"{name}-utilities", read)
 
 
@@ -171,10 +197,15 @@ def _dev(at: Scene, config: CoalitionConfig, when: str) -> Iterator[Work]:
     yield from at.scores(f"dev-{when}", at.dev)
     asked = at.dev[:COMPARED]
     if config.variants > 1 and asked:
-        sampling = replace(config.candidates.sampling, n=1)
+        sampling = config.candidates.sampling
+        n = CLONE_DRAWS if sampling.beams == 1 else 1
         for name in config.names:
-            yield at.writes(f"clones-{when}-{name}", asked, sampling, mode="rationale")
+            drawn = replace(sampling, n=n)
+            yield at.writes(f"clones-{when}-{name}", asked, drawn, mode="rationale")
             yield from _choices(at, f"clones-{when}", len(asked))
+        if n > 1 and not sampling.greedy:
+            read = (1 + n * config.variants) * len(asked)
+            yield from _utilities(at, config, f"clones-{when}", read)
         rows = config.variants**2 * len(asked)
         prompt = at.asked(asked, "rationale")
         yield Reads(f"clones-{when}", "logprobs", rows, prompt, at.rationale)
@@ -194,9 +225,10 @@ def _pairs(
         share = sources / (to_write + sources)
         prompt += share * (at.asked(at.train, "refine") - prompt)
     stage = f"{name}-round{round}"
-    yield Reads(stage, "logprobs", 2 * pairs, prompt, reply)
+    aside = config.held_out_pairs * pairs  # only ordered, before and after
+    yield Reads(stage, "logprobs", 2 * (pairs + aside), prompt, reply)
     learner: Learner = "policy" if config.copies else "adapter"
-    steps = round_up(config.epochs * pairs / size)
+    steps = round_up(config.epochs * (pairs - aside) / size)
     yield at.learns(stage, "dpo", steps, config.fit, rows=2 * size, prompt=prompt, reply=reply,
                     learner=learner, together=2)  # fmt: skip
     yield Stores(stage, kept=float(config.copies))
@@ -205,10 +237,9 @@ def _pairs(
 def _controller(at: Scene, config: CoalitionConfig, held: Sequence[Question]) -> Iterator[Work]:
     if not held or (config.variants == 1 and config.candidates.refiners == "none"):
         return
-    everything = {name: [q.id for q in held] for name in config.names}
-    yield from _candidates(at, config, held, CONTROLLER, everything)
-    n = max(config.candidates.sampling.n, at_least_two(config.variants))
-    examples = len(held) * (1 + config.variants * n) * (1 - config.controller.held_out)
+    asked = asked_of_all(config.names, held, DRAWS)
+    yield from _candidates(at, config, held, CONTROLLER, asked)
+    examples = len(held) * (1 + config.variants) * (1 - config.controller.held_out)
     fit: FitConfig = config.controller.fit
     steps = round_up(config.controller.epochs * examples / fit.batch_size)
     prompt = at.asked(held, "refine")

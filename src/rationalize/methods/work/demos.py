@@ -21,8 +21,9 @@ from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.methods.work.coalition import coalition_work, conclude_work
 from rationalize.methods.work.learners import direct_work
 from rationalize.methods.work.own import ppo_work, rank_work, relearn_work, seed_work
-from rationalize.methods.work.parts import Reads, Stores, Work
+from rationalize.methods.work.parts import MODELS, Reads, Stores, Work, Writes
 from rationalize.methods.work.scene import Scene
+from rationalize.models.exported import REPLIES, TOKENS
 from rationalize.rewards.base import ATTACKS
 from rationalize.sampling.writing import teacher_attempts
 
@@ -46,7 +47,7 @@ def mario_demo_work(at: Scene, config: MarioDemoConfig) -> Iterator[Work]:
         asked, sampling = at.train[:PREFLIGHT], replace(config.mario.sampling, n=2)
         yield at.writes("preflight", asked, sampling)
         yield from at.scores("preflight", asked, sampling.n, trained_on=True)
-    yield exported()
+    yield from exported(at)
 
 
 def self_motivated_demo_work(at: Scene, config: SelfMotivatedDemoConfig) -> Iterator[Work]:
@@ -63,7 +64,7 @@ def self_motivated_demo_work(at: Scene, config: SelfMotivatedDemoConfig) -> Iter
             read += config.votes
         if any(row.label == RANK for row in rows) and config.modes != ["z"]:
             yield Reads("judged", "rank", read * len(asked), at.asked(asked), at.taught_reply)
-    yield exported()
+    yield from exported(at)
 
 
 def coalition_demo_work(at: Scene, config: CoalitionDemoConfig) -> Iterator[Work]:
@@ -99,6 +100,11 @@ def work_of_row(row: Row) -> StageWork:
     return PARTS.get(row.method) or load(method_named(row.method).work)
 
 
-def exported() -> Work:
-    """`model/`, links to what its stage stored; read by plain transformers to be compared."""
-    return Stores("model", loads=2.0)
+def exported(at: Scene) -> Iterator[Work]:
+    """`model/`, links to what its stage stored; plain transformers reads it and writes a few
+    replies one by one, to be compared.
+    """
+    yield Stores(MODELS, loads=2.0)
+    prompt = at.asked(at.splits[at.final_splits[0]])
+    for _ in range(REPLIES):
+        yield Writes(MODELS, 1, 1, prompt, TOKENS, TOKENS)

@@ -54,19 +54,17 @@ def seed_work(at: Scene, config: RestartConfig, stage: str) -> Iterator[Work]:
 def attempts_work(
     at: Scene, write: WriteConfig, part: str, *, few_shot: bool = False, for_pairs: bool = False
 ) -> Iterator[Work]:
-    """Attempts at training questions, further and hinted ones at those that no attempt solves (for
-    pairs, further ones at those that are always right too).
-    """
-    shots = write.shots if few_shot else 0
+    """Attempts at training questions, further ones, and hinted ones at those that none solves."""
+    shots, n = write.shots if few_shot else 0, replies(write.sampling)
     yield at.writes(part, at.train, write.sampling, shots=shots, taught=not few_shot)
-    n = replies(write.sampling)
-    unsolved = (1 - at.right) ** n
-    again = round(len(at.train) * (1 - usable_share(at.right, n) if for_pairs else unsolved))
-    if write.resample and again:
+    wrong = (1 - at.right) ** n
+    unsure = round(len(at.train) * (wrong + at.right**n * for_pairs)) if write.resample else 0
+    if unsure:
         sampling = replace(write.sampling, n=write.resample)
-        yield at.writes(part, at.train[:again], sampling, shots=shots, taught=not few_shot)
-    unsolved = (1 - at.right) ** (n + write.resample)
-    hinted = round(len(at.train) * {"off": 0.0, "failed": unsolved, "all": 1.0}[write.hints])
+        yield at.writes(part, at.train[:unsure], sampling, shots=shots, taught=not few_shot)
+        wrong *= (1 - at.right) ** write.resample
+    unsolved = {"off": 0.0, "failed": wrong, "all": 1.0}
+    hinted = round(len(at.train) * unsolved[write.hints])
     if hinted:
         asked = at.train[:hinted]
         yield at.writes(part, asked, write.sampling, shots=shots, taught=not few_shot)
@@ -103,14 +101,11 @@ def iterative_dpo_work(at: Scene, config: IterativeDpoConfig, stage: str) -> Ite
 def pairs_work(at: Scene, config: IterativeDpoConfig, this: str) -> Iterator[Work]:
     """A round's DPO, on the pairs of attempts that are right and wrong."""
     pairs = len(at.train) * pairs_each(at, config.sampling.n, config.pairs)
+    aside = config.held_out * pairs  # only ordered, before and after
     size = max(1, config.fit.batch_size // 2)
-    learned = pairs * (1 - config.held_out)
-    # the reference's log-probabilities, and those of the pairs kept aside once more at the end
-    read = 2 * (pairs + pairs * config.held_out)
-    yield Reads(this, "logprobs", read, at.asked(at.train), at.taught_reply)
-    yield at.learns(
-        this, "dpo", round_up(config.epochs * learned / size), config.fit, rows=2 * size, together=2
-    )
+    yield Reads(this, "logprobs", 2 * (pairs + aside), at.asked(at.train), at.taught_reply)
+    steps = round_up(config.epochs * (pairs - aside) / size)
+    yield at.learns(this, "dpo", steps, config.fit, rows=2 * size, together=2)
     yield from at.evaluates(this)
     yield at.stores(this)
 
@@ -170,13 +165,16 @@ def rank_steps(at: Scene, config: RewardModelConfig, stage: str, attempts: float
 
 
 def relearn_work(at: Scene, config: RelearnConfig, stage: str) -> Iterator[Work]:
-    """A fresh base model learns for as many steps as RFT's first round."""
+    """As many steps as RFT's, on attempts that are there."""
+    steps = steps_in(0, round_rows(at, config.rft, 0), config.rft)
+    if config.learns == "best":
+        written = 2 * replies(config.rft.write.sampling) * at.right
+        rows = written * len(at.train)
+        yield Reads(stage, "rank", rows, at.asked(at.train), at.taught_reply)
     sft = SftConfig(evaluations=config.rft.evaluations, fit=config.rft.fit)
-    yield from at.scores(stage, at.dev)
-    yield from imitation(
-        at, sft, f"{stage}-sft", steps_in(0, round_rows(at, config.rft, 0), config.rft)
-    )
-    yield from at.scores(stage, at.dev)
+    yield from imitation(at, sft, f"{stage}-sft", steps)
+    for _ in range(2):
+        yield from at.scores(f"{stage}-sft", at.dev)
 
 
 def ppo_work(at: Scene, config: PpoRowConfig, stage: str) -> Iterator[Work]:

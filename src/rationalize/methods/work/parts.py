@@ -19,6 +19,10 @@ how likely the base model finds a rationale, how likely a policy a reply, what a
 """
 
 
+MODELS = "models"
+"""The stage of what no stage does: models that are read, the export."""
+
+
 @dataclass(frozen=True)
 class Writes:
     """Replies to questions."""
