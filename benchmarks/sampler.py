@@ -25,13 +25,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rationalize.models.decode import OwnStream
+from rationalize.models.decode_weights import read_weights
 from rationalize.models.forward import head, output_rows, padded, text_decoder
 from rationalize.models.policy import Policy, load_policy
-from rationalize.models.precision import Numbers, has_fast_bfloat16
+from rationalize.models.precision import Numbers, frozen_copy, has_fast_bfloat16
 from rationalize.models.streams import Query, open_stream
 from rationalize.questions import load_questions
+from rationalize.sampling.config import HttpConfig
 from rationalize.sampling.draw import uniforms
 from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.server import ServerSampler
+from rationalize.sampling.writing import AnySampler
 from rationalize.templates import prompt_text
 
 QUAREL = Path(__file__).parents[2] / "shared" / "data" / "quarel"
@@ -39,7 +44,7 @@ QUAREL = Path(__file__).parents[2] / "shared" / "data" / "quarel"
 
 def compare(
     prompts: int = 16, repeats: int = 3, model: str = "default", sides: Sequence[str] = (),
-    clock: str = "wall",
+    clock: str = "wall", server: str = "",
 ) -> dict[str, object]:  # fmt: skip
     """Per side the median tokens per second, and the median ratio of ours to it."""
     now = time.perf_counter if clock == "wall" else time.process_time
@@ -56,6 +61,11 @@ def compare(
         "earlier": lambda some: earlier_replies(policy, some, config),
         "generate": lambda some: by_generate(policy, some, config),
     }
+    if server:  # an OpenAI-style server of the same model, asked for all prompts at once
+        http = HttpConfig(endpoint="completions", concurrency=64)
+        remote = ServerSampler(server, "model", http)
+        write["server"] = lambda some: by_sampler(remote, some, config)
+        sides = [*sides, "server"] if sides else ()
     write = {side: write[side] for side in write if side in sides or side == "ours" or not sides}
     for side in write.values():
         side(texts[:8])  # kernels are made, and matrices are stored anew
@@ -71,6 +81,8 @@ def compare(
             if side in shares:
                 shares[side].append(products_alone(policy, texts, replies, config.n, now) / seconds)
         print(json.dumps({side: round(rate[-1]) for side, rate in rates.items()}), flush=True)
+    if "int8" in write:
+        print(json.dumps(distances(policy, texts[:8], config)), flush=True)
     return {
         "tokens_per_second": {side: statistics.median(rate) for side, rate in rates.items()},
         "ours_over": _ratios(rates, "ours"),
@@ -97,10 +109,12 @@ def quarel_prompts(count: int) -> list[str]:
     return sorted((prompt_text("rationale_answer", q) for q in questions), key=len, reverse=True)
 
 
-def by_sampler(sampler: Sampler, prompts: Sequence[str], config: SamplingConfig) -> list[list[int]]:
-    """Replies as token ids."""
+def by_sampler(
+    sampler: AnySampler, prompts: Sequence[str], config: SamplingConfig
+) -> list[list[int]]:
+    """Replies as token ids; of a server, zeros."""
     completions = sampler.sample(prompts, config, seeds=range(len(prompts)))
-    return [list(c.ids) for c_G in completions for c in c_G]
+    return [list(c.ids) or [0] * c.n_tokens for c_G in completions for c in c_G]
 
 
 @torch.inference_mode()
@@ -173,18 +187,53 @@ def _draw(logits_RV: Tensor, config: SamplingConfig, uniform_R: Tensor) -> Tenso
     tokens = torch.empty(len(logits), dtype=torch.long)
     left = torch.arange(len(logits))
     for count in (64, 1024, logits.shape[-1]):
-        values, ids = logits[left].topk(count, dim=-1)
+        values, ids = logits[left].topk(min(count, logits.shape[-1]), dim=-1)
         p = (values - total[left]).exp()
         complete = (p.sum(-1) >= config.top_p) | (count == logits.shape[-1])
         rows = left[complete]
         p, ids = p[complete], ids[complete]
         kept = torch.where(p.cumsum(-1) - p < config.top_p, p, 0.0).double().cumsum(-1)
         at = torch.searchsorted(kept, uniform_R[rows][:, None] * kept[:, -1:], right=True)
-        tokens[rows] = ids.gather(1, at.clamp(max=count - 1))[:, 0]
+        tokens[rows] = ids.gather(1, at.clamp(max=ids.shape[-1] - 1))[:, 0]
         left = left[~complete]
         if not len(left):
             break
     return tokens
+
+
+@torch.inference_mode()
+def distances(policy: Policy, prompts: Sequence[str], config: SamplingConfig) -> dict[str, object]:
+    """How far bfloat16 and int8 are from computing in float32, on greedy replies: the mean
+    divergence per token in nats, and the share of tokens whose likeliest is the same.
+    """
+    exact = replace(policy, model=frozen_copy(policy.model, torch.float32))
+    queries = [Query(tuple(policy.encode_prompt(p)), ()) for p in prompts]
+    replies = by_sampler(Sampler(policy), prompts, replace(config, temperature=0.0, n=1))
+    weights = {
+        "float32": read_weights(exact, "as_is"), "bfloat16": read_weights(policy, "bfloat16"),
+        "int8": read_weights(policy, "int8"),
+    }  # fmt: skip
+    streams = {kind: OwnStream(w, queries) for kind, w in weights.items()}
+    kl: dict[str, list[float]] = {"bfloat16": [], "int8": []}
+    same: dict[str, list[float]] = {"bfloat16": [], "int8": []}
+    for step in range(max(map(len, replies))):
+        active = torch.tensor([len(reply) > step for reply in replies])
+        logprobs = {
+            kind: weights[kind].head(s.hidden).float().log_softmax(-1)[active]
+            for kind, s in streams.items()
+        }
+        true = logprobs["float32"]
+        for kind in kl:
+            kl[kind] += (true.exp() * (true - logprobs[kind])).sum(-1).tolist()
+            same[kind] += (true.argmax(-1) == logprobs[kind].argmax(-1)).tolist()
+        tokens = torch.tensor([reply[step] if len(reply) > step else 0 for reply in replies])
+        for stream in streams.values():
+            stream.step(tokens)
+    return {
+        "kl": {kind: statistics.mean(values) for kind, values in kl.items()},
+        "same": {kind: statistics.mean(values) for kind, values in same.items()},
+        "tokens": len(kl["int8"]),
+    }
 
 
 @torch.inference_mode()
@@ -233,6 +282,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", default="default")
     parser.add_argument("--sides", nargs="*", default=(), help="of int8, earlier, generate; all")
+    parser.add_argument("--server", default="", help="a server of the same model")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     print(json.dumps(compare(**vars(parser.parse_args())), indent=1))
 

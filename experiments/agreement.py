@@ -38,8 +38,9 @@ from rationalize.evaluation.leaderboard import ReferenceSet, read_set, some_of
 from rationalize.methods.base import RunConfig, with_first
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig, train_answer_scorer
 from rationalize.methods.train_scorers.verifier import VerifierConfig, train_verifier
-from rationalize.models.choices import ChoiceScorer, cast_linears_to_bf16
+from rationalize.models.choices import ChoiceScorer
 from rationalize.models.policy import Policy, load_policy
+from rationalize.models.read_only import read_only
 from rationalize.models.scorers import AnswerScorer, Verifier, VerifierFold
 from rationalize.questions import load_questions, same_question_key
 from rationalize.questions.judged import JudgedQuestion, load_judged_questions
@@ -148,7 +149,7 @@ def candidate(
         gain = partial(gain_from_question, ChoiceScorer(base))
         return Reward(name, gain, trainable=False, scorer_hash=base.weights_hash)
     if name == UNTRAINED:
-        fresh = cast_linears_to_bf16(load_policy(args.model, style="plain"))
+        fresh = read_only(load_policy(args.model, style="plain"))
         return dataclasses.replace(
             plausibility(Verifier([VerifierFold(ChoiceScorer(fresh))])), name=name
         )

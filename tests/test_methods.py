@@ -183,7 +183,6 @@ def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, mon
         {"select_by": "repetition"},
         {"entries": (0,)},
         {"entries": (1, 2)},
-        {"bins_of": {"brief": 3}},
         {"variant": "additive", "entries": (0, 60)},
     ],
 )

@@ -164,6 +164,10 @@ def _moved(path: Path, value: Any, method: str) -> tuple[Path, Any] | None:
         return None
     if path == ("init",):
         return (("sft", "epochs"), 0.0) if value == "model" else None
+    if "bins_of" in path:
+        if value not in (None, {}):
+            raise UsageError(f"{name} is {value}: `bins` holds for every continuous reward now")
+        return None
     if last == "hints" and (path[0] == "redraw" or "dpo" in (method, path[0])):
         if value not in (None, "off"):
             raise UsageError(f"{name} is {value}: these attempts are written without hints now")

@@ -196,7 +196,7 @@ def control_bins(config: MarioConfig, suite: RewardSuite) -> dict[str, int]:
     if config.product:
         return {"product": config.bins}
     levels = {name: suite[name].levels for name in config.rewards}
-    return {n: len(v) if v else config.bins_of.get(n, config.bins) for n, v in levels.items()}
+    return {n: len(v) if v else config.bins for n, v in levels.items()}
 
 
 def named_as_loaded(config: MarioConfig, suite: RewardSuite) -> MarioConfig:
@@ -205,7 +205,6 @@ def named_as_loaded(config: MarioConfig, suite: RewardSuite) -> MarioConfig:
     return replace(
         config, rewards=tuple(by_name[n] for n in config.rewards),
         filters={by_name[n]: t for n, t in config.filters.items()},
-        bins_of={by_name[n]: k for n, k in config.bins_of.items()},
         select_by=by_name.get(config.select_by, config.select_by),
     )  # fmt: skip
 

@@ -26,8 +26,6 @@ class MarioConfig:
     """Rewards with a control token, in the order of the prefix."""
     bins: int = 5
     """Bins K of a continuous reward; a discrete one has a bin per value."""
-    bins_of: dict[str, int] = field(default_factory=dict)
-    """Bins of single rewards, where they differ."""
     filters: dict[str, float] = field(default_factory=dict)
     """Pool attempts below this score are not learned from. A reward named here and in `rewards` is
     the code's `filter_quark`.
@@ -112,7 +110,7 @@ class MarioConfig:
     def __post_init__(self) -> None:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
         at_least(self, 1, "steps", "sample_interval", "control_copies")
-        at_least(self, 2, "bins", "bins_of")
+        at_least(self, 2, "bins")
         at_least(self, 0, "entries", "prompts", "beta", "alpha", "contrast")
         at_least(self, 0, "over_draw", "token_questions")
         finite(self, "guidance", "filters")
@@ -123,11 +121,6 @@ class MarioConfig:
             (
                 self.select_by in metrics,
                 f"select_by is {self.select_by!r}; expected one of {', '.join(sorted(metrics))}",
-            ),
-            (
-                set(self.bins_of) <= set(self.rewards),
-                f"bins_of names {sorted(set(self.bins_of) - set(self.rewards))}, which are not "
-                f"among the rewards {list(self.rewards)}",
             ),
             (
                 len(entries) == len(self.rewards),

@@ -9,6 +9,7 @@ from rationalize.methods.work.parts import Learns, Stores, Work, Writes
 from rationalize.methods.work.scene import Scene
 from rationalize.planning.speeds import Sizes
 from rationalize.sampling.local import MAX_ROWS
+from rationalize.training.loop import CPU_PASS
 
 FULL, HALF = 4, 2
 """Bytes of a number in float32, and in bfloat16."""
@@ -26,6 +27,8 @@ class Holders:
     """Folds of scorers. What they have not learned, half of their layers, is the base's."""
     dtype: float = FULL
     """Bytes of a weight as it is kept."""
+    on_cpu: bool = True
+    """Where passes are bounded by what serves a processor."""
 
 
 def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) -> float:
@@ -45,7 +48,8 @@ def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) 
                 own = FULL * weights + LEARNING * (weights - sizes.head) / 2
                 own -= holders.scorers * scorer
             reference = weights * HALF if one.loss in ("quark", "grpo", "ppo") and trained else 0
-            tokens = min(one.micro_tokens, one.rows * (one.prompt + one.reply))
+            limit = min(one.micro_tokens, CPU_PASS) if holders.on_cpu else one.micro_tokens
+            tokens = min(limit, one.rows * (one.prompt + one.reply))
             stages.append(own + reference + tokens * sizes.activations)
         elif isinstance(one, Writes):
             kept = min(one.replies, MAX_ROWS) * (one.prompt + one.limit)

@@ -80,7 +80,8 @@ def plan_run(what: Method | Demo, stage: str, settings: Any, options: PlanOption
             at = replace(at, lengths=priced.lengths)
             work = list(work_of(what, stage, known, at))
         where = _here(priced)
-    holders = holders_of(known)
+    on_cpu = machine is None and not torch.cuda.is_available()
+    holders = replace(holders_of(known), on_cpu=on_cpu)
     if quantised:
         holders = replace(holders, dtype=QUARTER)
     notes = [_assumed(at)]

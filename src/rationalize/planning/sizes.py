@@ -46,11 +46,11 @@ def _of(model: Any, name: str, process: float) -> Sizes:
 
 
 def activations_of(layers: int, width: int, vocabulary: int) -> float:
-    """Bytes of a token of a pass that learns: what a layer keeps for its gradient, counted as 34
-    numbers of the width in bfloat16 (Korthikanti et al., arXiv 2205.05198, section 4.1, without
-    attention's square), and a third of the tokens with logits in float32, three times.
+    """Bytes of a token of a pass that learns: what a layer keeps for its gradient, 71 for each of
+    its width (41 kB a token and layer of SmolLM2-135M: `training.loop.CPU_PASS`), and of a third of
+    the tokens, the responses, logits in float32.
     """
-    return 34 * layers * width + vocabulary * 4 * 3 / 3
+    return 71 * layers * width + vocabulary * 4 / 3
 
 
 def resident() -> float:
