@@ -162,7 +162,7 @@ def test_a_base_model_without_demonstrations_writes_told_and_learns_plain(tmp_pa
 def test_coalitions_bootstrap_is_told_where_it_has_no_demonstrations(tmp_path):
     exp, config = experiment(tmp_path, [FREE]), InstructionConfig(shots=0, imperfect=SHORT)
     stage = exp.stage("ift")
-    with pytest.raises(UserError, match="is right"):
+    with pytest.raises(UserError, match="can be learned from"):
         with_rationales(exp, tiny_policy(), [FREE], config, stage, RejectConfig())
     assert [a.prompt for a in stage.stored("bootstrap")] == [
         prompt_text("rationale_answer", FREE, told=True)
