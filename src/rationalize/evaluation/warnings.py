@@ -61,7 +61,10 @@ def warned(results: Mapping[str, Any]) -> list[Warned]:
             n = cell["metrics"]["accuracy"]["n"]
             fewest[split] = min(n, fewest.get(split, n))
     found += [
-        Warned("few", f"{split}: {n} questions only; intervals from so few are too narrow.")
+        Warned(
+            "few",
+            f"{split}: {n} question{'s' * (n != 1)} only; intervals from so few are too narrow.",
+        )
         for split, n in fewest.items()
         if n < 50
     ]
