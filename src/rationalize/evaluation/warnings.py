@@ -129,6 +129,8 @@ def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterato
     for name, share in cell.get("undefined", {}).items():
         if share > 0.1:
             diagnostic = facts.get(name, {}).get("role") == "diagnostic"
+            if diagnostic and share == 1.0:  # no mean to misread, e.g. of free-form questions
+                continue
             counted = "left out of its mean" if diagnostic else "worst value counted"
             yield "undefined", f"{name} is undefined on {share:.0%} of the replies ({counted})."
     for name, share in cell.get("out_of_range", {}).items():
