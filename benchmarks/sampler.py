@@ -187,14 +187,14 @@ def _draw(logits_RV: Tensor, config: SamplingConfig, uniform_R: Tensor) -> Tenso
     tokens = torch.empty(len(logits), dtype=torch.long)
     left = torch.arange(len(logits))
     for count in (64, 1024, logits.shape[-1]):
-        values, ids = logits[left].topk(count, dim=-1)
+        values, ids = logits[left].topk(min(count, logits.shape[-1]), dim=-1)
         p = (values - total[left]).exp()
         complete = (p.sum(-1) >= config.top_p) | (count == logits.shape[-1])
         rows = left[complete]
         p, ids = p[complete], ids[complete]
         kept = torch.where(p.cumsum(-1) - p < config.top_p, p, 0.0).double().cumsum(-1)
         at = torch.searchsorted(kept, uniform_R[rows][:, None] * kept[:, -1:], right=True)
-        tokens[rows] = ids.gather(1, at.clamp(max=count - 1))[:, 0]
+        tokens[rows] = ids.gather(1, at.clamp(max=ids.shape[-1] - 1))[:, 0]
         left = left[~complete]
         if not len(left):
             break

@@ -193,6 +193,8 @@ class Page:
 _KEYS = {
     "Tab": {"windowsVirtualKeyCode": 9},
     "Enter": {"windowsVirtualKeyCode": 13},
+    "Backspace": {"windowsVirtualKeyCode": 8},
+    **{digit: {"windowsVirtualKeyCode": ord(digit)} for digit in "123"},
 }
 
 

@@ -87,7 +87,7 @@ def questions(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished(model, questions, tmp_path_factory):
     out = tmp_path_factory.mktemp("coalition") / "run"
-    train("coalition", out, **settings(model, questions))
+    train("coalition", out, **settings(model, questions, precision="float32"))
     return out
 
 

@@ -117,7 +117,7 @@ class KilledRun(Run):
 
     def log(self, stage, step, **metrics):
         if not stage.count("/"):  # a step of training; the one before has a checkpoint
-            self._kill("step", (stage, step), 15, {0: "before"})
+            self._kill("step", (stage, step), 7, {0: "before"})
         super().log(stage, step, **metrics)
 
     def append(self, attempts, shard):

@@ -150,7 +150,7 @@ def test_a_bare_answer_gets_the_reference_to_the_last_digit():
 def who_refines(refiners, who, names=("v1", "v2", "v3"), seeds=60):
     coalition = Coalition(None, list(names), refiners)
     own = [attempt("a", "v1", 0.0)]
-    return {coalition._refiners(QUESTIONS[:1], own, seed, who)[0] for seed in range(seeds)}
+    return {coalition.refiners_of(QUESTIONS[:1], own, seed, who)[0] for seed in range(seeds)}
 
 
 def test_chance_has_the_options_of_the_controller():

@@ -215,7 +215,7 @@ def test_baked_control_tokens_are_said_and_asked_for(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     train(
         "mario", tmp_path / "run", model=str(model), rewards=("correctness", "my_words:plain"),
-        bins=2, steps=20, sample_interval=10, token_questions=0, select_by="my_words:plain",
+        bins=2, steps=40, sample_interval=20, token_questions=0, select_by="my_words:plain",
         sft=StartConfig(epochs=0), fit=ControlFitConfig(learning_rate=1e-2, batch_size=8), **SMALL,
     )  # fmt: skip
     text = (tmp_path / "run" / "model" / "README.md").read_text()

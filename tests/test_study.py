@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from dataclasses import replace
@@ -254,69 +253,6 @@ def test_exports(tmp_path):
     assert set(re.findall(r'value="\$(\w+)"', view)) <= set(tasks[0]["data"])
     [row, *_] = vote_rows(made, store.votes(), store.annotators())
     assert (row["annotator"], row["answers"]["better"], row["first"]) == ("anna", "Beta7", "Alpha9")
-
-
-def write_rows(path, method, scores):
-    rows = [
-        {"question_id": f"q{i}", "question": f"Which of {i} sinks?", "choices": ["brick", "cork"],
-         "answer": "brick", "rationale": f"{method} says {i}.", "prediction": "brick",
-         "rewards": {"plausibility": score}} for i, score in enumerate(scores)
-    ]  # fmt: skip
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(path)
-
-
-def test_the_command_line_from_files_to_results(tmp_path, capsys):
-    files = [write_rows(tmp_path / f"{m}.jsonl", m, [k + i / 9 for i in range(10)])
-             for k, m in enumerate(("sft", "mario"))]  # fmt: skip
-    folder = str(tmp_path / "s")
-    argv = [
-        "study",
-        "new",
-        folder,
-        "--sources",
-        *files,
-        "--ask",
-        "better",
-        "--attention-checks",
-        "0",
-    ]
-    assert main([*argv, "--annotators", "anna", "--dry-run"]) == 0
-    assert not (tmp_path / "s").exists()
-    capsys.readouterr()
-    assert main([*argv, "--annotators", "anna", "--json", "--quiet"]) == 0
-    made = json.loads(capsys.readouterr().out)
-    assert made["items"] == 10
-    token = made["links"]["anna"].removeprefix("/s/")
-    assert main(["study", "invite", folder, "--annotators", "ben"]) == 0
-    assert re.search(r"  ben  /s/[\w-]{32}\n", capsys.readouterr().out)
-    store = Store(tmp_path / "s")
-    assert store.annotator(token).id == 1
-    for who in (1, 2):
-        for item in range(10):
-            store.add(vote(who, item, {"better": "b"}))
-    assert main(["study", "results", folder]) == 0
-    printed = capsys.readouterr().out
-    assert "better: people prefer mario to sft: 0.0 [0.0, 30.0] % for sft" in printed
-    assert "% for the reward plausibility" in printed
-    results = json.loads((tmp_path / "s" / "results.json").read_text())
-    assert results["asks"][0]["rewards"][0]["mean"] == 1.0
-    assert (tmp_path / "s" / "report.html").is_file()
-    # what is wrong is said
-    for argv, message in (
-        (["new", folder, "--sources", *files], "is not empty"),
-        (["new", f"{folder}2", "--sources", files[0]], "expected at least two"),
-        (["new", f"{folder}2", "--sources", *files, "--methods", "sfd"], "did you mean 'sft'"),
-        (["new", f"{folder}2", "--sources", *files, files[0]], "rename the file"),
-        (["new", f"{folder}2", "--sources", "nowhere", files[0]], "no such file or run"),
-        (["new", f"{folder}2", "--sources", *files, "--items", "0"], "expected at least 1"),
-        (["results", str(tmp_path)], "rationalize study new"),
-        (["invite", folder, "--annotators", "ben"], "invited already"),
-        (["nothing"], "unknown COMMAND"),
-    ):
-        assert main(["study", *argv]) in (1, 2)
-        assert message in capsys.readouterr().err, argv
-    assert not (tmp_path / "s2").exists()
 
 
 def test_a_study_is_a_section_of_the_report_and_its_page_is_safe(tmp_path):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import html
 import os
 import re
 import signal
 import socket
-import subprocess
 import threading
 import time
 from dataclasses import replace
 from http.client import HTTPException
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -22,7 +21,7 @@ from rationalize.study.app import HEADERS, LARGEST_BODY
 from rationalize.study.asks import BETTER
 from rationalize.study.design import order_for
 from rationalize.study.store import Store
-from tests.browser import CHROME, FLAGS, needs_browser
+from tests.browser import Page, needs_browser
 from tests.score_files import HOSTILE
 from tests.study_toys import EACH, Form, Person, elements, served, stored, study, texts_of
 
@@ -233,19 +232,32 @@ def test_hostile_texts_are_escaped(attacked):
 
 
 @needs_browser
-def test_a_browser_shows_hostile_texts_and_runs_nothing(attacked, tmp_path):
+@pytest.mark.parametrize(("width", "dark"), [(400, True), (1280, False)])
+def test_a_browser_shows_hostile_texts_and_runs_nothing(attacked, width, dark):
     port, tokens = attacked
     url = f"http://127.0.0.1:{port}/s/{tokens['ben']}"
-    done = subprocess.run(
-        [CHROME, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", url],
-        capture_output=True, timeout=90, check=True,
-    )  # fmt: skip
-    console = [x for x in done.stderr.decode(errors="replace").splitlines() if "CONSOLE" in x]
-    assert console == []  # what the policy stops would be told here
-    dom = done.stdout.decode()
-    assert f"<title>{html.escape(ATTACKS[0], quote=False)}</title>" in dom
-    assert elements(dom)[0] <= {*TAGS, "tbody"}
-    assert '<fieldset class="now">' in dom  # the page's own script ran
+    with Page(url, width=width, dark=dark) as page:
+        assert page.console == []  # what the policy stops would be told here
+        assert {urlsplit(asked).netloc for asked in page.requests} == {f"127.0.0.1:{port}"}
+        assert page.evaluate("document.title") == ATTACKS[0]
+        assert elements(page.dom)[0] <= {*TAGS, "tbody"}
+        assert page.overflow == 0
+
+
+@needs_browser
+def test_an_item_is_answered_by_keys(place):
+    _, store, tokens, port = place
+    store.consent(12)
+    with Page(f"http://127.0.0.1:{port}/s/{tokens[11]}") as page:
+        page.press("Enter")  # nothing is answered yet: the browser says so, and nothing is sent
+        for key in ("1", "2", "1", "Backspace", "3", "2", "Enter"):
+            page.press(key)
+        deadline = time.monotonic() + 30
+        while not store.answered(12) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    [vote] = [v for v in store.votes() if v.annotator == 12]
+    second = "b" if vote.first == "a" else "a"
+    assert vote.answers == {"plausibility": vote.first, "consistency": "same", "better": second}
 
 
 def answer_all(port: int, token: str, acknowledged: list, stop: threading.Event) -> None:

@@ -120,12 +120,12 @@ def test_quiet_leaves_results_and_errors(tmp_path, model, capsys):
 
 
 def test_time_left_counts_from_this_start(capsys, monkeypatch):
-    clock = iter([0.0, 0.0, 30.0, 60.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     with progress_bar("sft", "steps") as progress:
         progress(900, 1000, 0)  # an earlier start's
-        progress(910, 1000, 0)
-        progress(920, 1000, 0)
+        for now[0], done in ((30.0, 910), (60.0, 920)):
+            progress(done, 1000, 0)
     assert [line.rpartition(", ")[2] for line in capsys.readouterr().err.splitlines()] == [
         "270 s left", "240 s left"
     ]  # fmt: skip

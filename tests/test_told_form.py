@@ -14,7 +14,12 @@ from rationalize.errors import UserError
 from rationalize.methods.coalition.config import InstructionConfig
 from rationalize.methods.coalition.tuning import with_rationales
 from rationalize.methods.experiment import baselines
-from rationalize.methods.own_attempts import WriteConfig, learned_text, own_attempts
+from rationalize.methods.own_attempts import (
+    RejectConfig,
+    WriteConfig,
+    learned_text,
+    own_attempts,
+)
 from rationalize.methods.sft import StartConfig
 from rationalize.models.policy import load_policy
 from rationalize.questions.demonstrations import BUILT_IN, Demonstrations
@@ -157,8 +162,8 @@ def test_a_base_model_without_demonstrations_writes_told_and_learns_plain(tmp_pa
 def test_coalitions_bootstrap_is_told_where_it_has_no_demonstrations(tmp_path):
     exp, config = experiment(tmp_path, [FREE]), InstructionConfig(shots=0, imperfect=SHORT)
     stage = exp.stage("ift")
-    with pytest.raises(UserError, match="is right"):
-        with_rationales(exp, tiny_policy(), [FREE], config, stage)
+    with pytest.raises(UserError, match="can be learned from"):
+        with_rationales(exp, tiny_policy(), [FREE], config, stage, RejectConfig())
     assert [a.prompt for a in stage.stored("bootstrap")] == [
         prompt_text("rationale_answer", FREE, told=True)
     ]

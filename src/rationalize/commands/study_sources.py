@@ -46,9 +46,10 @@ def read_methods(
             raise UsageError(f"--methods: there is no {name!r}{nearest(name, methods)}")
     chosen = {name: methods[name] for name in (names or methods)}
     if len(chosen) < 2:
+        where = f" for {split} questions" if split else ""
         raise UserError(
-            f"found the methods {', '.join(chosen) or 'none'} with rationales; expected at least "
-            "two. Name further runs or files as --sources"
+            f"found {', '.join(chosen) or 'no method'} with rationales{where}; expected at least "
+            "two methods. Name further runs or files as --sources, or another --split"
         )
     answered = [id for id in questions if sum(id in texts for texts in chosen.values()) > 1]
     return chosen, {id: questions[id] for id in answered}

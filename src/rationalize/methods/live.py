@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from rationalize.report import write_report
 if TYPE_CHECKING:
     from rationalize.methods.base import Experiment
     from rationalize.runs import Stage
+
+log = logging.getLogger(__name__)
 
 
 def show_progress(
@@ -44,4 +47,7 @@ def show_progress(
         "with `rationalize view`."
     )
     merge_log(results, run.metrics())
-    write_report(results, methods, questions, run.path / "report.html", state=state)
+    try:
+        write_report(results, methods, questions, run.path / "report.html", state=state)
+    except OSError as error:  # learning goes on; the end of the run says it again
+        log.warning("report.html cannot be written yet: %s", error)

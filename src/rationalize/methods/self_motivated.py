@@ -103,6 +103,7 @@ class SelfMotivatedConfig:
         if not self.modes or set(self.modes) - {"rm", "z", "rm+z"}:
             raise UsageError(f"modes is {self.modes}; expected some of rm, z, rm+z")
         at_least(self, 1, "rounds")
+        at_least(self, 0, "resample")
 
     @property
     def max_new_tokens(self) -> int:

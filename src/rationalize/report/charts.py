@@ -212,7 +212,7 @@ def within(
     """The ends of an axis, cut to the metric's bounds where no value (`least`, `most`) is outside.
 
     >>> within(-0.4, 0.6, Scale(0, 1), 0.0, 0.0)
-    (0, 0.6)
+    (0.0, 0.6)
     """
     if scale.low is not None:
         low = min(least, max(low, scale.of(scale.low)))

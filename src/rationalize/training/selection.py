@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -98,6 +100,8 @@ class BestCheckpoint:
 
 def save_last(stage: Stage, policy: Policy) -> None:
     """Store where a stage's training ended, since what it keeps is something else."""
+    if policy.tuning != "full":  # saving merges an adapter, and the best one is loaded into it
+        policy = replace(policy, model=copy.deepcopy(policy.model))
     policy.save(stage.run.folder(stage.kind, _last(stage).name))
 
 

@@ -29,6 +29,7 @@ from rationalize.models.answer_texts import Texts, answer_prompt
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.controller import KEEP, choose
 from rationalize.models.policy import Policy, load_policy
+from rationalize.models.precision import Numbers
 from rationalize.models.read_only import read_only
 from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
@@ -318,7 +319,7 @@ class Coalition:
             self.variants.save(name, folder / name)
         facts = {
             "names": list(self.names), "refiners": self.refiners, "texts": self.texts,
-            "controller": self.controller,
+            "controller": self.controller, "precision": self.variants.base.precision,
         }  # fmt: skip
         write_text(folder / FILE, json.dumps(facts, indent=1) + "\n")
 
@@ -332,8 +333,11 @@ class Coalition:
                 "`rationalize train coalition`"
             )
         facts: Mapping = json.loads((folder / FILE).read_text())
-        base = load_policy(folder / "base", trust_remote_code=trust_remote_code)
-        variants = Variants(read_only(base), folder / "base")
+        numbers = Numbers(precision=facts.get("precision", "auto"))
+        base = load_policy(folder / "base", numbers=numbers, trust_remote_code=trust_remote_code)
+        if base.precision != "float32":
+            base = read_only(base)
+        variants = Variants(base, folder / "base")
         for name in [*facts["names"], *([CONTROLLER] if facts["controller"] else [])]:
             variants.load(name, folder / name)
         return cls(variants, facts["names"], facts["refiners"], facts["texts"], facts["controller"])
