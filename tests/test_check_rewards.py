@@ -6,7 +6,7 @@ from rationalize.errors import UserError
 from rationalize.records import Question
 from rationalize.rewards import Reward, load_rewards
 from rationalize.rewards.base import ATTACKS
-from rationalize.rewards.check import check_rewards, format_table, negated, spoil
+from rationalize.rewards.check import check_rewards, format_table, negated, spoil, unmoved
 
 THINGS = ("steel", "wood", "cork", "clay", "glass", "wool", "stone", "paper")
 PAIRS = [(a, b) for a in THINGS for b in THINGS if a != b][:40]
@@ -107,3 +107,10 @@ def test_table_and_bad_input():
         check_rewards(load_rewards(["diversity"]), QUESTIONS, ["one"])
     with pytest.raises(UserError, match="unknown attacks \\['typo'\\]"):
         Reward("r", lambda **_: [], should_drop=frozenset({"typo"}))
+
+
+def test_rewards_that_no_attack_moves_are_named_and_others_not():
+    rewards = load_rewards(["diversity", "correctness"])
+    never = Reward("never", lambda completions, **_: [0.0] * len(completions))
+    rows = check_rewards([*rewards, never], QUESTIONS[:4], GOOD[:4])
+    assert unmoved(rows) == ["correctness", "never"]

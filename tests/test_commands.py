@@ -15,7 +15,7 @@ from rationalize.commands.resolve import bins_of, load
 from rationalize.commands.resumable_file import ResumableFile, partial_folder
 from rationalize.errors import UsageError, UserError
 from rationalize.models.control import ControlTokens
-from rationalize.questions import BadRows, builtin_questions, load_questions
+from rationalize.questions import BadRows, builtin_questions, load_questions, load_splits
 from rationalize.records import Attempt
 from rationalize.runs import Run, Stage
 
@@ -305,6 +305,24 @@ def test_evaluating_a_run_takes_over_its_log(tmp_path):
     assert results["training"] == [{"stage": "sft", "step": 0, "loss": 2.0}]
     name = list(results["methods"])[-1]
     assert results["trained"] == [{"method": name, **row}]
+
+
+def test_evaluate_asks_the_split_that_a_run_cut_from_its_file(tmp_path):
+    from tests.tiny import tiny_folder
+
+    rows = [{**BRICK, "question": f"Which sinks in test {i}?"} for i in range(40)]
+    file = write(tmp_path / "all.jsonl", rows)
+    with Run.open(tmp_path / "run", {"method": "sft", "questions": file}) as run:
+        run.finish("export", method="SFT", seed=0)
+    tiny_folder("decoder", tmp_path / "run" / "model")
+    kept = {q.question for q in load_splits(file)["dev"]}
+    assert 0 < len(kept) < 20
+    flags = ["--model", str(tmp_path / "run"), "--questions", file, "--max-new-tokens", "4"]
+    out = tmp_path / "evaluated"
+    assert main(["evaluate", *flags, "--split", "dev", "--out", str(out)]) == 0
+    asked = {a.prompt for a in Run.read(out).attempts() if a.prompt}
+    assert len(asked) == len(kept)
+    assert all(any(q in prompt for q in kept) for prompt in asked)
 
 
 def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys):

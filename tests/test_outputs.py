@@ -211,3 +211,14 @@ def test_a_run_that_has_stored_nothing_begins_anew(tmp_path):
         Run.open(tmp_path, first)
     unlock(tmp_path)
     assert Run.read(tmp_path).config == second
+
+
+def test_another_calls_rewards_are_told_by_name(tmp_path):
+    def file(*names):
+        settings = {"rewards": [[name, "1", "", None] for name in names]}
+        return OutputFile(tmp_path / "a.jsonl", "score", settings)
+
+    (tmp_path / "a.jsonl").write_text(MINE)
+    file("length", "diversity").sign()
+    with pytest.raises(UserError, match="rewards: length, diversity there, length asked for"):
+        file("length").check()

@@ -365,6 +365,7 @@ def test_missing_splits_are_cut_alike_every_time(tmp_path, caplog):
     splits = load_splits(path)
     assert {s: len(q) for s, q in splits.items()} == {"train": 314, "dev": 44, "test": 42}
     assert "all.jsonl has no dev or test" in caplog.text
+    assert "(314 train, 44 dev, 42 test)" in caplog.text
     assert len(load_questions(path)) == 400
     (tmp_path / "set").mkdir()
     path.rename(tmp_path / "set" / "train.jsonl")

@@ -228,6 +228,13 @@ def test_choices_in_another_column_are_never_left_out(row, hint, answer):
     assert read({**row, "answer": answer}, {"answer": "answer:text"}).answer == str(answer)
 
 
+def test_a_field_under_another_name_is_refused_with_the_flag_that_names_it():
+    with pytest.raises(RowError, match="--columns question=COLUMN"):
+        read_row({"stem": "x?", "key": "yes"}, {}, "x")
+    assert "--columns answer=COLUMN" in refused({"key": "yes"})
+    assert "--columns" not in refused({"answer": ""})  # it is there, and empty
+
+
 def test_columns_that_are_no_choices_are_left_alone():
     assert unmapped_choices({"question": "?", "option": ["x", "y"], "q1": "a", "q2": "b"}) is None
     assert unmapped_choices({"options": [], "A": "x"}) is None

@@ -217,7 +217,7 @@ def test_export_keeps_all_or_the_right_ones(tmp_path, capsys):
     assert main(["export", file, "--split", "dev"]) == 1
     message = capsys.readouterr().err
     assert "none of 12 attempts makes a row (12 not of split dev" in message
-    assert "(train, w)" in message
+    assert "(train, 'w')" in message
     assert main(["export", file, "--out", str(tmp_path / "x.parquet")]) == 2
     assert "expected a name ending in .jsonl" in capsys.readouterr().err
 

@@ -173,6 +173,10 @@ def _read_jsonl(path: Path) -> list[Attempt]:
                 row = json.loads(line)
                 _require_fields(path, number, row)
                 attempts.append(attempt_from_row(row))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: no such file or folder; expected a run, or attempts as JSONL"
+        ) from error
     except (OSError, EOFError) as error:
         raise UserError(f"{path}: cannot be read ({error}); expected attempts as JSONL") from error
     except (ValueError, TypeError) as error:

@@ -107,6 +107,12 @@ def _attack(config: CheckRewardsConfig, overwrite: bool) -> list[dict[str, Any]]
     print(check.format_table(rows))
     suspicious = sorted({row.reward for row in rows if not row.ok})
     print(f"suspicious: {', '.join(suspicious) or 'none'} ({len(pairs)} questions)")
+    if unmoved := check.unmoved(rows):
+        print(
+            f"no attack changed a score: {', '.join(unmoved)}. A reward that does not read the "
+            "rationale, or that scores all of these alike, passes without being tested; "
+            "--questions names other rationales"
+        )
     result = [asdict(row) for row in rows]
     if config.strict and suspicious:
         failed = [f"{row.reward} under {row.attack}" for row in rows if not row.ok]

@@ -54,7 +54,9 @@ class EvaluateConfig(ScorerFolders):
     out: Path = Path("runs/evaluate")
     """Folder for results.json, report.html and the attempts; a second start resumes it."""
     split: str = "test"
-    """Split of `questions`."""
+    """Split of `questions`. A file is read whole; of the one file that the model's run was trained
+    on, the part that the run cut from it.
+    """
     train: str | None = None
     """Questions whose train split gives the majority answer and is checked for overlap; none:
     `questions`, if it has one.
@@ -314,17 +316,29 @@ def _chains(
 
 def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
     """The questions to evaluate, and the training questions. Raises where the two overlap."""
-    from rationalize.questions import check_overlap, load_questions
+    from rationalize.questions import check_overlap, load_questions, load_splits
 
-    columns = config.columns or None
-    questions = load_questions(
-        config.questions, config.split, columns=columns, limit=config.limit,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    columns, skip = config.columns or None, config.skip_bad_rows
+    if _file_of_the_run(config):
+        splits = load_splits(config.questions, columns=columns, skip_bad_rows=skip)
+        questions = splits[config.split][: config.limit]
+    else:
+        questions = load_questions(
+            config.questions, config.split, columns=columns, limit=config.limit, skip_bad_rows=skip
+        )
     train = _train_questions(config)
     if config.split != "train":
         check_overlap({"train": train, config.split: questions})
     return questions, train
+
+
+def _file_of_the_run(config: EvaluateConfig) -> bool:
+    """Whether the questions are the one file that the model's run has cut into its splits."""
+    source, run = Path(config.questions), _trained_run(config)
+    if run is None or not source.is_file() or config.split not in ("train", "dev", "test"):
+        return False
+    trained = Path(str(run.config.get("questions", "")))
+    return trained.is_file() and trained.samefile(source)
 
 
 def _train_questions(config: EvaluateConfig) -> list[Question]:

@@ -91,7 +91,8 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
         raise UserError(
             f"{config.attempts}: none of {len(everything)} attempts makes a row ({why}); expected "
             f"attempts at {config.split} questions. There are (split, writer): "
-            f"{', '.join(f'({s}, {w})' for s, w in sources) or 'none'}"
+            f"{', '.join(f'({s}, {w!r})' for s, w in sources) or 'none'}. `rationalize sample "
+            "--model RUN --split train` writes some; --split names another split"
         )
     out.claim()
     if config.format == "sft":

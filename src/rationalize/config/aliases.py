@@ -52,6 +52,7 @@ ALIASES = {
     "precision": ("bf16", "fp16", "mixed_precision"),
     "dtype": ("torch_dtype", "model_dtype"),
     "lora_rank": ("lora_r", "peft_r", "rank", "r"),
+    "track": ("report_to", "log_with", "logger"),
     "seed": ("random_seed", "data_seed", "rng_seed"),
     "server": ("base_url", "api_base", "url", "endpoint", "host"),
     "out": ("output_dir", "output", "out_dir", "save_dir", "output_path", "output_file", "o"),

@@ -61,7 +61,10 @@ def warned(results: Mapping[str, Any]) -> list[Warned]:
             n = cell["metrics"]["accuracy"]["n"]
             fewest[split] = min(n, fewest.get(split, n))
     found += [
-        Warned("few", f"{split}: {n} questions only; intervals from so few are too narrow.")
+        Warned(
+            "few",
+            f"{split}: {n} question{'s' * (n != 1)} only; intervals from so few are too narrow.",
+        )
         for split, n in fewest.items()
         if n < 50
     ]
@@ -126,6 +129,8 @@ def _cell_warnings(cell: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterato
     for name, share in cell.get("undefined", {}).items():
         if share > 0.1:
             diagnostic = facts.get(name, {}).get("role") == "diagnostic"
+            if diagnostic and share == 1.0:  # no mean to misread, e.g. of free-form questions
+                continue
             counted = "left out of its mean" if diagnostic else "worst value counted"
             yield "undefined", f"{name} is undefined on {share:.0%} of the replies ({counted})."
     for name, share in cell.get("out_of_range", {}).items():

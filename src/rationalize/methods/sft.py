@@ -93,7 +93,8 @@ def taught(train: Sequence[Question]) -> list[Attempt]:
     if not attempts:
         raise UserError(
             "no training question has a teacher rationale that led to its answer; give questions "
-            "with `rationales`, or write some with `rationalize sample --keep-correct`"
+            "with `rationales` (or name the column, --columns rationales=COLUMN), or write some "
+            "with `rationalize sample --keep-correct`"
         )
     return attempts
 

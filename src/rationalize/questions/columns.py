@@ -100,11 +100,12 @@ def read_row(
     for field in ("question",) if scored else ("question", "answer"):
         if fields.get(field) is None or fields[field] == "":
             present = ", ".join(map(str, values)) or "nothing"
-            raise RowError(
-                f"no {field} (columns: {clip(present, 100)})",
-                f"a value in {columns.get(field, field)!r}",
-                field,
-            )
+            named = str(columns.get(field, field))
+            expected = f"a value in {named!r}"
+            # a chat's parts have our names already
+            if named not in values and not is_chat(values):
+                expected += f"; another column is named by --columns {field}=COLUMN"
+            raise RowError(f"no {field} (columns: {clip(present, 100)})", expected, field)
     text = text_of(fields["question"], "question")
     if not text:
         raise RowError("an empty question", "text", "question")
@@ -241,7 +242,7 @@ def _refuse_other_choices(values: Mapping[str, Any], used: set[str]) -> None:
     if columns := unmapped_choices(others):
         raise RowError(
             f"no choices, but the columns {clip(columns)}",
-            f"a mapping, choices={columns}; or answer=COLUMN:text for free-form answers",
+            f"a mapping, --columns choices={columns}; or answer=COLUMN:text for free-form answers",
             "choices",
         )
 

@@ -181,7 +181,7 @@ def free_form(answer: Any, form: str | None) -> tuple[str, tuple[str, ...]]:
         keys = ", ".join(map(str, answer))
         raise RowError(
             f"an answer with the keys {clip(keys)}",
-            "a mapping to one of them, e.g. answer=COLUMN.KEY",
+            "a mapping to one of them, e.g. --columns answer=COLUMN.KEY",
             "answer",
         )
     text = scalar(answer, "answer")
@@ -190,8 +190,8 @@ def free_form(answer: Any, form: str | None) -> tuple[str, tuple[str, ...]]:
     if form is None and is_letter(text):
         raise RowError(
             f"the answer {clip(text)} and no choices",
-            "choices (map their column, choices=COLUMN), or answer=COLUMN:text for a free-form "
-            "answer of one letter",
+            "choices (map their column, --columns choices=COLUMN), or answer=COLUMN:text for a "
+            "free-form answer of one letter",
             "answer",
         )
     if form is None and len(text.splitlines()) > 1:

@@ -168,11 +168,15 @@ class _Source:
         return {split: splits[split] for split in SPLITS}
 
     def _cut(self, train: list[Question], missing: list[str]) -> dict[str, list[Question]]:
+        splits = cut(train, missing)
         if missing:
+            counts = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
             log.warning(
-                "%s has no %s: cut from train, a tenth each", self.name, " or ".join(missing)
-            )
-        return cut(train, missing)
+                "%s has no %s: cut from train by a hash of each question, about a tenth each "
+                "(%s); a folder with a file for each split decides it",
+                self.name, " or ".join(missing), counts,
+            )  # fmt: skip
+        return splits
 
     def split(self, split: str) -> list[Question]:
         if self.builtin:

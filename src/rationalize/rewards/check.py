@@ -79,6 +79,12 @@ def check_rewards(
     return sorted(rows, key=lambda row: order[row.reward])
 
 
+def unmoved(rows: Sequence[CheckRow]) -> list[str]:
+    """Rewards that scored every corrupted rationale as the good one: nothing is known of them."""
+    moved = {row.reward for row in rows if row.n == 0 or row.low or row.high}
+    return [name for name in dict.fromkeys(row.reward for row in rows) if name not in moved]
+
+
 def spoil(
     attack: str, questions: Sequence[Question], rationales: Sequence[str], seed: int = 0
 ) -> list[str]:

@@ -184,12 +184,27 @@ def differences(
         if k not in but
         and json.dumps(old.get(k, ...), default=str) != json.dumps(new.get(k, ...), default=str)
     ]
-    shown = [f"{k}: {_show(old, k)} {there_word}, {_show(new, k)} {here_word}" for k in keys[:10]]
+    shown = [
+        f"{k}: {_show(old, new, k)} {there_word}, {_show(new, old, k)} {here_word}"
+        for k in keys[:10]
+    ]
     return [*shown, f"and {len(keys) - 10} more"] if len(keys) > 10 else shown
 
 
-def _show(values: Mapping[str, Any], key: str) -> str:
-    return repr(values[key]) if key in values else "nothing"
+def _show(values: Mapping[str, Any], others: Mapping[str, Any], key: str) -> str:
+    if key not in values:
+        return "nothing"
+    names = _names(values[key])
+    if names and names != _names(others.get(key)):
+        return ", ".join(names)
+    return repr(values[key])
+
+
+def _names(value: Any) -> list[str]:
+    """The names of rows that begin with one (of rewards: name, version, ..); none for all else."""
+    rows = value if isinstance(value, list | tuple) else ()
+    named = [row[0] for row in rows if isinstance(row, list | tuple) and row]
+    return named if len(named) == len(rows) and all(isinstance(n, str) for n in named) else []
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -109,7 +109,8 @@ def _prepare(
     if "answer_from_rationale" in modes and not given:
         raise UserError(
             "no training question has a teacher rationale that led to its answer; give questions "
-            "with `rationales`, or write some with `rationalize sample --keep-correct`"
+            "with `rationales` (or name the column, --columns rationales=COLUMN), or write some "
+            "with `rationalize sample --keep-correct`"
         )
     counts, steps = rows_in_a_step(len(alone), len(given), config)
     by_mode = {"alone": alone, "given": given}
