@@ -57,7 +57,7 @@ def _shared(policy: Policy, kind: str, make: Callable[[], T]) -> T:
 
 
 def _state(policy: Policy) -> object:
-    """Changes with every write into the weights, except one through `.data`, and with the adapter."""
+    """Changes with every write into the weights (but through `.data`), and with the adapter."""
     weights = tuple((p.data_ptr(), p._version, p.dtype) for p in policy.model.parameters())
     off = any(getattr(m, "disable_adapters", None) is True for m in policy.model.modules())
     adapter = None if off else getattr(policy.model, "active_adapter", None)
