@@ -101,8 +101,8 @@ $(STAMPS)/test: $(STAMPS)/package
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-$(STAMPS)/docs: $(STAMPS)/python
-	$(PIP) 'sphinx>=9' 'myst-parser>=5' 'furo>=2025.12'
+$(STAMPS)/docs: $(STAMPS)/package
+	$(PIP) --editable '.[docs]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/package

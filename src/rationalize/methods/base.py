@@ -175,24 +175,11 @@ class Learned:
     """Why nothing may learn from that reward model."""
 
 
-@dataclass(frozen=True)
-class Experiment:
-    """A run, its settings, questions, rewards and base model: the first argument of a method."""
+class WithSplits:
+    """What follows from a run's questions and settings; an experiment and its plan have both."""
 
-    run: Run
-    config: RunConfig
     splits: Mapping[str, Sequence[Question]]
-    suite: RewardSuite
-    base: Policy
-    """Only read (`read_only`); what learns is loaded anew (`load_policy`)."""
-    evaluation: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
-    """How development and test rationales are written."""
-    start: Learned | None = None
-    """What the method starts from, where that is not the base model itself."""
-    source: Run | None = None
-    """Another run, whose finished stages are taken over where they depend on the same settings."""
-    shared: frozenset[str] = frozenset()
-    """Settings that are the same there."""
+    config: RunConfig
 
     @property
     def train(self) -> Sequence[Question]:
@@ -211,6 +198,26 @@ class Experiment:
         """What is evaluated once, at the end: development questions where there is nothing else."""
         kept = [s for s, asked in self.splits.items() if s not in ("train", "dev") and asked]
         return kept or ["dev"]
+
+
+@dataclass(frozen=True)
+class Experiment(WithSplits):
+    """A run, its settings, questions, rewards and base model: the first argument of a method."""
+
+    run: Run
+    config: RunConfig
+    splits: Mapping[str, Sequence[Question]]
+    suite: RewardSuite
+    base: Policy
+    """Only read (`read_only`); what learns is loaded anew (`load_policy`)."""
+    evaluation: SamplingConfig = SamplingConfig(temperature=0.0, max_new_tokens=64)
+    """How development and test rationales are written."""
+    start: Learned | None = None
+    """What the method starts from, where that is not the base model itself."""
+    source: Run | None = None
+    """Another run, whose finished stages are taken over where they depend on the same settings."""
+    shared: frozenset[str] = frozenset()
+    """Settings that are the same there."""
 
     @property
     def tuning(self) -> Literal["full", "lora"]:
@@ -261,7 +268,7 @@ class Experiment:
         seed = self.seed if seed is None else seed
         questions = self.splits[split]
 
-        stage, part = final_stage(self.run, name), _final_part(split, seed)
+        stage, part = final_stage(self.run, name), final_part(split, seed)
 
         def write() -> list[Attempt]:
             sampler = Sampler(policy, guidance=asked.guidance)
@@ -279,7 +286,7 @@ class Experiment:
 
     def evaluated(self, name: str, split: str) -> list[Attempt]:
         """What `evaluate` stored. Raises KeyError before that."""
-        return final_stage(self.run, name).read(_final_part(split, self.seed))
+        return final_stage(self.run, name).read(final_part(split, self.seed))
 
     def sampling(self, mode: str) -> SamplingConfig:
         """How development and test replies are written in a mode."""
@@ -291,10 +298,11 @@ class Experiment:
         """A row's attempts with the scores of a suite that was not there when they were written."""
         questions = {q.id: q for q in self.splits[split]}
         stage = Stage(self.run, f"judged-{slug(name)}")
-        return stage.attempts(f"{split}-{seed}", lambda: suite.score(attempts, questions))
+        return stage.attempts(final_part(split, seed), lambda: suite.score(attempts, questions))
 
 
-def _final_part(split: str, seed: int) -> str:
+def final_part(split: str, seed: int) -> str:
+    """What a row's final stage calls its attempts at a split."""
     return f"{split}-{seed}"
 
 

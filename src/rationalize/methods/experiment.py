@@ -17,7 +17,14 @@ from rationalize.errors import UsageError
 from rationalize.evaluation.baselines import BASE, FEW_SHOT, MAJORITY
 from rationalize.evaluation.compare import Methods
 from rationalize.methods import method_named, outcome
-from rationalize.methods.base import Asked, Experiment, Learned, NothingToLearn, final_stage
+from rationalize.methods.base import (
+    Asked,
+    Experiment,
+    Learned,
+    NothingToLearn,
+    final_part,
+    final_stage,
+)
 from rationalize.methods.launch import learn
 from rationalize.methods.outcome import base_row, majority_row, trained_rows
 from rationalize.methods.sft import DIRECTLY, SftConfig, StartConfig, learn_directly
@@ -121,7 +128,7 @@ def complete_last(exp: Experiment, rows: Sequence[Row], table: Table) -> None:
                         replace(a, id=f"{name}/{seed}/{a.question_id}", writer=name) for a in kept
                     ]
                     stage = final_stage(exp.run, name)
-                    seeds[seed] = stage.attempts(f"{split}-{seed}", partial(list, as_last))
+                    seeds[seed] = stage.attempts(final_part(split, seed), partial(list, as_last))
 
 
 def baselines(exp: Experiment, config: StartConfig, shots: int) -> Table:

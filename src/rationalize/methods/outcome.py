@@ -22,7 +22,14 @@ from rationalize.evaluation.results import Results, merge_log, save_questions, s
 from rationalize.evaluation.terminal import format_results
 from rationalize.files import sync_folder, write_text
 from rationalize.methods import tuning
-from rationalize.methods.base import KEPT_REPLIES, Asked, Experiment, Learned, final_stage
+from rationalize.methods.base import (
+    KEPT_REPLIES,
+    Asked,
+    Experiment,
+    Learned,
+    final_part,
+    final_stage,
+)
 from rationalize.models.cards import CARD, base_facts
 from rationalize.models.exported import compare_export
 from rationalize.models.folders import read_facts
@@ -107,7 +114,7 @@ def export(exp: Experiment, best: Best) -> None:
     if run.access != "write":
         return
     split = exp.final_splits[0]
-    part = f"{split}-{best.seed}"
+    part = final_part(split, best.seed)
     stage = final_stage(run, best.row)
     measured = {a.id: a for a in stage.stored(part) or ()}
     kept = (run.read_json(KEPT_REPLIES) or {}).get(f"{stage.name}-{part}")

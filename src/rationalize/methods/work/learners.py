@@ -11,6 +11,7 @@ from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GroupConfig
 from rationalize.methods.mario import ATTEMPTS_EACH, EVALUATE_EVERY, control_bins
 from rationalize.methods.mario_config import MarioConfig
+from rationalize.methods.ppo import PpoConfig
 from rationalize.methods.scoring import ANSWER_SCORER, VERIFIER, Scoring, trained_scorers
 from rationalize.methods.sft import SftConfig, StartConfig, steps_for, taught
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig, rows_in_a_step
@@ -104,23 +105,36 @@ def mario_work(at: Scene, config: MarioConfig, stage: str) -> Iterator[Work]:
 
 
 def grpo_work(at: Scene, config: GroupConfig, stage: str) -> Iterator[Work]:
-    replies = config.prompts * config.sampling.n
+    learning = at.learns(
+        stage, "grpo", config.updates * config.steps_per_update, config.fit,
+        rows=config.prompts * config.sampling.n / config.steps_per_update,
+    )  # fmt: skip
+    passes = 2 if config.beta else 1  # the policy's own, and the reference's
+    yield from updates_work(
+        at, config, learning, passes=passes, names=config.rewards, trained_on=True
+    )
+
+
+def updates_work(
+    at: Scene, config: GroupConfig | PpoConfig, learning: Learns, *, passes: int,
+    names: Sequence[str], trained_on: bool = False, loads: float = 0.0,
+) -> Iterator[Work]:  # fmt: skip
+    """Updates of PPO, GRPO or GDPO: replies are written, read `passes` times, and scored by
+    `names`; then `learning`, and the stage's end.
+    """
+    stage, replies = learning.stage, config.prompts * config.sampling.n
     yield from at.evaluates(stage)
     for update in range(config.updates):
         asked = questions_for(at.train, config.prompts, update, at.seed)
         part = f"{stage}-update{update}"
         yield at.writes(part, asked, config.sampling)
-        passes = 2 if config.beta else 1  # the policy's own, and the reference's
         yield Reads(part, "logprobs", passes * replies, at.asked(asked), at.taught_reply)
-        yield from at.scores(part, asked, config.sampling.n, names=config.rewards, trained_on=True)
-    yield at.learns(
-        stage, "grpo", config.updates * config.steps_per_update, config.fit,
-        rows=replies / config.steps_per_update,
-    )  # fmt: skip
+        yield from at.scores(part, asked, config.sampling.n, names=names, trained_on=trained_on)
+    yield learning
     evaluations = math.ceil(config.updates / config.evaluate_every)
     for _ in range(evaluations):
         yield from at.evaluates(stage)
-    yield at.stores(stage, evaluations=1 + evaluations)
+    yield at.stores(stage, evaluations=1 + evaluations, loads=loads)
 
 
 # The scorers of a run

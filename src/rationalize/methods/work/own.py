@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from rationalize.methods.base import questions_for
 from rationalize.methods.iterative_dpo import IterativeDpoConfig
 from rationalize.methods.own_attempts import WriteConfig
 from rationalize.methods.ppo import PpoRowConfig, scores_of
@@ -21,7 +20,7 @@ from rationalize.methods.self_training import RestartConfig, seed_stage_name, st
 from rationalize.methods.sft import SftConfig
 from rationalize.methods.train_scorers.choosing import MOST_QUESTIONS
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig
-from rationalize.methods.work.learners import imitation
+from rationalize.methods.work.learners import imitation, updates_work
 from rationalize.methods.work.parts import Reads, Stores, Work
 from rationalize.methods.work.scene import Scene
 from rationalize.sampling.config import SamplingConfig
@@ -46,7 +45,7 @@ def self_training_work(at: Scene, config: RestartConfig, stage: str) -> Iterator
 
 def seed_work(at: Scene, config: RestartConfig, stage: str) -> Iterator[Work]:
     """The writer learns the seed rationales first."""
-    steps = max(1, math.ceil(config.seed_epochs * config.seed_rationales / config.fit.batch_size))
+    steps = round_up(config.seed_epochs * config.seed_rationales / config.fit.batch_size)
     sft = SftConfig(evaluations=1, fit=config.fit)
     yield from imitation(at, sft, seed_stage_name(at.config, config), steps)
 
@@ -178,22 +177,11 @@ def relearn_work(at: Scene, config: RelearnConfig, stage: str) -> Iterator[Work]
 
 
 def ppo_work(at: Scene, config: PpoRowConfig, stage: str) -> Iterator[Work]:
-    written = config.prompts * config.sampling.n
-    yield from at.evaluates(stage)
-    for update in range(config.updates):
-        asked = questions_for(at.train, config.prompts, update, at.seed)
-        part = f"{stage}-update{update}"
-        yield at.writes(part, asked, config.sampling)
-        yield Reads(part, "logprobs", 2 * written, at.asked(asked), at.taught_reply)
-        yield from at.scores(part, asked, config.sampling.n, names=scores_of(config.mode))
-    yield at.learns(
+    learning = at.learns(
         stage, "ppo", config.updates * config.steps_per_update, config.fit,
-        rows=written / config.minibatches,
+        rows=config.prompts * config.sampling.n / config.minibatches,
     )  # fmt: skip
-    evaluations = math.ceil(config.updates / config.evaluate_every)
-    for _ in range(evaluations):
-        yield from at.evaluates(stage)
-    yield at.stores(stage, evaluations=1 + evaluations, loads=1)
+    yield from updates_work(at, config, learning, passes=2, names=scores_of(config.mode), loads=1)
 
 
 def round_up(steps: float) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from rationalize.methods.base import ANSWER_SAMPLING, RunConfig
+from rationalize.methods.base import ANSWER_SAMPLING, RunConfig, WithSplits
 from rationalize.methods.work.parts import Learner, Learns, Loss, Reads, Stores, Work, Writes
 from rationalize.models.scorers import statement_prompt
 from rationalize.questions.demonstrations import training_demonstrations
@@ -44,7 +44,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Scene:
+class Scene(WithSplits):
     """A run before it begins."""
 
     splits: Mapping[str, Sequence[Question]]
@@ -59,25 +59,8 @@ class Scene:
     """Models of a cross-fitted scorer: a training question is read by one, another by all."""
 
     @property
-    def train(self) -> Sequence[Question]:
-        return self.splits["train"]
-
-    @property
-    def dev(self) -> Sequence[Question]:
-        return self.splits.get("dev", [])
-
-    @property
-    def seed(self) -> int:
-        return self.config.seed
-
-    @property
     def rewards(self) -> list[str]:
         return [reward.name for reward in self.suite.rewards]
-
-    @property
-    def final_splits(self) -> list[str]:
-        kept = [s for s, asked in self.splits.items() if s not in ("train", "dev") and asked]
-        return kept or ["dev"]
 
     @cached_property
     def taught_reply(self) -> float:
