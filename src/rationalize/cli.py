@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import sys
+import time
+import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -30,8 +32,9 @@ from rationalize.config.flags import explain, merge, take
 from rationalize.errors import CheckFailed, UsageError, UserError, machine_failure
 from rationalize.files import plain
 from rationalize.methods import DEMOS, METHODS, Demo, Method, installed, method_named
+from rationalize.processes import ProcessLost, World, launched, leave
 from rationalize.progress import hushed, say
-from rationalize.termination import STATUS, Terminated, heed_sigterm
+from rationalize.termination import STATUS, Terminated, arrived, heed_sigterm
 from rationalize.text import printable
 
 
@@ -178,7 +181,10 @@ def entry() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter())
     logging.basicConfig(handlers=[handler])
-    heed_sigterm()
+    place = launched()
+    heed_sigterm(together=not place.alone)
+    if not place.first:
+        logging.getLogger().setLevel(logging.ERROR)
     sys.exit(main(sys.argv[1:]))
 
 
@@ -191,11 +197,15 @@ def main(argv: Sequence[str]) -> int:
     """Run and turn errors that a user can mend into a message and an exit status."""
     quiet, as_json = "--quiet" in argv, "--json" in argv
     argv = [a for a in argv if a not in ("--quiet", "--json")]
+    place = launched()
+    if not place.first:
+        return _follow(argv, place)
     try:
         # with --json stdout holds one document; all else goes to stderr, or with --quiet nowhere
         beside = redirect_stdout(io.StringIO() if quiet else sys.stderr)
         with hushed(quiet), beside if as_json else nullcontext():
             result = run(argv)
+            leave()
         if as_json and result is not None:
             _print_json(result)
         sys.stdout.flush()
@@ -222,6 +232,34 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; run again with the same directory to resume", file=sys.stderr)
         return 130
+    return 0
+
+
+_TOLD_AFTER = 5.0
+"""Seconds that another process waits with an error: what befalls all of them is told by the first,
+whose end makes the launcher end the others.
+"""
+
+
+def _follow(argv: Sequence[str], place: World) -> int:
+    """Run beside the first process, and tell nothing but what befalls this one alone."""
+    try:
+        with hushed(), redirect_stdout(io.StringIO()):
+            run(argv)
+            leave()
+    except ProcessLost:  # the first one says it
+        return 1
+    except Terminated:
+        return STATUS
+    except Exception as error:
+        for _ in range(round(_TOLD_AFTER / 0.1)):
+            time.sleep(0.1)
+            if arrived():  # the launcher ends all: another process has told it
+                return STATUS
+        told = str(error) if isinstance(error, UserError) else machine_failure(error)
+        print(f"rationalize, process {place.rank} of {place.size}: "
+              f"{printable(told or traceback.format_exc())}", file=sys.stderr)  # fmt: skip
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 

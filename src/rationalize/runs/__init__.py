@@ -4,6 +4,7 @@ from rationalize.runs.inputs import Inputs, digest
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.resume import (
     BASE_HASH,
+    MAY_CHANGE,
     check_resumable,
     destination_of,
     differences,
@@ -14,6 +15,7 @@ from rationalize.runs.stage import Stage
 
 __all__ = [
     "BASE_HASH",
+    "MAY_CHANGE",
     "Inputs",
     "Run",
     "Stage",
