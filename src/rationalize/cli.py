@@ -9,8 +9,9 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -243,8 +244,9 @@ whose end makes the launcher end the others.
 
 def _follow(argv: Sequence[str], place: World) -> int:
     """Run beside the first process, and tell nothing but what befalls this one alone."""
+    warnings.simplefilter("ignore")
     try:
-        with hushed(), redirect_stdout(io.StringIO()):
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
             run(argv)
             leave()
     except ProcessLost:  # the first one says it

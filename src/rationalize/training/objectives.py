@@ -21,11 +21,11 @@ from rationalize.models.forward import (
     collate,
     head,
     hidden_at_response,
-    micro_batches,
     token_logprobs,
 )
 from rationalize.models.heads import Pooling, head_values, reply_scores
 from rationalize.models.likelihood import token_nll
+from rationalize.processes import gather, world
 from rationalize.training.loop import FitConfig, Grouped, Loss, LossOutput
 from rationalize.training.losses import (
     KLDirection,
@@ -316,11 +316,12 @@ def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) ->
     reference's, up to the rounding that a different padding brings.
     """
     logprob_of: dict[int, float] = {}
-    numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
-    for passed in micro_batches(numbered, config.pass_tokens(policy.device)):
+    numbered, place = [replace(row, tag=i) for i, row in enumerate(rows)], world()
+    for passed in config.passes(numbered, policy.device)[place.rank :: place.size]:
         with policy.autocast():
             logprobs = token_logprobs(policy, passed)
         logprob_of |= {
             row.tag: logprob_T.sum().item() for row, logprob_T in zip(passed, logprobs, strict=True)
         }
+    logprob_of = {i: p for of_process in gather(logprob_of) for i, p in of_process.items()}
     return [logprob_of[i] for i in range(len(rows))]
