@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from rationalize.cli import run
 from rationalize.errors import NotFinite, UserError
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
-from rationalize.processes import alone, by_first, gather, meet, world
+from rationalize.processes import alone, by_first, gather, world
 from rationalize.runs import Run, Stage
 from rationalize.training.loop import ControlFitConfig, FitConfig, HeadFitConfig, fit
 from rationalize.training.objectives import (
@@ -119,19 +120,21 @@ WORK = {
 """A few steps of every objective, with both kinds of models and of tuning."""
 
 
+def _learn(policy, stage, file, loss, rows, config):
+    at = [rows[step * BATCH : (step + 1) * BATCH] for step in range(STEPS)]
+    fit(policy, loss, at.__getitem__, config, stage, steps=STEPS)
+    named = policy.model.named_parameters()
+    torch.save(({n: p.detach() for n, p in named if p.requires_grad}, stage.metrics()), file)
+
+
 def learn_all(folder):
     """Learn every objective in one run; each process keeps its weights, and what it read there."""
     here, run = world(), Run.open(folder, {})
     for name, (objective, kind, tuning) in WORK.items():
         policy, stage = tiny_policy(kind, tuning=tuning, lora_rank=4), Stage(run, name)
 
-        def learn(loss, rows, config, policy=policy, stage=stage):
-            at = lambda step: rows[step * BATCH : (step + 1) * BATCH]  # noqa: E731
-            fit(policy, loss, at, config, stage, steps=STEPS)
-            learned = {n: p.detach() for n, p in policy.model.named_parameters() if p.requires_grad}
-            torch.save((learned, stage.metrics()), folder.with_name(f"{name}-{here.rank}.pt"))
-
-        objective(policy, learn)
+        file = folder.with_name(f"{name}-{here.rank}.pt")
+        objective(policy, partial(_learn, policy, stage, file))
     run.close()
 
 
@@ -151,7 +154,8 @@ def learned(tmp_path_factory):
 def test_two_processes_learn_what_one_learns_up_to_rounding(learned, name):
     (alone, logged), (first, log_of_first), (second, log_of_second) = learned[name]
     assert all(torch.equal(first[n], second[n]) for n in alone)
-    assert log_of_first == log_of_second and len(logged) == STEPS
+    assert log_of_first == log_of_second
+    assert len(logged) == STEPS
     for n, weight in alone.items():
         # Adam's first steps have a size of their own, so that a gradient near 0 may move a weight
         # either way: 3 steps of 1e-3 (a head's 1e-2, control rows' 3e-3)
@@ -202,15 +206,12 @@ def test_a_step_that_is_not_finite_in_one_process_is_taken_by_none(tmp_path):
     together(lambda _: not_finite(tmp_path / "run"), tmp_path / "said")
 
 
-def argv_of(model, questions, folder, *more):
-    return [
-        "train", "mario", "--model", model, "--questions", questions, "--out", str(folder),
-        *"--rewards correctness diversity --bins 2 --steps 4 --sample-interval 2 --prompts 6 "
-        "--fit.control-factor 3 --tuning lora --fit.learning-rate 1e-3 --fit.batch-size 8 "
-        "--sft.epochs 1 --sft.fit.learning-rate 1e-3 --sampling.max-new-tokens 24 "
-        "--precision float32 --checkpoint-every 0 --limits train=12 dev=3 test=3".split(),
-        *more,
-    ]  # fmt: skip
+MARIO = (
+    "--rewards correctness diversity --bins 2 --steps 4 --sample-interval 2 --prompts 6 "
+    "--fit.control-factor 3 --tuning lora --fit.learning-rate 1e-3 --fit.batch-size 8 "
+    "--sft.epochs 1 --sft.fit.learning-rate 1e-3 --sampling.max-new-tokens 24 "
+    "--precision float32 --checkpoint-every 0 --limits train=12 dev=3 test=3"
+)
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +219,9 @@ def trained(tiny_model, mostly_yes, tmp_path_factory):
     """A run of two processes: its command for a folder, its files, and how long it took."""
     place = tmp_path_factory.mktemp("trained")
 
-    def argv(folder, *more):
-        return argv_of(tiny_model, mostly_yes, folder, *more)
+    def argv(folder):
+        named = ["--model", tiny_model, "--questions", mostly_yes, "--out", str(folder)]
+        return ["train", "mario", *named, *MARIO.split()]
 
     folder, started = place / "run", time.monotonic()
     together(lambda _: run(argv(folder)), place / "said")
@@ -227,9 +229,9 @@ def trained(tiny_model, mostly_yes, tmp_path_factory):
 
 
 def test_processes_that_are_killed_end_in_the_same_files(trained, tmp_path):
-    argv, whole_run, whole, seconds = trained
+    argv_in, _, whole, seconds = trained
     folder, draw = tmp_path / "run", random.Random(7)
-    argv = [str(folder) if a == str(whole_run) else a for a in argv(folder)]
+    argv = argv_in(folder)
     for i in range(KILLS):
         kill = (i % 2, seconds * draw.uniform(0.1, 0.9))
         by = signal.SIGTERM if i % 4 > 1 else signal.SIGKILL
@@ -241,9 +243,9 @@ def test_processes_that_are_killed_end_in_the_same_files(trained, tmp_path):
 
 
 def test_another_number_of_processes_is_refused_unless_it_may_change(trained, tmp_path):
-    argv, folder, *_ = trained
+    argv_in, folder, *_ = trained
     shutil.copytree(folder, tmp_path / "run")
-    argv = argv(tmp_path / "run")
+    argv = argv_in(tmp_path / "run")
     with pytest.raises(UserError, match="begun by 2 processes, and 1 would go on with it"):
         run(argv)
     run([*argv, "--world-size-may-change"])

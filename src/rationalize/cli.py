@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from rationalize.processes import ProcessLost, World, launched, leave
 from rationalize.progress import hushed, say
 from rationalize.termination import STATUS, Terminated, arrived, heed_sigterm
 from rationalize.text import printable
+
+RESIZE = "--world-size-may-change"
 
 
 def run(argv: Sequence[str]) -> Any:
@@ -89,6 +91,9 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
     out, overwrite = None, command.writes and "--overwrite" in argv
     if overwrite:
         argv = [a for a in argv if a != "--overwrite"]
+    may_change = bool(command.folder) and RESIZE in argv
+    if may_change:
+        argv = [a for a in argv if a != RESIZE]
     if command.folder:
         found, argv = take(argv, "--out")
         out = Path(found or default_out)
@@ -105,8 +110,16 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
         print("# plan: " + printable("\n#   ".join(lines)))
         print("# dry run: nothing was written or downloaded")
         return {"configuration": to_dict(config), "plan": lines}
-    result = command.call(config, *where, **({"overwrite": overwrite} if command.writes else {}))
+    with _resizing() if may_change else nullcontext():
+        asked = {"overwrite": overwrite} if command.writes else {}
+        result = command.call(config, *where, **asked)
     return _stored(out) if out else result
+
+
+def _resizing() -> AbstractContextManager[None]:
+    from rationalize.runs import size_may_change
+
+    return size_may_change()
 
 
 def show_config(argv: list[str]) -> dict[str, Any] | None:
@@ -299,6 +312,8 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
         also.insert(0, "--out DIR (where the run goes; a second start resumes it)")
     if command.writes:
         also.append("--overwrite (replace what an earlier call left, or lies, at --out)")
+    if command.folder:
+        also.append(f"{RESIZE} (let another number of processes go on with a run)")
     if presets := getattr(cls, "PRESETS", None):
         also.append(f"{command.preset_flag} {'|'.join(presets)} (values below the file)")
     return merge(

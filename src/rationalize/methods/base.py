@@ -72,10 +72,6 @@ class RunConfig:
     """Seed of every random draw."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
-    world_size_may_change: bool = False
-    """Let another number of processes go on with the run: its results are then equal up to rounding
-    (docs/scale.md).
-    """
 
     def __post_init__(self) -> None:
         at_least(self, 1, "limits")

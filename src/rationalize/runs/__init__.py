@@ -4,18 +4,17 @@ from rationalize.runs.inputs import Inputs, digest
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.resume import (
     BASE_HASH,
-    MAY_CHANGE,
     check_resumable,
     destination_of,
     differences,
     read_config,
+    size_may_change,
 )
 from rationalize.runs.run import Run, slug
 from rationalize.runs.stage import Stage
 
 __all__ = [
     "BASE_HASH",
-    "MAY_CHANGE",
     "Inputs",
     "Run",
     "Stage",
@@ -25,6 +24,7 @@ __all__ = [
     "digest",
     "lock",
     "read_config",
+    "size_may_change",
     "slug",
     "unlock",
 ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,7 @@ BASE_HASH = "base_hash"
 
 PROCESSES = "processes"
 """Key in `config.yaml` of how many processes work on the run, where those are several."""
-MAY_CHANGE = "world_size_may_change"
-"""Setting of a run: another number of processes may go on with it."""
+_may_change: ContextVar[bool] = ContextVar("may_change", default=False)
 
 _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
 _BEGUN = {
@@ -41,6 +42,16 @@ _BEGUN = {
 """What a run holds that has stored nothing yet which anybody waited for."""
 _BESIDE = ".beside"
 """Lists what lay in the folder before a run was put there: it is never deleted."""
+
+
+@contextmanager
+def size_may_change(may: bool = True) -> Iterator[None]:
+    """Within it, where it `may`, another number of processes may go on with a run."""
+    token = _may_change.set(may)
+    try:
+        yield
+    finally:
+        _may_change.reset(token)
 
 
 def check_resumable(
@@ -87,7 +98,7 @@ def _check(
             "delete that run and start anew with --overwrite"
         )
     there, here = _processes(path), launched().size
-    if there != here and not config.get(MAY_CHANGE):
+    if there != here and not _may_change.get():
         raise UserError(
             f"{path} was begun by {there} process{'es' * (there > 1)}, and {here} would go on with "
             f"it: sums are added in another order then. Start as many as before; or add "
@@ -175,7 +186,7 @@ def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> 
     stored = _read(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
-    unknown |= {"track", MAY_CHANGE, PROCESSES}  # change no result, or are compared apart
+    unknown |= {"track", PROCESSES}  # change no result, or are compared apart
     if "parallel" not in stored:  # one process alone, by an earlier version
         unknown.add("parallel")
     if is_old(stored):  # what either does not name came later, or had no effect
@@ -196,7 +207,7 @@ def write_config(path: Path, config: Mapping[str, Any], base_hash: str | None) -
     if not file.exists():
         stored = {**config, BASE_HASH: base_hash} if base_hash else dict(config)
     elif (before := _processes(path)) != size:
-        if config.get(MAY_CHANGE):
+        if _may_change.get():
             log.warning(
                 "%s was begun by %d process(es) and goes on with %d: what it learns from here on "
                 "is what it would have learned up to rounding", path, before, size,
