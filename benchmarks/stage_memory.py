@@ -72,7 +72,7 @@ def watched(command: Sequence[str]) -> list[dict[str, Any]]:
 
     from rationalize.cli import run
 
-    assert torch and transformers
+    del torch, transformers
     lines, stages, done = _LastLine(sys.stderr), list[dict[str, Any]](), threading.Event()
 
     def watch() -> None:
