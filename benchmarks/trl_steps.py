@@ -205,7 +205,7 @@ def _theirs(policy: Policy, batches: list[list[Row]], kind: str) -> tuple[list[f
             )  # fmt: skip
             kinds = trl.DPOTrainer
 
-        class InOrder(kinds):  # type: ignore[misc]
+        class InOrder(kinds):
             """The trainer, which reads its rows as they stand."""
 
             def _get_train_sampler(self, *args: Any) -> Any:
