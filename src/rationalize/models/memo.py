@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Hashable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 V = TypeVar("V")
+
+_memos: weakref.WeakSet[Memo[Any]] = weakref.WeakSet()
+
+
+def forget_memos() -> None:
+    """Empty all memos: what is computed next does not depend on what was asked before, not even in
+    the rounding of batches of another composition.
+    """
+    for memo in _memos:
+        memo.forget()
 
 
 class Memo(Generic[V]):
@@ -19,6 +30,11 @@ class Memo(Generic[V]):
     def __init__(self, size: int) -> None:
         self.size = size
         self._known: dict[Hashable, V] = {}
+        _memos.add(self)
+
+    def forget(self) -> None:
+        """Remember nothing."""
+        self._known.clear()
 
     def ask(
         self, keys: Sequence[Hashable], answer: Callable[[Sequence[int]], Sequence[V]]
