@@ -203,18 +203,13 @@ def _in_parts(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
     yield part
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    """Look again until `condition` holds. Raises `UserError` with `otherwise` after `seconds`, and
-    `Terminated` where a SIGTERM has arrived: the process that it waits for has got one too.
+def wait(seconds: float) -> None:
+    """Leave others time for what this process needs. Raises `Terminated` where a SIGTERM has
+    arrived: they have got one too.
     """
-    started, pause = time.monotonic(), 0.005
-    while not condition():
-        if arrived():
-            end_now(agreed=False)
-        if time.monotonic() - started > seconds:
-            raise UserError(otherwise)
-        time.sleep(pause)
-        pause = min(2 * pause, 1.0)
+    if arrived():
+        end_now(agreed=False)
+    time.sleep(seconds)
 
 
 def wait_for(path: Path) -> None:
@@ -222,11 +217,16 @@ def wait_for(path: Path) -> None:
     place = world()
     if place.first:
         return
-    wait_until(
-        path.exists, _VISIBLE,
-        f"{path}: the first of {place.size} processes has written it, and process {place.rank} "
-        "does not see it; expected a folder that all machines of the launch share",
-    )  # fmt: skip
+    started, pause = time.monotonic(), 0.005
+    while not path.exists():
+        if time.monotonic() - started > _VISIBLE:
+            raise UserError(
+                f"{path}: the first of {place.size} processes has written it, and process "
+                f"{place.rank} does not see it; expected a folder that all machines of the launch "
+                "share"
+            )
+        wait(pause)
+        pause = min(2 * pause, 1.0)
 
 
 def join() -> None:

@@ -34,10 +34,11 @@ PROCESSES = "processes"
 _may_change: ContextVar[bool] = ContextVar("may_change", default=False)
 
 _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
+UNFINISHED = "unfinished"
+"""Folder of a run with the shards of parts that are being made (`shards.py`)."""
 _BEGUN = {
     "config.yaml", "env.json", FILE, "metrics.jsonl", "lock", "scores", "tuning.json", FOLDER,
-    TIMES,
-    PROGRESS,
+    TIMES, PROGRESS, UNFINISHED,
 }  # fmt: skip
 """What a run holds that has stored nothing yet which anybody waited for."""
 _BESIDE = ".beside"

@@ -36,6 +36,7 @@ from rationalize.runs.inputs import Inputs, record_inputs
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.log import LoggedLines
 from rationalize.runs.resume import (
+    UNFINISHED,
     check_resumable,
     clear,
     differences,
@@ -228,6 +229,10 @@ class Run:
         file = self.path / "attempts" / self._shards()[shard]["file"]
         wait_for(file)
         return load_attempts(file)
+
+    def unfinished(self, part: str) -> Path:
+        """Where the finished shards of a part lie while it is being made (`shards.kept_in`)."""
+        return self.path / UNFINISHED / slug(part)
 
     def folder(self, *parts: str) -> Path:
         """A folder inside the run, made if it is not there."""

@@ -310,18 +310,20 @@ def grpo(*, clip: float, beta: float, average: Average = "attempts") -> Loss:
 
 @torch.no_grad()
 def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) -> list[float]:
-    """Log-probability of each row's response, summed over its tokens, in the order of `rows`.
+    """Log-probability of each row's response, summed over its tokens, in the order of `rows`; equal
+    rows are read once.
 
     Computed as in `fit` with the same `config`: at step 0 a policy's log-probabilities equal its
     reference's, up to the rounding that a different padding brings.
     """
-    logprob_of: dict[int, float] = {}
-    numbered, place = [replace(row, tag=i) for i, row in enumerate(rows)], world()
-    for passed in config.passes(numbered, policy.device)[place.rank :: place.size]:
+    logprob_of: dict[Row, float] = {}
+    asked, place = [replace(row, tag=None) for row in rows], world()
+    passes = config.passes(list(dict.fromkeys(asked)), policy.device)
+    for passed in passes[place.rank :: place.size]:
         with policy.autocast():
             logprobs = token_logprobs(policy, passed)
         logprob_of |= {
-            row.tag: logprob_T.sum().item() for row, logprob_T in zip(passed, logprobs, strict=True)
+            row: logprob_T.sum().item() for row, logprob_T in zip(passed, logprobs, strict=True)
         }
-    logprob_of = {i: p for of_process in gather(logprob_of) for i, p in of_process.items()}
-    return [logprob_of[i] for i in range(len(rows))]
+    logprob_of = {row: p for of_process in gather(logprob_of) for row, p in of_process.items()}
+    return [logprob_of[row] for row in asked]
