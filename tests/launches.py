@@ -30,20 +30,25 @@ def launch(
     torchrun does, the end of one by an error ends the others. What a process raises is in a file of
     the folder `said`.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = []
+    places, children = environments(size), []
     for rank in range(size):
         child = os.fork()
         if child == 0:
-            os.environ |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size),
-                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            }  # fmt: skip
+            os.environ |= places[rank]
             _work(work, rank, said)
         children.append(child)
     return _watch(children, kill, by)
+
+
+def environments(size: int) -> list[dict[str, str]]:
+    """What a launcher puts into each process's environment."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    return [
+        {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), **meeting}
+        for rank in range(size)
+    ]
 
 
 def _work(work: Callable[[int], Any], rank: int, said: Path) -> None:
