@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rationalize.errors import UsageError, UserError
-from rationalize.termination import arrived, raise_agreed
+from rationalize.termination import arrived, end_now
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -168,7 +168,7 @@ def gather(value: Value) -> list[Value]:
 def meet() -> None:
     """Wait until all processes are here; raise `Terminated` in all if any has got a SIGTERM."""
     if not world().alone and any(gather(arrived())):
-        raise_agreed()
+        end_now(agreed=True)
 
 
 def add_up(tensors: list[Tensor]) -> None:
@@ -204,9 +204,13 @@ def _in_parts(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, otherwise: str) -> None:
-    """Look again until `condition` holds. Raises `UserError` with `otherwise` after `seconds`."""
+    """Look again until `condition` holds. Raises `UserError` with `otherwise` after `seconds`, and
+    `Terminated` where a SIGTERM has arrived: the process that it waits for has got one too.
+    """
     started, pause = time.monotonic(), 0.005
     while not condition():
+        if arrived():
+            end_now(agreed=False)
         if time.monotonic() - started > seconds:
             raise UserError(otherwise)
         time.sleep(pause)

@@ -22,6 +22,8 @@ class Terminated(BaseException):
         super().__init__()
         self.places: list[str] = []
         """Where it arrived, from the inside to the outside; filled in on the way up."""
+        self.agreed = False
+        """Whether several processes end at the same place."""
 
 
 @dataclass
@@ -52,13 +54,15 @@ def arrived() -> bool:
     return _state.arrived and not _state.agreed
 
 
-def raise_agreed() -> None:
+def end_now(*, agreed: bool) -> None:
     """Raise `Terminated` since one of several processes has got a SIGTERM; once, so that what is
-    done on the way out can meet again.
+    done on the way out can meet again. `agreed`: it is raised in all of them here.
     """
     if not _state.agreed:
         _state.arrived = _state.agreed = True
-        raise Terminated
+        stop = Terminated()
+        stop.agreed = agreed
+        raise stop
 
 
 def _on_signal(*_: object) -> None:

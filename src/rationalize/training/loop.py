@@ -30,7 +30,7 @@ from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
 from rationalize.models.reach import lora_reach
 from rationalize.models.shadows import forget_shadows
-from rationalize.processes import add_up, by_first, gather, meet, world
+from rationalize.processes import add_up, gather, meet, world
 from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 from rationalize.termination import Terminated, postponed
@@ -206,8 +206,8 @@ def fit(
                         checkpoints.write(save)
                 meet()  # where one process has got a SIGTERM, all end after the same step
     except Terminated as stop:
-        if at.step:
-            by_first(partial(save_checkpoint, folder, at, parameters, optimizer))
+        if at.step and world().first:
+            save_checkpoint(folder, at, parameters, optimizer)
             stop.places.append(f"a checkpoint of {name} after step {at.step} is stored")
         raise
     del optimizer
