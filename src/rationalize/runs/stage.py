@@ -13,7 +13,9 @@ work on the run, all call the same lines, the first one stores, and what it has 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +29,21 @@ from rationalize.runs.run import Run
 Value = TypeVar("Value")
 
 
+_before_parts: ContextVar[Callable[[], Any] | None] = ContextVar("before_parts", default=None)
+
+
+@contextmanager
+def before_parts(prepare: Callable[[], Any]) -> Iterator[None]:
+    """Within it, `prepare` is called in every process before a part is made: in one that finds
+    nothing left to do of it too.
+    """
+    token = _before_parts.set(prepare)
+    try:
+        yield
+    finally:
+        _before_parts.reset(token)
+
+
 class Weights(Protocol):
     """What has weights to store: a policy, or one of several writers over a base."""
 
@@ -35,6 +52,12 @@ class Weights(Protocol):
 
     def load_weights(self, folder: Path) -> None:
         """Take over the weights that `save` wrote."""
+
+
+def _made(make: Callable[[], Value]) -> Value:
+    if prepare := _before_parts.get():
+        prepare()
+    return make()
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,7 @@ class Stage:
         if not self.run.has_shard(shard):
             known = self.source.stored(part) if self.source else None
             with self.run.timed(shard):
-                attempts = write() if known is None else known
+                attempts = _made(write) if known is None else known
             self.run.append(attempts, shard)
         return self.run.read_shard(shard)
 
@@ -120,7 +143,7 @@ class Stage:
         if self.run.read_json(name) is None:
             known = self.source.run.read_json(name) if self.source else None
             with self.run.timed(file):
-                value = measure() if known is None else known
+                value = _made(measure) if known is None else known
             self.run.write_json(name, value)
         return self.run.read_json(name)
 

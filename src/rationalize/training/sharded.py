@@ -7,8 +7,10 @@ weights, so that learning differs from data parallelism in nothing but memory an
 An adapter, control rows under an adapter and a scalar head are small: every process holds them
 whole, and the frozen weights beside them are shared out.
 
-Writing and evaluating read whole weights: where a step's surroundings ask for the policy's model,
-it is put together in every process until they end. One copy of the weights must therefore fit.
+Writing and evaluating read whole weights: where what goes on around a step asks for the policy's
+model, it is put together in every process until that ends. One copy of the weights must therefore
+fit. Passes add up their gradients one by one, so that no gradient is whole either: where a process
+has several passes in a step, sums are added in another order than in data parallelism.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,9 +28,11 @@ from torch.nn import Parameter
 
 from rationalize.errors import UsageError
 from rationalize.models.checkpointing import checkpointed_layers
-from rationalize.models.forward import Row, plain_model
+from rationalize.models.forward import Row
 from rationalize.models.heads import HEAD_NAME
-from rationalize.processes import add_up, join, world
+from rationalize.models.tuning import device_memory
+from rationalize.processes import add_up, by_first, join, world
+from rationalize.runs import before_parts
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -38,6 +42,30 @@ PASS = "run_pass"
 """The method of the model that a whole pass goes through: losses take the decoder and the head by
 themselves, so that the model's own `forward` is never called.
 """
+
+
+Parallel = Literal["auto", "ddp", "fsdp"]
+
+
+def shares_out(policy: Policy, parallel: Parallel) -> bool:
+    """Whether a policy's weights are shared out while it learns; `auto`: where what learns in full
+    does not fit in an accelerator's memory otherwise.
+    """
+    if world().alone or parallel == "ddp":
+        return False
+    if parallel == "fsdp":
+        return True
+    if policy.device.type == "cpu" or hasattr(policy.model, "peft_config"):
+        return False
+    learning = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    memory = by_first(lambda: device_memory(policy.device))
+    return memory is not None and WHOLE_BYTES * learning > SHARE * memory
+
+
+WHOLE_BYTES = 16
+"""Of a parameter that learns, held whole: itself, its gradient and two moments in float32."""
+SHARE = 0.6
+"""Of an accelerator's memory, for them; the rest is activations and copies for writing."""
 
 
 class Sharded:
@@ -76,9 +104,23 @@ class Sharded:
         """Whether something that learns is shared out: then a checkpoint needs all processes."""
         return bool(self._shared)
 
-    def is_shared(self, name: str) -> bool:
+    def is_part(self, name: str) -> bool:
         """Whether this process holds a part of a parameter that learns, and not all of it."""
         return name in self._shared
+
+    def placed(self, name: str, values: Tensor) -> Tensor:
+        """This process's numbers of a parameter (weights, moments) with their place in the whole;
+        in the same memory.
+        """
+        from torch.distributed.tensor import DTensor
+
+        shared: Any = self._shared.get(name)
+        if shared is None or values.shape != self.parameters[name].shape:
+            return values
+        return DTensor.from_local(
+            values, shared.device_mesh, shared.placements, run_check=False, shape=shared.shape,
+            stride=shared.stride(),
+        )  # fmt: skip
 
     def run(self, loss: Loss, rows: Sequence[Row]) -> LossOutput:
         """The loss of a pass. All processes must run equally many passes."""
@@ -108,7 +150,8 @@ class Sharded:
         policy.__dict__.pop("model")
         policy.__class__ = _waiting(plain, self._fill_whole)
         try:
-            yield
+            with before_parts(lambda: policy.model):
+                yield
         finally:
             policy.__class__ = plain
             policy.model = self.parts
