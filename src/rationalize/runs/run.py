@@ -76,6 +76,11 @@ class Run:
         """Seconds between two checkpoints of the training loop."""
         return self.config.get("checkpoint_every", 120.0)
 
+    @property
+    def parallel(self) -> Any:
+        """How several processes hold the weights that learn (`RunConfig.parallel`)."""
+        return self.config.get("parallel", "auto")
+
     @classmethod
     def open(
         cls, path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None,
