@@ -9,7 +9,6 @@ is imported where an executor is opened.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import pickle
@@ -71,7 +70,9 @@ def ray_pool(settings: ExecutorSettings, make: Callable[[], Make]) -> Iterator[R
     if started:
         here = {"include_dashboard": False} if settings.address is None else {}
         try:
-            ray.init(settings.address or "local", log_to_driver=False, logging_level="error", **here)
+            ray.init(
+                settings.address or "local", log_to_driver=False, logging_level="error", **here
+            )
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"--address {settings.address}: no Ray cluster is reached there "
@@ -112,43 +113,46 @@ class RayPool:
             compute=ray.data.ActorPoolStrategy(min_size=1, max_tasks_in_flight_per_actor=2),
             **({"num_gpus": 1} if self.gpus else {"num_cpus": self.cpus}),
         )  # fmt: skip
-        try:
-            for row in made.iter_rows():
-                number, values = int(row["number"]), json.loads(row["values"])
-                if not files[number].exists():
-                    store(files[number], values)
-                yield number, values
-        except ray.exceptions.RayError as error:
-            raise _told(error) from error
+        for row in made.iter_rows():
+            result = pickle.loads(row["values"])
+            if isinstance(result, UserError):
+                raise result
+            number = int(row["number"])
+            if not files[number].exists():
+                store(files[number], result)
+            yield number, result
 
 
 class _Actor:
-    """What is made once in an actor, and makes one shard a call."""
+    """What is made once in an actor, and makes one shard a call. An error that a user can mend is
+    returned: Ray would raise it as a traceback.
+    """
 
     def __init__(self, make: Callable[[], Make], folder: str) -> None:
         if Path(folder).is_dir():  # paths and modules of the user are named from there
             os.chdir(folder)
-        self._make = make()
+        self._failure: UserError | None = None
+        try:
+            self._make = make()
+        except UserError as error:
+            self._failure = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        order, rows, file = pickle.loads(batch["shard"][0])
+        try:
+            result: Any = self._values(*pickle.loads(batch["shard"][0]))
+        except UserError as error:
+            result = type(error)(str(error))
+        return {"number": batch["number"], "values": [pickle.dumps(result)]}
+
+    def _values(self, order: Any, rows: Sequence[Any], file: Path) -> list[Any]:
+        if self._failure:
+            raise self._failure
         values = read(file)
         if values is None:
             values = self._make(order, rows)
             if file.parent.is_dir():  # a shared folder: what is stored is not lost with the node
                 store(file, values)
-        return {"number": batch["number"], "values": [json.dumps(values).encode()]}
-
-
-def _told(error: BaseException) -> BaseException:
-    """The error of ours that was raised in an actor, or Ray's."""
-    inner: BaseException | None = error
-    while inner is not None:
-        cause = getattr(inner, "cause", None)
-        if isinstance(cause, UserError):
-            return type(cause)(str(cause))
-        inner = cause if isinstance(cause, BaseException) else inner.__cause__
-    return error
+        return values
 
 
 def _ray() -> Any:
