@@ -17,16 +17,16 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rationalize.files import write_text
-from rationalize.processes import world
+from rationalize.processes import alone, by_first, wait, world
 
 Row = TypeVar("Row")
 
@@ -57,6 +57,8 @@ Elsewhere = Callable[[Sequence[Shard]], Iterator[tuple[int, list[Any]]]]
 @dataclass
 class _Place:
     folder: Path
+    processes: int
+    """How many share it: what one of them does alone meanwhile is not kept here."""
     calls: int = 0
     """Calls of `deal` so far. All processes make the same calls in the same order."""
 
@@ -69,10 +71,8 @@ def kept_in(folder: Path) -> Iterator[None]:
     """A block whose finished shards are kept in `folder`, for a second start and for the other
     processes of the launch. Whoever stores what the block makes calls `forget`.
     """
-    if world().first:
-        for claim in folder.glob("*.claim"):  # of a launch that was killed
-            claim.unlink(missing_ok=True)
-    token = _place.set(_Place(folder))
+    by_first(partial(_let_go, folder))
+    token = _place.set(_Place(folder, world().size))
     try:
         yield
     finally:
@@ -80,11 +80,20 @@ def kept_in(folder: Path) -> Iterator[None]:
 
 
 def forget(folder: Path) -> None:
-    """Delete the shards of a part that is stored."""
-    if world().first and folder.is_dir():
+    """Delete the shards of a part that is stored, when all processes have read them."""
+    by_first(partial(_delete, folder))
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_dir():
         shutil.rmtree(folder)
         with suppress(OSError):  # another part's shards lie beside it
             folder.parent.rmdir()
+
+
+def _let_go(folder: Path) -> None:
+    for claim in folder.glob("*.claim"):  # of a launch that was killed
+        claim.unlink(missing_ok=True)
 
 
 def deal(
@@ -98,12 +107,12 @@ def deal(
     `settings`, plain values too, say all that the values depend on, beside what is the same in
     every start of the part (weights). `elsewhere` makes what lacks in the place of this process.
     """
-    place = _place.get()
-    if place is None:
+    place, me = _place.get(), world()
+    if place is None or place.processes != me.size:
         for n, rows in shards:
             yield n, work(rows)
         return
-    me, call = world(), place.calls
+    call = place.calls
     place.calls += 1
     lacking: list[tuple[int, Path]] = []
     sent: list[Shard] = []
@@ -127,7 +136,7 @@ def deal(
             lacking.remove((n, file))
             yield n, read(file) or []
         if not there:
-            time.sleep(pause)
+            wait(pause)
             pause = min(2 * pause, longest)
 
 
@@ -169,7 +178,8 @@ def _made(work: Callable[[Sequence[Row]], list[Any]], rows: Sequence[Row], file:
     """The values of a shard, stored."""
     token = _place.set(None)  # what is called in here is this process's own affair
     try:
-        values = work(rows)
+        with alone():
+            values = work(rows)
     finally:
         _place.reset(token)
     store(file, values)
