@@ -374,6 +374,22 @@ def test_missing_splits_are_cut_alike_every_time(tmp_path, caplog):
     assert texts == {s: [q.question for q in part] for s, part in splits.items()}
 
 
+def test_a_small_file_gives_each_split_a_tenth(tmp_path, caplog):
+    rows = [{"question": f"{i} + 1?", "answer": i + 1} for i in range(30)]
+    splits = load_splits(write(tmp_path / "all.jsonl", *rows))
+    assert {s: len(q) >= 3 for s, q in splits.items()} == dict.fromkeys(splits, True)
+    assert len({q.question for part in splits.values() for q in part}) == 30
+    assert f"An accuracy of {len(splits['test'])} test questions is open by" in caplog.text
+    again = load_splits(write(tmp_path / "again.jsonl", *rows[::-1]))
+    assert {s: {q.question for q in part} for s, part in again.items()} == {
+        s: {q.question for q in part} for s, part in splits.items()
+    }
+    three = load_splits(write(tmp_path / "three.jsonl", *rows[:3]))
+    assert [len(part) for part in three.values()] == [1, 1, 1]
+    with pytest.raises(UserError, match="no usable question for 'dev'"):
+        load_splits(write(tmp_path / "two.jsonl", *rows[:2]))
+
+
 def test_one_question_in_two_splits_is_refused_or_left_out_of_the_earlier(tmp_path):
     source = folder(tmp_path / "set", train=["a?", "B  ?"], dev=["b ?", "c?"], test=["C?", "d?"])
     with pytest.raises(UserError, match="2 questions are in two splits") as error:

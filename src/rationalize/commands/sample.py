@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
+from rationalize.commands.asked import asked_questions, shown_questions, split_of
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
@@ -47,8 +48,10 @@ class SampleConfig:
     """
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
-    split: str = "train"
-    """Split of `questions`."""
+    split: str | None = None
+    """Split of `questions`. None: `train`; of a single file all. Named: of a single file the part
+    that a run cuts from it.
+    """
     out: Path = Path("attempts.jsonl")
     """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
     write: Literal["attempts", "questions"] = "attempts"
@@ -97,6 +100,8 @@ class SampleConfig:
     http: HttpConfig = HttpConfig()
     """How the server is asked."""
 
+    DEFAULT_SPLIT: ClassVar = "train"
+
     def __post_init__(self) -> None:
         check_writing(self)
 
@@ -141,17 +146,13 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
     resumes.
     """
     from rationalize.attempt_files import save_attempts
-    from rationalize.questions import load_questions
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     if config.write == "questions" and config.mode == "answer":
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
     out = OutputFile(config.out, "sample", settings_of(config), overwrite)
     out.check()  # before anything is loaded
-    questions = load_questions(
-        config.questions, config.split, columns=config.columns or None, limit=config.limit,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    questions = asked_questions(config)
     demos = _demos(config)
     # a server's replies are stored one by one, and blocks would leave its connections idle
     size = _BLOCK if config.server is None else max(1, len(questions))
@@ -168,7 +169,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
             file.add(
                 write_attempts(
                     writer.sampler, block, sampling_of(config),
-                    Provenance(config.split, config.seed),
+                    Provenance(split_of(config), config.seed),
                     PromptOptions(config.mode, writer.control, demos, told=writer.told),
                     label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
                 )
@@ -239,14 +240,10 @@ def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:
     """Training questions, shown as solved before questions of their form of answer."""
     if not config.shots:
         return ()
-    from rationalize.questions import load_questions
     from rationalize.questions.demonstrations import training_demonstrations
     from rationalize.teacher import solved
 
-    train = load_questions(
-        config.questions, "train", columns=config.columns or None,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    train = shown_questions(config)
     answers = config.mode == "answer"
     count = len(train) if answers else sum(solved(q) is not None for q in train)
     if count < config.shots:

@@ -33,6 +33,8 @@ from rationalize.text import clip
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "dev", "test")
+FEW = 50
+"""Test questions below which a cut says how little they tell."""
 
 _BUILTIN = {"train": 200, "dev": 50, "test": 120, "unseen": 80, "rationales": 2, "seed": 0}
 
@@ -173,8 +175,8 @@ class _Source:
             counts = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
             log.warning(
                 "%s has no %s: cut from train by a hash of each question, about a tenth each "
-                "(%s); a folder with a file for each split decides it",
-                self.name, " or ".join(missing), counts,
+                "(%s); a folder with a file for each split decides it%s",
+                self.name, " or ".join(missing), counts, _wide(splits.get("test")),
             )  # fmt: skip
         return splits
 
@@ -229,6 +231,15 @@ class _Source:
             files, prefix = split_files(self.path, split), f"{self.path.resolve().name}-{split}"
         read = (row for file in files for row in read_rows(file))
         return _Rows(self.name, read, self.columns, prefix)
+
+
+def _wide(test: list[Question] | None) -> str:
+    """What a small test split leaves open, as a further sentence."""
+    if not test or len(test) >= FEW:
+        return ""
+    half = 98 / len(test) ** 0.5  # 95 %, at an accuracy of one half
+    count = f"{len(test)} test question{'s' if len(test) > 1 else ''}"
+    return f". An accuracy of {count} is open by {half:.0f} points either way; of 100 by 10"
 
 
 def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:

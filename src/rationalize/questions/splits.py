@@ -17,6 +17,8 @@ _MIN_CONTAINED = 25
 contained by chance."""
 _SHARE = {"dev": (0.0, 0.1), "test": (0.1, 0.2)}
 """The interval of hash values in [0, 1) that a missing split takes from train."""
+_LEAST = 10
+"""Questions up to which a missing split is filled to a tenth, whatever the hashes are."""
 
 
 def same_question_key(question: Question) -> tuple[str, ...]:
@@ -58,16 +60,31 @@ def cut(questions: Iterable[Question], missing: Iterable[str]) -> dict[str, list
     """The questions as `train` and the `missing` splits (dev, test: a tenth each).
 
     A hash of context and question decides, without the choices: the cut depends neither on the
-    order nor on which other questions there are.
+    order nor on which other questions there are. Where chance leaves a split of a small set with
+    less than a tenth, it gets the questions of train with the lowest hashes, up to `_LEAST`.
     """
+    questions = list(questions)
     wanted = {split: _SHARE[split] for split in missing}
+    place = {id(q): _place(q) for q in questions}
     splits: dict[str, list[Question]] = {"train": [], **{split: [] for split in wanted}}
     for question in questions:
-        stem = "\n".join(same_question_key(question)[:2])
-        hashed = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8]) / 2**64  # in [0, 1)
-        split = next((s for s, (low, high) in wanted.items() if low <= hashed < high), "train")
+        at = place[id(question)]
+        split = next((s for s, (low, high) in wanted.items() if low <= at < high), "train")
         splits[split].append(question)
+    least = min(_LEAST, round(len(questions) / 10) or 1)
+    for split in wanted:
+        train = sorted({place[id(q)] for q in splits["train"]})
+        while len(splits[split]) < least and len(train) > 1:
+            lowest = train.pop(0)
+            splits[split] += [q for q in splits["train"] if place[id(q)] == lowest]
+            splits["train"] = [q for q in splits["train"] if place[id(q)] != lowest]
     return splits
+
+
+def _place(question: Question) -> float:
+    """A hash of context and question in [0, 1)."""
+    stem = "\n".join(same_question_key(question)[:2])
+    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8]) / 2**64
 
 
 def overlaps(splits: Mapping[str, Sequence[Question]]) -> list[tuple[str, Question, str, Question]]:
