@@ -255,7 +255,8 @@ def test_the_first_ten_are_listed_and_all_are_counted(tmp_path):
         load_questions(path)
     text = str(error.value)
     assert text.startswith("25 bad rows (the first 10 follow):")
-    assert f"{path}, line 10: found the answer 'no'; expected one of ['tea', 'ice']" in text
+    answer = "found the answer 'no'; expected one of ['tea', 'ice']"
+    assert f"{path}, line 1 to line 10: {answer}" in text
     assert "line 11" not in text
     assert "--skip-bad-rows FILE" in text
 

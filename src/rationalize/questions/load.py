@@ -171,7 +171,7 @@ class _Source:
 
     def _cut(self, train: list[Question], missing: list[str]) -> dict[str, list[Question]]:
         splits = cut(train, missing)
-        if missing:
+        if missing and train:
             counts = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
             log.warning(
                 "%s has no %s: cut from train by a hash of each question, about a tenth each "
