@@ -310,12 +310,15 @@ def test_evaluating_a_run_takes_over_its_log(tmp_path):
 def test_evaluate_asks_the_split_that_a_run_cut_from_its_file(tmp_path):
     from tests.tiny import tiny_folder
 
-    rows = [{**BRICK, "question": f"Which sinks in test {i}?"} for i in range(40)]
+    of_file = {"question": "stem"}
+    rows = [{**BRICK, "stem": f"Which sinks in test {i}?"} for i in range(40)]
     file = write(tmp_path / "all.jsonl", rows)
-    with Run.open(tmp_path / "run", {"method": "sft", "questions": file}) as run:
+    with Run.open(
+        tmp_path / "run", {"method": "sft", "questions": file, "columns": of_file}
+    ) as run:
         run.finish("export", method="SFT", seed=0)
     tiny_folder("decoder", tmp_path / "run" / "model")
-    kept = {q.question for q in load_splits(file)["dev"]}
+    kept = {q.question for q in load_splits(file, columns=of_file)["dev"]}
     assert 0 < len(kept) < 20
     flags = ["--model", str(tmp_path / "run"), "--questions", file, "--max-new-tokens", "4"]
     out = tmp_path / "evaluated"

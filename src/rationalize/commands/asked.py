@@ -77,8 +77,7 @@ def _cut_by_the_run(config: Any) -> bool:
     """Whether `evaluate` is given the one file that the model's run has cut into its splits."""
     if not hasattr(config, "train") or (run := trained_run(config)) is None:
         return False
-    trained = Path(str(run.config.get("questions", "")))
-    return trained.is_file() and trained.samefile(config.questions)
+    return _of_the_run(config, run)
 
 
 def _train_questions(config: Any) -> list[Question]:
@@ -109,4 +108,13 @@ def _parts(config: Any) -> dict[str, list[Question]]:
 
 
 def _reading(config: Any) -> Mapping[str, Any]:
-    return {"columns": config.columns or None, "skip_bad_rows": config.skip_bad_rows}
+    """How the questions are read: of those that the model's run was given, as the run read them."""
+    columns = config.columns or None
+    if columns is None and (run := trained_run(config)) and _of_the_run(config, run):
+        columns = run.config.get("columns") or None
+    return {"columns": columns, "skip_bad_rows": config.skip_bad_rows}
+
+
+def _of_the_run(config: Any, run: Run) -> bool:
+    given, source = Path(str(run.config.get("questions", ""))), Path(config.questions)
+    return given == source or (given.exists() and source.exists() and given.samefile(source))
