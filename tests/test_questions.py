@@ -249,6 +249,17 @@ def test_parquet_text_that_is_not_utf8_is_one_bad_row(tmp_path):
     assert problem(tmp_path / "q.parquet").place == "row 3"
 
 
+def test_columns_of_other_names_are_suggested(tmp_path):
+    path = write(
+        tmp_path / "q.jsonl", {"Query": "?", "A": "ice", "B": "tea", "key": "A", "cot": "x"}
+    )
+    asked = "--columns question=Query choices=A,B answer=key rationales=cot"
+    assert problem(path).expected.endswith(f"here perhaps {asked}")
+    columns = {"question": "query", "choices": "A,B", "answer": "key"}
+    assert problem(path, columns=columns).expected.endswith("did you mean 'Query'?")
+    assert load_questions(path, columns={**columns, "question": "Query"})[0].answer == "ice"
+
+
 def test_the_first_ten_are_listed_and_all_are_counted(tmp_path):
     path = write(tmp_path / "q.jsonl", *[{**ROW, "id": i, "answer": "no"} for i in range(25)])
     with pytest.raises(BadRows) as error:

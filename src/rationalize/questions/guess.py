@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +20,18 @@ _ALIASES = {
         "reasons", "reason", "cot", "chainofthought", "solution", "solutions",
     ),
 }  # fmt: skip
+
+
+def hint(values: Mapping[str, Any], missing: str, named: str | None) -> str:
+    """What a message on a missing field adds: the mapping that the row suggests; or, where a
+    mapping `named` a column for it, the row's column that is spelled most alike.
+    """
+    if named is None:
+        mapping = mapping_for(values, missing)
+        return f", here perhaps --columns {mapping}" if mapping else ""
+    plain = {str(name).lower(): str(name) for name in values}
+    near = difflib.get_close_matches(named.lower(), plain, n=1)
+    return f"; did you mean {plain[near[0]]!r}?" if near else ""
 
 
 def mapping_for(values: Mapping[str, Any], missing: str) -> str | None:
