@@ -2,10 +2,10 @@
 
     python -m experiments.gallery mario=runs/demo coalition=RUN self-motivated=RUN
 
-Opens each run's `report.html` in headless Chromium, at 1280 pixels, and writes the parts that
-`PARTS` and `IMAGES` name as PNG files of at most 256 colours. It needs Chromium or Chrome, and the
-extra `test`. Figures beside the pictures come from stored results: `experiments/tables.py --store
-RUN NAME`, then `--write`.
+Writes each run's page again, opens it in headless Chromium, at 1280 pixels, and stores the parts
+that `PARTS` and `IMAGES` name as PNG files of at most 256 colours. It needs Chromium or Chrome, and
+the extra `test`. Figures beside the pictures come from stored results: `experiments/tables.py
+--store RUN NAME`, then `--write`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ import base64
 import struct
 import zlib
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlencode
 
 import numpy as np
 
+from rationalize.evaluation.compare import flat, read_run
+from rationalize.report import write_report
 from tests.browser import Page
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -41,12 +45,21 @@ IMAGES = {
 }
 """Pictures of MaRio's report in `docs/images/`."""
 
-# The rationales of the two methods compared, and of the untrained model.
+AGAINST = {"coalition": "M_IFT alone"}
+"""What a demo's first method is compared with in the question, where not with the page's choice."""
+MANY = 8
+"""Rows of a chart above which the charts of further metrics are left out."""
+
+# What is looked at: the rationales of the two methods compared and of the untrained model, and of
+# long charts those of the first metrics.
 FEW = """(() => {
   const form = document.getElementById("controls").elements;
   for (const box of document.querySelectorAll("[name=show]"))
     box.checked = [form.a.value, form.b.value].includes(box.value) || box.value.startsWith("base");
   form.q.dispatchEvent(new Event("input", { bubbles: true }));
+  for (const charts of document.querySelectorAll("#answers .charts"))
+    if (charts.querySelector("svg").getBoundingClientRect().height > 32 * %d)
+      [...charts.children].slice(3).forEach((chart) => chart.remove());
 })()"""
 
 SPAN = """(() => {
@@ -77,13 +90,18 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="DEMO=RUN", help=f"demos: {', '.join(PARTS)}")
     for pair in parser.parse_args().runs:
         demo, _, run = pair.partition("=")
-        report = Path(run) / "report.html"
-        if demo not in PARTS or not report.is_file():
-            parser.error(
-                f"{pair!r}: expected DEMO=RUN, a demo of {', '.join(PARTS)} and a run with a report"
-            )
-        for path in shots(demo, report):
-            print(path.relative_to(DOCS.parent), path.stat().st_size)
+        if demo not in PARTS:
+            parser.error(f"{pair!r}: expected DEMO=RUN, with a demo of {', '.join(PARTS)}")
+        with TemporaryDirectory() as folder:
+            for path in shots(demo, written_again(Path(run), Path(folder))):
+                print(path.relative_to(DOCS.parent), path.stat().st_size)
+
+
+def written_again(run: Path, folder: Path) -> Path:
+    """The page of a finished run, as it is written today."""
+    read = read_run(run)
+    attempts = flat(read.attempts)
+    return write_report(read.results, attempts, read.questions, folder / "report.html")
 
 
 def shots(demo: str, report: Path) -> list[Path]:
@@ -91,9 +109,11 @@ def shots(demo: str, report: Path) -> list[Path]:
     folder = DOCS / "gallery"
     folder.mkdir(exist_ok=True)
     # the page opens sorted by the gain of the first method over the second
-    address = f"{report.resolve().as_uri()}#split=test&words=1"
+    state = {"split": "test", "words": "1"}
+    state |= {"b": AGAINST[demo]} if demo in AGAINST else {}
+    address = f"{report.resolve().as_uri()}#{urlencode(state)}"
     with Page(address, width=WIDTH) as page:
-        page.evaluate(FEW)
+        page.evaluate(FEW % MANY)
         places = {folder / f"{demo}-{name}.png": of for name, of in PARTS[demo].items()}
         if demo == "mario":
             places |= {DOCS / "images" / f"{name}.png": of for name, of in IMAGES.items()}
@@ -135,13 +155,20 @@ def compressed(png: bytes, page: Page) -> bytes:
 
 
 def quantised(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The 256 most frequent colours, (C, 3), and for each pixel the index of the nearest one."""
+    """256 colours, (C, 3), and for each pixel the index of the nearest one, (height, width).
+
+    The most frequent colour of each eighth of red, green and blue, so that a rare green stays
+    green; then the most frequent ones of all.
+    """
     flat = pixels.reshape(-1, 3).astype(np.int64)
     codes, inverse, counts = np.unique(
         flat @ [65536, 256, 1], return_inverse=True, return_counts=True
     )
+    order = np.argsort(-counts, kind="stable")
     colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
-    palette = colours[np.argsort(-counts, kind="stable")[:256]]
+    _, first = np.unique((colours[order] >> 5) @ [64, 8, 1], return_index=True)
+    chosen = order[np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(order)), first)])]
+    palette = colours[chosen[:256]]
     distances = ((colours[:, None] - palette[None]) ** 2).sum(-1)
     index = distances.argmin(1).astype(np.uint8)[inverse]
     return palette.astype(np.uint8), index.reshape(pixels.shape[:2])
