@@ -7,10 +7,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
+from rationalize.commands.asked import asked_questions, shown_questions, split_of
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
@@ -44,8 +45,10 @@ class SampleConfig:
     """
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
-    split: str = "train"
-    """Split of `questions`."""
+    split: str | None = None
+    """Split of `questions`. None: `train`; of a single file all. Named: of a single file the part
+    that a run cuts from it.
+    """
     out: Path = Path("attempts.jsonl")
     """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
     write: Literal["attempts", "questions"] = "attempts"
@@ -94,6 +97,8 @@ class SampleConfig:
     http: HttpConfig = HttpConfig()
     """How the server is asked."""
 
+    DEFAULT_SPLIT: ClassVar = "train"
+
     def __post_init__(self) -> None:
         check_writing(self)
 
@@ -137,7 +142,6 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Write attempts and return their counts. A second start with the same file goes on after the
     shards of questions that are finished.
     """
-    from rationalize.questions import load_questions
     from rationalize.runs.shards import SHARD, kept_in
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
@@ -145,10 +149,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
     out = OutputFile(config.out, "sample", settings_of(config), overwrite)
     out.check()  # before anything is loaded
-    questions = load_questions(
-        config.questions, config.split, columns=config.columns or None, limit=config.limit,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    questions = asked_questions(config)
     demos = _demos(config)
     with open_writer(config) as writer:
         settings = {**settings_of(config), "weights": writer.weights_hash}
@@ -162,7 +163,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
             with kept_in(folder / SHARDS):
                 attempts = write_attempts(
                     writer.sampler, questions, sampling_of(config),
-                    Provenance(config.split, config.seed),
+                    Provenance(split_of(config), config.seed),
                     PromptOptions(config.mode, writer.control, demos, told=writer.told),
                     label="sample",
                 )  # fmt: skip
@@ -240,14 +241,10 @@ def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:
     """Training questions, shown as solved before questions of their form of answer."""
     if not config.shots:
         return ()
-    from rationalize.questions import load_questions
     from rationalize.questions.demonstrations import training_demonstrations
     from rationalize.teacher import solved
 
-    train = load_questions(
-        config.questions, "train", columns=config.columns or None,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    train = shown_questions(config)
     answers = config.mode == "answer"
     count = len(train) if answers else sum(solved(q) is not None for q in train)
     if count < config.shots:
