@@ -17,16 +17,16 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from rationalize.files import plain, write_text
-from rationalize.processes import world
+from rationalize.processes import alone, by_first, wait, world
 
 Row = TypeVar("Row")
 
@@ -55,9 +55,7 @@ def kept_in(folder: Path) -> Iterator[None]:
     """A block whose finished shards are kept in `folder`, for a second start and for the other
     processes of the launch. Whoever stores what the block makes calls `forget`.
     """
-    if world().first:
-        for claim in folder.glob("*.claim"):  # of a launch that was killed
-            claim.unlink(missing_ok=True)
+    by_first(partial(_let_go, folder))
     token = _place.set(_Place(folder))
     try:
         yield
@@ -66,11 +64,20 @@ def kept_in(folder: Path) -> Iterator[None]:
 
 
 def forget(folder: Path) -> None:
-    """Delete the shards of a part that is stored."""
-    if world().first and folder.is_dir():
+    """Delete the shards of a part that is stored, when all processes have read them."""
+    by_first(partial(_delete, folder))
+
+
+def _delete(folder: Path) -> None:
+    if folder.is_dir():
         shutil.rmtree(folder)
         with suppress(OSError):  # another part's shards lie beside it
             folder.parent.rmdir()
+
+
+def _let_go(folder: Path) -> None:
+    for claim in folder.glob("*.claim"):  # of a launch that was killed
+        claim.unlink(missing_ok=True)
 
 
 def by_shards(
@@ -110,7 +117,7 @@ def by_shards(
                 found = True
                 yield shards[n], values
         if lacking and not found:
-            time.sleep(pause)
+            wait(pause)
             pause = min(2 * pause, longest)
 
 
@@ -129,7 +136,8 @@ def _made(work: Callable[[Sequence[Row]], list[Any]], rows: Sequence[Row], file:
     """The values of a shard, stored."""
     token = _place.set(None)  # what is called in here is this process's own affair
     try:
-        values = work(rows)
+        with alone():
+            values = work(rows)
     finally:
         _place.reset(token)
     file.parent.mkdir(parents=True, exist_ok=True)
