@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rationalize.commands.asked import split_of
 from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between, finite
@@ -93,6 +95,8 @@ def settings_of(config: Any) -> dict[str, Any]:
     settings = to_dict(config)
     for name in ("server", "http", "executor", "address", "actor_cpus"):
         settings.pop(name, None)
+    if not Path(config.questions).is_file():  # of which none is all, and a name a part
+        settings["split"] = split_of(config)
     if config.server is not None:
         from rationalize.sampling.addresses import addresses_of
 

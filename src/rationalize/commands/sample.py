@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
+from rationalize.commands.asked import asked_questions, shown_questions, split_of
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
 from rationalize.commands.on_ray import (
     ExecutorSettings,
@@ -54,8 +55,10 @@ class SampleConfig(ExecutorSettings):
     """
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
-    split: str = "train"
-    """Split of `questions`."""
+    split: str | None = None
+    """Split of `questions`. None: `train`; of a single file all. Named: of a single file the part
+    that a run cuts from it.
+    """
     out: Path = Path("attempts.jsonl")
     """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
     write: Literal["attempts", "questions"] = "attempts"
@@ -104,6 +107,8 @@ class SampleConfig(ExecutorSettings):
     http: HttpConfig = HttpConfig()
     """How the server is asked."""
 
+    DEFAULT_SPLIT: ClassVar = "train"
+
     def __post_init__(self) -> None:
         check_writing(self)
         check_executor(self, self.server)
@@ -148,7 +153,6 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Write attempts and return their counts. A second start with the same file goes on after the
     shards of questions that are finished.
     """
-    from rationalize.questions import load_questions
     from rationalize.runs.shards import SHARD, kept_in
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
@@ -156,10 +160,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
     out = OutputFile(config.out, "sample", settings_of(config), overwrite)
     by_first(out.check)  # before anything is loaded
-    questions = load_questions(
-        config.questions, config.split, columns=config.columns or None, limit=config.limit,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    questions = asked_questions(config)
     demos = _demos(config)
     with _pool(config) as pool, open_writer(config, pool) as writer:
         settings = {**settings_of(config), "weights": writer.weights_hash}
@@ -173,7 +174,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
             with kept_in(folder / SHARDS):
                 attempts = write_attempts(
                     writer.sampler, questions, sampling_of(config),
-                    Provenance(config.split, config.seed),
+                    Provenance(split_of(config), config.seed),
                     PromptOptions(config.mode, writer.control, demos, told=writer.told),
                     label="sample",
                 )  # fmt: skip
@@ -268,14 +269,10 @@ def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:
     """Training questions, shown as solved before questions of their form of answer."""
     if not config.shots:
         return ()
-    from rationalize.questions import load_questions
     from rationalize.questions.demonstrations import training_demonstrations
     from rationalize.teacher import solved
 
-    train = load_questions(
-        config.questions, "train", columns=config.columns or None,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    train = shown_questions(config)
     answers = config.mode == "answer"
     count = len(train) if answers else sum(solved(q) is not None for q in train)
     if count < config.shots:

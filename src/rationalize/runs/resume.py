@@ -260,7 +260,10 @@ def _show(values: Mapping[str, Any], others: Mapping[str, Any], key: str) -> str
     names = _names(values[key])
     if names and names != _names(others.get(key)):
         return ", ".join(names)
-    return repr(values[key])
+    value = values[key]
+    if isinstance(value, list | tuple) and value and all(isinstance(v, str) for v in value):
+        return ", ".join(value)
+    return repr(value)
 
 
 def _names(value: Any) -> list[str]:
