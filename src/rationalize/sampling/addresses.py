@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rationalize.errors import UsageError
@@ -23,11 +23,8 @@ class Addresses:
     that is dead is left out, as long as there is another.
     """
 
-    def __init__(self, servers: str, http: HttpConfig) -> None:
-        self._live = [
-            Endpoint(_url(address, http.endpoint), http.timeout, http.key_variable, http.key_header)
-            for address in addresses_of(servers)
-        ]
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        self._live = list(endpoints)
         self.first = self._live[0].url
         """What replies are stored under."""
         self.left_out: list[str] = []
@@ -80,6 +77,14 @@ class Addresses:
                 self.left_out.append(str(error))
                 log.warning("%s; left out: %d addresses go on", error, len(self._live))
             return True
+
+
+def endpoints_of(servers: str, http: HttpConfig) -> list[Endpoint]:
+    """Where requests go, of a list of addresses with commas."""
+    return [
+        Endpoint(_url(address, http.endpoint), http.timeout, http.key_variable, http.key_header)
+        for address in addresses_of(servers)
+    ]
 
 
 def addresses_of(servers: str) -> list[str]:

@@ -137,30 +137,44 @@ class Endpoint:
 
     def post(self, body: Mapping[str, Any]) -> Any:
         """The JSON that the server answers. Raises `Transient`, `Refused`, `UserError`."""
+        return self._json(self._ask(json.dumps(body).encode()))
+
+    def get(self) -> Any:
+        """The JSON at the address, as `post` reads it."""
+        return self._json(self._ask(None))
+
+    def tell(self, body: Mapping[str, Any]) -> str:
+        """POST an order, whose answer may be of any form or empty; raises as `post` does."""
+        return clip(self._ask(json.dumps(body).encode()).decode("utf-8", "replace"), 200)
+
+    def _ask(self, content: bytes | None) -> bytes:
+        """What is answered to a POST of `content`, or to a GET where that is None."""
         key = self._key()
         headers = {"Content-Type": "application/json", "User-Agent": "rationalize"}
         if key:
             bearer = self.key_header == "authorization"
             headers[self.key_header.title()] = f"Bearer {key}" if bearer else key
-        request = Request(self.url, json.dumps(body).encode(), headers, method="POST")
+        method = "GET" if content is None else "POST"
+        request = Request(self.url, content, headers, method=method)
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
-                content = _read(response, time.monotonic() + self.timeout)
+                answer = _read(response, time.monotonic() + self.timeout)
         except HTTPError as error:
             raise self._status_error(error, key) from None
         except (OSError, HTTPException) as error:
             raise self._connection_error(error) from error
-        if len(content) > _MAX_BYTES:
+        if len(answer) > _MAX_BYTES:
             raise UserError(
                 f"{self.url}: found an answer of more than {_MAX_BYTES >> 20} MiB; expected a few "
                 "kilobytes. Does the server obey max_tokens?"
             )
-        if len(key) >= _MIN_SECRET:
-            content = _redacted(key, content)
+        return _redacted(key, answer) if len(key) >= _MIN_SECRET else answer
+
+    def _json(self, answer: bytes) -> Any:
         try:
-            return json.loads(content)
+            return json.loads(answer)
         except (ValueError, RecursionError):
-            found = clip(_redacted(key, content[:200]), 200)
+            found = clip(_redacted(self._key(), answer[:200]), 200)
             raise Transient("broken JSON", f"{self.url}: answered {found}, not JSON") from None
 
     def _key(self) -> str:
