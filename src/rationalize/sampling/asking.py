@@ -109,12 +109,16 @@ class Asker:
         read: ReadChoice,
         concurrency: int,
         sleep: Callable[[float], object] | None = None,
+        unified: Callable[[str, Any], Any] | None = None,
     ) -> None:
-        """`concurrency` requests are under way at a time; `sleep` waits before a retry."""
+        """`concurrency` requests are under way at a time; `sleep` waits before a retry;
+        `unified(url, answer)` is an answer in the form of `/completions`, where it has another.
+        """
         self.bill = Bill(left_out=addresses.left_out)
         self._addresses = addresses
         self._cache = cache
         self._read = read
+        self._unified = unified
         self._concurrency = concurrency
         self._stop = threading.Event()
         self._sleep = sleep or self._stop.wait  # an interrupt ends the wait
@@ -202,6 +206,7 @@ class Asker:
         if self._stop.is_set():
             raise _Stopped
         url, answer = self._addresses.post(body)
+        answer = self._unified(url, answer) if self._unified else answer
         choices = answer.get("choices") if isinstance(answer, dict) else None
         if not isinstance(choices, list) or not choices:
             raise error_of(url, answer)

@@ -5,6 +5,7 @@ user is told about the others. No torch here.
 from __future__ import annotations
 
 import email.utils
+import functools
 import ipaddress
 import json
 import logging
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from http.client import HTTPException, IncompleteRead
 from typing import Any, Literal, TypeVar
 from urllib.error import HTTPError, URLError
@@ -105,6 +105,10 @@ class NoSuchHost(UserError):
     """The name of the host is unknown."""
 
 
+class NotFound(UserError):
+    """The server has no such address, or no such model."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where requests go, and the API key for it. The key is shown and stored nowhere."""
@@ -186,14 +190,14 @@ class Endpoint:
             )
         return key
 
-    @cached_property
+    @functools.cached_property
     def _opener(self) -> OpenerDirector:
         """Follows no redirection: that would send the key to another server."""
         opener = OpenerDirector()
         for handler in (
             ProxyHandler({} if is_loopback(urlsplit(self.url).hostname or "") else None),
             HTTPHandler(),
-            HTTPSHandler(context=ssl.create_default_context()),
+            HTTPSHandler(context=_certificates()),
             HTTPDefaultErrorHandler(),
             HTTPErrorProcessor(),
         ):
@@ -225,7 +229,7 @@ class Endpoint:
                 f"{found}; expected a key in the environment variable {self.key_variable}, {state}"
             )
         if error.code == 404:
-            return UserError(f"{found}; expected a server and a --model that exist")
+            return NotFound(f"{found}; expected a server and a --model that exist")
         if error.code < 400:
             to = _redacted(key, error.headers.get("Location", "").encode())
             return UserError(f"{found}: moved to {clip(to.decode(), 200)}; use that address")
@@ -247,6 +251,12 @@ class Endpoint:
         if isinstance(cause, ConnectionRefusedError):
             return Unreachable("a refused connection", f"{self.url}: nothing listens there")
         return Transient("a cut connection", f"{self.url}: {clip(str(cause), 200)}")
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Those of this machine; reading them takes longer than a request."""
+    return ssl.create_default_context()
 
 
 def with_retries(
