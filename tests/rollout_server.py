@@ -25,7 +25,8 @@ class RolloutServer(ThreadingHTTPServer):
     """`faults` may be changed at any time: `stale` and `half` weights are loaded with success,
     `ignored` adapters are loaded and not used, `renamed` answers as another model, `misread` has
     another tokenizer, `no ids`, `never ready` answers 503, `not running`; `busy` is how many
-    requests are answered by 503, `dies after` how many replies.
+    requests are answered by 503, `dies_at` the number of the
+    request for a reply at which it closes.
     """
 
     daemon_threads = True
@@ -34,12 +35,12 @@ class RolloutServer(ThreadingHTTPServer):
 
     def __init__(
         self, folder: Path, kind: Kind = "vllm", *, port: int = 0, dev: bool = True,
-        adapters: bool = True, faults: tuple[str, ...] = (), busy: int = 0, dies_after: int = 0,
+        adapters: bool = True, faults: tuple[str, ...] = (), busy: int = 0, dies_at: int = 0,
         source: str = "",
     ) -> None:  # fmt: skip
         super().__init__(("127.0.0.1", port), Handler)
         self.kind, self.dev, self.takes_adapters = kind, dev, adapters
-        self.faults, self.busy, self.dies_after = set(faults), busy, dies_after
+        self.faults, self.busy, self.dies_at = set(faults), busy, dies_at
         self.source = source or str(folder)
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -206,7 +207,7 @@ class Handler(BaseHTTPRequestHandler):
             logprobs = [None, *({str(i): {"logprob": v}} for i, v in zip(ids[1:], told))]
             return {"model": name, "choices": [{"text": "", "prompt_logprobs": logprobs}]}, 200
         server.bodies.append(body)
-        if server.dies_after and len(server.bodies) > server.dies_after:
+        if len(server.bodies) == server.dies_at:
             threading.Thread(target=server.shutdown).start()
             server.socket.close()
             self.close_connection = True

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rationalize.models.heads import HEAD_NAME, detached
 from rationalize.models.stored import read_tensors, weight_files
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
 
-_LEARNED = ("lora_", "trainable_tokens_")
-"""Parts of the names of an adapter's parameters."""
+_BESIDE = ("lora_", "trainable_tokens_", f"{HEAD_NAME}.")
+"""Parts of the names of parameters that are not the model's own: an adapter's, and PPO's values."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Versions:
 
     def of(self, policy: Policy) -> Version:
         """The version of a policy's weights as they are now."""
-        if policy.tuning == "full":
-            return Version(_digest(policy.model.state_dict()))
         frozen = frozen_weights(policy)
+        if policy.tuning == "full":
+            return Version(_digest(frozen))
         state = tuple((name, w.data_ptr(), w._version) for name, w in frozen.items())
         if self._frozen[0] != state:
             self._frozen = state, _digest(frozen)
@@ -56,11 +57,11 @@ class Versions:
 
 
 def frozen_weights(policy: Policy) -> dict[str, Tensor]:
-    """The weights below the adapters, under the names of the model without any."""
+    """The weights below the adapters (all, where there are none), under the plain model's names."""
     return {
         name.removeprefix("base_model.model.").replace(".base_layer", ""): weight
         for name, weight in policy.model.state_dict().items()
-        if not any(part in name for part in _LEARNED)
+        if not any(part in name for part in _BESIDE)
     }
 
 
@@ -97,12 +98,13 @@ def write_adapter(policy: Policy, folder: Path) -> None:
 
 def write_whole(policy: Policy, folder: Path, *, adapter: bool = True) -> None:
     """Write a model that is served as it lies: with the active adapter merged, or without it."""
-    if policy.tuning == "lora":
-        # what merges or drops an adapter changes the model: done with a copy
-        policy = replace(policy, model=copy.deepcopy(policy.model))
-        if not adapter:
-            policy = replace(policy, model=policy.model.unload(), tuning="full")
-    policy.save(folder)
+    with detached(policy.model):
+        if policy.tuning == "lora":
+            # what merges or drops an adapter changes the model: done with a copy
+            policy = replace(policy, model=copy.deepcopy(policy.model))
+            if not adapter:
+                policy = replace(policy, model=policy.model.unload(), tuning="full")
+        policy.save(folder)
 
 
 @torch.no_grad()

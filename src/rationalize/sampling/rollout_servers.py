@@ -83,10 +83,12 @@ class _Server:
     """Digest of the weights below adapters that were loaded there; None: not known."""
     adapters: list[str] = field(default_factory=list)
     """Names that were loaded there."""
+    as_started: bool = True
+    """Whether nothing speaks against its having the weights that it was started with."""
     marked: bool = False
     """Whether it keeps the name of the weights that it was given."""
     reading: Reading | None = None
-    """The last one that was in order; the last one but some, where those said nothing."""
+    """The last one that was in order and said something: what the next one is compared with."""
     theirs: Tensor | None = None
     """Its log-probabilities when it was last in order."""
     out: str = ""
@@ -94,7 +96,8 @@ class _Server:
 
     def forget(self) -> None:
         """It was restarted, or somebody else has changed it."""
-        self.has = self.whole = self.engine = self.reading = self.theirs = None
+        self.has = self.whole = self.engine = self.theirs = None
+        self.as_started = self.marked = False
         self.adapters.clear()
 
 
@@ -156,12 +159,15 @@ class RolloutServers:
         for server in self._servers:
             if server.out or server.has != version:
                 continue
-            with suppress(Transient, UserError):
-                if self._is_still(server, policy, version):
-                    continue
-            log.warning("%s: its weights have changed while it wrote", server.root.url)
-            server.forget()
-            changed = True
+            try:
+                still = self._is_still(server, policy, version)
+            except Transient:  # it is gone; what it wrote before has the version's weights
+                server.forget()
+                continue
+            if not still:
+                log.warning("%s: its weights have changed while it wrote", server.root.url)
+                server.forget()
+                changed = True
         return not changed
 
     def model_of(self, engine: Engine, version: Version) -> str:
@@ -219,7 +225,7 @@ class RolloutServers:
             return
         mark = engine.loaded_version()
         started = self._is_as_started(policy, version)
-        if server.whole is None and started and mark and not mark.startswith(_OURS):
+        if server.as_started and started and mark and not mark.startswith(_OURS):
             server.whole = version.whole  # as it was started, and nobody has changed it
         else:
             if policy.controls:
