@@ -47,7 +47,7 @@ def main() -> None:
     more = [word for word in more if word != "--"]
     with tempfile.TemporaryDirectory() as folder:
         run = args.out or str(Path(folder) / "run")
-        command = ["demo", args.demo, "--out", run, *options, *more]
+        command = ["demo", "--method", args.demo, "--out", run, *options, *more]
         stages = watched(command)
         left = sum(f.stat().st_size / f.stat().st_nlink for f in Path(run).rglob("*"))
     for stage in stages:
@@ -66,8 +66,13 @@ def main() -> None:
 
 def watched(command: Sequence[str]) -> list[dict[str, Any]]:
     """Run a command of this package here, and what each of its stages took."""
+    # what the watcher lists must not be half made: these build large tuples as they are imported
+    import torch._dynamo
+    import transformers
+
     from rationalize.cli import run
 
+    del torch, transformers
     lines, stages, done = _LastLine(sys.stderr), list[dict[str, Any]](), threading.Event()
 
     def watch() -> None:

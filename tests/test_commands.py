@@ -12,11 +12,16 @@ import pytest
 from rationalize.cli import main
 from rationalize.commands.rationale_file import RationaleFile
 from rationalize.commands.resolve import bins_of, load
-from rationalize.commands.resumable_file import ResumableFile, partial_folder
+from rationalize.commands.resumable_file import (
+    begin,
+    end,
+    partial_folder,
+    shards_of,
+    work_folder,
+)
 from rationalize.errors import UsageError, UserError
 from rationalize.models.control import ControlTokens
 from rationalize.questions import BadRows, builtin_questions, load_questions, load_splits
-from rationalize.records import Attempt
 from rationalize.runs import Run, Stage
 
 BRICK = {
@@ -165,24 +170,18 @@ def test_a_run_without_a_model_says_so(tmp_path):
         load(str(tmp_path))
 
 
-def attempt(n: int) -> Attempt:
-    return Attempt(
-        id=str(n), question_id="q", mode="rationale_answer", prompt="p", completion="c",
-        rationale="r", prediction=None, gold="g", parsed=False, finish="stop", writer="w",
-        model="m", round=0, step=0, split="train", seed=0, n_tokens=1,
-    )  # fmt: skip
-
-
 def test_an_unfinished_file_goes_on_and_refuses_other_settings(tmp_path):
     out = tmp_path / "a.jsonl"
-    first = ResumableFile(out, {"seed": 0})
-    first.add([attempt(0), attempt(1)])
-    first.add([])
-    again = ResumableFile(out, {"seed": 0})
-    assert again.blocks == [[attempt(0), attempt(1)], []]
-    with pytest.raises(UserError, match="other settings"):
-        ResumableFile(out, {"seed": 1})
-    again.forget()
+    with work_folder(out) as folder:
+        begin(folder, {"seed": 0})
+        (folder / "shards").mkdir()
+        (folder / "shards" / "0.json").write_text("[]")
+    with work_folder(out) as folder:
+        begin(folder, {"seed": 0})
+        assert len(shards_of(folder)) == 1
+        with pytest.raises(UserError, match="other settings"):
+            begin(folder, {"seed": 1})
+        end(folder)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -204,7 +203,7 @@ def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatc
     assert len(read(whole)) == 132
 
     def replace(source, target, real=os.replace):
-        if "000002" in str(target):  # two blocks of 64 are stored
+        if "0000-000002" in str(target):  # two shards of 64 are stored
             raise KeyboardInterrupt
         real(source, target)
 
@@ -212,7 +211,7 @@ def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatc
         patch.setattr(os, "replace", replace)
         assert main([*flags, "--out", str(stopped)]) == 130
     assert not stopped.exists()
-    assert len(list(partial_folder(stopped).glob("*.parquet"))) == 2
+    assert len(shards_of(partial_folder(stopped))) == 2
     assert main([*flags, "--out", str(stopped)]) == 0
     assert read(stopped) == read(whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stopped.jsonl", "whole.jsonl"]

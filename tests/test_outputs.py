@@ -10,7 +10,7 @@ from toys import attempt, question
 from rationalize.attempt_files import save_attempts
 from rationalize.cli import main
 from rationalize.commands.output_file import OutputFile
-from rationalize.commands.resumable_file import ResumableFile, work_folder
+from rationalize.commands.resumable_file import begin, shards_of, work_folder
 from rationalize.errors import UserError
 from rationalize.runs import Run, check_resumable, unlock
 
@@ -137,18 +137,22 @@ def test_a_folder_named_like_unfinished_work_stays(tmp_path):
     (theirs / "thesis.tex").write_text("x")
     with pytest.raises(UserError, match=r"thesis\.tex"), work_folder(tmp_path / "a.jsonl"):
         pass
-    with pytest.raises(UserError, match=r"thesis\.tex"):
-        ResumableFile(tmp_path / "a.jsonl", {})
     assert listing(theirs) == {theirs.joinpath("thesis.tex").relative_to(theirs): b"x"}
 
 
 def test_unfinished_work_that_has_stored_nothing_begins_anew(tmp_path):
-    ResumableFile(tmp_path / "a", {"seed": 0})
-    file = ResumableFile(tmp_path / "a", {"seed": 1})
-    file.add([])
-    with pytest.raises(UserError, match="other settings"):
-        ResumableFile(tmp_path / "a", {"seed": 2})
-    assert ResumableFile(tmp_path / "a", {"seed": 2}, overwrite=True).blocks == []
+    out = tmp_path / "a"
+    with work_folder(out) as folder:
+        begin(folder, {"seed": 0})
+    with work_folder(out) as folder:
+        begin(folder, {"seed": 1})
+        (folder / "shards").mkdir()
+        (folder / "shards" / "0.json").write_text("[]")
+    with work_folder(out) as folder:
+        with pytest.raises(UserError, match="other settings"):
+            begin(folder, {"seed": 2})
+        begin(folder, {"seed": 2}, overwrite=True)
+        assert shards_of(folder) == []
 
 
 def test_no_run_is_put_among_somebodys_files(tmp_path, tiny_model, capsys):

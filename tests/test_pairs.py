@@ -1,6 +1,7 @@
 """Preference pairs, their partition, the loss that learns from them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -124,6 +125,14 @@ def test_nll_term_is_per_token_of_the_chosen():
     logprobs = response_logprobs(policy, rows, config)
     expected = -0.5 * sum(logprobs[i] / len(rows[i].response_ids) for i in (0, 2))
     assert (with_nll.total - plain.total).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_equal_rows_have_equal_logprobs_whatever_their_tags():
+    policy, config = tiny_policy("decoder"), FitConfig()
+    rows = rows_of(policy)
+    twice = [*rows, *(replace(row, tag=None) for row in reversed(rows))]
+    logprobs = response_logprobs(policy, twice, config)
+    assert logprobs == [*response_logprobs(policy, rows, config), *logprobs[len(rows) - 1 :: -1]]
 
 
 def test_half_a_pair_is_refused():

@@ -201,6 +201,7 @@ def _evaluate(
     from rationalize.evaluation.terminal import format_warnings
     from rationalize.report import write_report
     from rationalize.rewards import RewardSuite
+    from rationalize.runs import Stage
 
     by_id = {q.id: q for q in questions}
     rewards = rewards_of(
@@ -209,10 +210,10 @@ def _evaluate(
     )  # fmt: skip
     suite = RewardSuite(rewards, cache=run.folder("scores"))
     # write and score, once: a second start reads the shard
-    shard = f"final-{config.split}-{config.seed}"
-    if not run.has_shard(shard):
-        run.append(suite.score(write(), by_id), shard)
-    attempts = {name: run.read_shard(shard)}
+    part = f"{config.split}-{config.seed}"
+    attempts = {
+        name: Stage(run, "final").attempts(part, lambda: suite.score(write(), by_id)),
+    }
     answered = {a.question_id for a in attempts[name]}
     skipped = [q.id for q in questions if q.id not in answered]
     if skipped:  # a server refused their prompts: all rows are of the same questions

@@ -10,16 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rationalize.attempt_files import load_attempts, save_attempts
 from rationalize.errors import UserError
 from rationalize.files import make_folder, plain, write_text
-from rationalize.records import Attempt
 from rationalize.runs import lock, unlock
 from rationalize.text import listed
 
 _SETTINGS = "settings.json"
-_OURS = re.compile(r"lock|input|rows\.jsonl|settings\.json|\d{6}\.parquet|\..*")
-_STORED = re.compile(r"rows\.jsonl|\d{6}\.parquet")
+SHARDS = "shards"
+"""Folder with the finished shards of what is written (`runs/shards.py`)."""
+_OURS = re.compile(r"lock|input|rows\.jsonl|settings\.json|shards|\d{6}\.parquet|\..*")
+"""What may lie there; the parquet files are those of an earlier version."""
 
 
 def partial_folder(out: Path) -> Path:
@@ -65,9 +65,14 @@ def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool = False)
     write_text(file, json.dumps(wanted, indent=1))
 
 
+def shards_of(folder: Path) -> list[Path]:
+    """The files of finished shards."""
+    return list((folder / SHARDS).glob("*.json"))
+
+
 def _done(folder: Path) -> list[Path]:
     """The files that hold finished work."""
-    return [p for p in folder.iterdir() if _STORED.fullmatch(p.name) and p.stat().st_size]
+    return [p for p in (*folder.glob("rows.jsonl"), *shards_of(folder)) if p.stat().st_size]
 
 
 def _forget_idle(folder: Path) -> None:
@@ -79,28 +84,6 @@ def _forget_idle(folder: Path) -> None:
 def end(folder: Path) -> None:
     """Mark the work as finished: its folder may be removed."""
     (folder / _SETTINGS).unlink()
-
-
-class ResumableFile:
-    """Finished blocks of attempts, in a folder beside the file that they will become."""
-
-    def __init__(self, out: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
-        self._folder = _made(out)
-        _forget_idle(self._folder)
-        begin(self._folder, settings, overwrite=overwrite)
-        self.blocks: list[list[Attempt]] = []
-        while self._file(len(self.blocks)).exists():
-            self.blocks.append(load_attempts(self._file(len(self.blocks))))
-
-    def add(self, attempts: list[Attempt]) -> None:
-        save_attempts(attempts, self._file(len(self.blocks)))
-        self.blocks.append(attempts)
-
-    def forget(self) -> None:
-        shutil.rmtree(self._folder)
-
-    def _file(self, block: int) -> Path:
-        return self._folder / f"{block:06d}.parquet"
 
 
 def _made(out: Path) -> Path:

@@ -23,7 +23,7 @@ from rationalize.commands.resolve import (
     sampling_of,
     settings_of,
 )
-from rationalize.commands.resumable_file import ResumableFile
+from rationalize.commands.resumable_file import SHARDS, begin, end, shards_of, work_folder
 from rationalize.errors import UsageError, UserError
 from rationalize.progress import say
 from rationalize.records import Attempt, Question, question_row
@@ -32,9 +32,6 @@ from rationalize.text import printable
 
 if TYPE_CHECKING:
     from rationalize.questions.demonstrations import Demonstrations
-
-_BLOCK = 64
-"""Questions between two saves."""
 
 
 @dataclass(frozen=True)
@@ -137,11 +134,11 @@ class AskConfig:
 
 
 def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
-    """Write attempts block by block and return their counts. A second start with the same file
-    resumes.
+    """Write attempts and return their counts. A second start with the same file goes on after the
+    shards of questions that are finished.
     """
-    from rationalize.attempt_files import save_attempts
     from rationalize.questions import load_questions
+    from rationalize.runs.shards import SHARD, kept_in
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     if config.write == "questions" and config.mode == "answer":
@@ -153,46 +150,50 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
         skip_bad_rows=config.skip_bad_rows,
     )  # fmt: skip
     demos = _demos(config)
-    # a server's replies are stored one by one, and blocks would leave its connections idle
-    size = _BLOCK if config.server is None else max(1, len(questions))
     with open_writer(config) as writer:
         settings = {**settings_of(config), "weights": writer.weights_hash}
         out = OutputFile(config.out, "sample", settings, overwrite)
         out.claim()
-        file = ResumableFile(config.out, settings, overwrite=overwrite)
-        if file.blocks:
-            done = min(len(file.blocks) * size, len(questions))
-            say(f"{config.out}: resuming after {done} of {len(questions)} questions")
-        for start in range(len(file.blocks) * size, len(questions), size):
-            block = questions[start : start + size]
-            file.add(
-                write_attempts(
-                    writer.sampler, block, sampling_of(config),
+        with work_folder(config.out) as folder:
+            begin(folder, settings, overwrite=overwrite)
+            if done := SHARD * len(shards_of(folder)):
+                done = min(done, len(questions))
+                say(f"{config.out}: resuming after {done} of {len(questions)} questions")
+            with kept_in(folder / SHARDS):
+                attempts = write_attempts(
+                    writer.sampler, questions, sampling_of(config),
                     Provenance(config.split, config.seed),
                     PromptOptions(config.mode, writer.control, demos, told=writer.told),
-                    label=f"questions {start + 1}-{start + len(block)} of {len(questions)}",
-                )
-            )  # fmt: skip
-    by_id = {q.id: q for q in questions}
-    attempts = [a for block in file.blocks for a in block]
-    right = [a for a in attempts if _correct(a, by_id)]
+                    label="sample",
+                )  # fmt: skip
+            facts = _save(attempts, {q.id: q for q in questions}, config)
+            out.sign()
+            end(folder)
+    return {"out": config.out, "questions": len(questions), **facts}
+
+
+def _save(
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SampleConfig
+) -> dict[str, int]:
+    """Write the file, say what it holds, and return the counts."""
+    from rationalize.attempt_files import save_attempts
+
+    right = [a for a in attempts if _correct(a, questions)]
     kept = right if config.keep_correct else attempts
     if config.write == "questions":
-        _save_questions(kept, by_id, config.out)
+        _save_questions(kept, questions, config.out)
     else:
-        save_attempts(kept, config.out, by_id)
-    out.sign()
-    file.forget()
+        save_attempts(kept, config.out, questions)
     parsed = sum(a.parsed for a in attempts)
-    skipped = len(by_id.keys() - {a.question_id for a in attempts})
+    skipped = len(questions.keys() - {a.question_id for a in attempts})
     print(
         f"{config.out}: {len(kept)} of {len(attempts)} attempts at {len(questions)} questions; "
         f"{parsed} parsed, {len(right)} right{f'; {skipped} skipped' if skipped else ''}"
     )
-    _warn_of_other_forms(attempts, by_id)
+    _warn_of_other_forms(attempts, questions)
     return {
-        "out": config.out, "questions": len(questions), "attempts": len(attempts),
-        "written": len(kept), "parsed": parsed, "right": len(right), "skipped": skipped,
+        "attempts": len(attempts), "written": len(kept), "parsed": parsed, "right": len(right),
+        "skipped": skipped,
     }  # fmt: skip
 
 

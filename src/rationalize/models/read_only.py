@@ -45,6 +45,11 @@ def read_only(policy: Policy) -> Policy:
     return policy
 
 
+def under_adapters(policy: Policy) -> Policy:
+    """A frozen base of adapters: `read_only`, but as it is where it shall compute in float32."""
+    return policy if policy.precision == "float32" else read_only(policy)
+
+
 def leave_file(model: torch.nn.Module) -> None:
     """Hold parameters in memory of their own: those just loaded are parts of a mapped file, which
     stays in memory whole as long as one of them is in use.

@@ -22,7 +22,7 @@ from rationalize.models.forward import Row
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.heads import attached, new_head, reply_scores
 from rationalize.models.policy import Policy
-from rationalize.models.read_only import read_only
+from rationalize.models.read_only import read_only, under_adapters
 from rationalize.models.scorers import label_ids
 from rationalize.models.variants import Variants
 from rationalize.planning.sizes import resident, sizes_of
@@ -150,8 +150,7 @@ def _learner(config: RunConfig, work: Learns) -> Policy:
         freeze_lower(policy, 0.5, halve=policy.precision != "float32")
         return policy
     base = config.load_policy(tuning="full")
-    frozen = read_only(base) if base.precision != "float32" else base
-    variants = Variants.of(frozen, Path(), ["timed"])
+    variants = Variants.of(under_adapters(base), Path(), ["timed"])
     with variants.active("timed") as policy:
         return policy
 

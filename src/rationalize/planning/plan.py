@@ -118,7 +118,12 @@ def plan_of(
 ) -> Plan:  # fmt: skip
     """Priced by what is `known` of the model and machine; None: counts alone."""
     lines: dict[str, Line] = {}
+    remembered: set[tuple[str, str]] = set()
     for one in work:
+        if isinstance(one, Reads) and one.remembered:
+            if (one.reader, one.remembered) in remembered:
+                continue
+            remembered.add((one.reader, one.remembered))
         name = group_of(one.stage)
         lines.setdefault(name, Line(name)).add(one, known.speeds if known else None)
     worked = [line for line in lines.values() if line.replies or line.steps or line.read]

@@ -196,5 +196,5 @@ def _described(machine: Machine) -> str:
 def _assumed(at: Scene) -> str:
     return (
         f"assumed: {at.right:.0%} of the replies are right (`--right`), a taught reply has "
-        f"{at.taught_reply:.0f} tokens as the teacher's, an untaught one goes on to the limit"
+        f"{at.taught_reply:.0f} tokens as the teacher's, an untaught one half as many as it may"
     )

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UserError
+from rationalize.models.memo import forget_memos
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.cache import ScoreCache
+from rationalize.runs.shards import in_shards
 from rationalize.templates import template_version
 
 COLUMNS = (
@@ -90,11 +92,10 @@ class RewardSuite:
             for a, q, more in zip(attempts, asked, further, strict=True)
         ]
         self._check_columns(rows)
-        scores: list[dict[str, float | None]] = [{} for _ in attempts]
-        for reward in self.rewards:
-            for of_attempt, score in zip(scores, self._scores(reward, rows), strict=True):
-                of_attempt[reward.name] = score
-        return [a.scored(of_attempt) for a, of_attempt in zip(attempts, scores, strict=True)]
+        scores = {r.name: self._scores(r, rows) for r in self.rewards if not _asks_model(r)}
+        scores |= self._by_shards([r for r in self.rewards if _asks_model(r)], rows)
+        names = [r.name for r in self.rewards]
+        return [a.scored({n: scores[n][i] for n in names}) for i, a in enumerate(attempts)]
 
     def check_questions(self, questions: Sequence[Question]) -> None:
         """Raise `UserError` where a reward asks for a column that no question has."""
@@ -112,22 +113,77 @@ class RewardSuite:
                     "the questions, or name a function of yours that calls it with one of these"
                 )
 
-    def _scores(self, reward: Reward, rows: list[dict[str, Any]]) -> Scores:
-        if not reward.needs_gold:
-            rows = [{**row, "gold": None} for row in rows]  # it never sees the answer
+    def _scores(self, reward: Reward, rows: Sequence[dict[str, Any]]) -> Scores:
+        rows = _seen_by(reward, rows)
         if not reward.cacheable:
             return _call(reward, rows)
         # score only distinct rows that are not cached
         keys = [score_key(reward, row) for row in rows]
         distinct = dict(zip(keys, rows, strict=True))
-        known = self.cache.get(list(distinct)) if self.cache is not None else {}
+        known = self._cached(list(distinct))
         missing = [key for key in distinct if key not in known]
         scores = _call(reward, [distinct[key] for key in missing])
         fresh = dict(zip(missing, scores, strict=True))
-        if self.cache is not None and fresh:
-            self.cache.put(fresh)
+        self._store(fresh)
         known.update(fresh)
         return [known[key] for key in keys]
+
+    def _by_shards(
+        self, rewards: Sequence[Reward], rows: Sequence[dict[str, Any]]
+    ) -> dict[str, Scores]:
+        """The scores of rewards that ask a model, by their names. Distinct rows that are not cached
+        are cut into shards, and all these rewards score a shard together: they read the same texts.
+        """
+        rows_of = {r.name: _seen_by(r, rows) for r in rewards}
+        keys_of = {r.name: [score_key(r, row) for row in rows_of[r.name]] for r in rewards}
+        distinct = list(dict.fromkeys(key for keys in keys_of.values() for key in keys))
+        known = self._cached(distinct)
+        # a row of each combination of keys of which some lack a score, and those that do
+        combinations: dict[tuple[bytes, ...], tuple[int, list[str]]] = {}
+        for i, keys in enumerate(zip(*keys_of.values(), strict=True)):
+            if lacking := [key.hex() for key in keys if key not in known]:
+                combinations.setdefault(keys, (i, lacking))
+        wanted = list(combinations.values())
+
+        def score(shard: Sequence[tuple[int, list[str]]]) -> list[list[float | None]]:
+            forget_memos()
+            scored: dict[str, float | None] = {}
+            for reward in rewards:
+                keys, of_reward = keys_of[reward.name], rows_of[reward.name]
+                first: dict[bytes, dict[str, Any]] = {}
+                for i, _ in shard:
+                    if keys[i] not in known:
+                        first.setdefault(keys[i], of_reward[i])
+                scores = _call(reward, list(first.values()))
+                scored |= zip((key.hex() for key in first), scores, strict=True)
+            return [[scored[key] for key in lacking] for _, lacking in shard]
+
+        fresh: dict[bytes, float | None] = {}
+        for (_, lacking), scores in zip(
+            wanted, in_shards(wanted, score, settings="scores"), strict=True
+        ):
+            for key, value in zip(lacking, scores, strict=True):
+                fresh.setdefault(bytes.fromhex(key), value)
+        self._store(fresh)
+        known.update(fresh)
+        return {name: [known[key] for key in keys] for name, keys in keys_of.items()}
+
+    def _cached(self, keys: Sequence[bytes]) -> dict[bytes, float | None]:
+        return self.cache.get(keys) if self.cache is not None else {}
+
+    def _store(self, fresh: Mapping[bytes, float | None]) -> None:
+        if self.cache is not None and fresh:
+            self.cache.put(fresh)
+
+
+def _asks_model(reward: Reward) -> bool:
+    """Whether a reward may ask a model, and a row's score does not depend on other rows."""
+    return reward.cacheable and bool(reward.scorer_hash or reward.source)
+
+
+def _seen_by(reward: Reward, rows: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+    """The rows; without the answer where the reward must not see it."""
+    return rows if reward.needs_gold else [{**row, "gold": None} for row in rows]
 
 
 def score_key(reward: Reward, row: Mapping[str, Any]) -> bytes:

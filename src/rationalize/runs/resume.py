@@ -23,10 +23,11 @@ BASE_HASH = "base_hash"
 """Key in `config.yaml` of the hash of the base model's weights; `read_config` leaves it out."""
 
 _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
+UNFINISHED = "unfinished"
+"""Folder of a run with the shards of parts that are being made (`shards.py`)."""
 _BEGUN = {
     "config.yaml", "env.json", FILE, "metrics.jsonl", "lock", "scores", "tuning.json", FOLDER,
-    TIMES,
-    PROGRESS,
+    TIMES, PROGRESS, UNFINISHED,
 }  # fmt: skip
 """What a run holds that has stored nothing yet which anybody waited for."""
 _BESIDE = ".beside"

@@ -38,6 +38,7 @@ from rationalize.runs.lock import lock, unlock
 from rationalize.runs.log import LoggedLines
 from rationalize.runs.resume import (
     BASE_HASH,
+    UNFINISHED,
     check_resumable,
     clear,
     differences,
@@ -217,6 +218,10 @@ class Run:
     def read_shard(self, shard: str) -> list[Attempt]:
         """The attempts of one shard."""
         return load_attempts(self.path / "attempts" / self._shards()[shard]["file"])
+
+    def unfinished(self, part: str) -> Path:
+        """Where the finished shards of a part lie while it is being made (`shards.kept_in`)."""
+        return self.path / UNFINISHED / slug(part)
 
     def folder(self, *parts: str) -> Path:
         """A folder inside the run, made if it is not there."""

@@ -20,6 +20,7 @@ from typing import Any, Protocol, TypeVar
 from rationalize.files import link_or_copy, sync_folder
 from rationalize.records import Attempt
 from rationalize.runs.run import Run
+from rationalize.runs.shards import forget, kept_in
 
 Value = TypeVar("Value")
 
@@ -94,11 +95,13 @@ class Stage:
     def attempts(self, part: str, write: Callable[[], Sequence[Attempt]]) -> list[Attempt]:
         """The attempts of a part of the stage: written and stored, or read back."""
         shard = f"{self.name}-{part}"
+        unfinished = self.run.unfinished(shard)
         if not self.run.has_shard(shard):
             known = self.source.stored(part) if self.source else None
-            with self.run.timed(shard):
+            with self.run.timed(shard), kept_in(unfinished):
                 attempts = write() if known is None else known
             self.run.append(attempts, shard)
+        forget(unfinished)
         return self.run.read_shard(shard)
 
     def read(self, part: str) -> list[Attempt]:
@@ -112,12 +115,13 @@ class Stage:
 
     def facts(self, file: str, measure: Callable[[], Value]) -> Value:
         """What `measure` returned, as JSON holds it, stored in `file`.json of the run."""
-        name = f"{file}.json"
+        name, unfinished = f"{file}.json", self.run.unfinished(file)
         if self.run.read_json(name) is None:
             known = self.source.run.read_json(name) if self.source else None
-            with self.run.timed(file):
+            with self.run.timed(file), kept_in(unfinished):
                 value = measure() if known is None else known
             self.run.write_json(name, value)
+        forget(unfinished)
         return self.run.read_json(name)
 
     def log(self, section: str, step: int, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,7 +1,8 @@
 """Sample from a policy in this process.
 
-A prompt is read once for all its samples, and what all prompts begin with is read once for all of
-them. Prompts of similar length share a batch, and finished rows leave it. On processors that
+Prompts are written in fixed shards (`runs/shards.py`). A prompt is read once for all its samples,
+and what all prompts of a shard begin with is read once for all of them. Prompts of similar length
+share a batch, and finished rows leave it. On processors that
 compute in bfloat16, the weights are read from a bfloat16 copy (`models/shadows.py`). Models of the
 family of Llama and Qwen are decoded by steps of our own (`models/decode.py`).
 Sample j of a prompt depends on `(seed, j)` alone, not on its batch (up to rounding of the logits).
@@ -9,7 +10,7 @@ Sample j of a prompt depends on `(seed, j)` alone, not on its batch (up to round
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -28,6 +29,7 @@ from rationalize.models.streams import MIN_SHARED, Query, Stream, common_length,
 from rationalize.models.tuning import device_memory
 from rationalize.progress import Progress
 from rationalize.records import Completion
+from rationalize.runs.shards import SHARD, by_shards
 from rationalize.sampling.beams import beam_search
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.draw import draw, uniforms
@@ -47,6 +49,9 @@ _BATCH_TOKENS = 16_384
 """Tokens that a batch keeps where the memory is not known, or what a token takes of it."""
 _MEMORY_SHARE = 1 / 16
 """Of the device's memory, for the keys and values of a batch."""
+
+_Prompt = tuple[tuple[Query, ...], int]
+"""The views of a prompt, and its seed."""
 
 
 class _Writer:
@@ -174,42 +179,65 @@ class Sampler:
         searched = config.beams > 1
         if searched and self.guidance:
             raise ValueError("beam search is not guided; give guidance=0, or beams=1")
-        n = config.n if searched or not config.greedy else 1  # greedy: one, repeated at the end
         queries = [
             self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
         ]
         self._refuse_beyond_context(prompts, queries, config)
-        longest = max((len(q.prompt_ids) + len(q.control_ids) for q, *_ in queries), default=0)
+        n = config.n if searched or not config.greedy else 1  # greedy: one, repeated at the end
+        ids_PG: list[list[list[int]]] = [[] for _ in prompts]
+        done = tokens = 0  # prompts and tokens of finished shards
+
+        def report(prompts_done: int, written: int) -> None:
+            if progress:
+                progress(done + prompts_done, len(prompts), tokens + written)
+
+        def write(rows: Sequence[_Prompt]) -> list[list[list[int]]]:
+            return self._write_shard(rows, config, n, stop, report)
+
+        settings = [config.as_dict(), self.guidance, stop]
+        rows = list(zip(queries, seeds, strict=True))
+        # an accelerator takes no longer for a full batch than for a part of one
+        size = SHARD if self.policy.device.type == "cpu" else max(SHARD, MAX_ROWS // n)
+        for at, written in by_shards(rows, write, settings=settings, size=size):
+            ids_PG[at] = written
+            done += len(written)
+            tokens += sum(len(ids) for ids_G in written for ids in ids_G)
+            report(0, 0)
+        return [ids_G * (config.n // n) for ids_G in ids_PG]
+
+    def _write_shard(
+        self, rows: Sequence[_Prompt], config: SamplingConfig, n: int, stop: str | None,
+        report: Callable[[int, int], None],
+    ) -> list[list[list[int]]]:  # fmt: skip
+        """The token ids of n replies to each prompt; nothing of other shards has a say in them."""
+        queries, seeds = [q for q, _ in rows], [seed for _, seed in rows]
+        longest = max(len(q.prompt_ids) + len(q.control_ids) for q, *_ in queries)
         writer = self._writer(config, longest + config.max_new_tokens)
         writer.read_opening([q for views in queries for q in views])
         # batches are written longest first; `batch` holds the indices of their prompts
-        ids_PG: list[list[list[int]]] = [[] for _ in prompts]
+        ids_PG: list[list[list[int]]] = [[] for _ in rows]
         done = tokens = 0  # prompts and tokens of finished batches
         for batch in self._batches(queries, writer, max(n, config.beams), config.max_new_tokens):
-            if searched:
+            if config.beams > 1:
                 beams_PG = beam_search(writer.policy, [queries[i][0] for i in batch], config)
                 for i, beams_G in zip(batch, beams_PG, strict=True):
                     ids_PG[i] = beams_G
-                done += len(batch)
-                tokens += sum(len(ids) for beams_G in beams_PG for ids in beams_G)
-                if progress:
-                    progress(done, len(prompts), tokens)
-                continue
-            # a row per sample of each prompt; its random numbers do not depend on the batch
-            uniform_RT = uniforms(
-                [(seeds[i], j) for i in batch for j in range(n)], config.max_new_tokens
-            )
-            written: list[list[int]] = []
-            for written, finished in self._write(
-                writer, [queries[i] for i in batch], config, n, uniform_RT, stop
-            ):
-                if progress:
-                    progress(done + finished // n, len(prompts), tokens + sum(map(len, written)))
-            for at, i in enumerate(batch):
-                ids_PG[i] = written[at * n : (at + 1) * n]
+            else:
+                # a row per sample of each prompt; its random numbers do not depend on the batch
+                uniform_RT = uniforms(
+                    [(seeds[i], j) for i in batch for j in range(n)], config.max_new_tokens
+                )
+                written: list[list[int]] = []
+                for written, finished in self._write(
+                    writer, [queries[i] for i in batch], config, n, uniform_RT, stop
+                ):
+                    report(done + finished // n, tokens + sum(map(len, written)))
+                for at, i in enumerate(batch):
+                    ids_PG[i] = written[at * n : (at + 1) * n]
             done += len(batch)
-            tokens += sum(map(len, written))
-        return [ids_G * (config.n // n) for ids_G in ids_PG]
+            tokens += sum(len(ids) for i in batch for ids in ids_PG[i])
+            report(done, tokens)
+        return ids_PG
 
     def fits(
         self, prompt: str, config: SamplingConfig, control: Mapping[str, int] | None = None

@@ -310,17 +310,18 @@ def grpo(*, clip: float, beta: float, average: Average = "attempts") -> Loss:
 
 @torch.no_grad()
 def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) -> list[float]:
-    """Log-probability of each row's response, summed over its tokens, in the order of `rows`.
+    """Log-probability of each row's response, summed over its tokens, in the order of `rows`; equal
+    rows are read once.
 
     Computed as in `fit` with the same `config`: at step 0 a policy's log-probabilities equal its
     reference's, up to the rounding that a different padding brings.
     """
-    logprob_of: dict[int, float] = {}
-    numbered = [replace(row, tag=i) for i, row in enumerate(rows)]
-    for passed in micro_batches(numbered, config.pass_tokens(policy.device)):
+    logprob_of: dict[Row, float] = {}
+    asked = [replace(row, tag=None) for row in rows]
+    for passed in micro_batches(list(dict.fromkeys(asked)), config.pass_tokens(policy.device)):
         with policy.autocast():
             logprobs = token_logprobs(policy, passed)
         logprob_of |= {
-            row.tag: logprob_T.sum().item() for row, logprob_T in zip(passed, logprobs, strict=True)
+            row: logprob_T.sum().item() for row, logprob_T in zip(passed, logprobs, strict=True)
         }
-    return [logprob_of[i] for i in range(len(rows))]
+    return [logprob_of[row] for row in asked]

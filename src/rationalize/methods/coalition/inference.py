@@ -30,7 +30,7 @@ from rationalize.models.choices import ChoiceScorer
 from rationalize.models.controller import KEEP, choose
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
-from rationalize.models.read_only import read_only
+from rationalize.models.read_only import under_adapters
 from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
 from rationalize.records import Attempt, Question
@@ -335,9 +335,7 @@ class Coalition:
         facts: Mapping = json.loads((folder / FILE).read_text())
         numbers = Numbers(precision=facts.get("precision", "auto"))
         base = load_policy(folder / "base", numbers=numbers, trust_remote_code=trust_remote_code)
-        if base.precision != "float32":
-            base = read_only(base)
-        variants = Variants(base, folder / "base")
+        variants = Variants(under_adapters(base), folder / "base")
         for name in [*facts["names"], *([CONTROLLER] if facts["controller"] else [])]:
             variants.load(name, folder / name)
         return cls(variants, facts["names"], facts["refiners"], facts["texts"], facts["controller"])

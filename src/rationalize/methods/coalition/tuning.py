@@ -38,7 +38,7 @@ from rationalize.methods.own_attempts import RejectConfig, SelectConfig, sort_at
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
-from rationalize.models.read_only import read_only
+from rationalize.models.read_only import under_adapters
 from rationalize.models.variants import Variants
 from rationalize.progress import say
 from rationalize.questions import group_duplicates, load_sample, without_repeats
@@ -90,8 +90,8 @@ def tuned_variants(
     options = {"tuning": "full", "style": policy.style, "system": policy.system}
     base = exp.config.load_policy(stage.folder, **options)
     policy.model, policy.tuning = base.model, base.tuning  # keep one M_IFT in memory
-    if not config.copies and policy.precision != "float32":
-        base = read_only(base)  # it never learns
+    if not config.copies:  # it never learns
+        base = under_adapters(base)
     variants = Variants.of(base, stage.folder, config.names, copies=config.copies, seed=exp.seed)
     parts = parts_of(taught, config, exp.seed)
     for i, own in enumerate(config.variant_sources):

@@ -27,6 +27,7 @@ from rationalize.methods.work.scene import Scene
 from rationalize.questions import hold_out
 from rationalize.records import Question
 from rationalize.sampling.writing import teacher_attempts
+from rationalize.training.loop import CPU_PASS
 
 
 def sft_work(at: Scene, config: SftConfig, stage: str) -> Iterator[Work]:
@@ -97,7 +98,13 @@ def mario_work(at: Scene, config: MarioConfig, stage: str) -> Iterator[Work]:
     bins = control_bins(config, at.suite)
     for round in range(1, rounds + 1) if asked else ():
         rows = len(asked) * ATTEMPTS_EACH * (1 + len(bins))
-        yield Reads(f"token_auc/{stage}-{round}", "logprobs", rows, prompt, at.taught_reply)
+        reply = at.taught_reply + tokens
+        question = prompt - tokens
+        together = max(1.0, min(config.fit.micro_tokens, CPU_PASS) / (question + reply))
+        yield Reads(
+            f"token_auc/{stage}-{round}", "logprobs", rows, question, reply,
+            together=min(together, ATTEMPTS_EACH * (1 + len(bins))),
+        )  # fmt: skip
     for _ in range(1 + sum(k - 1 for k in bins.values()) if asked else 0):
         yield at.writes(f"obedience/{stage}-{rounds}", asked, at.evaluation)
         yield from at.scores(f"obedience/{stage}-{rounds}", asked)

@@ -79,10 +79,15 @@ class Reads:
     prompt: float
     reply: float
     """Of all that is read after the prompt, such as the choices."""
+    together: float = 1.0
+    """Rows of a pass that share a prompt, which is read once for them."""
+    remembered: str = ""
+    """What is read, where a second reading is answered from memory."""
 
     @property
     def tokens(self) -> float:
-        return self.rows * (self.prompt + self.reply)
+        """Tokens that pass through the model."""
+        return self.rows * (self.prompt / self.together + self.reply)
 
 
 @dataclass(frozen=True)

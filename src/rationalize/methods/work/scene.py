@@ -1,7 +1,8 @@
 """What a method's work depends on beside its own settings: questions, lengths, rewards, who judges.
 
-Unknown before the run, and assumed: a policy that was taught replies as long as the teacher does,
-one that was not up to the limit; the share `right` of replies leads to the gold answer.
+Unknown before the run, and assumed: a policy that was taught, or is shown demonstrations, replies
+as long as the teacher does, another half as long as it may; the share `right` of replies leads to
+the gold answer.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Scene(WithSplits):
         limit = sampling.max_new_tokens
         expected = {"rationale": self.rationale + 1, "refine": self.rationale + 1}
         expected["answer"] = self.answer(questions)
-        reply = expected.get(mode, self.taught_reply) if taught else limit
+        reply = expected.get(mode, self.taught_reply) if taught or shots else limit / 2
         n = 1 if sampling.greedy else sampling.n
         prompt = self.asked(questions, mode, shots)
         return Writes(
@@ -131,7 +132,8 @@ class Scene(WithSplits):
         prompt = self.asked(questions, "answer") - self.lengths.around
         if readers := sum(name in READS_ANSWERS for name in names):
             choices = self.choices(questions)
-            yield Reads(stage, "choices", folds * len(questions), prompt, choices)
+            asked = f"{len(questions)} from {questions[0].id}"  # without a rationale: once
+            yield Reads(stage, "choices", folds * len(questions), prompt, choices, remembered=asked)
             read = prompt + self.rationale
             yield Reads(stage, "choices", folds * rows * readers, read, choices)
         if "plausibility" in names:
