@@ -27,7 +27,6 @@ from rationalize.rewards.base import Reward
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run, Stage, slug
 from rationalize.runs.track import Tracker
-from rationalize.sampling.engines import Kind
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.rollouts import rollout_sampler, servers_of
 from rationalize.sampling.writing import PromptOptions, Provenance, Recorded, write_attempts
@@ -83,8 +82,6 @@ class RunConfig:
     """Folder that this machine and the servers see, for the weights, or `HERE=THERE` where its path
     differs; none: `served` in the run's folder.
     """
-    rollout_kind: Kind = "auto"
-    """What the servers are; `auto`: they are asked."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "limits")
@@ -276,9 +273,8 @@ class Experiment(WithSplits):
         if not config.rollouts:
             return Sampler(policy)
         servers = servers_of(
-            config.rollouts, config.rollout_kind, config.rollout_folder, self.run.path,
-            stored_model(config.model),
-        )  # fmt: skip
+            config.rollouts, config.rollout_folder, self.run.path, stored_model(config.model)
+        )
         return rollout_sampler(policy, servers, self.run.path)
 
     def reset(self, policy: Policy) -> None:

@@ -21,12 +21,11 @@ def check_rollouts(config: Any, run: RunConfig) -> list[str]:
     asks for, and `UserError` where one is of a kind that takes no weights, or none answers.
     """
     if not run.rollouts:
-        for name in ("rollout_folder", "rollout_kind"):
-            if getattr(run, name) not in (None, "auto"):
-                raise UsageError(
-                    f"{name} is {getattr(run, name)}, but no --rollouts name servers; name them, "
-                    "or leave it out"
-                )
+        if run.rollout_folder:
+            raise UsageError(
+                f"rollout_folder is {run.rollout_folder}, but --rollouts names no servers; name "
+                "them, or leave it out"
+            )
         return []
     if not world().alone:
         raise UsageError(
@@ -40,7 +39,7 @@ def check_rollouts(config: Any, run: RunConfig) -> list[str]:
             check_sampling(part, path)
         if getattr(part, "CONTROLS", False) and run.tuning == "lora":
             raise UsageError(f"--rollouts: found control tokens with tuning=lora; {NO_CONTROLS}")
-    return ask_kinds(run.rollouts, run.rollout_kind)
+    return ask_kinds(run.rollouts)
 
 
 def _parts(config: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -153,7 +153,7 @@ def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> 
     stored = _read(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
-    unknown |= {"track", "rollout_folder", "rollout_kind"}  # change no result
+    unknown |= {"track", "rollout_folder"}  # change no result
     if bool(stored.get("rollouts")) == bool(wanted.get("rollouts")):
         unknown.add("rollouts")  # other servers are as good
     if is_old(stored):  # what either does not name came later, or had no effect

@@ -6,14 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from rationalize.errors import UserError
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.http import Endpoint, Transient
 from rationalize.text import clip
-
-Kind = Literal["auto", "vllm", "sglang"]
 
 KNOWN = "vLLM or SGLang"
 
@@ -241,22 +239,18 @@ class Sglang:
         return {} if model == self.model else {"lora_path": model}
 
 
-def find_engine(root: Endpoint, kind: Kind) -> Engine:
-    """The server at an address, of the kind that it says it is, or that a setting says.
+def find_engine(root: Endpoint) -> Engine:
+    """The server at an address, of the kind that it says it is.
 
     Raises `Transient` where it does not answer now, and `UserError` for other kinds, by name.
     """
-    if kind in ("auto", "vllm"):
-        version = optional(at(root, "/version"))
-        if kind == "vllm" or (isinstance(version, dict) and "version" in version):
-            said = version.get("version", "") if isinstance(version, dict) else ""
-            return Vllm(root, f"vLLM {said}".strip(), *_first_model(root))
-    if kind in ("auto", "sglang"):
-        info = optional(at(root, "/get_model_info"))
-        if kind == "sglang" or (isinstance(info, dict) and "is_generation" in info):
-            server = optional(at(root, "/get_server_info"))
-            said = server.get("version", "") if isinstance(server, dict) else ""
-            return Sglang(root, f"SGLang {said}".strip(), *_first_model(root))
+    if isinstance(version := optional(at(root, "/version")), dict) and "version" in version:
+        return Vllm(root, f"vLLM {version['version']}", *_first_model(root))
+    info = optional(at(root, "/get_model_info"))
+    if isinstance(info, dict) and "is_generation" in info:
+        server = optional(at(root, "/get_server_info"))
+        said = server.get("version", "") if isinstance(server, dict) else ""
+        return Sglang(root, f"SGLang {said}".strip(), *_first_model(root))
     if isinstance(optional(at(root, "/props")), dict):
         raise UserError(
             f"--rollouts: {root.url} is llama.cpp's server, which reads weights and adapters when "
@@ -265,7 +259,7 @@ def find_engine(root: Endpoint, kind: Kind) -> Engine:
         )
     raise UserError(
         f"--rollouts: {root.url} is a server of an unknown kind (no /version, no /get_model_info); "
-        f"expected {KNOWN}; where a proxy hides those, say which with --rollout-kind"
+        f"expected {KNOWN}, and no proxy that hides those"
     )
 
 

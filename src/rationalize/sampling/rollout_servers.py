@@ -35,7 +35,7 @@ from rationalize.models.versions import (
 )
 from rationalize.sampling.addresses import addresses_of
 from rationalize.sampling.config import HttpConfig
-from rationalize.sampling.engines import Engine, Kind, find_engine
+from rationalize.sampling.engines import Engine, find_engine
 from rationalize.sampling.freshness import (
     PROBE_TOKENS,
     PROBES,
@@ -105,7 +105,7 @@ class RolloutServers:
     """Gives servers the weights of a policy, and says which of them have them."""
 
     def __init__(
-        self, servers: str, place: Place, name: str, model: Path | None, *, kind: Kind = "auto",
+        self, servers: str, place: Place, name: str, model: Path | None, *,
         http: HttpConfig | None = None, sleep: Callable[[float], object] = time.sleep,
     ) -> None:  # fmt: skip
         """`name` is the run's, in the names of adapters; `model` the folder of the model that the
@@ -115,7 +115,7 @@ class RolloutServers:
         self.sleep = sleep
         self.place = place
         self.versions = Versions()
-        self._name, self._model, self._kind = name, model, kind
+        self._name, self._model = name, model
         self._servers = [_Server(_root(a, self.http)) for a in addresses_of(servers)]
         self._lock = threading.RLock()  # guards the folder, and what follows
         self._ours: dict[tuple[Version, bool], Tensor] = {}
@@ -194,7 +194,7 @@ class RolloutServers:
             return
         if server.has == version:
             server.forget()
-        engine = server.engine = server.engine or find_engine(server.root, self._kind)
+        engine = server.engine = server.engine or find_engine(server.root)
         server.has = None
         self._load_whole(server, engine, policy, version)
         if version.adapter:
@@ -347,7 +347,7 @@ class RolloutServers:
                         server.engine.unload_adapter(name)
 
 
-def ask_kinds(servers: str, kind: Kind) -> list[str]:
+def ask_kinds(servers: str) -> list[str]:
     """What each server is, in a line. Raises `UserError` where one takes no weights, or none
     answers.
     """
@@ -355,7 +355,7 @@ def ask_kinds(servers: str, kind: Kind) -> list[str]:
     for address in addresses_of(servers):
         root = _root(address, HttpConfig(timeout=30.0))
         try:
-            engines.append(find_engine(root, kind))
+            engines.append(find_engine(root))
             lines.append(f"{root.url}, {engines[-1].about}, with {engines[-1].model}")
         except (Transient, NoSuchHost) as error:
             lines.append(f"not there: {error}")

@@ -25,7 +25,7 @@ from rationalize.sampling.addresses import Addresses
 from rationalize.sampling.asking import Asker, Job
 from rationalize.sampling.choices import read_choice
 from rationalize.sampling.config import SamplingConfig
-from rationalize.sampling.engines import Draw, Engine, Kind, check_model
+from rationalize.sampling.engines import Draw, Engine, check_model
 from rationalize.sampling.local import Sampler
 from rationalize.sampling.replies import Reply, ReplyCache
 from rationalize.sampling.rollout_servers import Place, RolloutServers
@@ -205,12 +205,10 @@ def check_sampling(config: SamplingConfig, path: str) -> None:
 
 
 @functools.cache
-def servers_of(
-    servers: str, kind: Kind, folder: str | None, run: Path, model: Path | None
-) -> RolloutServers:
+def servers_of(servers: str, folder: str | None, run: Path, model: Path | None) -> RolloutServers:
     """The rollout servers of a run, whose state lasts as long as the process."""
     name = "".join(c if c.isascii() and c.isalnum() else "-" for c in run.name)
-    return RolloutServers(servers, Place.of(folder, run / "served"), name, model, kind=kind)
+    return RolloutServers(servers, Place.of(folder, run / "served"), name, model)
 
 
 def rollout_sampler(policy: Policy, servers: RolloutServers, run: Path) -> RolloutSampler:
