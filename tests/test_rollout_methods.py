@@ -9,9 +9,10 @@ import dataclasses
 import pytest
 from rollout_server import serving
 from tiny import tiny_folder, tiny_policy, weights
-from toys import experiment, question
+from toys import attempt, experiment, question
 
 from rationalize.cli import main
+from rationalize.errors import UserError
 from rationalize.methods.base import Experiment, RunConfig
 from rationalize.methods.grpo import GrpoConfig, grpo
 from rationalize.methods.mario import mario
@@ -20,6 +21,7 @@ from rationalize.methods.own_attempts import WriteConfig, own_attempts
 from rationalize.methods.ppo import PpoRowConfig, ppo
 from rationalize.rewards import Reward, RewardSuite
 from rationalize.rewards.correctness import correctness
+from rationalize.runs import Run, check_resumable
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.local import Sampler
 from rationalize.training.loop import FitConfig, HeadFitConfig
@@ -186,3 +188,13 @@ def test_what_servers_cannot_do_is_refused_in_a_dry_run(flags, found, folder, tm
         assert status == 0
         assert f"rollouts: {server.url[:-3]}, vLLM 0.32.0, with m" in told.out + told.err
     assert not (tmp_path / "run").exists()
+
+
+def test_servers_may_change_when_a_run_goes_on_but_not_whether_there_are_any(tmp_path):
+    def check(**settings):
+        check_resumable(tmp_path, {"rollouts": None, "rollout_folder": None, **settings})
+
+    Run.open(tmp_path, {"rollouts": "http://a"}).append([attempt(TRAIN[0], "it is", "yes")], "x")
+    check(rollouts="http://b,http://c", rollout_folder="/there")
+    with pytest.raises(UserError, match="rollouts: 'http://a' in the run, None asked for"):
+        check()

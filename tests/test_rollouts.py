@@ -12,6 +12,7 @@ from rollout_server import serving, wait
 from tiny import tiny_folder, tiny_policy
 
 from rationalize.errors import UsageError, UserError
+from rationalize.models.variants import Variants
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.freshness import Reading, fault, says_something
 from rationalize.sampling.local import Sampler
@@ -205,6 +206,17 @@ def test_a_merged_adapter_needs_its_base_on_the_servers(folder, tmp_path):
     with serving(start, dev=False) as server:
         assert ask(sampler(policy, folder, tmp_path / "b", server)) == expected
         assert server.orders.count("/v1/load_lora_adapter") == 1
+
+
+def test_variants_are_served_by_their_adapters(folder, tmp_path):
+    variants = Variants.of(tiny_policy(), folder, ["one", "two"], seed=1)
+    with serving(folder) as server:
+        servers, replies = sampler(None, folder, tmp_path, server), ReplyCache(tmp_path / "r")
+        for seed, name in enumerate(["one", "two", "one"]):
+            with variants.active(name) as policy:
+                writer = RolloutSampler(moved(policy, seed=seed), servers._servers, replies)
+                assert ask(writer) == ask(Sampler(policy, shadow=False))
+        assert server.orders.count("/collective_rpc") == 0
 
 
 def test_control_tokens_need_rows(folder, tmp_path):

@@ -9,6 +9,7 @@ of that time before it is used.
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import logging
 import shutil
 import threading
@@ -341,10 +342,11 @@ class RolloutServers:
         """At the end of the process: forget adapters, and delete what passed through the folder."""
         shutil.rmtree(self._folder(""), ignore_errors=True)
         for server in self._servers:
-            if server.engine and not server.out:
-                for name in server.adapters:
-                    with suppress(Transient, UserError):
-                        server.engine.unload_adapter(name)
+            if server.adapters and not server.out:
+                with suppress(Transient, UserError):
+                    engine = find_engine(dataclasses.replace(server.root, timeout=5.0))
+                    for name in server.adapters:
+                        engine.unload_adapter(name)
 
 
 def ask_kinds(servers: str) -> list[str]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from rationalize.errors import UsageError, UserError
 from rationalize.models.versions import Version
 from rationalize.progress import Progress
 from rationalize.records import Completion
+from rationalize.runs import slug
 from rationalize.sampling.addresses import Addresses
 from rationalize.sampling.asking import Asker, Job
 from rationalize.sampling.choices import read_choice
@@ -207,7 +209,8 @@ def check_sampling(config: SamplingConfig, path: str) -> None:
 @functools.cache
 def servers_of(servers: str, folder: str | None, run: Path, model: Path | None) -> RolloutServers:
     """The rollout servers of a run, whose state lasts as long as the process."""
-    name = "".join(c if c.isascii() and c.isalnum() else "-" for c in run.name)
+    # runs of one name may share servers and folder
+    name = f"{slug(run.name)}-{zlib.crc32(str(run.absolute()).encode()):08x}"
     return RolloutServers(servers, Place.of(folder, run / "served"), name, model)
 
 
