@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from functools import partial
 from typing import Any
 
 from rationalize.errors import UsageError
 from rationalize.methods.base import RunConfig
-from rationalize.processes import world
+from rationalize.processes import by_first
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.rollout_servers import ask_kinds
 from rationalize.sampling.rollouts import NO_CONTROLS, NOT_QUANTISED, check_sampling
@@ -27,11 +28,6 @@ def check_rollouts(config: Any, run: RunConfig) -> list[str]:
                 "them, or leave it out"
             )
         return []
-    if not world().alone:
-        raise UsageError(
-            f"--rollouts: found {world().size} processes in one launch; expected one, which gives "
-            "the servers their weights. Start without torchrun, or leave --rollouts out"
-        )
     if run.tuning == "qlora":
         raise UsageError(f"--rollouts: found tuning=qlora; {NOT_QUANTISED}")
     for path, part in _parts(config, ""):
@@ -39,7 +35,7 @@ def check_rollouts(config: Any, run: RunConfig) -> list[str]:
             check_sampling(part, path)
         if getattr(part, "CONTROLS", False) and run.tuning == "lora":
             raise UsageError(f"--rollouts: found control tokens with tuning=lora; {NO_CONTROLS}")
-    return ask_kinds(run.rollouts)
+    return by_first(partial(ask_kinds, run.rollouts))
 
 
 def _parts(config: Any, path: str) -> Iterator[tuple[str, Any]]:

@@ -26,7 +26,7 @@ from rationalize.questions.files import (
 )
 from rationalize.questions.forms import read_rows_alike
 from rationalize.questions.hub import NAMED, find_set, nearest, open_hub, open_saved, table_rows
-from rationalize.questions.splits import check_overlap, cut, overlaps
+from rationalize.questions.splits import check_overlap, cut, how_wide, overlaps, with_unique_ids
 from rationalize.records import Question
 from rationalize.text import clip
 
@@ -72,8 +72,10 @@ def load_questions(
     from train, a tenth each. Raises `BadRows`, or `UserError` if nothing is left.
     """
     bad: list[BadRow] = []
-    questions = _Source(source, columns, bad).split(split)
+    opened = _Source(source, columns, bad)
+    questions = opened.split(split)
     settle(bad, skip_bad_rows or None)
+    opened.say_cut()
     return _non_empty(questions, source, split)[:limit]
 
 
@@ -88,7 +90,8 @@ def load_splits(
     question; with `skip_bad_rows`, such a question is removed from the earlier split instead.
     """
     bad: list[BadRow] = []
-    splits = _Source(source, columns, bad).all()
+    opened = _Source(source, columns, bad)
+    splits = opened.all()
     if skip_bad_rows:
         for name, question, other, duplicate in overlaps(splits):
             clash = f"the question of {duplicate.id!r} of {other}"
@@ -96,8 +99,9 @@ def load_splits(
             bad.append(BadRow(f"{source} [{name}]", question.id, clash, "each in one split", row))
             splits[name] = [q for q in splits[name] if q is not question]
     settle(bad, skip_bad_rows or None)
+    opened.say_cut()
     check_overlap(splits)
-    splits = _with_unique_ids(splits)
+    splits = with_unique_ids(splits)
     return {name: _non_empty(questions, source, name)[:limit] for name, questions in splits.items()}
 
 
@@ -150,6 +154,8 @@ class _Source:
         self.path = Path(source)
         self.columns = check_columns(columns)
         self.bad = bad
+        self.missing: list[str] = []
+        self.sizes: dict[str, int] = {}
         self.builtin = self.name == "builtin" or self.name.startswith("builtin:")
         on_disk = not self.builtin and self.path.exists()
         self.hub = None if on_disk or self.builtin else find_set(self.name)
@@ -169,14 +175,20 @@ class _Source:
 
     def _cut(self, train: list[Question], missing: list[str]) -> dict[str, list[Question]]:
         splits = cut(train, missing)
-        if missing:
-            counts = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
+        self.sizes = {split: len(questions) for split, questions in splits.items()}
+        self.missing = missing
+        return splits
+
+    def say_cut(self) -> None:
+        """Say which splits were cut from train, if any were."""
+        if self.missing:
             log.warning(
                 "%s has no %s: cut from train by a hash of each question, about a tenth each "
-                "(%s); a folder with a file for each split decides it",
-                self.name, " or ".join(missing), counts,
+                "(%s); a folder with a file for each split decides it%s",
+                self.name, " or ".join(self.missing),
+                ", ".join(f"{n} {split}" for split, n in self.sizes.items()),
+                how_wide(self.sizes.get("test", 0)),
             )  # fmt: skip
-        return splits
 
     def split(self, split: str) -> list[Question]:
         if self.builtin:
@@ -284,16 +296,6 @@ def _same_answer(first: Question, second: Question) -> None:
             f"the answer {clip(second.answer)} to a question that was {clip(first.answer)} before",
             "one answer per question, or ids",
         )
-
-
-def _with_unique_ids(splits: dict[str, list[Question]]) -> dict[str, list[Question]]:
-    ids = [q.id for questions in splits.values() for q in questions]
-    if len(set(ids)) == len(ids):
-        return splits
-    return {
-        name: [dataclasses.replace(q, id=f"{name}-{q.id}") for q in questions]
-        for name, questions in splits.items()
-    }
 
 
 def _non_empty(questions: list[Question], source: str | Path, split: str) -> list[Question]:

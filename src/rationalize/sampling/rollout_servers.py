@@ -121,14 +121,17 @@ class RolloutServers:
         self._lock = threading.RLock()  # guards the folder, and what follows
         self._ours: dict[tuple[Version, bool], Tensor] = {}
         self._as_started: dict[str, bool] = {}
-        shutil.rmtree(self._folder(""), ignore_errors=True)  # what a killed start left
-        atexit.register(self._leave)
+        self._begun = False
 
     def refresh(self, policy: Policy, version: Version) -> list[Engine]:
         """The servers that have this version of the policy's weights, loaded where they had not.
 
         Raises `UserError` with what each server said, where none has.
         """
+        if not self._begun:  # not before: of several processes one alone comes here
+            shutil.rmtree(self._folder(""), ignore_errors=True)  # what a killed start left
+            atexit.register(self._leave)
+            self._begun = True
         for k in range(_TRIES):
             with ThreadPoolExecutor(len(self._servers)) as pool:
                 errors = list(

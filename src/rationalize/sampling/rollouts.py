@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rationalize.errors import UsageError, UserError
 from rationalize.models.versions import Version
+from rationalize.processes import by_first
 from rationalize.progress import Progress
 from rationalize.records import Completion
 from rationalize.runs import slug
@@ -62,6 +63,8 @@ class RolloutSampler(Sampler):
     ) -> list[list[list[int]]]:
         """`sample` as token ids, as `Sampler.sample_ids` gives them; the draws are the servers'.
 
+        Of several processes the first one asks, and the others get what it got.
+
         Raises `UsageError` for what servers cannot do, and `UserError` where no server has the
         policy's weights, or one answers with what was not asked.
         """
@@ -73,21 +76,25 @@ class RolloutSampler(Sampler):
         self._refuse_beyond_context(prompts, queries, config)
         n = 1 if config.greedy else config.n  # greedy: one reply, repeated
         ids_P = [(*q.prompt_ids, *q.control_ids) for q, *_ in queries]
-        version = self._servers.versions.of(self.policy)
         draw = Draw(
             self.policy.ends, tuple(range(self.policy.n_vocab, _rows(self.policy))),
             None if self.policy.chat else stop,
         )  # fmt: skip
-        keys_PG = [
-            [_key(version, ids, config, draw, 0 if config.greedy else seed, j) for j in range(n)]
-            for ids, seed in zip(ids_P, seeds, strict=True)
-        ]
-        self._ask(version, prompts, ids_P, keys_PG, config, draw, progress)
-        return [
-            [self._cut([*self._cache.get(key)[0].completion.ids], stop) for key, _ in keys_G]
-            * (config.n // n)
-            for keys_G in keys_PG
-        ]
+
+        def ask() -> list[list[list[int]]]:
+            version = self._servers.versions.of(self.policy)
+            keys_PG = [
+                [_key(version, ids, config, draw, 0 if config.greedy else s, j) for j in range(n)]
+                for ids, s in zip(ids_P, seeds, strict=True)
+            ]
+            self._ask(version, prompts, ids_P, keys_PG, config, draw, progress)
+            return [
+                [[*self._cache.get(key)[0].completion.ids] for key, _ in keys_G]
+                for keys_G in keys_PG
+            ]
+
+        ids_PG = by_first(ask)
+        return [[self._cut(ids, stop) for ids in ids_G] * (config.n // n) for ids_G in ids_PG]
 
     def _ask(
         self, version: Version, prompts: Sequence[str], ids_P: Sequence[tuple[int, ...]],

@@ -17,6 +17,7 @@ from typing import Any
 from rationalize.answers import end_after_answer
 from rationalize.errors import UsageError
 from rationalize.files import cache_folder
+from rationalize.processes import by_first
 from rationalize.progress import Progress
 from rationalize.records import Completion
 from rationalize.sampling.addresses import Addresses, endpoints_of
@@ -100,7 +101,8 @@ class ServerSampler:
             self._job(prompt, config, 0 if config.greedy else seed)
             for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        replies = self._asker.replies(jobs_P, n, progress)
+        # of several processes the first one asks
+        replies = by_first(lambda: self._asker.replies(jobs_P, n, progress))
         completions_PG = [
             [_truncated(r.completion, stop) for r in replies.get(job.key, ())] for job in jobs_P
         ]
