@@ -146,6 +146,9 @@ def test_replies_do_not_depend_on_the_other_shards(policy):
     assert write(policy, QUESTIONS[:64]) == whole[:128]
     assert [row[1:] for row in write(policy, QUESTIONS[64:128])] == [r[1:] for r in whole[128:256]]
     assert write(policy, []) == []
+    twice = write(policy, QUESTIONS[:64] * 2)  # the second time in another shard
+    assert twice[:128] == whole[:128]
+    assert len({id for id, *_ in twice}) == 256
 
 
 def test_processes_write_the_same_replies(policy, tmp_path):
