@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -215,6 +216,28 @@ def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatc
     assert main([*flags, "--out", str(stopped)]) == 0
     assert read(stopped) == read(whole)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stopped.jsonl", "whole.jsonl"]
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="the extra `ray` is installed")
+def test_without_the_extra_ray_the_executor_is_refused(tiny, tmp_path, capsys):
+    flags = ["sample", "--model", tiny, *QUICK, "--out", str(tmp_path / "a"), "--executor", "ray"]
+    assert main(flags) == 1
+    assert "pip install 'rationalize[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["score", "a.jsonl", "--address", "auto"], "add --executor ray"),
+        (["score", "a.jsonl", "--executor", "ray", "--cache", "c"], "--cache"),
+        (["score", "a.jsonl", "--executor", "ray", "--actor-cpus", "0"], "at least 1"),
+        (["sample", "--model", "m", "--questions", "q", "--server", "http://a", "--executor",
+          "ray"], "--server"),
+    ],
+)  # fmt: skip
+def test_settings_of_an_executor_that_do_not_go_together_are_told(flags, told, capsys):
+    assert main(flags) == 2
+    assert told in capsys.readouterr().err
 
 
 def test_sample_writes_questions_that_can_be_read_again(tiny, tmp_path):

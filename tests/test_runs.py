@@ -372,18 +372,6 @@ def test_a_run_inside_a_run_has_its_own_records(tmp_path):
     assert inner.config == run.config
 
 
-def test_other_processes_of_a_launch_write_nothing(tmp_path, monkeypatch):
-    first = Run.open(tmp_path / "run", CONFIG)
-    monkeypatch.setenv("RANK", "1")
-    second = Run.open(tmp_path / "run", CONFIG)
-    second.log("a", 0, loss=1.0)
-    second.append([attempt()], "x")
-    second.finish("a")
-    assert first.metrics() == []
-    assert first.attempts() == []
-    assert first.done("a") is None
-
-
 OPEN_AND_WAIT = """
 import sys
 from rationalize.runs import Run

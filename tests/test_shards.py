@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import contents, killed_at
+from launches import environments
 from tiny import tiny_policy
 from toys import attempt, question
 
@@ -24,10 +25,10 @@ from rationalize.sampling.writing import Provenance, Recorded, write_attempts
 def together(size, work):
     """What `work()` returned in each of so many processes of one launch."""
     pipes, children = [os.pipe() for _ in range(size)], []
-    for rank, (_, writer) in enumerate(pipes):
+    for place, (_, writer) in zip(environments(size), pipes, strict=True):
         child = os.fork()
         if child == 0:
-            os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank)}
+            os.environ |= place
             status = 1
             try:
                 os.write(writer, json.dumps(work()).encode())

@@ -7,8 +7,11 @@ import json
 import logging
 import os
 import sys
+import time
+import traceback
+import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +33,12 @@ from rationalize.config.flags import explain, merge, take
 from rationalize.errors import CheckFailed, UsageError, UserError, machine_failure
 from rationalize.files import plain
 from rationalize.methods import DEMOS, METHODS, Demo, Method, installed, method_named
+from rationalize.processes import ProcessLost, World, launched, leave
 from rationalize.progress import hushed, say
-from rationalize.termination import STATUS, Terminated, heed_sigterm
+from rationalize.termination import STATUS, Terminated, arrived, heed_sigterm
 from rationalize.text import printable
+
+RESIZE = "--world-size-may-change"
 
 
 def run(argv: Sequence[str]) -> Any:
@@ -85,6 +91,9 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
     out, overwrite = None, command.writes and "--overwrite" in argv
     if overwrite:
         argv = [a for a in argv if a != "--overwrite"]
+    may_change = bool(command.folder) and RESIZE in argv
+    if may_change:
+        argv = [a for a in argv if a != RESIZE]
     if command.folder:
         found, argv = take(argv, "--out")
         out = Path(found or default_out)
@@ -101,8 +110,16 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
         print("# plan: " + printable("\n#   ".join(lines)))
         print("# dry run: nothing was written or downloaded")
         return {"configuration": to_dict(config), "plan": lines}
-    result = command.call(config, *where, **({"overwrite": overwrite} if command.writes else {}))
+    with _resizing() if may_change else nullcontext():
+        asked = {"overwrite": overwrite} if command.writes else {}
+        result = command.call(config, *where, **asked)
     return _stored(out) if out else result
+
+
+def _resizing() -> AbstractContextManager[None]:
+    from rationalize.runs import size_may_change
+
+    return size_may_change()
 
 
 def show_config(argv: list[str]) -> dict[str, Any] | None:
@@ -178,7 +195,10 @@ def entry() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_PrintableFormatter())
     logging.basicConfig(handlers=[handler])
-    heed_sigterm()
+    place = launched()
+    heed_sigterm(together=not place.alone)
+    if not place.first:
+        logging.getLogger().setLevel(logging.ERROR)
     sys.exit(main(sys.argv[1:]))
 
 
@@ -191,11 +211,15 @@ def main(argv: Sequence[str]) -> int:
     """Run and turn errors that a user can mend into a message and an exit status."""
     quiet, as_json = "--quiet" in argv, "--json" in argv
     argv = [a for a in argv if a not in ("--quiet", "--json")]
+    place = launched()
+    if not place.first:
+        return _follow(argv, place)
     try:
         # with --json stdout holds one document; all else goes to stderr, or with --quiet nowhere
         beside = redirect_stdout(io.StringIO() if quiet else sys.stderr)
         with hushed(quiet), beside if as_json else nullcontext():
             result = run(argv)
+            leave()
         if as_json and result is not None:
             _print_json(result)
         sys.stdout.flush()
@@ -222,6 +246,35 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted; run again with the same directory to resume", file=sys.stderr)
         return 130
+    return 0
+
+
+_TOLD_AFTER = 5.0
+"""Seconds that another process waits with an error: what befalls all of them is told by the first,
+whose end makes the launcher end the others.
+"""
+
+
+def _follow(argv: Sequence[str], place: World) -> int:
+    """Run beside the first process, and tell nothing but what befalls this one alone."""
+    warnings.simplefilter("ignore")
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            run(argv)
+            leave()
+    except ProcessLost:  # the first one says it
+        return 1
+    except Terminated:
+        return STATUS
+    except Exception as error:
+        for _ in range(round(_TOLD_AFTER / 0.1)):
+            time.sleep(0.1)
+            if arrived():  # the launcher ends all: another process has told it
+                return STATUS
+        told = str(error) if isinstance(error, UserError) else machine_failure(error)
+        print(f"rationalize, process {place.rank} of {place.size}: "
+              f"{printable(told or traceback.format_exc())}", file=sys.stderr)  # fmt: skip
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 
@@ -259,6 +312,8 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
         also.insert(0, "--out DIR (where the run goes; a second start resumes it)")
     if command.writes:
         also.append("--overwrite (replace what an earlier call left, or lies, at --out)")
+    if command.folder:
+        also.append(f"{RESIZE} (let another number of processes go on with a run)")
     if presets := getattr(cls, "PRESETS", None):
         also.append(f"{command.preset_flag} {'|'.join(presets)} (values below the file)")
     return merge(

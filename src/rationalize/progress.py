@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 
+from rationalize.processes import launched
 from rationalize.termination import Terminated
 
 Progress = Callable[[int, int, int], None]
@@ -86,7 +87,7 @@ def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
 
     def noted(done: int, total: int, tokens: int) -> None:
         nonlocal place, written
-        if _files and time.monotonic() - written >= _FILE_EVERY:
+        if _files and launched().first and time.monotonic() - written >= _FILE_EVERY:
             written = time.monotonic()
             _write_files({"what": description, "unit": unit, "done": done, "total": total})
         place = f"{description} at {done} of {total} {unit}".rstrip()

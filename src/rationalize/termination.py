@@ -22,12 +22,18 @@ class Terminated(BaseException):
         super().__init__()
         self.places: list[str] = []
         """Where it arrived, from the inside to the outside; filled in on the way up."""
+        self.agreed = False
+        """Whether several processes end at the same place."""
 
 
 @dataclass
 class _State:
     arrived: bool = False
     """A second SIGTERM changes nothing: the first one is being answered."""
+    agreed: bool = False
+    """Whether several processes have agreed to end."""
+    together: bool = False
+    """Whether this is one of several processes, which end at the same place."""
     blocks: int = 0
     """Blocks that are to end first."""
 
@@ -35,14 +41,33 @@ class _State:
 _state = _State()
 
 
-def heed_sigterm() -> None:
-    """From now on SIGTERM raises `Terminated`. For the main thread of a program."""
+def heed_sigterm(*, together: bool = False) -> None:
+    """From now on SIGTERM raises `Terminated`; in one of several processes, which are to end
+    `together`, where they meet next. For the main thread of a program.
+    """
+    _state.together = together
     signal.signal(signal.SIGTERM, _on_signal)
+
+
+def arrived() -> bool:
+    """Whether a SIGTERM has arrived that nothing has answered so far."""
+    return _state.arrived and not _state.agreed
+
+
+def end_now(*, agreed: bool) -> None:
+    """Raise `Terminated` since one of several processes has got a SIGTERM; once, so that what is
+    done on the way out can meet again. `agreed`: it is raised in all of them here.
+    """
+    if not _state.agreed:
+        _state.arrived = _state.agreed = True
+        stop = Terminated()
+        stop.agreed = agreed
+        raise stop
 
 
 def _on_signal(*_: object) -> None:
     first, _state.arrived = not _state.arrived, True
-    if first and not _state.blocks:
+    if first and not _state.blocks and not _state.together:
         raise Terminated
 
 
@@ -55,5 +80,5 @@ def postponed() -> Iterator[None]:
         yield
     finally:
         _state.blocks -= 1
-    if _state.arrived and not before and not _state.blocks:
+    if _state.arrived and not before and not _state.blocks and not _state.together:
         raise Terminated

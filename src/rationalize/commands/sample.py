@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -13,6 +15,13 @@ from tyro.conf import Positional, arg
 
 from rationalize.commands.asked import asked_questions, shown_questions, split_of
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
+from rationalize.commands.on_ray import (
+    ExecutorSettings,
+    Make,
+    RayPool,
+    check_executor,
+    ray_pool,
+)
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
     Form,
@@ -36,7 +45,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(ExecutorSettings):
     """Write attempts."""
 
     model: str
@@ -101,6 +110,7 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         check_writing(self)
+        check_executor(self, self.server)
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
     out.check()  # before anything is loaded
     questions = asked_questions(config)
     demos = _demos(config)
-    with open_writer(config) as writer:
+    with _pool(config) as pool, open_writer(config, pool) as writer:
         settings = {**settings_of(config), "weights": writer.weights_hash}
         out = OutputFile(config.out, "sample", settings, overwrite)
         out.claim()
@@ -171,6 +181,22 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
             out.sign()
             end(folder)
     return {"out": config.out, "questions": len(questions), **facts}
+
+
+def _pool(config: SampleConfig) -> AbstractContextManager[RayPool | None]:
+    return (
+        ray_pool(config, partial(_shard_writer, config))
+        if config.executor == "ray"
+        else nullcontext()
+    )
+
+
+def _shard_writer(config: SampleConfig) -> Make:
+    """What writes shards in an actor."""
+    policy = load(config.model, trust_remote_code=config.trust_remote_code)
+    from rationalize.sampling.local import Sampler
+
+    return Sampler(policy, guidance=config.guidance).write_shard
 
 
 def _save(

@@ -133,7 +133,7 @@ def _todays(token: str, options: Mapping[str, Any], method: str) -> str:
 def _load(cls: type, file: str | Path, method: str) -> dict[str, Any]:
     """A file's keys, less what a run's config.yaml adds to its configuration."""
     found = load_yaml(file)
-    added = {"method", "base_hash"} - {f.name for f in dataclasses.fields(cls)}
+    added = {"method", "base_hash", "processes"} - {f.name for f in dataclasses.fields(cls)}
     other = str(found.get("method", method)).replace(" ", "-")
     if "method" in added and method and other != method:
         raise UsageError(f"{file}: found a configuration of {other!r}, expected one of {method!r}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.results import merge_log, summarise_metrics
+from rationalize.processes import by_first
 from rationalize.records import Attempt
 from rationalize.report import write_report
 
@@ -26,8 +27,12 @@ def show_progress(
 
     Nothing of it depends on a clock, and the end of the run replaces it.
     """
+    by_first(lambda: _show(exp, stage, attempts, step))
+
+
+def _show(exp: Experiment, stage: Stage, attempts: Sequence[Attempt], step: int) -> None:
     run = exp.run
-    if run.access != "write" or not attempts or not (run.path / "config.yaml").exists():
+    if not attempts or not (run.path / "config.yaml").exists():
         return
     now, methods = f"{stage.name}, step {step}", {}
     first = min((row["step"] for row in stage.metrics("rounds")), default=step)

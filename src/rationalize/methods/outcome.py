@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from rationalize.models.exported import compare_export
 from rationalize.models.folders import read_facts
 from rationalize.models.policy import Policy
 from rationalize.models.precision import has_fast_bfloat16
+from rationalize.processes import by_first
 from rationalize.records import Attempt
 from rationalize.report import write_report
 from rationalize.report.card import CardFacts, model_card
@@ -103,16 +105,29 @@ def export(exp: Experiment, best: Best) -> None:
     facts = {
         "method": best.row, "seed": best.seed, "mode": asked.mode, "guidance": asked.guidance
     }  # fmt: skip
-    done = run.done("export") or {}
-    if "compared" in done and {**done, **facts} == done and (folder / "config.json").is_file():
+
+    def is_done() -> bool:
+        done = run.done("export") or {}
+        same = "compared" in done and {**done, **facts} == done
+        return same and (folder / "config.json").is_file()
+
+    if by_first(is_done):
         return
-    refused = run.path / "model-refused"
-    for left in (refused, folder):
-        shutil.rmtree(left, ignore_errors=True)
+    for left in (_refused(run), folder):
+        by_first(partial(shutil.rmtree, left, ignore_errors=True))
     bake = {name: b for name, b in (asked.control or {}).items() if isinstance(b, int)}
     best.policy.export(run.folder("model"), bake=bake or None, stored=best.weights)
-    if run.access != "write":
-        return
+    run.finish("export", **facts, compared=by_first(lambda: _compared(exp, best)))
+
+
+def _refused(run: Run) -> Path:
+    return run.path / "model-refused"
+
+
+def _compared(exp: Experiment, best: Best) -> dict[str, Any]:
+    """What plain transformers writes with `model/`, beside what was measured."""
+    run, folder, asked = exp.run, exp.run.path / "model", best.asked
+    refused = _refused(run)
     split = exp.final_splits[0]
     part = final_part(split, best.seed)
     stage = final_stage(run, best.row)
@@ -133,7 +148,7 @@ def export(exp: Experiment, best: Best) -> None:
     if why := compared["not_compared"]:
         log.warning("%s: what it writes in transformers was not compared: %s", folder, why)
     sync_folder(folder)
-    run.finish("export", **facts, compared=compared)
+    return compared
 
 
 def trained_rows(method: str, trained: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
@@ -157,6 +172,17 @@ def write_results(
     sections of the page (`chains` of a coalition and what is known of itself, `votes` among several
     attempts, `trained` rewards).
     """
+    results = by_first(lambda: _written(exp, methods, pairs, meta or {}, sections))
+    if model is not None:
+        export(exp, model)
+        by_first(lambda: describe_model(exp, results, flat(methods)))
+    return results
+
+
+def _written(
+    exp: Experiment, methods: Methods, pairs: Sequence[tuple[str, str]], meta: Mapping[str, Any],
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Results:  # fmt: skip
     questions = {q.id: q for split in exp.splits.values() for q in split}
     decided = exp.run.read_json(tuning.FILE)
     named = {"tuning": tuning.in_words(decided, exp.config.lora_rank)} if decided else {}
@@ -165,7 +191,7 @@ def write_results(
         methods, questions, exp.suite.trainable, exp.suite.diagnostics, pairs=pairs,
         meta={
             "model": exp.base.name, "config": exp.run.config, "command": command,
-            "hardware": hardware(), **named, **(meta or {}),
+            "hardware": hardware(), **named, **meta,
         },
     )  # fmt: skip
     for split, seeds in methods.get(MAJORITY, {}).items():
@@ -178,9 +204,6 @@ def write_results(
     save_questions(exp.run, shown.values())
     write_report(results, attempts, shown, exp.run.path / "report.html")
     print_tables(results)
-    if model is not None:
-        export(exp, model)
-        describe_model(exp, results, attempts)
     return results
 
 
@@ -189,7 +212,7 @@ def describe_model(
 ) -> None:
     """To an exported model: its card, and tasks that ask it the same questions elsewhere."""
     run, exported = exp.run, exp.run.done("export")
-    if exported is None or run.access != "write":
+    if exported is None:
         return
     folder, method, mode = run.path / "model", exported["method"], exported["mode"]
     facts = read_facts(folder)

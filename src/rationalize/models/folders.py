@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from rationalize.errors import UserError
 from rationalize.files import looks_local, write_text
 from rationalize.models.encoding import TEMPLATE_VALUES, own_generation_config, words_of
 from rationalize.models.stored import holds_model, take_over_model
+from rationalize.processes import by_first, wait_for
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -150,8 +152,16 @@ def save_policy(
     (`own_generation_config`). Where the folder `stored` holds the same weights, its files are
     linked, or copied on a file system without links. `first_file`: bytes of the weights that shall
     be in a file of their own. Raises `UserError` if `bake` is given and the policy has no control
-    tokens.
+    tokens. Several processes all call it, and the first one writes.
     """
+    by_first(partial(_write, policy, folder, bake, stored, first_file))
+    wait_for(folder / FACTS)
+
+
+def _write(
+    policy: Policy, folder: Path, bake: Mapping[str, int] | None, stored: Path | None,
+    first_file: int,
+) -> None:  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     controls, tokenizer = policy.controls, policy.tokenizer
     template = tokenizer.chat_template

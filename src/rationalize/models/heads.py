@@ -20,6 +20,7 @@ from torch.nn import Linear
 from rationalize.answers import MARKER
 from rationalize.errors import UserError
 from rationalize.models.forward import Row, collate, hidden_at_response, plain_model
+from rationalize.processes import by_first
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -110,9 +111,8 @@ def answer_end(policy: Policy, response_ids: Sequence[int]) -> int:
 
 def save_head(scalar_head: Linear, folder: Path) -> None:
     """Write the weights into `folder`, in float32, for `load_head`."""
-    save_file(
-        {"weight": scalar_head.weight.detach().float().cpu().contiguous()}, folder / HEAD_FILE
-    )
+    weight = scalar_head.weight.detach().float().cpu().contiguous()
+    by_first(lambda: save_file({"weight": weight}, folder / HEAD_FILE))
 
 
 def load_head(policy: Policy, folder: Path) -> Linear:

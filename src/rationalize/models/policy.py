@@ -49,6 +49,7 @@ from rationalize.models.quantised import (
 )
 from rationalize.models.sources import advice_on, name_of, source_of
 from rationalize.models.tuning import decide_for
+from rationalize.processes import alone
 from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
 
@@ -326,7 +327,7 @@ class Policy:
         """Merge the adapter into the weights and remove it."""
         if self.quantised and self.tuning == "lora":
             if has_learned(self.model):
-                with tempfile.TemporaryDirectory() as folder:
+                with alone(), tempfile.TemporaryDirectory() as folder:
                     self.save(Path(folder))
             self.model = self.model.unload()
         elif self.tuning == "lora":

@@ -28,6 +28,7 @@ from rationalize.models.heads import Pooling, load_head, reply_scores
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
 from rationalize.models.read_only import read_only
+from rationalize.processes import by_first, wait_for
 from rationalize.records import Question
 from rationalize.templates import prompt_text
 
@@ -159,6 +160,11 @@ def reward_row(policy: Policy, question: Question, text: str, tag: Any = None) -
 
 def save_facts(folder: Path, **facts: Any) -> None:
     """Complete a folder that holds backbone and head; `facts` need `mean`, `std` and `reads`."""
+    by_first(lambda: _write_facts(folder, facts))
+    wait_for(folder / FILE)
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         digest.update(file.read_bytes())

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from rationalize.processes import by_first
+
 FULL_TUNING_LIMIT = 500_000_000
 """Full tuning up to this many parameters, LoRA above."""
 
@@ -56,10 +58,13 @@ def decide_tuning(
 
 
 def decide_for(model: Any, memory: int | None = None) -> Decision:
-    """The decision for a loaded model, on the device where it lies."""
+    """The decision for a loaded model, on the device where it lies; of several processes, on that
+    of the first.
+    """
     first = next(model.parameters())
     size = sum(p.numel() for p in model.parameters())
-    return decide_tuning(size, first.dtype, memory or device_memory(first.device))
+    memory = memory or by_first(lambda: device_memory(first.device))
+    return decide_tuning(size, first.dtype, memory)
 
 
 def device_memory(device: torch.device) -> int | None:

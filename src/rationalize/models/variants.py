@@ -27,6 +27,7 @@ from rationalize.files import write_text
 from rationalize.models.folders import no_bars
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
+from rationalize.processes import by_first, wait_for
 
 FILE = "variants.json"
 
@@ -120,10 +121,14 @@ class Variants:
 
     def save(self, name: str, folder: Path) -> None:
         """Write one variant's weights (the adapter, or the full copy) for `load`."""
-        folder.mkdir(parents=True, exist_ok=True)
         if name in self.copies:
             self.copies[name].save(folder)
             return
+        by_first(lambda: self._save_adapter(name, folder))
+        wait_for(folder / FILE)
+
+    def _save_adapter(self, name: str, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         with no_bars():
             self.base.model.save_pretrained(folder, selected_adapters=[name])
         write_text(folder / FILE, json.dumps({"adapter": name, "rank": self.rank}))

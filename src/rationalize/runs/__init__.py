@@ -8,6 +8,7 @@ from rationalize.runs.resume import (
     destination_of,
     differences,
     read_config,
+    size_may_change,
 )
 from rationalize.runs.run import Run, slug
 from rationalize.runs.stage import Stage
@@ -23,6 +24,7 @@ __all__ = [
     "digest",
     "lock",
     "read_config",
+    "size_may_change",
     "slug",
     "unlock",
 ]

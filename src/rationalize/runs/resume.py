@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rationalize.config import load_yaml
+from rationalize.config import dump_yaml, load_yaml
 from rationalize.config.old import is_old, upgrade
 from rationalize.errors import UsageError, UserError
 from rationalize.files import plain, write_text
+from rationalize.processes import by_first, launched
 from rationalize.progress import PROGRESS
 from rationalize.runs.clock import TIMES
 from rationalize.runs.inputs import FILE, Inputs, changed_inputs
@@ -19,8 +24,14 @@ from rationalize.runs.lock import is_held
 from rationalize.runs.track import FOLDER, check_tracker
 from rationalize.text import listed
 
+log = logging.getLogger(__name__)
+
 BASE_HASH = "base_hash"
 """Key in `config.yaml` of the hash of the base model's weights; `read_config` leaves it out."""
+
+PROCESSES = "processes"
+"""Key in `config.yaml` of how many processes work on the run, where those are several."""
+_may_change: ContextVar[bool] = ContextVar("may_change", default=False)
 
 _CONTENTS = ("attempts", "metrics.jsonl", "stages.json", "checkpoints", "model", "results.json")
 UNFINISHED = "unfinished"
@@ -34,6 +45,16 @@ _BESIDE = ".beside"
 """Lists what lay in the folder before a run was put there: it is never deleted."""
 
 
+@contextmanager
+def size_may_change(may: bool = True) -> Iterator[None]:
+    """Within it, where it `may`, another number of processes may go on with a run."""
+    token = _may_change.set(may)
+    try:
+        yield
+    finally:
+        _may_change.reset(token)
+
+
 def check_resumable(
     path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None,
     inputs: Inputs | None = None, overwrite: bool = False, locked: bool = False,
@@ -44,7 +65,13 @@ def check_resumable(
     belongs to its configuration whatever it has stored, unless the folder was `locked` for this
     very opening.
     """
-    path = Path(path)
+    by_first(partial(_check, Path(path), config, base_hash, inputs, overwrite, locked))
+
+
+def _check(
+    path: Path, config: Mapping[str, Any], base_hash: str | None, inputs: Inputs | None,
+    overwrite: bool, locked: bool,
+) -> None:  # fmt: skip
     check_tracker(config.get("track"))
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; expected a folder for the run, or a name that is free")
@@ -70,6 +97,13 @@ def check_resumable(
             "\n  ".join([f"{path} belongs to another configuration:", *differing])
             + f"\nresume with its own (--config {path / 'config.yaml'}), choose another folder, or "
             "delete that run and start anew with --overwrite"
+        )
+    there, here = _processes(path), launched().size
+    if there != here and not _may_change.get():
+        raise UserError(
+            f"{path} was begun by {there} process{'es' * (there > 1)}, and {here} would go on with "
+            f"it: sums are added in another order then. Start as many as before; or add "
+            "--world-size-may-change, and the results are equal up to rounding"
         )
     if inputs is not None and (changed := changed_inputs(path, inputs)):
         raise UserError(
@@ -153,7 +187,9 @@ def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> 
     stored = _read(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
-    unknown.add("track")  # changes no result
+    unknown |= {"track", PROCESSES}  # change no result, or are compared apart
+    if "parallel" not in stored:  # one process alone, by an earlier version
+        unknown.add("parallel")
     if is_old(stored):  # what either does not name came later, or had no effect
         stored = upgrade(stored)
         unknown |= set(_flat(wanted)) ^ set(_flat(stored))
@@ -163,7 +199,33 @@ def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> 
 def read_config(path: Path | str) -> dict[str, Any]:
     """A run's configuration under today's names, without the base model's hash that it adds."""
     settings = upgrade(_read(Path(path)), reading=True)
-    return {key: value for key, value in settings.items() if key != BASE_HASH}
+    return {key: value for key, value in settings.items() if key not in (BASE_HASH, PROCESSES)}
+
+
+def write_config(path: Path, config: Mapping[str, Any], base_hash: str | None) -> None:
+    """Write a run's `config.yaml`, or what has changed of it: how many processes go on with it."""
+    file, size = path / "config.yaml", launched().size
+    if not file.exists():
+        stored = {**config, BASE_HASH: base_hash} if base_hash else dict(config)
+    elif (before := _processes(path)) != size:
+        if _may_change.get():
+            log.warning(
+                "%s was begun by %d process(es) and goes on with %d: what it learns from here on "
+                "is what it would have learned up to rounding", path, before, size,
+            )  # fmt: skip
+        stored = _read(file)
+    else:
+        return
+    write_text(file, dump_yaml({**stored, PROCESSES: size} if size > 1 else _without(stored)))
+
+
+def _processes(path: Path) -> int:
+    """How many processes a run was begun by."""
+    return _read(path / "config.yaml").get(PROCESSES, 1)
+
+
+def _without(stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in stored.items() if key != PROCESSES}
 
 
 def _read(path: Path) -> dict[str, Any]:

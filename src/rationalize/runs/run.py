@@ -15,21 +15,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from rationalize.attempt_files import load_attempts, save_attempts
-from rationalize.config import dump_yaml
 from rationalize.environment import environment
 from rationalize.errors import UserError
 from rationalize.files import make_folder, mend_lines, plain, whole_lines, write_text
+from rationalize.processes import by_first, wait_for
 from rationalize.progress import PROGRESS, hide, say, show_in
 from rationalize.records import Attempt
 from rationalize.runs.clock import TIMES, timed
@@ -37,7 +36,6 @@ from rationalize.runs.inputs import Inputs, record_inputs
 from rationalize.runs.lock import lock, unlock
 from rationalize.runs.log import LoggedLines
 from rationalize.runs.resume import (
-    BASE_HASH,
     UNFINISHED,
     check_resumable,
     clear,
@@ -45,10 +43,13 @@ from rationalize.runs.resume import (
     is_another,
     others_in,
     read_config,
+    write_config,
 )
 from rationalize.runs.track import Mirror
 
 log = logging.getLogger(__name__)
+
+Value = TypeVar("Value")
 
 _SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -66,7 +67,7 @@ class Run:
     config: Mapping[str, Any]
     """What `config.yaml` holds, without the base model's hash."""
     access: Literal["write", "read", "follow"] = "write"
-    """`follow`: another process of the same launch writes, and writes here do nothing."""
+    """`follow`: the first process of the launch writes, and writes here do nothing."""
     mirror: Mirror | None = dataclasses.field(default=None, compare=False, repr=False)
     """Sends what is logged to a tracker too, where the configuration names one (`track`)."""
 
@@ -88,12 +89,22 @@ class Run:
         """
         path = Path(path)
         wanted = plain(config, finite=False)
+        opened: list[Run] = []
+        by_first(lambda: opened.append(cls._begin(path, wanted, base_hash, inputs, overwrite)))
+        if not opened:  # another process of the launch writes it
+            wait_for(path / "config.yaml")
+            return cls(path, wanted, "follow")
+        return opened[0]
+
+    @classmethod
+    def _begin(
+        cls, path: Path, wanted: dict[str, Any], base_hash: str | None, inputs: Inputs | None,
+        overwrite: bool,
+    ) -> Run:  # fmt: skip
         check = partial(
             check_resumable, path, wanted, base_hash=base_hash, inputs=inputs, overwrite=overwrite
         )
         check()
-        if os.environ.get("RANK", "0") != "0":  # under `accelerate launch` the first process writes
-            return cls(path, wanted, "follow")
         make_folder(path)
         lock(path)
         try:  # another process may have been first
@@ -105,9 +116,7 @@ class Run:
             clear(path)
         make_folder(path / "attempts")
         run = cls(path, wanted)
-        if not (path / "config.yaml").exists():
-            stored = {**wanted, BASE_HASH: base_hash} if base_hash else wanted
-            write_text(path / "config.yaml", dump_yaml(stored))
+        write_config(path, wanted, base_hash)
         if inputs is not None:
             record_inputs(path, inputs)
         _tidy(path)
@@ -172,7 +181,7 @@ class Run:
 
         How lines of several stages lie between each other depends on when a run was killed.
         """
-        return self._logged.all() if stage is None else self._logged.of(stage)
+        return self._known(lambda: self._logged.all() if stage is None else self._logged.of(stage))
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """The facts that `finish` stored, or None while the stage is not finished."""
@@ -217,7 +226,9 @@ class Run:
 
     def read_shard(self, shard: str) -> list[Attempt]:
         """The attempts of one shard."""
-        return load_attempts(self.path / "attempts" / self._shards()[shard]["file"])
+        file = self.path / "attempts" / self._shards()[shard]["file"]
+        wait_for(file)
+        return load_attempts(file)
 
     def unfinished(self, part: str) -> Path:
         """Where the finished shards of a part lie while it is being made (`shards.kept_in`)."""
@@ -226,7 +237,8 @@ class Run:
     def folder(self, *parts: str) -> Path:
         """A folder inside the run, made if it is not there."""
         folder = self.path.joinpath(*parts)
-        folder.mkdir(parents=True, exist_ok=True)
+        if self.access != "follow":
+            folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def write_json(self, name: str, value: Any) -> None:
@@ -237,15 +249,7 @@ class Run:
 
     def read_json(self, name: str) -> Any:
         """The stored value, or None if there is none."""
-        path = self.path / name
-        if not path.exists():
-            return None
-        try:
-            return json.loads(path.read_bytes())
-        except ValueError as error:
-            raise UserError(
-                f"{path}: {error}; expected JSON. Restore the file, or start in another folder"
-            ) from error
+        return self._known(partial(_read_json, self.path / name))
 
     def nested(self, name: str) -> Run:
         """A run inside this one; shares configuration and lock."""
@@ -254,6 +258,12 @@ class Run:
             run.folder()
             _tidy(run.path)
         return run
+
+    def _known(self, read: Callable[[], Value]) -> Value:
+        """What is read from the run: where several processes work on it, what the first one reads,
+        so that all decide alike.
+        """
+        return read() if self.access == "read" else by_first(read)
 
     def _writes(self) -> bool:
         if self.access == "read":
@@ -280,6 +290,17 @@ class Run:
                 "; ".join(differing),
             )
             self.write_json("env.json", {**first, "resumed": [*first.get("resumed", []), now]})
+
+
+def _read_json(path: Path) -> Any:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(
+            f"{path}: {error}; expected JSON. Restore the file, or start in another folder"
+        ) from error
 
 
 def _tidy(path: Path) -> None:

@@ -6,7 +6,8 @@
     rows = stage.facts("obedience/mario-12", measure)
 
 A second start calls the same lines and goes on where the first was killed. A stage with a `source`,
-the same stage of another run, takes from there what that run has stored.
+the same stage of another run, takes from there what that run has stored. Where several processes
+work on the run, all call the same lines, the first one stores, and what it has stored counts.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from rationalize.files import link_or_copy, sync_folder
+from rationalize.processes import by_first, wait_for
 from rationalize.records import Attempt
 from rationalize.runs.run import Run
 from rationalize.runs.shards import forget, kept_in
@@ -67,7 +70,7 @@ class Stage:
             with self.run.timed(self.name):
                 facts = make()
             self.run.finish(self.name, **facts)
-        self._forget_checkpoints()
+        by_first(self._forget_checkpoints)
         return self.done or {}
 
     def policy(
@@ -85,9 +88,10 @@ class Stage:
 
         def make() -> Mapping[str, Any]:
             facts = learn() or {}
-            shutil.rmtree(self.folder, ignore_errors=True)  # never written into a linked file
+            # never written into a linked file
+            by_first(lambda: shutil.rmtree(self.folder, ignore_errors=True))
             policy.save(self.run.folder(self.kind, self.name))
-            sync_folder(self.folder)
+            by_first(lambda: sync_folder(self.folder))
             return facts
 
         return self.once(make)
@@ -140,10 +144,14 @@ class Stage:
         facts = self.source.done if self.source else None
         if self.source is None or facts is None:
             return
+        by_first(partial(self._link, self.source.folder))
+        wait_for(self.folder)
+        self.run.finish(self.name, **facts)
+
+    def _link(self, folder: Path) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(self.source.folder, self.folder, copy_function=link_or_copy)
-        self.run.finish(self.name, **facts)
+        shutil.copytree(folder, self.folder, copy_function=link_or_copy)
 
     def _forget_checkpoints(self) -> None:
         """Delete what only a resume within the stage needs."""

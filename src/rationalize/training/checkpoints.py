@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rationalize.files import sync_folder
+from rationalize.processes import by_first, wait_for
 
 log = logging.getLogger(__name__)
 
@@ -92,24 +93,40 @@ def restore_checkpoint(
 ) -> Position:
     """Load the newest whole checkpoint and delete what is not whole; returns where to go on.
 
-    Parameters are untouched where there is none: the stage begins at step 0.
+    Parameters are untouched where there is none: the stage begins at step 0. Several processes all
+    load what the first one finds to be whole.
     """
+    read: list[tuple[Position, dict[str, Tensor]]] = []
+
+    def find() -> bool:
+        read.extend(_newest(folder))
+        return bool(read)
+
+    if not by_first(find):
+        return Position()
+    wait_for(folder / _STEP)
+    at, tensors = read[0] if read else _read(folder)
+    _load(tensors, parameters, optimizer)
+    return at
+
+
+def _newest(folder: Path) -> list[tuple[Position, dict[str, Tensor]]]:
+    """The newest whole checkpoint, which then has the plain name; none where there is none."""
     old = _beside(folder, ".old")
     for place, instead in ((folder, "an older checkpoint"), (old, "the start of the stage")):
         if not place.exists():
             continue
         try:
-            at, tensors = _read(place)
+            found = _read(place)
         except (OSError, ValueError, SafetensorError) as error:
             next_best = instead if old.exists() else "the start of the stage"
             log.warning("%s is not whole (%s); going on from %s", place, error, next_best)
             shutil.rmtree(place)
             continue
-        _load(tensors, parameters, optimizer)
         if place == old:  # `save_checkpoint` takes what has the plain name for whole
             os.replace(old, folder)
-        return at
-    return Position()
+        return [found]
+    return []
 
 
 def _read(folder: Path) -> tuple[Position, dict[str, Tensor]]:

@@ -5,6 +5,10 @@ bit on CPU: `batch_at` is a pure function of the step, nothing in the loop draws
 (dropout is off, as in the released MaRio code), and a checkpoint holds weights, optimiser moments
 and the step (`checkpoints.py`). A step whose loss or gradient is not finite is not
 taken, and a SIGTERM stores a checkpoint before it ends the program.
+
+Several processes share the forward passes of a step out and add up their gradients. Each then
+divides by the weight of the whole batch and takes the same optimiser step, so that all hold the
+same weights and nothing else is exchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from rationalize.config.checks import at_least, between
@@ -27,6 +30,7 @@ from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
 from rationalize.models.reach import lora_reach
 from rationalize.models.shadows import forget_shadows
+from rationalize.processes import add_up, gather, meet, world
 from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 from rationalize.termination import Terminated, postponed
@@ -78,6 +82,15 @@ class FitConfig:
     def pass_tokens(self, device: torch.device) -> int:
         """`micro_tokens`, as far as they serve the device."""
         return min(self.micro_tokens, CPU_PASS) if device.type == "cpu" else self.micro_tokens
+
+    def passes(
+        self, rows: Sequence[Row], device: torch.device, group_of: GroupOf | None = None
+    ) -> list[list[Row]]:
+        """The rows of a step in forward passes, so small that each of several processes has one."""
+        size, count = self.pass_tokens(device), world().size
+        if count > 1:
+            size = min(size, math.ceil(sum(row.length for row in rows) / count))
+        return micro_batches(rows, size, group_of)
 
     def __post_init__(self) -> None:
         at_least(self, 0, "learning_rate")
@@ -152,13 +165,6 @@ def fit(
     be repeatable: after a kill, they are called again for the steps since the last checkpoint. At a
     step without rows nothing is learned.
     """
-    # autocast is ours: accelerate's precision is fixed for the life of a process
-    accelerator = Accelerator(mixed_precision="no", cpu=policy.device.type == "cpu")
-    if accelerator.num_processes > 1:
-        raise UserError(
-            f"{accelerator.num_processes} processes were launched; training runs in one process so "
-            "far. Start it without `accelerate launch`"
-        )
     if policy.device.type == "cpu":
         keep_freed_memory()
     policy.model.eval()  # dropout off; gradients flow all the same
@@ -168,7 +174,7 @@ def fit(
     if policy.tuning == "lora":
         say(f"{stage.name}: {lora_reach(policy)}")
     peaks = [group["lr"] for group in optimizer.param_groups]
-    learner = _Learner(policy, loss, config, accelerator, parameters, optimizer, peaks)
+    learner = _Learner(policy, loss, config, parameters, optimizer, peaks)
     run, name = stage.run, stage.name
     folder = run.path / "checkpoints" / name
     at = restore_checkpoint(folder, parameters, optimizer)
@@ -194,12 +200,13 @@ def fit(
                 if after_step:
                     after_step(step)
                 at = Position(step + 1)
-                if step + 1 < steps and checkpoints.due:
+                if step + 1 < steps and checkpoints.due and world().first:
                     save = partial(save_checkpoint, folder, at, parameters, optimizer)
                     with postponed():
                         checkpoints.write(save)
+                meet()  # where one process has got a SIGTERM, all end after the same step
     except Terminated as stop:
-        if at.step:
+        if at.step and world().first:
             save_checkpoint(folder, at, parameters, optimizer)
             stop.places.append(f"a checkpoint of {name} after step {at.step} is stored")
         raise
@@ -240,7 +247,6 @@ class _Learner:
     policy: Policy
     loss: Loss
     config: FitConfig
-    accelerator: Accelerator
     parameters: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     peaks: list[float]
@@ -273,8 +279,10 @@ def _take_step(
 
 def _optimise(learner: _Learner, rows: Sequence[Row], place: str) -> dict[str, float]:
     """One optimiser step; returns the metrics to log."""
-    policy, config = learner.policy, learner.config
-    total, weight, metrics = _accumulate(learner, rows)
+    policy, config, place_here = learner.policy, learner.config, world()
+    passes = config.passes(rows, policy.device, learner.group_of)
+    sums = _accumulate(learner, passes[place_here.rank :: place_here.size])
+    total, weight, metrics = sums if place_here.alone else _over_all(learner, sums)
     gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
     torch._foreach_div_(gradients, max(weight, 1.0))
     norm = torch.nn.utils.clip_grad_norm_(learner.parameters.values(), config.max_grad_norm)
@@ -299,17 +307,18 @@ def _optimise(learner: _Learner, rows: Sequence[Row], place: str) -> dict[str, f
     return {"loss": loss_per_unit, "grad_norm": norm.item(), "weight": weight, **per_unit}
 
 
-def _accumulate(
-    learner: _Learner, rows: Sequence[Row]
-) -> tuple[float, float, dict[str, float]]:  # fmt: skip
-    """Leave the gradient of the rows in the parameters; their total loss, weight and metrics."""
-    sums = torch.zeros(2, device=learner.accelerator.device)
+_Sums = tuple[float, float, dict[str, float]]
+"""Total loss of some rows, their weight, and sums of metrics."""
+
+
+def _accumulate(learner: _Learner, passes: Sequence[Sequence[Row]]) -> _Sums:
+    """Leave the gradient of the passes' rows in the parameters."""
+    sums = torch.zeros(2, device=learner.policy.device)
     metrics: dict[str, float] = {}
-    size = learner.config.pass_tokens(learner.policy.device)
-    for passed in micro_batches(rows, size, learner.group_of):
+    for passed in passes:
         with learner.policy.autocast(), learner.policy.checkpointing():
             out = learner.loss(learner.policy, passed)
-        learner.accelerator.backward(out.total)
+        out.total.backward()
         sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
         for name, value in out.metrics.items():
             metrics[name] = metrics.get(name, 0.0) + value
@@ -317,15 +326,39 @@ def _accumulate(
     return total, weight, metrics
 
 
+def _over_all(learner: _Learner, sums: _Sums) -> _Sums:
+    """Leave the gradient of all processes' passes in the parameters, and add up their sums.
+
+    A parameter keeps no gradient where it has none in any process.
+    """
+    parameters = list(learner.parameters.values())
+    from_all = gather((*sums, [p.grad is not None for p in parameters]))
+    reached = [any(flags) for flags in zip(*(flags for *_, flags in from_all), strict=True)]
+    gradients = []
+    for parameter, reaches in zip(parameters, reached, strict=True):
+        if reaches and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients += [] if parameter.grad is None else [parameter.grad]
+    add_up(gradients)
+    total, weight, metrics = 0.0, 0.0, dict[str, float]()
+    for one_total, one_weight, one_metrics, _ in from_all:
+        total, weight = total + one_total, weight + one_weight
+        for name, value in one_metrics.items():
+            metrics[name] = metrics.get(name, 0.0) + value
+    return total, weight, metrics
+
+
 def _at_fault(learner: _Learner, rows: Sequence[Row]) -> str:
     """The rows (with those of their groups) whose loss or gradient is not finite by themselves."""
+    device = learner.policy.device
     groups: dict[Hashable, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(learner.group_of(row) if learner.group_of else i, []).append(i)
     found: list[int] = []
     for members in groups.values():
         learner.optimizer.zero_grad(set_to_none=True)
-        total, _, _ = _accumulate(learner, [rows[i] for i in members])
+        passes = learner.config.passes([rows[i] for i in members], device, learner.group_of)
+        total, _, _ = _accumulate(learner, passes)
         gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
         if not math.isfinite(total) or not all(g.isfinite().all() for g in gradients):
             found += members

@@ -21,11 +21,11 @@ from rationalize.models.forward import (
     collate,
     head,
     hidden_at_response,
-    micro_batches,
     token_logprobs,
 )
 from rationalize.models.heads import Pooling, head_values, reply_scores
 from rationalize.models.likelihood import token_nll
+from rationalize.processes import gather, world
 from rationalize.training.loop import FitConfig, Grouped, Loss, LossOutput
 from rationalize.training.losses import (
     KLDirection,
@@ -317,11 +317,13 @@ def response_logprobs(policy: Policy, rows: Sequence[Row], config: FitConfig) ->
     reference's, up to the rounding that a different padding brings.
     """
     logprob_of: dict[Row, float] = {}
-    asked = [replace(row, tag=None) for row in rows]
-    for passed in micro_batches(list(dict.fromkeys(asked)), config.pass_tokens(policy.device)):
+    asked, place = [replace(row, tag=None) for row in rows], world()
+    passes = config.passes(list(dict.fromkeys(asked)), policy.device)
+    for passed in passes[place.rank :: place.size]:
         with policy.autocast():
             logprobs = token_logprobs(policy, passed)
         logprob_of |= {
             row: logprob_T.sum().item() for row, logprob_T in zip(passed, logprobs, strict=True)
         }
+    logprob_of = {row: p for of_process in gather(logprob_of) for row, p in of_process.items()}
     return [logprob_of[row] for row in asked]

@@ -35,11 +35,11 @@ from rationalize.models.forward import (
     collate,
     head,
     hidden_at_response,
-    micro_batches,
     token_logprobs,
 )
 from rationalize.models.heads import head_values
 from rationalize.models.likelihood import token_nll
+from rationalize.processes import by_first, gather, wait_for, world
 from rationalize.sampling.config import SamplingConfig
 from rationalize.training.loop import FitConfig
 from rationalize.training.objectives import RolloutTag
@@ -78,10 +78,12 @@ def measure(
     is None are empty.
     """
     rollout_of: dict[int, Rollout] = {}
+    place = world()
     for part in parts:
         numbered = [replace(rows[i], tag=i) for i in part]
-        # policy and value head exactly as the loss computes them, then the reference
-        for passed in micro_batches(numbered, config.pass_tokens(policy.device)):
+        # policy and value head exactly as the loss computes them, then the reference; of several
+        # processes each reads the passes that it will learn from
+        for passed in config.passes(numbered, policy.device)[place.rank :: place.size]:
             sizes = [len(row.response_ids) for row in passed]
             values: Sequence[Tensor] = [torch.empty(0)] * len(passed)
             references = values
@@ -101,6 +103,7 @@ def measure(
                 rollout_of[row.tag] = Rollout(
                     rows[row.tag], logprob_T.cpu(), reference_T.cpu(), value_T.cpu()
                 )
+    rollout_of = {i: r for of_process in gather(rollout_of) for i, r in of_process.items()}
     return [rollout_of[i] for i in range(len(rows))]
 
 
@@ -183,7 +186,7 @@ def explained_variance(values_N: Tensor, returns_N: Tensor) -> float:
 
 
 def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:
-    """Write one safetensors file, atomically."""
+    """Write one safetensors file, atomically; the first of several processes writes it."""
     # ragged id lists become one flat tensor each, with the sizes to cut it again
     ids = {"prompt_ids": "prompt", "response_ids": "response"}
     tensors = {
@@ -196,8 +199,13 @@ def save_rollouts(rollouts: Sequence[Rollout], path: Path) -> None:
     }
     for field in ("logprob_T", "reference_T", "value_T"):
         tensors[field] = torch.cat([getattr(r, field) for r in rollouts])
-    with replacing(path) as fresh:
-        save_file(tensors, fresh)
+
+    def write() -> None:
+        with replacing(path) as fresh:
+            save_file(tensors, fresh)
+
+    by_first(write)
+    wait_for(path)
 
 
 def load_rollouts(path: Path) -> list[Rollout]:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from rationalize.files import replacing
 from rationalize.models.stored import read_tensors, stored_alike, weight_files
+from rationalize.processes import by_first, wait_for
 from rationalize.runs import Stage
 
 if TYPE_CHECKING:
@@ -63,16 +66,20 @@ class BestCheckpoint:
         scores = {**self.scores, step: score}
         best = best_of(scores)
         if best == step != self._last:
-            self._weights.parent.mkdir(parents=True, exist_ok=True)
             named = policy.model.named_parameters()
             learning = {n: p.detach() for n, p in named if p.requires_grad}
-            at_start = stored_alike(self._start, learning) if self._start else set()
-            fresh_weights = {n: p for n, p in learning.items() if n not in at_start}
             # weights first: a kill in between only repeats the offer
-            with replacing(self._weights) as fresh:
-                save_file({n: p.cpu().contiguous() for n, p in fresh_weights.items()}, fresh)
+            by_first(partial(self._store, learning))
         self._record = {"scores": {str(k): v for k, v in scores.items()}, "step": best}
         self._run.write_json(self._name, self._record)
+
+    def _store(self, learning: Mapping[str, Tensor]) -> None:
+        """Write the weights that the folder `start` does not hold."""
+        self._weights.parent.mkdir(parents=True, exist_ok=True)
+        at_start = stored_alike(self._start, learning) if self._start else set()
+        fresh_weights = {n: p for n, p in learning.items() if n not in at_start}
+        with replacing(self._weights) as fresh:
+            save_file({n: p.cpu().contiguous() for n, p in fresh_weights.items()}, fresh)
 
     def load_into(self, policy: Policy, *, keep_last: bool = False) -> dict[str, Any]:
         """Leave the best weights in the policy, which has those of the last step; returns the facts
@@ -88,6 +95,7 @@ class BestCheckpoint:
             save_last(self._stage, policy)
         if self.step != self._last:
             learning = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
+            wait_for(self._weights)
             stored = read_tensors([self._weights])
             lacking = set(learning) - set(stored)
             if lacking and self._start:
@@ -107,7 +115,7 @@ def save_last(stage: Stage, policy: Policy) -> None:
 
 def last_of(stage: Stage) -> Path | None:
     """The weights of `save_last`; None where the stage keeps the last ones, or no others."""
-    return folder if (folder := _last(stage)).is_dir() else None
+    return folder if by_first((folder := _last(stage)).is_dir) else None
 
 
 def _last(stage: Stage) -> Path:

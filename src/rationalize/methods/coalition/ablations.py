@@ -35,7 +35,7 @@ from rationalize.methods.scoring import check_scoring
 from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.progress import say
-from rationalize.runs import Run, check_resumable, differences
+from rationalize.runs import Run, check_resumable, differences, size_may_change
 
 Change = Callable[[CoalitionConfig], CoalitionConfig]
 
@@ -181,7 +181,8 @@ def equal_settings(one: CoalitionConfig, other: CoalitionConfig) -> frozenset[st
 def _finished(exp: Experiment, methods: Methods, folder: Path) -> Run:
     """A finished run as the full method. `UserError` if it is unfinished or has another base."""
     run = Run.read(folder)
-    check_resumable(folder, run.config, base_hash=exp.base.weights_hash)
+    with size_may_change():  # it is only read: how many processes have made it does not matter
+        check_resumable(folder, run.config, base_hash=exp.base.weights_hash)
     for split in exp.final_splits:
         for row in (COALITION, *OTHERS):
             stage = final_stage(run, row)

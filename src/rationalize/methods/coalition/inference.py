@@ -33,6 +33,7 @@ from rationalize.models.precision import Numbers
 from rationalize.models.read_only import under_adapters
 from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
+from rationalize.processes import by_first
 from rationalize.records import Attempt, Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.local import Sampler
@@ -314,14 +315,15 @@ class Coalition:
 
     def save(self, folder: Path) -> None:
         """One folder that `load` reads: the base, the variants' weights, the controller's."""
-        shutil.copytree(self.variants.source, folder / "base", dirs_exist_ok=True)
+        source = self.variants.source
+        by_first(lambda: shutil.copytree(source, folder / "base", dirs_exist_ok=True))
         for name in [*self.names, *([CONTROLLER] if self.controller else [])]:
             self.variants.save(name, folder / name)
         facts = {
             "names": list(self.names), "refiners": self.refiners, "texts": self.texts,
             "controller": self.controller, "precision": self.variants.base.precision,
         }  # fmt: skip
-        write_text(folder / FILE, json.dumps(facts, indent=1) + "\n")
+        by_first(lambda: write_text(folder / FILE, json.dumps(facts, indent=1) + "\n"))
 
     @classmethod
     def load(cls, folder: Path | str, *, trust_remote_code: bool = False) -> Coalition:

@@ -22,6 +22,7 @@ from rationalize.methods.scoring import Scoring
 from rationalize.methods.sft import SftConfig, StartConfig, taught
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig
 from rationalize.methods.train_scorers.verifier import VerifierConfig
+from rationalize.processes import by_first
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.rewards.check import CheckRow, check_rewards, format_table
@@ -224,7 +225,7 @@ def _check_rewards(exp: Experiment) -> None:
         return check_rewards(exp.suite.rewards, asked, [q.rationales[0] for q in asked])
 
     rows = [CheckRow(**row) for row in exp.stage("check").facts("check_rewards", measure)]
-    write_text(exp.run.path / "check_rewards.txt", format_table(rows))
+    by_first(lambda: write_text(exp.run.path / "check_rewards.txt", format_table(rows)))
     print(format_table(rows))
 
 

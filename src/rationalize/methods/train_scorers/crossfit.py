@@ -26,6 +26,7 @@ from rationalize.models.policy import Policy
 from rationalize.models.read_only import leave_file
 from rationalize.models.scorers import SCORER_FILE, fold_of
 from rationalize.models.stored import link_equal
+from rationalize.processes import by_first, wait_for
 from rationalize.questions import group_duplicates, hold_out
 from rationalize.records import Question
 from rationalize.runs import Run, Stage, check_resumable
@@ -88,7 +89,8 @@ def cross_fit(
                 learned, held = ([questions[i] for i in sorted(part)] for part in parts)
                 folds.append(learn(run, f"fold{fold}", learned, held))
             text = json.dumps({"kind": kind, **facts, "folds": folds, "seen": seen}, indent=1)
-            write_text(run.path / SCORER_FILE, text + "\n")
+            by_first(lambda: write_text(run.path / SCORER_FILE, text + "\n"))
+            wait_for(run.path / SCORER_FILE)
             return {}
 
         Stage(run, kind).once(make)
@@ -116,11 +118,15 @@ def train_model(
         frozen = [p for p in policy.model.parameters() if not p.requires_grad]
         size = sum(p.numel() * p.element_size() for p in frozen)
         policy.save(run.folder(name), first_file=size if policy.tuning == "full" else 0)
-        link_equal(run.path / name, _with_weights(run.path))
-        sync_folder(run.path / name)
+        by_first(lambda: _link_and_sync(run.path / name))
         return {"steps": steps}
 
     stage.once(make)
+
+
+def _link_and_sync(model: Path) -> None:
+    link_equal(model, _with_weights(model.parent))
+    sync_folder(model)
 
 
 def _with_weights(scorer: Path) -> set[Path]:

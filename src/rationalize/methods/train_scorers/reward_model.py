@@ -61,6 +61,7 @@ from rationalize.methods.tuning import settle
 from rationalize.models.heads import attached, new_head, save_head
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import Reads, RewardModel, Score, read_facts, save_facts
+from rationalize.processes import by_first
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.runs import Run, Stage, check_resumable
@@ -242,7 +243,7 @@ def learn_rank(
             "score": score, "tried": tried, "loss": config.loss, "reads": config.reads,
             "mean": float(scores_N.mean()), "std": float(scores_N.std()) or 1.0,
         }  # fmt: skip
-        folder.mkdir(parents=True, exist_ok=True)
+        by_first(lambda: folder.mkdir(parents=True, exist_ok=True))
         (save or policy.save)(folder)
         if scalar_head is not None:
             save_head(scalar_head, folder)
