@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help demo test kill matrix check format bench docs wheel clean
+.PHONY: help demo test ray kill matrix check format bench docs wheel clean
 
 # These would send the installation somewhere other than the environment.
 unexport PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV PYTHONHOME
@@ -31,6 +31,11 @@ demo: $(STAMPS)/package $(STAMPS)/model  ## install, then teach the embedded mod
 test: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/test  ## install what tests need and run them
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
 	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal $(TESTS)
+
+ray: $(STAMPS)/test  ## install the extra `ray` and run its tests on a cluster of two nodes: a minute
+	$(PIP) --editable '.[ray]'
+	RAY_USAGE_STATS_ENABLED=0 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
+	$(VENV)/bin/python -m pytest tests/test_ray.py
 
 kill: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/test  ## kill every method at random writes and compare all files
 	KILLS=10 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \

@@ -113,9 +113,10 @@ def holders(resident: dict[str, float]) -> dict[str, float]:
     seen: set[int] = set()
 
     def count(kind: str, tensor: Any) -> None:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
+        # weights that are laid out for a processor's kernels have no storage to ask for
+        place = id(tensor) if tensor.is_mkldnn else tensor.untyped_storage().data_ptr()
+        if place not in seen:
+            seen.add(place)
             sizes[kind] += tensor.numel() * tensor.element_size() / 2**20
 
     objects = gc.get_objects()

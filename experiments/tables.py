@@ -11,7 +11,8 @@ A marked place names a stored file, a table and what it shows; the lines between
     <!-- end of table -->
 
 Tables of a run's results: `methods SPLIT [METRIC ..]`, `differences SPLIT [METRIC ..]`,
-`seeds [METRIC ..]`, `token-auc`, `obedience`, `facts`. A file made by a script of its own holds
+`seeds [METRIC ..]`, `token-auc`, `obedience`, `facts`; `verdicts SPLIT`: the report's first
+sentences. A file made by a script of its own holds
 `{"meta": {..}, "tables": {"NAME": [row, ..]}}` and is shown by `rows NAME [COLUMN ..]`, where a
 cell is text, a number, or `{"mean": .., "low": .., "high": ..}`.
 """
@@ -33,6 +34,7 @@ from rationalize.evaluation.tables import (
     splits_of,
     table,
 )
+from rationalize.evaluation.verdicts import verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "experiments" / "results"
@@ -104,6 +106,8 @@ def shown(words: Sequence[str]) -> str:
         return markdown(columns(table(chosen(results, rest[1:]), rest[0]), 2))
     if kind == "differences":
         return markdown(difference_table(chosen(results, rest[1:]), rest[0])) + f"\n\n{LEGEND}"
+    if kind == "verdicts":
+        return "\n".join(f"* {claim.text}" for claim in verdicts(results, rest[0]))
     if kind == "seeds":
         return per_seed(results, rest or (*RATES, "nrg"))
     tables = {"obedience": obedience, "token-auc": token_auc, "facts": facts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from importlib.util import find_spec
 from types import SimpleNamespace
 
 import pytest
@@ -217,6 +218,28 @@ def test_sample_goes_on_after_a_stop_to_the_same_file(tiny, tmp_path, monkeypatc
     assert sorted(p.name for p in tmp_path.iterdir()) == ["stopped.jsonl", "whole.jsonl"]
 
 
+@pytest.mark.skipif(find_spec("ray") is not None, reason="the extra `ray` is installed")
+def test_without_the_extra_ray_the_executor_is_refused(tiny, tmp_path, capsys):
+    flags = ["sample", "--model", tiny, *QUICK, "--out", str(tmp_path / "a"), "--executor", "ray"]
+    assert main(flags) == 1
+    assert "pip install 'rationalize[ray]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["score", "a.jsonl", "--address", "auto"], "add --executor ray"),
+        (["score", "a.jsonl", "--executor", "ray", "--cache", "c"], "--cache"),
+        (["score", "a.jsonl", "--executor", "ray", "--actor-cpus", "0"], "at least 1"),
+        (["sample", "--model", "m", "--questions", "q", "--server", "http://a", "--executor",
+          "ray"], "--server"),
+    ],
+)  # fmt: skip
+def test_settings_of_an_executor_that_do_not_go_together_are_told(flags, told, capsys):
+    assert main(flags) == 2
+    assert told in capsys.readouterr().err
+
+
 def test_sample_writes_questions_that_can_be_read_again(tiny, tmp_path):
     out = tmp_path / "q.jsonl"
     flags = ["sample", "--model", tiny, *QUICK, "--out", str(out)]
@@ -309,12 +332,15 @@ def test_evaluating_a_run_takes_over_its_log(tmp_path):
 def test_evaluate_asks_the_split_that_a_run_cut_from_its_file(tmp_path):
     from tests.tiny import tiny_folder
 
-    rows = [{**BRICK, "question": f"Which sinks in test {i}?"} for i in range(40)]
+    of_file = {"question": "stem"}
+    rows = [{**BRICK, "stem": f"Which sinks in test {i}?"} for i in range(40)]
     file = write(tmp_path / "all.jsonl", rows)
-    with Run.open(tmp_path / "run", {"method": "sft", "questions": file}) as run:
+    with Run.open(
+        tmp_path / "run", {"method": "sft", "questions": file, "columns": of_file}
+    ) as run:
         run.finish("export", method="SFT", seed=0)
     tiny_folder("decoder", tmp_path / "run" / "model")
-    kept = {q.question for q in load_splits(file)["dev"]}
+    kept = {q.question for q in load_splits(file, columns=of_file)["dev"]}
     assert 0 < len(kept) < 20
     flags = ["--model", str(tmp_path / "run"), "--questions", file, "--max-new-tokens", "4"]
     out = tmp_path / "evaluated"
@@ -322,6 +348,26 @@ def test_evaluate_asks_the_split_that_a_run_cut_from_its_file(tmp_path):
     asked = {a.prompt for a in Run.read(out).attempts() if a.prompt}
     assert len(asked) == len(kept)
     assert all(any(q in prompt for q in kept) for prompt in asked)
+
+
+def test_a_named_split_of_one_file_is_the_part_that_a_run_cuts(tiny, tmp_path, capsys):
+    rows = [{**BRICK, "question": f"Which sinks in test {i}?"} for i in range(40)]
+    file = write(tmp_path / "all.jsonl", rows)
+    parts = {split: {q.question for q in part} for split, part in load_splits(file).items()}
+    flags = ["sample", "--model", tiny, "--questions", file, "--max-new-tokens", "4", "--out"]
+    for split, expected in (("dev", parts["dev"]), (None, set().union(*parts.values()))):
+        out = tmp_path / f"{split}.jsonl"
+        named = ["--split", split] if split else []
+        assert main([*flags, str(out), *named]) == 0
+        assert {json.loads(line)["question"] for line in out.read_text().splitlines()} == expected
+    capsys.readouterr()
+    assert main([*flags, str(tmp_path / "x.jsonl"), "--split", "validation"]) == 2
+    assert "a part is train, dev, test; leave --split out to ask all" in capsys.readouterr().err
+    flags = ["evaluate", "--model", tiny, "--questions", file, "--dry-run"]
+    assert main([*flags, "--out", str(tmp_path / "run"), "--split", "test"]) == 0
+    assert f"questions: {len(parts['test'])} test, 1 reply each" in capsys.readouterr().out
+    assert main([*flags, "--out", str(tmp_path / "run")]) == 0
+    assert "questions: 40 of the whole file, 1 reply each" in capsys.readouterr().out
 
 
 def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys):

@@ -249,13 +249,25 @@ def test_parquet_text_that_is_not_utf8_is_one_bad_row(tmp_path):
     assert problem(tmp_path / "q.parquet").place == "row 3"
 
 
+def test_columns_of_other_names_are_suggested(tmp_path):
+    path = write(
+        tmp_path / "q.jsonl", {"Query": "?", "A": "ice", "B": "tea", "key": "A", "cot": "x"}
+    )
+    asked = "--columns question=Query choices=A,B answer=key rationales=cot"
+    assert problem(path).expected.endswith(f"here perhaps {asked}")
+    columns = {"question": "query", "choices": "A,B", "answer": "key"}
+    assert problem(path, columns=columns).expected.endswith("did you mean 'Query'?")
+    assert load_questions(path, columns={**columns, "question": "Query"})[0].answer == "ice"
+
+
 def test_the_first_ten_are_listed_and_all_are_counted(tmp_path):
     path = write(tmp_path / "q.jsonl", *[{**ROW, "id": i, "answer": "no"} for i in range(25)])
     with pytest.raises(BadRows) as error:
         load_questions(path)
     text = str(error.value)
     assert text.startswith("25 bad rows (the first 10 follow):")
-    assert f"{path}, line 10: found the answer 'no'; expected one of ['tea', 'ice']" in text
+    answer = "found the answer 'no'; expected one of ['tea', 'ice']"
+    assert f"{path}, line 1 to line 10: {answer}" in text
     assert "line 11" not in text
     assert "--skip-bad-rows FILE" in text
 
@@ -374,6 +386,22 @@ def test_missing_splits_are_cut_alike_every_time(tmp_path, caplog):
     assert texts == {s: [q.question for q in part] for s, part in splits.items()}
 
 
+def test_a_small_file_gives_each_split_a_tenth(tmp_path, caplog):
+    rows = [{"question": f"{i} + 1?", "answer": i + 1} for i in range(30)]
+    splits = load_splits(write(tmp_path / "all.jsonl", *rows))
+    assert {s: len(q) >= 3 for s, q in splits.items()} == dict.fromkeys(splits, True)
+    assert len({q.question for part in splits.values() for q in part}) == 30
+    assert f"An accuracy of {len(splits['test'])} test questions is open by" in caplog.text
+    again = load_splits(write(tmp_path / "again.jsonl", *rows[::-1]))
+    assert {s: {q.question for q in part} for s, part in again.items()} == {
+        s: {q.question for q in part} for s, part in splits.items()
+    }
+    three = load_splits(write(tmp_path / "three.jsonl", *rows[:3]))
+    assert [len(part) for part in three.values()] == [1, 1, 1]
+    with pytest.raises(UserError, match="no usable question for 'dev'"):
+        load_splits(write(tmp_path / "two.jsonl", *rows[:2]))
+
+
 def test_one_question_in_two_splits_is_refused_or_left_out_of_the_earlier(tmp_path):
     source = folder(tmp_path / "set", train=["a?", "B  ?"], dev=["b ?", "c?"], test=["C?", "d?"])
     with pytest.raises(UserError, match="2 questions are in two splits") as error:
@@ -428,6 +456,11 @@ def test_what_is_nowhere_is_said(tmp_path):
         load_questions("quarrel")
     with pytest.raises(UserError, match="no such file"):
         load_questions(tmp_path / "none.jsonl")
+    write(tmp_path / "quiz.jsonl", ROW)
+    with pytest.raises(UserError, match=r"did you mean '.*quiz\.jsonl'"):
+        load_questions(tmp_path / "quiz.json")
+    with pytest.raises(UserError, match=r"Or name .*quiz\.jsonl itself, which is cut into splits"):
+        load_questions(tmp_path)
     (tmp_path / "q.txt").write_text("x")
     with pytest.raises(UserError, match="cannot tell its format"):
         load_questions(tmp_path / "q.txt")

@@ -155,6 +155,25 @@ def test_verdicts_join_baselines_only_where_all_agree():
     assert [status for status, _ in said([*floor, lost])] == ["above", "above", "below"]
 
 
+def test_comparisons_that_come_to_the_same_share_a_sentence():
+    level = [
+        compared("COALITION", b, mean, mean - 0.1, mean + 0.1, 0.5)
+        for b, mean in (("fixed", 0.02), ("random", -0.05), ("SFT", 0.12), ("one", 0.0))
+    ]
+    above = compared("COALITION", "direct", 0.3, 0.2, 0.4, 0.001)
+    rewards = [{**row, "metric": "diversity", "low": -1.0} for row in level]
+    assert said([*level, above, *rewards]) == [
+        ("level", "COALITION cannot be told apart in accuracy from fixed; random; SFT; one (once "
+                  "corrected for 6 tests: SFT): the farthest is SFT, difference +12.0 points, +2.0 "
+                  "to +22.0, n = 120, Holm's p .500."),
+        ("above", "COALITION is above direct in accuracy: difference +30.0 points, +20.0 to +40.0, "
+                  "n = 120, Holm's p .001."),
+        ("level", "COALITION cannot be told apart in any single reward (diversity) from fixed; "
+                  "random; SFT; one."),
+    ]  # fmt: skip
+    assert len(said(level[:3])) == 3
+
+
 def test_verdicts_say_what_correction_seeds_and_readings_change():
     row = compared("A", "B", 0.1, 0.01, 0.19, 0.02, by_seed=[0.1, 0.2], p_seeds=0.3)
     [(status, text)] = said([{**row, "p_holm": 0.12, "readings": ["accuracy", "stated_accuracy"]}])

@@ -108,9 +108,12 @@ def test_what_cannot_be_read_is_said_with_its_column(tmp_path):
         {**ASKED, "answer": "snow", "rationales": [3]},
         {**ASKED, "choices": ["C", "A"], "answer": "A", "rationale": "x"},
         {"question": "?", "options": ["rock", "snow"], "answer": "B", "rationale": "x"},
+        {"Query": "?", "options": ["rock", "snow"], "gold": "B", "explanation": "x"},
     ]
     with pytest.raises(BadRows) as error:
         RationaleFile(write(tmp_path / "r.jsonl", *rows), {}).check(None)
+    mapping = "question=Query choices=options answer=gold rationales=explanation"
+    assert error.value.rows[4].expected.endswith(f"here perhaps --columns {mapping}")
     found = [row.found for row in error.value.rows]
     assert found[0] == "a row of 'question', 'choices', 'answer'"
     assert found[1] == "3 as rationale"

@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
+from rationalize.commands.asked import evaluated_questions, split_of, trained_run
 from rationalize.commands.chain import (
     chain_attempts,
     coalition_folder,
@@ -53,9 +54,9 @@ class EvaluateConfig(ScorerFolders):
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
     out: Path = Path("runs/evaluate")
     """Folder for results.json, report.html and the attempts; a second start resumes it."""
-    split: str = "test"
-    """Split of `questions`. A file is read whole; of the one file that the model's run was trained
-    on, the part that the run cut from it.
+    split: str | None = None
+    """Split of `questions`. None: `test`; of a single file all, but of the one that the model's run
+    was trained on the part `test`. Named: of a single file the part that a run cuts from it.
     """
     train: str | None = None
     """Questions whose train split gives the majority answer and is checked for overlap; none:
@@ -111,6 +112,8 @@ class EvaluateConfig(ScorerFolders):
     http: HttpConfig = HttpConfig()
     """How the server is asked."""
 
+    DEFAULT_SPLIT: ClassVar = "test"
+
     def __post_init__(self) -> None:
         check_writing(self)
         at_least(self, 0, "shots")
@@ -141,8 +144,8 @@ def evaluate(config: EvaluateConfig, *, overwrite: bool = False) -> Results:
     folder = _coalition(config)
     check_resumable(config.out, settings, overwrite=overwrite)
     rewards = [user_reward(n) for n in known_names(config.rewards, config) if ":" in n]
-    questions, train = _questions(config)
-    pinned = partial(inputs_of, settings, {"train": train, config.split: questions})
+    questions, train = evaluated_questions(config)
+    pinned = partial(inputs_of, settings, {"train": train, split_of(config): questions})
     if folder:
         name = config.name or Path(config.model).resolve().name
         hash = coalition_hash(folder)
@@ -210,7 +213,7 @@ def _evaluate(
     )  # fmt: skip
     suite = RewardSuite(rewards, cache=run.folder("scores"))
     # write and score, once: a second start reads the shard
-    part = f"{config.split}-{config.seed}"
+    part = f"{split_of(config)}-{config.seed}"
     attempts = {
         name: Stage(run, "final").attempts(part, lambda: suite.score(write(), by_id)),
     }
@@ -220,20 +223,20 @@ def _evaluate(
         print(f"{len(skipped)} of {len(questions)} questions are left out: {', '.join(skipped)}")
         questions = [q for q in questions if q.id in answered]
     if train:
-        majority = majority_attempts(train, questions, split=config.split)
-        run.append(majority, f"floor-{config.split}")
+        majority = majority_attempts(train, questions, split=split_of(config))
+        run.append(majority, f"floor-{split_of(config)}")
         attempts = {MAJORITY: majority, **attempts}
 
     # summarise, with the training log of the run that the model is from
     results = summarise(
-        {method: {config.split: {a[0].seed: a}} for method, a in attempts.items()}, by_id,
+        {method: {split_of(config): {a[0].seed: a}} for method, a in attempts.items()}, by_id,
         suite.trainable, suite.diagnostics, untrained=[name] if untrained else (),
         meta={
             "config": run.config, "model": config.model, "seeds": [config.seed],
             "environment": run.read_json("env.json"), **({"skipped": skipped} if skipped else {}),
         },
     )  # fmt: skip
-    if run_of_model := _trained_run(config):
+    if run_of_model := trained_run(config):
         merge_log(results, run_of_model.metrics())
         trained = (run_of_model.read_json("results.json") or {}).get("trained") or []
         exported = (run_of_model.done("export") or {}).get("method")  # the method in `model/`
@@ -248,7 +251,7 @@ def _evaluate(
     run.write_json("results.json", results)
     save_questions(run, questions)
     write_report(results, attempts, by_id, run.path / "report.html")
-    print(format_table(results, config.split))
+    print(format_table(results, split_of(config)))
     for row in results.get("votes", []):
         interval = f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
         print(f"{row['rule']}, k = {row['k']}: {interval}")
@@ -266,7 +269,7 @@ def _votes(
 
     score = "reward_model" if "reward_model" in config.rewards else None
     curve = scaling_curve(attempts, by_id, score=score, seed=config.seed)
-    return [{"method": f"{name} on {config.split}", **row} for row in curve]
+    return [{"method": f"{name} on {split_of(config)}", **row} for row in curve]
 
 
 def _written(
@@ -279,9 +282,9 @@ def _written(
     demos = training_demonstrations(train, config.shots, answers=config.mode == "answer")
     return write_attempts(
         writer.sampler, questions, sampling_of(config),
-        Provenance(config.split, config.seed, writer=name),
+        Provenance(split_of(config), config.seed, writer=name),
         PromptOptions(config.mode, writer.control, demos, told=writer.told),
-        label=f"{name} on {config.split}",
+        label=f"{name} on {split_of(config)}",
     )  # fmt: skip
 
 
@@ -308,69 +311,11 @@ def _chains(
     config: EvaluateConfig, run: Run, folder: Path, name: str, questions: Sequence[Question]
 ) -> list[Attempt]:
     attempts, rows = chain_attempts(
-        folder, questions, sampling_of(config), split=config.split, seed=config.seed, name=name,
+        folder, questions, sampling_of(config), split=split_of(config), seed=config.seed, name=name,
         trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
     run.write_json(_CHAINS, rows)
     return attempts
-
-
-def _questions(config: EvaluateConfig) -> tuple[list[Question], list[Question]]:
-    """The questions to evaluate, and the training questions. Raises where the two overlap."""
-    from rationalize.questions import check_overlap, load_questions, load_splits
-
-    columns, skip = config.columns or None, config.skip_bad_rows
-    if _file_of_the_run(config):
-        splits = load_splits(config.questions, columns=columns, skip_bad_rows=skip)
-        questions = splits[config.split][: config.limit]
-    else:
-        questions = load_questions(
-            config.questions, config.split, columns=columns, limit=config.limit, skip_bad_rows=skip
-        )
-    train = _train_questions(config)
-    if config.split != "train":
-        check_overlap({"train": train, config.split: questions})
-    return questions, train
-
-
-def _file_of_the_run(config: EvaluateConfig) -> bool:
-    """Whether the questions are the one file that the model's run has cut into its splits."""
-    source, run = Path(config.questions), _trained_run(config)
-    if run is None or not source.is_file() or config.split not in ("train", "dev", "test"):
-        return False
-    trained = Path(str(run.config.get("questions", "")))
-    return trained.is_file() and trained.samefile(source)
-
-
-def _train_questions(config: EvaluateConfig) -> list[Question]:
-    """`train` if given, else the questions that the model's run was trained on, else the train
-    split beside the questions.
-    """
-    from rationalize.questions import load_questions, load_splits
-    from rationalize.questions.files import has_split
-
-    if config.train:
-        return load_questions(config.train, columns=config.columns or None)
-    if (run := _trained_run(config)) and "questions" in run.config:
-        return load_splits(
-            run.config["questions"], columns=run.config.get("columns") or None,
-            skip_bad_rows=run.config.get("skip_bad_rows"),
-        )["train"]  # fmt: skip
-    source = Path(config.questions)
-    if source.is_file() or (source.is_dir() and not has_split(source, "train")):
-        return []
-    return load_questions(
-        config.questions, columns=config.columns or None, skip_bad_rows=config.skip_bad_rows
-    )
-
-
-def _trained_run(config: EvaluateConfig) -> Run | None:
-    """The run that wrote the model, where `model` is a run's folder."""
-    from rationalize.runs import Run
-
-    if config.server is not None:  # `model` is a name on the server
-        return None
-    return Run.read(config.model) if (Path(config.model) / "config.yaml").is_file() else None
 
 
 def pair_named(text: str) -> tuple[str, str]:

@@ -5,8 +5,10 @@ Nothing is written, and no model is loaded or asked.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from rationalize.commands.asked import asked_questions, is_part, split_of
 from rationalize.commands.chain import coalition_folder
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import known_names, sampling_of, settings_of
@@ -84,17 +86,17 @@ def plan_leaderboard(config: Any, overwrite: bool) -> list[str]:
 
 def _writing(config: Any) -> list[str]:
     """The model and the questions that it would write to."""
-    from rationalize.questions import load_questions
     from rationalize.questions.hub import on_hub
 
     line = _model(config, config.server)
     sampling = sampling_of(config)
     if on_hub(config.questions):
         return [line, f"questions: {config.questions}, from the hub (not read in a dry run)"]
-    questions = load_questions(
-        config.questions, config.split, columns=config.columns or None, limit=config.limit
-    )
-    asked = f"questions: {len(questions)} {config.split}, {sampling.n} replies each"
+    questions = asked_questions(config)
+    whole = Path(config.questions).is_file() and not is_part(config)
+    named = "of the whole file" if whole else split_of(config)
+    replies = f"{sampling.n} {'reply' if sampling.n == 1 else 'replies'} each"
+    asked = f"questions: {len(questions)} {named}, {replies}"
     return [line, asked]
 
 

@@ -27,6 +27,7 @@ from rationalize.questions.bad_rows import BadRow, RowError, settle
 from rationalize.questions.columns import MISSING, answer_column, is_chat, pick, read_row
 from rationalize.questions.files import RawRow, read_rows
 from rationalize.questions.gold import Ambiguous
+from rationalize.questions.guess import hint
 from rationalize.records import Attempt, Question
 from rationalize.templates import ANSWER_ALONE, given_attempt
 from rationalize.text import clip
@@ -232,6 +233,8 @@ class RationaleFile:
         }
         if pick(raw.values, columns["question"]) in (MISSING, None, "") and not is_chat(raw.values):
             expected = "the question's text, or --questions with the question's id in the row"
+            if columns["question"] == "question":
+                expected += hint(raw.values, "question", None)
             raise RowError(f"no {columns['question']!r}", expected)
         try:
             question = read_row(raw.values, columns, "", scored=True).question

@@ -7,8 +7,10 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rationalize.commands.asked import split_of
 from rationalize.commands.chain import coalition_folder
 from rationalize.config import nearest, to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between, finite
@@ -56,9 +58,9 @@ class Writer:
 
 
 @contextmanager
-def open_writer(config: Any) -> Iterator[Writer]:
+def open_writer(config: Any, elsewhere: Any = None) -> Iterator[Writer]:
     """The model that a command's settings name, in this process or behind `server`. A server's bill
-    is printed at the end, also after an error.
+    is printed at the end, also after an error. `elsewhere`: see `Sampler`.
     """
     if config.server is None:
         policy = load(config.model, trust_remote_code=config.trust_remote_code)
@@ -66,7 +68,7 @@ def open_writer(config: Any) -> Iterator[Writer]:
         from rationalize.sampling.local import Sampler
 
         told = is_told(config.form, policy)
-        sampler = Sampler(policy, guidance=config.guidance)
+        sampler = Sampler(policy, guidance=config.guidance, elsewhere=elsewhere)
         yield Writer(sampler, control, told, policy.weights_hash, policy.tokenizer)
         return
     from rationalize.sampling.server import ServerSampler
@@ -91,7 +93,10 @@ def settings_of(config: Any) -> dict[str, Any]:
     several servers the first.
     """
     settings = to_dict(config)
-    del settings["server"], settings["http"]
+    for name in ("server", "http", "executor", "address", "actor_cpus"):
+        settings.pop(name, None)
+    if not Path(config.questions).is_file():  # of which none is all, and a name a part
+        settings["split"] = split_of(config)
     if config.server is not None:
         from rationalize.sampling.addresses import addresses_of
 

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from tyro.conf import Positional, arg
 
+from rationalize.commands.asked import asked_questions, shown_questions, split_of
 from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
+from rationalize.commands.on_ray import (
+    ExecutorSettings,
+    Make,
+    RayPool,
+    check_executor,
+    ray_pool,
+)
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
     Form,
@@ -25,6 +35,7 @@ from rationalize.commands.resolve import (
 )
 from rationalize.commands.resumable_file import SHARDS, begin, end, shards_of, work_folder
 from rationalize.errors import UsageError, UserError
+from rationalize.processes import by_first
 from rationalize.progress import say
 from rationalize.records import Attempt, Question, question_row
 from rationalize.sampling.config import HttpConfig
@@ -35,7 +46,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(ExecutorSettings):
     """Write attempts."""
 
     model: str
@@ -44,8 +55,10 @@ class SampleConfig:
     """
     questions: str
     """`builtin[:train=200,..]`, a folder of train/dev/test files, a file, a named set, a hub id."""
-    split: str = "train"
-    """Split of `questions`."""
+    split: str | None = None
+    """Split of `questions`. None: `train`; of a single file all. Named: of a single file the part
+    that a run cuts from it.
+    """
     out: Path = Path("attempts.jsonl")
     """Where the attempts go: .jsonl, .jsonl.gz or .parquet."""
     write: Literal["attempts", "questions"] = "attempts"
@@ -94,8 +107,11 @@ class SampleConfig:
     http: HttpConfig = HttpConfig()
     """How the server is asked."""
 
+    DEFAULT_SPLIT: ClassVar = "train"
+
     def __post_init__(self) -> None:
         check_writing(self)
+        check_executor(self, self.server)
 
 
 @dataclass(frozen=True)
@@ -137,23 +153,19 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Write attempts and return their counts. A second start with the same file goes on after the
     shards of questions that are finished.
     """
-    from rationalize.questions import load_questions
     from rationalize.runs.shards import SHARD, kept_in
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     if config.write == "questions" and config.mode == "answer":
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
     out = OutputFile(config.out, "sample", settings_of(config), overwrite)
-    out.check()  # before anything is loaded
-    questions = load_questions(
-        config.questions, config.split, columns=config.columns or None, limit=config.limit,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    by_first(out.check)  # before anything is loaded
+    questions = asked_questions(config)
     demos = _demos(config)
-    with open_writer(config) as writer:
+    with _pool(config) as pool, open_writer(config, pool) as writer:
         settings = {**settings_of(config), "weights": writer.weights_hash}
         out = OutputFile(config.out, "sample", settings, overwrite)
-        out.claim()
+        by_first(out.claim)
         with work_folder(config.out) as folder:
             begin(folder, settings, overwrite=overwrite)
             if done := SHARD * len(shards_of(folder)):
@@ -162,19 +174,35 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
             with kept_in(folder / SHARDS):
                 attempts = write_attempts(
                     writer.sampler, questions, sampling_of(config),
-                    Provenance(config.split, config.seed),
+                    Provenance(split_of(config), config.seed),
                     PromptOptions(config.mode, writer.control, demos, told=writer.told),
                     label="sample",
                 )  # fmt: skip
-            facts = _save(attempts, {q.id: q for q in questions}, config)
-            out.sign()
+            facts = by_first(partial(_save, attempts, {q.id: q for q in questions}, config, out))
             end(folder)
     return {"out": config.out, "questions": len(questions), **facts}
 
 
+def _pool(config: SampleConfig) -> AbstractContextManager[RayPool | None]:
+    return (
+        ray_pool(config, partial(_shard_writer, config))
+        if config.executor == "ray"
+        else nullcontext()
+    )
+
+
+def _shard_writer(config: SampleConfig) -> Make:
+    """What writes shards in an actor."""
+    policy = load(config.model, trust_remote_code=config.trust_remote_code)
+    from rationalize.sampling.local import Sampler
+
+    return Sampler(policy, guidance=config.guidance).write_shard
+
+
 def _save(
-    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SampleConfig
-) -> dict[str, int]:
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SampleConfig,
+    out: OutputFile,
+) -> dict[str, int]:  # fmt: skip
     """Write the file, say what it holds, and return the counts."""
     from rationalize.attempt_files import save_attempts
 
@@ -184,6 +212,7 @@ def _save(
         _save_questions(kept, questions, config.out)
     else:
         save_attempts(kept, config.out, questions)
+    out.sign()
     parsed = sum(a.parsed for a in attempts)
     skipped = len(questions.keys() - {a.question_id for a in attempts})
     print(
@@ -240,14 +269,10 @@ def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:
     """Training questions, shown as solved before questions of their form of answer."""
     if not config.shots:
         return ()
-    from rationalize.questions import load_questions
     from rationalize.questions.demonstrations import training_demonstrations
     from rationalize.teacher import solved
 
-    train = load_questions(
-        config.questions, "train", columns=config.columns or None,
-        skip_bad_rows=config.skip_bad_rows,
-    )  # fmt: skip
+    train = shown_questions(config)
     answers = config.mode == "answer"
     count = len(train) if answers else sum(solved(q) is not None for q in train)
     if count < config.shots:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
+from rationalize.commands.on_ray import (
+    ExecutorSettings,
+    Make,
+    RayPool,
+    check_executor,
+    ray_pool,
+)
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.rationale_file import Rationale, RationaleFile
 from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of
-from rationalize.commands.resumable_file import begin, end, work_folder
+from rationalize.commands.resumable_file import SHARDS, begin, end, work_folder
 from rationalize.commands.scored_file import (
     ScoredRows,
     copied,
@@ -24,8 +34,10 @@ from rationalize.commands.scored_file import (
     source_digest,
 )
 from rationalize.errors import UsageError
+from rationalize.processes import alone, by_first, launched, world
 from rationalize.progress import progress_bar, say
 from rationalize.records import Question
+from rationalize.runs.shards import deal, kept_in
 from rationalize.text import one_line
 
 if TYPE_CHECKING:
@@ -38,7 +50,7 @@ _CHARACTERS = 1 << 22
 
 
 @dataclass(frozen=True)
-class ScoreConfig(ScorerFolders):
+class ScoreConfig(ScorerFolders, ExecutorSettings):
     """Score anybody's rationales."""
 
     file: Annotated[Path, Positional, arg(metavar="FILE")]
@@ -65,6 +77,14 @@ class ScoreConfig(ScorerFolders):
     skip_bad_rows: str | None = None
     """Go on without rows that cannot be read, and write them to this file."""
 
+    def __post_init__(self) -> None:
+        check_executor(self)
+        if self.cache is not None and (self.executor == "ray" or not launched().alone):
+            raise UsageError(
+                "--cache is a file that one process writes; leave it out with --executor ray, and "
+                "where several processes are launched"
+            )
+
 
 def score(config: ScoreConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Rows in, the same rows out with their scores; a table of means at the end, also returned."""
@@ -74,14 +94,13 @@ def score(config: ScoreConfig, *, overwrite: bool = False) -> dict[str, Any]:
         )
     if not config.rewards:
         raise UsageError("--rewards: found none; expected at least one reward to score by")
-    OutputFile(config.out, "score", {}, overwrite).claim()
+    by_first(OutputFile(config.out, "score", {}, overwrite).claim)
     with work_folder(config.out) as folder:
         if config.file == Path("-"):
-            file = copied(sys.stdin.buffer, folder / "input")
+            file = by_first(lambda: copied(sys.stdin.buffer, folder / "input"))
             return _score(config, folder, file, "standard input", overwrite)
         if config.file.is_fifo() or config.file.is_char_device():  # can be read once only
-            with open(config.file, "rb") as source:
-                file = copied(source, folder / "input")
+            file = by_first(partial(_copied, config.file, folder / "input"))
             return _score(config, folder, file, str(config.file), overwrite)
         return _score(config, folder, config.file, str(config.file), overwrite)
 
@@ -107,7 +126,11 @@ def score_rows(
     rationales.check(None)
     loaded = [load_rewards([r])[0] if isinstance(r, str) else r for r in rewards]
     suite, column = RewardSuite(loaded), rationales.rewards_column
-    return [row for batch in batches(rationales) for row in _scored(suite, batch, column)]
+    return [
+        row
+        for batch in batches(rationales)
+        for row in _with_scores(batch, _scores(suite, batch), column)
+    ]
 
 
 def _score(
@@ -118,7 +141,8 @@ def _score(
     known_names(config.rewards, config)  # what is wrong with them, before rows are read
     questions = questions_by_id(config)
     rationales = RationaleFile(file, config.columns, questions, name)
-    total = rationales.check(config.skip_bad_rows)  # before any model is loaded
+    # before any model is loaded
+    total = by_first(partial(rationales.check, config.skip_bad_rows))
     rewards = rewards_of(config.rewards, config, model=config.model)
     suite = RewardSuite(rewards, cache=config.cache)
     settings = {
@@ -128,26 +152,15 @@ def _score(
         "rewards": [[r.name, r.version, r.scorer_hash, source_digest(r)] for r in suite.rewards],
     }
     out = OutputFile(config.out, "score", settings, overwrite)
-    out.check()
+    by_first(out.check)
     begin(folder, settings, overwrite=overwrite)
     names = [r.name for r in suite.rewards]
-    scored = ScoredRows(folder, names, rationales.rewards_column)
+    scored = by_first(partial(ScoredRows, folder, names, rationales.rewards_column))
     if scored.count:
         say(one_line(f"{config.out}: resuming after {scored.count} of {total} rows"))
-    seen = 0  # rows of the batches so far
-    with progress_bar("score", "rows") as progress:
-        for batch in batches(rationales):
-            # an earlier start may have stored the first rows; the batch is scored as a whole all
-            # the same, since a model's scores may depend on it in their last digits
-            stored = max(0, scored.count - seen)
-            seen += len(batch)
-            if stored >= len(batch):
-                continue
-            rows = _scored(suite, batch, rationales.rewards_column)
-            scored.add(rows[stored:])
-            progress(scored.count, total, 0)
-    scored.become(config.out)
-    out.sign()
+    _score_all(config, folder, rationales, suite, scored, total)
+    by_first(partial(scored.become, config.out))
+    by_first(out.sign)
     end(folder)
     print(means_table(scored.means))
     if adjusted := leak_line(scored.by_leak):
@@ -161,13 +174,78 @@ def _score(
     return {"out": config.out, "rows": scored.count, "rewards": rewards_means}
 
 
-def _scored(suite: RewardSuite, batch: Sequence[Rationale], column: str) -> list[dict[str, Any]]:
-    """The rows of a batch, with the suite's scores added under `column`."""
+def _copied(source: Path, file: Path) -> Path:
+    with open(source, "rb") as rows:
+        return copied(rows, file)
+
+
+def _score_all(
+    config: ScoreConfig, folder: Path, rationales: RationaleFile, suite: RewardSuite,
+    scored: ScoredRows, total: int,
+) -> None:  # fmt: skip
+    """Add the scores of all rows that have none yet, in the order of the rows."""
+    known, settings = scored.count, [r.name for r in suite.rewards]
+    score, shards = partial(_scores, suite), folder / SHARDS
+    shared = config.executor == "ray" or not world().alone
+    with progress_bar("score", "rows") as progress:
+        if shared:  # in any order, into a file for each batch
+            there = known
+            with _pool(config) as pool, kept_in(shards):
+                for _, scores in deal(
+                    _lacking(rationales, known), score, settings=settings,
+                    elsewhere=partial(pool, None) if pool else None,
+                ):  # fmt: skip
+                    there += len(scores)
+                    progress(min(there, total), total, 0)
+        if not world().first:
+            return
+        with alone(), kept_in(shards) if shared else nullcontext():
+            lacking, again = tee(_lacking(rationales, known))
+            made = deal(again, score, settings=settings)
+            for (at, batch), (_, scores) in zip(lacking, made, strict=True):
+                rows = _with_scores(batch, scores, rationales.rewards_column)
+                scored.add(rows[max(0, known - at) :])
+                progress(scored.count, total, 0)
+
+
+def _pool(config: ScoreConfig) -> AbstractContextManager[RayPool | None]:
+    if config.executor == "ray":
+        return ray_pool(config, partial(_batch_scorer, config))
+    return nullcontext()
+
+
+def _lacking(rationales: RationaleFile, known: int) -> Iterator[tuple[int, list[Rationale]]]:
+    """The batches of which not all rows are among the first `known`, with the number of their first
+    row. A batch is scored as a whole, since scores may depend on it in their last digits.
+    """
+    at = 0
+    for batch in batches(rationales):
+        if at + len(batch) > known:
+            yield at, batch
+        at += len(batch)
+
+
+def _batch_scorer(config: ScoreConfig) -> Make:
+    """What scores batches in an actor."""
+    from rationalize.rewards import RewardSuite
+
+    suite = RewardSuite(rewards_of(config.rewards, config, model=config.model))
+    return lambda _, batch: _scores(suite, batch)
+
+
+def _scores(suite: RewardSuite, batch: Sequence[Rationale]) -> list[dict[str, float | None]]:
     questions = {r.question.id: r.question for r in batch}
     attempts = suite.score([r.attempt for r in batch], questions, columns=[r.row for r in batch])
+    return [{r.name: a.rewards[r.name] for r in suite.rewards} for a in attempts]
+
+
+def _with_scores(
+    batch: Sequence[Rationale], scores: Sequence[Mapping[str, float | None]], column: str
+) -> list[dict[str, Any]]:
+    """The rows of a batch, with their scores added under `column`."""
     return [
-        {**r.row, column: {**r.row[column], **a.rewards}}
-        for r, a in zip(batch, attempts, strict=True)
+        {**r.row, column: {**r.row[column], **of_row}}
+        for r, of_row in zip(batch, scores, strict=True)
     ]
 
 

@@ -78,11 +78,13 @@ def table(results: Mapping[str, Any], split: str) -> list[list[str]]:
 
 
 def difference_table(results: Mapping[str, Any], split: str) -> list[list[str]]:
-    """Comparisons as rows and metrics as columns; `LEGEND` explains a cell. Empty without any."""
-    names = metrics_of_split(results, split)
-    facts = results["metrics"]
+    """Comparisons as rows and the metrics that any has as columns; `LEGEND` explains a cell. Empty
+    without any comparison.
+    """
+    facts, pairs = results["metrics"], differences(results, split)
+    names = [m for m in metrics_of_split(results, split) if any(m in of for of in pairs.values())]
     rows = [["", *(heading(m, facts[m]) for m in names)]]
-    for (a, b), of in differences(results, split).items():
+    for (a, b), of in pairs.items():
         cells = [_difference(of[m], facts[m]) if m in of else NONE for m in names]
         rows.append([one_line(f"{a} − {b}"), *cells])
     return rows if len(rows) > 1 else []

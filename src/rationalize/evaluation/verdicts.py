@@ -20,6 +20,10 @@ CLAIMED = ("accuracy", "nrg")
 """Metrics that each comparison makes a claim in; the single rewards share one sentence."""
 
 
+MANY = 4
+"""Comparisons of a method that share one sentence, where they come to the same."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """A claim in words."""
@@ -39,7 +43,9 @@ def verdicts(results: Mapping[str, Any], split: str) -> list[Verdict]:
     """A sentence per claim: the comparisons in accuracy, in NRG, then those in single rewards.
 
     A method that has the same verdict against every baseline gets one sentence for them, with the
-    smallest difference. Without comparisons there is a sentence per method's accuracy.
+    smallest difference. So do `MANY` other comparisons of a method that come to the same; where
+    none shows a difference, the sentence has the largest one. Without comparisons there is a
+    sentence per method's accuracy.
     """
     rows = [row for row in results["comparisons"] if row["split"] == split]
     facts = results["metrics"]
@@ -50,11 +56,7 @@ def verdicts(results: Mapping[str, Any], split: str) -> list[Verdict]:
         for metric in CLAIMED
         for verdict in _of_metric([r for r in rows if r["metric"] == metric], facts.get(metric, {}))
     ]
-    for a, b in dict.fromkeys((row["a"], row["b"]) for row in rows):
-        of_pair = [r for r in rows if (r["a"], r["b"]) == (a, b)]
-        rewards = [r for r in of_pair if facts[r["metric"]]["role"] == "reward"]
-        claims += _of_rewards(a, b, rewards, facts)
-    return claims
+    return claims + _of_single_rewards(rows, facts)
 
 
 def _means(results: Mapping[str, Any], split: str) -> list[Verdict]:
@@ -73,14 +75,20 @@ def _of_metric(rows: Sequence[Row], fact: Row) -> list[Verdict]:
         a, b = row["a"], row["b"]
         if (a, b) in done:
             continue
-        floor = [r for r in rows if r["a"] == a and _is_baseline(r["b"])]
-        together = len(floor) > 1 and len({status_of(r) for r in floor}) == 1
-        if _is_baseline(b) and together:
+        of_method = [r for r in rows if r["a"] == a]
+        floor = [r for r in of_method if _is_baseline(r["b"])]
+        if len(floor) < 2 or len({status_of(r) for r in floor}) > 1:
+            floor = []
+        if row in floor:
+            alike = floor
             closest = min(floor, key=lambda r: abs(r["mean"]))
             said.append(_claim(closest, fact, [r["b"] for r in floor]))
-            done |= {(a, r["b"]) for r in floor}
         else:
-            said.append(_claim(row, fact))
+            alike = [r for r in of_method if status_of(r) == status_of(row) and r not in floor]
+            if len(alike) < MANY:
+                alike = [row]
+            said.append(_claim(row, fact) if len(alike) == 1 else _joint_claim(alike, fact))
+        done |= {(a, r["b"]) for r in alike}
     return said
 
 
@@ -95,12 +103,33 @@ def _claim(row: Row, fact: Row, baselines: Sequence[str] = ()) -> Verdict:
     others = f"every baseline ({'; '.join(map(one_line, baselines))})" if baselines else b
     if status == "level":
         apart = f"{a} and {others} cannot be told apart in {metric}"
-        if (row["low"] > 0 or row["high"] < 0) and row["tests"] > 1:
+        if _lost_by_correction(row):
             apart += f" once corrected for {row['tests']} tests"
     else:
         apart = f"{a} is {status} {others} in {metric}"
     closest = f"the closest is {b}, " if baselines else ""
     return Verdict(status, f"{apart}: {closest}{_difference(row, fact)}.")
+
+
+def _joint_claim(rows: Sequence[Row], fact: Row) -> Verdict:
+    """The sentence of several comparisons of one method that come to the same."""
+    status, metric = status_of(rows[0]), _words(rows[0]["metric"])
+    a, others = one_line(rows[0]["a"]), "; ".join(one_line(r["b"]) for r in rows)
+    if status != "level":
+        row = min(rows, key=lambda r: abs(r["mean"]))
+        apart, which = f"{a} is {status} {others} in {metric}", "closest"
+    else:
+        row = max(rows, key=lambda r: abs(r["mean"]))
+        apart, which = f"{a} cannot be told apart in {metric} from {others}", "farthest"
+        if corrected := [one_line(r["b"]) for r in rows if _lost_by_correction(r)]:
+            tests = f"once corrected for {row['tests']} tests"
+            apart += f" ({tests}: {'; '.join(corrected)})"
+    text = f"{apart}: the {which} is {one_line(row['b'])}, {_difference(row, fact)}."
+    return Verdict(status, text)
+
+
+def _lost_by_correction(row: Row) -> bool:
+    return (row["low"] > 0 or row["high"] < 0) and row["tests"] > 1 and status_of(row) == "level"
 
 
 def _difference(row: Row, fact: Row) -> str:
@@ -115,12 +144,41 @@ def _difference(row: Row, fact: Row) -> str:
     return words
 
 
-def _of_rewards(
-    a: str, b: str, rows: Sequence[Row], facts: Mapping[str, Row]
-) -> list[Verdict]:  # fmt: skip
-    """One sentence on the single rewards of a pair; none without rewards."""
-    if not rows:
-        return []
+def _of_single_rewards(rows: Sequence[Row], facts: Mapping[str, Row]) -> list[Verdict]:
+    """One sentence on the single rewards of a pair, or of several pairs of a method that show no
+    difference; none without rewards.
+    """
+    pairs: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if facts[row["metric"]]["role"] == "reward":
+            pairs.setdefault((row["a"], row["b"]), []).append(row)
+    groups: dict[tuple[str, str], list[str]] = {}  # a method, and what all its pairs here share
+    for (a, b), of_pair in pairs.items():
+        level = all(status_of(r) == "level" for r in of_pair)
+        names = ", ".join(_words(r["metric"]) for r in of_pair)
+        groups.setdefault((a, f"level: {names}" if level else f"told apart: {b}"), []).append(b)
+    said = []
+    for (a, shared), others in groups.items():
+        kind, _, names = shared.partition(": ")
+        if kind == "level":
+            said += _level_rewards(a, names, others)
+        else:
+            said.append(_of_rewards(a, others[0], pairs[a, others[0]], facts))
+    return said
+
+
+def _level_rewards(a: str, names: str, others: Sequence[str]) -> list[Verdict]:
+    """The sentences on comparisons of one method that no single reward tells apart."""
+    rewards = f"in any single reward ({names})"
+    if len(others) < MANY:
+        pairs = [f"{one_line(a)} and {one_line(b)} cannot be told apart" for b in others]
+        return [Verdict("level", f"{pair} {rewards}.") for pair in pairs]
+    listed = "; ".join(map(one_line, others))
+    return [Verdict("level", f"{one_line(a)} cannot be told apart {rewards} from {listed}.")]
+
+
+def _of_rewards(a: str, b: str, rows: Sequence[Row], facts: Mapping[str, Row]) -> Verdict:
+    """The sentence on the single rewards of a pair that some of them tell apart."""
     by_status: dict[str, list[str]] = {"above": [], "below": [], "level": []}
     for row in rows:
         name, status = _words(row["metric"]), status_of(row)
@@ -131,17 +189,13 @@ def _of_rewards(
         for status in ("above", "below")
         if (names := by_status[status])
     ]
-    level = by_status["level"]
-    if level:
-        parts.append(f"not told apart in {', '.join(level)}")
-    if not by_status["above"] and not by_status["below"]:
-        both = f"{one_line(a)} and {one_line(b)} cannot be told apart"
-        return [Verdict("level", f"{both} in any single reward ({', '.join(level)}).")]
+    if by_status["level"]:
+        parts.append(f"not told apart in {', '.join(by_status['level'])}")
     overall: Status = "level"
     if bool(by_status["above"]) != bool(by_status["below"]):
         overall = "above" if by_status["above"] else "below"
     text = f"In single rewards {one_line(a)}, compared with {one_line(b)}, is {'; '.join(parts)}."
-    return [Verdict(overall, text)]
+    return Verdict(overall, text)
 
 
 def _words(metric: str) -> str:

@@ -92,14 +92,13 @@ def few_parsed(cell: Mapping[str, Any]) -> str:
     stated = cell.get("stated", 0.0)  # absent in results of earlier versions
     if parsed >= 0.9:
         return ""
+    share = f"only {parsed:.0%}" if parsed else "none"
     if stated - parsed < 0.1:
-        return (
-            f"an answer could be read from only {parsed:.0%} of the replies; the rest count as "
-            "wrong."
-        )
+        rest = "the rest" if parsed else "they"
+        return f"an answer could be read from {share} of the replies; {rest} count as wrong."
     return (
-        f"only {parsed:.0%} of the replies have the form `{MARKER} ..`, though {stated:.0%} state "
-        "an answer: read stated accuracy too."
+        f"{share} of the replies have the form `{MARKER} ..`, though {stated:.0%} state an answer: "
+        "read stated accuracy too."
     )
 
 

@@ -176,4 +176,6 @@ def refuse_unknown_methods(methods: Sequence[str], known: Sequence[str]) -> None
     """Raise `UsageError` for a method that an experiment does not have."""
     unknown = sorted(set(methods) - set(known))
     if unknown:
-        raise UsageError(f"unknown methods {unknown}; expected some of {', '.join(known)}")
+        raise UsageError(
+            f"unknown methods: {', '.join(unknown)}; expected some of {', '.join(known)}"
+        )

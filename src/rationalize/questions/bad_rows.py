@@ -6,8 +6,8 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
-from itertools import chain, islice
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, groupby, islice
 from pathlib import Path
 from tempfile import TemporaryFile
 
@@ -59,12 +59,20 @@ class BadRows(UserError):
         title = "1 bad row" if self.count == 1 else f"{self.count} bad rows"
         if self.count > _SHOWN:
             title += f" (the first {_SHOWN} follow)"
-        lines = [f"{title}:", *(f"  {row}" for row in self.rows)]
+        lines = [f"{title}:", *(f"  {line}" for line in _together(self.rows))]
         lines.append(
             "correct them, or skip them with --skip-bad-rows FILE (skip_bad_rows=... in Python), "
             "which writes them to FILE"
         )
         super().__init__("\n".join(lines))
+
+
+def _together(rows: Iterable[BadRow]) -> Iterator[str]:
+    """A line per row; rows in a row that have the same fault share one."""
+    for _, alike in groupby(rows, key=lambda row: (row.file, row.found, row.expected)):
+        first, *others = alike
+        place = f"{first.place} to {others[-1].place}" if others else first.place
+        yield str(replace(first, place=place))
 
 
 def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:

@@ -30,6 +30,7 @@ from rationalize.questions.gold import (
     solution_answer,
     yes_or_no,
 )
+from rationalize.questions.guess import hint
 from rationalize.questions.scalars import check_unicode, scalar, text_of
 from rationalize.records import Question
 from rationalize.text import clip
@@ -105,6 +106,7 @@ def read_row(
             # a chat's parts have our names already
             if named not in values and not is_chat(values):
                 expected += f"; another column is named by --columns {field}=COLUMN"
+                expected += hint(values, field, None if not columns else named)
             raise RowError(f"no {field} (columns: {clip(present, 100)})", expected, field)
     text = text_of(fields["question"], "question")
     if not text:

@@ -25,8 +25,9 @@ from rationalize.questions.files import (
     split_files,
 )
 from rationalize.questions.forms import read_rows_alike
+from rationalize.questions.guess import hint
 from rationalize.questions.hub import NAMED, find_set, nearest, open_hub, open_saved, table_rows
-from rationalize.questions.splits import check_overlap, cut, overlaps
+from rationalize.questions.splits import check_overlap, cut, how_wide, overlaps, with_unique_ids
 from rationalize.records import Question
 from rationalize.text import clip
 
@@ -72,8 +73,10 @@ def load_questions(
     from train, a tenth each. Raises `BadRows`, or `UserError` if nothing is left.
     """
     bad: list[BadRow] = []
-    questions = _Source(source, columns, bad).split(split)
+    opened = _Source(source, columns, bad)
+    questions = opened.split(split)
     settle(bad, skip_bad_rows or None)
+    opened.say_cut()
     return _non_empty(questions, source, split)[:limit]
 
 
@@ -88,7 +91,8 @@ def load_splits(
     question; with `skip_bad_rows`, such a question is removed from the earlier split instead.
     """
     bad: list[BadRow] = []
-    splits = _Source(source, columns, bad).all()
+    opened = _Source(source, columns, bad)
+    splits = opened.all()
     if skip_bad_rows:
         for name, question, other, duplicate in overlaps(splits):
             clash = f"the question of {duplicate.id!r} of {other}"
@@ -96,8 +100,9 @@ def load_splits(
             bad.append(BadRow(f"{source} [{name}]", question.id, clash, "each in one split", row))
             splits[name] = [q for q in splits[name] if q is not question]
     settle(bad, skip_bad_rows or None)
+    opened.say_cut()
     check_overlap(splits)
-    splits = _with_unique_ids(splits)
+    splits = with_unique_ids(splits)
     return {name: _non_empty(questions, source, name)[:limit] for name, questions in splits.items()}
 
 
@@ -150,6 +155,8 @@ class _Source:
         self.path = Path(source)
         self.columns = check_columns(columns)
         self.bad = bad
+        self.missing: list[str] = []
+        self.sizes: dict[str, int] = {}
         self.builtin = self.name == "builtin" or self.name.startswith("builtin:")
         on_disk = not self.builtin and self.path.exists()
         self.hub = None if on_disk or self.builtin else find_set(self.name)
@@ -169,14 +176,20 @@ class _Source:
 
     def _cut(self, train: list[Question], missing: list[str]) -> dict[str, list[Question]]:
         splits = cut(train, missing)
-        if missing:
-            counts = ", ".join(f"{len(questions)} {split}" for split, questions in splits.items())
+        self.sizes = {split: len(questions) for split, questions in splits.items()}
+        self.missing = missing
+        return splits
+
+    def say_cut(self) -> None:
+        """Say which splits were cut from train, if any were."""
+        if self.missing:
             log.warning(
                 "%s has no %s: cut from train by a hash of each question, about a tenth each "
-                "(%s); a folder with a file for each split decides it",
-                self.name, " or ".join(missing), counts,
+                "(%s); a folder with a file for each split decides it%s",
+                self.name, " or ".join(self.missing),
+                ", ".join(f"{n} {split}" for split, n in self.sizes.items()),
+                how_wide(self.sizes.get("test", 0)),
             )  # fmt: skip
-        return splits
 
     def split(self, split: str) -> list[Question]:
         if self.builtin:
@@ -236,6 +249,7 @@ def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
     questions: dict[str, Question] = {}
     id_of: dict[tuple, str] = {}  # of questions without an id of their own
     fields: set[str] = set()
+    names: dict[str, None] = {}  # of all columns
     dropped = 0
     for row, reading in read_rows_alike(source.rows, source.columns, source.id_prefix):
         if isinstance(reading, BadRow):
@@ -244,6 +258,7 @@ def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
         try:
             dropped += reading.dropped
             fields |= reading.columns
+            names |= dict.fromkeys(map(str, row.values))
             question = reading.question
             key = (question.context, question.question, question.choices)
             if not reading.has_id and key in id_of:
@@ -265,8 +280,9 @@ def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
     absent = [field for field in source.columns if field not in fields]
     if questions and absent:
         column = source.columns[absent[0]]
+        near = hint(names, absent[0], str(column)) or ";"
         raise UserError(
-            f"{source.source}: no row has {column!r}, the column given for {absent[0]!r}; "
+            f"{source.source}: no row has {column!r}, the column given for {absent[0]!r}{near} "
             "expected the name of a column. Correct the mapping, or leave it out"
         )
     if dropped:
@@ -286,16 +302,6 @@ def _same_answer(first: Question, second: Question) -> None:
         )
 
 
-def _with_unique_ids(splits: dict[str, list[Question]]) -> dict[str, list[Question]]:
-    ids = [q.id for questions in splits.values() for q in questions]
-    if len(set(ids)) == len(ids):
-        return splits
-    return {
-        name: [dataclasses.replace(q, id=f"{name}-{q.id}") for q in questions]
-        for name, questions in splits.items()
-    }
-
-
 def _non_empty(questions: list[Question], source: str | Path, split: str) -> list[Question]:
     if not questions:
         raise UserError(f"{source} has no usable question for {split!r}; expected at least one")
@@ -305,7 +311,7 @@ def _non_empty(questions: list[Question], source: str | Path, split: str) -> lis
 def _checked_path(path: Path) -> Path:
     if not path.exists():
         raise UserError(
-            f"{path}: no such file or folder, and no set of that name{nearest(str(path))}; "
+            f"{path}: no such file or folder, and no set of that name{nearest(path)}; "
             f"expected a file ({', '.join(SUFFIXES)}), a folder with train, dev and test, "
             f"one of {', '.join(NAMED)}, a hub id like owner/name, or builtin"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 import unicodedata
@@ -17,6 +18,10 @@ _MIN_CONTAINED = 25
 contained by chance."""
 _SHARE = {"dev": (0.0, 0.1), "test": (0.1, 0.2)}
 """The interval of hash values in [0, 1) that a missing split takes from train."""
+_LEAST = 10
+"""Questions up to which a missing split is filled to a tenth, whatever the hashes are."""
+_FEW = 50
+"""Test questions below which a cut says how little they tell."""
 
 
 def same_question_key(question: Question) -> tuple[str, ...]:
@@ -58,16 +63,51 @@ def cut(questions: Iterable[Question], missing: Iterable[str]) -> dict[str, list
     """The questions as `train` and the `missing` splits (dev, test: a tenth each).
 
     A hash of context and question decides, without the choices: the cut depends neither on the
-    order nor on which other questions there are.
+    order nor on which other questions there are. Where chance leaves a split of a small set with
+    less than a tenth, it gets the questions of train with the lowest hashes, up to `_LEAST`.
     """
+    questions = list(questions)
     wanted = {split: _SHARE[split] for split in missing}
+    place = {id(q): _place(q) for q in questions}
     splits: dict[str, list[Question]] = {"train": [], **{split: [] for split in wanted}}
     for question in questions:
-        stem = "\n".join(same_question_key(question)[:2])
-        hashed = int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8]) / 2**64  # in [0, 1)
-        split = next((s for s, (low, high) in wanted.items() if low <= hashed < high), "train")
+        at = place[id(question)]
+        split = next((s for s, (low, high) in wanted.items() if low <= at < high), "train")
         splits[split].append(question)
+    least = min(_LEAST, round(len(questions) / 10) or 1)
+    for split in wanted:
+        train = sorted({place[id(q)] for q in splits["train"]})
+        while len(splits[split]) < least and len(train) > 1:
+            lowest = train.pop(0)
+            splits[split] += [q for q in splits["train"] if place[id(q)] == lowest]
+            splits["train"] = [q for q in splits["train"] if place[id(q)] != lowest]
     return splits
+
+
+def _place(question: Question) -> float:
+    """A hash of context and question in [0, 1)."""
+    stem = "\n".join(same_question_key(question)[:2])
+    return int.from_bytes(hashlib.sha256(stem.encode()).digest()[:8]) / 2**64
+
+
+def how_wide(test: int) -> str:
+    """What a small test split leaves open, as a further sentence."""
+    if not 0 < test < _FEW:
+        return ""
+    half = 98 / test**0.5  # 95 %, at an accuracy of one half
+    count = f"{test} test question{'s' if test > 1 else ''}"
+    return f". An accuracy of {count} is open by {half:.0f} points either way; of 100 by 10"
+
+
+def with_unique_ids(splits: dict[str, list[Question]]) -> dict[str, list[Question]]:
+    """The splits; where two share an id, with their names before all ids."""
+    ids = [q.id for questions in splits.values() for q in questions]
+    if len(set(ids)) == len(ids):
+        return splits
+    return {
+        name: [dataclasses.replace(q, id=f"{name}-{q.id}") for q in questions]
+        for name, questions in splits.items()
+    }
 
 
 def overlaps(splits: Mapping[str, Sequence[Question]]) -> list[tuple[str, Question, str, Question]]:

@@ -89,7 +89,7 @@ def colours_of(names: Iterable[str]) -> dict[str, str]:
 
 def shades(count: int) -> list[str]:
     """`count` shades of one blue, the last the strongest."""
-    strengths = [30 + 70 * i / max(1, count - 1) for i in range(count)]
+    strengths = [100 - 70 * (count - 1 - i) / max(1, count - 1) for i in range(count)]
     return [f"color-mix(in srgb, var(--c0) {s:.0f}%, var(--paper))" for s in strengths]
 
 

@@ -79,7 +79,9 @@ class Run:
     @property
     def parallel(self) -> Any:
         """How several processes hold the weights that learn (`RunConfig.parallel`)."""
-        return self.config.get("parallel", "auto")
+        asked = self.config.get("parallel", "auto")
+        # servers are given weights that the first process holds whole
+        return "ddp" if asked == "auto" and self.config.get("rollouts") else asked
 
     @classmethod
     def open(

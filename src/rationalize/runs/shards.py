@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rationalize.files import plain, write_text
+from rationalize.files import write_text
 from rationalize.processes import alone, by_first, wait, world
 
 Row = TypeVar("Row")
@@ -40,11 +40,27 @@ _LOOK_EVERY = (0.01, 0.5)
 """Seconds between two looks for the files of others: at first, and at most."""
 
 
+@dataclass(frozen=True)
+class Shard:
+    """A shard that is made elsewhere."""
+
+    number: int
+    rows: Sequence[Any]
+    file: Path
+    """Where its values are stored."""
+
+
+Elsewhere = Callable[[Sequence[Shard]], Iterator[tuple[int, list[Any]]]]
+"""Makes and stores shards, and returns their numbers and values in any order."""
+
+
 @dataclass
 class _Place:
     folder: Path
+    processes: int
+    """How many share it: what one of them does alone meanwhile is not kept here."""
     calls: int = 0
-    """Calls of `by_shards` so far. All processes make the same calls in the same order."""
+    """Calls of `deal` so far. All processes make the same calls in the same order."""
 
 
 _place: ContextVar[_Place | None] = ContextVar("place", default=None)
@@ -56,7 +72,7 @@ def kept_in(folder: Path) -> Iterator[None]:
     processes of the launch. Whoever stores what the block makes calls `forget`.
     """
     by_first(partial(_let_go, folder))
-    token = _place.set(_Place(folder))
+    token = _place.set(_Place(folder, world().size))
     try:
         yield
     finally:
@@ -80,56 +96,82 @@ def _let_go(folder: Path) -> None:
         claim.unlink(missing_ok=True)
 
 
-def by_shards(
-    rows: Sequence[Row], work: Callable[[Sequence[Row]], list[Any]], *, settings: Any,
-    size: int = SHARD,
-) -> Iterator[tuple[slice, list[Any]]]:  # fmt: skip
-    """Where each shard lies among the rows, and its values, in any order of the shards.
+def deal(
+    shards: Iterable[tuple[int, Sequence[Row]]], work: Callable[[Sequence[Row]], list[Any]], *,
+    settings: Any, elsewhere: Elsewhere | None = None,
+) -> Iterator[tuple[int, list[Any]]]:  # fmt: skip
+    """Each shard's number and values: those that can be had at once in the order given, then those
+    that others make.
 
     `work` returns a value per row, in JSON's types (a tuple comes back as a list). Rows and
     `settings`, plain values too, say all that the values depend on, beside what is the same in
-    every start of the part (weights).
+    every start of the part (weights). `elsewhere` makes what lacks in the place of this process.
     """
-    shards = [slice(at, min(at + size, len(rows))) for at in range(0, len(rows), size)]
-    place = _place.get()
-    if place is None:
-        for shard in shards:
-            yield shard, work(rows[shard])
+    place, me = _place.get(), world()
+    if place is None or place.processes != me.size:
+        for n, rows in shards:
+            yield n, work(rows)
         return
-    me, call = world(), place.calls
+    call = place.calls
     place.calls += 1
-    files = [
-        place.folder / f"{call:04d}-{n:06d}-{_digest([settings, rows[shard]])}.json"
-        for n, shard in enumerate(shards)
-    ]
-    # first its own, then from the end what the others have not come to
-    own = range(me.rank, len(shards), me.size)
-    lacking = [*own, *(n for n in reversed(range(len(shards))) if n not in own)]
+    lacking: list[tuple[int, Path]] = []
+    sent: list[Shard] = []
+    for n, rows in shards:
+        file = place.folder / f"{call:04d}-{n:06d}-{_digest([settings, rows])}.json"
+        values = read(file)
+        if values is None and elsewhere:
+            sent.append(Shard(n, rows, file))
+        elif values is None and (me.alone or _claim(file)):
+            values = _made(work, rows, file)
+        elif values is None:
+            lacking.append((n, file))
+        if values is not None:
+            yield n, values
+    if elsewhere and sent:
+        yield from elsewhere(sent)
     pause, longest = _LOOK_EVERY
     while lacking:
-        found = False
-        for n in tuple(lacking):
-            values = _read(files[n])
-            if values is None and (me.alone or _claim(files[n])):
-                values = _made(work, rows[shards[n]], files[n])
-            if values is not None:
-                lacking.remove(n)
-                found = True
-                yield shards[n], values
-        if lacking and not found:
+        there = [(n, file) for n, file in lacking if file.exists()]
+        for n, file in there:
+            lacking.remove((n, file))
+            yield n, read(file) or []
+        if not there:
             wait(pause)
             pause = min(2 * pause, longest)
+
+
+def by_shards(
+    rows: Sequence[Row], work: Callable[[Sequence[Row]], list[Any]], *, settings: Any,
+    size: int = SHARD, elsewhere: Elsewhere | None = None,
+) -> Iterator[tuple[slice, list[Any]]]:  # fmt: skip
+    """Where each shard of the rows lies among them, and its values (see `deal`)."""
+    cut = [slice(at, min(at + size, len(rows))) for at in range(0, len(rows), size)]
+    shards = ((n, rows[at]) for n, at in enumerate(cut))
+    for n, values in deal(shards, work, settings=settings, elsewhere=elsewhere):
+        yield cut[n], values
 
 
 def in_shards(
     rows: Sequence[Row], work: Callable[[Sequence[Row]], list[Any]], *, settings: Any,
     size: int = SHARD,
 ) -> list[Any]:  # fmt: skip
-    """The values of all rows, in their order (see `by_shards`)."""
-    parts = sorted(
-        (at.start, values) for at, values in by_shards(rows, work, settings=settings, size=size)
-    )
+    """The values of all rows, in their order."""
+    parts = sorted((at.start, v) for at, v in by_shards(rows, work, settings=settings, size=size))
     return [value for _, values in parts for value in values]
+
+
+def store(file: Path, values: list[Any]) -> None:
+    """Store the values of a shard."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, json.dumps(values))
+
+
+def read(file: Path) -> list[Any] | None:
+    """The values of a shard, None while they are not stored."""
+    try:
+        return json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def _made(work: Callable[[Sequence[Row]], list[Any]], rows: Sequence[Row], file: Path) -> list[Any]:
@@ -140,8 +182,7 @@ def _made(work: Callable[[Sequence[Row]], list[Any]], rows: Sequence[Row], file:
             values = work(rows)
     finally:
         _place.reset(token)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(values))
+    store(file, values)
     return values
 
 
@@ -155,12 +196,5 @@ def _claim(file: Path) -> bool:
     return True
 
 
-def _read(file: Path) -> list[Any] | None:
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        return None
-
-
 def _digest(value: Any) -> str:
-    return hashlib.blake2b(json.dumps(plain(value)).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(json.dumps(value, default=repr).encode(), digest_size=8).hexdigest()

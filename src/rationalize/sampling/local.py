@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +31,7 @@ from rationalize.models.streams import MIN_SHARED, Query, Stream, common_length,
 from rationalize.models.tuning import device_memory
 from rationalize.progress import Progress
 from rationalize.records import Completion
-from rationalize.runs.shards import SHARD, by_shards
+from rationalize.runs.shards import SHARD, Shard, by_shards
 from rationalize.sampling.beams import beam_search
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.draw import draw, uniforms
@@ -50,8 +52,12 @@ _BATCH_TOKENS = 16_384
 _MEMORY_SHARE = 1 / 16
 """Of the device's memory, for the keys and values of a batch."""
 
-_Prompt = tuple[tuple[Query, ...], int]
+PromptRow = tuple[tuple[Query, ...], int]
 """The views of a prompt, and its seed."""
+WriteOrder = tuple[SamplingConfig, int, str | None]
+"""What is asked of all shards of a call: sampling, replies per prompt, and where they stop."""
+Report = Callable[[int, int], None]
+"""Told how many prompts of a shard are done, and how many tokens are written."""
 
 
 class _Writer:
@@ -103,16 +109,19 @@ class Sampler:
         guidance: float = 0.0,
         batch_tokens: int | None = None,
         shadow: bool = True,
+        elsewhere: Callable[[WriteOrder, Sequence[Shard]], Any] | None = None,
     ) -> None:
         """`guidance` w decodes from `best + w (best - worst)`, the log-probabilities under the
         control tokens asked for and under the worst ones. `batch_tokens` bounds the cache, in
         tokens that a batch keeps; None: by the device's memory. `shadow=False` keeps the weights'
-        precision.
+        precision. `elsewhere` has shards written by `write_shard` of samplers like this one in
+        other processes (`shards.Elsewhere`), with their order before the shards.
         """
         self.policy = policy
         self.guidance = guidance
         self.batch_tokens = batch_tokens
         self.shadow = shadow
+        self.elsewhere = elsewhere
 
     @property
     def name(self) -> str:
@@ -186,30 +195,40 @@ class Sampler:
         n = config.n if searched or not config.greedy else 1  # greedy: one, repeated at the end
         ids_PG: list[list[list[int]]] = [[] for _ in prompts]
         done = tokens = 0  # prompts and tokens of finished shards
+        told = (0, 0)
 
         def report(prompts_done: int, written: int) -> None:
-            if progress:
-                progress(done + prompts_done, len(prompts), tokens + written)
+            nonlocal told
+            now = (done + prompts_done, tokens + written)
+            if progress and now != told:
+                progress(now[0], len(prompts), now[1])
+            told = now
 
-        def write(rows: Sequence[_Prompt]) -> list[list[list[int]]]:
-            return self._write_shard(rows, config, n, stop, report)
+        order = (config, n, stop)
+        elsewhere = partial(self.elsewhere, order) if self.elsewhere else None
+
+        def write(rows: Sequence[PromptRow]) -> list[list[list[int]]]:
+            return self.write_shard(order, rows, report)
 
         settings = [config.as_dict(), self.guidance, stop]
         rows = list(zip(queries, seeds, strict=True))
         # an accelerator takes no longer for a full batch than for a part of one
         size = SHARD if self.policy.device.type == "cpu" else max(SHARD, MAX_ROWS // n)
-        for at, written in by_shards(rows, write, settings=settings, size=size):
+        for at, written in by_shards(
+            rows, write, settings=settings, size=size, elsewhere=elsewhere
+        ):
             ids_PG[at] = written
             done += len(written)
             tokens += sum(len(ids) for ids_G in written for ids in ids_G)
             report(0, 0)
         return [ids_G * (config.n // n) for ids_G in ids_PG]
 
-    def _write_shard(
-        self, rows: Sequence[_Prompt], config: SamplingConfig, n: int, stop: str | None,
-        report: Callable[[int, int], None],
-    ) -> list[list[list[int]]]:  # fmt: skip
+    @torch.inference_mode()
+    def write_shard(
+        self, order: WriteOrder, rows: Sequence[PromptRow], report: Report = lambda *_: None
+    ) -> list[list[list[int]]]:
         """The token ids of n replies to each prompt; nothing of other shards has a say in them."""
+        config, n, stop = order
         queries, seeds = [q for q, _ in rows], [seed for _, seed in rows]
         longest = max(len(q.prompt_ids) + len(q.control_ids) for q, *_ in queries)
         writer = self._writer(config, longest + config.max_new_tokens)

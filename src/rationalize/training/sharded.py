@@ -30,6 +30,7 @@ from rationalize.errors import UsageError
 from rationalize.models.checkpointing import checkpointed_layers
 from rationalize.models.forward import Row
 from rationalize.models.heads import HEAD_NAME
+from rationalize.models.shadows import forget_shadows
 from rationalize.models.tuning import device_memory
 from rationalize.processes import add_up, by_first, join, world
 from rationalize.runs import before_parts
@@ -207,6 +208,7 @@ class Sharded:
         return self.whole
 
     def _empty_whole(self) -> None:
+        forget_shadows()  # copies are known by where weights lie, which others may take now
         for parameter in self.whole.parameters():
             if parameter not in self._kept:
                 parameter.data = parameter.data.new_empty(0)
