@@ -176,8 +176,6 @@ def fit(
         say(f"{stage.name}: {lora_reach(policy)}")
     with learner_of(policy, loss, config, stage.run.parallel) as learner:
         _fit(learner, batch_at, stage, steps, before_step, after_step)
-    if policy.device.type == "cpu":
-        give_back_freed_memory()
 
 
 def _fit(
