@@ -203,6 +203,15 @@ def test_a_merged_adapter_needs_its_base_on_the_servers(folder, tmp_path):
         with pytest.raises(UserError, match="VLLM_SERVER_DEV_MODE=1\nor start it with the") as told:
             ask(sampler(policy, folder, tmp_path / "b", server))
         start = Path(str(told.value).rpartition(" in ")[2])
+    # a server that is started anew between two versions has the weights below no more
+    with serving(folder) as server:
+        writer = sampler(policy, folder, tmp_path / "c", server)
+        ask(writer)
+        port = server.server_address[1]
+    with serving(folder, port=port) as server:
+        assert ask(moved(policy, 0.001) and writer) == ask(Sampler(policy, shadow=False))
+        assert server.orders.count("/collective_rpc") == 1
+    moved(policy, -0.001)
     with serving(start, dev=False) as server:
         assert ask(sampler(policy, folder, tmp_path / "b", server)) == expected
         assert server.orders.count("/v1/load_lora_adapter") == 1
