@@ -365,9 +365,9 @@ def test_a_named_split_of_one_file_is_the_part_that_a_run_cuts(tiny, tmp_path, c
     assert "a part is train, dev, test; leave --split out to ask all" in capsys.readouterr().err
     flags = ["evaluate", "--model", tiny, "--questions", file, "--dry-run"]
     assert main([*flags, "--out", str(tmp_path / "run"), "--split", "test"]) == 0
-    assert f"questions: {len(parts['test'])} test, 1 replies each" in capsys.readouterr().out
+    assert f"questions: {len(parts['test'])} test, 1 reply each" in capsys.readouterr().out
     assert main([*flags, "--out", str(tmp_path / "run")]) == 0
-    assert "questions: 40 of the whole file, 1 replies each" in capsys.readouterr().out
+    assert "questions: 40 of the whole file, 1 reply each" in capsys.readouterr().out
 
 
 def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys):

@@ -456,6 +456,11 @@ def test_what_is_nowhere_is_said(tmp_path):
         load_questions("quarrel")
     with pytest.raises(UserError, match="no such file"):
         load_questions(tmp_path / "none.jsonl")
+    write(tmp_path / "quiz.jsonl", ROW)
+    with pytest.raises(UserError, match=r"did you mean '.*quiz\.jsonl'"):
+        load_questions(tmp_path / "quiz.json")
+    with pytest.raises(UserError, match=r"Or name .*quiz\.jsonl itself, which is cut into splits"):
+        load_questions(tmp_path)
     (tmp_path / "q.txt").write_text("x")
     with pytest.raises(UserError, match="cannot tell its format"):
         load_questions(tmp_path / "q.txt")

@@ -95,7 +95,8 @@ def _writing(config: Any) -> list[str]:
     questions = asked_questions(config)
     whole = Path(config.questions).is_file() and not is_part(config)
     named = "of the whole file" if whole else split_of(config)
-    asked = f"questions: {len(questions)} {named}, {sampling.n} replies each"
+    replies = f"{sampling.n} {'reply' if sampling.n == 1 else 'replies'} each"
+    asked = f"questions: {len(questions)} {named}, {replies}"
     return [line, asked]
 
 

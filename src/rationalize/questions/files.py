@@ -88,9 +88,11 @@ def split_files(folder: Path, split: str) -> list[Path]:
     if not paths:
         present = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) or "nothing"
         wanted = " or ".join(f"{n}.jsonl" for n in SPLIT_ALIASES.get(split, (split,)))
+        files = [p for p in folder.iterdir() if p.is_file() and p.name.endswith(SUFFIXES)]
+        itself = f". Or name {files[0]} itself, which is cut into splits" if len(files) == 1 else ""
         raise UserError(
             f"{folder}: no file for the split {split!r} (the folder holds {present}); "
-            f"expected {wanted}, or one that ends in {', '.join(SUFFIXES[1:])}"
+            f"expected {wanted}, or one that ends in {', '.join(SUFFIXES[1:])}{itself}"
         )
     if len(paths) > 1 and len(shards) != len(paths):
         raise UserError(
@@ -209,8 +211,9 @@ def _column_names(path: Path, names: list[str]) -> list[str]:
     if len(names) == 1 and re.search("[;\t|,]", names[0]):
         wrong = "one column"
     if wrong:
+        shown = clip(", ".join(names))
         raise UserError(
-            f"{path}, line 1: found {wrong} ({clip(names)}); expected the names of the columns, "
+            f"{path}, line 1: found {wrong} ({shown}); expected the names of the columns, "
             "with commas between them in .csv and tabs in .tsv"
         )
     return names

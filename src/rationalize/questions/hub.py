@@ -39,9 +39,11 @@ def on_hub(source: str) -> bool:
     return not Path(source).exists() and find_set(source) is not None
 
 
-def nearest(source: str) -> str:
-    """A hint for the error about an unknown source: the most similar name, if any."""
-    near = difflib.get_close_matches(source, [*NAMED, "builtin"], n=1)
+def nearest(source: Path) -> str:
+    """A hint for the error about an unknown source: the most similar set or file, if any."""
+    beside = source.parent.iterdir() if source.parent.is_dir() else ()
+    known = [*NAMED, "builtin", *(str(path) for path in beside)]
+    near = difflib.get_close_matches(str(source), known, n=1, cutoff=0.75)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 

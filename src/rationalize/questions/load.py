@@ -25,6 +25,7 @@ from rationalize.questions.files import (
     split_files,
 )
 from rationalize.questions.forms import read_rows_alike
+from rationalize.questions.guess import hint
 from rationalize.questions.hub import NAMED, find_set, nearest, open_hub, open_saved, table_rows
 from rationalize.questions.splits import check_overlap, cut, how_wide, overlaps, with_unique_ids
 from rationalize.records import Question
@@ -248,6 +249,7 @@ def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
     questions: dict[str, Question] = {}
     id_of: dict[tuple, str] = {}  # of questions without an id of their own
     fields: set[str] = set()
+    names: dict[str, None] = {}  # of all columns
     dropped = 0
     for row, reading in read_rows_alike(source.rows, source.columns, source.id_prefix):
         if isinstance(reading, BadRow):
@@ -256,6 +258,7 @@ def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
         try:
             dropped += reading.dropped
             fields |= reading.columns
+            names |= dict.fromkeys(map(str, row.values))
             question = reading.question
             key = (question.context, question.question, question.choices)
             if not reading.has_id and key in id_of:
@@ -277,8 +280,9 @@ def _questions(source: _Rows, bad: list[BadRow]) -> list[Question]:
     absent = [field for field in source.columns if field not in fields]
     if questions and absent:
         column = source.columns[absent[0]]
+        near = hint(names, absent[0], str(column)) or ";"
         raise UserError(
-            f"{source.source}: no row has {column!r}, the column given for {absent[0]!r}; "
+            f"{source.source}: no row has {column!r}, the column given for {absent[0]!r}{near} "
             "expected the name of a column. Correct the mapping, or leave it out"
         )
     if dropped:
@@ -307,7 +311,7 @@ def _non_empty(questions: list[Question], source: str | Path, split: str) -> lis
 def _checked_path(path: Path) -> Path:
     if not path.exists():
         raise UserError(
-            f"{path}: no such file or folder, and no set of that name{nearest(str(path))}; "
+            f"{path}: no such file or folder, and no set of that name{nearest(path)}; "
             f"expected a file ({', '.join(SUFFIXES)}), a folder with train, dev and test, "
             f"one of {', '.join(NAMED)}, a hub id like owner/name, or builtin"
         )

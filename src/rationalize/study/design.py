@@ -118,11 +118,11 @@ def make_items(
             f"({same} pairs are equal, {missing} lack one); expected methods that answered the "
             "same questions with rationales of their own"
         )
-    notes = [f"{same} pairs of equal rationales were left out: nothing can be preferred."] * (
+    notes = [f"pairs of equal rationales, left out since nothing can be preferred: {same}."] * (
         same > 0
     )
     if missing:
-        notes.append(f"{missing} pairs were left out: a method has no rationale for the question.")
+        notes.append(f"pairs left out since a method has no rationale for the question: {missing}.")
     return items + _checks(items, checks, rng), notes
 
 
