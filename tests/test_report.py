@@ -172,6 +172,16 @@ def test_comparisons_that_come_to_the_same_share_a_sentence():
                   "random; SFT; one."),
     ]  # fmt: skip
     assert len(said(level[:3])) == 3
+    learners = [{**row, "a": row["b"], "b": "RFT"} for row in level]
+    assert said(learners) == [
+        ("level", "None of fixed; random; SFT; one can be told apart in accuracy from RFT (once "
+                  "corrected for 6 tests: SFT): the farthest is SFT, difference +12.0 points, +2.0 "
+                  "to +22.0, n = 120, Holm's p .500."),
+    ]  # fmt: skip
+    [(_, text)] = said([{**row, "p_holm": 0.01, "low": 0.01, "mean": 0.2} for row in learners])
+    assert text.startswith(
+        "fixed; random; SFT; one are above RFT in accuracy: the closest is fixed"
+    )
 
 
 def test_verdicts_say_what_correction_seeds_and_readings_change():
