@@ -7,7 +7,6 @@ from rationalize import (
     FitConfig,
     Method,
     Policy,
-    Sampler,
     SamplingConfig,
     Stage,
     write_attempts,
@@ -36,7 +35,7 @@ def learn_shortest(
         # 1. write: `n` attempts per question, scored by every reward, stored in the run
         def write(round: int = round) -> list:
             source = Provenance("train", exp.seed, writer=stage.name, round=round)
-            attempts = write_attempts(Sampler(policy), exp.train, config.sampling, source)
+            attempts = write_attempts(exp.sampler(policy), exp.train, config.sampling, source)
             return exp.suite.score(attempts, questions)
 
         attempts = stage.attempts(f"round{round}", write)

@@ -17,7 +17,7 @@ from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.questions import builtin_questions
 from rationalize.records import Completion
-from rationalize.sampling.addresses import Addresses, addresses_of
+from rationalize.sampling.addresses import addresses_of, endpoints_of
 from rationalize.sampling.choices import read_choice
 from rationalize.sampling.config import HttpConfig, SamplingConfig
 from rationalize.sampling.http import Failed, Refused
@@ -310,9 +310,9 @@ def test_where_requests_go(address, path):
 
 def test_addresses_of_another_endpoint_and_with_a_key():
     with pytest.raises(UsageError, match="ends in /chat/completions, expected /completions"):
-        Addresses("http://h/v1/chat/completions", HttpConfig(endpoint="completions"))
+        endpoints_of("http://h/v1/chat/completions", HttpConfig(endpoint="completions"))
     with pytest.raises(UsageError, match="ends in /completions, expected /chat/completions"):
-        Addresses("http://h/v1/completions", HttpConfig())
+        endpoints_of("http://h/v1/completions", HttpConfig())
     for query in (
         "api-key=s3cret",
         "sig=s3cret",

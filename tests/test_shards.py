@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kills import contents, killed_at
-from launches import environments
-from tiny import tiny_policy
+from launches import launch
+from tiny import tiny_folder, tiny_policy
 from toys import attempt, question
 
+from rationalize.cli import main, run
 from rationalize.rewards import Reward, RewardSuite
 from rationalize.runs import Run, Stage
 from rationalize.runs.shards import by_shards, forget, in_shards, kept_in
@@ -22,27 +23,14 @@ from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import Provenance, Recorded, write_attempts
 
 
-def together(size, work):
+def together(size, work, folder):
     """What `work()` returned in each of so many processes of one launch."""
-    pipes, children = [os.pipe() for _ in range(size)], []
-    for place, (_, writer) in zip(environments(size), pipes, strict=True):
-        child = os.fork()
-        if child == 0:
-            os.environ |= place
-            status = 1
-            try:
-                os.write(writer, json.dumps(work()).encode())
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-        os.close(writer)
-    said = []
-    for reader, _ in pipes:
-        with os.fdopen(reader) as stream:
-            said.append(stream.read())
-    assert [os.waitpid(child, 0)[1] for child in children] == [0] * size
-    return [json.loads(text) for text in said]
+    folder.mkdir()
+    said = [folder / f"{rank}.json" for rank in range(size)]
+    statuses = launch(lambda rank: said[rank].write_text(json.dumps(work())), folder, size=size)
+    told = [file.read_text() for file in sorted(folder.glob("output*"))]
+    assert statuses == [0] * size, "\n".join(told)
+    return [json.loads(file.read_text()) for file in said]
 
 
 def noted(file, rows):
@@ -84,7 +72,7 @@ def test_processes_share_the_shards_and_each_has_all_values(tmp_path, size):
 
     whole = [value for at in range(0, 50, 8) for value in noted(os.devnull, rows[at : at + 8])]
     expected = [whole, noted(os.devnull, [0, 1, 2, 0]) + noted(os.devnull, [1, 2])]
-    assert together(size, part) == [expected] * size
+    assert together(size, part, tmp_path / "said") == [expected] * size
     assert len(made.read_text().splitlines()) == 7 + 2  # each was made by one of them
 
 
@@ -98,7 +86,7 @@ def test_a_shard_that_nobody_works_at_is_taken_by_whoever_is_done(tmp_path):
         with kept_in(tmp_path / "part"):
             return in_shards(list(range(20)), work, settings=None, size=2)
 
-    first, second = together(2, part)
+    first, second = together(2, part, tmp_path / "said")
     assert first == second
     assert sum(pid != first[0] for pid in first) == 18
 
@@ -118,7 +106,7 @@ def test_a_claim_of_a_killed_launch_does_not_block(tmp_path):
         with kept_in(folder):
             return in_shards(rows, partial(noted, made), settings=None, size=4)
 
-    again, same = together(2, part)
+    again, same = together(2, part, tmp_path / "said")
     assert again == same
     assert [row for row, _, _ in again] == rows
     assert made.read_text() == before + "[8, 9, 10, 11]\n"
@@ -158,6 +146,9 @@ def test_replies_do_not_depend_on_the_other_shards(policy):
     assert write(policy, QUESTIONS[:64]) == whole[:128]
     assert [row[1:] for row in write(policy, QUESTIONS[64:128])] == [r[1:] for r in whole[128:256]]
     assert write(policy, []) == []
+    twice = write(policy, QUESTIONS[:64] * 2)  # the second time in another shard
+    assert twice[:128] == whole[:128]
+    assert len({id for id, *_ in twice}) == 256
 
 
 def test_processes_write_the_same_replies(policy, tmp_path):
@@ -168,7 +159,10 @@ def test_processes_write_the_same_replies(policy, tmp_path):
             return write(policy)
 
     for size in (2, 3):
-        assert together(size, partial(part, tmp_path / str(size))) == [whole] * size
+        assert (
+            together(size, partial(part, tmp_path / str(size)), tmp_path / f"said{size}")
+            == [whole] * size
+        )
         assert len(list((tmp_path / str(size)).glob("*.json"))) == 3
 
 
@@ -205,6 +199,45 @@ def test_a_killed_part_goes_on_by_shards_to_the_same_bytes(policy, tmp_path):
         assert len(made.read_text().splitlines()) <= len(shards) + 1
         again += len(left)
     assert again
+
+
+REWARDS = """
+from rationalize.rewards import Reward
+
+def bare(completions, **columns):
+    return [len(completions) + len(c) / 7 for c in completions]
+
+def count(completions, **columns):
+    with open("made", "a") as lines:
+        lines.writelines(c + "\\n" for c in completions)
+    return [len(c) / 9 for c in completions]
+
+model = Reward("model", count)
+"""
+
+
+def test_the_commands_of_a_launch_write_the_files_of_one_process(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "launched_rewards.py").write_text(REWARDS)
+    tiny_folder("decoder", tmp_path / "tiny")
+    sample = ["sample", "--model", "tiny", "--questions", "builtin", "--limit", "150",
+              "--max-new-tokens", "3", "--out"]  # fmt: skip
+    score = ["score", "in.jsonl", "--rewards", "launched_rewards:bare", "launched_rewards:model",
+             "length", "--out"]  # fmt: skip
+    given = ({"question": "Is it?", "answer": "yes", "completion": f"{i} is"} for i in range(600))
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in given))
+    for name, argv in (("a", sample), ("b", score)):
+        assert main([*argv, f"{name}1.jsonl"]) == 0
+        (tmp_path / "made").unlink(missing_ok=True)
+        statuses = launch(lambda _, argv=argv, name=name: run([*argv, f"{name}3.jsonl"]),
+                          tmp_path / "said", size=3)  # fmt: skip
+        assert statuses == [0, 0, 0], (tmp_path / "said/output0").read_text()
+        assert (tmp_path / f"{name}3.jsonl").read_bytes() == (
+            tmp_path / f"{name}1.jsonl"
+        ).read_bytes()
+        assert not list(tmp_path.glob("*.partial"))
+    assert len((tmp_path / "made").read_text().splitlines()) == 600  # each by one of them
 
 
 def test_equal_rows_are_scored_once_whatever_the_shard(tmp_path):

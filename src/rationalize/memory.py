@@ -10,10 +10,23 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # malloc.h
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """A block, or a function, within which freed memory stays in the process; returned at its end,
+    when what the block alone has held is gone.
+    """
+    keep_freed_memory()
+    try:
+        yield
+    finally:
+        give_back_freed_memory()
 
 
 def keep_freed_memory() -> bool:

@@ -7,11 +7,13 @@ import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UserError
 from rationalize.files import make_folder, plain, write_text
+from rationalize.processes import by_first, meet, world
 from rationalize.runs import lock, unlock
 from rationalize.text import listed
 
@@ -29,26 +31,37 @@ def partial_folder(out: Path) -> Path:
 
 @contextmanager
 def work_folder(out: Path) -> Iterator[Path]:
-    """`partial_folder(out)`, locked for this process. It is removed at the end unless it holds
-    unfinished work.
+    """`partial_folder(out)`, locked for this process, or for all of its launch. It is removed at
+    the end, when all have done their part, unless it holds unfinished work.
     """
+    folder = by_first(partial(_locked, out))
+    try:
+        yield folder
+        meet()
+    finally:
+        if world().first:
+            unlock(folder)
+            if not (folder / _SETTINGS).exists():
+                shutil.rmtree(folder)
+
+
+def _locked(out: Path) -> Path:
     folder = _made(out)
     lock(folder)
     _forget_idle(folder)
-    try:
-        yield folder
-    finally:
-        unlock(folder)
-        if not (folder / _SETTINGS).exists():
-            shutil.rmtree(folder)
+    return folder
 
 
 def begin(folder: Path, settings: Mapping[str, Any], *, overwrite: bool = False) -> None:
     """Store what the work depends on.
 
     Raises `UserError` where it was begun with other settings; with `overwrite` what it has done is
-    deleted.
+    deleted. Of the processes of a launch the first one does it.
     """
+    by_first(partial(_begin, folder, settings, overwrite))
+
+
+def _begin(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     wanted = plain(settings)
     file = folder / _SETTINGS
     stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else wanted
@@ -83,7 +96,8 @@ def _forget_idle(folder: Path) -> None:
 
 def end(folder: Path) -> None:
     """Mark the work as finished: its folder may be removed."""
-    (folder / _SETTINGS).unlink()
+    if world().first:
+        (folder / _SETTINGS).unlink()
 
 
 def _made(out: Path) -> Path:

@@ -35,6 +35,7 @@ from rationalize.commands.resolve import (
 )
 from rationalize.commands.resumable_file import SHARDS, begin, end, shards_of, work_folder
 from rationalize.errors import UsageError, UserError
+from rationalize.processes import by_first
 from rationalize.progress import say
 from rationalize.records import Attempt, Question, question_row
 from rationalize.sampling.config import HttpConfig
@@ -158,13 +159,13 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
     if config.write == "questions" and config.mode == "answer":
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
     out = OutputFile(config.out, "sample", settings_of(config), overwrite)
-    out.check()  # before anything is loaded
+    by_first(out.check)  # before anything is loaded
     questions = asked_questions(config)
     demos = _demos(config)
     with _pool(config) as pool, open_writer(config, pool) as writer:
         settings = {**settings_of(config), "weights": writer.weights_hash}
         out = OutputFile(config.out, "sample", settings, overwrite)
-        out.claim()
+        by_first(out.claim)
         with work_folder(config.out) as folder:
             begin(folder, settings, overwrite=overwrite)
             if done := SHARD * len(shards_of(folder)):
@@ -177,8 +178,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
                     PromptOptions(config.mode, writer.control, demos, told=writer.told),
                     label="sample",
                 )  # fmt: skip
-            facts = _save(attempts, {q.id: q for q in questions}, config)
-            out.sign()
+            facts = by_first(partial(_save, attempts, {q.id: q for q in questions}, config, out))
             end(folder)
     return {"out": config.out, "questions": len(questions), **facts}
 
@@ -200,8 +200,9 @@ def _shard_writer(config: SampleConfig) -> Make:
 
 
 def _save(
-    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SampleConfig
-) -> dict[str, int]:
+    attempts: Sequence[Attempt], questions: Mapping[str, Question], config: SampleConfig,
+    out: OutputFile,
+) -> dict[str, int]:  # fmt: skip
     """Write the file, say what it holds, and return the counts."""
     from rationalize.attempt_files import save_attempts
 
@@ -211,6 +212,7 @@ def _save(
         _save_questions(kept, questions, config.out)
     else:
         save_attempts(kept, config.out, questions)
+    out.sign()
     parsed = sum(a.parsed for a in attempts)
     skipped = len(questions.keys() - {a.question_id for a in attempts})
     print(

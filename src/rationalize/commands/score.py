@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import tee
@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from rationalize.commands.on_ray import ExecutorSettings, Make, check_executor, ray_pool
+from rationalize.commands.on_ray import (
+    ExecutorSettings,
+    Make,
+    RayPool,
+    check_executor,
+    ray_pool,
+)
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.rationale_file import Rationale, RationaleFile
 from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of
@@ -28,6 +34,7 @@ from rationalize.commands.scored_file import (
     source_digest,
 )
 from rationalize.errors import UsageError
+from rationalize.processes import alone, by_first, launched, world
 from rationalize.progress import progress_bar, say
 from rationalize.records import Question
 from rationalize.runs.shards import deal, kept_in
@@ -72,10 +79,10 @@ class ScoreConfig(ScorerFolders, ExecutorSettings):
 
     def __post_init__(self) -> None:
         check_executor(self)
-        if self.executor == "ray" and self.cache is not None:
+        if self.cache is not None and (self.executor == "ray" or not launched().alone):
             raise UsageError(
-                "--cache is a file that one machine writes, and --executor ray scores on several; "
-                "leave one of them out"
+                "--cache is a file that one process writes; leave it out with --executor ray, and "
+                "where several processes are launched"
             )
 
 
@@ -87,14 +94,13 @@ def score(config: ScoreConfig, *, overwrite: bool = False) -> dict[str, Any]:
         )
     if not config.rewards:
         raise UsageError("--rewards: found none; expected at least one reward to score by")
-    OutputFile(config.out, "score", {}, overwrite).claim()
+    by_first(OutputFile(config.out, "score", {}, overwrite).claim)
     with work_folder(config.out) as folder:
         if config.file == Path("-"):
-            file = copied(sys.stdin.buffer, folder / "input")
+            file = by_first(lambda: copied(sys.stdin.buffer, folder / "input"))
             return _score(config, folder, file, "standard input", overwrite)
         if config.file.is_fifo() or config.file.is_char_device():  # can be read once only
-            with open(config.file, "rb") as source:
-                file = copied(source, folder / "input")
+            file = by_first(partial(_copied, config.file, folder / "input"))
             return _score(config, folder, file, str(config.file), overwrite)
         return _score(config, folder, config.file, str(config.file), overwrite)
 
@@ -135,7 +141,8 @@ def _score(
     known_names(config.rewards, config)  # what is wrong with them, before rows are read
     questions = questions_by_id(config)
     rationales = RationaleFile(file, config.columns, questions, name)
-    total = rationales.check(config.skip_bad_rows)  # before any model is loaded
+    # before any model is loaded
+    total = by_first(partial(rationales.check, config.skip_bad_rows))
     rewards = rewards_of(config.rewards, config, model=config.model)
     suite = RewardSuite(rewards, cache=config.cache)
     settings = {
@@ -145,15 +152,15 @@ def _score(
         "rewards": [[r.name, r.version, r.scorer_hash, source_digest(r)] for r in suite.rewards],
     }
     out = OutputFile(config.out, "score", settings, overwrite)
-    out.check()
+    by_first(out.check)
     begin(folder, settings, overwrite=overwrite)
     names = [r.name for r in suite.rewards]
-    scored = ScoredRows(folder, names, rationales.rewards_column)
+    scored = by_first(partial(ScoredRows, folder, names, rationales.rewards_column))
     if scored.count:
         say(one_line(f"{config.out}: resuming after {scored.count} of {total} rows"))
     _score_all(config, folder, rationales, suite, scored, total)
-    scored.become(config.out)
-    out.sign()
+    by_first(partial(scored.become, config.out))
+    by_first(out.sign)
     end(folder)
     print(means_table(scored.means))
     if adjusted := leak_line(scored.by_leak):
@@ -167,30 +174,44 @@ def _score(
     return {"out": config.out, "rows": scored.count, "rewards": rewards_means}
 
 
+def _copied(source: Path, file: Path) -> Path:
+    with open(source, "rb") as rows:
+        return copied(rows, file)
+
+
 def _score_all(
     config: ScoreConfig, folder: Path, rationales: RationaleFile, suite: RewardSuite,
     scored: ScoredRows, total: int,
 ) -> None:  # fmt: skip
     """Add the scores of all rows that have none yet, in the order of the rows."""
     known, settings = scored.count, [r.name for r in suite.rewards]
-    score = partial(_scores, suite)
+    score, shards = partial(_scores, suite), folder / SHARDS
+    shared = config.executor == "ray" or not world().alone
     with progress_bar("score", "rows") as progress:
-        if config.executor == "ray":  # in any order, into a file for each batch
-            with ray_pool(config, partial(_batch_scorer, config)) as pool, kept_in(folder / SHARDS):
-                there = known
+        if shared:  # in any order, into a file for each batch
+            there = known
+            with _pool(config) as pool, kept_in(shards):
                 for _, scores in deal(
                     _lacking(rationales, known), score, settings=settings,
-                    elsewhere=partial(pool, None),
+                    elsewhere=partial(pool, None) if pool else None,
                 ):  # fmt: skip
                     there += len(scores)
                     progress(min(there, total), total, 0)
-        with kept_in(folder / SHARDS) if config.executor == "ray" else nullcontext():
+        if not world().first:
+            return
+        with alone(), kept_in(shards) if shared else nullcontext():
             lacking, again = tee(_lacking(rationales, known))
             made = deal(again, score, settings=settings)
             for (at, batch), (_, scores) in zip(lacking, made, strict=True):
                 rows = _with_scores(batch, scores, rationales.rewards_column)
                 scored.add(rows[max(0, known - at) :])
                 progress(scored.count, total, 0)
+
+
+def _pool(config: ScoreConfig) -> AbstractContextManager[RayPool | None]:
+    if config.executor == "ray":
+        return ray_pool(config, partial(_batch_scorer, config))
+    return nullcontext()
 
 
 def _lacking(rationales: RationaleFile, known: int) -> Iterator[tuple[int, list[Rationale]]]:

@@ -162,6 +162,8 @@ def _moved(path: Path, value: Any, method: str) -> tuple[Path, Any] | None:
         if value not in (None, {"temperature": 0, "n": 1, "beams": 1}.get(last, value)):
             raise UsageError(f"{name} is {value}: development and test replies are greedy now")
         return None
+    if path == ("rollouts",) and type(value) is not int:  # the addresses, a setting of today
+        return path, value
     if path == ("init",):
         return (("sft", "epochs"), 0.0) if value == "model" else None
     if "bins_of" in path:

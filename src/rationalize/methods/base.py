@@ -19,6 +19,7 @@ from rationalize.methods.live import show_progress
 from rationalize.models.exported import kept_replies
 from rationalize.models.policy import Policy, Precision, load_policy
 from rationalize.models.precision import Numbers
+from rationalize.models.sources import stored_model
 from rationalize.models.tuning import decide_for
 from rationalize.questions import check_overlap, load_splits
 from rationalize.records import Attempt, Question
@@ -27,6 +28,7 @@ from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run, Stage, slug
 from rationalize.runs.track import Tracker
 from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.rollouts import rollout_sampler, servers_of
 from rationalize.sampling.writing import PromptOptions, Provenance, Recorded, write_attempts
 from rationalize.signals.draws import shuffled_passes
 
@@ -72,6 +74,14 @@ class RunConfig:
     """Seed of every random draw."""
     trust_remote_code: bool = False
     """Let a hub model run its own Python code."""
+    rollouts: str | None = None
+    """Servers (vLLM or SGLang) that write what the policy learns from, with its weights as they
+    are then: `http://a:8000/v1,http://b:8000/v1`; none: they are written in this process.
+    """
+    rollout_folder: str | None = None
+    """Folder that this machine and the servers see, for the weights, or `HERE=THERE` where its path
+    differs; none: `served` in the run's folder.
+    """
 
     def __post_init__(self) -> None:
         at_least(self, 1, "limits")
@@ -254,6 +264,18 @@ class Experiment(WithSplits):
         if weights is not None:
             policy.load_weights(weights)
         return policy
+
+    def sampler(self, policy: Policy) -> Sampler:
+        """What writes the attempts that the policy learns from: in this process, or on the run's
+        rollout servers. Evaluations are always written in this process.
+        """
+        config = self.config
+        if not config.rollouts:
+            return Sampler(policy)
+        servers = servers_of(
+            config.rollouts, config.rollout_folder, self.run.path, stored_model(config.model)
+        )
+        return rollout_sampler(policy, servers, self.run.path)
 
     def reset(self, policy: Policy) -> None:
         """Give a policy the base model's weights again, in its place in memory."""

@@ -34,7 +34,7 @@ from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt
 from rationalize.runs import Stage
-from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import Provenance, Teacher, teacher_attempts, write_attempts
 from rationalize.signals.draws import shuffled_passes
 from rationalize.signals.filters import first_of_each, keep_above
@@ -121,7 +121,7 @@ def _learn(
 
     def write_round(round: int) -> list[Attempt]:
         attempts = write_attempts(
-            Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
+            exp.sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
             config.sampling,
             Provenance("train", exp.seed, round=round, step=round * config.sample_interval),
             label=f"{stage.name} explores, round {round}",

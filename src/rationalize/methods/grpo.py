@@ -45,7 +45,7 @@ from rationalize.records import Attempt
 from rationalize.rewards.base import counted
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Stage
-from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import Provenance, Recorded, write_attempts
 from rationalize.signals.advantages import (
     Scale,
@@ -189,7 +189,7 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
 
     def write(update: int) -> list[Attempt]:
         # 1. write; token ids and log-probabilities go to a file
-        sampler, step = Recorded(Sampler(policy)), update * config.steps_per_update
+        sampler, step = Recorded(exp.sampler(policy)), update * config.steps_per_update
         attempts = write_attempts(
             sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling,
             Provenance("train", exp.seed, writer=stage.name, round=update, step=step),

@@ -26,6 +26,7 @@ from rationalize.methods.base import (
 )
 from rationalize.methods.inputs import inputs_of
 from rationalize.methods.outcome import said_done
+from rationalize.methods.rollouts import check_rollouts
 from rationalize.methods.scoring import (
     ANSWER_SCORER,
     Scoring,
@@ -110,6 +111,8 @@ def _opened(
     known = checked(settings)
     tokens = known.parts[EvaluationConfig].evaluation_tokens or tokens_of(known.config)
     run_config = known.parts[RunConfig]
+    for line in known.servers:
+        say(f"rollouts: {line}")
     with open_run(
         run_config, out, stored, splits=known.splits, rewards=known.rewards, overwrite=overwrite
     ) as (run, base):
@@ -117,6 +120,7 @@ def _opened(
         def prepare() -> tuple[Any, Any, Experiment]:
             (settled,) = settle(run, base, settings)
             config, *_, run_config = split(settled)
+            check_rollouts(config, run_config)  # the tuning is decided now
             exp = make_experiment(
                 run, base, known.parts[RunConfig], known.scoring, tokens=tokens,
                 splits=known.splits,
@@ -139,6 +143,8 @@ class Checked:
     scoring: Scoring
     rewards: list[Reward]
     """Not loaded yet."""
+    servers: list[str]
+    """What the rollout servers are, a line each."""
 
 
 def checked(settings: Any) -> Checked:
@@ -157,7 +163,8 @@ def checked(settings: Any) -> Checked:
     starts_from_sft = SftStart in parts and parts[SftStart].sft.epochs > 0
     if starts_from_sft or ANSWER_SCORER in trained_scorers(scoring):
         taught(splits["train"])
-    return Checked(config, parts, splits, scoring, rewards)
+    servers = check_rollouts(config, parts[RunConfig])
+    return Checked(config, parts, splits, scoring, rewards, servers)
 
 
 def check_selection(config: Any, metrics: Sequence[str], path: str = "") -> None:
@@ -193,6 +200,7 @@ def plan(
         f"rewards: {', '.join(dict.fromkeys(known.scoring.rewards))}; beside them "
         f"{', '.join(DIAGNOSTICS)}",
         f"trained: {'; '.join([*scorers, about])}",
+        *[f"rollouts: {line}" for line in known.servers],
     ]
     return lines, known
 

@@ -134,7 +134,7 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         step = round * config.sample_interval
         active = active_when_sampling(step, config)
         attempts = write_attempts(
-            Sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
+            exp.sampler(policy), questions_for(exp.train, config.prompts, round, exp.seed),
             config.sampling, Provenance("train", exp.seed, round=round, step=step),
             PromptOptions(control=dict.fromkeys(active, 0)),
             label=f"{stage.name} explores, round {round}",

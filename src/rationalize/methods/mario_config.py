@@ -84,6 +84,8 @@ class MarioConfig:
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64)
     """How rollouts are written."""
 
+    CONTROLS: ClassVar[bool] = True
+    """Attempts are written under control tokens."""
     LORA: ClassVar[dict[str, Any]] = {
         "fit": {"learning_rate": 2e-4, "control_factor": 5.0}  # control rows learn as before
     }

@@ -169,6 +169,7 @@ def own_attempts(
         hinted: bool = False,
     ) -> list[Attempt]:  # fmt: skip
         by_id: dict[str, list[Attempt]] = {}
+        sampler = exp.sampler(policy) if split == "train" else Sampler(policy)
         told = few_shot and not policy.knows_form
         name = f"{writer}-hinted" if hinted else f"{writer}-again" if again else writer
         stream = name if again else writer  # other draws than the first ones
@@ -176,7 +177,7 @@ def own_attempts(
         for form, demos in shown.items():
             asked = [q for q in questions if form_of(q) == form]
             for attempt in write_attempts(
-                Sampler(policy), asked, sampling, source,
+                sampler, asked, sampling, source,
                 PromptOptions(demos=demos, hinted=hinted, told=told), label=f"{name} writes",
             ):  # fmt: skip
                 by_id.setdefault(attempt.question_id, []).append(attempt)

@@ -39,7 +39,7 @@ from rationalize.models.policy import Policy
 from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.runs import Stage
-from rationalize.sampling.local import Sampler, SamplingConfig
+from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import Provenance, Recorded, write_attempts
 from rationalize.signals.draws import shuffled_parts
 from rationalize.training.batches import RowMaker
@@ -262,7 +262,7 @@ class Updates:
     def _roll_out(self, update: int, file: Path) -> list[Attempt]:
         """Write and score replies; their token ids, log-probabilities and values go to `file`."""
         config, exp, name = self.config, self.exp, self.stage.name
-        sampler, step = Recorded(Sampler(self.policy)), update * config.steps_per_update
+        sampler, step = Recorded(exp.sampler(self.policy)), update * config.steps_per_update
         source = Provenance("train", exp.seed, writer=name, round=update, step=step, stream=name)
         attempts = write_attempts(
             sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling,

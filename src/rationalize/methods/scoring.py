@@ -14,7 +14,6 @@ from rationalize.methods.train_scorers.verifier import VerifierConfig, train_ver
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import RewardModel, read_facts, reward_model_folder
 from rationalize.models.scorers import AnswerScorer, load_verifier, scorer_facts
-from rationalize.processes import world
 from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, READS_ANSWERS, Reward, RewardSuite, load_rewards
 from rationalize.rewards.known import known_rewards
@@ -106,9 +105,6 @@ def make_suite(
         [*names, *DIAGNOSTICS], answer_scorer=answer_scorer, verifier=verifier,
         reward_model=reward_model, base=base,
     )  # fmt: skip
-    # each process keeps what it has scored: a cache that several machines write needs a local disk
-    rank = world().rank
-    cache = run.path / "scores" / (f"process{rank}" if rank else "")
-    suite = RewardSuite(rewards, cache=str(cache))
+    suite = RewardSuite(rewards, cache=str(run.path / "scores"))
     suite.check_questions(train)
     return suite

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -49,6 +49,20 @@ def attached(policy: Policy, scalar_head: Linear) -> Iterator[None]:
         yield
     finally:
         delattr(policy.model, HEAD_NAME)  # models are saved without it
+
+
+@contextmanager
+def detached(model: Any) -> Iterator[None]:
+    """The model without a head that is attached to it, while it is stored."""
+    scalar_head = getattr(model, HEAD_NAME, None)
+    if scalar_head is None:
+        yield
+        return
+    delattr(model, HEAD_NAME)
+    try:
+        yield
+    finally:
+        setattr(model, HEAD_NAME, scalar_head)
 
 
 def head_values(scalar_head: Linear, hidden_Nd: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rationalize.errors import UserError
 from rationalize.models.memo import forget_memos
+from rationalize.processes import by_first, launched
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.cache import ScoreCache
@@ -41,6 +42,8 @@ class RewardSuite:
         if duplicates:
             raise UserError(f"duplicate reward names: {', '.join(duplicates)}; rename all but one")
         self.rewards = list(rewards)
+        # of the processes of a launch the first alone has it: several machines cannot write one
+        cache = cache if launched().first else None
         self.cache = ScoreCache(cache) if isinstance(cache, (str, Path)) else cache
 
     def __getitem__(self, name: str) -> Reward:
@@ -115,8 +118,8 @@ class RewardSuite:
 
     def _scores(self, reward: Reward, rows: Sequence[dict[str, Any]]) -> Scores:
         rows = _seen_by(reward, rows)
-        if not reward.cacheable:
-            return _call(reward, rows)
+        if not reward.cacheable:  # it may score anew each time
+            return by_first(lambda: _call(reward, rows))
         # score only distinct rows that are not cached
         keys = [score_key(reward, row) for row in rows]
         distinct = dict(zip(keys, rows, strict=True))
@@ -137,7 +140,7 @@ class RewardSuite:
         rows_of = {r.name: _seen_by(r, rows) for r in rewards}
         keys_of = {r.name: [score_key(r, row) for row in rows_of[r.name]] for r in rewards}
         distinct = list(dict.fromkeys(key for keys in keys_of.values() for key in keys))
-        known = self._cached(distinct)
+        known = by_first(lambda: self._cached(distinct))
         # a row of each combination of keys of which some lack a score, and those that do
         combinations: dict[tuple[bytes, ...], tuple[int, list[str]]] = {}
         for i, keys in enumerate(zip(*keys_of.values(), strict=True)):

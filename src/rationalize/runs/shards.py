@@ -57,6 +57,8 @@ Elsewhere = Callable[[Sequence[Shard]], Iterator[tuple[int, list[Any]]]]
 @dataclass
 class _Place:
     folder: Path
+    processes: int
+    """How many share it: what one of them does alone meanwhile is not kept here."""
     calls: int = 0
     """Calls of `deal` so far. All processes make the same calls in the same order."""
 
@@ -70,7 +72,7 @@ def kept_in(folder: Path) -> Iterator[None]:
     processes of the launch. Whoever stores what the block makes calls `forget`.
     """
     by_first(partial(_let_go, folder))
-    token = _place.set(_Place(folder))
+    token = _place.set(_Place(folder, world().size))
     try:
         yield
     finally:
@@ -105,12 +107,12 @@ def deal(
     `settings`, plain values too, say all that the values depend on, beside what is the same in
     every start of the part (weights). `elsewhere` makes what lacks in the place of this process.
     """
-    place = _place.get()
-    if place is None:
+    place, me = _place.get(), world()
+    if place is None or place.processes != me.size:
         for n, rows in shards:
             yield n, work(rows)
         return
-    me, call = world(), place.calls
+    call = place.calls
     place.calls += 1
     lacking: list[tuple[int, Path]] = []
     sent: list[Shard] = []

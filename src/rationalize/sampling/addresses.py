@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rationalize.errors import UsageError
 from rationalize.sampling.config import HttpConfig
-from rationalize.sampling.http import Endpoint, NoSuchHost, Transient, Unreachable
+from rationalize.sampling.http import Endpoint, NoSuchHost, NotFound, Transient, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,16 @@ class Addresses:
     that is dead is left out, as long as there is another.
     """
 
-    def __init__(self, servers: str, http: HttpConfig) -> None:
-        self._live = [
-            Endpoint(_url(address, http.endpoint), http.timeout, http.key_variable, http.key_header)
-            for address in addresses_of(servers)
-        ]
+    def __init__(
+        self, endpoints: Sequence[Endpoint], check: Callable[[str], object] | None = None
+    ) -> None:
+        """`check(url)` is called before an address that has failed is used again, and raises where
+        it must not be: it may have been started anew, with another state.
+        """
+        self._live = list(endpoints)
+        self._check = check
+        self._doubtful: set[str] = set()  # those that have failed since they were checked
+        self._checking = threading.Lock()
         self.first = self._live[0].url
         """What replies are stored under."""
         self.left_out: list[str] = []
@@ -45,11 +50,20 @@ class Addresses:
                 self._under_way[endpoint.url] += 1
                 self._sent[endpoint.url] += 1
             try:
+                self._check_again(endpoint.url)
                 answer = endpoint.post(body)
             except (Unreachable, NoSuchHost) as error:
+                self._doubtful.add(endpoint.url)
                 if not self._leave_out(endpoint, error):
                     raise
+            except NotFound as error:
+                if self._check is None:
+                    raise
+                self._doubtful.add(endpoint.url)  # it was started anew, without this model
+                raise Transient("404", str(error)) from None
             except Transient as error:
+                if error.of_server:
+                    self._doubtful.add(endpoint.url)
                 if error.of_server and self._failed(endpoint) >= _MOST_FAILURES:
                     self._leave_out(endpoint, error)
                 raise
@@ -60,6 +74,15 @@ class Addresses:
             finally:
                 with self._lock:
                     self._under_way[endpoint.url] -= 1
+
+    def _check_again(self, url: str) -> None:
+        """Where an address has failed: raise what `check` raises."""
+        if self._check is None or url not in self._doubtful:
+            return
+        with self._checking:  # one request checks, the others wait for it
+            if url in self._doubtful:
+                self._check(url)
+                self._doubtful.discard(url)
 
     def _load(self, endpoint: Endpoint) -> tuple[int, int, int]:
         url = endpoint.url
@@ -80,6 +103,14 @@ class Addresses:
                 self.left_out.append(str(error))
                 log.warning("%s; left out: %d addresses go on", error, len(self._live))
             return True
+
+
+def endpoints_of(servers: str, http: HttpConfig) -> list[Endpoint]:
+    """Where requests go, of a list of addresses with commas."""
+    return [
+        Endpoint(_url(address, http.endpoint), http.timeout, http.key_variable, http.key_header)
+        for address in addresses_of(servers)
+    ]
 
 
 def addresses_of(servers: str) -> list[str]:

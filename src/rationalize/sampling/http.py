@@ -5,6 +5,7 @@ user is told about the others. No torch here.
 from __future__ import annotations
 
 import email.utils
+import functools
 import ipaddress
 import json
 import logging
@@ -17,7 +18,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from http.client import HTTPException, IncompleteRead
 from typing import Any, Literal, TypeVar
 from urllib.error import HTTPError, URLError
@@ -105,6 +105,10 @@ class NoSuchHost(UserError):
     """The name of the host is unknown."""
 
 
+class NotFound(UserError):
+    """The server has no such address, or no such model."""
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """Where requests go, and the API key for it. The key is shown and stored nowhere."""
@@ -137,30 +141,44 @@ class Endpoint:
 
     def post(self, body: Mapping[str, Any]) -> Any:
         """The JSON that the server answers. Raises `Transient`, `Refused`, `UserError`."""
+        return self._json(self._ask(json.dumps(body).encode()))
+
+    def get(self) -> Any:
+        """The JSON at the address, as `post` reads it."""
+        return self._json(self._ask(None))
+
+    def tell(self, body: Mapping[str, Any]) -> str:
+        """POST an order, whose answer may be of any form or empty; raises as `post` does."""
+        return clip(self._ask(json.dumps(body).encode()).decode("utf-8", "replace"), 200)
+
+    def _ask(self, content: bytes | None) -> bytes:
+        """What is answered to a POST of `content`, or to a GET where that is None."""
         key = self._key()
         headers = {"Content-Type": "application/json", "User-Agent": "rationalize"}
         if key:
             bearer = self.key_header == "authorization"
             headers[self.key_header.title()] = f"Bearer {key}" if bearer else key
-        request = Request(self.url, json.dumps(body).encode(), headers, method="POST")
+        method = "GET" if content is None else "POST"
+        request = Request(self.url, content, headers, method=method)
         try:
             with self._opener.open(request, timeout=self.timeout) as response:
-                content = _read(response, time.monotonic() + self.timeout)
+                answer = _read(response, time.monotonic() + self.timeout)
         except HTTPError as error:
             raise self._status_error(error, key) from None
         except (OSError, HTTPException) as error:
             raise self._connection_error(error) from error
-        if len(content) > _MAX_BYTES:
+        if len(answer) > _MAX_BYTES:
             raise UserError(
                 f"{self.url}: found an answer of more than {_MAX_BYTES >> 20} MiB; expected a few "
                 "kilobytes. Does the server obey max_tokens?"
             )
-        if len(key) >= _MIN_SECRET:
-            content = _redacted(key, content)
+        return _redacted(key, answer) if len(key) >= _MIN_SECRET else answer
+
+    def _json(self, answer: bytes) -> Any:
         try:
-            return json.loads(content)
+            return json.loads(answer)
         except (ValueError, RecursionError):
-            found = clip(_redacted(key, content[:200]), 200)
+            found = clip(_redacted(self._key(), answer[:200]), 200)
             raise Transient("broken JSON", f"{self.url}: answered {found}, not JSON") from None
 
     def _key(self) -> str:
@@ -172,14 +190,14 @@ class Endpoint:
             )
         return key
 
-    @cached_property
+    @functools.cached_property
     def _opener(self) -> OpenerDirector:
         """Follows no redirection: that would send the key to another server."""
         opener = OpenerDirector()
         for handler in (
             ProxyHandler({} if is_loopback(urlsplit(self.url).hostname or "") else None),
             HTTPHandler(),
-            HTTPSHandler(context=ssl.create_default_context()),
+            HTTPSHandler(context=_certificates()),
             HTTPDefaultErrorHandler(),
             HTTPErrorProcessor(),
         ):
@@ -211,7 +229,7 @@ class Endpoint:
                 f"{found}; expected a key in the environment variable {self.key_variable}, {state}"
             )
         if error.code == 404:
-            return UserError(f"{found}; expected a server and a --model that exist")
+            return NotFound(f"{found}; expected a server and a --model that exist")
         if error.code < 400:
             to = _redacted(key, error.headers.get("Location", "").encode())
             return UserError(f"{found}: moved to {clip(to.decode(), 200)}; use that address")
@@ -233,6 +251,12 @@ class Endpoint:
         if isinstance(cause, ConnectionRefusedError):
             return Unreachable("a refused connection", f"{self.url}: nothing listens there")
         return Transient("a cut connection", f"{self.url}: {clip(str(cause), 200)}")
+
+
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Those of this machine; reading them takes longer than a request."""
+    return ssl.create_default_context()
 
 
 def with_retries(

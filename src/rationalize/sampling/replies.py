@@ -14,10 +14,15 @@ from rationalize.records import Completion
 
 _TABLE = """CREATE TABLE IF NOT EXISTS replies (
     key BLOB, sample INTEGER, text TEXT, finish TEXT, n_tokens INTEGER, oddities TEXT,
-    reasoning TEXT NOT NULL DEFAULT '', PRIMARY KEY (key, sample)
+    reasoning TEXT NOT NULL DEFAULT '', ids TEXT NOT NULL DEFAULT '[]', PRIMARY KEY (key, sample)
 ) WITHOUT ROWID"""
-_INSERT = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?)"
-_ADD_REASONING = "ALTER TABLE replies ADD COLUMN reasoning TEXT NOT NULL DEFAULT ''"
+_COLUMNS = ("key", "sample", "text", "finish", "n_tokens", "oddities", "reasoning", "ids")
+_INSERT = (
+    f"INSERT OR IGNORE INTO replies ({', '.join(_COLUMNS)}) "
+    f"VALUES ({', '.join('?' for _ in _COLUMNS)})"
+)
+_LATER = {"reasoning": "''", "ids": "'[]'"}
+"""Columns that files of earlier versions lack, and their defaults."""
 _LOCK_TIMEOUT = 60.0  # seconds to wait for another thread's or process's write
 
 
@@ -46,34 +51,43 @@ class ReplyCache:
             with closing(self._connect()) as connection:
                 connection.execute(_TABLE)
                 columns = connection.execute("PRAGMA table_info(replies)").fetchall()
-                if "reasoning" not in [
-                    name for _, name, *_ in columns
-                ]:  # an earlier version's file
+                for name in _LATER.keys() - {name for _, name, *_ in columns}:
                     with suppress(sqlite3.OperationalError):  # another process has added it
-                        connection.execute(_ADD_REASONING)
+                        connection.execute(
+                            f"ALTER TABLE replies ADD COLUMN {name} TEXT NOT NULL "
+                            f"DEFAULT {_LATER[name]}"
+                        )
 
     def get(self, key: bytes) -> list[Reply]:
         """The stored samples, in order."""
         query = (
-            "SELECT text, finish, n_tokens, oddities, reasoning FROM replies WHERE key = ? "
+            "SELECT text, finish, n_tokens, oddities, reasoning, ids FROM replies WHERE key = ? "
             "ORDER BY sample"
         )
         with self._reported(), closing(self._connect()) as connection:
             rows = connection.execute(query, (key,)).fetchall()
         return [
-            Reply(Completion(text, finish, n_tokens), tuple(json.loads(oddities)), reasoning)
-            for text, finish, n_tokens, oddities, reasoning in rows
-        ]
+            Reply(
+                Completion(text, finish, n_tokens, tuple(json.loads(ids))),
+                tuple(json.loads(oddities)), reasoning,
+            )
+            for text, finish, n_tokens, oddities, reasoning, ids in rows
+        ]  # fmt: skip
 
     def put(self, key: bytes, first: int, replies: Sequence[Reply]) -> None:
         """Store the samples from number `first` on. A sample that is stored already stays."""
         rows = [
             (key, first + j, r.completion.text, r.completion.finish, r.completion.n_tokens,
-             json.dumps(r.oddities), r.reasoning)
+             json.dumps(r.oddities), r.reasoning, json.dumps(r.completion.ids))
             for j, r in enumerate(replies)
         ]  # fmt: skip
         with self._reported(), closing(self._connect()) as connection, connection:
             connection.executemany(_INSERT, rows)
+
+    def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget all samples of these keys."""
+        with self._reported(), closing(self._connect()) as connection, connection:
+            connection.executemany("DELETE FROM replies WHERE key = ?", [(k,) for k in keys])
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rationalize.config.checks import at_least, between
 from rationalize.errors import NotFinite, UserError
-from rationalize.memory import give_back_freed_memory, keep_freed_memory
+from rationalize.memory import freed_memory_kept
 from rationalize.models.context import row_over_context
 from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
@@ -154,6 +154,7 @@ class Grouped:
 BatchAt = Callable[[int], Sequence[Row]]
 
 
+@freed_memory_kept()
 def fit(
     policy: Policy, loss: Loss, batch_at: BatchAt, config: FitConfig, stage: Stage, *, steps: int,
     after_step: Callable[[int], None] | None = None,
@@ -165,8 +166,6 @@ def fit(
     be repeatable: after a kill, they are called again for the steps since the last checkpoint. At a
     step without rows nothing is learned.
     """
-    if policy.device.type == "cpu":
-        keep_freed_memory()
     policy.model.eval()  # dropout off; gradients flow all the same
     parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
     groups = rate_groups(parameters, config)
@@ -210,9 +209,6 @@ def fit(
             save_checkpoint(folder, at, parameters, optimizer)
             stop.places.append(f"a checkpoint of {name} after step {at.step} is stored")
         raise
-    del optimizer
-    if policy.device.type == "cpu":
-        give_back_freed_memory()
 
 
 def rate_groups(parameters: dict[str, Tensor], config: FitConfig) -> list[dict[str, Any]]:

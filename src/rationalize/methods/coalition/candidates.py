@@ -27,7 +27,6 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.mentions import bare_answer, masked
 from rationalize.rewards.reader import readings
-from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import PromptOptions, Provenance, question_seed, write_attempts
 from rationalize.signals.filters import first_of_each
 
@@ -114,7 +113,8 @@ def write_candidates(
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
             return write_attempts(
-                Sampler(policy), [q for q in questions if q.id in asked.writes[writer]], several,
+                exp.sampler(policy),
+                [q for q in questions if q.id in asked.writes[writer]], several,
                 Provenance("train", question_seed(exp.seed, writer), writer=writer, round=round),
                 PromptOptions(mode="rationale"), label=f"{writer} writes, round {round}",
             )  # fmt: skip
@@ -130,7 +130,7 @@ def write_candidates(
         with variants.active(refiner) as policy:
             seed = question_seed(exp.seed, refiner, "refine")
             return write_attempts(
-                Sampler(policy), [by_id[a.question_id] for a in sources], once,
+                exp.sampler(policy), [by_id[a.question_id] for a in sources], once,
                 Provenance("train", seed, writer=refiner, round=round),
                 PromptOptions(mode="refine"), given=sources,
                 label=f"{refiner} refines, round {round}",

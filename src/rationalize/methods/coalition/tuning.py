@@ -45,7 +45,6 @@ from rationalize.questions import group_duplicates, load_sample, without_repeats
 from rationalize.questions.demonstrations import BUILT_IN, Demonstrations
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
-from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import (
     PromptOptions,
     Provenance,
@@ -174,7 +173,7 @@ def instruct(
     # imperfect rationales, to be refined
     def write() -> list[Attempt]:
         return write_attempts(
-            Sampler(policy), questions, config.imperfect,
+            exp.sampler(policy), questions, config.imperfect,
             Provenance("train", exp.seed, writer="warm-up"), PromptOptions(mode="rationale"),
             label="imperfect rationales",
         )  # fmt: skip
@@ -253,7 +252,7 @@ def with_rationales(
 
     def write() -> list[Attempt]:
         return write_attempts(
-            Sampler(policy), questions, config.imperfect,
+            exp.sampler(policy), questions, config.imperfect,
             Provenance("train", exp.seed, writer="few-shot"),
             PromptOptions(
                 demos=Demonstrations(BUILT_IN, config.shots), told=not policy.knows_form

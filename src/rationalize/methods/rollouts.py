@@ -1,0 +1,47 @@
+"""What rollout servers cannot do exactly, refused before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from functools import partial
+from typing import Any
+
+from rationalize.errors import UsageError
+from rationalize.methods.base import RunConfig
+from rationalize.processes import by_first
+from rationalize.sampling.config import SamplingConfig
+from rationalize.sampling.rollout_servers import ask_kinds
+from rationalize.sampling.rollouts import NO_CONTROLS, NOT_QUANTISED, check_sampling
+
+
+def check_rollouts(config: Any, run: RunConfig) -> list[str]:
+    """What the run's rollout servers are, a line each; none where there are none.
+
+    `config` is the method's own. Raises `UsageError` where servers could not write what the method
+    asks for, and `UserError` where one is of a kind that takes no weights, or none answers.
+    """
+    if not run.rollouts:
+        if run.rollout_folder:
+            raise UsageError(
+                f"rollout_folder is {run.rollout_folder}, but --rollouts names no servers; name "
+                "them, or leave it out"
+            )
+        return []
+    if run.tuning == "qlora":
+        raise UsageError(f"--rollouts: found tuning=qlora; {NOT_QUANTISED}")
+    for path, part in _parts(config, ""):
+        if isinstance(part, SamplingConfig):
+            check_sampling(part, path)
+        if getattr(part, "CONTROLS", False) and run.tuning == "lora":
+            raise UsageError(f"--rollouts: found control tokens with tuning=lora; {NO_CONTROLS}")
+    return by_first(partial(ask_kinds, run.rollouts))
+
+
+def _parts(config: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """A configuration and the nested ones, with their dotted names."""
+    yield path, config
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from _parts(value, f"{path}.{field.name}".lstrip("."))
