@@ -9,6 +9,7 @@ import pytest
 from rationalize.evaluation.verdicts import verdicts
 from rationalize.evaluation.warnings import grouped, warnings
 from rationalize.report import write_report
+from rationalize.report.attempts import rollouts
 from rationalize.report.charts import Point, Scale, Series, line_chart, ticks, within
 from rationalize.report.learning import obedience
 from rationalize.report.text import json_for_script
@@ -195,6 +196,18 @@ def test_verdicts_say_what_correction_seeds_and_readings_change():
         "above",
         "In single rewards A, compared with B, is above in diversity (+0.100 [+0.050, +0.200]).",
     )
+
+
+def test_questions_without_signal_are_drawn_as_a_share():
+    rows = [
+        {"method": "grpo-0", "step": step, "questions": 4, "without_signal": count}
+        for step, count in enumerate((4, 2, 1))
+    ]
+    [chart] = rollouts(rows)["charts"]
+    assert chart["title"] == "questions without signal %"
+    ticks = re.findall(r">(\d+)</text>", str(chart["svg"]))
+    assert "100" in ticks
+    assert max(map(int, ticks)) == 100
 
 
 def test_warnings_are_grouped_worst_first_and_baselines_last():
