@@ -128,17 +128,25 @@ def shot(page: Page, selector: str, path: Path) -> Path:
     margin = 12
     top, bottom = max(0, int(span[0]) - margin), int(span[1]) + margin
     page.screenshot(path, top=top, height=min(bottom - top, TALLEST))
-    path.write_bytes(compressed(path.read_bytes(), page))
-    if path.stat().st_size > LARGEST:
-        raise SystemExit(f"{path}: {path.stat().st_size} bytes, more than {LARGEST}")
+    pixels = decoded(path.read_bytes(), page)
+    smaller = (compressed(pixels, colours) for colours in (256, 64, 16))
+    picture = next((png for png in smaller if len(png) <= LARGEST), None)
+    if picture is None:
+        raise SystemExit(f"{path}: more than {LARGEST} bytes in 16 colours; take a smaller part")
+    path.write_bytes(picture)
     return path
 
 
-def compressed(png: bytes, page: Page) -> bytes:
-    """The picture with a palette of 256 colours: a third of the browser's bytes."""
+def decoded(png: bytes, page: Page) -> np.ndarray:
+    """Red, green and blue of every pixel, (height, width, 3)."""
     width, height, text = page.evaluate(DECODE % base64.b64encode(png).decode())
-    pixels = np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3]
-    palette, index = quantised(pixels)
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(height, width, 4)[..., :3]
+
+
+def compressed(pixels: np.ndarray, colours: int) -> bytes:
+    """The picture as a PNG with a palette: a third of the browser's bytes."""
+    palette, index = quantised(pixels, colours)
+    height, width = index.shape
     rows = np.concatenate([np.zeros((height, 1), np.uint8), index], axis=1)  # filter 0 in each row
     header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)  # 8 bits, indexed
     chunks = {
@@ -154,8 +162,8 @@ def compressed(png: bytes, page: Page) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def quantised(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """256 colours, (C, 3), and for each pixel the index of the nearest one, (height, width).
+def quantised(pixels: np.ndarray, most: int = 256) -> tuple[np.ndarray, np.ndarray]:
+    """At most so many colours, (C, 3), and each pixel's index of the nearest one, (height, width).
 
     The most frequent colour of each eighth of red, green and blue, so that a rare green stays
     green; then the most frequent ones of all.
@@ -168,7 +176,7 @@ def quantised(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     colours = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], axis=1)
     _, first = np.unique((colours[order] >> 5) @ [64, 8, 1], return_index=True)
     chosen = order[np.concatenate([np.sort(first), np.setdiff1d(np.arange(len(order)), first)])]
-    palette = colours[chosen[:256]]
+    palette = colours[chosen[:most]]
     distances = ((colours[:, None] - palette[None]) ** 2).sum(-1)
     index = distances.argmin(1).astype(np.uint8)[inverse]
     return palette.astype(np.uint8), index.reshape(pixels.shape[:2])

@@ -9,6 +9,7 @@ import pytest
 from rationalize.evaluation.verdicts import verdicts
 from rationalize.evaluation.warnings import grouped, warnings
 from rationalize.report import write_report
+from rationalize.report.attempts import rollouts
 from rationalize.report.charts import Point, Scale, Series, line_chart, ticks, within
 from rationalize.report.learning import obedience
 from rationalize.report.text import json_for_script
@@ -172,6 +173,16 @@ def test_comparisons_that_come_to_the_same_share_a_sentence():
                   "random; SFT; one."),
     ]  # fmt: skip
     assert len(said(level[:3])) == 3
+    learners = [{**row, "a": row["b"], "b": "RFT"} for row in level]
+    assert said(learners) == [
+        ("level", "None of fixed; random; SFT; one can be told apart in accuracy from RFT (once "
+                  "corrected for 6 tests: SFT): the farthest is SFT, difference +12.0 points, +2.0 "
+                  "to +22.0, n = 120, Holm's p .500."),
+    ]  # fmt: skip
+    [(_, text)] = said([{**row, "p_holm": 0.01, "low": 0.01, "mean": 0.2} for row in learners])
+    assert text.startswith(
+        "fixed; random; SFT; one are above RFT in accuracy: the closest is fixed"
+    )
 
 
 def test_verdicts_say_what_correction_seeds_and_readings_change():
@@ -185,6 +196,18 @@ def test_verdicts_say_what_correction_seeds_and_readings_change():
         "above",
         "In single rewards A, compared with B, is above in diversity (+0.100 [+0.050, +0.200]).",
     )
+
+
+def test_questions_without_signal_are_drawn_as_a_share():
+    rows = [
+        {"method": "grpo-0", "step": step, "questions": 4, "without_signal": count}
+        for step, count in enumerate((4, 2, 1))
+    ]
+    [chart] = rollouts(rows)["charts"]
+    assert chart["title"] == "questions without signal %"
+    ticks = re.findall(r">(\d+)</text>", str(chart["svg"]))
+    assert "100" in ticks
+    assert max(map(int, ticks)) == 100
 
 
 def test_warnings_are_grouped_worst_first_and_baselines_last():

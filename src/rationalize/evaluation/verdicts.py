@@ -4,7 +4,7 @@ same ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -70,26 +70,39 @@ def _means(results: Mapping[str, Any], split: str) -> list[Verdict]:
 
 
 def _of_metric(rows: Sequence[Row], fact: Row) -> list[Verdict]:
-    said, done = [], set()
-    for row in rows:
-        a, b = row["a"], row["b"]
-        if (a, b) in done:
-            continue
-        of_method = [r for r in rows if r["a"] == a]
-        floor = [r for r in of_method if _is_baseline(r["b"])]
-        if len(floor) < 2 or len({status_of(r) for r in floor}) > 1:
-            floor = []
+    floors = {a: _floor([r for r in rows if r["a"] == a]) for a in {r["a"] for r in rows}}
+    said: list[Verdict] = []
+    left = list(rows)
+    while left:
+        row = left[0]
+        floor = floors[row["a"]]
         if row in floor:
-            alike = floor
+            joined = floor
             closest = min(floor, key=lambda r: abs(r["mean"]))
             said.append(_claim(closest, fact, [r["b"] for r in floor]))
         else:
-            alike = [r for r in of_method if status_of(r) == status_of(row) and r not in floor]
-            if len(alike) < MANY:
-                alike = [row]
-            said.append(_claim(row, fact) if len(alike) == 1 else _joint_claim(alike, fact))
-        done |= {(a, r["b"]) for r in alike}
+            alike = [r for r in left if status_of(r) == status_of(row)]
+            side, joined = _sharing(row, [r for r in alike if r not in floors[r["a"]]])
+            said.append(_joint_claim(side, joined, fact) if side else _claim(row, fact))
+        left = [r for r in left if r not in joined]
     return said
+
+
+def _floor(rows: Sequence[Row]) -> list[Row]:
+    """A method's comparisons with baselines, where there are several with one verdict."""
+    floor = [r for r in rows if _is_baseline(r["b"])]
+    return floor if len(floor) > 1 and len({status_of(r) for r in floor}) == 1 else []
+
+
+def _sharing(row: Row, alike: Sequence[Row]) -> tuple[str, list[Row]]:
+    """The comparisons among `alike` that have the row's first (`a`) or else its second method
+    (`b`), and which; "" and the row alone where they are not `MANY`.
+    """
+    for side in ("a", "b"):
+        group = [r for r in alike if r[side] == row[side]]
+        if len(group) >= MANY:
+            return side, group
+    return "", [row]
 
 
 def _is_baseline(method: str) -> bool:
@@ -111,21 +124,34 @@ def _claim(row: Row, fact: Row, baselines: Sequence[str] = ()) -> Verdict:
     return Verdict(status, f"{apart}: {closest}{_difference(row, fact)}.")
 
 
-def _joint_claim(rows: Sequence[Row], fact: Row) -> Verdict:
-    """The sentence of several comparisons of one method that come to the same."""
+def _joint_claim(side: str, rows: Sequence[Row], fact: Row) -> Verdict:
+    """The sentence of several comparisons that come to the same, and share the method of a side."""
     status, metric = status_of(rows[0]), _words(rows[0]["metric"])
-    a, others = one_line(rows[0]["a"]), "; ".join(one_line(r["b"]) for r in rows)
-    if status != "level":
-        row = min(rows, key=lambda r: abs(r["mean"]))
-        apart, which = f"{a} is {status} {others} in {metric}", "closest"
+    other = "b" if side == "a" else "a"
+    shared, listed = one_line(rows[0][side]), _listed(r[other] for r in rows)
+    if status == "level":
+        row, which = max(rows, key=lambda r: abs(r["mean"])), "farthest"
+        apart = _level(side, shared, listed, f"in {metric}")
+        if corrected := [r[other] for r in rows if _lost_by_correction(r)]:
+            apart += f" (once corrected for {row['tests']} tests: {_listed(corrected)})"
     else:
-        row = max(rows, key=lambda r: abs(r["mean"]))
-        apart, which = f"{a} cannot be told apart in {metric} from {others}", "farthest"
-        if corrected := [one_line(r["b"]) for r in rows if _lost_by_correction(r)]:
-            tests = f"once corrected for {row['tests']} tests"
-            apart += f" ({tests}: {'; '.join(corrected)})"
-    text = f"{apart}: the {which} is {one_line(row['b'])}, {_difference(row, fact)}."
-    return Verdict(status, text)
+        row, which = min(rows, key=lambda r: abs(r["mean"])), "closest"
+        first, second = (shared, listed) if side == "a" else (listed, shared)
+        verb = "is" if side == "a" else "are"
+        apart = f"{first} {verb} {status} {second} in {metric}"
+    return Verdict(
+        status, f"{apart}: the {which} is {one_line(row[other])}, {_difference(row, fact)}."
+    )
+
+
+def _level(side: str, shared: str, listed: str, where: str) -> str:
+    if side == "a":
+        return f"{shared} cannot be told apart {where} from {listed}"
+    return f"None of {listed} can be told apart {where} from {shared}"
+
+
+def _listed(methods: Iterable[str]) -> str:
+    return "; ".join(map(one_line, methods))
 
 
 def _lost_by_correction(row: Row) -> bool:
@@ -145,36 +171,35 @@ def _difference(row: Row, fact: Row) -> str:
 
 
 def _of_single_rewards(rows: Sequence[Row], facts: Mapping[str, Row]) -> list[Verdict]:
-    """One sentence on the single rewards of a pair, or of several pairs of a method that show no
+    """One sentence on the single rewards of a pair, or of several that share a method and show no
     difference; none without rewards.
     """
-    pairs: dict[tuple[str, str], list[Row]] = {}
+    of_pair: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         if facts[row["metric"]]["role"] == "reward":
-            pairs.setdefault((row["a"], row["b"]), []).append(row)
-    groups: dict[tuple[str, str], list[str]] = {}  # a method, and what all its pairs here share
-    for (a, b), of_pair in pairs.items():
-        level = all(status_of(r) == "level" for r in of_pair)
-        names = ", ".join(_words(r["metric"]) for r in of_pair)
-        groups.setdefault((a, f"level: {names}" if level else f"told apart: {b}"), []).append(b)
+            of_pair.setdefault((row["a"], row["b"]), []).append(row)
+    left: list[Row] = [
+        {"a": a, "b": b, "level": all(status_of(r) == "level" for r in found),
+         "names": ", ".join(_words(r["metric"]) for r in found)}
+        for (a, b), found in of_pair.items()
+    ]  # fmt: skip
     said = []
-    for (a, shared), others in groups.items():
-        kind, _, names = shared.partition(": ")
-        if kind == "level":
-            said += _level_rewards(a, names, others)
+    while left:
+        pair, joined = left[0], left[:1]
+        a, b = one_line(pair["a"]), one_line(pair["b"])
+        where = f"in any single reward ({pair['names']})"
+        if pair["level"]:
+            alike = [p for p in left if p["level"] and p["names"] == pair["names"]]
+            side, joined = _sharing(pair, alike)
+            text = f"{a} and {b} cannot be told apart {where}"
+            if side:
+                shared, other = (a, "b") if side == "a" else (b, "a")
+                text = _level(side, shared, _listed(p[other] for p in joined), where)
+            said.append(Verdict("level", f"{text}."))
         else:
-            said.append(_of_rewards(a, others[0], pairs[a, others[0]], facts))
+            said.append(_of_rewards(a, b, of_pair[pair["a"], pair["b"]], facts))
+        left = [p for p in left if p not in joined]
     return said
-
-
-def _level_rewards(a: str, names: str, others: Sequence[str]) -> list[Verdict]:
-    """The sentences on comparisons of one method that no single reward tells apart."""
-    rewards = f"in any single reward ({names})"
-    if len(others) < MANY:
-        pairs = [f"{one_line(a)} and {one_line(b)} cannot be told apart" for b in others]
-        return [Verdict("level", f"{pair} {rewards}.") for pair in pairs]
-    listed = "; ".join(map(one_line, others))
-    return [Verdict("level", f"{one_line(a)} cannot be told apart {rewards} from {listed}.")]
 
 
 def _of_rewards(a: str, b: str, rows: Sequence[Row], facts: Mapping[str, Row]) -> Verdict:
@@ -194,7 +219,7 @@ def _of_rewards(a: str, b: str, rows: Sequence[Row], facts: Mapping[str, Row]) -
     overall: Status = "level"
     if bool(by_status["above"]) != bool(by_status["below"]):
         overall = "above" if by_status["above"] else "below"
-    text = f"In single rewards {one_line(a)}, compared with {one_line(b)}, is {'; '.join(parts)}."
+    text = f"In single rewards {a}, compared with {b}, is {'; '.join(parts)}."
     return Verdict(overall, text)
 
 

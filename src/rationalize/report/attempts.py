@@ -42,7 +42,11 @@ def rollouts(rows: Rows) -> dict[str, Any] | None:
     """A chart per quantity of the replies of PPO, GRPO and GDPO, with a line per run."""
     if not rows:
         return None
-    runs = {row["method"]: [r for r in rows if r["method"] == row["method"]] for row in rows}
+    runs: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        if "without_signal" in row:  # stored as a count
+            row = {**row, "without_signal": row["without_signal"] / row["questions"]}
+        runs.setdefault(row["method"], []).append(row)
     quantities = [(key, title, title) for key, title in ROLLOUT_KEYS.items()]
     return charts_by_step(runs, quantities, "update", ROLLOUT_SCALES)
 

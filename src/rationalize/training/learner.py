@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 BETAS, EPSILON = (0.9, 0.99), 1e-8
 """AdamW's decays, as MaRio's code has them (its second is .99, not PyTorch's .999), and epsilon."""
 
-CPU_PASS = 1024
-"""Most padded tokens of a pass on a CPU: its products are no faster with more rows, and a pass
-keeps about 41 kB a token and layer of SmolLM2-135M until its backward pass.
+CPU_PASS = 512
+"""Most padded tokens of a pass on a CPU: a pass keeps about 41 kB a token and layer of SmolLM2-135M
+until its backward pass, and its products are no faster with more rows (8 rows of 80 tokens at 256,
+512, 768 and 1,024: 3.77, 3.32, 3.09 and 3.38 s of one thread; benchmarks/learning.py).
 """
 
 
@@ -52,7 +53,7 @@ class FitConfig:
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     micro_tokens: int = 2048
-    """Most padded tokens in one forward pass, on a CPU 1,024; a batch is accumulated over as many
+    """Most padded tokens in one forward pass, on a CPU 512; a batch is accumulated over as many
     passes as that takes.
     """
 
