@@ -6,13 +6,15 @@ memory of a process that holds all weights beside one that holds a part (FSDP2).
 
 Every row is 192 tokens, all but the first of them learned, in full tuning. Launches take turns:
 one process (`one`), two that add up gradients (`ddp`), two that hold parts (`fsdp`). The figures of
-a launch: tokens a second (the median of its steps but the first), and the memory that a process
-holds between two steps and has held at most. The last losses of all must agree.
+a launch: tokens a second (the median of its steps but the first), the tensors that a process holds
+between two steps, and the most memory that the system has given it, with what the allocator keeps
+for reuse. The last losses of all must agree.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -100,7 +102,7 @@ def learn(args: argparse.Namespace) -> None:
     def after_step(step: int) -> None:
         nonlocal between
         seconds.append(time.perf_counter() - began)
-        between = mib("VmRSS")
+        between = tensors_mib()
 
     settings = {
         "checkpoint_every": float("inf"),
@@ -116,6 +118,18 @@ def learn(args: argparse.Namespace) -> None:
         }  # fmt: skip
     (folder / f"{world().rank}.json").write_text(json.dumps(figures))
     leave()
+
+
+def tensors_mib() -> int:
+    """Of all tensors that are alive."""
+    import torch
+
+    sizes: dict[int, int] = {}
+    for found in gc.get_objects():
+        if type(found) in (torch.Tensor, torch.nn.Parameter):
+            storage = found.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+    return round(sum(sizes.values()) / 2**20)
 
 
 def mib(what: str) -> int:
