@@ -32,7 +32,7 @@ from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
 from rationalize.models.reach import lora_reach
 from rationalize.models.shadows import forget_shadows
-from rationalize.processes import World, add_up, by_first, gather, world
+from rationalize.processes import World, add_up, by_first, gather, noticing_lost, world
 from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 from rationalize.termination import Terminated, postponed
@@ -175,7 +175,7 @@ def fit(
     policy.model.eval()  # dropout off; gradients flow all the same
     if policy.tuning == "lora":
         say(f"{stage.name}: {lora_reach(policy)}")
-    with learner_of(policy, loss, config, stage.run.parallel) as learner:
+    with noticing_lost(), learner_of(policy, loss, config, stage.run.parallel) as learner:
         _fit(learner, batch_at, stage, steps, before_step, after_step)
 
 

@@ -223,8 +223,11 @@ def check_shardable(policy: Policy) -> None:
             "--parallel fsdp: weights in 4 bits are not shared out; take tuning=lora, or "
             "--parallel ddp, with which every process holds them whole"
         )
-    if not hasattr(fsdp, "fully_shard") or not hasattr(fsdp, "register_fsdp_forward_method"):
-        raise UsageError(f"--parallel fsdp needs a newer torch than {torch.__version__}")
+    if not hasattr(fsdp.FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise UsageError(
+            f"--parallel fsdp: found torch {torch.__version__}, which cannot add gradients up as "
+            "they are; expected a newer one. Take --parallel ddp"
+        )
 
 
 def _share_out(whole: Any, kept: set[Parameter], policy: Policy) -> Any:
