@@ -39,7 +39,7 @@ ray: $(STAMPS)/test  ## install the extra `ray` and run its tests on a cluster o
 
 kill: $(STAMPS)/package $(STAMPS)/model $(STAMPS)/test  ## kill every method at random writes and compare all files
 	KILLS=10 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/test_kills.py
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/test_kills.py tests/test_processes.py
 
 matrix: $(STAMPS)/package $(STAMPS)/test  ## every model family of transformers, tiny: writes docs/families.md
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 \

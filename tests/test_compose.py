@@ -134,4 +134,4 @@ def test_a_command_has_its_own_settings_and_the_runs_once(name):
     config, *others = split(settings)
     assert to_dict(settings) == {k: v for p in (*others, config) for k, v in to_dict(p).items()}
     assert [type(part) for part in others[-2:]] == [EvaluationConfig, RunConfig]
-    assert leaves(to_dict(settings)) <= (62 if name == "mario" else 240)
+    assert leaves(to_dict(settings)) <= (63 if name == "mario" else 240)

@@ -210,6 +210,27 @@ def test_a_roofline_follows_the_figures():
     assert fast.seconds(work[0]) == pytest.approx(expected / 2 + moments)
 
 
+def test_several_accelerators_share_the_work_out():
+    sizes = Sizes("m", parameters=8_000_000_000, head=500_000_000, layers=32, cache=131_072)
+    work = [
+        Learns("x", "nll", 100, 64, 150, 50), Writes("x", 2048, 4, 100, 200, 256),
+        Reads("x", "choices", 100, 100, 20), Stores("x", loads=2),
+    ]  # fmt: skip
+    one, eight, many = (
+        roofline(machine_named(f"h100{n}"), Measured(sizes=sizes), work, full=True).speeds
+        for n in ("", "x8", "x64")
+    )
+    (token, step), (_, with_exchange) = one.learn["nll/policy"], eight.learn["nll/policy"]
+    # gradients in float32 are sent and received, less a process's eighth, at 60 % of 450 GB/s
+    assert with_exchange - step == pytest.approx(2 * 32e9 * 7 / 8 / (0.6 * 450e9))
+    assert eight.seconds(work[0]) == pytest.approx(100 * (8 * 200 * token + with_exchange))
+    # 2048 questions are 32 shards: four a process, and of 64 processes half have nothing to do
+    assert eight.seconds(work[1]) == pytest.approx(one.seconds(replace(work[1], questions=256)))
+    assert many.seconds(work[1]) == pytest.approx(one.seconds(replace(work[1], questions=64)))
+    assert eight.seconds(work[2]) == pytest.approx(0.64 * one.seconds(work[2]))
+    assert eight.seconds(work[3]) == one.seconds(work[3])
+
+
 def test_the_command_plans_and_measures_once(tiny_model, mostly_yes, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("RATIONALIZE_CACHE", str(tmp_path / "cache"))
     argv = ["plan", "sft", "--model", tiny_model, "--questions", mostly_yes]
@@ -230,7 +251,7 @@ def test_the_command_plans_and_measures_once(tiny_model, mostly_yes, tmp_path, m
     assert "measured on this machine" in dry
     assert not (tmp_path / "out").exists()
     assert main([*argv, "--on", "h100x8"]) == 0
-    assert "one of the 8" in capsys.readouterr().out
+    assert "8 of them share the work out" in capsys.readouterr().out
     assert main([*argv, "--right", "2"]) == 2
 
 

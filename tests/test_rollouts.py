@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tiny import tiny_folder, tiny_policy
 
 from rationalize.errors import UsageError, UserError
 from rationalize.models.variants import Variants
+from rationalize.models.versions import write_whole
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.freshness import Reading, fault, says_something
 from rationalize.sampling.local import Sampler
@@ -203,6 +205,15 @@ def test_a_merged_adapter_needs_its_base_on_the_servers(folder, tmp_path):
         with pytest.raises(UserError, match="VLLM_SERVER_DEV_MODE=1\nor start it with the") as told:
             ask(sampler(policy, folder, tmp_path / "b", server))
         start = Path(str(told.value).rpartition(" in ")[2])
+    # a server that is started anew between two versions has the weights below no more
+    with serving(folder) as server:
+        writer = sampler(policy, folder, tmp_path / "c", server)
+        ask(writer)
+        port = server.server_address[1]
+    with serving(folder, port=port) as server:
+        assert ask(moved(policy, 0.001) and writer) == ask(Sampler(policy, shadow=False))
+        assert server.orders.count("/collective_rpc") == 1
+    moved(policy, -0.001)
     with serving(start, dev=False) as server:
         assert ask(sampler(policy, folder, tmp_path / "b", server)) == expected
         assert server.orders.count("/v1/load_lora_adapter") == 1
@@ -298,3 +309,12 @@ def test_movement_tells_fresh_weights_from_stale_ones():
     # too small a step says nothing: the reading before it is kept
     assert not says_something(Reading(ours + 1e-4 * step, before.theirs), before)
     assert not fault(Reading(ours + 1e-4 * step, before.theirs), before)
+
+
+def test_one_of_several_processes_writes_weights_without_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    thread = threading.Thread(target=write_whole, args=(tiny_policy(), tmp_path / "m"))
+    thread.start()
+    thread.join(60)
+    assert (tmp_path / "m" / "config.json").exists()

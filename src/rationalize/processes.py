@@ -270,6 +270,23 @@ def leave() -> None:
             dist.destroy_process_group()
 
 
+_OF_LOST = ("gloo/transport", "closed by peer", "reset by peer", "NCCL", "ncclRemoteError")
+"""What is in the message of an error of torch's own where another process has ended."""
+
+
+@contextmanager
+def noticing_lost() -> Iterator[None]:
+    """Around what exchanges by torch's own means: raises `ProcessLost` where another process has
+    ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if any(word in str(error) for word in _OF_LOST):
+            raise ProcessLost(error) from error
+        raise
+
+
 @contextmanager
 def _together() -> Iterator[None]:
     """Around what all processes do together: an error there means that one is gone."""

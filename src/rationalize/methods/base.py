@@ -31,6 +31,7 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.rollouts import rollout_sampler, servers_of
 from rationalize.sampling.writing import PromptOptions, Provenance, Recorded, write_attempts
 from rationalize.signals.draws import shuffled_passes
+from rationalize.training.sharded import Parallel
 
 ANSWER_SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=8)
 """How an answer without a rationale is written."""
@@ -66,6 +67,10 @@ class RunConfig:
     """Compute activations twice in place of keeping them: less memory, a third more time."""
     precision: Precision = "auto"
     """What learning computes in; `auto`: bfloat16 where the processor or accelerator has it."""
+    parallel: Parallel = "auto"
+    """What each of several processes holds of weights that learn: all (`ddp`), or a part (`fsdp`);
+    `auto`: a part where the whole does not fit.
+    """
     checkpoint_every: float = 120.0
     """Seconds between two checkpoints of what is learning; more where writing one takes long."""
     track: Tracker | None = None

@@ -30,6 +30,11 @@ def check_rollouts(config: Any, run: RunConfig) -> list[str]:
         return []
     if run.tuning == "qlora":
         raise UsageError(f"--rollouts: found tuning=qlora; {NOT_QUANTISED}")
+    if run.parallel == "fsdp":
+        raise UsageError(
+            "--rollouts: found parallel=fsdp; servers are given weights that the first process "
+            "holds whole so far. Take --parallel ddp"
+        )
     for path, part in _parts(config, ""):
         if isinstance(part, SamplingConfig):
             check_sampling(part, path)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,7 +51,7 @@ from rationalize.models.quantised import (
 )
 from rationalize.models.sources import advice_on, name_of, source_of
 from rationalize.models.tuning import decide_for
-from rationalize.processes import alone
+from rationalize.processes import by_first
 from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
 
@@ -327,8 +329,10 @@ class Policy:
         """Merge the adapter into the weights and remove it."""
         if self.quantised and self.tuning == "lora":
             if has_learned(self.model):
-                with alone(), tempfile.TemporaryDirectory() as folder:
-                    self.save(Path(folder))
+                # one folder for all processes: transformers writes in the first of them alone
+                folder = Path(by_first(tempfile.mkdtemp))
+                self.save(folder)
+                by_first(partial(shutil.rmtree, folder, ignore_errors=True))
             self.model = self.model.unload()
         elif self.tuning == "lora":
             # bfloat16 weights would round small adapter updates away: merge in float32

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rationalize.models.heads import HEAD_NAME, detached
 from rationalize.models.stored import read_tensors, weight_files
+from rationalize.processes import alone
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -98,7 +99,7 @@ def write_adapter(policy: Policy, folder: Path) -> None:
 
 def write_whole(policy: Policy, folder: Path, *, adapter: bool = True) -> None:
     """Write a model that is served as it lies: with the active adapter merged, or without it."""
-    with detached(policy.model):
+    with alone(), detached(policy.model):  # threads do not know that their process is by itself
         if policy.tuning == "lora":
             # what merges or drops an adapter changes the model: done with a copy
             policy = replace(policy, model=copy.deepcopy(policy.model))

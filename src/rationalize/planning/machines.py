@@ -2,14 +2,17 @@
 
 A piece of work takes the longer of its arithmetic at a share of the peak, and of its traffic at a
 share of the bandwidth. The shares are stated below: they are what programs of this kind reach, and
-not measured on these machines. One process learns and writes on one accelerator.
+not measured on these machines.
+
+Of several accelerators each has a process. Steps that learn are shared out by rows and then add up
+gradients; replies and texts are shared out by shards; what else there is takes as long as on one.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rationalize.config import nearest
 from rationalize.errors import UsageError
@@ -29,13 +32,15 @@ class Machine:
     memory: float
     """Bytes."""
     source: str
+    link: float = 32e9
+    """Bytes a second from one to another of the same machine, each way."""
     count: int = 1
 
 
 MACHINES = {
-    "h200": Machine("H200 SXM", 989e12, 4.8e12, 141e9, "NVIDIA H200 datasheet"),
-    "h100": Machine("H100 SXM", 989e12, 3.35e12, 80e9, "NVIDIA H100 datasheet"),
-    "a100": Machine("A100 SXM 80 GB", 312e12, 2.039e12, 80e9, "NVIDIA A100 datasheet"),
+    "h200": Machine("H200 SXM", 989e12, 4.8e12, 141e9, "NVIDIA H200 datasheet", 450e9),
+    "h100": Machine("H100 SXM", 989e12, 3.35e12, 80e9, "NVIDIA H100 datasheet", 450e9),
+    "a100": Machine("A100 SXM 80 GB", 312e12, 2.039e12, 80e9, "NVIDIA A100 datasheet", 300e9),
     "l40s": Machine("L40S", 362e12, 0.864e12, 48e9, "NVIDIA L40S datasheet"),
     "l4": Machine("L4", 121e12, 0.3e12, 24e9, "NVIDIA L4 datasheet, half of its sparse figure"),
     "rtx4090": Machine(
@@ -55,6 +60,12 @@ LAUNCH = 0.4e-3
 """Seconds that a layer takes in a decode step at least, and beside its arithmetic three times in a
 step that learns (forward, and twice that backward): its kernels are launched from Python.
 """
+NETWORK, TOGETHER = 50e9, 8
+"""Bytes a second between machines for each accelerator (a port of 400 Gb/s each), and accelerators
+of a machine.
+"""
+ADAPTER = 0.01
+"""Of the parameters, at most, in an adapter of rank 16."""
 DISK = 1e9
 """Bytes a second of the disk."""
 
@@ -84,7 +95,15 @@ def machine_named(name: str) -> Machine:
             "bf16=TFLOP/s,bandwidth=TB/s,memory=GB"
         )
     known = MACHINES[base]
-    return Machine(known.name, known.peak, known.bandwidth, known.memory, known.source, int(count))
+    return replace(known, count=int(count))
+
+
+def exchange(machine: Machine, size: float) -> float:
+    """Seconds in which all accelerators add up so many bytes: each sends and receives them twice,
+    less its own part, by the narrowest link on the way.
+    """
+    link = machine.link if machine.count <= TOGETHER else min(machine.link, NETWORK)
+    return 2 * size * (1 - 1 / machine.count) / (TRAFFIC * link)
 
 
 def roofline(machine: Machine, known: Measured, work: Iterable[Work], full: bool) -> Measured:
@@ -101,6 +120,8 @@ def roofline(machine: Machine, known: Measured, work: Iterable[Work], full: bool
             passes += 2 * (body + share * sizes.head) * (one.loss in ("quark",))  # the reference
             moved = 28 * sizes.parameters if full and one.learner == "policy" else weights
             step = moved / traffic + 3 * LAUNCH * sizes.layers
+            all_learn = full and one.learner == "policy"
+            step += exchange(machine, 4 * sizes.parameters * (1.0 if all_learn else ADAPTER))
             learn[kind_of(one)] = (passes / (LEARNING * machine.peak), step)
         elif isinstance(one, Reads):
             share = one.reply / (one.prompt + one.reply)
@@ -113,5 +134,6 @@ def roofline(machine: Machine, known: Measured, work: Iterable[Work], full: bool
         row=max(2 * sizes.parameters / (READING * machine.peak), length * sizes.cache / traffic),
         rows=known.speeds.rows, sampler=weights * 3 / traffic,
         learn=learn, read=read, load=4 * sizes.parameters / DISK, store=4 * sizes.parameters / DISK,
+        processes=machine.count,
     )  # fmt: skip
     return Measured(speeds, Sizes(**{**sizes.as_dict(), "process": 1.0e9}), known.lengths)

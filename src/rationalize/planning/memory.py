@@ -27,6 +27,8 @@ class Holders:
     """Folds of scorers. What they have not learned, half of their layers, is the base's."""
     dtype: float = FULL
     """Bytes of a weight as it is kept."""
+    parts: int = 1
+    """Processes that share out what learns in full; 1: each holds it whole."""
     on_cpu: bool = True
     """Where passes are bounded by what serves a processor."""
 
@@ -44,6 +46,7 @@ def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) 
         if isinstance(one, Learns):
             trained = at.tuning == "full" and one.learner == "policy"
             own = weights * (holders.dtype + (LEARNING if trained else 0))
+            own /= holders.parts if trained else 1
             if one.learner == "scorer":  # half learns; the run's own are not loaded yet
                 own = FULL * weights + LEARNING * (weights - sizes.head) / 2
                 own -= holders.scorers * scorer
@@ -53,7 +56,9 @@ def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) 
             stages.append(own + reference + tokens * sizes.activations)
         elif isinstance(one, Writes):
             kept = min(one.replies, MAX_ROWS) * (one.prompt + one.limit)
-            stages.append(weights * (holders.dtype + HALF) + kept * sizes.cache)
+            put_together = weights * (holders.dtype + HALF) + kept * sizes.cache
+            parts = FULL * weights + LEARNING * weights if holders.parts > 1 else 0
+            stages.append(put_together + parts / holders.parts)
     return held + max(stages)
 
 

@@ -33,6 +33,7 @@ from rationalize.planning.sizes import sizes_from
 from rationalize.planning.speeds import Measured, Sizes
 from rationalize.rewards import RewardSuite
 from rationalize.sampling.config import SamplingConfig
+from rationalize.training.sharded import SHARE, WHOLE_BYTES
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def plan_run(what: Method | Demo, stage: str, settings: Any, options: PlanOption
         where = _here(priced)
     on_cpu = machine is None and not torch.cuda.is_available()
     holders = replace(holders_of(known), on_cpu=on_cpu)
+    if machine is not None and tuning == "full" and _in_parts(run_config, sizes, machine):
+        holders = replace(holders, parts=machine.count)
     if quantised:
         holders = replace(holders, dtype=QUARTER)
     notes = [_assumed(at)]
@@ -177,6 +180,13 @@ def _as_tuned(config: RunConfig, tuning: Literal["full", "lora"]) -> Any:
     return config.tuning if config.tuning == "qlora" else tuning
 
 
+def _in_parts(config: RunConfig, sizes: Sizes, machine: Machine) -> bool:
+    """Whether the processes share out what learns in full, as `shares_out` decides."""
+    if config.parallel != "auto" or machine.count == 1:
+        return config.parallel == "fsdp" and machine.count > 1
+    return WHOLE_BYTES * sizes.parameters > SHARE * machine.memory
+
+
 def _here(known: Measured) -> str:
     return (
         f"time: measured on this machine {known.when}, with the load that it had then (`--fresh` "
@@ -185,7 +195,7 @@ def _here(known: Measured) -> str:
 
 
 def _described(machine: Machine) -> str:
-    used = f"; one process learns and writes on one of the {machine.count}"
+    used = f"; {machine.count} of them share the work out (docs/scale.md), memory is that of one"
     return (
         f"time: a roofline of one {machine.name} ({machine.peak / 1e12:.0f} TFLOP/s in bfloat16, "
         f"{machine.bandwidth / 1e12:.2f} TB/s, {machine.memory / 1e9:.0f} GB; {machine.source})"

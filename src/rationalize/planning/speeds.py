@@ -9,6 +9,7 @@ from typing import Any
 
 from rationalize.methods.work.parts import Learns, Reads, Stores, Work, Writes
 from rationalize.methods.work.scene import Lengths
+from rationalize.runs.shards import SHARD
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Speeds:
     """Of reading a model."""
     store: float = 0.0
     """Of writing one."""
+    processes: int = 1
+    """That share the work out."""
 
     def lacks(self, work: Iterable[Work]) -> list[Work]:
         """One of each kind of work that no speed is known of: that with the most tokens."""
@@ -51,7 +54,10 @@ class Speeds:
         return list(largest.values())
 
     def seconds(self, work: Work) -> float:
-        """Of a piece of work. Raises `KeyError` for a kind that no speed is known of."""
+        """Of a piece of work, until the last process has done its share. Raises `KeyError` for a
+        kind that no speed is known of.
+        """
+        work = self._share(work)
         if isinstance(work, Writes):
             return self._writing(work)
         if isinstance(work, Learns):
@@ -62,11 +68,33 @@ class Speeds:
         half = 0.5 if work.half else 1.0
         return self.load * work.loads + self.store * (work.kept * half + work.passing)
 
+    def _share(self, work: Work) -> Work:
+        """The largest share of a process: whole shards of replies and texts, rows of each step."""
+        if self.processes == 1:
+            return work
+        if isinstance(work, Learns):
+            return replace(work, rows=math.ceil(work.rows / self.processes))
+        if isinstance(work, Writes):
+            shard = max(SHARD, self.rows // work.n)
+            return replace(work, questions=_of_shards(work.questions, shard, self.processes))
+        if isinstance(work, Reads):
+            return replace(work, rows=_of_shards(math.ceil(work.rows), SHARD, self.processes))
+        return work
+
     def _writing(self, work: Writes) -> float:
         batches = max(1, math.ceil(work.replies / self.rows))
         longest = min(work.limit, 2.5 * work.reply)  # of a batch's replies
         read = work.questions * work.prompt * self.prefill
         return self.sampler + read + batches * longest * self.step + work.tokens * self.row
+
+
+def _of_shards(rows: int, size: int, processes: int) -> int:
+    """Rows of the process with the most shards.
+
+    >>> [_of_shards(rows, 64, 8) for rows in (50, 512, 600)]
+    [50, 64, 128]
+    """
+    return min(rows, size * math.ceil(math.ceil(rows / size) / processes))
 
 
 def kind_of(work: Work) -> str:

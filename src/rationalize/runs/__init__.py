@@ -11,13 +11,14 @@ from rationalize.runs.resume import (
     size_may_change,
 )
 from rationalize.runs.run import Run, slug
-from rationalize.runs.stage import Stage
+from rationalize.runs.stage import Stage, before_parts
 
 __all__ = [
     "BASE_HASH",
     "Inputs",
     "Run",
     "Stage",
+    "before_parts",
     "check_resumable",
     "destination_of",
     "differences",

@@ -76,6 +76,13 @@ class Run:
         """Seconds between two checkpoints of the training loop."""
         return self.config.get("checkpoint_every", 120.0)
 
+    @property
+    def parallel(self) -> Any:
+        """How several processes hold the weights that learn (`RunConfig.parallel`)."""
+        asked = self.config.get("parallel", "auto")
+        # servers are given weights that the first process holds whole
+        return "ddp" if asked == "auto" and self.config.get("rollouts") else asked
+
     @classmethod
     def open(
         cls, path: Path | str, config: Mapping[str, Any], *, base_hash: str | None = None,

@@ -13,7 +13,9 @@ work on the run, all call the same lines, the first one stores, and what it has 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +30,21 @@ from rationalize.runs.shards import forget, kept_in
 Value = TypeVar("Value")
 
 
+_before_parts: ContextVar[Callable[[], Any] | None] = ContextVar("before_parts", default=None)
+
+
+@contextmanager
+def before_parts(prepare: Callable[[], Any]) -> Iterator[None]:
+    """Within it, `prepare` is called in every process before a part is made: in one that finds
+    nothing left to do of it too.
+    """
+    token = _before_parts.set(prepare)
+    try:
+        yield
+    finally:
+        _before_parts.reset(token)
+
+
 class Weights(Protocol):
     """What has weights to store: a policy, or one of several writers over a base."""
 
@@ -36,6 +53,12 @@ class Weights(Protocol):
 
     def load_weights(self, folder: Path) -> None:
         """Take over the weights that `save` wrote."""
+
+
+def _made(make: Callable[[], Value]) -> Value:
+    if prepare := _before_parts.get():
+        prepare()
+    return make()
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,7 @@ class Stage:
         if not self.run.has_shard(shard):
             known = self.source.stored(part) if self.source else None
             with self.run.timed(shard), kept_in(unfinished):
-                attempts = write() if known is None else known
+                attempts = _made(write) if known is None else known
             self.run.append(attempts, shard)
         forget(unfinished)
         return self.run.read_shard(shard)
@@ -123,7 +146,7 @@ class Stage:
         if self.run.read_json(name) is None:
             known = self.source.run.read_json(name) if self.source else None
             with self.run.timed(file), kept_in(unfinished):
-                value = measure() if known is None else known
+                value = _made(measure) if known is None else known
             self.run.write_json(name, value)
         forget(unfinished)
         return self.run.read_json(name)

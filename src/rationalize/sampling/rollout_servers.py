@@ -92,12 +92,14 @@ class _Server:
     """The last one that was in order and said something: what the next one is compared with."""
     theirs: Tensor | None = None
     """Its log-probabilities when it was last in order."""
+    below: Tensor | None = None
+    """The same without an adapter, where versions are adapters."""
     out: str = ""
     """Why it is left out."""
 
     def forget(self) -> None:
         """It was restarted, or somebody else has changed it."""
-        self.has = self.whole = self.engine = self.theirs = None
+        self.has = self.whole = self.theirs = self.below = None
         self.as_started = self.marked = False
         self.adapters.clear()
 
@@ -154,7 +156,7 @@ class RolloutServers:
         """Check a server that failed, and load its weights anew where it has others. Raises
         `Transient` and `UserError`.
         """
-        server = next(s for s in self._servers if url.startswith(s.root.url))
+        server = next(s for s in self._servers if s.engine and s.engine.replies.url == url)
         self._ensure(server, policy, version)
 
     def unchanged(self, policy: Policy, version: Version) -> bool:
@@ -225,8 +227,13 @@ class RolloutServers:
         self, server: _Server, engine: Engine, policy: Policy, version: Version
     ) -> None:
         """The weights below the adapter, or all where there is none."""
+        alone = Version(version.whole)
         if server.whole == version.whole:
-            return
+            if server.below is None or is_still(
+                server.below, self._read(engine, policy, alone).theirs
+            ):
+                return
+            server.forget()  # started anew since the adapter before this one
         mark = engine.loaded_version()
         started = self._is_as_started(policy, version)
         if server.as_started and started and mark and not mark.startswith(_OURS):
@@ -248,11 +255,11 @@ class RolloutServers:
             server.whole = version.whole
             server.marked = engine.loaded_version() == _OURS + version.whole
         if version.adapter:  # the reading that the adapter's effect is told from
-            base = self._read(engine, policy, Version(version.whole))
+            base = self._read(engine, policy, alone)
             if wrong := fault(base, server.reading):
                 server.forget()
                 raise UserError(f"{server.root.url} ({engine.about}): {wrong}")
-            server.reading = base
+            server.reading, server.below = base, base.theirs
 
     def _check_rows(self, engine: Engine, policy: Policy, version: Version) -> None:
         """Raise `UserError` where a server's model has no rows for the control tokens."""

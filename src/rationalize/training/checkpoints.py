@@ -129,6 +129,91 @@ def _newest(folder: Path) -> list[tuple[Position, dict[str, Tensor]]]:
     return []
 
 
+Placed = Callable[[str, Tensor], Tensor]
+"""A parameter's numbers (weights, moments) in this process, with their place in the whole."""
+
+
+def save_parts(
+    folder: Path, at: Position, placed: Placed, parameters: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:  # fmt: skip
+    """As `save_checkpoint`, by torch's distributed checkpoints: each process writes its part, and
+    the first one renames. All must call it.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    fresh, old = _beside(folder, ".new"), _beside(folder, ".old")
+
+    def begin() -> None:
+        for place in (fresh, old):
+            shutil.rmtree(place, ignore_errors=True)
+        fresh.mkdir(parents=True)
+
+    def end() -> None:
+        sizes = {p.name: p.stat().st_size for p in fresh.iterdir()}
+        (fresh / _STEP).write_text(json.dumps({**asdict(at), "files": sizes}))
+        sync_folder(fresh)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+
+    by_first(begin)
+    dcp.save(_parts(placed, parameters, optimizer), checkpoint_id=fresh)
+    by_first(end)
+
+
+def restore_parts(
+    folder: Path, placed: Placed, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> Position:
+    """As `restore_checkpoint`, what `save_parts` wrote; also by another number of processes."""
+    import torch.distributed.checkpoint as dcp
+
+    stored = by_first(lambda: _newest_parts(folder))
+    if stored is None:
+        return Position()
+    wait_for(folder / _STEP)
+    for parameter in parameters.values():  # moments to read into
+        state: Any = optimizer.state[parameter]
+        state |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    dcp.load(_parts(placed, parameters, optimizer), checkpoint_id=folder)
+    return Position(**stored)
+
+
+def _parts(
+    placed: Placed, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """What a checkpoint holds, by name, in the memory where it lies."""
+    tensors = {f"weight/{n}": placed(n, p.detach()) for n, p in parameters.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = placed(name, value)
+    return tensors
+
+
+def _newest_parts(folder: Path) -> dict[str, Any] | None:
+    """Where the newest whole checkpoint stands, which then has the plain name."""
+    old = _beside(folder, ".old")
+    for place in (folder, old):
+        if not place.exists():
+            continue
+        try:
+            stored = json.loads((place / _STEP).read_bytes())
+            cut = [
+                n for n, size in stored.pop("files").items() if (place / n).stat().st_size != size
+            ]
+            if cut:
+                raise ValueError(f"{cut[0]} has another length than was written")
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("%s is not whole (%s); going on from an older one", place, error)
+            shutil.rmtree(place)
+            continue
+        if place == old:
+            os.replace(old, folder)
+        return stored
+    return None
+
+
 def _read(folder: Path) -> tuple[Position, dict[str, Tensor]]:
     """What `save_checkpoint` wrote; raises where that is not whole."""
     stored = json.loads((folder / _STEP).read_bytes())

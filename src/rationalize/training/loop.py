@@ -8,15 +8,17 @@ taken, and a SIGTERM stores a checkpoint before it ends the program.
 
 Several processes share the forward passes of a step out and add up their gradients. Each then
 divides by the weight of the whole batch and takes the same optimiser step, so that all hold the
-same weights and nothing else is exchanged.
+same weights and nothing else is exchanged; or the same step on its part of them (`sharded.py`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -30,7 +32,7 @@ from rationalize.models.forward import GroupOf, Row, micro_batches
 from rationalize.models.heads import HEAD_NAME
 from rationalize.models.reach import lora_reach
 from rationalize.models.shadows import forget_shadows
-from rationalize.processes import add_up, gather, meet, world
+from rationalize.processes import World, add_up, by_first, gather, noticing_lost, world
 from rationalize.progress import progress_bar, say
 from rationalize.runs import Stage
 from rationalize.termination import Terminated, postponed
@@ -39,8 +41,11 @@ from rationalize.training.checkpoints import (
     Position,
     Schedule,
     restore_checkpoint,
+    restore_parts,
     save_checkpoint,
+    save_parts,
 )
+from rationalize.training.sharded import Parallel, Sharded, shares_out
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -51,9 +56,10 @@ ROW_SIZE = 0.1
 BETAS, EPSILON = (0.9, 0.99), 1e-8
 """AdamW's decays, as MaRio's code has them (its second is .99, not PyTorch's .999), and epsilon."""
 
-CPU_PASS = 1024
-"""Most padded tokens of a pass on a CPU: its products are no faster with more rows, and a pass
-keeps about 41 kB a token and layer of SmolLM2-135M until its backward pass.
+CPU_PASS = 512
+"""Most padded tokens of a pass on a CPU: a pass keeps about 41 kB a token and layer of SmolLM2-135M
+until its backward pass, and its products are no faster with more rows (8 rows of 80 tokens at 256,
+512, 768 and 1,024: 3.77, 3.32, 3.09 and 3.38 s of one thread; benchmarks/learning.py).
 """
 
 _SHOWN = 3
@@ -75,7 +81,7 @@ class FitConfig:
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     micro_tokens: int = 2048
-    """Most padded tokens in one forward pass, on a CPU 1,024; a batch is accumulated over as many
+    """Most padded tokens in one forward pass, on a CPU 512; a batch is accumulated over as many
     passes as that takes.
     """
 
@@ -167,20 +173,23 @@ def fit(
     step without rows nothing is learned.
     """
     policy.model.eval()  # dropout off; gradients flow all the same
-    parameters = {n: p for n, p in policy.model.named_parameters() if p.requires_grad}
-    groups = rate_groups(parameters, config)
-    optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True)
     if policy.tuning == "lora":
         say(f"{stage.name}: {lora_reach(policy)}")
-    peaks = [group["lr"] for group in optimizer.param_groups]
-    learner = _Learner(policy, loss, config, parameters, optimizer, peaks)
-    run, name = stage.run, stage.name
+    with noticing_lost(), learner_of(policy, loss, config, stage.run.parallel) as learner:
+        _fit(learner, batch_at, stage, steps, before_step, after_step)
+
+
+def _fit(
+    learner: Learner, batch_at: BatchAt, stage: Stage, steps: int,
+    before_step: Callable[[int], None] | None, after_step: Callable[[int], None] | None,
+) -> None:  # fmt: skip
+    run, name, config = stage.run, stage.name, learner.config
     folder = run.path / "checkpoints" / name
-    at = restore_checkpoint(folder, parameters, optimizer)
+    at = learner.restore(folder)
     run.rewind(name, at.step)
     if at.step:
         say(f"{name}: resuming at step {at.step} of {steps}")
-    checkpoints = Schedule(run.checkpoint_every, parameters)
+    checkpoints = Schedule(run.checkpoint_every, learner.parameters)
     tokens = 0
     try:
         with progress_bar(name, "steps") as progress:
@@ -188,7 +197,8 @@ def fit(
             # an unsettled step was taken already: what follows it is called again
             for step in range(at.step if at.settled else at.step - 1, steps):
                 if before_step:
-                    before_step(step)
+                    with learner.readable():
+                        before_step(step)
                 if step == at.step:
                     rows = list(batch_at(step))
                     with postponed():  # a SIGTERM leaves no step half taken
@@ -197,16 +207,17 @@ def fit(
                         tokens += sum(r.length for r in rows)
                         progress(step + 1, steps, tokens)
                 if after_step:
-                    after_step(step)
+                    with learner.readable():
+                        after_step(step)
                 at = Position(step + 1)
-                if step + 1 < steps and checkpoints.due and world().first:
-                    save = partial(save_checkpoint, folder, at, parameters, optimizer)
+                # processes meet here: where one has got a SIGTERM, all end after the same step
+                due = by_first(lambda: checkpoints.due)
+                if step + 1 < steps and due and learner.stores:
                     with postponed():
-                        checkpoints.write(save)
-                meet()  # where one process has got a SIGTERM, all end after the same step
+                        checkpoints.write(partial(learner.save, folder, at))
     except Terminated as stop:
-        if at.step and world().first:
-            save_checkpoint(folder, at, parameters, optimizer)
+        if at.step and learner.stores and (stop.agreed or not learner.shares):
+            learner.save(folder, at)
             stop.places.append(f"a checkpoint of {name} after step {at.step} is stored")
         raise
 
@@ -237,24 +248,89 @@ def rate_at(step: int, steps: int, config: FitConfig) -> float:
 
 
 @dataclass(frozen=True)
-class _Learner:
+class Learner:
     """What one optimiser step needs besides its rows."""
 
     policy: Policy
     loss: Loss
     config: FitConfig
     parameters: dict[str, Tensor]
+    """What this process's optimiser updates."""
     optimizer: torch.optim.Optimizer
     peaks: list[float]
     """Learning rate of each of the optimiser's groups, before the schedule."""
+    sharded: Sharded | None = None
+    """The policy with its weights shared out over the processes."""
 
     @property
     def group_of(self) -> GroupOf | None:
         return self.loss.group_of if isinstance(self.loss, Grouped) else None
 
+    @property
+    def shares(self) -> bool:
+        """Whether each process holds a part of what learns."""
+        return self.sharded is not None and self.sharded.shares
+
+    @property
+    def stores(self) -> bool:
+        """Whether this process stores checkpoints: the first does, or all where each has a part."""
+        return self.shares or world().first
+
+    def readable(self) -> AbstractContextManager[None]:
+        """Around what writes with the policy, or stores it."""
+        return self.sharded.put_together() if self.sharded else nullcontext()
+
+    def restore(self, folder: Path) -> Position:
+        """Where to go on, with the weights and moments of the checkpoint there."""
+        if self.sharded and self.sharded.shares:
+            return restore_parts(folder, self.sharded.placed, self.parameters, self.optimizer)
+        return restore_checkpoint(folder, self.parameters, self.optimizer)
+
+    def save(self, folder: Path, at: Position) -> None:
+        """Write a checkpoint."""
+        if self.sharded and self.sharded.shares:
+            save_parts(folder, at, self.sharded.placed, self.parameters, self.optimizer)
+        else:
+            save_checkpoint(folder, at, self.parameters, self.optimizer)
+
+    def run(self, rows: Sequence[Row]) -> LossOutput:
+        """A forward pass."""
+        with self.policy.autocast(), self.policy.checkpointing():
+            if self.sharded:
+                return self.sharded.run(self.loss, rows)
+            return self.loss(self.policy, rows)
+
+    def forget_gradients(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.sharded:
+            self.sharded.forget_gradients()
+
+
+@contextmanager
+def learner_of(
+    policy: Policy, loss: Loss, config: FitConfig, parallel: Parallel
+) -> Iterator[Learner]:  # fmt: skip
+    """A learner of a policy, whose weights are shared out meanwhile where that is asked for."""
+    sharded = Sharded(policy) if shares_out(policy, parallel) else None
+    whole = False
+    try:
+        named = policy.model.named_parameters()
+        own = {n: p for n, p in named if p.requires_grad}
+        parameters = sharded.parameters if sharded else own
+        groups = rate_groups(parameters, config)
+        optimizer = torch.optim.AdamW(
+            groups, betas=BETAS, eps=EPSILON, weight_decay=0.0, fused=True
+        )
+        peaks = [group["lr"] for group in optimizer.param_groups]
+        yield Learner(policy, loss, config, parameters, optimizer, peaks, sharded)
+        whole = True
+    finally:
+        if sharded:
+            sharded.close(whole=whole)
+
 
 def _take_step(
-    learner: _Learner, rows: Sequence[Row], stage: Stage, step: int, share: float
+    learner: Learner, rows: Sequence[Row], stage: Stage, step: int, share: float
 ) -> None:
     """An optimiser step at a share of the peak rates, logged; without rows nothing is learned.
 
@@ -273,15 +349,18 @@ def _take_step(
     stage.run.log(stage.name, step, **metrics)
 
 
-def _optimise(learner: _Learner, rows: Sequence[Row], place: str) -> dict[str, float]:
+def _optimise(learner: Learner, rows: Sequence[Row], place: str) -> dict[str, float]:
     """One optimiser step; returns the metrics to log."""
-    policy, config, place_here = learner.policy, learner.config, world()
+    policy, config, here = learner.policy, learner.config, world()
     passes = config.passes(rows, policy.device, learner.group_of)
-    sums = _accumulate(learner, passes[place_here.rank :: place_here.size])
-    total, weight, metrics = sums if place_here.alone else _over_all(learner, sums)
+    sums = _accumulate(learner, passes, here)
+    total, weight, metrics = sums if here.alone else _over_all(learner, sums)
     gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
     torch._foreach_div_(gradients, max(weight, 1.0))
-    norm = torch.nn.utils.clip_grad_norm_(learner.parameters.values(), config.max_grad_norm)
+    if here.alone:
+        norm = torch.nn.utils.clip_grad_norm_(learner.parameters.values(), config.max_grad_norm)
+    else:
+        norm = _clip(learner)
     if not (math.isfinite(total) and norm.isfinite()):
         what = f"loss became {total}" if not math.isfinite(total) else f"gradient became {norm}"
         raise NotFinite(
@@ -290,14 +369,15 @@ def _optimise(learner: _Learner, rows: Sequence[Row], place: str) -> dict[str, f
             "The step was not taken: weights and checkpoints are those before it"
         )
     factor = config.control_factor if isinstance(config, ControlFitConfig) else 1.0
-    before = policy.control_rows() if factor != 1.0 and policy.controls else None
+    holder = learner.sharded or policy
+    before = holder.control_rows() if factor != 1.0 and policy.controls else None
     if before is not None:
         factor *= before.float().square().mean().sqrt().item() / ROW_SIZE
     forget_shadows()  # copies of weights that change now
     learner.optimizer.step()
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.forget_gradients()
     if before is not None:
-        policy.extrapolate_control_rows(before, factor)
+        holder.extrapolate_control_rows(before, factor)
     per_unit = {name: value / max(weight, 1.0) for name, value in metrics.items()}
     loss_per_unit = total / max(weight, 1.0)
     return {"loss": loss_per_unit, "grad_norm": norm.item(), "weight": weight, **per_unit}
@@ -307,13 +387,41 @@ _Sums = tuple[float, float, dict[str, float]]
 """Total loss of some rows, their weight, and sums of metrics."""
 
 
-def _accumulate(learner: _Learner, passes: Sequence[Sequence[Row]]) -> _Sums:
-    """Leave the gradient of the passes' rows in the parameters."""
+def _clip(learner: Learner) -> Tensor:
+    """Clip the gradients to the norm asked for; returns the norm that they had.
+
+    Squares are added in float64, so that it does not depend on which process holds what.
+    """
+    most, named = learner.config.max_grad_norm, learner.parameters.items()
+    gradients = {n: p.grad for n, p in named if p.grad is not None}
+    squares = torch.zeros(2, dtype=torch.float64, device=learner.policy.device)  # all's, parts'
+    for name, gradient in gradients.items():
+        is_part = learner.sharded is not None and learner.sharded.is_part(name)
+        squares[int(is_part)] += torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
+    if learner.shares:
+        add_up([squares[1:]])
+    norm = squares.sum().sqrt().float()
+    torch._foreach_mul_(list(gradients.values()), (most / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def _accumulate(
+    learner: Learner, passes: Sequence[Sequence[Row]], here: World | None = None
+) -> _Sums:  # fmt: skip
+    """Leave the gradient of the passes in the parameters; where one of several processes is `here`,
+    of its share of them.
+
+    Where weights are shared out, all processes must run equally many: who has fewer repeats one
+    without weight.
+    """
     sums = torch.zeros(2, device=learner.policy.device)
     metrics: dict[str, float] = {}
-    for passed in passes:
-        with learner.policy.autocast(), learner.policy.checkpointing():
-            out = learner.loss(learner.policy, passed)
+    here = here or World()
+    mine = passes[here.rank :: here.size]
+    if learner.sharded and len(mine) < len(passes[:: here.size]):
+        (learner.run(passes[0]).total * 0.0).backward()
+    for passed in mine:
+        out = learner.run(passed)
         out.total.backward()
         sums += torch.tensor([out.total.item(), out.weight], device=sums.device)
         for name, value in out.metrics.items():
@@ -322,12 +430,17 @@ def _accumulate(learner: _Learner, passes: Sequence[Sequence[Row]]) -> _Sums:
     return total, weight, metrics
 
 
-def _over_all(learner: _Learner, sums: _Sums) -> _Sums:
+def _over_all(learner: Learner, sums: _Sums) -> _Sums:
     """Leave the gradient of all processes' passes in the parameters, and add up their sums.
 
     A parameter keeps no gradient where it has none in any process.
     """
-    parameters = list(learner.parameters.values())
+    if learner.sharded:
+        learner.sharded.collect()
+    parameters = [
+        p for n, p in learner.parameters.items()
+        if not (learner.sharded and learner.sharded.is_part(n))  # summed by the passes themselves
+    ]  # fmt: skip
     from_all = gather((*sums, [p.grad is not None for p in parameters]))
     reached = [any(flags) for flags in zip(*(flags for *_, flags in from_all), strict=True)]
     gradients = []
@@ -344,7 +457,7 @@ def _over_all(learner: _Learner, sums: _Sums) -> _Sums:
     return total, weight, metrics
 
 
-def _at_fault(learner: _Learner, rows: Sequence[Row]) -> str:
+def _at_fault(learner: Learner, rows: Sequence[Row]) -> str:
     """The rows (with those of their groups) whose loss or gradient is not finite by themselves."""
     device = learner.policy.device
     groups: dict[Hashable, list[int]] = {}
@@ -352,13 +465,16 @@ def _at_fault(learner: _Learner, rows: Sequence[Row]) -> str:
         groups.setdefault(learner.group_of(row) if learner.group_of else i, []).append(i)
     found: list[int] = []
     for members in groups.values():
-        learner.optimizer.zero_grad(set_to_none=True)
+        learner.forget_gradients()
         passes = learner.config.passes([rows[i] for i in members], device, learner.group_of)
         total, _, _ = _accumulate(learner, passes)
+        if learner.sharded:
+            learner.sharded.collect()
         gradients = [p.grad for p in learner.parameters.values() if p.grad is not None]
-        if not math.isfinite(total) or not all(g.isfinite().all() for g in gradients):
+        finite = math.isfinite(total) and all(g.isfinite().all() for g in gradients)
+        if not all(gather(finite)):
             found += members
-    learner.optimizer.zero_grad(set_to_none=True)
+    learner.forget_gradients()
     if not found:
         return f"  no row by itself; the sum of all {len(rows)}"
     decode = learner.policy.decode

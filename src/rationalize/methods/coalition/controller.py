@@ -181,19 +181,16 @@ def train_controller(
 
 def weighted_choice(policy: Policy, rows: Sequence[Row]) -> LossOutput:
     """Weighted cross-entropy over rows tagged (label, which options are allowed, weight)."""
-    total, right = torch.zeros((), device=policy.device), 0.0
-    # rows with equally many options together
-    for count in sorted({len(row.tag[1]) for row in rows}):
-        group = [row for row in rows if len(row.tag[1]) == count]
-        logits = choice_logits(policy, group, count)  # (N, count)
-        allowed = torch.tensor([row.tag[1] for row in group], device=logits.device)
-        logits = logits.masked_fill(~allowed, -torch.inf)
-        label_N = torch.tensor([row.tag[0] for row in group], device=logits.device)
-        weight_N = torch.tensor([row.tag[2] for row in group], device=logits.device)
-        losses = torch.nn.functional.cross_entropy(logits, label_N, reduction="none")
-        total = total + (weight_N * losses).sum()
-        right += (logits.argmax(-1) == label_N).sum().item()
-    return LossOutput(total, len(rows), {"accuracy": right})
+    # letters that a row does not offer are as those that are not allowed
+    count = max(len(row.tag[1]) for row in rows)
+    offered = [[*row.tag[1], *[False] * (count - len(row.tag[1]))] for row in rows]
+    logits = choice_logits(policy, rows, count)  # (N, count)
+    logits = logits.masked_fill(~torch.tensor(offered, device=logits.device), -torch.inf)
+    label_N = torch.tensor([row.tag[0] for row in rows], device=logits.device)
+    weight_N = torch.tensor([row.tag[2] for row in rows], device=logits.device)
+    losses = torch.nn.functional.cross_entropy(logits, label_N, reduction="none")
+    right = (logits.argmax(-1) == label_N).sum().item()
+    return LossOutput((weight_N * losses).sum(), len(rows), {"accuracy": right})
 
 
 def split_by_question(
