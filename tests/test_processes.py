@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -22,7 +23,7 @@ from rationalize.errors import NotFinite, UserError
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
 from rationalize.processes import alone, by_first, gather, world
-from rationalize.runs import Run, Stage
+from rationalize.runs import Run, Stage, size_may_change
 from rationalize.training.loop import ControlFitConfig, FitConfig, HeadFitConfig, fit
 from rationalize.training.objectives import (
     GroupTag,
@@ -225,6 +226,54 @@ def not_finite(folder):
 
 def test_a_step_that_is_not_finite_in_one_process_is_taken_by_none(tmp_path):
     together(lambda _: not_finite(tmp_path / "run"), tmp_path / "said")
+
+
+class Stopped(Exception):
+    """Stands for a kill between two steps."""
+
+
+def learn_some(folder, *, stop=None):
+    """Learn texts under `fsdp` up to a step, or to the end; the weights, and the steps taken."""
+    policy, steps = tiny_policy(), []
+    rows = rows_of(policy)
+
+    def batch_at(step):
+        steps.append(step)
+        return rows[step * BATCH : (step + 1) * BATCH]
+
+    def after_step(step):
+        if step == stop:
+            raise Stopped
+
+    run = Run.open(folder, {"checkpoint_every": 0.0, "parallel": "fsdp"})
+    with suppress(Stopped):
+        fit(
+            policy, nll, batch_at, FitConfig(learning_rate=1e-3), Stage(run, "s"), steps=STEPS,
+            after_step=after_step,
+        )  # fmt: skip
+    run.close()
+    return {n: p.detach() for n, p in policy.model.named_parameters()}, steps
+
+
+def test_a_checkpoint_serves_another_number_of_processes(tmp_path):
+    of_two, of_one = tmp_path / "two", tmp_path / "one"
+    together(lambda _: learn_some(of_two, stop=2), tmp_path / "said0")
+    learn_some(of_one, stop=2)
+    assert not (of_two / "checkpoints/s/state.safetensors").exists()
+    assert (of_one / "checkpoints/s/state.safetensors").exists()
+
+    def go_on(rank):
+        with size_may_change():
+            torch.save(learn_some(of_one), tmp_path / f"{rank}.pt")
+
+    together(go_on, tmp_path / "said1")
+    whole, _ = learn_some(tmp_path / "unstopped")
+    with size_may_change():
+        found = [learn_some(of_two), torch.load(tmp_path / "0.pt")]
+    for weights, steps in found:
+        assert steps == [2]
+        for n, weight in whole.items():
+            torch.testing.assert_close(weights[n], weight, rtol=0, atol=2e-5)
 
 
 MARIO = (

@@ -199,7 +199,12 @@ def entry() -> None:
     heed_sigterm(together=not place.alone)
     if not place.first:
         logging.getLogger().setLevel(logging.ERROR)
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    if status and not place.alone:  # what connects it with the others cannot be taken down in order
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 class _PrintableFormatter(logging.Formatter):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,10 +68,11 @@ class ProcessLost(UserError):
     """Another process of the launch has ended, and this one cannot go on without it."""
 
     def __init__(self, why: object) -> None:
+        # without the place in the library's code that the message begins with
+        first = re.sub(r"^\[\S+\] ", "", str(why).partition("\n")[0]).partition(". ")[0]
         super().__init__(
             "another process of this launch has ended, so this one ends too; that process or the "
-            f"launcher tells why ({str(why).splitlines()[0][:120]}). Start the same command again "
-            "to go on"
+            f"launcher tells why ({first}). Start the same command again to go on"
         )
 
 

@@ -10,10 +10,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -88,15 +89,57 @@ def save_checkpoint(
     os.replace(fresh, folder)
 
 
+class Parts(Protocol):
+    """Where a process has a part of each weight that learns."""
+
+    def placed(self, name: str, values: Tensor) -> Tensor:
+        """This process's numbers of a parameter (weights, moments) with their place in the whole;
+        in the same memory.
+        """
+
+    def part_of(self, name: str, whole: Tensor) -> Tensor:
+        """This process's part of a parameter's numbers."""
+
+
+def save_parts(
+    folder: Path, at: Position, parts: Parts, parameters: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:  # fmt: skip
+    """As `save_checkpoint`, by torch's distributed checkpoints: each process writes its part, and
+    the first one renames. All must call it.
+    """
+    fresh, old = _beside(folder, ".new"), _beside(folder, ".old")
+
+    def begin() -> None:
+        for place in (fresh, old):
+            shutil.rmtree(place, ignore_errors=True)
+        fresh.mkdir(parents=True)
+
+    def end() -> None:
+        sizes = {p.name: p.stat().st_size for p in fresh.iterdir()}
+        (fresh / _STEP).write_text(json.dumps({**asdict(at), "files": sizes}))
+        sync_folder(fresh)
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+
+    by_first(begin)
+    with _exchanging() as dcp:
+        dcp.save(_numbers(parts, parameters, optimizer), checkpoint_id=fresh)
+    by_first(end)
+
+
 def restore_checkpoint(
-    folder: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> Position:
+    folder: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer,
+    parts: Parts | None = None,
+) -> Position:  # fmt: skip
     """Load the newest whole checkpoint and delete what is not whole; returns where to go on.
 
     Parameters are untouched where there is none: the stage begins at step 0. Several processes all
-    load what the first one finds to be whole.
+    load what the first one finds to be whole, and each takes its `parts`; one that holds all takes
+    what many have stored, and the other way round.
     """
-    read: list[tuple[Position, dict[str, Tensor]]] = []
+    read: list[tuple[Position, dict[str, Tensor] | None]] = []
 
     def find() -> bool:
         read.extend(_newest(folder))
@@ -106,11 +149,16 @@ def restore_checkpoint(
         return Position()
     wait_for(folder / _STEP)
     at, tensors = read[0] if read else _read(folder)
+    if tensors is None:
+        _load_parts(folder, parameters, optimizer, parts)
+        return at
+    if parts is not None:
+        tensors = {key: parts.part_of(key.partition("/")[2], t) for key, t in tensors.items()}
     _load(tensors, parameters, optimizer)
     return at
 
 
-def _newest(folder: Path) -> list[tuple[Position, dict[str, Tensor]]]:
+def _newest(folder: Path) -> list[tuple[Position, dict[str, Tensor] | None]]:
     """The newest whole checkpoint, which then has the plain name; none where there is none."""
     old = _beside(folder, ".old")
     for place, instead in ((folder, "an older checkpoint"), (old, "the start of the stage")):
@@ -129,101 +177,63 @@ def _newest(folder: Path) -> list[tuple[Position, dict[str, Tensor]]]:
     return []
 
 
-Placed = Callable[[str, Tensor], Tensor]
-"""A parameter's numbers (weights, moments) in this process, with their place in the whole."""
-
-
-def save_parts(
-    folder: Path, at: Position, placed: Placed, parameters: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> None:  # fmt: skip
-    """As `save_checkpoint`, by torch's distributed checkpoints: each process writes its part, and
-    the first one renames. All must call it.
+def _read(folder: Path) -> tuple[Position, dict[str, Tensor] | None]:
+    """What `save_checkpoint` wrote, or None for what `save_parts` wrote; raises where that is not
+    whole.
     """
-    import torch.distributed.checkpoint as dcp
-
-    fresh, old = _beside(folder, ".new"), _beside(folder, ".old")
-
-    def begin() -> None:
-        for place in (fresh, old):
-            shutil.rmtree(place, ignore_errors=True)
-        fresh.mkdir(parents=True)
-
-    def end() -> None:
-        sizes = {p.name: p.stat().st_size for p in fresh.iterdir()}
-        (fresh / _STEP).write_text(json.dumps({**asdict(at), "files": sizes}))
-        sync_folder(fresh)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-
-    by_first(begin)
-    dcp.save(_parts(placed, parameters, optimizer), checkpoint_id=fresh)
-    by_first(end)
-
-
-def restore_parts(
-    folder: Path, placed: Placed, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> Position:
-    """As `restore_checkpoint`, what `save_parts` wrote; also by another number of processes."""
-    import torch.distributed.checkpoint as dcp
-
-    stored = by_first(lambda: _newest_parts(folder))
-    if stored is None:
-        return Position()
-    wait_for(folder / _STEP)
-    for parameter in parameters.values():  # moments to read into
-        state: Any = optimizer.state[parameter]
-        state |= {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
-        state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
-    dcp.load(_parts(placed, parameters, optimizer), checkpoint_id=folder)
-    return Position(**stored)
-
-
-def _parts(
-    placed: Placed, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
-    """What a checkpoint holds, by name, in the memory where it lies."""
-    tensors = {f"weight/{n}": placed(n, p.detach()) for n, p in parameters.items()}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = placed(name, value)
-    return tensors
-
-
-def _newest_parts(folder: Path) -> dict[str, Any] | None:
-    """Where the newest whole checkpoint stands, which then has the plain name."""
-    old = _beside(folder, ".old")
-    for place in (folder, old):
-        if not place.exists():
-            continue
-        try:
-            stored = json.loads((place / _STEP).read_bytes())
-            cut = [
-                n for n, size in stored.pop("files").items() if (place / n).stat().st_size != size
-            ]
-            if cut:
-                raise ValueError(f"{cut[0]} has another length than was written")
-        except (OSError, ValueError, KeyError) as error:
-            log.warning("%s is not whole (%s); going on from an older one", place, error)
-            shutil.rmtree(place)
-            continue
-        if place == old:
-            os.replace(old, folder)
-        return stored
-    return None
-
-
-def _read(folder: Path) -> tuple[Position, dict[str, Tensor]]:
-    """What `save_checkpoint` wrote; raises where that is not whole."""
     stored = json.loads((folder / _STEP).read_bytes())
-    size = (folder / _STATE).stat().st_size
-    if size != stored.pop("bytes", size):  # earlier versions did not store it
-        raise ValueError(f"{_STATE} has {size} bytes, another length than was written")
+    for name, size in stored.pop("files", {_STATE: stored.pop("bytes", None)}).items():
+        found = (folder / name).stat().st_size
+        if found != (found if size is None else size):  # earlier versions did not store it
+            raise ValueError(f"{name} has {found} bytes, another length than was written")
+    if not (folder / _STATE).exists():
+        return Position(**stored), None
     tensors = load_file(folder / _STATE)
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ValueError(f"{_STATE} holds numbers that are not finite")
     return Position(**stored), tensors
+
+
+def _load_parts(
+    folder: Path, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer,
+    parts: Parts | None,
+) -> None:  # fmt: skip
+    with _exchanging() as dcp:
+        stored = dcp.FileSystemReader(folder).read_metadata().state_dict_metadata
+    for name, parameter in parameters.items():  # moments to read into
+        state: Any = optimizer.state[parameter]
+        for key in ("exp_avg", "exp_avg_sq"):
+            if f"{key}/{name}" in stored:
+                state[key] = torch.zeros_like(parameter)
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
+    with _exchanging() as dcp:
+        dcp.load(_numbers(parts, parameters, optimizer), checkpoint_id=folder)
+
+
+def _numbers(
+    parts: Parts | None, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """What a checkpoint holds, by name, in the memory where it lies."""
+    tensors = {f"weight/{n}": p.detach() for n, p in parameters.items()}
+    for name, parameter in parameters.items():
+        tensors |= {f"{key}/{name}": value for key, value in optimizer.state[parameter].items()}
+    if parts is None:
+        return tensors
+    return {key: parts.placed(key.partition("/")[2], t) for key, t in tensors.items()}
+
+
+@contextmanager
+def _exchanging() -> Iterator[Any]:
+    """torch's distributed checkpoints, which take seconds to import. What goes wrong in a process
+    they wrap in an error that is no `Exception`: it becomes one.
+    """
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    try:
+        yield dcp
+    except CheckpointException as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _load(

@@ -37,7 +37,7 @@ from rationalize.runs import before_parts
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
-    from rationalize.training.loop import Loss, LossOutput
+    from rationalize.training.learner import Loss, LossOutput
 
 PASS = "run_pass"
 """The method of the model that a whole pass goes through: losses take the decoder and the head by
@@ -122,6 +122,14 @@ class Sharded:
             values, shared.device_mesh, shared.placements, run_check=False, shape=shared.shape,
             stride=shared.stride(),
         )  # fmt: skip
+
+    def part_of(self, name: str, whole: Tensor) -> Tensor:
+        """This process's part of a parameter's numbers."""
+        shared: Any = self._shared.get(name)
+        if shared is None or whole.shape != shared.shape:
+            return whole
+        each = -(-len(whole) // world().size)  # parts as torch.chunk cuts them
+        return whole[world().rank * each : (world().rank + 1) * each].contiguous()
 
     def run(self, loss: Loss, rows: Sequence[Row]) -> LossOutput:
         """The loss of a pass. All processes must run equally many passes."""
