@@ -45,8 +45,11 @@ IMAGES = {
 }
 """Pictures of MaRio's report in `docs/images/`."""
 
-AGAINST = {"coalition": "M_IFT alone"}
-"""What a demo's first method is compared with in the question, where not with the page's choice."""
+COMPARED = {
+    "coalition": {"b": "M_IFT alone"},
+    "self-motivated": {"a": "PPO, rm+z", "b": "RFT (M_sft)"},
+}
+"""The methods compared in a demo's question, where others than the page's choice."""
 MANY = 8
 """Rows of a chart above which the charts of further metrics are left out."""
 
@@ -109,8 +112,7 @@ def shots(demo: str, report: Path) -> list[Path]:
     folder = DOCS / "gallery"
     folder.mkdir(exist_ok=True)
     # the page opens sorted by the gain of the first method over the second
-    state = {"split": "test", "words": "1"}
-    state |= {"b": AGAINST[demo]} if demo in AGAINST else {}
+    state = {"split": "test", "words": "1"} | COMPARED.get(demo, {})
     address = f"{report.resolve().as_uri()}#{urlencode(state)}"
     with Page(address, width=WIDTH) as page:
         page.evaluate(FEW % MANY)

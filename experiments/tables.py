@@ -65,6 +65,7 @@ def store(run: Path, name: str) -> Path:
     """A run's results in the repository: every figure but those of single steps, and no text."""
     results = json.loads((run / "results.json").read_text())
     del results["training"]
+    results.pop("chains", None)
     path = STORED / f"{name}.json"
     path.write_text(as_lines(_portable(results)))
     return path
@@ -216,7 +217,7 @@ def _portable(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}")
     if isinstance(value, str):
-        return Path(value).name if value.startswith("/") else value
+        return re.sub(r"(?<!\S)/\S*/(?=[^\s/])", "", value)
     if isinstance(value, Mapping):
         return {key: _portable(of) for key, of in value.items()}
     return [_portable(of) for of in value] if isinstance(value, list) else value

@@ -55,13 +55,20 @@ def test_a_stored_run_has_no_paths_and_no_steps(tmp_path):
     tables = copied(tmp_path)
     results = {
         "training": [{"loss": 1.0}],
+        "chains": [{"rationale": "a text"}],
         "bins": [{"share": 1 / 3}],
-        "meta": {"config": {"model": "/home/me/models/small", "questions": "builtin"}},
+        "meta": {
+            "config": {"model": "/home/me/models/small", "questions": "builtin"},
+            "command": "rationalize demo --out /home/me/runs/demo --seed 0",
+        },
     }
     run_folder = tmp_path / "run"
     run_folder.mkdir()
     (run_folder / "results.json").write_text(json.dumps(results))
     assert json.loads(tables.store(run_folder, "mine").read_text()) == {
         "bins": [{"share": 0.333333}],
-        "meta": {"config": {"model": "small", "questions": "builtin"}},
+        "meta": {
+            "config": {"model": "small", "questions": "builtin"},
+            "command": "rationalize demo --out demo --seed 0",
+        },
     }

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from rationalize.config.checks import at_least
 from rationalize.errors import UsageError, UserError
 from rationalize.processes import world
 from rationalize.runs.shards import Shard, read, store
@@ -44,12 +45,11 @@ class ExecutorSettings:
 
 def check_executor(settings: ExecutorSettings, server: str | None = None) -> None:
     """Raise `UsageError` for settings of an executor that are not there, or do not go together."""
+    at_least(settings, 1, "actor_cpus")
     if settings.executor == "here":
         if settings.address is not None:
             raise UsageError("--address names a Ray cluster; add --executor ray, or leave it out")
         return
-    if settings.actor_cpus < 1:
-        raise UsageError(f"actor_cpus is {settings.actor_cpus}; expected at least 1")
     if server is not None:
         raise UsageError(
             "--executor ray holds models in its actors, and --server has the model elsewhere; "

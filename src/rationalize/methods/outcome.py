@@ -186,7 +186,8 @@ def _written(
     questions = {q.id: q for split in exp.splits.values() for q in split}
     decided = exp.run.read_json(tuning.FILE)
     named = {"tuning": tuning.in_words(decided, exp.config.lora_rank)} if decided else {}
-    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])  # without its folder
+    program = Path(sys.argv[0]).name.replace("__main__.py", "rationalize")  # without its folder
+    command = " ".join([program, *sys.argv[1:]])
     results = summarise(
         methods, questions, exp.suite.trainable, exp.suite.diagnostics, pairs=pairs,
         meta={
