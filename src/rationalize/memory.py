@@ -19,8 +19,8 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # malloc
 
 @contextmanager
 def freed_memory_kept() -> Iterator[None]:
-    """A block, or a function, within which freed memory stays in the process; returned at its end,
-    when what the block alone has held is gone.
+    """A block within which freed memory stays in the process; returned at its end. What the block
+    has held must be gone by then.
     """
     keep_freed_memory()
     try:

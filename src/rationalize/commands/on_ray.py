@@ -13,7 +13,7 @@ import logging
 import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -62,9 +62,15 @@ def check_executor(settings: ExecutorSettings, server: str | None = None) -> Non
         )
 
 
+def pool_of(
+    settings: ExecutorSettings, make: Callable[[], Make]
+) -> AbstractContextManager[RayPool | None]:
+    """Actors that hold what `make()` returns; None where the work is done here."""
+    return _ray_pool(settings, make) if settings.executor == "ray" else nullcontext()
+
+
 @contextmanager
-def ray_pool(settings: ExecutorSettings, make: Callable[[], Make]) -> Iterator[RayPool]:
-    """Actors that hold what `make()` returns, on the cluster of the settings."""
+def _ray_pool(settings: ExecutorSettings, make: Callable[[], Make]) -> Iterator[RayPool]:
     ray = _ray()
     started = not ray.is_initialized()
     if started:

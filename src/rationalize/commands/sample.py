@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,9 +17,8 @@ from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_u
 from rationalize.commands.on_ray import (
     ExecutorSettings,
     Make,
-    RayPool,
     check_executor,
-    ray_pool,
+    pool_of,
 )
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
@@ -162,7 +160,10 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
     by_first(out.check)  # before anything is loaded
     questions = asked_questions(config)
     demos = _demos(config)
-    with _pool(config) as pool, open_writer(config, pool) as writer:
+    with (
+        pool_of(config, partial(_shard_writer, config)) as pool,
+        open_writer(config, pool) as writer,
+    ):
         settings = {**settings_of(config), "weights": writer.weights_hash}
         out = OutputFile(config.out, "sample", settings, overwrite)
         by_first(out.claim)
@@ -181,14 +182,6 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
             facts = by_first(partial(_save, attempts, {q.id: q for q in questions}, config, out))
             end(folder)
     return {"out": config.out, "questions": len(questions), **facts}
-
-
-def _pool(config: SampleConfig) -> AbstractContextManager[RayPool | None]:
-    return (
-        ray_pool(config, partial(_shard_writer, config))
-        if config.executor == "ray"
-        else nullcontext()
-    )
 
 
 def _shard_writer(config: SampleConfig) -> Make:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import tee
@@ -16,9 +16,8 @@ from tyro.conf import Positional, arg
 from rationalize.commands.on_ray import (
     ExecutorSettings,
     Make,
-    RayPool,
     check_executor,
-    ray_pool,
+    pool_of,
 )
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.rationale_file import Rationale, RationaleFile
@@ -190,7 +189,7 @@ def _score_all(
     with progress_bar("score", "rows") as progress:
         if shared:  # in any order, into a file for each batch
             there = known
-            with _pool(config) as pool, kept_in(shards):
+            with pool_of(config, partial(_batch_scorer, config)) as pool, kept_in(shards):
                 for _, scores in deal(
                     _lacking(rationales, known), score, settings=settings,
                     elsewhere=partial(pool, None) if pool else None,
@@ -206,12 +205,6 @@ def _score_all(
                 rows = _with_scores(batch, scores, rationales.rewards_column)
                 scored.add(rows[max(0, known - at) :])
                 progress(scored.count, total, 0)
-
-
-def _pool(config: ScoreConfig) -> AbstractContextManager[RayPool | None]:
-    if config.executor == "ray":
-        return ray_pool(config, partial(_batch_scorer, config))
-    return nullcontext()
 
 
 def _lacking(rationales: RationaleFile, known: int) -> Iterator[tuple[int, list[Rationale]]]:

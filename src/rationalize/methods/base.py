@@ -17,9 +17,10 @@ from rationalize.evaluation.metrics import ACCURACY, PARSE_RATE, metrics_of
 from rationalize.evaluation.results import round_rows
 from rationalize.methods.live import show_progress
 from rationalize.models.exported import kept_replies
+from rationalize.models.folders import snapshot
 from rationalize.models.policy import Policy, Precision, load_policy
 from rationalize.models.precision import Numbers
-from rationalize.models.sources import stored_model
+from rationalize.models.sources import source_of
 from rationalize.models.tuning import decide_for
 from rationalize.questions import check_overlap, load_splits
 from rationalize.records import Attempt, Question
@@ -278,7 +279,7 @@ class Experiment(WithSplits):
         if not config.rollouts:
             return Sampler(policy)
         servers = servers_of(
-            config.rollouts, config.rollout_folder, self.run.path, stored_model(config.model)
+            config.rollouts, config.rollout_folder, self.run.path, snapshot(source_of(config.model))
         )
         return rollout_sampler(policy, servers, self.run.path)
 

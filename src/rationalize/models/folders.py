@@ -102,21 +102,26 @@ def read_facts(source: str | Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
+def snapshot(source: str | Path) -> Path | None:
+    """The folder of a model's files, of a hub id that of its snapshot; None where there is none."""
+    from transformers.utils import cached_file
+
+    if Path(source).is_dir():
+        return Path(source)
+    config = cached_file(
+        str(source), "config.json", local_files_only=True,
+        _raise_exceptions_for_missing_entries=False,
+    )  # fmt: skip
+    return Path(config).parent if config else None
+
+
 def weights_hash(source: str | Path, model: Any) -> str:
     """SHA-256 of the safetensors files of a folder, or of a hub id's snapshot.
 
     If there are no such files, of the loaded tensors.
     """
-    from transformers.utils import cached_file
-
-    folder = Path(source)
-    if not folder.is_dir():
-        config = cached_file(
-            str(source), "config.json", local_files_only=True,
-            _raise_exceptions_for_missing_entries=False,
-        )  # fmt: skip
-        folder = Path(config).parent if config else folder
-    files = sorted(folder.glob("*.safetensors"))
+    folder = snapshot(source)
+    files = sorted(folder.glob("*.safetensors")) if folder else []
     if files:
         return files_hash(tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files))
     import torch

@@ -20,19 +20,6 @@ def source_of(model: str | Path) -> str:
     return str(model)
 
 
-def stored_model(model: str | Path) -> Path | None:
-    """The folder of a model's files, of a hub id that of its snapshot; None where there is none."""
-    from transformers.utils import cached_file
-
-    source = source_of(model)
-    if Path(source).is_dir():
-        return Path(source)
-    config = cached_file(
-        source, "config.json", local_files_only=True, _raise_exceptions_for_missing_entries=False
-    )
-    return Path(config).parent if config else None
-
-
 def name_of(model: str | Path) -> str:
     """What a model is called in tables and cards."""
     if str(model) == "default":

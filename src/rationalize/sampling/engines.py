@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from rationalize.errors import UserError
 from rationalize.sampling.config import SamplingConfig
@@ -91,13 +91,43 @@ def at(root: Endpoint, path: str) -> Endpoint:
 
 
 @dataclass(frozen=True)
-class Vllm:
-    """vLLM's `vllm serve`."""
+class _Found:
+    """A server that was asked what it is. Both kinds load adapters alike, each at addresses of its
+    own.
+    """
 
     root: Endpoint
     about: str
     model: str
     source: str
+
+    _prefix: ClassVar[str]
+    """Of the addresses for adapters."""
+    _weights: ClassVar[str]
+    """Address that tells the version of the weights."""
+    _how: ClassVar[Mapping[str, str]]
+    """How it must be started."""
+
+    def loaded_version(self) -> str | None:
+        answer = optional(at(self.root, self._weights))
+        return answer.get("weight_version") if isinstance(answer, dict) else None
+
+    def load_adapter(self, name: str, folder: str) -> None:
+        body = {"lora_name": name, "lora_path": folder}
+        self._order(f"{self._prefix}/load_lora_adapter", body, "adapter")
+
+    def unload_adapter(self, name: str) -> None:
+        self._order(f"{self._prefix}/unload_lora_adapter", {"lora_name": name}, "adapter")
+
+    def _order(self, path: str, body: Mapping[str, Any], kind: Literal["adapter", "whole"]) -> str:
+        return order(at(self.root, path), body, self._how[kind])
+
+
+@dataclass(frozen=True)
+class Vllm(_Found):
+    """vLLM's `vllm serve`."""
+
+    _prefix, _weights, _how = "/v1", "/weight_info", _HOW_VLLM
 
     @property
     def replies(self) -> Endpoint:
@@ -139,40 +169,25 @@ class Vllm:
             raise no_logprobs(self.root, "prompt_logprobs in a choice", answer) from None
 
     def load_whole(self, folder: str, version: str) -> None:
-        order(at(self.root, "/pause?mode=wait"), {}, _HOW_VLLM["whole"])
+        self._order("/pause?mode=wait", {}, "whole")
         try:
             body = {"method": "reload_weights", "kwargs": {"weights_path": folder}}
-            order(at(self.root, "/collective_rpc"), body, _HOW_VLLM["whole"])
-            said = order(at(self.root, "/reset_prefix_cache"), {}, _HOW_VLLM["whole"])
+            self._order("/collective_rpc", body, "whole")
+            said = self._order("/reset_prefix_cache", {}, "whole")
             if "false" in said:
                 raise Transient(
                     "a kept cache", f"{self.root.url}: answered {said} to /reset_prefix_cache"
                 )
         finally:
-            order(at(self.root, "/resume"), {}, _HOW_VLLM["whole"])
+            self._order("/resume", {}, "whole")
         optional(at(self.root, "/update_weight_version"), {"new_version": version})
-
-    def loaded_version(self) -> str | None:
-        answer = optional(at(self.root, "/weight_info"))
-        return answer.get("weight_version") if isinstance(answer, dict) else None
-
-    def load_adapter(self, name: str, folder: str) -> None:
-        body = {"lora_name": name, "lora_path": folder}
-        order(at(self.root, "/v1/load_lora_adapter"), body, _HOW_VLLM["adapter"])
-
-    def unload_adapter(self, name: str) -> None:
-        body = {"lora_name": name}
-        order(at(self.root, "/v1/unload_lora_adapter"), body, _HOW_VLLM["adapter"])
 
 
 @dataclass(frozen=True)
-class Sglang:
+class Sglang(_Found):
     """SGLang's `sglang.launch_server`."""
 
-    root: Endpoint
-    about: str
-    model: str
-    source: str
+    _prefix, _weights, _how = "", "/get_model_info", _HOW_SGLANG
 
     @property
     def replies(self) -> Endpoint:
@@ -222,18 +237,7 @@ class Sglang:
 
     def load_whole(self, folder: str, version: str) -> None:
         body = {"model_path": folder, "flush_cache": True, "weight_version": version}
-        order(at(self.root, "/update_weights_from_disk"), body, _HOW_SGLANG["whole"])
-
-    def loaded_version(self) -> str | None:
-        answer = optional(at(self.root, "/get_model_info"))
-        return answer.get("weight_version") if isinstance(answer, dict) else None
-
-    def load_adapter(self, name: str, folder: str) -> None:
-        body = {"lora_name": name, "lora_path": folder}
-        order(at(self.root, "/load_lora_adapter"), body, _HOW_SGLANG["adapter"])
-
-    def unload_adapter(self, name: str) -> None:
-        order(at(self.root, "/unload_lora_adapter"), {"lora_name": name}, _HOW_SGLANG["adapter"])
+        self._order("/update_weights_from_disk", body, "whole")
 
     def _adapter(self, model: str) -> dict[str, str]:
         return {} if model == self.model else {"lora_path": model}

@@ -188,10 +188,7 @@ class Sampler:
         searched = config.beams > 1
         if searched and self.guidance:
             raise ValueError("beam search is not guided; give guidance=0, or beams=1")
-        queries = [
-            self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
-        ]
-        self._refuse_beyond_context(prompts, queries, config)
+        queries = self._queries_of(prompts, controls, config)
         n = config.n if searched or not config.greedy else 1  # greedy: one, repeated at the end
         ids_PG: list[list[list[int]]] = [[] for _ in prompts]
         done = tokens = 0  # prompts and tokens of finished shards
@@ -268,12 +265,18 @@ class Sampler:
         new = len(query.control_ids) + config.max_new_tokens
         return over_context(self.policy, len(query.prompt_ids), new)
 
-    def _refuse_beyond_context(
-        self, prompts: Sequence[str], queries: Sequence[tuple[Query, ...]], config: SamplingConfig
-    ) -> None:
-        """Raise `UserError` where the longest prompt does not fit, before any reply is written."""
+    def _queries_of(
+        self, prompts: Sequence[str], controls: Sequence[Mapping[str, int] | None] | None,
+        config: SamplingConfig,
+    ) -> list[tuple[Query, ...]]:  # fmt: skip
+        """The views of every prompt. Raises `UserError` where the longest one does not fit, before
+        any reply is written.
+        """
+        queries = [
+            self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
+        ]
         if not queries:
-            return
+            return []
         i = max(range(len(queries)), key=lambda i: len(queries[i][0].prompt_ids))
         if wrong := self._over_context(queries[i][0], config):
             raise UserError(
@@ -281,6 +284,7 @@ class Sampler:
                 f"{clip(prompts[i][-50:])}); shorten the questions, show fewer demonstrations "
                 "(shots), lower max_new_tokens, or take a model with a longer context"
             )
+        return queries
 
     def _queries(self, prompt: str, control: Mapping[str, int] | None) -> tuple[Query, ...]:
         """One view of the prompt; with guidance a second one, under the worst tokens."""

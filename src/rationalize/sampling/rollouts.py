@@ -70,10 +70,7 @@ class RolloutSampler(Sampler):
         """
         check_policy(self.policy)
         check_sampling(config, "sampling")
-        queries = [
-            self._queries(p, controls[i] if controls else None) for i, p in enumerate(prompts)
-        ]
-        self._refuse_beyond_context(prompts, queries, config)
+        queries = self._queries_of(prompts, controls, config)
         n = 1 if config.greedy else config.n  # greedy: one reply, repeated
         ids_P = [(*q.prompt_ids, *q.control_ids) for q, *_ in queries]
         draw = Draw(

@@ -72,20 +72,28 @@ def save_checkpoint(
     folder: Path, at: Position, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> None:
     """Write beside, then rename: a kill leaves the checkpoint before this one, or both."""
-    fresh, old = _beside(folder, ".new"), _beside(folder, ".old")
-    for place in (fresh, old):
+    fresh = _begun(folder)
+    numbers = _numbers(None, parameters, optimizer)
+    save_file({key: value.contiguous() for key, value in numbers.items()}, fresh / _STATE)
+    _ended(folder, at, bytes=(fresh / _STATE).stat().st_size)
+
+
+def _begun(folder: Path) -> Path:
+    """Where a new checkpoint is written, beside the one that it will take the place of."""
+    fresh = _beside(folder, ".new")
+    for place in (fresh, _beside(folder, ".old")):
         shutil.rmtree(place, ignore_errors=True)
     fresh.mkdir(parents=True)
-    tensors = {f"weight/{n}": p.detach().contiguous() for n, p in parameters.items()}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"{key}/{name}"] = value.detach().contiguous()
-    save_file(tensors, fresh / _STATE)
-    written = {**asdict(at), "bytes": (fresh / _STATE).stat().st_size}
-    (fresh / _STEP).write_text(json.dumps(written))
+    return fresh
+
+
+def _ended(folder: Path, at: Position, **sizes: Any) -> None:
+    """Give a written checkpoint its name."""
+    fresh = _beside(folder, ".new")
+    (fresh / _STEP).write_text(json.dumps({**asdict(at), **sizes}))
     sync_folder(fresh)  # else a power cut can leave the new name with half of its contents
     if folder.exists():
-        os.replace(folder, old)
+        os.replace(folder, _beside(folder, ".old"))
     os.replace(fresh, folder)
 
 
@@ -108,25 +116,10 @@ def save_parts(
     """As `save_checkpoint`, by torch's distributed checkpoints: each process writes its part, and
     the first one renames. All must call it.
     """
-    fresh, old = _beside(folder, ".new"), _beside(folder, ".old")
-
-    def begin() -> None:
-        for place in (fresh, old):
-            shutil.rmtree(place, ignore_errors=True)
-        fresh.mkdir(parents=True)
-
-    def end() -> None:
-        sizes = {p.name: p.stat().st_size for p in fresh.iterdir()}
-        (fresh / _STEP).write_text(json.dumps({**asdict(at), "files": sizes}))
-        sync_folder(fresh)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(fresh, folder)
-
-    by_first(begin)
+    fresh = by_first(lambda: _begun(folder))
     with _exchanging() as dcp:
         dcp.save(_numbers(parts, parameters, optimizer), checkpoint_id=fresh)
-    by_first(end)
+    by_first(lambda: _ended(folder, at, files={p.name: p.stat().st_size for p in fresh.iterdir()}))
 
 
 def restore_checkpoint(
@@ -216,7 +209,8 @@ def _numbers(
     """What a checkpoint holds, by name, in the memory where it lies."""
     tensors = {f"weight/{n}": p.detach() for n, p in parameters.items()}
     for name, parameter in parameters.items():
-        tensors |= {f"{key}/{name}": value for key, value in optimizer.state[parameter].items()}
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"{key}/{name}"] = value.detach()
     if parts is None:
         return tensors
     return {key: parts.placed(key.partition("/")[2], t) for key, t in tensors.items()}

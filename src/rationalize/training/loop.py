@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,6 @@ _SHOWN = 3
 BatchAt = Callable[[int], Sequence[Row]]
 
 
-@freed_memory_kept()
 def fit(
     policy: Policy, loss: Loss, batch_at: BatchAt, config: FitConfig, stage: Stage, *, steps: int,
     after_step: Callable[[int], None] | None = None,
@@ -81,8 +81,14 @@ def fit(
     policy.model.eval()  # dropout off; gradients flow all the same
     if policy.tuning == "lora":
         say(f"{stage.name}: {lora_reach(policy)}")
-    with noticing_lost(), learner_of(policy, loss, config, stage.run.parallel) as learner:
-        _fit(learner, batch_at, stage, steps, before_step, after_step)
+
+    def learn() -> None:
+        with learner_of(policy, loss, config, stage.run.parallel) as learner:
+            _fit(learner, batch_at, stage, steps, before_step, after_step)
+
+    # the learner is gone when the memory is given back
+    with noticing_lost(), freed_memory_kept() if policy.device.type == "cpu" else nullcontext():
+        learn()
 
 
 def _fit(
