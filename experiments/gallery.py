@@ -46,6 +46,7 @@ IMAGES = {
 """Pictures of MaRio's report in `docs/images/`."""
 
 COMPARED = {
+    "mario": {"b": "base, zero-shot"},
     "coalition": {"b": "M_IFT alone"},
     "self-motivated": {"a": "PPO, rm+z", "b": "RFT (M_sft)"},
 }
