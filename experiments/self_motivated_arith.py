@@ -92,6 +92,7 @@ def write_pool(sets: Path, out: Path) -> None:
     splits = {"train": train[:TRAIN]}
     for split in ("dev", "test"):
         splits[split] = [as_question(s, row) for s in SETS for row in rows_at(sets / s, split)]
+        random.Random(0).shuffle(splits[split])  # the first ones are of every set
     for split, rows in splits.items():
         (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         print(f"{split}: {len(rows)} questions")
