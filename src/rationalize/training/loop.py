@@ -82,18 +82,20 @@ def fit(
     if policy.tuning == "lora":
         say(f"{stage.name}: {lora_reach(policy)}")
 
-    def learn() -> None:
+    def learn(bound_memory: Callable[[], None] | None) -> None:
         with learner_of(policy, loss, config, stage.run.parallel) as learner:
-            _fit(learner, batch_at, stage, steps, before_step, after_step)
+            _fit(learner, batch_at, stage, steps, before_step, after_step, bound_memory)
 
     # the learner is gone when the memory is given back
-    with noticing_lost(), freed_memory_kept() if policy.device.type == "cpu" else nullcontext():
-        learn()
+    kept = freed_memory_kept() if policy.device.type == "cpu" else nullcontext()
+    with noticing_lost(), kept as bound_memory:
+        learn(bound_memory)
 
 
 def _fit(
     learner: Learner, batch_at: BatchAt, stage: Stage, steps: int,
     before_step: Callable[[int], None] | None, after_step: Callable[[int], None] | None,
+    bound_memory: Callable[[], None] | None,
 ) -> None:  # fmt: skip
     run, name, config = stage.run, stage.name, learner.config
     folder = run.path / "checkpoints" / name
@@ -121,6 +123,8 @@ def _fit(
                 if after_step:
                     with learner.readable():
                         after_step(step)
+                if bound_memory:
+                    bound_memory()
                 at = Position(step + 1)
                 # processes meet here: where one has got a SIGTERM, all end after the same step
                 due = by_first(lambda: checkpoints.due)
