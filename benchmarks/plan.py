@@ -22,7 +22,6 @@ from typing import Any
 
 from rationalize.config import from_dict
 from rationalize.methods import DEMOS, Demo, method_named
-from rationalize.methods.base import RunConfig
 from rationalize.methods.launch import (
     BESIDE_STAGES,
     checked,
@@ -31,6 +30,7 @@ from rationalize.methods.launch import (
     settings_of,
     train,
 )
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.work.parts import MODELS
 from rationalize.models.sources import name_of, source_of
 from rationalize.planning.calibrate import calibrate

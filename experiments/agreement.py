@@ -35,7 +35,7 @@ from rationalize.evaluation.human_agreement import (
     judged_set,
 )
 from rationalize.evaluation.leaderboard import ReferenceSet, read_set, some_of
-from rationalize.methods.base import RunConfig, with_first
+from rationalize.methods.settings import RunConfig, with_first
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig, train_answer_scorer
 from rationalize.methods.train_scorers.verifier import VerifierConfig, train_verifier
 from rationalize.models.choices import ChoiceScorer

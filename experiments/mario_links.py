@@ -26,11 +26,12 @@ from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.metrics import per_question
 from rationalize.evaluation.obedience import token_metrics
 from rationalize.evaluation.token_auc import token_auc
-from rationalize.methods.base import Experiment, RunConfig, ScorerFolders
+from rationalize.methods.base import Experiment
 from rationalize.methods.mario import control_bins
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.pool import Drawn, Pool
 from rationalize.methods.scoring import Scoring, make_suite
+from rationalize.methods.settings import RunConfig, ScorerFolders
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.models.forward import Row
 from rationalize.records import Attempt, Question

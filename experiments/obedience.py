@@ -18,10 +18,10 @@ from rationalize.config import from_dict
 from rationalize.config.compose import split
 from rationalize.evaluation.obedience import obedience, token_metrics
 from rationalize.methods import DEMOS
-from rationalize.methods.base import ScorerFolders
 from rationalize.methods.launch import make_experiment, settings_of, tokens_of
 from rationalize.methods.mario import control_bins, mario
 from rationalize.methods.scoring import Scoring
+from rationalize.methods.settings import ScorerFolders
 from rationalize.runs import Run
 from rationalize.sampling.local import Sampler
 from rationalize.sampling.writing import Provenance

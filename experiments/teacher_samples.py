@@ -17,10 +17,10 @@ from rationalize.config import from_dict
 from rationalize.config.compose import split
 from rationalize.evaluation.intervals import paired_difference
 from rationalize.methods import DEMOS
-from rationalize.methods.base import RunConfig
 from rationalize.methods.demos.mario import MarioDemoConfig
 from rationalize.methods.launch import settings_of
 from rationalize.methods.mario_config import best_prefix
+from rationalize.methods.settings import RunConfig
 from rationalize.models.policy import load_policy
 from rationalize.questions import load_splits
 from rationalize.records import Question

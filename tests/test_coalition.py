@@ -12,7 +12,6 @@ from rationalize.answers import read_answer
 from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
-from rationalize.methods.base import EvaluationConfig, RunConfig
 from rationalize.methods.coalition.ablations import GridConfig, ablations
 from rationalize.methods.coalition.candidates import utilities_of, utility_reward
 from rationalize.methods.coalition.config import (
@@ -25,6 +24,7 @@ from rationalize.methods.coalition.diagnostics import log_reading
 from rationalize.methods.coalition.evaluate import self_consistency
 from rationalize.methods.launch import demo
 from rationalize.methods.own_attempts import RejectConfig
+from rationalize.methods.settings import EvaluationConfig, RunConfig
 from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.models.answer_texts import answer_prompt
 from rationalize.models.scorers import AnswerScorer

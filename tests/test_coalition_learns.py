@@ -8,7 +8,6 @@ import pytest
 from tiny import tiny_folder, tiny_policy
 from toys import experiment
 
-from rationalize.methods.base import RunConfig
 from rationalize.methods.coalition.ablations import equal_settings
 from rationalize.methods.coalition.algorithm import coalition
 from rationalize.methods.coalition.config import (
@@ -19,6 +18,7 @@ from rationalize.methods.coalition.config import (
 )
 from rationalize.methods.coalition.evaluate import conclude
 from rationalize.methods.own_attempts import RejectConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.models.variants import Variants
 from rationalize.records import Question
 from rationalize.runs import Run

@@ -11,8 +11,8 @@ from rationalize.config.compose import compose, split
 from rationalize.config.flags import explain, field_docs, merge
 from rationalize.errors import UsageError
 from rationalize.methods import DEMOS, METHODS
-from rationalize.methods.base import EvaluationConfig, RunConfig
 from rationalize.methods.launch import settings_of
+from rationalize.methods.settings import EvaluationConfig, RunConfig
 
 
 @dataclass(frozen=True)

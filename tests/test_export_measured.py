@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rationalize import train
 from rationalize.errors import UserError
-from rationalize.methods.base import Asked, RunConfig
+from rationalize.methods.base import Asked
 from rationalize.methods.outcome import Best, export
+from rationalize.methods.settings import RunConfig
 from rationalize.models.exported import compare_export, kept_replies
 from rationalize.models.policy import load_policy
 from rationalize.models.precision import frozen_copy

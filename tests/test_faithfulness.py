@@ -13,8 +13,8 @@ from rationalize.errors import UsageError
 from rationalize.evaluation.leakage import leakage_adjusted
 from rationalize.evaluation.results import summarise
 from rationalize.evaluation.tables import format_table
-from rationalize.methods.base import RunConfig
 from rationalize.methods.scoring import Scoring, make_suite
+from rationalize.methods.settings import RunConfig
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.memo import Memo
 from rationalize.models.scorers import AnswerFold, AnswerScorer

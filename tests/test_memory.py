@@ -8,17 +8,18 @@ from rationalize import memory
 def test_free_pages_are_returned_once_a_process_has_grown_by_a_quarter(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    trims: list[int] = []
-    sizes = iter([100, 90, 112, 113, 140, 150, 180])
-    monkeypatch.setattr(memory, "keep_freed_memory", lambda: True)
-    monkeypatch.setattr(memory, "give_back_freed_memory", lambda: trims.append(0))
-    monkeypatch.setattr(memory, "resident", lambda: next(sizes))
-    monkeypatch.setattr(memory, "_trim", lambda: trims.append(now))
+    done: list[str] = []
+    monkeypatch.setattr(memory, "keep_freed_memory", lambda: done.append("kept"))
+    monkeypatch.setattr(memory, "give_back_freed_memory", lambda: done.append("given back"))
+    monkeypatch.setattr(memory, "_trim", lambda: done.append("trimmed"))
     with memory.freed_memory_kept() as bound:
-        for now in range(7):
+        for size in (100, 90, 112, 113, 140, 150, 180):
+            monkeypatch.setattr(
+                memory, "resident", lambda size=size: done.append(str(size)) or size
+            )
             bound()
     # 113 is a quarter above 90; 140 is the first step after it, and 180 a quarter above that
-    assert trims == [3, 6, 0]
+    assert " ".join(done) == "kept 100 90 112 113 trimmed 140 150 180 trimmed given back"
 
 
 def test_resident_is_that_of_this_process() -> None:

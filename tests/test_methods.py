@@ -11,10 +11,10 @@ from toys import experiment
 from rationalize import train
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.obedience import obedience, token_metrics
-from rationalize.methods.base import RunConfig
 from rationalize.methods.filt_acc import FiltAccConfig, filt_acc
 from rationalize.methods.mario import mario
 from rationalize.methods.mario_config import MarioConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.sft import SftConfig, StartConfig, sft
 from rationalize.records import Question
 from rationalize.rewards import RewardSuite, load_rewards

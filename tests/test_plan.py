@@ -12,11 +12,11 @@ from rationalize.cli import main
 from rationalize.errors import UsageError
 from rationalize.evaluation.baselines import MAJORITY
 from rationalize.methods import DEMOS, METHODS, method_named
-from rationalize.methods.base import RunConfig
 from rationalize.methods.launch import checked, settings_of
 from rationalize.methods.ppo import PpoConfig
 from rationalize.methods.self_motivated import SelfMotivatedConfig
 from rationalize.methods.self_training import RftConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.work.parts import MODELS, Learns, Reads, Stores, Writes
 from rationalize.methods.work.scene import Lengths
 from rationalize.planning.calibrate import calibrate

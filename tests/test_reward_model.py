@@ -11,8 +11,9 @@ from tiny import tiny_policy
 from toys import GOOD, attempt, question, told_apart
 
 from rationalize.errors import UserError
-from rationalize.methods.base import NothingToLearn, RunConfig
+from rationalize.methods.base import NothingToLearn
 from rationalize.methods.own_attempts import RejectConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.train_scorers.ranking import (
     pair_accuracy,
     rank_attempts,

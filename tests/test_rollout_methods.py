@@ -13,12 +13,13 @@ from toys import attempt, experiment, question
 
 from rationalize.cli import main
 from rationalize.errors import UserError
-from rationalize.methods.base import Experiment, RunConfig
+from rationalize.methods.base import Experiment
 from rationalize.methods.grpo import GrpoConfig, grpo
 from rationalize.methods.mario import mario
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.own_attempts import WriteConfig, own_attempts
 from rationalize.methods.ppo import PpoRowConfig, ppo
+from rationalize.methods.settings import RunConfig
 from rationalize.rewards import Reward, RewardSuite
 from rationalize.rewards.correctness import correctness
 from rationalize.runs import Run, check_resumable

@@ -15,7 +15,7 @@ from rationalize import train
 from rationalize.config.flags import merge
 from rationalize.errors import UsageError
 from rationalize.methods import METHODS
-from rationalize.methods.base import NothingToLearn, RunConfig
+from rationalize.methods.base import NothingToLearn
 from rationalize.methods.launch import settings_of, tokens_of
 from rationalize.methods.own_attempts import SelectConfig, WriteConfig
 from rationalize.methods.ppo import PpoConfig
@@ -26,6 +26,7 @@ from rationalize.methods.self_motivated import (
     self_motivated,
 )
 from rationalize.methods.self_training import RftConfig, self_training
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig
 from rationalize.models.policy import load_policy
 from rationalize.questions import load_questions, load_splits

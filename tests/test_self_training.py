@@ -9,7 +9,7 @@ from toys import GOOD, attempt, experiment, question, told_apart
 from rationalize import train
 from rationalize.errors import UsageError, UserError
 from rationalize.methods import METHODS
-from rationalize.methods.base import Learned, NothingToLearn, RunConfig
+from rationalize.methods.base import Learned, NothingToLearn
 from rationalize.methods.iterative_dpo import IterativeDpoConfig, iterative_dpo, pairs_of
 from rationalize.methods.launch import tokens_of
 from rationalize.methods.own_attempts import RejectConfig, WriteConfig
@@ -22,6 +22,7 @@ from rationalize.methods.self_training import (
     self_training,
     steps_in,
 )
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.sft import StartConfig
 from rationalize.methods.train_scorers.ranking import rank_attempts
 from rationalize.methods.train_scorers.reward_model import RewardModelConfig

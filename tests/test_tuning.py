@@ -11,8 +11,8 @@ from rationalize.cli import main
 from rationalize.config.flags import merge
 from rationalize.errors import UsageError
 from rationalize.methods import DEMOS, METHODS
-from rationalize.methods.base import RunConfig
 from rationalize.methods.launch import settings_of
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.tuning import FILE, lora_rates, settle
 from rationalize.models.forward import Row
 from rationalize.models.tuning import FULL_BYTES, decide_tuning, device_memory

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rationalize.errors import UserError
-from rationalize.methods.base import RunConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.train_scorers.answer_scorer import (
     AnswerScorerConfig,
     gold_text,

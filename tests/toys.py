@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 from rationalize.answers import reply_text
-from rationalize.methods.base import Experiment, RunConfig
+from rationalize.methods.base import Experiment
+from rationalize.methods.settings import RunConfig
 from rationalize.records import Attempt, Question
 from rationalize.rewards import RewardSuite, load_rewards
 from rationalize.runs import Run

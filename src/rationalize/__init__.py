@@ -51,7 +51,7 @@ _HOMES = {
     "Method": "rationalize.methods",
     "Experiment": "rationalize.methods.base",
     "Learned": "rationalize.methods.base",
-    "RunConfig": "rationalize.methods.base",
+    "RunConfig": "rationalize.methods.settings",
     "Stage": "rationalize.runs",
     "demo": "rationalize.methods.launch",
     "train": "rationalize.methods.launch",

@@ -100,7 +100,7 @@ def _trainer_command(name: str) -> Command:
 
     def settings() -> type:
         from rationalize.config.compose import compose
-        from rationalize.methods.base import RunConfig
+        from rationalize.methods.settings import RunConfig
 
         return compose(name, [*map(load, configs), RunConfig])
 

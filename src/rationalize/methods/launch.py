@@ -16,14 +16,7 @@ from rationalize.config.compose import compose, split
 from rationalize.errors import UsageError
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.methods import DEMOS, Demo, Method, load, method_named
-from rationalize.methods.base import (
-    Asked,
-    EvaluationConfig,
-    Experiment,
-    Learned,
-    RunConfig,
-    ScorerFolders,
-)
+from rationalize.methods.base import Asked, Experiment, Learned
 from rationalize.methods.inputs import inputs_of
 from rationalize.methods.outcome import said_done
 from rationalize.methods.rollouts import check_rollouts
@@ -34,6 +27,7 @@ from rationalize.methods.scoring import (
     make_suite,
     trained_scorers,
 )
+from rationalize.methods.settings import EvaluationConfig, RunConfig, ScorerFolders
 from rationalize.methods.sft import SftStart, start_from_sft, taught
 from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from rationalize.errors import UsageError
-from rationalize.methods.base import RunConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.processes import by_first
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.rollout_servers import ask_kinds

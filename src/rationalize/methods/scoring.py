@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rationalize.errors import UsageError
-from rationalize.methods.base import RunConfig, ScorerFolders
+from rationalize.methods.settings import RunConfig, ScorerFolders
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig, train_answer_scorer
 from rationalize.methods.train_scorers.verifier import VerifierConfig, train_verifier
 from rationalize.models.policy import Policy

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rationalize.config.checks import above, at_least
-from rationalize.methods.base import Experiment, Learned, RunConfig, log_dev
+from rationalize.methods.base import Experiment, Learned, log_dev
 from rationalize.methods.own_attempts import (
     SelectConfig,
     WriteConfig,
@@ -36,6 +36,7 @@ from rationalize.methods.own_attempts import (
     seed_attempts,
     sort_attempts,
 )
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.sft import LORA_FIT, SftConfig, imitate
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt

@@ -9,7 +9,7 @@ from typing import Any
 import rationalize
 from rationalize.environment import environment
 from rationalize.files import cache_folder, make_folder, plain, write_text
-from rationalize.methods.base import RunConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.planning.sizes import folder_stamp
 from rationalize.planning.speeds import Measured
 from rationalize.runs import digest

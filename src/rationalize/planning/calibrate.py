@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rationalize.methods.base import RunConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.train_scorers.verifier import StatementTag, statement_loss
 from rationalize.methods.work.parts import Learns, Reads, Work, Writes
 from rationalize.methods.work.scene import Lengths

@@ -13,9 +13,9 @@ import torch
 from rationalize.errors import UsageError
 from rationalize.evaluation.baselines import BASE
 from rationalize.methods import METHODS, Demo, Method, load
-from rationalize.methods.base import EvaluationConfig, RunConfig
 from rationalize.methods.launch import Checked, checked, tokens_of
 from rationalize.methods.scoring import trained_scorers
+from rationalize.methods.settings import EvaluationConfig, RunConfig
 from rationalize.methods.sft import SftStart
 from rationalize.methods.work.demos import exported
 from rationalize.methods.work.learners import scorers_work, start_work

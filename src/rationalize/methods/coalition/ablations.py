@@ -17,13 +17,7 @@ from rationalize.config import from_dict, to_dict
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import Methods
-from rationalize.methods.base import (
-    EvaluationConfig,
-    Experiment,
-    RunConfig,
-    ScorerFolders,
-    final_stage,
-)
+from rationalize.methods.base import Experiment, final_stage
 from rationalize.methods.coalition.algorithm import coalition
 from rationalize.methods.coalition.config import CoalitionConfig
 from rationalize.methods.coalition.evaluate import COALITION
@@ -32,6 +26,7 @@ from rationalize.methods.coalition.table import OTHERS, RANDOM, rows_of_table
 from rationalize.methods.launch import make_experiment, open_run, tokens_of
 from rationalize.methods.outcome import majority_row, said_done, write_results
 from rationalize.methods.scoring import check_scoring
+from rationalize.methods.settings import EvaluationConfig, RunConfig, ScorerFolders
 from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.progress import say

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Literal
 from rationalize.config import nearest
 from rationalize.config.checks import above, at_least, between, finite
 from rationalize.errors import UsageError
-from rationalize.methods.base import ScorerFolders
 from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.scoring import Scoring
+from rationalize.methods.settings import ScorerFolders
 from rationalize.methods.sft import LORA_FIT
 from rationalize.models.answer_texts import Texts
 from rationalize.models.reward_model import read_facts, reward_model_folder

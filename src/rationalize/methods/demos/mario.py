@@ -11,7 +11,7 @@ from rationalize.config.checks import at_least, check_seeds
 from rationalize.evaluation.baselines import BASE
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.files import write_text
-from rationalize.methods.base import Experiment, Learned, ScorerFolders
+from rationalize.methods.base import Experiment, Learned
 from rationalize.methods.experiment import SFT, Row, baselines, refuse_unknown_methods, run_rows
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GdpoConfig, GrpoConfig
@@ -19,6 +19,7 @@ from rationalize.methods.mario import control_bins
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.outcome import Best, write_results
 from rationalize.methods.scoring import Scoring
+from rationalize.methods.settings import ScorerFolders
 from rationalize.methods.sft import SftConfig, StartConfig, taught
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig
 from rationalize.methods.train_scorers.verifier import VerifierConfig

@@ -35,7 +35,7 @@ from typing import Any, Literal
 
 from rationalize.config.checks import between
 from rationalize.errors import UserError
-from rationalize.methods.base import RunConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.train_scorers.crossfit import ScorerConfig, cross_fit, train_model
 from rationalize.models.answer_texts import Texts, answer_prompt, gold_text
 from rationalize.models.calibration import at_the_edge, fit_temperature

@@ -18,8 +18,8 @@ from rationalize.config import to_dict
 from rationalize.config.checks import above, between
 from rationalize.errors import UserError
 from rationalize.files import sync_folder, write_text
-from rationalize.methods.base import RunConfig
 from rationalize.methods.inputs import inputs_of
+from rationalize.methods.settings import RunConfig
 from rationalize.models.folders import check_model
 from rationalize.models.freezing import freeze_lower
 from rationalize.models.policy import Policy

@@ -37,10 +37,11 @@ from rationalize.attempt_files import load_attempts
 from rationalize.config import to_dict
 from rationalize.config.checks import above, at_least, between
 from rationalize.errors import UsageError, UserError
-from rationalize.methods.base import NothingToLearn, RunConfig
+from rationalize.methods.base import NothingToLearn
 from rationalize.methods.inputs import inputs_of
 from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.pair_accuracy import with_interval
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.train_scorers.choosing import (
     Tried,
     chosen_score,

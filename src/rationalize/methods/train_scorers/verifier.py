@@ -43,7 +43,7 @@ from torch import Tensor
 
 from rationalize.config.checks import at_least, between
 from rationalize.errors import UserError
-from rationalize.methods.base import RunConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.train_scorers.crossfit import ScorerConfig, cross_fit, train_model
 from rationalize.models.calibration import fit_temperature
 from rationalize.models.forward import Row, collate, head, hidden_at_response

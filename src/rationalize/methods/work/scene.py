@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from rationalize.methods.base import ANSWER_SAMPLING, RunConfig, WithSplits
+from rationalize.methods.base import ANSWER_SAMPLING, WithSplits
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.work.parts import Learner, Learns, Loss, Reads, Stores, Work, Writes
 from rationalize.models.scorers import statement_prompt
 from rationalize.questions.demonstrations import training_demonstrations
