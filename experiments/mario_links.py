@@ -37,7 +37,7 @@ from rationalize.models.forward import Row
 from rationalize.records import Attempt, Question
 from rationalize.rewards.known import known_rewards
 from rationalize.rewards.suite import RewardSuite
-from rationalize.runs import Run
+from rationalize.runs import Run, slug
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import (
     PromptOptions,
@@ -252,7 +252,7 @@ def written(out: Path, name: str, scorers: Path) -> None:
                 if guidance and end == "worst":
                     continue
                 reached[end] = stage.attempts(
-                    f"{how.replace(' ', '-')}-{end}",
+                    f"{slug(how)}-{end}",
                     lambda c=control, g=guidance, s=sampling, e=end: suite.score(
                         write_attempts(
                             Sampler(policy, guidance=g),
