@@ -336,8 +336,18 @@ def test_another_number_of_processes_is_refused_unless_it_may_change(trained, tm
 
 def test_torchrun_starts_what_tells_an_error_once(tmp_path):
     """Its own report of the failed processes stands beside it."""
-    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m rationalize train sft"
-    asked = ["--questions", "./nowhere", "--out", tmp_path / "run"]
+    command = "-m torch.distributed.run --standalone --nproc-per-node 2 -m -- rationalize sample"
+    # torchrun would take `--n` for one of its own without the `--`
+    asked = [
+        "--model",
+        "default",
+        "--n",
+        "2",
+        "--questions",
+        "./nowhere",
+        "--out",
+        tmp_path / "run",
+    ]
     done = subprocess.run(
         [sys.executable, *command.split(), *asked], capture_output=True, text=True, timeout=100
     )
