@@ -13,6 +13,7 @@ What autograd keeps for the backward pass is in the rest, with the interpreter a
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import re
@@ -132,7 +133,11 @@ def holders(resident: dict[str, float]) -> dict[str, float]:
     for tensor in tensors:
         count("other", tensor)
     sizes["rest"] = resident["all"] - sum(sizes.values())
-    return {**sizes, "of which mapped files": resident["file"]}
+    heap = _heap()
+    return {
+        **sizes, "of which mapped files": resident["file"], "all that glibc has given out": heap[0],
+        "what it keeps free, resident or not": heap[1],
+    }  # fmt: skip
 
 
 class _LastLine:
@@ -155,6 +160,26 @@ def _resident() -> dict[str, float]:
     rows = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     names = {"all": "VmRSS", "file": "RssFile"}
     return {key: int(rows[name].split()[0]) / 1024 for key, name in names.items()}
+
+
+class _Mallinfo2(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+            "fordblks", "keepcost",
+        )
+    ]  # fmt: skip
+
+
+def _heap() -> tuple[float, float]:
+    """MiB that the heap has given out, and that it keeps free."""
+    ask = ctypes.CDLL(None).mallinfo2
+    ask.restype = _Mallinfo2
+    found = ask()
+    return (found.uordblks + found.hblkhd) / 2**20, found.fordblks / 2**20
 
 
 def _written() -> float:

@@ -76,6 +76,8 @@ def main() -> None:
     everything = attempts_at(args.run)
     if args.command == "attempts":
         tables = {"attempts": what_they_are_worth(everything, questions), "published": published()}
+        if log := development(args.run / "metrics.jsonl"):
+            tables["development"] = log
     else:
         held_out = [a for a in everything if a.split == args.split]
         tables = informative(held_out, questions, args.model, args.reward_models)
@@ -117,6 +119,22 @@ def attempts_at(place: Path) -> list[Attempt]:
     files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
     attempts = [a for file in files for a in load_attempts(file)]
     return [a for a in attempts if (a.sampling or {}).get("temperature")]
+
+
+def development(log: Path) -> list[dict[str, Any]]:
+    """Accuracy on development questions in both readings, first and last of every stage."""
+    if not log.is_file():
+        return []
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = [row for row in rows if row.get("split") == "dev" and row["stage"].endswith("/rounds")]
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+    for row in rows:
+        if row["reward"] in ("accuracy", "stated_accuracy"):
+            stage = row["stage"].removesuffix("/rounds")
+            at = found.setdefault((stage, row["step"]), {"stage": stage, "n": row["n"]})
+            at[row["reward"]] = {key: row[key] for key in ("mean", "low", "high")}
+            at["step"] = row["step"]
+    return [row for row in found.values() if "stated_accuracy" in row]
 
 
 def what_they_are_worth(

@@ -26,18 +26,20 @@ _GROWN = 1.25
 @contextmanager
 def freed_memory_kept() -> Iterator[Callable[[], None]]:
     """A block within which freed memory stays in the process; returned at its end. What the block
-    has held must be gone by then. Yields what to call after a step: free pages are returned there
-    once the process has grown by a quarter since the first step, or since the last return.
+    has held must be gone by then. Yields what to call before every step: free pages are returned
+    before the first one, and whenever the process has since grown by a quarter of what it held
+    after a step.
     """
     held: int | None = None
+    begun = False
 
     def bound() -> None:
-        nonlocal held
-        now = resident()
-        held = now if held is None else min(held, now)
-        if now > _GROWN * held:
+        nonlocal held, begun
+        if not begun or (held and resident() > _GROWN * held):
             _trim()
-            held = None  # the next step holds its own memory again
+            begun, held = True, None  # the next step takes its own memory again
+        elif held is None:
+            held = resident()
 
     keep_freed_memory()
     try:

@@ -115,6 +115,8 @@ def _fit(
                         before_step(step)
                 if step == at.step:
                     rows = list(batch_at(step))
+                    if bound_memory:  # also of what `before_step` has freed
+                        bound_memory()
                     with postponed():  # a SIGTERM leaves no step half taken
                         _take_step(learner, rows, stage, step, rate_at(step, steps, config))
                         at = Position(step + 1, settled=False)
@@ -123,8 +125,6 @@ def _fit(
                 if after_step:
                     with learner.readable():
                         after_step(step)
-                if bound_memory:
-                    bound_memory()
                 at = Position(step + 1)
                 # processes meet here: where one has got a SIGTERM, all end after the same step
                 due = by_first(lambda: checkpoints.due)
