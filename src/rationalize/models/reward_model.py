@@ -29,6 +29,7 @@ from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
 from rationalize.models.read_only import read_only
 from rationalize.processes import by_first, wait_for
+from rationalize.progress import Progress
 from rationalize.records import Question
 from rationalize.templates import prompt_text
 
@@ -118,8 +119,11 @@ class RewardModel:
         return [(score - self.mean) / self.std for score in self.raw(questions, texts)]
 
     @torch.no_grad()
-    def raw(self, questions: Sequence[Question], texts: Sequence[str]) -> list[float]:
+    def raw(
+        self, questions: Sequence[Question], texts: Sequence[str], progress: Progress | None = None
+    ) -> list[float]:
         """The score of each text, without scaling."""
+        done = tokens = 0
         outputs = [0.0] * len(texts)
         with self._policy_context() as policy:
             rows = [
@@ -133,6 +137,9 @@ class RewardModel:
                     scores = self._scores(policy, passed)
                 for row, score in zip(passed, scores, strict=True):
                     outputs[row.tag] = score
+                done, tokens = done + len(passed), tokens + sum(row.length for row in passed)
+                if progress:
+                    progress(done, len(rows), tokens)
         return outputs
 
     def _scores(self, policy: Policy, rows: Sequence[Row]) -> list[float]:

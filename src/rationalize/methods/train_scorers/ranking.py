@@ -15,6 +15,7 @@ from rationalize.methods.own_attempts import RejectConfig, is_right, learned_tex
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import Reads, RewardModel, reply, reward_row
+from rationalize.progress import progress_bar
 from rationalize.questions import hold_out
 from rationalize.records import Attempt, Question
 from rationalize.signals.ranks import chance_weight, pairs_across, rank_levels, rates_in_order
@@ -99,7 +100,8 @@ def raw_scores(
     texts = [
         reply(q, a.rationale, a.prediction, reads) for q, a in zip(asked, attempts, strict=True)
     ]
-    return model.raw(asked, texts)
+    with progress_bar("reward model scores", "replies") as progress:
+        return model.raw(asked, texts, progress)
 
 
 def pair_accuracy(model: RewardModel, ranked: Sequence[Ranked], reads: Reads) -> float:

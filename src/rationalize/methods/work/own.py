@@ -19,7 +19,11 @@ from rationalize.methods.self_motivated import RankConfig, SelfMotivatedConfig
 from rationalize.methods.self_training import RestartConfig, seed_stage_name, steps_in
 from rationalize.methods.sft import SftConfig
 from rationalize.methods.train_scorers.choosing import MOST_QUESTIONS
-from rationalize.methods.train_scorers.reward_model import RewardModelConfig
+from rationalize.methods.train_scorers.reward_model import (
+    MOST_LEARNED,
+    MOST_SCALED,
+    RewardModelConfig,
+)
 from rationalize.methods.work.learners import imitation, updates_work
 from rationalize.methods.work.parts import Reads, Stores, Work
 from rationalize.methods.work.scene import Scene
@@ -158,7 +162,8 @@ def rank_steps(at: Scene, config: RewardModelConfig, stage: str, attempts: float
             stage, "rank", steps, config.fit, rows=size * used, together=max(1, round(used))
         )
     # the scale, the order after learning, and the gate with and without the answer sentence
-    read = len(at.train) * attempts / 2 + attempts * (learned + 2 * (questions - learned))
+    read = min(len(at.train) * attempts / 2, MOST_SCALED)
+    read += attempts * (min(learned, MOST_LEARNED) + 2 * (questions - learned))
     yield Reads(stage, "rank", read, at.asked(at.train), at.taught_reply)
     yield at.stores(stage, loads=1)
 
