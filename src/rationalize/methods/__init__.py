@@ -161,7 +161,7 @@ TRAINERS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
     "coalition-grid": (
         f"{HERE}.coalition.ablations:ablations",
         (f"{HERE}.coalition.ablations:GridConfig", f"{HERE}.coalition.config:CoalitionConfig",
-         f"{HERE}.base:EvaluationConfig"),
+         f"{HERE}.settings:EvaluationConfig"),
         "the coalition and its ablations, from shared candidates",
     ),
     "answer-scorer": (
