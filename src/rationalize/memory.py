@@ -2,59 +2,31 @@
 
 Every training step on a CPU allocates and frees the same large tensors. glibc returns them to the
 system, which clears each page again: a third of the time of a step of a 135M model. Without the
-return, the memory freed by all stages of a long run adds up to several times what one needs; so do
-the gaps that steps of ever other sizes leave, and what they hold is returned once they have grown.
+return, the memory freed by all stages of a long run adds up to several times what one needs.
 """
 
 from __future__ import annotations
 
 import ctypes
 import gc
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4  # malloc.h
 
 
-_GROWN = 1.25
-"""How far a process may grow, of what it held after a step, before its free pages are returned."""
-
-
 @contextmanager
-def freed_memory_kept() -> Iterator[Callable[[], None]]:
+def freed_memory_kept() -> Iterator[None]:
     """A block within which freed memory stays in the process; returned at its end. What the block
-    has held must be gone by then. Yields what to call before every step: free pages are returned
-    before the first one, and whenever the process has since grown by a quarter of what it held
-    after a step.
+    has held must be gone by then.
     """
-    held: int | None = None
-    begun = False
-
-    def bound() -> None:
-        nonlocal held, begun
-        if not begun or (held and resident() > _GROWN * held):
-            _trim()
-            begun, held = True, None  # the next step takes its own memory again
-        elif held is None:
-            held = resident()
-
     keep_freed_memory()
     try:
-        yield bound
+        yield
     finally:
         give_back_freed_memory()
-
-
-def resident() -> int:
-    """Bytes of this process that lie in memory; 0 where the system does not say."""
-    try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 def keep_freed_memory() -> bool:
@@ -71,10 +43,6 @@ def give_back_freed_memory() -> None:
     _set_options(
         {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26, _TOP_PAD: 2**20}
     )
-    _trim()
-
-
-def _trim() -> None:
     if trim := _glibc_function("malloc_trim"):
         trim(0)
 

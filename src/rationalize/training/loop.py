@@ -82,20 +82,18 @@ def fit(
     if policy.tuning == "lora":
         say(f"{stage.name}: {lora_reach(policy)}")
 
-    def learn(bound_memory: Callable[[], None] | None) -> None:
+    def learn() -> None:
         with learner_of(policy, loss, config, stage.run.parallel) as learner:
-            _fit(learner, batch_at, stage, steps, before_step, after_step, bound_memory)
+            _fit(learner, batch_at, stage, steps, before_step, after_step)
 
     # the learner is gone when the memory is given back
-    kept = freed_memory_kept() if policy.device.type == "cpu" else nullcontext()
-    with noticing_lost(), kept as bound_memory:
-        learn(bound_memory)
+    with noticing_lost(), freed_memory_kept() if policy.device.type == "cpu" else nullcontext():
+        learn()
 
 
 def _fit(
     learner: Learner, batch_at: BatchAt, stage: Stage, steps: int,
     before_step: Callable[[int], None] | None, after_step: Callable[[int], None] | None,
-    bound_memory: Callable[[], None] | None,
 ) -> None:  # fmt: skip
     run, name, config = stage.run, stage.name, learner.config
     folder = run.path / "checkpoints" / name
@@ -115,8 +113,6 @@ def _fit(
                         before_step(step)
                 if step == at.step:
                     rows = list(batch_at(step))
-                    if bound_memory:  # also of what `before_step` has freed
-                        bound_memory()
                     with postponed():  # a SIGTERM leaves no step half taken
                         _take_step(learner, rows, stage, step, rate_at(step, steps, config))
                         at = Position(step + 1, settled=False)
