@@ -238,7 +238,7 @@ def learn_rank(
             lambda: nullcontext(policy), scalar_head, reads=config.reads, score=score
         )
         unhinted = [a for a in data.scale_on or data.attempts if not a.hinted]
-        every = math.ceil(len(unhinted) / MOST_SCALED)
+        every = max(1, math.ceil(len(unhinted) / MOST_SCALED))
         scores_N = np.array(raw_scores(model, unhinted[::every], questions, config.reads))
         measured = {
             "questions": len(learned), "pairs": sum(len(one.pairs) for one in learned),
