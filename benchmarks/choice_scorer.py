@@ -19,7 +19,8 @@ import torch
 
 from rationalize.answers import label
 from rationalize.models.choices import ChoiceScorer, Continuation
-from rationalize.models.forward import Row, token_logprobs
+from rationalize.models.forward import Row
+from rationalize.models.logits import token_logprobs
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
 from rationalize.models.trees import build_prefix_trees

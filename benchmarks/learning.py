@@ -24,7 +24,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rationalize.models.forward import Row, output_rows, plain_model
+from rationalize.models.forward import Row, plain_model
+from rationalize.models.logits import output_rows
 from rationalize.models.policy import Policy, load_policy
 from rationalize.runs import Run, Stage
 from rationalize.training.loop import BETAS, EPSILON, FitConfig, fit

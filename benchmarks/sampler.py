@@ -27,7 +27,8 @@ from torch import Tensor
 
 from rationalize.models.decode import OwnStream
 from rationalize.models.decode_weights import read_weights
-from rationalize.models.forward import head, output_rows, padded, text_decoder
+from rationalize.models.forward import padded, text_decoder
+from rationalize.models.logits import head, output_rows
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers, frozen_copy, has_fast_bfloat16
 from rationalize.models.streams import Query, open_stream

@@ -18,8 +18,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rationalize.models.forward import Row, micro_batches, token_logprobs
+from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import new_head, reply_scores
+from rationalize.models.logits import token_logprobs
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.reward_model import reward_row
 from rationalize.questions import load_splits

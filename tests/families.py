@@ -22,8 +22,9 @@ from transformers.models.auto import configuration_auto, modeling_auto
 from rationalize.errors import UserError
 from rationalize.models.choices import ChoiceScorer, Continuation
 from rationalize.models.exported import compare_export, kept_replies
-from rationalize.models.forward import Row, token_logprobs
+from rationalize.models.forward import Row
 from rationalize.models.loading import auto_class
+from rationalize.models.logits import token_logprobs
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
 from rationalize.models.probe import Decoding

@@ -9,7 +9,7 @@ import torch
 from rationalize.errors import UsageError, UserError
 from rationalize.models import probe as probing
 from rationalize.models.decode import OwnStream, read_opening
-from rationalize.models.forward import head
+from rationalize.models.logits import head
 from rationalize.models.policy import load_policy
 from rationalize.models.precision import Numbers
 from rationalize.models.probe import takes_own_steps

@@ -9,7 +9,8 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from rationalize.errors import UserError
 from rationalize.models.encoding import find_ends, id_space, settle
-from rationalize.models.forward import Row, token_logprobs
+from rationalize.models.forward import Row
+from rationalize.models.logits import token_logprobs
 from rationalize.models.policy import load_policy
 from rationalize.sampling.local import Sampler, SamplingConfig
 from tests.tiny import CHAT_TEMPLATE, tiny_folder, tiny_policy, tiny_tokenizer

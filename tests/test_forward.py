@@ -4,15 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GraniteConfig
 
-from rationalize.models.forward import (
-    Row,
-    collate,
-    find_head,
-    head,
-    hidden_at_response,
-    output_rows,
-    token_logprobs,
-)
+from rationalize.models import logits as logits_module
+from rationalize.models.forward import Row, collate, hidden_at_response
+from rationalize.models.logits import find_head, head, token_logprobs
 from tests.tiny import tiny_policy
 
 KINDS = ("decoder", "t5")
@@ -133,9 +127,29 @@ def test_attention_for_short_rows_changes_no_number():
     assert torch.allclose(short, fused[:-1], atol=1e-5)
 
 
-def test_all_rows_of_the_head_are_not_copied():
+@pytest.mark.parametrize("half", [False, True])
+def test_gradients_of_the_output_layer_are_those_of_a_plain_product(half, monkeypatch):
+    """In blocks of a few rows, tied to the embeddings, with control rows and a bias or without."""
+    monkeypatch.setattr(logits_module, "_BLOCK", 32 * 7)  # blocks of 7 rows, the last a part
     policy = tiny_policy("decoder")
-    weight = policy.model.get_output_embeddings().weight
-    assert output_rows(policy) is weight
-    policy.add_controls({"diversity": 2})
-    assert len(output_rows(policy)) == policy.n_vocab
+    policy.add_controls({"diversity": 3})
+    layer = policy.model.get_output_embeddings()
+    for bias in (None, torch.nn.Parameter(torch.randn(len(layer.weight)))):
+        layer.bias = bias
+        inputs = [layer.weight] if bias is None else [layer.weight, bias]
+        hidden = torch.randn(5, layer.weight.shape[1], requires_grad=True)
+        seed = torch.randn(5, policy.n_vocab)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            rows, of_bias = layer.weight[: policy.n_vocab], None
+            if bias is not None:
+                of_bias = bias[: policy.n_vocab]
+            plain = torch.nn.functional.linear(hidden, rows, of_bias)
+            ours = head(policy, hidden)
+        assert ours.dtype == plain.dtype
+        assert torch.allclose(ours, plain)
+        expected = torch.autograd.grad((plain * seed).sum(), [hidden, *inputs])
+        found = torch.autograd.grad((ours * seed).sum(), [hidden, *inputs])
+        for a, b in zip(found, expected, strict=True):
+            assert a.dtype == b.dtype
+            assert torch.allclose(a, b, rtol=0.02 if half else 1e-5, atol=0.02 if half else 1e-5)
+        assert found[1][policy.n_vocab :].abs().sum() == 0

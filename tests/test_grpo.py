@@ -13,7 +13,8 @@ from rationalize import train
 from rationalize.errors import UsageError
 from rationalize.methods.grpo import GdpoConfig, GrpoConfig, grpo, named_as_loaded
 from rationalize.methods.sft import StartConfig
-from rationalize.models.forward import Row, token_logprobs
+from rationalize.models.forward import Row
+from rationalize.models.logits import token_logprobs
 from rationalize.rewards import Reward, RewardSuite
 from rationalize.rewards.correctness import correctness
 from rationalize.runs import Run

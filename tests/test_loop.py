@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from rationalize.errors import NotFinite
-from rationalize.models.forward import Row, micro_batches, token_logprobs
+from rationalize.models.forward import Row, micro_batches
+from rationalize.models.logits import token_logprobs
 from rationalize.runs import Run, Stage
 from rationalize.termination import Terminated
 from rationalize.training.loop import FitConfig, Grouped, LossOutput, fit, rate_at

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 from rationalize.errors import UserError
 from rationalize.models import default
-from rationalize.models.forward import Row, token_logprobs
+from rationalize.models.forward import Row
+from rationalize.models.logits import token_logprobs
 from rationalize.models.policy import load_policy
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.templates import DEFAULT_SYSTEM

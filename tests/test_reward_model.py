@@ -29,8 +29,8 @@ from rationalize.methods.train_scorers.reward_model import (
     learn_rank,
     train_reward_model,
 )
-from rationalize.models.forward import token_logprobs
 from rationalize.models.heads import answer_end, load_head, new_head
+from rationalize.models.logits import token_logprobs
 from rationalize.models.reward_model import (
     RewardModel,
     read_facts,

@@ -11,7 +11,8 @@ from transformers.generation.logits_process import (
 )
 
 from rationalize.errors import UserError
-from rationalize.models.forward import Row, collate, head, hidden_at_response, padded
+from rationalize.models.forward import Row, collate, hidden_at_response, padded
+from rationalize.models.logits import head
 from rationalize.sampling.draw import _CANDIDATES, draw, uniforms
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.training.loop import FitConfig

@@ -11,7 +11,7 @@ from tiny import tiny_policy
 
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.evaluation.token_auc import concordance, token_auc
-from rationalize.models.forward import token_logprobs
+from rationalize.models.logits import token_logprobs
 from rationalize.records import Question
 from rationalize.rewards.base import Reward
 from rationalize.signals.draws import balanced_bins, capped_shares

@@ -113,7 +113,7 @@ def test_our_grpo_and_gdpo_are_trls(tmp_path, method, theirs, average):
     import numpy as np
     import torch
 
-    from rationalize.models.forward import token_logprobs
+    from rationalize.models.logits import token_logprobs
     from rationalize.signals.advantages import gdpo_advantages, grpo_advantages
     from rationalize.training.objectives import GroupTag, grpo
 

@@ -22,15 +22,14 @@ from torch import Tensor
 from rationalize.models.forward import (
     Row,
     collate,
-    head,
     hidden_at_response,
     max_tree_tokens,
-    output_rows,
     padded,
     plain_model,
     text_decoder,
     tree_hidden,
 )
+from rationalize.models.logits import head, output_rows
 from rationalize.models.precision import autocast
 from rationalize.models.trees import build_prefix_trees
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
-from rationalize.models.forward import Row, collate, head, hidden_at_response
+from rationalize.models.forward import Row, collate, hidden_at_response
+from rationalize.models.logits import head
 from rationalize.models.policy import Policy
 from rationalize.models.precision import autocast
 from rationalize.models.scorers import softmax

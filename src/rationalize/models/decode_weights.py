@@ -16,13 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from rationalize.errors import UserError
-from rationalize.models.forward import (
-    head_scale_and_cap,
-    output_bias,
-    output_rows,
-    plain_model,
-    text_decoder,
-)
+from rationalize.models.forward import plain_model, text_decoder
+from rationalize.models.logits import head_scale_and_cap, output_bias, output_rows
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy

@@ -1,4 +1,4 @@
-"""Forward passes that compute logits at response positions only, and read each prompt once.
+"""Forward passes: last hidden states at response positions only, each prompt read once.
 
 A decoder-only row is `prompt, controls, response`, padded on the right; attention is causal, so
 padding changes nothing. The first response token is predicted at the last control token, or at the
@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rationalize.errors import UserError
-from rationalize.models.likelihood import token_nll
 from rationalize.models.trees import Tree, ancestry, build_batch_trees, build_prefix_trees
 
 if TYPE_CHECKING:
@@ -117,7 +115,7 @@ def hidden_at_response(policy: Policy, batch: Batch, *, with_controls: bool = Tr
     controls = [r.control_ids if with_controls else () for r in rows]
     if not policy.is_encoder_decoder:
         return _decoder_only_hidden(policy, rows, controls)
-    with _attention_for(policy, max(row.length for row in rows)):
+    with attention_for(policy, max(row.length for row in rows)):
         return _encoder_decoder_hidden(policy, rows, controls)
 
 
@@ -154,7 +152,7 @@ def _decoder_only_hidden(
     # the last response token predicts nothing, so it is not read
     reads = [(*r.prompt_ids, *c, *r.response_ids[:-1]) for r, c in zip(rows, controls, strict=True)]
     trees = build_batch_trees(reads, max_tree_tokens(policy, reads, _SHORT))
-    with _attention_for(policy, max(map(len, trees))):
+    with attention_for(policy, max(map(len, trees))):
         hidden = tree_hidden(policy, trees)  # (B, T, d)
     # per row the (tree, node) that predicts each response token, back in the rows' order
     nodes_of: list[list[tuple[int, int]]] = [[]] * len(rows)
@@ -245,7 +243,7 @@ def tolerance(policy: Policy) -> float:
 
 
 @contextmanager
-def _attention_for(policy: Policy, length: int) -> Iterator[None]:
+def attention_for(policy: Policy, length: int) -> Iterator[None]:
     """On a CPU, plain attention for short rows: its backward pass costs less than the fused one."""
     model = plain_model(policy)
     # beside a vision model, the text model has a configuration of its own
@@ -259,39 +257,6 @@ def _attention_for(policy: Policy, length: int) -> Iterator[None]:
     finally:
         if plain:
             config._attn_implementation = before
-
-
-def head(policy: Policy, hidden: Tensor) -> Tensor:
-    """Logits (N, n_vocab) from hidden states (N, d); control tokens have none."""
-    if not policy.linear_head:
-        return _model_head(policy, hidden)
-    model = plain_model(policy)
-    scale, cap = head_scale_and_cap(model.config.get_text_config(decoder=True))
-    logits = torch.nn.functional.linear(
-        hidden * scale if scale != 1.0 else hidden, output_rows(policy), output_bias(policy)
-    )
-    return cap * torch.tanh(logits / cap) if cap else logits
-
-
-def output_rows(policy: Policy) -> Tensor:
-    """The lm-head's weights without those of control tokens, (n_vocab, d)."""
-    rows = plain_model(policy).get_output_embeddings().weight
-    # slicing allocates a matrix of zeros in the backward pass, even if it keeps every row
-    return rows if policy.n_vocab == rows.shape[0] else rows[: policy.n_vocab]
-
-
-def output_bias(policy: Policy) -> Tensor | None:
-    """The lm-head's bias (n_vocab,), where it has one."""
-    bias = getattr(plain_model(policy).get_output_embeddings(), "bias", None)
-    return None if bias is None else bias[: policy.n_vocab]
-
-
-def token_logprobs(policy: Policy, rows: Sequence[Row]) -> list[Tensor]:
-    """Log-probability of every response token, one tensor per row, in float32."""
-    batch = collate(rows, policy)
-    logits = head(policy, hidden_at_response(policy, batch))  # (N, n_vocab)
-    nll_N, _ = token_nll(logits, batch.targets)
-    return list((-nll_N).split([len(r.response_ids) for r in rows]))
 
 
 def padded(sequences: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:
@@ -321,73 +286,8 @@ def text_decoder(policy: Policy) -> Any:
     return decoder
 
 
-def find_head(policy: Policy) -> None:
-    """Set `policy.linear_head`: compare `head` with the model's logits on one row.
-
-    If they differ, the model's own code computes logits (slower). Raises `UserError` if those
-    differ too.
-    """
-    some = ids_of_words(policy, 24)
-    row = Row(some[:16], some[16:])
-    with torch.no_grad():
-        hidden = hidden_at_response(policy, collate([row], policy))
-        parts = (row.prompt_ids, row.response_ids[:-1])
-        prompt, read = (torch.tensor([ids], device=policy.device) for ids in parts)
-        if policy.is_encoder_decoder:
-            start = torch.full_like(read[:, :1], policy.start_id)
-            inputs = {"input_ids": prompt, "decoder_input_ids": torch.cat([start, read], dim=1)}
-        else:
-            inputs = {"input_ids": torch.cat([prompt, read], dim=1)}
-        # the same attention kernel: in bfloat16 two kernels differ by more than a wrong head might
-        with _attention_for(policy, len(some)):
-            logits = policy.model(**inputs, use_cache=False).logits[0, -len(row.response_ids) :]
-        expected = logits[:, : policy.n_vocab].float()  # (8, n_vocab)
-        for policy.linear_head in (True, False):
-            logits = head(policy, hidden).float()
-            if close(logits, expected, tolerance(policy)) and _holds_when_loud(policy, hidden):
-                return
-    raise UserError(
-        f"{policy.name}: the logits of {policy.model.config.model_type!r} could not be computed "
-        "from its last hidden states; expected an architecture like Llama, Qwen, Mistral, Phi, "
-        "Gemma or T5"
-    )
-
-
-def _holds_when_loud(policy: Policy, hidden: Tensor) -> bool:
-    """Whether `head` also gives large logits as the model's code does.
-
-    Small ones hardly show a soft cap, and rounding of half precision hides it.
-    """
-    loud = hidden * (100 / head(policy, hidden).abs().max().clamp(min=1e-3))
-    rounding = 1e-3 if policy.dtype == torch.float32 else 2e-2
-    return close(head(policy, loud), _model_head(policy, loud), rounding)
-
-
 def close(found: Tensor, expected: Tensor, rounding: float) -> bool:
     """Whether each vector (.., d) is the expected one, up to `rounding` relative to its length."""
     found, expected = found.float(), expected.float()
     gaps = (found - expected).norm(dim=-1)
     return bool((gaps <= rounding * expected.norm(dim=-1)).all())
-
-
-def _model_head(policy: Policy, hidden: Tensor) -> Tensor:
-    """Logits by the model's own code: a pass over one token whose decoder output is `hidden`."""
-    model = plain_model(policy)
-
-    def replace_output(_module, _inputs, output):
-        output.last_hidden_state = hidden[None]
-        return output
-
-    token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
-    inputs = {"decoder_input_ids": token} if policy.is_encoder_decoder else {}
-    hook = text_decoder(policy).register_forward_hook(replace_output)
-    try:
-        return model(input_ids=token, use_cache=False, **inputs).logits[0, :, : policy.n_vocab]
-    finally:
-        hook.remove()
-
-
-def head_scale_and_cap(config: Any) -> tuple[float, float | None]:
-    """Scale before the linear output layer (T5 1.0) and soft cap after it (Gemma 2)."""
-    scale = config.d_model**-0.5 if getattr(config, "scale_decoder_outputs", False) else 1.0
-    return scale, getattr(config, "final_logit_softcapping", None)

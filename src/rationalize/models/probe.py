@@ -25,7 +25,6 @@ from rationalize.models.forward import (
     Row,
     close,
     collate,
-    find_head,
     hidden_at_response,
     ids_of_words,
     local_window,
@@ -33,6 +32,7 @@ from rationalize.models.forward import (
     takes_trees,
     tolerance,
 )
+from rationalize.models.logits import find_head
 from rationalize.models.streams import Query, Stream, common_length, open_stream
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from torch.nn import Linear
 from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.models.forward import Row, micro_batches, token_logprobs
+from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import Pooling, load_head, reply_scores
+from rationalize.models.logits import token_logprobs
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import autocast
 from rationalize.models.read_only import read_only

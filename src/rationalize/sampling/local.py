@@ -23,7 +23,8 @@ from rationalize.errors import UserError
 from rationalize.models.context import over_context
 from rationalize.models.decode import Memory, OwnStream, read_opening
 from rationalize.models.decode_weights import DecodeWeights, check_int8
-from rationalize.models.forward import head, local_window
+from rationalize.models.forward import local_window
+from rationalize.models.logits import head
 from rationalize.models.policy import Policy
 from rationalize.models.precision import has_fast_bfloat16
 from rationalize.models.shadows import decode_weights, forget_shadows, half_copy

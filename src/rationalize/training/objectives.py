@@ -16,15 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn import Linear
 
-from rationalize.models.forward import (
-    Row,
-    collate,
-    head,
-    hidden_at_response,
-    token_logprobs,
-)
+from rationalize.models.forward import Row, collate, hidden_at_response
 from rationalize.models.heads import Pooling, head_values, reply_scores
 from rationalize.models.likelihood import token_nll
+from rationalize.models.logits import head, token_logprobs
 from rationalize.processes import gather, world
 from rationalize.training.loop import FitConfig, Grouped, Loss, LossOutput
 from rationalize.training.losses import (

@@ -30,15 +30,10 @@ from torch.nn import Linear
 
 from rationalize.errors import UsageError
 from rationalize.files import replacing
-from rationalize.models.forward import (
-    Row,
-    collate,
-    head,
-    hidden_at_response,
-    token_logprobs,
-)
+from rationalize.models.forward import Row, collate, hidden_at_response
 from rationalize.models.heads import head_values
 from rationalize.models.likelihood import token_nll
+from rationalize.models.logits import head, token_logprobs
 from rationalize.processes import by_first, gather, wait_for, world
 from rationalize.sampling.config import SamplingConfig
 from rationalize.training.loop import FitConfig

@@ -16,8 +16,9 @@ import torch
 
 from rationalize.methods.pair_accuracy import with_interval
 from rationalize.methods.train_scorers.ranking import Ranked, ranked_rows
-from rationalize.models.forward import Row, micro_batches, token_logprobs
+from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import Pooling, reply_states
+from rationalize.models.logits import token_logprobs
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import Reads, Score
 from rationalize.signals.probes import cross_fitted_margins

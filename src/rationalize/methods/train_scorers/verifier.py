@@ -46,7 +46,8 @@ from rationalize.errors import UserError
 from rationalize.methods.settings import RunConfig
 from rationalize.methods.train_scorers.crossfit import ScorerConfig, cross_fit, train_model
 from rationalize.models.calibration import fit_temperature
-from rationalize.models.forward import Row, collate, head, hidden_at_response
+from rationalize.models.forward import Row, collate, hidden_at_response
+from rationalize.models.logits import head
 from rationalize.models.policy import Policy
 from rationalize.models.scorers import (
     VerifierFold,
