@@ -235,7 +235,7 @@ def _kinds(values: Mapping[str, PerSeed], questions: Mapping[str, Question]) -> 
     for kind in sorted({kind for q in strict if (kind := questions[q].kind)}):
         ids = [q for q in strict if questions[q].kind == kind]
         rows[kind] = {
-            **interval_row(bootstrap_mean([strict[q] for q in ids])),
+            **interval_row(rule_of_three(bootstrap_mean([strict[q] for q in ids]), 0.0, 1.0)),
             "stated": float(np.mean([stated[q] for q in ids])),
         }
     return rows
@@ -259,7 +259,7 @@ def round_rows(
     rows = []
     for m in settle_worst(applicable(metrics, attempts), attempts, questions):
         if values := per_question(attempts, questions, m):
-            row = interval_row(bootstrap_mean(values))
+            row = interval_row(rule_of_three(bootstrap_mean(values), m.low, m.high))
             rows.append({"round": round, "split": split, "reward": m.name, **row})
     for name, mean in variety([a.rationale for a in attempts if a.mode != "answer"]).items():
         if mean is not None:

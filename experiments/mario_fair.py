@@ -1,0 +1,191 @@
+"""The outcomes of MaRio's fair test, from runs whose arms are done or still to come.
+
+    rationalize demo --config experiments/mario_fair.yaml --seeds 0 --out runs/mario-fair-0
+    python experiments/mario_fair.py runs/mario-fair-0
+
+Each run has one seed. Tables of experiments/results/mario_fair.json, without texts: `outcomes`
+(each arm on the test questions), `differences` (arm by arm, to SFT with more rows and to SFT, with
+Holm's p over the primary outcomes of all arms against one of the two), `tokens` (token AUC on
+development attempts after the last step, `by_step` after each round) and `obeyed`
+(greedy replies under the best and the worst token).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from rationalize.attempt_files import load_attempts
+from rationalize.environment import environment
+from rationalize.evaluation.intervals import (
+    bootstrap_mean,
+    over_seeds,
+    paired_difference,
+    rule_of_three,
+)
+from rationalize.evaluation.metrics import (
+    ACCURACY,
+    Metric,
+    nrg_metric,
+    per_question,
+    reward_metric,
+)
+from rationalize.evaluation.significance import holm
+from rationalize.methods.demos.mario import MarioDemoConfig, rows_of
+from rationalize.questions import load_splits
+from rationalize.runs.run import slug
+
+RESULTS = Path(__file__).parent / "results" / "mario_fair.json"
+ROUND = 4
+AGAINST = ("SFT, more rows", "SFT")
+PRIMARY = ("mean_reward", "plausibility")
+"""What was named before the runs, beside token AUC: NRG without accuracy, and plausibility."""
+
+
+class Spec(NamedTuple):
+    name: str
+    range: tuple[float, float]
+
+
+REWARDS = (
+    Spec("consistency", (-1.0, 1.0)), Spec("plausibility", (0.0, 1.0)),
+    Spec("diversity", (0.0, 1.0)),
+)  # fmt: skip
+
+
+def measured() -> list[Metric]:
+    """The rewards' mean on a scale of 0 to 100, each reward, and accuracy."""
+    rewards = [reward_metric(spec, in_nrg=True) for spec in REWARDS]
+    return [replace(nrg_metric(rewards), name=PRIMARY[0]), *rewards, ACCURACY]
+
+
+def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Means of each arm on the test questions, and the differences to SFT with and without more
+    rows.
+    """
+    values: dict[str, dict[str, list[dict[str, float]]]] = {}
+    for run in runs:
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        questions = {q.id: q for q in load_splits(config["questions"])["test"]}
+        arms = rows_of(replace(MarioDemoConfig(), methods=tuple(config["methods"])), 1)
+        for label in (row.label for row in arms):
+            for path in (run / "attempts").glob(f"final-{slug(label)}-test-[0-9]*.parquet"):
+                attempts = load_attempts(path)
+                for metric in measured():
+                    own = values.setdefault(label, {}).setdefault(metric.name, [])
+                    own.append(per_question(attempts, questions, metric))
+    means = [
+        {
+            "arm": arm, "seeds": len(of["accuracy"]), "n": len(of["accuracy"][0]),
+            **{m.name: _mean(m, of[m.name]) for m in measured()},
+        }
+        for arm, of in values.items()
+    ]  # fmt: skip
+    gaps = [
+        {
+            "arm": arm, "against": other,
+            **{
+                m.name: _gap(m, of[m.name], values[other][m.name]) for m in measured()
+            },
+        }
+        for other in AGAINST if other in values
+        for arm, of in values.items()
+        if arm not in (other, "SFT") and len(of["accuracy"]) == len(values[other]["accuracy"])
+    ]  # fmt: skip
+    return means, list(_corrected(gaps))
+
+
+def _mean(metric: Metric, values: Sequence[dict[str, float]]) -> dict[str, float]:
+    return _cell(rule_of_three(bootstrap_mean(over_seeds(values)), metric.low, metric.high))
+
+
+def _gap(metric: Metric, a: Sequence[dict[str, float]], b: Sequence[dict[str, float]]) -> Any:
+    width = metric.high - metric.low
+    return rule_of_three(paired_difference(over_seeds(a), over_seeds(b)), -width, width)
+
+
+def _corrected(gaps: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Cells of the differences, the primary ones with Holm's p over those against one arm."""
+    for against in dict.fromkeys(gap["against"] for gap in gaps):
+        own = [gap for gap in gaps if gap["against"] == against]
+        places = [(i, name) for i in range(len(own)) for name in PRIMARY]
+        ps = dict(zip(places, holm([own[i][name].p for i, name in places]), strict=True))
+        for i, gap in enumerate(own):
+            yield {k: v if isinstance(v, str) else _cell(v) for k, v in gap.items()} | {
+                f"p_{name}": round(ps[i, name], ROUND) for name in PRIMARY
+            }
+
+
+def _cell(interval: Any) -> dict[str, float]:
+    return {k: round(getattr(interval, k), ROUND) for k in ("mean", "low", "high")}
+
+
+def logged(run: Path, kind: str) -> Iterator[dict[str, Any]]:
+    """Lines of a run's log of one kind, with the arm."""
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        if row["stage"].endswith(f"/{kind}"):
+            arm, seed = row["stage"].removesuffix(f"/{kind}").rsplit("-", 1)
+            yield {"arm": arm, "seed": int(seed), **row}
+
+
+def tokens(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """Token AUC by step."""
+    keys = ("arm", "seed", "reward", "step", "attempts")
+    return [
+        {k: row[k] for k in keys} | {k: _rounded(row[k]) for k in ("auc", "within")}
+        for run in runs for row in logged(run, "token_auc")
+    ]  # fmt: skip
+
+
+def obeyed(runs: Sequence[Path]) -> list[dict[str, Any]]:
+    """A reward's mean under its best token, under its worst, and the gap; greedy."""
+    rows = [row for run in runs for row in logged(run, "obedience")]
+    best = {(r["arm"], r["seed"], r["reward"]): r["mean"] for r in rows if r["bin"] == 0}
+    return [
+        {
+            **{k: row[k] for k in ("arm", "seed", "reward", "n")},
+            "best": round(best[row["arm"], row["seed"], row["reward"]], ROUND),
+            "worst": round(row["mean"], ROUND), "gap": _rounded(row["gap"]),
+        }
+        for row in rows if row.get("gap")
+    ]  # fmt: skip
+
+
+def _rounded(cell: dict[str, float] | None) -> dict[str, float] | None:
+    return cell and {k: round(cell[k], ROUND) for k in ("mean", "low", "high")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", type=Path, nargs="+", help="one per seed")
+    runs = parser.parse_args().runs
+    means, gaps = outcomes(runs)
+    by_step = tokens(runs)
+    ends = {(row["arm"], row["seed"]): row["step"] for row in by_step}
+    last = [row for row in by_step if row["step"] == ends[row["arm"], row["seed"]]]
+    tables = {
+        "outcomes": means, "differences": gaps, "tokens": last, "by_step": by_step,
+        "obeyed": obeyed(runs),
+    }  # fmt: skip
+    meta = {"command": "rationalize demo --config experiments/mario_fair.yaml", **environment()}
+    lines = [
+        f" {json.dumps(name)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
+        for name, rows in tables.items()
+    ]
+    RESULTS.write_text(
+        f'{{"meta": {json.dumps(meta)},\n"tables": {{\n' + ",\n".join(lines) + "\n}}\n"
+    )
+    print(RESULTS)
+
+
+if __name__ == "__main__":
+    main()
