@@ -66,7 +66,7 @@ def test_a_rank_is_learned_on_held_out_questions(kind, loss, tmp_path):
     assert facts["pair_accuracy"] > 0.9
     assert facts["pair_accuracy_masked"] > 0.9
     assert facts["questions"] + facts["held_out_questions"] == 40
-    assert gate_reason(facts, RM) is None
+    assert gate_reason(facts, RM, told_apart()[0]) is None
 
 
 @pytest.mark.parametrize("score", ["end", "answer", "mean", "dpo"])
@@ -157,7 +157,18 @@ def test_an_answer_memoriser_is_found_out(tmp_path):
     facts, _ = learned_rm(tmp_path, RM, alike)
     assert facts["pair_accuracy"] > 0.9
     assert facts["pair_accuracy_masked"] < 0.75
-    assert "without the answer sentence" in gate_reason({**facts, "pair_accuracy_masked": 0.5}, RM)
+    assert "without the answer sentence" in gate_reason(
+        {**facts, "pair_accuracy_masked": 0.5}, RM, told_apart()[0]
+    )
+
+
+def test_without_choices_the_answer_sentence_may_tell(tmp_path):
+    facts = {"held_out_questions": 30, "pair_accuracy": 0.7, "pair_accuracy_masked": 0.5}
+    questions, _ = told_apart()
+    assert "without the answer sentence" in gate_reason(facts, RM, questions)
+    open_ended = [dataclasses.replace(q, choices=()) for q in questions]
+    assert gate_reason(facts, RM, open_ended) is None
+    assert gate_reason({**facts, "pair_accuracy": 0.6}, RM, open_ended) is not None
 
 
 def test_the_gate_asks_about_what_the_model_reads(tmp_path):
@@ -170,7 +181,7 @@ def test_the_gate_asks_about_what_the_model_reads(tmp_path):
     config = dataclasses.replace(RM, reads="rationale", epochs=2)
     facts, _ = learned_rm(tmp_path, config, alike)
     assert facts["pair_accuracy"] == facts["pair_accuracy_masked"]
-    assert gate_reason(facts, config) is not None
+    assert gate_reason(facts, config, told_apart()[0]) is not None
 
 
 def test_the_gate_says_how_sure_it_is(tmp_path):
@@ -181,9 +192,12 @@ def test_the_gate_says_how_sure_it_is(tmp_path):
     assert f"[{low:.3f}, {high:.3f}]" in describe(facts)
     assert f"{facts['pair_accuracy_learned']:.3f}; held-out" in describe(facts)
     few = {**facts, "held_out_questions": 4, "pair_accuracy": 1.0, "pair_accuracy_masked": 1.0}
-    assert "4 held-out questions, expected 5 at least" in gate_reason(few, RM)
-    assert gate_reason(few, dataclasses.replace(RM, gate=0.0, gate_masked=0.0)) is None
-    assert gate_reason({**few, "held_out_questions": 5}, RM) is None
+    assert "4 held-out questions, expected 5 at least" in gate_reason(few, RM, told_apart()[0])
+    assert (
+        gate_reason(few, dataclasses.replace(RM, gate=0.0, gate_masked=0.0), told_apart()[0])
+        is None
+    )
+    assert gate_reason({**few, "held_out_questions": 5}, RM, told_apart()[0]) is None
 
 
 def test_it_survives_save_and_load_and_is_a_reward(tmp_path):

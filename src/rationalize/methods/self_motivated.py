@@ -209,7 +209,7 @@ def rank(
         closed = str(error)
     else:
         # the gate
-        closed = gate_reason(facts, config.rm)
+        closed = gate_reason(facts, config.rm, exp.train)
         say(describe(facts))
         ranked = replace(ranked, reward_model=model_stage.folder)
     gate = {"open": closed is None, "reason": closed, **facts}

@@ -106,7 +106,9 @@ class RewardModelConfig:
     gate: float = 0.65
     """Least held-out pair accuracy for PPO to learn from it (this and the next at 0: no gate)."""
     gate_masked: float = 0.60
-    """The same without the answer sentence: below it, the model has memorised answers."""
+    """The same without the answer sentence, where questions have choices: below it, the model knows
+    which choice is right, whatever is said of it.
+    """
     epochs: float = 1.0
     """Passes over the questions."""
     fit: HeadFitConfig = HeadFitConfig(
@@ -171,7 +173,7 @@ def train_reward_model(
         data = RankData(attempts, splits["train"], source.select, seed=run_config.seed)
         stage = Stage(run, "reward-model")
         facts = learn_rank(policy, data, config, stage, run.path / "model")
-    closed = gate_reason(facts, config)
+    closed = gate_reason(facts, config, splits["train"])
     print(describe(facts))
     print("gate: open" if closed is None else f"gate: closed, {closed}")
     print(f"reward model: {out}")
@@ -288,10 +290,17 @@ def _learn(
     return scalar_head
 
 
-def gate_reason(facts: Mapping[str, Any], config: RewardModelConfig) -> str | None:
-    """Why PPO should not learn from this reward model, or None."""
+def gate_reason(
+    facts: Mapping[str, Any], config: RewardModelConfig, questions: Sequence[Question]
+) -> str | None:
+    """Why PPO should not learn from this reward model, or None.
+
+    Without choices there is no choice to know: the answer, and what is said before it, have to be
+    worked out, so that the gate without the answer sentence is not asked.
+    """
     n = facts["held_out_questions"]
-    if n < MIN_HELD_OUT and max(config.gate, config.gate_masked) > 0:
+    least_masked = config.gate_masked if any(q.choices for q in questions) else 0.0
+    if n < MIN_HELD_OUT and max(config.gate, least_masked) > 0:
         return (
             f"pair accuracy was measured on {n} held-out questions, expected {MIN_HELD_OUT} at "
             "least: write more attempts per question, hold out a larger share (`held_out`), or "
@@ -299,7 +308,7 @@ def gate_reason(facts: Mapping[str, Any], config: RewardModelConfig) -> str | No
         )
     for name, least, words in (
         ("pair_accuracy", config.gate, "held-out pair accuracy"),
-        ("pair_accuracy_masked", config.gate_masked, "the same without the answer sentence"),
+        ("pair_accuracy_masked", least_masked, "the same without the answer sentence"),
     ):
         if facts[name] < least:
             return (
