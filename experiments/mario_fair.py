@@ -4,10 +4,10 @@
     python experiments/mario_fair.py runs/mario-fair-0
 
 Each run has one seed. Tables of experiments/results/mario_fair.json, without texts: `outcomes`
-(each arm on the test questions), `differences` (arm by arm, to SFT with more rows and to SFT, with
-Holm's p over the primary outcomes of all arms against one of the two), `tokens` (token AUC on
-development attempts after the last step, `by_step` after each round) and `obeyed`
-(greedy replies under the best and the worst token).
+(each arm on the test questions), `differences` (to SFT, to SFT with more rows and to MaRio, with Holm's p
+over the primary outcomes of all arms against one of them), `tokens` (token AUC on development
+attempts after the last step, `by_step` after each round) and `obeyed` (greedy replies under the
+best and the worst token).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from rationalize.runs.run import slug
 
 RESULTS = Path(__file__).parent / "results" / "mario_fair.json"
 ROUND = 4
-AGAINST = ("SFT, more rows", "SFT")
+AGAINST = ("SFT", "SFT, more rows", "MaRio")
 PRIMARY = ("mean_reward", "plausibility")
 """What was named before the runs, beside token AUC: NRG without accuracy, and plausibility."""
 
@@ -66,9 +66,7 @@ def measured() -> list[Metric]:
 
 
 def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Means of each arm on the test questions, and the differences to SFT with and without more
-    rows.
-    """
+    """Means of each arm on the test questions, and the differences to the arms of `AGAINST`."""
     values: dict[str, dict[str, list[dict[str, float]]]] = {}
     for run in runs:
         config = yaml.safe_load((run / "config.yaml").read_text())
@@ -94,9 +92,9 @@ def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str,
                 m.name: _gap(m, of[m.name], values[other][m.name]) for m in measured()
             },
         }
-        for other in AGAINST if other in values
+        for i, other in enumerate(AGAINST) if other in values
         for arm, of in values.items()
-        if arm not in (other, "SFT") and len(of["accuracy"]) == len(values[other]["accuracy"])
+        if arm not in AGAINST[: i + 1] and len(of["accuracy"]) == len(values[other]["accuracy"])
     ]  # fmt: skip
     return means, list(_corrected(gaps))
 
