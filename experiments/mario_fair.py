@@ -4,10 +4,10 @@
     python experiments/mario_fair.py runs/mario-fair-0
 
 Each run has one seed. Tables of experiments/results/mario_fair.json, without texts: `outcomes`
-(each arm on the test questions), `differences` (to SFT, to SFT with more rows and to MaRio, with Holm's p
-over the primary outcomes of all arms against one of them), `tokens` (token AUC on development
-attempts after the last step, `by_step` after each round) and `obeyed` (greedy replies under the
-best and the worst token).
+(each arm on the test questions), `differences` (to SFT, to SFT with more rows and to MaRio, with
+Holm's p over the primary outcomes of all arms against one of them), `tokens` (token AUC on
+development attempts after the last step, `by_step` after each round) and `obeyed` (greedy replies
+under the best and the worst token).
 """
 
 from __future__ import annotations
