@@ -25,7 +25,13 @@ from typing import Any
 import torch
 
 from rationalize.attempt_files import load_attempts
-from rationalize.evaluation.metrics import stated
+from rationalize.evaluation.intervals import (
+    Difference,
+    Interval,
+    bootstrap_mean,
+    paired_difference,
+)
+from rationalize.evaluation.metrics import ACCURACY, STATED_ACCURACY, per_question, stated
 from rationalize.evaluation.voting import scaling_curve
 from rationalize.methods.own_attempts import RejectConfig, SelectConfig, sort_attempts
 from rationalize.methods.pair_accuracy import with_interval
@@ -78,6 +84,8 @@ def main() -> None:
         tables = {"attempts": what_they_are_worth(everything, questions), "published": published()}
         if log := development(args.run / "metrics.jsonl"):
             tables["development"] = log
+        if rows := test(args.run, questions):
+            tables["test"] = rows
     else:
         held_out = [a for a in everything if a.split == args.split]
         tables = informative(held_out, questions, args.model, args.reward_models)
@@ -135,6 +143,33 @@ def development(log: Path) -> list[dict[str, Any]]:
             at[row["reward"]] = {key: row[key] for key in ("mean", "low", "high")}
             at["step"] = row["step"]
     return [row for row in found.values() if "stated_accuracy" in row]
+
+
+def test(run: Path, questions: Mapping[str, Question]) -> list[dict[str, Any]]:
+    """Test rows that are done, in both readings, with the paired difference to few-shot."""
+    of: dict[str, dict[str, dict[str, float]]] = {}
+    for path in sorted((run / "attempts").glob("final-*-test-*.parquet")):
+        row = path.stem.removeprefix("final-").rsplit("-test-", 1)[0].strip("-")
+        of[row.replace("--", ", ")] = {
+            metric.name: per_question(load_attempts(path), questions, metric)
+            for metric in (ACCURACY, STATED_ACCURACY)
+        }
+    first = of.get("base, few-shot")
+    return [
+        {
+            "row": row, "n": len(values[ACCURACY.name]),
+            **{name: cell(bootstrap_mean(list(v.values()))) for name, v in values.items()},
+            **{
+                f"{name}_to_few_shot": cell(paired_difference(v, first[name]))
+                for name, v in values.items() if first and first is not values
+            },
+        }
+        for row, values in of.items()
+    ]  # fmt: skip
+
+
+def cell(interval: Interval | Difference) -> dict[str, float]:
+    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
 
 
 def what_they_are_worth(
