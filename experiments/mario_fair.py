@@ -174,7 +174,7 @@ def main() -> None:
         "outcomes": means, "differences": gaps, "tokens": last, "by_step": by_step,
         "obeyed": obeyed(runs),
     }  # fmt: skip
-    meta = {"command": "rationalize demo --config experiments/mario_fair.yaml", **environment()}
+    meta = {"command": "python experiments/mario_fair.py", **environment()}
     lines = [
         f" {json.dumps(name)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
         for name, rows in tables.items()

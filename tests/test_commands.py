@@ -306,7 +306,7 @@ def test_several_samples_are_worth_a_curve(tiny, tmp_path, capsys):
     rules = ("any (pass@k)", "majority (maj@k)", "best by reward model")
     assert [(r["rule"], r["k"]) for r in rows] == [(rule, k) for rule in rules for k in (1, 2, 4)]
     assert {(r["method"], r["n"]) for r in rows} == {("tiny on test", 3)}
-    assert "best by reward model, k = 4: 0.000 [0.000, 0.000]" in capsys.readouterr().out
+    assert "best by reward model, k = 4: 0.000 [0.000, 1.000]" in capsys.readouterr().out
     assert "maj@k" in (four / "report.html").read_text()
 
 
