@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, GraniteConfig
 
 from rationalize.models import logits as logits_module
 from rationalize.models.forward import Row, collate, hidden_at_response
-from rationalize.models.logits import find_head, head, token_logprobs
+from rationalize.models.logits import find_head, head, output_rows, token_logprobs
 from tests.tiny import tiny_policy
 
 KINDS = ("decoder", "t5")
@@ -125,6 +125,14 @@ def test_attention_for_short_rows_changes_no_number():
     beyond = Row(tuple(i % 300 for i in range(600)), (5,))  # one long row is fused with the others
     fused = hidden_at_response(policy, collate([*rows, beyond], policy))
     assert torch.allclose(short, fused[:-1], atol=1e-5)
+
+
+def test_all_rows_of_the_head_are_not_copied():
+    policy = tiny_policy("decoder")
+    weight = policy.model.get_output_embeddings().weight
+    assert output_rows(policy) is weight
+    policy.add_controls({"diversity": 2})
+    assert len(output_rows(policy)) == policy.n_vocab
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -41,7 +41,11 @@ def head(policy: Policy, hidden: Tensor) -> Tensor:
     model = plain_model(policy)
     scale, cap = head_scale_and_cap(model.config.get_text_config(decoder=True))
     hidden = hidden * scale if scale != 1.0 else hidden
-    logits = _OutputLayer.apply(hidden, _output_weight(policy), output_bias(policy), policy.n_vocab)
+    bias = output_bias(policy)
+    if torch.is_grad_enabled():
+        logits = _OutputLayer.apply(hidden, _output_weight(policy), bias, policy.n_vocab)
+    else:
+        logits = torch.nn.functional.linear(hidden, output_rows(policy), bias)
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
@@ -95,7 +99,9 @@ def _output_weight(policy: Policy) -> Tensor:
 
 def output_rows(policy: Policy) -> Tensor:
     """The lm-head's weights without those of control tokens, (n_vocab, d)."""
-    return _output_weight(policy)[: policy.n_vocab]
+    rows = _output_weight(policy)
+    # autocast keeps its copy of a parameter for the next passes, of a slice it does not
+    return rows if policy.n_vocab == rows.shape[0] else rows[: policy.n_vocab]
 
 
 def output_bias(policy: Policy) -> Tensor | None:
