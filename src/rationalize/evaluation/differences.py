@@ -14,7 +14,6 @@ from rationalize.evaluation.intervals import (
     average_seeds,
     over_seeds,
     paired_difference,
-    rule_of_three,
     same_questions,
 )
 from rationalize.evaluation.metrics import ACCURACY, STATED_ACCURACY, Metric
@@ -98,9 +97,7 @@ def _tested(metric: Metric, a: Mapping[str, float], b: Mapping[str, float]) -> d
     """The paired difference. p is from McNemar's test for accuracy where each value is 0 or 1, else
     from the sign-flip test, whose exact form for such values is McNemar's.
     """
-    width = metric.high - metric.low
-    difference = rule_of_three(paired_difference(a, b), -width, width)
-    row = {**difference_row(difference), "test": "sign-flip"}
+    row = {**difference_row(paired_difference(a, b, bounds=metric.bounds)), "test": "sign-flip"}
     test = mcnemar(a, b) if metric.name == ACCURACY.name else None
     return row | {"test": "mcnemar", **dataclasses.asdict(test)} if test else row
 

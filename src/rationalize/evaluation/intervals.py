@@ -46,22 +46,30 @@ class Difference:
 
 Of = TypeVar("Of", Interval, Difference)
 
+Bounds = tuple[float, float]
+"""The least and the greatest value that a question can have; infinite where it has none."""
+UNBOUNDED: Bounds = (-math.inf, math.inf)
 
-def bootstrap_mean(values_Q: Values, *, samples: int = 10_000, seed: int = 0) -> Interval:
-    """Mean and percentile bootstrap interval, from `samples` draws of questions with replacement.
+
+def bootstrap_mean(
+    values_Q: Values, *, bounds: Bounds = UNBOUNDED, samples: int = 10_000, seed: int = 0
+) -> Interval:
+    """Mean and percentile bootstrap interval, from `samples` draws of questions with replacement;
+    where all values are equal, the interval of `rule_of_three` within their bounds.
 
     The draws are those of `scipy.stats.bootstrap(..., method="percentile")` under
     `np.random.default_rng(seed)`.
     """
     values = question_means(values_Q)
     low, high = percentiles(bootstrap_means(values, samples, seed))
-    return Interval(float(values.mean()), low, high, len(values))
+    return rule_of_three(Interval(float(values.mean()), low, high, len(values)), *bounds)
 
 
 def paired_difference(
-    a_Q: Values, b_Q: Values, *, samples: int = 10_000, seed: int = 0
+    a_Q: Values, b_Q: Values, *, bounds: Bounds = UNBOUNDED, samples: int = 10_000, seed: int = 0
 ) -> Difference:
-    """Mean of a - b on the same questions, with a paired bootstrap interval and `sign_flip_p`.
+    """Mean of a - b on the same questions, with a paired bootstrap interval and `sign_flip_p`;
+    `bounds` are those of a value of a or b, as in `bootstrap_mean`.
 
     Mappings are matched by question id, sequences by position. Raises `UserError` where ids differ,
     `ValueError` where lengths differ, `TypeError` for a mapping and a sequence.
@@ -79,7 +87,9 @@ def paired_difference(
     differences = a - b
     low, high = percentiles(bootstrap_means(differences, samples, seed))
     p = sign_flip_p(differences, samples=samples, seed=seed)
-    return Difference(float(differences.mean()), low, high, p, len(differences))
+    width = bounds[1] - bounds[0]
+    found = Difference(float(differences.mean()), low, high, p, len(differences))
+    return rule_of_three(found, -width, width)
 
 
 def rule_of_three(interval: Of, low: float, high: float) -> Of:

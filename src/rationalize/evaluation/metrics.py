@@ -56,6 +56,10 @@ class Metric:
     percent: bool = False
     """Shown in per cent; the value itself stays a share."""
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
+
     def defined(self, attempt: Attempt, question: Question) -> bool:
         score = self.score(attempt, question)
         return score is not None and math.isfinite(score)

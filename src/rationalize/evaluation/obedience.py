@@ -6,11 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rationalize.evaluation.intervals import (
-    bootstrap_mean,
-    paired_difference,
-    rule_of_three,
-)
+from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import Metric, per_question, reward_metric
 from rationalize.records import Attempt, Question
 from rationalize.rewards.suite import RewardSuite
@@ -51,18 +47,17 @@ def obedience(
     rows: list[dict[str, Any]] = []
     for reward, filled in bins.items():
         at_best = reached(best, reward)
-        least, most = metrics[reward].low, metrics[reward].high
+        bounds = metrics[reward].bounds
         for b in filled:
             values = at_best if b == 0 else reached({**best, reward: b}, reward)
-            interval = rule_of_three(bootstrap_mean(values), least, most)
+            interval = bootstrap_mean(values, bounds=bounds)
             row = {
                 "reward": reward, "bin": b, "bins": filled[-1] + 1, "split": provenance.split,
                 "round": provenance.round, "step": provenance.step,
                 "mean": interval.mean, "low": interval.low, "high": interval.high, "n": interval.n,
             }  # fmt: skip
             if b == filled[-1] and b:
-                width = most - least
-                gap = rule_of_three(paired_difference(at_best, values), -width, width)
+                gap = paired_difference(at_best, values, bounds=bounds)
                 row["gap"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
             rows.append(row)
     return rows

@@ -23,7 +23,6 @@ from rationalize.evaluation.intervals import (
     average_seeds,
     bootstrap_mean,
     over_seeds,
-    rule_of_three,
     same_questions,
 )
 from rationalize.evaluation.leakage import leakage_adjusted
@@ -223,7 +222,7 @@ def one_choice(
 
 def _row(per_seed: PerSeed, metric: Metric) -> dict[str, Any]:
     means = [float(np.mean(list(v.values()))) if v else None for v in per_seed]
-    interval = rule_of_three(bootstrap_mean(over_seeds(per_seed)), metric.low, metric.high)
+    interval = bootstrap_mean(over_seeds(per_seed), bounds=metric.bounds)
     return {**interval_row(interval), "seeds": means}
 
 
@@ -235,7 +234,7 @@ def _kinds(values: Mapping[str, PerSeed], questions: Mapping[str, Question]) -> 
     for kind in sorted({kind for q in strict if (kind := questions[q].kind)}):
         ids = [q for q in strict if questions[q].kind == kind]
         rows[kind] = {
-            **interval_row(rule_of_three(bootstrap_mean([strict[q] for q in ids]), 0.0, 1.0)),
+            **interval_row(bootstrap_mean([strict[q] for q in ids], bounds=ACCURACY.bounds)),
             "stated": float(np.mean([stated[q] for q in ids])),
         }
     return rows
@@ -259,7 +258,7 @@ def round_rows(
     rows = []
     for m in settle_worst(applicable(metrics, attempts), attempts, questions):
         if values := per_question(attempts, questions, m):
-            row = interval_row(rule_of_three(bootstrap_mean(values), m.low, m.high))
+            row = interval_row(bootstrap_mean(values, bounds=m.bounds))
             rows.append({"round": round, "split": split, "reward": m.name, **row})
     for name, mean in variety([a.rationale for a in attempts if a.mode != "answer"]).items():
         if mean is not None:

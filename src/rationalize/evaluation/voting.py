@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from rationalize.answers import answer_alone, normalise, number
-from rationalize.evaluation.intervals import bootstrap_mean, rule_of_three
+from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.evaluation.metrics import stated
 from rationalize.records import Attempt, Question
 
@@ -147,13 +147,8 @@ def _curve(
     for rule, accuracy in rules.items():
         for k in (*(2**i for i in range(n.bit_length()) if 2**i < n), n):
             values = [accuracy(*question, k) for question in judged]
-            rows.append(
-                {
-                    "rule": rule,
-                    "k": k,
-                    **asdict(rule_of_three(bootstrap_mean(values, seed=seed), 0.0, 1.0)),
-                }
-            )
+            right_share = bootstrap_mean(values, bounds=(0.0, 1.0), seed=seed)
+            rows.append({"rule": rule, "k": k, **asdict(right_share)})
     return rows
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rationalize.evaluation.intervals import bootstrap_mean, rule_of_three
+from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.questions import hold_out
 from rationalize.records import Question
 from rationalize.runs import Stage
@@ -25,7 +25,7 @@ def with_interval(name: str, rates: Sequence[float]) -> dict[str, float]:
     """
     if not rates:
         return {name: 0.5, f"{name}_low": 0.0, f"{name}_high": 1.0}
-    interval = rule_of_three(bootstrap_mean(rates), 0.0, 1.0)
+    interval = bootstrap_mean(rates, bounds=(0.0, 1.0))
     return {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 

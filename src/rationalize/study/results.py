@@ -12,7 +12,7 @@ import numpy as np
 
 from rationalize.bootstrap import percentiles
 from rationalize.evaluation.bradley_terry import bradley_terry, with_halves
-from rationalize.evaluation.intervals import bootstrap_mean, rule_of_three
+from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.evaluation.krippendorff import MISSING, alpha, alpha_interval
 from rationalize.evaluation.two_way import two_way_mean, two_way_sums
 from rationalize.study.answers import (
@@ -109,7 +109,7 @@ def _two_way(value_V: np.ndarray, question_V: np.ndarray, annotator_V: np.ndarra
 def _over_questions(value_V: np.ndarray, question_V: np.ndarray, annotator_V: np.ndarray) -> Any:
     """Of one model's answers, which no other annotators vary: the mean over questions."""
     means = [value_V[question_V == q].mean() for q in np.unique(question_V)]
-    return rule_of_three(bootstrap_mean(means), 0.0, 1.0)
+    return bootstrap_mean(means, bounds=(0.0, 1.0))
 
 
 def _mean(
