@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from tables import write_tables
 
 from rationalize.attempt_files import load_attempts
 from rationalize.environment import environment
@@ -27,7 +28,6 @@ from rationalize.evaluation.intervals import (
     bootstrap_mean,
     over_seeds,
     paired_difference,
-    rule_of_three,
 )
 from rationalize.evaluation.metrics import (
     ACCURACY,
@@ -39,9 +39,8 @@ from rationalize.evaluation.metrics import (
 from rationalize.evaluation.significance import holm
 from rationalize.methods.demos.mario import MarioDemoConfig, rows_of
 from rationalize.questions import load_splits
-from rationalize.runs.run import slug
+from rationalize.runs import slug
 
-RESULTS = Path(__file__).parent / "results" / "mario_fair.json"
 ROUND = 4
 AGAINST = ("SFT", "SFT, more rows", "MaRio")
 PRIMARY = ("mean_reward", "plausibility")
@@ -81,7 +80,10 @@ def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str,
     means = [
         {
             "arm": arm, "seeds": len(of["accuracy"]), "n": len(of["accuracy"][0]),
-            **{m.name: _mean(m, of[m.name]) for m in measured()},
+            **{
+                m.name: _cell(vars(bootstrap_mean(over_seeds(of[m.name]), bounds=m.bounds)))
+                for m in measured()
+            },
         }
         for arm, of in values.items()
     ]  # fmt: skip
@@ -89,7 +91,10 @@ def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str,
         {
             "arm": arm, "against": other,
             **{
-                m.name: _gap(m, of[m.name], values[other][m.name]) for m in measured()
+                m.name: paired_difference(
+                    over_seeds(of[m.name]), over_seeds(values[other][m.name]), bounds=m.bounds
+                )
+                for m in measured()
             },
         }
         for i, other in enumerate(AGAINST) if other in values
@@ -99,15 +104,6 @@ def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str,
     return means, list(_corrected(gaps))
 
 
-def _mean(metric: Metric, values: Sequence[dict[str, float]]) -> dict[str, float]:
-    return _cell(rule_of_three(bootstrap_mean(over_seeds(values)), metric.low, metric.high))
-
-
-def _gap(metric: Metric, a: Sequence[dict[str, float]], b: Sequence[dict[str, float]]) -> Any:
-    width = metric.high - metric.low
-    return rule_of_three(paired_difference(over_seeds(a), over_seeds(b)), -width, width)
-
-
 def _corrected(gaps: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Cells of the differences, the primary ones with Holm's p over those against one arm."""
     for against in dict.fromkeys(gap["against"] for gap in gaps):
@@ -115,13 +111,13 @@ def _corrected(gaps: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         places = [(i, name) for i in range(len(own)) for name in PRIMARY]
         ps = dict(zip(places, holm([own[i][name].p for i, name in places]), strict=True))
         for i, gap in enumerate(own):
-            yield {k: v if isinstance(v, str) else _cell(v) for k, v in gap.items()} | {
+            yield {k: v if isinstance(v, str) else _cell(vars(v)) for k, v in gap.items()} | {
                 f"p_{name}": round(ps[i, name], ROUND) for name in PRIMARY
             }
 
 
-def _cell(interval: Any) -> dict[str, float]:
-    return {k: round(getattr(interval, k), ROUND) for k in ("mean", "low", "high")}
+def _cell(found: Mapping[str, float] | None) -> dict[str, float] | None:
+    return None if found is None else {k: round(found[k], ROUND) for k in ("mean", "low", "high")}
 
 
 def logged(run: Path, kind: str) -> Iterator[dict[str, Any]]:
@@ -137,7 +133,7 @@ def tokens(runs: Sequence[Path]) -> list[dict[str, Any]]:
     """Token AUC by step."""
     keys = ("arm", "seed", "reward", "step", "attempts")
     return [
-        {k: row[k] for k in keys} | {k: _rounded(row[k]) for k in ("auc", "within")}
+        {k: row[k] for k in keys} | {k: _cell(row[k]) for k in ("auc", "within")}
         for run in runs for row in logged(run, "token_auc")
     ]  # fmt: skip
 
@@ -150,14 +146,10 @@ def obeyed(runs: Sequence[Path]) -> list[dict[str, Any]]:
         {
             **{k: row[k] for k in ("arm", "seed", "reward", "n")},
             "best": round(best[row["arm"], row["seed"], row["reward"]], ROUND),
-            "worst": round(row["mean"], ROUND), "gap": _rounded(row["gap"]),
+            "worst": round(row["mean"], ROUND), "gap": _cell(row["gap"]),
         }
         for row in rows if row.get("gap")
     ]  # fmt: skip
-
-
-def _rounded(cell: dict[str, float] | None) -> dict[str, float] | None:
-    return cell and {k: round(cell[k], ROUND) for k in ("mean", "low", "high")}
 
 
 def main() -> None:
@@ -175,14 +167,7 @@ def main() -> None:
         "obeyed": obeyed(runs),
     }  # fmt: skip
     meta = {"command": "python experiments/mario_fair.py", **environment()}
-    lines = [
-        f" {json.dumps(name)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
-        for name, rows in tables.items()
-    ]
-    RESULTS.write_text(
-        f'{{"meta": {json.dumps(meta)},\n"tables": {{\n' + ",\n".join(lines) + "\n}}\n"
-    )
-    print(RESULTS)
+    print(write_tables("mario_fair", meta, tables))
 
 
 if __name__ == "__main__":

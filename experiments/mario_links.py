@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import STORED, write_tables
 
 from rationalize.environment import environment
 from rationalize.evaluation.intervals import paired_difference
@@ -56,7 +57,6 @@ SAMPLING = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64, n=4)
 ASKED = {"dev": 80, "train": 150}
 """Questions that the start writes to, four attempts at each."""
 SFT = SftConfig(epochs=0.375, evaluations=1, fit=FitConfig(learning_rate=2e-4, batch_size=8))
-RESULTS = Path(__file__).parent / "results"
 HELD_OUT = 80
 """Development questions whose attempts the tokens must rank."""
 
@@ -284,7 +284,6 @@ def written(out: Path, name: str, scorers: Path) -> None:
 
 def store(table: str, name: str, rows: Sequence[dict[str, Any]], file: str = "mario_links") -> None:
     """Put rows into a table, in the place of those of an earlier measurement of this name."""
-    RESULTS.mkdir(exist_ok=True)
     found = stored(file)
     others = [row for row in found["tables"].get(table, []) if row["try"] != name]
     found["tables"][table] = [*others, *({"try": name, **row} for row in rows)]
@@ -292,18 +291,11 @@ def store(table: str, name: str, rows: Sequence[dict[str, Any]], file: str = "ma
         "command": f"python experiments/{file}.py", "seed": 0, "questions": QUESTIONS,
         "model": "SmolLM2-135M-Instruct, 4-bit weights de-quantised", **environment(),
     }  # fmt: skip
-    lines = [
-        f" {json.dumps(t)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
-        for t, rows in found["tables"].items()
-    ]
-    meta = json.dumps(found["meta"])
-    (RESULTS / f"{file}.json").write_text(
-        f'{{"meta": {meta},\n"tables": {{\n' + ",\n".join(lines) + "\n}}\n"
-    )
+    write_tables(file, found["meta"], found["tables"])
 
 
 def stored(file: str = "mario_links") -> dict[str, Any]:
-    path = RESULTS / f"{file}.json"
+    path = STORED / f"{file}.json"
     return json.loads(path.read_text()) if path.exists() else {"meta": {}, "tables": {}}
 
 

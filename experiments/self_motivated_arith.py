@@ -25,12 +25,7 @@ from typing import Any
 import torch
 
 from rationalize.attempt_files import load_attempts
-from rationalize.evaluation.intervals import (
-    Difference,
-    Interval,
-    bootstrap_mean,
-    paired_difference,
-)
+from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.metrics import ACCURACY, STATED_ACCURACY, per_question, stated
 from rationalize.evaluation.voting import scaling_curve
 from rationalize.methods.own_attempts import RejectConfig, SelectConfig, sort_attempts
@@ -150,17 +145,18 @@ def test(run: Path, questions: Mapping[str, Question]) -> list[dict[str, Any]]:
     of: dict[str, dict[str, dict[str, float]]] = {}
     for path in sorted((run / "attempts").glob("final-*-test-*.parquet")):
         row = path.stem.removeprefix("final-").rsplit("-test-", 1)[0].strip("-")
+        attempts = load_attempts(path)
         of[row.replace("--", ", ")] = {
-            metric.name: per_question(load_attempts(path), questions, metric)
+            metric.name: per_question(attempts, questions, metric)
             for metric in (ACCURACY, STATED_ACCURACY)
         }
     first = of.get("base, few-shot")
     return [
         {
             "row": row, "n": len(values[ACCURACY.name]),
-            **{name: cell(bootstrap_mean(list(v.values()))) for name, v in values.items()},
+            **{name: as_cell(list(v.values())) for name, v in values.items()},
             **{
-                f"{name}_to_few_shot": cell(paired_difference(v, first[name]))
+                f"{name}_to_few_shot": gap_cell(v, first[name])
                 for name, v in values.items() if first and first is not values
             },
         }
@@ -168,8 +164,9 @@ def test(run: Path, questions: Mapping[str, Question]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def cell(interval: Interval | Difference) -> dict[str, float]:
-    return {"mean": interval.mean, "low": interval.low, "high": interval.high}
+def gap_cell(a: Mapping[str, float], b: Mapping[str, float]) -> dict[str, float]:
+    gap = paired_difference(a, b, bounds=ACCURACY.bounds)
+    return {"mean": gap.mean, "low": gap.low, "high": gap.high}
 
 
 def what_they_are_worth(

@@ -61,6 +61,20 @@ def main() -> None:
         parser.error("a run, --store, --write or --check is needed")
 
 
+def write_tables(
+    name: str, meta: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Path:
+    """Store a script's own tables, a row a line."""
+    lines = [
+        f" {json.dumps(t)}: [\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]"
+        for t, rows in tables.items()
+    ]
+    STORED.mkdir(exist_ok=True)
+    path = STORED / f"{name}.json"
+    path.write_text(f'{{"meta": {json.dumps(meta)},\n"tables": {{\n' + ",\n".join(lines) + "\n}}\n")
+    return path
+
+
 def store(run: Path, name: str) -> Path:
     """A run's results in the repository: every figure but those of single steps, and no text."""
     results = json.loads((run / "results.json").read_text())
