@@ -41,7 +41,9 @@ FEW, MANY = 4, 48
 DECODED = 8
 """Decode steps of each."""
 TOKENS = 256
-"""Tokens of a timed pass, about: as many rows as that holds, one at least."""
+"""Tokens of a timed pass that learns, about: as many rows as that holds, one at least."""
+READ = 1024
+"""Of one that only reads."""
 
 Rows = Sequence[Row]
 Clock = Callable[[], float]
@@ -238,14 +240,14 @@ def _objective(policy: Policy, work: Learns, scalar_head: Any) -> Any:
 
 @torch.no_grad()
 def _reading(policy: Policy, work: Reads, clock: Clock) -> float:
-    """Seconds of a token of a prompt or what follows it."""
+    """Seconds of a token of a prompt or what follows it, in passes of a usual size."""
     length = work.prompt + work.reply
-    count = max(2, round(TOKENS / length))
+    count = max(2, round(READ / length))
     rows = [
         Row(_ids(policy, work.prompt, i), _ids(policy, work.reply, 500 + i)) for i in range(count)
     ]
     with _reader(policy, work) as read:
-        read(rows[:1])  # warms up
+        read(rows)  # warms up: kernels are made for every new size
         started = clock()
         read(rows)
     return (clock() - started) / sum(row.length for row in rows)

@@ -88,6 +88,9 @@ def plan_run(what: Method | Demo, stage: str, settings: Any, options: PlanOption
     if quantised:
         holders = replace(holders, dtype=QUARTER)
     notes = [_assumed(at)]
+    if on_cpu:
+        notes.append("memory: what is held; on a CPU freed memory stays in pieces, and a run of "
+                     "many stages has taken 1.4 times as much (docs/benchmarks.md)")  # fmt: skip
     if measured is None and machine is not None:
         notes.append("tokens: estimated from characters; a plan on this machine counts them")
     return plan_of(at, work, priced, holders, f"{where}; {why}" if why else where, notes)

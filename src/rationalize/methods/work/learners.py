@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from rationalize.evaluation.obedience import factors
 from rationalize.methods.base import questions_for
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GroupConfig
@@ -85,6 +86,11 @@ def mario_work(at: Scene, config: MarioConfig, stage: str) -> Iterator[Work]:
         prompted = questions_for(at.train, config.prompts, round, at.seed)
         yield at.writes(f"{stage}-round{round}", prompted, config.sampling)
         yield from at.scores(f"{stage}-round{round}", prompted, config.sampling.n, trained_on=True)
+    if told := len(
+        teacher_attempts(at.train, config.teacher)
+    ):  # the pool begins with the teacher's
+        each = told / len(at.train)
+        yield from at.scores(f"{stage}-round0", at.train, each, trained_on=True)
     # 3. learn
     tokens = config.control_copies * len(control_bins(config, at.suite))
     prompt = at.asked(at.train) + tokens
@@ -105,9 +111,12 @@ def mario_work(at: Scene, config: MarioConfig, stage: str) -> Iterator[Work]:
             f"token_auc/{stage}-{round}", "logprobs", rows, question, reply,
             together=min(together, ATTEMPTS_EACH * (1 + len(bins))),
         )  # fmt: skip
-    for _ in range(1 + sum(k - 1 for k in bins.values()) if asked else 0):
+    # under the best tokens every reward is read, under another one its own alone
+    read = [list(bins)] + [[name] for name, k in bins.items() for _ in range(k - 1)]
+    for tokens_of in read if asked else ():
         yield at.writes(f"obedience/{stage}-{rounds}", asked, at.evaluation)
-        yield from at.scores(f"obedience/{stage}-{rounds}", asked)
+        names = factors(at.suite, tokens_of)
+        yield from at.scores(f"obedience/{stage}-{rounds}", asked, names=names)
     yield at.stores(stage, evaluations=1 + evaluations)
 
 

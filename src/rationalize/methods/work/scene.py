@@ -122,7 +122,7 @@ class Scene(WithSplits):
         )
 
     def scores(
-        self, stage: str, questions: Sequence[Question], n: int = 1, *,
+        self, stage: str, questions: Sequence[Question], n: float = 1, *,
         names: Sequence[str] | None = None, trained_on: bool = False,
     ) -> Iterator[Reads]:  # fmt: skip
         """What the rewards read of `n` attempts at each question. `trained_on`: the scorers have
