@@ -29,6 +29,7 @@ from rationalize.questions import load_questions
 from rationalize.runs import Run
 from rationalize.runs.clock import TIMES, timed
 from rationalize.sampling.config import SamplingConfig
+from rationalize.sampling.writing import teacher_attempts
 from rationalize.training.loop import ControlFitConfig, FitConfig, HeadFitConfig
 
 FIT = FitConfig(learning_rate=3e-3, batch_size=8)
@@ -100,6 +101,30 @@ def test_self_motivated_learning_does_what_its_plan_says(half_right, tmp_path):
     learned = steps.pop("round0-sft"), expected_steps.pop("round0-sft")
     assert steps == expected_steps
     assert 0 < min(learned) <= max(learned) <= 3 * 24 * 2 / 8 + 3  # by how many were right
+
+
+def test_mario_reads_the_teachers_attempts_and_for_each_token_its_own_reward():
+    settings = {"questions": "builtin:train=40,dev=6", "prompts": 10, "token_questions": 6,
+                "bins": 3, "steps": 4, "sample_interval": 4}  # fmt: skip
+    work, at = planned("mario", **settings)
+    rows = Counter()
+    for one in work:
+        if isinstance(one, Reads):
+            rows[one.stage, one.reader] += one.rows
+    teacher = len(teacher_attempts(at.train, "correct"))
+    assert rows["mario-round0", "fluency"] == 10 + teacher
+    # under the best tokens, and for each reward under its two others
+    assert rows["obedience/mario-1", "statements"] == (1 + 2) * 6 * at.folds
+    assert rows["obedience/mario-1", "fluency"] == 0
+
+
+def test_a_demo_learns_its_seed_rationales_once():
+    what = DEMOS["self-motivated"]
+    known = checked(settings_of(what)())
+    at = scene_of(known, "full", Lengths(), 0.5)
+    learned = [one for one in work_of(what, what.method, known, at) if isinstance(one, Learns)]
+    of_seeds = [one for one in learned if group_of(one.stage) == "seed SFT"]
+    assert [one.steps for one in of_seeds] == [3 * 160 / 8]
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _CPU_BATCH_TOKENS = 1024  # larger batches do not fit a CPU's cache
 _BATCH_TOKENS = 16384
+TREE_TOKENS = 256
+"""Of prompts and choices that are read as one tree."""
 _HEAD_CHUNK = 256  # positions per call of the lm-head: (256, V) logits
 
 
@@ -90,7 +92,7 @@ class ChoiceScorer:
     """
 
     def __init__(
-        self, policy: Policy, *, batch_tokens: int | None = None, tree_tokens: int = 256
+        self, policy: Policy, *, batch_tokens: int | None = None, tree_tokens: int = TREE_TOKENS
     ) -> None:
         self.policy = policy
         default = _CPU_BATCH_TOKENS if policy.device.type == "cpu" else _BATCH_TOKENS

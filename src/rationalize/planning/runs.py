@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,7 @@ from rationalize.methods.settings import EvaluationConfig, RunConfig
 from rationalize.methods.sft import SftStart
 from rationalize.methods.work.demos import exported
 from rationalize.methods.work.learners import scorers_work, start_work
-from rationalize.methods.work.parts import Stores, Work
+from rationalize.methods.work.parts import Learns, Stores, Work
 from rationalize.methods.work.scene import RIGHT, Lengths, Scene
 from rationalize.models.default import default_model, is_converted
 from rationalize.models.sources import name_of, source_of
@@ -87,10 +87,12 @@ def plan_run(what: Method | Demo, stage: str, settings: Any, options: PlanOption
         holders = replace(holders, parts=machine.count)
     if quantised:
         holders = replace(holders, dtype=QUARTER)
-    notes = [_assumed(at)]
+    notes = [_assumed(at, work)]
     if on_cpu:
-        notes.append("memory: what is held; on a CPU freed memory stays in pieces, and a run of "
-                     "many stages has taken 1.4 times as much (docs/benchmarks.md)")  # fmt: skip
+        notes.append(
+            "memory: what is held; on a CPU freed memory stays in pieces, and a run of many stages "
+            "has taken up to 1.6 times as much (docs/benchmarks.md)"
+        )
     if measured is None and machine is not None:
         notes.append("tokens: estimated from characters; a plan on this machine counts them")
     return plan_of(at, work, priced, holders, f"{where}; {why}" if why else where, notes)
@@ -206,8 +208,11 @@ def _described(machine: Machine) -> str:
     )
 
 
-def _assumed(at: Scene) -> str:
+def _assumed(at: Scene, work: Sequence[Work]) -> str:
+    ranks = any(isinstance(one, Learns) and one.loss == "rank" for one in work)
     return (
         f"assumed: {at.right:.0%} of the replies are right (`--right`), a taught reply has "
         f"{at.taught_reply:.0f} tokens as the teacher's, an untaught one half as many as it may"
+        + ", a reward model's head is learned (`auto` may choose the likelihood)"
+        * ranks
     )

@@ -23,7 +23,7 @@ from rationalize.methods.coalition.inference import CONTROLLER
 from rationalize.methods.coalition.tuning import counts_of, parts_of, tuning_steps
 from rationalize.methods.work.own import round_up
 from rationalize.methods.work.parts import Learner, Reads, Stores, Work
-from rationalize.methods.work.scene import Scene
+from rationalize.methods.work.scene import Scene, sharing
 from rationalize.records import Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import teacher_attempts
@@ -44,7 +44,7 @@ def coalition_work(at: Scene, config: CoalitionConfig, stage: str) -> Iterator[W
             yield from _tuning(at, own, part, config.passes, f"{name}-tuned", refined=True,
                                learner="policy" if config.copies else "adapter")  # fmt: skip
         yield Stores(f"{name}-tuned", kept=float(config.copies))
-    yield from _choices(at, "reading", 2 * (len(at.dev) + len(held)))
+    yield from _choices(at, "reading", 2 * (len(at.dev) + len(held)), 2)
     yield from _dev(at, config, "tuned")
     parts = dict(zip(config.names, dpo_parts(compared, config), strict=True))
     for round in range(config.rounds):
@@ -69,9 +69,9 @@ def conclude_work(at: Scene, config: CoalitionConfig, rows_beside: int = 0) -> I
         writing = replace(config.candidates.sampling, n=1)
         for _ in range(FEWEST):
             yield at.writes("final-self-consistency", asked, writing, mode="rationale")
-            yield from _choices(at, "final-self-consistency", 2 * len(asked))
+            yield from _choices(at, "final-self-consistency", 2 * len(asked), 2)
         yield from at.scores("final-self-consistency", asked)
-        yield from _utilities(at, config, "judged", len(asked) * (rows_beside + 1))
+        yield from _utilities(at, config, "judged", len(asked) * (rows_beside + 1), 1)
     yield Stores("coalition", kept=1.0)
 
 
@@ -91,9 +91,9 @@ def _table(at: Scene, config: CoalitionConfig, asked: Sequence[Question]) -> Ite
     for _ in range(refined):
         yield at.writes("table", list(asked) * draws, replace(sampling, n=1), mode="refine")
     cells = (len(names) + 1 + refined) * draws
-    yield from _choices(at, "table", (1 + 2 * cells) * len(asked))
+    yield from _choices(at, "table", (1 + 2 * cells) * len(asked), 1 + cells)
     yield from at.scores("table", asked, cells)
-    yield from _utilities(at, config, "table", cells * len(asked))
+    yield from _utilities(at, config, "table", cells * len(asked), cells)
 
 
 def _instruction(
@@ -151,23 +151,29 @@ def _candidates(
         part = f"{name}-{refiner}-refines"
         yield at.writes(part, sources, replace(sampling, n=again), mode="refine")
         read += again * len(sources)
-    yield from _utilities(at, config, f"{name}-utilities", read)
+    yield from _utilities(at, config, f"{name}-utilities", read, read / len(questions))
 
 
-def _utilities(at: Scene, config: CoalitionConfig, part: str, rows: int) -> Iterator[Work]:
-    """One reading of the gold answer by each judge."""
+def _utilities(
+    at: Scene, config: CoalitionConfig, part: str, rows: int, each: float
+) -> Iterator[Work]:
+    """One reading of the gold answer by each judge, after `each` rationales of a question."""
     judges = config.variants if config.judge == "variants" else 1
-    prompt = at.asked(at.train, "answer_from_rationale")
     if config.judge == "reward-model":
         yield Reads(part, "rank", rows, at.asked(at.train), at.taught_reply)
     else:
-        yield Reads(part, "choices", judges * rows, prompt, at.answer(at.train))
+        yield _after_rationales(at, part, judges * rows, at.answer(at.train), each)
 
 
-def _choices(at: Scene, part: str, rows: int) -> Iterator[Work]:
-    """The base reads all choices after a rationale."""
-    prompt = at.asked(at.train, "answer_from_rationale")
-    yield Reads(part, "choices", rows, prompt, at.choices(at.train))
+def _choices(at: Scene, part: str, rows: int, each: float) -> Iterator[Work]:
+    """The base reads all choices after each of a question's rationales."""
+    yield _after_rationales(at, part, rows, at.choices(at.train), each)
+
+
+def _after_rationales(at: Scene, part: str, rows: int, answers: float, each: float) -> Reads:
+    question = at.asked(at.train, "answer_from_rationale") - at.rationale
+    read = at.rationale + answers
+    return Reads(part, "choices", rows, question, read, sharing(each, question, read))
 
 
 def _refined(config: CoalitionConfig) -> float:
@@ -188,7 +194,7 @@ def _chains(
             yield at.writes(part, own, sampling, mode="rationale")
             if again := own[: round(refined * len(own))]:
                 yield at.writes(part, again, sampling, mode="refine")
-    yield from _choices(at, part, round((1 + refined) * len(asked)))
+    yield from _choices(at, part, round((1 + refined) * len(asked)), 1 + refined)
 
 
 def _dev(at: Scene, config: CoalitionConfig, when: str) -> Iterator[Work]:
@@ -202,10 +208,10 @@ def _dev(at: Scene, config: CoalitionConfig, when: str) -> Iterator[Work]:
         for name in config.names:
             drawn = replace(sampling, n=n)
             yield at.writes(f"clones-{when}-{name}", asked, drawn, mode="rationale")
-            yield from _choices(at, f"clones-{when}", len(asked))
+            yield from _choices(at, f"clones-{when}", len(asked), 1)
         if n > 1 and not sampling.greedy:
             read = (1 + n * config.variants) * len(asked)
-            yield from _utilities(at, config, f"clones-{when}", read)
+            yield from _utilities(at, config, f"clones-{when}", read, 1 + n * config.variants)
         rows = config.variants**2 * len(asked)
         prompt = at.asked(asked, "rationale")
         yield Reads(f"clones-{when}", "logprobs", rows, prompt, at.rationale)

@@ -85,13 +85,18 @@ def baselines_work(at: Scene, config: StartConfig, shots: int) -> Iterator[Work]
 
 
 def rows_work(at: Scene, rows: Sequence[Row], seeds: Sequence[int]) -> Iterator[Work]:
-    """Every row with every seed, each from a model that is read anew."""
+    """Every row with every seed, each from a model that is read anew; a stage that an earlier row
+    has done, such as a writer's first rationales, is there.
+    """
+    done: set[str] = set()
     for seed in seeds:
         seeded = replace(at, config=replace(at.config, seed=seed))
         for row in rows:
             stage = row.stage.format(seed=seed)
             yield Stores(stage, loads=2 if row.start else 1)
-            yield from work_of_row(row)(seeded, row.config, stage)
+            work = list(work_of_row(row)(seeded, row.config, stage))
+            yield from (one for one in work if one.stage not in done)
+            done |= {one.stage for one in work}
             if row.shown:
                 yield from seeded.finals(row.label)
 

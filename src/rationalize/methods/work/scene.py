@@ -15,6 +15,7 @@ from typing import Literal
 from rationalize.methods.base import ANSWER_SAMPLING, WithSplits
 from rationalize.methods.settings import RunConfig
 from rationalize.methods.work.parts import Learner, Learns, Loss, Reads, Stores, Work, Writes
+from rationalize.models.choices import TREE_TOKENS
 from rationalize.models.scorers import statement_prompt
 from rationalize.questions.demonstrations import training_demonstrations
 from rationalize.records import Question
@@ -135,12 +136,15 @@ class Scene(WithSplits):
             choices = self.choices(questions)
             asked = f"{len(questions)} from {questions[0].id}"  # without a rationale: once
             yield Reads(stage, "choices", folds * len(questions), prompt, choices, remembered=asked)
-            read = prompt + self.rationale
-            yield Reads(stage, "choices", folds * rows * readers, read, choices)
+            read = self.rationale + choices
+            yield Reads(
+                stage, "choices", folds * rows * readers, prompt, read, sharing(n, prompt, read)
+            )
         if "plausibility" in names:
             yield Reads(stage, "statements", folds * rows, self.rationale + self.statement, 1)
         if "fluency" in names:
-            yield Reads(stage, "fluency", rows, self.asked(questions), self.rationale)
+            together = sharing(n, self.asked(questions), self.rationale)
+            yield Reads(stage, "fluency", rows, self.asked(questions), self.rationale, together)
         if "reward_model" in names:
             yield Reads(stage, "rank", rows, self.asked(questions), self.taught_reply)
 
@@ -180,3 +184,12 @@ class Scene(WithSplits):
         """
         passing = max(0, evaluations - 2) / 2 if self.tuning == "full" else 0.0
         return Stores(stage, kept=1.0, passing=passing, loads=loads)
+
+
+def sharing(n: float, prompt: float, reply: float) -> float:
+    """Of `n` texts after a prompt, how many a scorer reads in one tree.
+
+    >>> [sharing(n, 56, 20) for n in (1, 4, 50)]
+    [1.0, 4.0, 10.0]
+    """
+    return max(1.0, min(float(n), (TREE_TOKENS - prompt) / reply))
