@@ -109,6 +109,17 @@ def test_the_chosen_attempt_and_the_curve():
         scaling_curve(uneven, {"q": question, "other": replace(question, id="other")})
 
 
+def test_votes_by_a_score_want_one_and_outlive_undefined_ones():
+    question = Question(id="q", question="How many?", answer="7")
+    undefined = [attempt(i, answer, None) for i, answer in enumerate("787")]
+    unscored = [replace(a, rewards={}) for a in undefined]
+    with pytest.raises(ValueError, match=f"{unscored[0].id!r} was not scored by 'reward_model'"):
+        chosen_attempt(unscored, question, score="reward_model")
+    assert softmax_weights([-np.inf, -np.inf]) == [0.5, 0.5]
+    chosen = chosen_attempt(undefined, question, score="reward_model", weighted=True)
+    assert chosen.prediction == "7"
+
+
 def test_numbers_vote_together_however_they_are_written():
     question = Question(id="q", question="How many?", answer="12")
     said = ["15", "12", "12 apples", "$12", "15"]

@@ -89,7 +89,11 @@ def majority_at_k(
 
 
 def softmax_weights(scores_N: Sequence[float]) -> list[float]:
-    """Weights of a vote by a reward model: the softmax of its scores, (N,)."""
+    """Weights of a vote by a reward model: the softmax of its scores, (N,); of scores that are all
+    -inf, undefined, equal ones.
+    """
+    if max(scores_N) == -np.inf:
+        return [1 / len(scores_N)] * len(scores_N)
     shifted = np.exp(np.asarray(scores_N, dtype=float) - max(scores_N))
     return (shifted / shifted.sum()).tolist()
 
@@ -187,7 +191,9 @@ def _answers(group: Sequence[Attempt], question: Question) -> list[str | None]:
 
 
 def _score(attempt: Attempt, name: str) -> float:
-    value = attempt.rewards.get(name)
+    if name not in attempt.rewards:
+        raise ValueError(f"the attempt {attempt.id!r} was not scored by {name!r}")
+    value = attempt.rewards[name]
     return float("-inf") if value is None else float(value)
 
 

@@ -29,11 +29,10 @@ def vote(
 
     Returns the rows of the section `votes`: what k attempts are worth.
     """
-    suite, score = exp.suite, None
+    judge, score = None, None
     if learned.reward_model and not learned.closed:
         score = REWARD
-        if score not in {reward.name for reward in suite.rewards}:
-            suite = suite.with_reward(reward_of(load_reward_model(exp, learned.reward_model)))
+        judge = exp.with_reward(reward_of(load_reward_model(exp, learned.reward_model)))
     name, n, seed = row.partition(" (")[0], sampling.n, exp.seed
     # row -> the options of `chosen_attempt`
     rules: dict[str, dict[str, Any]] = {f"{name}, majority of {n}": {}}
@@ -49,9 +48,11 @@ def vote(
                 Sampler(exp.load_policy(learned.weights)), list(questions.values()), sampling,
                 Provenance(split, seed, writer=f"{row} votes"), label=f"{row} votes on {split}",
             )  # fmt: skip
-            return suite.score(attempts, questions)
+            return exp.suite.score(attempts, questions)
 
         attempts = Stage(exp.run, "votes").attempts(f"{split}-{seed}", write)
+        if judge:
+            attempts = exp.judged(attempts, judge.suite.only(REWARD), "votes", split, seed)
         groups: dict[str, list[Attempt]] = {id: [] for id in questions}
         for attempt in attempts:
             groups[attempt.question_id].append(attempt)
