@@ -62,16 +62,19 @@ def peak_bytes(sizes: Sizes, holders: Holders, work: Sequence[Work], at: Scene) 
     return held + max(stages)
 
 
-def disk_bytes(sizes: Sizes, work: Sequence[Work]) -> float:
-    """Of the weights that a run leaves."""
+def disk_bytes(sizes: Sizes, work: Sequence[Work], dtype: float = FULL) -> float:
+    """Of the weights that a run leaves, each in so many bytes."""
     stored = [one for one in work if isinstance(one, Stores)]
-    return sizes.parameters * sum(one.kept * (HALF if one.half else FULL) for one in stored)
+    each = max(dtype, HALF)  # what learns in 4 bits is written in bfloat16
+    return sizes.parameters * sum(one.kept * (HALF if one.half else each) for one in stored)
 
 
-def passing_bytes(sizes: Sizes, work: Sequence[Work], checkpoints: bool) -> float:
+def passing_bytes(
+    sizes: Sizes, work: Sequence[Work], checkpoints: bool, dtype: float = FULL
+) -> float:
     """That are written and deleted, at most at one time: the best of a stage so far, and where a
     stage takes long enough, two checkpoints of weights and moments.
     """
     stored = [one for one in work if isinstance(one, Stores)]
     best = max((min(1.0, one.passing) for one in stored), default=0.0)
-    return sizes.parameters * FULL * (best + 2 * 3 * checkpoints)
+    return sizes.parameters * max(dtype, HALF) * (best + 2 * 3 * checkpoints)

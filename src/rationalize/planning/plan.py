@@ -138,8 +138,8 @@ def plan_of(
         shown, {split: len(questions) for split, questions in at.splits.items()},
         sum(len(q.rationales) for q in at.train), at.tuning,
         peak_bytes(sizes, holders, work, at) if sizes else None,
-        disk_bytes(sizes, work) if sizes else None,
-        passing_bytes(sizes, work, long and at.tuning == "full") if sizes else None,
+        disk_bytes(sizes, work, holders.dtype) if sizes else None,
+        passing_bytes(sizes, work, long and at.tuning == "full", holders.dtype) if sizes else None,
         known, where, list(notes),
     )  # fmt: skip
 

@@ -24,7 +24,7 @@ from rationalize.methods.train_scorers.verifier import (
     rationale_groups,
 )
 from rationalize.methods.work.parts import Learns, Reads, Stores, Work
-from rationalize.methods.work.scene import Scene
+from rationalize.methods.work.scene import Scene, sharing
 from rationalize.questions import hold_out
 from rationalize.records import Question
 from rationalize.sampling.writing import teacher_attempts
@@ -106,11 +106,8 @@ def mario_work(at: Scene, config: MarioConfig, stage: str) -> Iterator[Work]:
         rows = len(asked) * ATTEMPTS_EACH * (1 + len(bins))
         reply = at.taught_reply + tokens
         question = prompt - tokens
-        together = max(1.0, min(config.fit.micro_tokens, CPU_PASS) / (question + reply))
-        yield Reads(
-            f"token_auc/{stage}-{round}", "logprobs", rows, question, reply,
-            together=min(together, ATTEMPTS_EACH * (1 + len(bins))),
-        )  # fmt: skip
+        together = sharing(ATTEMPTS_EACH * (1 + len(bins)), question, reply, CPU_PASS)
+        yield Reads(f"token_auc/{stage}-{round}", "logprobs", rows, question, reply, together)
     # under the best tokens every reward is read, under another one its own alone
     read = [list(bins)] + [[name] for name, k in bins.items() for _ in range(k - 1)]
     for tokens_of in read if asked else ():
@@ -144,7 +141,8 @@ def updates_work(
         asked = questions_for(at.train, config.prompts, update, at.seed)
         part = f"{stage}-update{update}"
         yield at.writes(part, asked, config.sampling)
-        yield Reads(part, "logprobs", passes * replies, at.asked(asked), at.taught_reply)
+        n = config.sampling.n
+        yield at.reads_replies(part, "logprobs", passes * replies, n, at.asked(asked))
         yield from at.scores(part, asked, config.sampling.n, names=names, trained_on=trained_on)
     yield learning
     evaluations = math.ceil(config.updates / config.evaluate_every)

@@ -25,7 +25,7 @@ from rationalize.methods.train_scorers.reward_model import (
     RewardModelConfig,
 )
 from rationalize.methods.work.learners import imitation, updates_work
-from rationalize.methods.work.parts import Reads, Stores, Work
+from rationalize.methods.work.parts import Stores, Work
 from rationalize.methods.work.scene import Scene
 from rationalize.sampling.config import SamplingConfig
 from rationalize.signals.ranks import usable_share
@@ -106,7 +106,9 @@ def pairs_work(at: Scene, config: IterativeDpoConfig, this: str) -> Iterator[Wor
     pairs = len(at.train) * pairs_each(at, config.sampling.n, config.pairs)
     aside = config.held_out * pairs  # only ordered, before and after
     size = max(1, config.fit.batch_size // 2)
-    yield Reads(this, "logprobs", 2 * (pairs + aside), at.asked(at.train), at.taught_reply)
+    yield at.reads_replies(
+        this, "logprobs", 2 * (pairs + aside), min(config.sampling.n, 2 * config.pairs)
+    )
     steps = round_up(config.epochs * (pairs - aside) / size)
     yield at.learns(this, "dpo", steps, config.fit, rows=2 * size, together=2)
     yield from at.evaluates(this)
@@ -148,13 +150,13 @@ def rank_steps(at: Scene, config: RewardModelConfig, stage: str, attempts: float
     used = min(attempts, 1.5 * config.pairs) if config.pairs else attempts
     if config.score == "auto":
         tried = min(learned, MOST_QUESTIONS) * used
-        yield Reads(stage, "rank", tried, at.asked(at.train), at.taught_reply)
-        yield Reads(stage, "logprobs", tried, at.asked(at.train), at.taught_reply)
+        yield at.reads_replies(stage, "rank", tried, used)
+        yield at.reads_replies(stage, "logprobs", tried, used)
     if config.score == "dpo":
         pairs = config.pairs or used
         rows = config.fit.batch_size
         steps = round_up(config.epochs * learned * pairs / max(1, rows // 2))
-        yield Reads(stage, "logprobs", 2 * learned * pairs, at.asked(at.train), at.taught_reply)
+        yield at.reads_replies(stage, "logprobs", 2 * learned * pairs, used)
         yield at.learns(stage, "dpo", steps, config.fit, rows=rows, together=2)
     elif config.score != "likelihood":
         steps = round_up(config.epochs * learned / size)
@@ -164,7 +166,7 @@ def rank_steps(at: Scene, config: RewardModelConfig, stage: str, attempts: float
     # the scale, the order after learning, and the gate with and without the answer sentence
     read = min(len(at.train) * attempts / 2, MOST_SCALED)
     read += attempts * (min(learned, MOST_LEARNED) + 2 * (questions - learned))
-    yield Reads(stage, "rank", read, at.asked(at.train), at.taught_reply)
+    yield at.reads_replies(stage, "rank", read, attempts)
     yield at.stores(stage, loads=1)
 
 
@@ -174,7 +176,7 @@ def relearn_work(at: Scene, config: RelearnConfig, stage: str) -> Iterator[Work]
     if config.learns == "best":
         written = 2 * replies(config.rft.write.sampling) * at.right
         rows = written * len(at.train)
-        yield Reads(stage, "rank", rows, at.asked(at.train), at.taught_reply)
+        yield at.reads_replies(stage, "rank", rows, written)
     sft = SftConfig(evaluations=config.rft.evaluations, fit=config.rft.fit)
     yield from imitation(at, sft, f"{stage}-sft", steps)
     for _ in range(2):

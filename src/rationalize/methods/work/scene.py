@@ -14,7 +14,16 @@ from typing import Literal
 
 from rationalize.methods.base import ANSWER_SAMPLING, WithSplits
 from rationalize.methods.settings import RunConfig
-from rationalize.methods.work.parts import Learner, Learns, Loss, Reads, Stores, Work, Writes
+from rationalize.methods.work.parts import (
+    Learner,
+    Learns,
+    Loss,
+    Reader,
+    Reads,
+    Stores,
+    Work,
+    Writes,
+)
 from rationalize.models.choices import TREE_TOKENS
 from rationalize.models.scorers import statement_prompt
 from rationalize.questions.demonstrations import training_demonstrations
@@ -24,7 +33,7 @@ from rationalize.runs import slug
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.templates import prompt_text, target_text
-from rationalize.training.loop import FitConfig
+from rationalize.training.loop import CPU_PASS, FitConfig
 
 RIGHT = 0.5
 """Share of a model's replies that are taken to be right."""
@@ -146,7 +155,15 @@ class Scene(WithSplits):
             together = sharing(n, self.asked(questions), self.rationale)
             yield Reads(stage, "fluency", rows, self.asked(questions), self.rationale, together)
         if "reward_model" in names:
-            yield Reads(stage, "rank", rows, self.asked(questions), self.taught_reply)
+            yield self.reads_replies(stage, "rank", rows, n, self.asked(questions))
+
+    def reads_replies(
+        self, stage: str, reader: Reader, rows: float, each: float, prompt: float | None = None
+    ) -> Reads:
+        """Replies in passes as learning makes them, `each` to a prompt."""
+        asked = self.asked(self.train) if prompt is None else prompt
+        together = sharing(each, asked, self.taught_reply, CPU_PASS)
+        return Reads(stage, reader, rows, asked, self.taught_reply, together)
 
     def evaluates(
         self, stage: str, split: str = "dev", *, mode: str = "rationale_answer", shots: int = 0,
@@ -186,10 +203,10 @@ class Scene(WithSplits):
         return Stores(stage, kept=1.0, passing=passing, loads=loads)
 
 
-def sharing(n: float, prompt: float, reply: float) -> float:
-    """Of `n` texts after a prompt, how many a scorer reads in one tree.
+def sharing(n: float, prompt: float, reply: float, tokens: int = TREE_TOKENS) -> float:
+    """Of `n` texts after a prompt, how many are read with it at once, within so many tokens.
 
     >>> [sharing(n, 56, 20) for n in (1, 4, 50)]
     [1.0, 4.0, 10.0]
     """
-    return max(1.0, min(float(n), (TREE_TOKENS - prompt) / reply))
+    return max(1.0, min(float(n), (tokens - prompt) / reply))
