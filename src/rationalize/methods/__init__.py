@@ -141,18 +141,18 @@ class Demo:
 DEMOS: Mapping[str, Demo] = {
     "mario": Demo(
         f"{HERE}.demos.mario:mario_demo", f"{HERE}.demos.mario:MarioDemoConfig", "demo",
-        "teach the embedded model on built-in questions, to a report",
+        "baselines, SFT, and MaRio from it, with a table and a report",
         f"{HERE}.work.demos:mario_demo_work", scorers=True,
     ),
     "coalition": Demo(
         f"{HERE}.demos.coalition:coalition_demo", f"{HERE}.demos.coalition:CoalitionDemoConfig",
-        "coalition-demo", "variants of the embedded model on built-in questions, to a report",
+        "coalition-demo", "baselines, SFT, and COALITION, with a table and a report",
         f"{HERE}.work.demos:coalition_demo_work",
     ),
     "self-motivated": Demo(
         f"{HERE}.demos.self_motivated:self_motivated_demo",
         f"{HERE}.demos.self_motivated:SelfMotivatedDemoConfig", "self-motivated-demo",
-        "the embedded model learns from its own attempts, to a report",
+        "baselines, and a model that learns from its own attempts, with a table and a report",
         f"{HERE}.work.demos:self_motivated_demo_work",
     ),
 }  # fmt: skip
