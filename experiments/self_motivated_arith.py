@@ -46,6 +46,8 @@ TRAIN = 600
 ROOT = Path(__file__).resolve().parents[1]
 RANK = RewardModelConfig(pairs=0)
 
+AGAINST = {"few_shot": "base, few-shot", "control": "imitation, right-or-wrong"}
+"""What every test row is compared with: the writer, and its attempts whatever they answer."""
 PUBLISHED = {"singleeq": 81.50, "addsub": 76.71, "multiarith": 78.79, "svamp": 64.20}
 """text-davinci-002, zero-shot chain of thought, accuracy in percent: the stored outputs of "Large
 Language Models Are Reasoning Teachers" (Ho et al., arXiv 2212.10071), re-scored by the notebook of
@@ -141,7 +143,7 @@ def development(log: Path) -> list[dict[str, Any]]:
 
 
 def test(run: Path, questions: Mapping[str, Question]) -> list[dict[str, Any]]:
-    """Test rows that are done, in both readings, with the paired difference to few-shot."""
+    """Test rows that are done, in both readings, with the paired differences to `AGAINST`."""
     of: dict[str, dict[str, dict[str, float]]] = {}
     for path in sorted((run / "attempts").glob("final-*-test-*.parquet")):
         row = path.stem.removeprefix("final-").rsplit("-test-", 1)[0].strip("-")
@@ -150,14 +152,15 @@ def test(run: Path, questions: Mapping[str, Question]) -> list[dict[str, Any]]:
             metric.name: per_question(attempts, questions, metric)
             for metric in (ACCURACY, STATED_ACCURACY)
         }
-    first = of.get("base, few-shot")
+    others = {name: of[row] for name, row in AGAINST.items() if row in of}
     return [
         {
             "row": row, "n": len(values[ACCURACY.name]),
             **{name: as_cell(list(v.values())) for name, v in values.items()},
             **{
-                f"{name}_to_few_shot": gap_cell(v, first[name])
-                for name, v in values.items() if first and first is not values
+                f"{name}_to_{other}": gap_cell(v, against[name])
+                for name, v in values.items()
+                for other, against in others.items() if against is not values
             },
         }
         for row, values in of.items()
