@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -63,9 +65,14 @@ def compare(
         "generate": lambda some: by_generate(policy, some, config),
     }
     if server:  # an OpenAI-style server of the same model, asked for all prompts at once
-        http = HttpConfig(endpoint="completions", concurrency=64)
-        remote = ServerSampler(server, "model", http)
-        write["server"] = lambda some: by_sampler(remote, some, config)
+        http, calls = HttpConfig(endpoint="completions", concurrency=64), itertools.count()
+        # nothing is answered from memory: an empty one, and other seeds at each call. Tokens are
+        # counted here, since servers report those of several replies in different ways
+        remote = ServerSampler(server, "model", http, cache=Path(tempfile.mkdtemp()))
+        write["server"] = lambda some: [
+            policy.encode_response(text)
+            for text in by_sampler(remote, some, config, 1000 * next(calls))
+        ]
         sides = [*sides, "server"] if sides else ()
     write = {side: write[side] for side in write if side in sides or side == "ours" or not sides}
     for side in write.values():
@@ -111,11 +118,11 @@ def quarel_prompts(count: int) -> list[str]:
 
 
 def by_sampler(
-    sampler: AnySampler, prompts: Sequence[str], config: SamplingConfig
+    sampler: AnySampler, prompts: Sequence[str], config: SamplingConfig, seed: int = 0
 ) -> list[list[int]]:
-    """Replies as token ids; of a server, zeros."""
-    completions = sampler.sample(prompts, config, seeds=range(len(prompts)))
-    return [list(c.ids) or [0] * c.n_tokens for c_G in completions for c in c_G]
+    """Replies as token ids, of a server as text."""
+    completions = sampler.sample(prompts, config, seeds=range(seed, seed + len(prompts)))
+    return [list(c.ids) or c.text for c_G in completions for c in c_G]
 
 
 @torch.inference_mode()
