@@ -34,6 +34,7 @@ from rationalize.training.loop import ControlFitConfig, FitConfig, HeadFitConfig
 
 FIT = FitConfig(learning_rate=3e-3, batch_size=8)
 SHORT = SamplingConfig(max_new_tokens=8, n=2)
+SHORT_OF_FOUR = replace(SHORT, n=4)
 
 
 def planned(name, right=0.5, **values):
@@ -116,6 +117,14 @@ def test_mario_reads_the_teachers_attempts_and_for_each_token_its_own_reward():
     # under the best tokens, and for each reward under its two others
     assert rows["obedience/mario-1", "statements"] == (1 + 2) * 6 * at.folds
     assert rows["obedience/mario-1", "fluency"] == 0
+
+
+@pytest.mark.parametrize(("pairs", "together"), [(0, 4), (1, 2), (3, 4)])
+def test_replies_of_all_pairs_share_their_question(pairs, together):
+    settings = {"questions": "builtin:train=40,dev=6", "pairs": pairs, "sampling": SHORT_OF_FOUR}
+    work, _ = planned("dpo", **settings)
+    read = [one for one in work if isinstance(one, Reads) and one.reader == "logprobs"]
+    assert {one.together for one in read} == {together}
 
 
 def test_a_demo_learns_its_seed_rationales_once():

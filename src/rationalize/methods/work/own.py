@@ -106,9 +106,9 @@ def pairs_work(at: Scene, config: IterativeDpoConfig, this: str) -> Iterator[Wor
     pairs = len(at.train) * pairs_each(at, config.sampling.n, config.pairs)
     aside = config.held_out * pairs  # only ordered, before and after
     size = max(1, config.fit.batch_size // 2)
-    yield at.reads_replies(
-        this, "logprobs", 2 * (pairs + aside), min(config.sampling.n, 2 * config.pairs)
-    )
+    n = config.sampling.n
+    each = min(n, 2 * config.pairs) if config.pairs else n
+    yield at.reads_replies(this, "logprobs", 2 * (pairs + aside), each)
     steps = round_up(config.epochs * (pairs - aside) / size)
     yield at.learns(this, "dpo", steps, config.fit, rows=2 * size, together=2)
     yield from at.evaluates(this)
