@@ -39,7 +39,6 @@ from rationalize.sampling.config import HttpConfig
 from rationalize.sampling.draw import uniforms
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.server import ServerSampler
-from rationalize.sampling.writing import AnySampler
 from rationalize.templates import prompt_text
 
 QUAREL = Path(__file__).parents[2] / "shared" / "data" / "quarel"
@@ -65,14 +64,11 @@ def compare(
         "generate": lambda some: by_generate(policy, some, config),
     }
     if server:  # an OpenAI-style server of the same model, asked for all prompts at once
-        http, calls = HttpConfig(endpoint="completions", concurrency=64), itertools.count()
-        # nothing is answered from memory: an empty one, and other seeds at each call. Tokens are
-        # counted here, since servers report those of several replies in different ways
-        remote = ServerSampler(server, "model", http, cache=Path(tempfile.mkdtemp()))
-        write["server"] = lambda some: [
-            policy.encode_response(text)
-            for text in by_sampler(remote, some, config, 1000 * next(calls))
-        ]
+        # nothing is answered from memory: an empty one, and other seeds at each call
+        memory, first_seeds = tempfile.TemporaryDirectory(), itertools.count(step=1000)
+        http = HttpConfig(endpoint="completions", concurrency=64)
+        remote = ServerSampler(server, "model", http, cache=Path(memory.name))
+        write["server"] = lambda some: by_server(remote, policy, some, config, next(first_seeds))
         sides = [*sides, "server"] if sides else ()
     write = {side: write[side] for side in write if side in sides or side == "ours" or not sides}
     for side in write.values():
@@ -117,12 +113,21 @@ def quarel_prompts(count: int) -> list[str]:
     return sorted((prompt_text("rationale_answer", q) for q in questions), key=len, reverse=True)
 
 
-def by_sampler(
-    sampler: AnySampler, prompts: Sequence[str], config: SamplingConfig, seed: int = 0
-) -> list[list[int]]:
-    """Replies as token ids, of a server as text."""
+def by_sampler(sampler: Sampler, prompts: Sequence[str], config: SamplingConfig) -> list[list[int]]:
+    """Replies as token ids."""
+    completions = sampler.sample(prompts, config, seeds=range(len(prompts)))
+    return [list(c.ids) for c_G in completions for c in c_G]
+
+
+def by_server(
+    sampler: ServerSampler, policy: Policy, prompts: Sequence[str], config: SamplingConfig,
+    seed: int,
+) -> list[list[int]]:  # fmt: skip
+    """A server's replies in the policy's token ids: servers count those of several replies in
+    different ways.
+    """
     completions = sampler.sample(prompts, config, seeds=range(seed, seed + len(prompts)))
-    return [list(c.ids) or c.text for c_G in completions for c in c_G]
+    return [policy.encode_response(c.text) for c_G in completions for c in c_G]
 
 
 @torch.inference_mode()

@@ -92,9 +92,10 @@ def softmax_weights(scores_N: Sequence[float]) -> list[float]:
     """Weights of a vote by a reward model: the softmax of its scores, (N,); of scores that are all
     -inf, undefined, equal ones.
     """
-    if max(scores_N) == -np.inf:
+    best = max(scores_N)
+    if best == -np.inf:
         return [1 / len(scores_N)] * len(scores_N)
-    shifted = np.exp(np.asarray(scores_N, dtype=float) - max(scores_N))
+    shifted = np.exp(np.asarray(scores_N, dtype=float) - best)
     return (shifted / shifted.sum()).tolist()
 
 

@@ -29,10 +29,11 @@ def vote(
 
     Returns the rows of the section `votes`: what k attempts are worth.
     """
-    judge, score = None, None
+    judge = None
     if learned.reward_model and not learned.closed:
-        score = REWARD
-        judge = exp.with_reward(reward_of(load_reward_model(exp, learned.reward_model)))
+        reward = reward_of(load_reward_model(exp, learned.reward_model))
+        judge = exp.suite.with_reward(reward).only(REWARD)
+    score = REWARD if judge else None
     name, n, seed = row.partition(" (")[0], sampling.n, exp.seed
     # row -> the options of `chosen_attempt`
     rules: dict[str, dict[str, Any]] = {f"{name}, majority of {n}": {}}
@@ -52,7 +53,7 @@ def vote(
 
         attempts = Stage(exp.run, "votes").attempts(f"{split}-{seed}", write)
         if judge:
-            attempts = exp.judged(attempts, judge.suite.only(REWARD), "votes", split, seed)
+            attempts = exp.judged(attempts, judge, "votes", split, seed)
         groups: dict[str, list[Attempt]] = {id: [] for id in questions}
         for attempt in attempts:
             groups[attempt.question_id].append(attempt)

@@ -209,10 +209,11 @@ def _described(machine: Machine) -> str:
 
 
 def _assumed(at: Scene, work: Sequence[Work]) -> str:
-    ranks = any(isinstance(one, Learns) and one.loss == "rank" for one in work)
-    return (
-        f"assumed: {at.right:.0%} of the replies are right (`--right`), a taught reply has "
-        f"{at.taught_reply:.0f} tokens as the teacher's, an untaught one half as many as it may"
-        + ", a reward model's head is learned (`auto` may choose the likelihood)"
-        * ranks
-    )
+    assumed = [
+        f"{at.right:.0%} of the replies are right (`--right`)",
+        f"a taught reply has {at.taught_reply:.0f} tokens as the teacher's",
+        "an untaught one half as many as it may",
+    ]
+    if any(isinstance(one, Learns) and one.loss == "rank" for one in work):
+        assumed.append("a reward model's head is learned (`auto` may choose the likelihood)")
+    return f"assumed: {', '.join(assumed)}"

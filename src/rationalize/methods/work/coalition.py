@@ -160,7 +160,7 @@ def _utilities(
     """One reading of the gold answer by each judge, after `each` rationales of a question."""
     judges = config.variants if config.judge == "variants" else 1
     if config.judge == "reward-model":
-        yield Reads(part, "rank", rows, at.asked(at.train), at.taught_reply)
+        yield at.reads_replies(part, "rank", rows, each)
     else:
         yield _after_rationales(at, part, judges * rows, at.answer(at.train), each)
 

@@ -21,7 +21,7 @@ from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.methods.work.coalition import coalition_work, conclude_work
 from rationalize.methods.work.learners import direct_work
 from rationalize.methods.work.own import ppo_work, rank_work, relearn_work, seed_work
-from rationalize.methods.work.parts import MODELS, Reads, Stores, Work, Writes
+from rationalize.methods.work.parts import MODELS, Stores, Work, Writes
 from rationalize.methods.work.scene import Scene
 from rationalize.models.exported import REPLIES, TOKENS
 from rationalize.rewards.base import ATTACKS
@@ -63,7 +63,7 @@ def self_motivated_demo_work(at: Scene, config: SelfMotivatedDemoConfig) -> Iter
             yield from at.scores("votes", asked, config.votes)
             read += config.votes
         if any(row.label == RANK for row in rows) and config.modes != ["z"]:
-            yield Reads("judged", "rank", read * len(asked), at.asked(asked), at.taught_reply)
+            yield at.reads_replies("judged", "rank", read * len(asked), 1, at.asked(asked))
     yield from exported(at)
 
 

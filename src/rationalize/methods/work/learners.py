@@ -86,10 +86,9 @@ def mario_work(at: Scene, config: MarioConfig, stage: str) -> Iterator[Work]:
         prompted = questions_for(at.train, config.prompts, round, at.seed)
         yield at.writes(f"{stage}-round{round}", prompted, config.sampling)
         yield from at.scores(f"{stage}-round{round}", prompted, config.sampling.n, trained_on=True)
-    if told := len(
-        teacher_attempts(at.train, config.teacher)
-    ):  # the pool begins with the teacher's
-        each = told / len(at.train)
+    # the pool begins with the teacher's
+    if told := teacher_attempts(at.train, config.teacher):
+        each = len(told) / len(at.train)
         yield from at.scores(f"{stage}-round0", at.train, each, trained_on=True)
     # 3. learn
     tokens = config.control_copies * len(control_bins(config, at.suite))
@@ -109,11 +108,10 @@ def mario_work(at: Scene, config: MarioConfig, stage: str) -> Iterator[Work]:
         together = sharing(ATTEMPTS_EACH * (1 + len(bins)), question, reply, CPU_PASS)
         yield Reads(f"token_auc/{stage}-{round}", "logprobs", rows, question, reply, together)
     # under the best tokens every reward is read, under another one its own alone
-    read = [list(bins)] + [[name] for name, k in bins.items() for _ in range(k - 1)]
-    for tokens_of in read if asked else ():
+    read_under = [list(bins), *([name] for name, k in bins.items() for _ in range(k - 1))]
+    for names in read_under if asked else ():
         yield at.writes(f"obedience/{stage}-{rounds}", asked, at.evaluation)
-        names = factors(at.suite, tokens_of)
-        yield from at.scores(f"obedience/{stage}-{rounds}", asked, names=names)
+        yield from at.scores(f"obedience/{stage}-{rounds}", asked, names=factors(at.suite, names))
     yield at.stores(stage, evaluations=1 + evaluations)
 
 
@@ -135,15 +133,15 @@ def updates_work(
     """Updates of PPO, GRPO or GDPO: replies are written, read `passes` times, and scored by
     `names`; then `learning`, and the stage's end.
     """
-    stage, replies = learning.stage, config.prompts * config.sampling.n
+    stage, n = learning.stage, config.sampling.n
     yield from at.evaluates(stage)
     for update in range(config.updates):
         asked = questions_for(at.train, config.prompts, update, at.seed)
         part = f"{stage}-update{update}"
         yield at.writes(part, asked, config.sampling)
-        n = config.sampling.n
-        yield at.reads_replies(part, "logprobs", passes * replies, n, at.asked(asked))
-        yield from at.scores(part, asked, config.sampling.n, names=names, trained_on=trained_on)
+        rows = passes * config.prompts * n
+        yield at.reads_replies(part, "logprobs", rows, n, at.asked(asked))
+        yield from at.scores(part, asked, n, names=names, trained_on=trained_on)
     yield learning
     evaluations = math.ceil(config.updates / config.evaluate_every)
     for _ in range(evaluations):
