@@ -41,12 +41,10 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.server import ServerSampler
 from rationalize.templates import prompt_text
 
-QUAREL = Path(__file__).parents[2] / "shared" / "data" / "quarel"
-
 
 def compare(
     prompts: int = 16, repeats: int = 3, model: str = "default", sides: Sequence[str] = (),
-    clock: str = "wall", server: str = "",
+    clock: str = "wall", server: str = "", questions: str = "builtin",
 ) -> dict[str, object]:  # fmt: skip
     """Per side the median tokens per second, and the median ratio of ours to it."""
     now = time.perf_counter if clock == "wall" else time.process_time
@@ -55,7 +53,7 @@ def compare(
     numbers = Numbers(dtype=torch.bfloat16 if half else torch.float32)
     policy = load_policy(model, numbers=numbers, device=device)
     config = SamplingConfig(top_p=0.9, max_new_tokens=48, n=8)
-    texts = quarel_prompts(prompts)
+    texts = prompts_of(questions, prompts)
     sampler = Sampler(policy)
     write: dict[str, Callable[[Sequence[str]], list[list[int]]]] = {
         "ours": lambda some: by_sampler(sampler, some, config),
@@ -104,11 +102,8 @@ def _ratios(rates: dict[str, list[float]], side: str) -> dict[str, float]:
     }
 
 
-def quarel_prompts(count: int) -> list[str]:
-    """QuaRel's questions where the data is at hand, else built-in ones; by length, as both batch
-    them.
-    """
-    source = str(QUAREL) if QUAREL.exists() else f"builtin:train={count}"
+def prompts_of(source: str, count: int) -> list[str]:
+    """Prompts of the first training questions, by length, as both batch them."""
     questions = load_questions(source, "train", limit=count)
     return sorted((prompt_text("rationale_answer", q) for q in questions), key=len, reverse=True)
 
@@ -291,6 +286,7 @@ def _least(matrices: Sequence[Tensor], rows: int, now: Callable[[], float]) -> f
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--questions", default="builtin", help="whose training questions are asked")
     parser.add_argument("--prompts", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--model", default="default")

@@ -84,3 +84,9 @@ def test_another_configuration_is_refused(tmp_path):
     Run.open(tmp_path / "run", {"method": "demo", **to_dict(stored)})
     with pytest.raises(UserError, match="seed"):
         demo("mario", tmp_path / "run", **settings)
+
+
+@pytest.mark.parametrize("name", DEMOS)
+def test_a_few_shot_row_without_demonstrations_is_refused(name):
+    with pytest.raises(UserError, match="shots is 0; expected at least 1"):
+        settings_of(DEMOS[name])(shots=0)

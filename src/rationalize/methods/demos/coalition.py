@@ -76,7 +76,7 @@ class CoalitionDemoConfig(CoalitionConfig):
 
     def __post_init__(self) -> None:
         CoalitionConfig.__post_init__(self)
-        at_least(self, 0, "shots")
+        at_least(self, 1, "shots")
 
 
 def coalition_demo(exp: Experiment, config: CoalitionDemoConfig, started: float) -> None:

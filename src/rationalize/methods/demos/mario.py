@@ -139,7 +139,7 @@ class MarioDemoConfig:
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
-        at_least(self, 0, "shots")
+        at_least(self, 1, "shots")
         one = [f"{how}-{name}" for how in ("only", "without") for name in self.mario.rewards]
         refuse_unknown_methods(self.methods, (SFT_MORE, REVERSED, *OTHERS, *VARIANTS, *one))
 

@@ -126,7 +126,8 @@ class SelfMotivatedDemoConfig:
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
-        at_least(self, 0, "votes", "shots", "resample")
+        at_least(self, 0, "votes", "resample")
+        at_least(self, 1, "shots")
         others = (*RELEARN, *(f"ppo-{mode}" for mode in PPO_ROWS))
         refuse_unknown_methods(self.methods, ("star", "dpo", "grpo", *others))
         if "seeds" in self.methods and not self.rft.seed_rationales:
