@@ -11,7 +11,8 @@ from toys import experiment, question
 
 from rationalize import train
 from rationalize.errors import UsageError
-from rationalize.methods.grpo import GdpoConfig, GrpoConfig, grpo, named_as_loaded
+from rationalize.methods import grpo as module
+from rationalize.methods.grpo import GdpoConfig, GrpoConfig, grpo, named_as_loaded, whole
 from rationalize.methods.sft import StartConfig
 from rationalize.models.forward import Row
 from rationalize.models.logits import token_logprobs
@@ -140,6 +141,24 @@ def test_where_all_attempts_are_worth_the_same_nothing_is_learned(tmp_path, capl
     assert [line["weight"] for line in run.metrics("g")] == [0.0, 0.0]
     assert run.done("g")["step"] == 0  # the start is a candidate, and kept among equals
     assert weights(policy) == weights(tiny_policy())
+
+
+@pytest.mark.parametrize("average", ["attempts", "tokens"])
+@pytest.mark.parametrize("kind", [GRPO, GDPO])
+def test_without_a_kl_what_teaches_nothing_is_not_read(kind, average, tmp_path, monkeypatch):
+    def but_one(prompts, completions, **_):
+        return [p == prompts[0] or float(c.startswith("T")) for p, c in zip(prompts, completions)]
+
+    suite = RewardSuite([correctness(), Reward("first", but_one, range=(0.0, 1.0))])
+    config = dataclasses.replace(kind, rewards=("first",), updates=1, average=average)
+    _, run = learn(tmp_path, config, suite=suite)
+    monkeypatch.setattr(module, "learned_from", lambda attempts, _, config: whole(attempts, config))
+    _, all_read = learn(tmp_path, config, suite=suite, name="all")
+    (told,), (everything,) = run.metrics("g/rollouts"), all_read.metrics("g/rollouts")
+    assert (told["without_signal"], told["learned_from"], everything["learned_from"]) == (1, 32, 48)
+    (ours,), (theirs,) = run.metrics("g"), all_read.metrics("g")
+    assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+    assert ours["grad_norm"] > 0.0
 
 
 class Killed(Exception):

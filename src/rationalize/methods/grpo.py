@@ -20,7 +20,8 @@ Deviations: the reference stays the start's, where GRPO's algorithm may renew it
 questions select the checkpoint; attempts cut at the length limit take part in the means and
 deviations and are not learned from (`learn_cut`), the loss being a mean over the others; where a
 condition is not met, the reward counts as the worst of its range (0, for one from 0 to 1), as an
-undefined one does.
+undefined one does. Without a KL (`beta` 0) attempts whose advantage is 0 are not read: they would
+learn nothing, and the others' advantages are scaled so that the loss stays the mean over all.
 """
 
 from __future__ import annotations
@@ -188,21 +189,24 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
         return shuffled_parts(n, config.steps_per_update, [exp.seed, update])
 
     def write(update: int) -> list[Attempt]:
-        # 1. write; token ids and log-probabilities go to a file
+        # 1. write
         sampler, step = Recorded(exp.sampler(policy)), update * config.steps_per_update
-        attempts = write_attempts(
+        written = write_attempts(
             sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling,
             Provenance("train", exp.seed, writer=stage.name, round=update, step=step),
             label=f"{stage.name} writes, update {update}",
         )  # fmt: skip
-        kept = learned_from(attempts, config)
+        # 2. score
+        attempts = suite.score(written, questions)
+        # token ids and log-probabilities of what is learned from go to a file
+        advantages_PG = advantages_of(scores_of(attempts, config, suite)[1], config)
+        kept = learned_from(attempts, advantages_PG, config)
         drawn = [maker.drawn(attempts[i].prompt, sampler.ids[i]) for i in kept]
         if drawn:  # in the passes of learning, so that the first step's ratios are 1
             parts = parts_of(len(drawn), update)
             rollouts = measure(policy, None, reference, drawn, parts, config.fit)
             save_rollouts(rollouts, file_of(update))
-        # 2. score
-        return suite.score(attempts, questions)
+        return attempts
 
     def prepare(step: int) -> None:
         nonlocal current
@@ -213,14 +217,14 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
             return
         current = update
         attempts = stage.attempts(f"update{update}", partial(write, update))
-        kept = learned_from(attempts, config)
-        rollouts = load_rollouts(file_of(update)) if kept else []
         # 3. advantage: (P, G), from the scores (P, G) of each reward
         raw, scores = scores_of(attempts, config, suite)
         advantages_PG = advantages_of(scores, config)
+        kept = learned_from(attempts, advantages_PG, config)
+        rollouts = load_rollouts(file_of(update)) if kept else []
         log_update(stage, update, attempts, rollouts, raw, advantages_PG)
         log_rewards(stage, update, attempts, raw, scores)
-        advantages_N = advantages_PG.ravel()
+        advantages_N = advantages_PG.ravel() * share_of(kept, attempts, config)
         rows[:] = [
             replace(r.row, tag=GroupTag(r.logprob_T, r.reference_T, float(advantages_N[i])))
             for i, r in zip(kept, rollouts, strict=True)
@@ -255,9 +259,30 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
     return best.load_into(policy, keep_last=True)
 
 
-def learned_from(attempts: Sequence[Attempt], config: GroupConfig) -> list[int]:
-    """Indices of the attempts that are learned from."""
+def learned_from(
+    attempts: Sequence[Attempt], advantages_PG: np.ndarray, config: GroupConfig
+) -> list[int]:
+    """Indices of the attempts that are learned from; where there is no KL, those at questions whose
+    attempts have different advantages.
+    """
+    signal_N = np.repeat(spreads(advantages_PG), config.sampling.n)
+    return [i for i in whole(attempts, config) if config.beta or signal_N[i]]
+
+
+def whole(attempts: Sequence[Attempt], config: GroupConfig) -> list[int]:
+    """Indices of the attempts that the loss is a mean over."""
     return [i for i, a in enumerate(attempts) if config.learn_cut or a.finish != "length"]
+
+
+def share_of(kept: Sequence[int], attempts: Sequence[Attempt], config: GroupConfig) -> float:
+    """What the attempts that are learned from weigh in a mean over all: the factor that makes a
+    mean over them the sum of their terms over the number of all.
+    """
+
+    def weight(indices: Sequence[int]) -> int:
+        return sum(attempts[i].n_tokens if config.average == "tokens" else 1 for i in indices)
+
+    return weight(kept) / weight(whole(attempts, config)) if kept else 0.0
 
 
 def scores_of(
