@@ -1,6 +1,6 @@
 """Which offline verifier agrees best with people, and do any of the rewards?
 
-    python experiments/agreement.py shared/data --out runs/agreement
+    python experiments/agreement.py PATH/TO/SETS --out runs/agreement
 
 1. Development cut: of the train rows of each set with votes, the first `--dev` by a hash of the
    question. Each of the `CANDIDATES` is trained on questions without votes, none of them a judged

@@ -5,7 +5,7 @@
 
 Each run has one seed. Tables of experiments/results/mario_fair.json, without texts: `outcomes`
 (each arm on the test questions), `differences` (to SFT, to SFT with more rows and to MaRio, with
-Holm's p over the primary outcomes of all arms against one of them), `tokens` (token AUC on
+Holm's p over `TESTED` of all arms against one of them), `tokens` (token AUC on
 development attempts after the last step, `by_step` after each round) and `obeyed` (greedy replies
 under the best and the worst token).
 """
@@ -43,8 +43,10 @@ from rationalize.runs import slug
 
 ROUND = 4
 AGAINST = ("SFT", "SFT, more rows", "MaRio")
-PRIMARY = ("mean_reward", "plausibility")
-"""What was named before the runs, beside token AUC: NRG without accuracy, and plausibility."""
+TESTED = ("mean_reward", "plausibility")
+"""NRG without accuracy, which was named before the runs (beside token AUC), and plausibility, which
+was added afterwards.
+"""
 
 
 class Spec(NamedTuple):
@@ -61,7 +63,7 @@ REWARDS = (
 def measured() -> list[Metric]:
     """The rewards' mean on a scale of 0 to 100, each reward, and accuracy."""
     rewards = [reward_metric(spec, in_nrg=True) for spec in REWARDS]
-    return [replace(nrg_metric(rewards), name=PRIMARY[0]), *rewards, ACCURACY]
+    return [replace(nrg_metric(rewards), name=TESTED[0]), *rewards, ACCURACY]
 
 
 def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -105,14 +107,14 @@ def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str,
 
 
 def _corrected(gaps: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Cells of the differences, the primary ones with Holm's p over those against one arm."""
+    """Cells of the differences, the tested ones with Holm's p over those against one arm."""
     for against in dict.fromkeys(gap["against"] for gap in gaps):
         own = [gap for gap in gaps if gap["against"] == against]
-        places = [(i, name) for i in range(len(own)) for name in PRIMARY]
+        places = [(i, name) for i in range(len(own)) for name in TESTED]
         ps = dict(zip(places, holm([own[i][name].p for i, name in places]), strict=True))
         for i, gap in enumerate(own):
             yield {k: v if isinstance(v, str) else _cell(vars(v)) for k, v in gap.items()} | {
-                f"p_{name}": round(ps[i, name], ROUND) for name in PRIMARY
+                f"p_{name}": round(ps[i, name], ROUND) for name in TESTED
             }
 
 

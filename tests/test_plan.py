@@ -300,6 +300,20 @@ def test_a_dry_run_counts_without_a_measurement(
     assert os.listdir(tmp_path) == []
 
 
+def test_too_few_questions_for_a_scorer_are_refused_by_the_plan_too(tiny_model, tmp_path, capsys):
+    for split in ("train", "dev", "test"):
+        row = {
+            "id": split,
+            "question": f"What is {split}?",
+            "answer": "iron",
+            "rationales": ["It is heavy."],
+        }
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
+    argv = ["train", "mario", "--model", tiny_model, "--questions", str(tmp_path)]
+    assert main([*argv, "--dry-run"]) == 1
+    assert "is left for fold" in capsys.readouterr().err
+
+
 def test_times_of_parts_add_up(tmp_path):
     with timed(tmp_path, "outer"), timed(tmp_path, "inner"):
         sum(range(300_000))

@@ -192,10 +192,10 @@ def test_a_group_that_a_batch_holds_twice_counts_twice(base):
 
 
 def test_no_rationales_is_said_plainly(base, tmp_path):
-    bare = [Question(f"q{i}", "?", "a", ("a", "b")) for i in range(8)]
+    bare = [Question(f"q{i}", f"{i}?", "a", ("a", "b")) for i in range(8)]
     with pytest.raises(UserError, match="no training question has a teacher rationale"):
         train_answer_scorer(base, AnswerScorerConfig(fit=FIT), tmp_path / "a", bare)
-    with pytest.raises(UserError, match="falls into fold"):
+    with pytest.raises(UserError, match=r"left for fold . of the verifier"):
         train_verifier(base, VerifierConfig(fit=FIT), tmp_path / "v", bare[:1])
 
 

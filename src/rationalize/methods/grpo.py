@@ -104,7 +104,9 @@ class GroupConfig:
     several steps.
     """
     sampling: SamplingConfig = SamplingConfig(temperature=1.0, max_new_tokens=64, n=8)
-    """How attempts are written."""
+    """How attempts are written; a temperature other than 1, top_p, top_k, beams and int8 weights
+    raise `UsageError`.
+    """
 
     LORA: ClassVar[dict[str, Any]] = {"fit": {"learning_rate": 1e-4}}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {

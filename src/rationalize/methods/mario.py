@@ -17,16 +17,15 @@ Variants: CLASSIC (all tokens from the start), ADDITIVE (one reward more at each
 PRODUCT (one token for the product of the rewards), single reward (a list of one). `filters` drops
 pool attempts below a threshold, with a token or without.
 
-Deviations from the released code (numbers in brackets: the list in its review, where one exists):
+Deviations from the released code:
  1. Ties stay in one bin; the code splits them by insertion order (`ties: released` restores that).
-    [3]
  2. Control tokens are masked in NLL, KL, entropy and decoding alike, over one vocabulary; the code
-    masks the first 32,000 ids in the KL only and may emit control tokens. [5]
+    masks the first 32,000 ids in the KL only and may emit control tokens.
  3. The policy starts from the SFT model, as the paper says; the released command starts from the
-    raw base model. [4]
- 4. The best prefix at evaluation holds every reward's token, correctness included. [2]
- 5. Development questions select the checkpoint; test questions are not read during training. [10]
- 6. Every exploration covers its questions whole; the code drops the last partial batch. [11]
+    raw base model.
+ 4. The best prefix at evaluation holds every reward's token, correctness included.
+ 5. Development questions select the checkpoint; test questions are not read during training.
+ 6. Every exploration covers its questions whole; the code drops the last partial batch.
  7. An attempt cut at the length limit gets no EOS; the code appends one.
  8. A row of each step is drawn by bin, then by attempt, since ties and by-value
     tokens make bins unequal, but no bin more than `over_draw` times its share of the pool; the code
@@ -35,15 +34,15 @@ Deviations from the released code (numbers in brackets: the list in its review, 
     something to mean; where the correctness token is not obeyed, they seem to cost accuracy. The
     default is the code's, correct samples only.
 10. PRODUCT multiplies rewards mapped to [0, 1] by their range; the code multiplies raw values, so
-    that a negative consistency turns the other rewards round (`variant: product-raw`). [13]
-11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all. [12]
+    that a negative consistency turns the other rewards round (`variant: product-raw`).
+11. ADDITIVE to the left with no active reward uses no token; the code's slice `-0:` uses all.
 12. The control tokens' rows may learn faster than the rest (`fit.control_factor`), a row may be
     told from other tokens (`contrast`) and decoding may be guided (`guidance`); 1, 0 and 0 are the
     paper's.
 13. The tokens' rows start as the token before them (`control_init: statistics` restores the code's
     mean and deviation, which cost the first word of every response its probability).
 14. The start is a candidate for the checkpoint; where no round is above it, it is kept.
-The answer-label loss of the code is not kept: it is broken there and 0 in the released command. [1]
+The answer-label loss of the code is not kept: it is broken there and 0 in the released command.
 """
 
 from __future__ import annotations
@@ -95,7 +94,9 @@ ATTEMPTS_EACH = 8
 
 
 def mario(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -> Policy:
-    """Quark's algorithm 1 with MaRio's tokens; leaves the selected weights in `policy`."""
+    """Quark's algorithm 1 with MaRio's tokens. `policy` gets the control tokens' rows, in place,
+    and the selected weights.
+    """
     config = named_as_loaded(config, exp.suite)
     stage.policy(policy, lambda: _learn(exp, policy, config, stage))
     return policy

@@ -67,7 +67,7 @@ class PpoConfig:
     """PPO, in any mode."""
 
     rm_weight: float = 1.0
-    """Weight of the reward model's scaled score."""
+    """Weight of the reward model's scaled score; an undefined one counts as 0, its mean."""
     correct_weight: float = 1.0
     """Weight of correctness, 0 or 1."""
     unparsed_penalty: float = 1.0

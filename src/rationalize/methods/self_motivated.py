@@ -19,7 +19,7 @@ Under LoRA one backbone serves all roles: M_sft is the reference with every adap
 reward model are an adapter each, the value head reads the policy's hidden states.
 
 Deviations: none known from what could be read. Modes `z` and `rm+z` use the gold answer in PPO,
-which the abstract does not mention; `rm` is its literal reading. Of our own specification:
+which the abstract does not mention; `rm` is its literal reading. Two choices of ours:
 imitation's loss is a mean over the batch's tokens, not over examples of each one's mean, so that a
 long rationale counts for more; `stop_kl` looks at the replies of the update before, so that a run
 ends one update late.

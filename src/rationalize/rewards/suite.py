@@ -30,6 +30,8 @@ class RewardSuite:
     """Several rewards, scored together.
 
     >>> suite = RewardSuite(load_rewards(["correctness", "diversity"]), cache="runs/scores")
+    >>> attempts = Run.read("runs/mine").attempts(split="test")
+    >>> questions = {q.id: q for q in load_questions("my/test.jsonl")}
     >>> suite.score(attempts, questions)[0].rewards
     {'correctness': 1.0, 'diversity': 0.93}
     """

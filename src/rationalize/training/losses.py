@@ -85,7 +85,7 @@ def quark_loss(
     section 2; docs/methods/mario.md).
 
     `reverse` is KL(policy || reference), as the released code computes it; `forward` is
-    KL(reference || policy), as we recall the paper. Returns `(total, nll_N, kl_N, entropy_N)`.
+    KL(reference || policy), the paper's. Returns `(total, nll_N, kl_N, entropy_N)`.
     Only `total` has a gradient; with `overwrite` it takes the memory of the reference's logits,
     which are lost. A term whose coefficient is 0 is not computed and reads 0. Raises ValueError if
     `beta` is set without a reference, or if the shapes differ.

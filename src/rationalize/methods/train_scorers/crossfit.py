@@ -77,17 +77,9 @@ def cross_fit(
     with Run.open(out, stored, base_hash=base_hash, inputs=inputs, overwrite=overwrite) as run:
 
         def make() -> dict[str, Any]:
-            folds, seen = [], folds_of(train, config.folds)
-            for fold in range(config.folds):
-                questions = [q for q in train if seen[q.id] == fold]
-                if not questions:
-                    raise UserError(
-                        f"none of the {len(train)} training questions falls into fold {fold} of "
-                        f"the {kind}; give more questions, or folds=1"
-                    )
-                parts = hold_out(questions, config.held_out, run_config.seed)
-                learned, held = ([questions[i] for i in sorted(part)] for part in parts)
-                folds.append(learn(run, f"fold{fold}", learned, held))
+            parts = fold_parts(train, config, run_config.seed, kind)
+            folds = [learn(run, f"fold{fold}", *part) for fold, part in enumerate(parts)]
+            seen = folds_of(train, config.folds)
             text = json.dumps({"kind": kind, **facts, "folds": folds, "seen": seen}, indent=1)
             by_first(lambda: write_text(run.path / SCORER_FILE, text + "\n"))
             wait_for(run.path / SCORER_FILE)
@@ -133,6 +125,28 @@ def _with_weights(scorer: Path) -> set[Path]:
     """Folders with weights in a scorer's folder; in a run, in those of its other scorers too."""
     place = scorer.parent if scorer.parent.name == "scorers" else scorer
     return {file.parent for file in place.rglob("*.safetensors")}
+
+
+def fold_parts(
+    train: Sequence[Question], config: ScorerConfig, seed: int, kind: str
+) -> list[tuple[list[Question], list[Question]]]:
+    """Of each fold the questions that it learns from, and those that it is calibrated on.
+
+    Raises `UserError` where a fold has none to learn from.
+    """
+    seen, folds = folds_of(train, config.folds), []
+    for fold in range(config.folds):
+        questions = [q for q in train if seen[q.id] == fold]
+        parts = hold_out(questions, config.held_out, seed)
+        learned, held = ([questions[i] for i in sorted(part)] for part in parts)
+        if not learned:
+            raise UserError(
+                f"none of the {len(train)} training questions is left for fold {fold} of the "
+                f"{kind}; give more questions (eight or more), or rewards that train no scorer "
+                "(--rewards correctness diversity)"
+            )
+        folds.append((learned, held))
+    return folds
 
 
 def folds_of(questions: Sequence[Question], folds: int) -> dict[str, int]:

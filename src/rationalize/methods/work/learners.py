@@ -16,7 +16,7 @@ from rationalize.methods.ppo import PpoConfig
 from rationalize.methods.scoring import ANSWER_SCORER, VERIFIER, Scoring, trained_scorers
 from rationalize.methods.sft import SftConfig, StartConfig, steps_for, taught
 from rationalize.methods.train_scorers.answer_scorer import AnswerScorerConfig, rows_in_a_step
-from rationalize.methods.train_scorers.crossfit import ScorerConfig, folds_of
+from rationalize.methods.train_scorers.crossfit import ScorerConfig, fold_parts
 from rationalize.methods.train_scorers.verifier import (
     VerifierConfig,
     choice_groups,
@@ -25,8 +25,6 @@ from rationalize.methods.train_scorers.verifier import (
 )
 from rationalize.methods.work.parts import Learns, Reads, Stores, Work
 from rationalize.methods.work.scene import Scene, sharing
-from rationalize.questions import hold_out
-from rationalize.records import Question
 from rationalize.sampling.writing import teacher_attempts
 from rationalize.training.loop import CPU_PASS
 
@@ -164,11 +162,13 @@ def scorers_work(at: Scene, scoring: Scoring) -> Iterator[Work]:
 def answer_scorer_work(at: Scene, config: AnswerScorerConfig) -> Iterator[Work]:
     question = at.asked(at.train, "answer") - at.lengths.around
     answer, choices = at.answer(at.train), at.choices(at.train)
-    for fold, (learned, held) in enumerate(_folds(at, config)):
+    for fold, (learned, held) in enumerate(fold_parts(at.train, config, at.seed, "answer scorer")):
         given = len(teacher_attempts(learned, "correct"))
         for alone, rationales in (
             ((len(learned), 0), (0, given)) if config.separate else ((len(learned), given),)
         ):
+            if not alone + rationales:
+                continue
             counts, steps = rows_in_a_step(alone, rationales, config)
             size = sum(counts.values())
             read = question + at.rationale * counts["given"] / size
@@ -184,7 +184,7 @@ def answer_scorer_work(at: Scene, config: AnswerScorerConfig) -> Iterator[Work]:
 
 def verifier_work(at: Scene, config: VerifierConfig) -> Iterator[Work]:
     about = config.statement == "question"
-    for fold, (learned, held) in enumerate(_folds(at, config)):
+    for fold, (learned, held) in enumerate(fold_parts(at.train, config, at.seed, "verifier")):
         groups = rationale_groups(
             learned, config.negatives, at.seed, config.rationale_statements, with_question=about
         )
@@ -201,18 +201,6 @@ def verifier_work(at: Scene, config: VerifierConfig) -> Iterator[Work]:
         yield _fold_stored(f"scorers/verifier/fold{fold}", 1, config)
         measured = rationale_groups(held, config.negatives, at.seed, with_question=about)
         yield Reads("scorers/verifier/verifier", "statements", sum(map(len, measured)), read, 1)
-
-
-def _folds(
-    at: Scene, config: ScorerConfig
-) -> Iterator[tuple[Sequence[Question], Sequence[Question]]]:
-    """Of each fold the questions that it learns from, and those that it is measured on."""
-    seen = folds_of(at.train, config.folds)
-    for fold in range(config.folds):
-        questions = [q for q in at.train if seen[q.id] == fold]
-        parts = hold_out(questions, config.held_out, at.seed)
-        learned, held = ([questions[i] for i in part] for part in parts)
-        yield learned, held
 
 
 def _fold_steps(
