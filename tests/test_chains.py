@@ -64,7 +64,9 @@ def test_tables_on_the_coalition_itself():
                 {"when": "tuned", "kept": True, "n": 4,
                  "accuracy": {"mean": 0.5, "low": 0.4, "high": 0.6}}
             ],
-            "reading": [{"alone": 0.5, "with_rationale": 0.7, "n": 9, "gain": gain}],
+            "reading": [
+                {"control": "mask", "alone": 0.5, "with_rationale": 0.7, "n": 9, "gain": gain}
+            ],
             "variants": [
                 {"when": "tuned", "variants": ["a", "b"], "n": 4, "bleu": 40.0, "identical": 0.25,
                  "disagreement": None, "kl": [0.01, None]}
@@ -73,7 +75,7 @@ def test_tables_on_the_coalition_itself():
             "controller": [{"choice": "write", "n": 5, "tokens_read": 56.2, **picks}],
         }
     )  # fmt: skip
-    assert reading["rows"] == [[9, "50.0%", "70.0%", "+0.200 [+0.100, +0.300]"]]
+    assert reading["rows"] == [["mask", 9, "50.0%", "70.0%", "+0.200 [+0.100, +0.300]"]]
     assert variants["rows"] == [["tuned: a and b", 4, "40.0", "25.0%", "–", "0.010 / –"]]
     assert refining["rows"][0][:4] == ["cross − self", 9, "0.600", "0.400"]
     assert who["rows"] == [["who writes", 5, *["0.500 / 0.500"] * 4, "56"]]

@@ -113,7 +113,8 @@ def test_every_stage_leaves_what_it_made(finished):
     assert {a.split for own in shards for a in own} == {"dev"}
     leak = json.loads((finished / "leak-round0.json").read_text())
     shard = run.read_shard("round0-utilities")
-    assert leak["control"] == "mask"
+    read = json.loads((finished / "reading.json").read_text())
+    assert leak["control"] == read[-1]["control"]
     assert {"without", "same"} <= set(leak["pairs"])
     assert leak["written"]["n"] + leak["refined"]["n"] == len(shard)
     pairs = [stages[f"variant-{i}-round0"]["pairs"] for i in (1, 2)]
@@ -179,9 +180,35 @@ def test_a_judge_that_cannot_read_is_named(tmp_path, capsys):
         log_reading(exp, object(), questions, CONFIG)  # no reader: nothing to say
         assert exp.run.read_json("reading.json") is None
         log_reading(exp, Reads(share), questions, CONFIG)
-        facts = exp.run.read_json("reading.json")
+        *_, facts = exp.run.read_json("reading.json")
         assert (facts["alone"], facts["with_rationale"], facts["n"]) == (0.0, share, 20)
         assert ("utilities may be noise" in capsys.readouterr().err) == said
+
+
+@pytest.mark.parametrize(("unmasked", "chosen"), [(False, "mask"), (True, "penalty")])
+def test_answers_are_masked_where_the_judge_reads_what_is_left(unmasked, chosen, tmp_path, capsys):
+    class Reads(AnswerScorer):  # any rationale, or one whose answer stands in it
+        def __init__(self):
+            pass
+
+        def probabilities(self, questions, rationales):
+            knows = [r is not None and not (unmasked and "___" in r) for r in rationales]
+            return [
+                [float((c == q.answer) == k) for c in q.choices]
+                for q, k in zip(questions, knows, strict=True)
+            ]
+
+    questions = load_splits("builtin:train=24,dev=20,test=6,unseen=0")["dev"]
+    exp = experiment(tmp_path / "auto", [])
+    assert log_reading(exp, Reads(), questions, CONFIG) == chosen
+    rows = exp.run.read_json("reading.json")
+    assert [row["control"] for row in rows] == (["mask", "penalty"] if unmasked else ["mask"])
+    assert ("answers are not masked" in capsys.readouterr().err) == unmasked
+    assert log_reading(exp, object(), questions, CONFIG) == "mask"  # nothing to measure
+    strict = dataclasses.replace(
+        CONFIG, candidates=dataclasses.replace(CONFIG.candidates, leak="mask")
+    )
+    assert log_reading(experiment(tmp_path / "mask", []), Reads(), questions, strict) == "mask"
 
 
 def test_a_judge_of_free_form_answers_is_read_by_their_likelihood(tmp_path, capsys):
@@ -195,10 +222,13 @@ def test_a_judge_of_free_form_answers_is_read_by_their_likelihood(tmp_path, caps
 
     sums = [Question(f"s{i}", f"What is 8 + 1 in case {i}?", "9", rationales=("8 + 1 = 9.",))
             for i in range(12)]  # fmt: skip
+    masking = dataclasses.replace(
+        CONFIG, candidates=dataclasses.replace(CONFIG.candidates, leak="mask")
+    )
     for gain, noise in ((0.3, False), (-0.1, True)):
         exp = experiment(tmp_path / str(gain), [])
-        log_reading(exp, Likes(gain), sums, CONFIG)
-        facts = exp.run.read_json("reading.json")
+        log_reading(exp, Likes(gain), sums, masking)
+        (facts,) = exp.run.read_json("reading.json")
         assert (facts["measure"], facts["n"]) == ("utility", 12)
         assert facts["with_rationale"] == pytest.approx(0.2 + gain)
         said = capsys.readouterr().err
@@ -223,8 +253,9 @@ def test_the_reward_is_the_utility_of_the_pairs():
 
 def test_one_folder_loads_and_answers_as_before(finished, questions):
     cells = json.loads((finished / "chains" / "table-test.json").read_text())
-    chains = [c for c in cells if c["picked"]]
+    picked = {c["question_id"]: c for c in cells if c["picked"]}
     asked = load_splits(questions)["test"]
+    chains = [picked[q.id] for q in asked]
     loaded = Coalition.load(finished / "coalition")
     again = loaded.chains(asked, SamplingConfig(temperature=0.0, max_new_tokens=6))
     assert [c.as_row()["refined"] for c in again] == [c["refined"] for c in chains]

@@ -116,11 +116,12 @@ def _reading(rows: Rows) -> Table:
         "note": "Share of held-out questions that the judge of utilities answers right, given the "
         "question alone and given a teacher's rationale that led to the gold answer, as the leak "
         "control leaves it; without choices, the likelihood of the gold answer. If rationales do "
-        "not help the judge, utilities are noise.",
-        "columns": ["questions", "alone", "with a rationale", "difference"],
+        "not help the judge, utilities are noise. The last control is the run's.",
+        "columns": ["control", "questions", "alone", "with a rationale", "difference"],
         "rows": [
-            [row["n"], f"{row['alone']:.1%}", f"{row['with_rationale']:.1%}",
-             show_interval(row["gain"], _FACT, sign=True)] for row in rows
+            [row.get("control", NONE), row["n"], f"{row['alone']:.1%}",
+             f"{row['with_rationale']:.1%}", show_interval(row["gain"], _FACT, sign=True)]
+            for row in rows
         ],
     }  # fmt: skip
 

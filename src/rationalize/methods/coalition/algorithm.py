@@ -22,9 +22,9 @@ Deviations:
     `variants` the code's mean of the variants.
  2. Variants go on from M_IFT, each on its own questions, as adapters over one base; the paper
     trains all three from the base model, in full (`copies` for full copies).
- 3. A rationale's answer is masked before its utility is taken (`leak: mask`, the default), or a
-    rationale that only states the answer is worth no more than none (`leak: penalty`): likelihood
-    rises by stating the answer alone. `none` is the paper's.
+ 3. Likelihood rises by stating the answer alone. So a rationale's answer is masked before its
+    utility is taken (`leak: mask`), or, where the judge cannot read what that leaves, a rationale
+    that only states the answer is worth no more than none (`penalty`). `none` is the paper's.
  4. N variants: best against worst, of texts without a fault. Several candidates per variant where
     `sampling.n` is above 1; a `panel` of refiners where there are many.
  5. Questions for the controller are held out of tuning and DPO; keeping a rationale is a legal
@@ -92,9 +92,10 @@ def coalition(
 
     # the frozen scorer of step 3, the same in all rounds; and what the rounds are measured against
     judge = judge or judge_of(exp, variants, config)
-    utility = utility_reward(judge, config.candidates.leak)
+    leak = log_reading(exp, judge, [*exp.dev, *held], config)
+    config = replace(config, candidates=replace(config.candidates, leak=leak))
+    utility = utility_reward(judge, leak)
     exp = exp.with_reward(utility)
-    log_reading(exp, judge, [*exp.dev, *held], config)
     log_clones(exp, variants, config, judge, "tuned", 0)
     scores = {"tuned": dev_accuracy(exp, made, stage, "tuned", 0)}
 

@@ -172,7 +172,7 @@ def with_utilities(
     attempts: Sequence[Attempt], name: str, judge: UtilityJudge,
 ) -> Candidates:  # fmt: skip
     """The candidates with their utilities, stored under `name`."""
-    stage, leak = exp.stage(name, needs=FOR_UTILITIES), config.candidates.leak
+    stage, leak = exp.stage(name, needs=FOR_UTILITIES), config.candidates.control
 
     def without_rationale() -> Mapping[str, float]:
         alone = judge.utilities(questions, [None] * len(questions))

@@ -27,6 +27,7 @@ from rationalize.training.loop import FitConfig
 Judge = Literal["cross-fit", "ift", "variants", "reward-model"]
 Partition = Literal["quarters", "halves", "all"]
 Leak = Literal["none", "mask", "penalty"]
+LeakControl = Literal["auto", "none", "mask", "penalty"]
 Refiners = Literal["both", "self", "cross", "none"]
 Parts = Literal["stratified", "kinds", "same"]
 
@@ -97,8 +98,10 @@ class CandidateConfig:
     """Who refines a rationale: its writer, the others, both, or nobody (ablations A3, A4)."""
     panel: int = 0
     """At most so many refiners of a rationale, drawn at random where more may; 0: all."""
-    leak: Leak = "mask"
-    """What is done about rationales that state the answer."""
+    leak: LeakControl = "auto"
+    """What is done about rationales that state the answer. `auto`: `mask` where the judge can read
+    what that leaves of a teacher's rationale, else `penalty`.
+    """
     labels: Literal["utility", "random"] = "utility"
     """Which of two candidates is chosen: the more useful, or either (A5)."""
     filtered: bool = True
@@ -114,6 +117,11 @@ class CandidateConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "panel", "margin")
+
+    @property
+    def control(self) -> Leak:
+        """`leak`, where `auto` is not decided yet `mask`."""
+        return "mask" if self.leak == "auto" else self.leak
 
 
 @dataclass(frozen=True)

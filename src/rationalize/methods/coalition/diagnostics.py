@@ -33,6 +33,7 @@ from rationalize.methods.coalition.config import (
     FOR_VARIANTS,
     FOR_WRITING,
     CoalitionConfig,
+    Leak,
 )
 from rationalize.methods.coalition.select import CandidatePair, Pairs
 from rationalize.models.answer_texts import Texts
@@ -68,12 +69,17 @@ Written = Mapping[str, Mapping[str, Attempt]]
 
 def log_reading(
     exp: Experiment, judge: object, held_out: Sequence[Question], config: CoalitionConfig
-) -> None:
+) -> Leak:
     """Store and print how well the judge reads: the share of held-out questions that it answers
     right alone, and with a teacher's rationale that led to the gold answer; where there are no
     choices, the gold answer's utility. It reads what the leak control leaves of a rationale. What
     cannot read gives utilities that are noise.
+
+    Returns the leak control, which `auto` takes from this: `mask` where what it leaves can be read
+    or there is nothing to measure, else `penalty`.
     """
+    decide = config.candidates.leak == "auto"
+    controls: Sequence[Leak] = ("mask", "penalty") if decide else (config.candidates.control,)
     first: dict[str, str] = {}
     for a in teacher_attempts(held_out, "correct"):
         first.setdefault(a.question_id, a.rationale)
@@ -81,7 +87,7 @@ def log_reading(
     with_choices = [q for q in taught if q.choices]
     asked = with_choices or taught
     if not asked or not isinstance(judge, AnswerScorer):
-        return
+        return controls[0]
 
     def right(rationales: Sequence[str | None]) -> list[float]:
         if not with_choices:
@@ -92,32 +98,45 @@ def log_reading(
             for q, p in zip(asked, probabilities, strict=True)
         ]
 
-    def measure() -> dict[str, Any]:
-        texts = [utility_text(first[q.id], q, config.candidates.leak) for q in asked]
-        alone, told = right([None] * len(asked)), right(texts)
-        gain = paired_difference(told, alone)
-        facts: dict[str, Any] = {
-            "measure": "accuracy" if with_choices else "utility",
-            "alone": float(np.mean(alone)), "with_rationale": float(np.mean(told)),
-        }  # fmt: skip
-        does = "answers {:.0%} of {} held-out questions right alone, {:.0%}"
-        if not with_choices:
-            does = "gives the gold answers a likelihood of {:.0%} on {} held-out questions, {:.0%}"
-        counts = does.format(facts["alone"], len(asked), facts["with_rationale"])
+    def measure() -> list[dict[str, Any]]:
+        alone = right([None] * len(asked))
+        rows: list[dict[str, Any]] = []
+        for control in controls:
+            told = right([utility_text(first[q.id], q, control) for q in asked])
+            gain = paired_difference(told, alone)
+            rows.append({
+                "measure": "accuracy" if with_choices else "utility", "control": control,
+                "alone": float(np.mean(alone)), "with_rationale": float(np.mean(told)),
+                "n": len(asked), "gain": difference_row(gain),
+            })  # fmt: skip
+            say(_reads(rows[-1]))
+            if gain.low > 0 or rows[-1]["with_rationale"] >= _ROOM:
+                return rows
+            said = "that is no more than chance allows"
+            if control != controls[-1]:
+                say(f"{said}: answers are not masked, and a rationale that only names them counts "
+                    "as none (`candidates.leak penalty`)")  # fmt: skip
         say(
-            f"the judge of utilities {counts} with a teacher's rationale that led there "
-            f"(difference {gain.mean:+.0%} [{gain.low:+.0%}, {gain.high:+.0%}])"
+            f"{said}: utilities may be noise. Give reading more of each batch "
+            "(`instruction.shares`), more passes (`instruction.epochs`) or more questions"
         )
-        if gain.low <= 0 and facts["with_rationale"] < _ROOM:
-            say(
-                "that is no more than chance allows: utilities may be noise. Give reading more of "
-                "each batch (`instruction.shares`), more passes (`instruction.epochs`) or more "
-                "questions"
-            )
-        return {**facts, "n": len(asked), "gain": difference_row(gain)}
+        return rows
 
     readers = FOR_VARIANTS if config.judge == "variants" else FOR_IFT
-    exp.stage("reading", needs=(*readers, *FOR_JUDGING)).facts("reading", measure)
+    stage = exp.stage("reading", needs=(*readers, *FOR_JUDGING, "candidates.leak"))
+    return stage.facts("reading", measure)[-1]["control"]
+
+
+def _reads(row: Mapping[str, Any]) -> str:
+    does = "answers {:.0%} of {} held-out questions right alone, {:.0%}"
+    if row["measure"] == "utility":
+        does = "gives the gold answers a likelihood of {:.0%} on {} held-out questions, {:.0%}"
+    counts, gain = does.format(row["alone"], row["n"], row["with_rationale"]), row["gain"]
+    left = ", their answers masked" if row["control"] == "mask" else ""
+    return (
+        f"the judge of utilities {counts} with a teacher's rationale that led there{left} "
+        f"(difference {gain['mean']:+.0%} [{gain['low']:+.0%}, {gain['high']:+.0%}])"
+    )
 
 
 def log_clones(
@@ -163,7 +182,7 @@ def log_clones(
         return [{**row, "split": "dev"} for row in rows]
 
     def vary() -> dict[str, Any]:
-        leak = config.candidates.leak
+        leak = config.candidates.control
         alone = judge.utilities(asked, [None] * len(asked))
         reference = dict(zip([q.id for q in asked], alone, strict=True))
         utilities: dict[str, dict[str, list[float]]] = {}
@@ -254,7 +273,7 @@ def log_leak(
     otherwise than they were written, or not at all; how many of them ended in pairs; and, with
     `select`, which makes pairs of candidates, how many pairs there would be without it.
     """
-    leak = config.candidates.leak
+    leak = config.candidates.control
     if leak == "none":
         return
     by_id = {q.id: q for q in questions}

@@ -152,7 +152,7 @@ def measured(run: Run, splits: Sequence[str]) -> dict[str, Any]:
     names = list(rounds["dev_accuracy"])
     of_round = {row["round"]: row for row in _by_round(run, rounds["stage"])}
     return {
-        "reading": [reading] if reading else [],
+        "reading": [reading] if isinstance(reading, dict) else reading or [],  # as it once was
         "variance": [
             {"when": when, **row}
             for when in [*names, *splits]

@@ -44,7 +44,8 @@ def coalition_work(at: Scene, config: CoalitionConfig, stage: str) -> Iterator[W
             yield from _tuning(at, own, part, config.passes, f"{name}-tuned", refined=True,
                                learner="policy" if config.copies else "adapter")  # fmt: skip
         yield Stores(f"{name}-tuned", kept=float(config.copies))
-    yield from _choices(at, "reading", 2 * (len(at.dev) + len(held)), 2)
+    controls = 2 if config.candidates.leak == "auto" else 1  # how many are measured, at most
+    yield from _choices(at, "reading", (1 + controls) * (len(at.dev) + len(held)), 1 + controls)
     yield from _dev(at, config, "tuned")
     parts = dict(zip(config.names, dpo_parts(compared, config), strict=True))
     for round in range(config.rounds):
