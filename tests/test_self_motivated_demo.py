@@ -146,6 +146,10 @@ def test_each_row_imitates_what_it_says(tmp_path):
     loose = [reply for _, reply in learned_by("unfiltered", tmp_path)]
     assert len(loose) == 4  # as many as RFT kept
     assert not any(reply.startswith("once more") for reply in loose)
+    wrong = [reply for _, reply in learned_by("wrong", tmp_path)]
+    assert len(wrong) == 4
+    assert all("So the answer is (B)." in reply for reply in wrong)
+    assert not any(reply.startswith("once more") for reply in wrong)
     with pytest.raises(NothingToLearn, match="the gate"):
         learned_by("best", tmp_path, closed="the gate is closed")
 

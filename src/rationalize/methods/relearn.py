@@ -4,8 +4,8 @@ Each learns for as many steps as RFT has, so that what differs is what it imitat
 
     more        all right attempts, those that M_sft has redrawn first: RFT's second round
     best        of each question the right attempt that the reward model scores highest
-    unfiltered  of as many attempts as RFT kept any, right or wrong: the form of replies, not what
-                is right (the control)
+    unfiltered  as many readable attempts as RFT kept, right or wrong: RFT without the gold answers
+    wrong       as many that are wrong, false equations too: the form of replies alone
     seeds       the teacher's seed rationales that the writer was taught: longer learning alone
 
 Nothing is written for them: their attempts are those of stages B and C' of Self-motivated Learning
@@ -36,7 +36,7 @@ from rationalize.progress import say
 from rationalize.records import Attempt
 from rationalize.runs import Stage
 
-From = Literal["more", "best", "unfiltered", "seeds"]
+From = Literal["more", "best", "unfiltered", "wrong", "seeds"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class RelearnConfig:
     rft: RftConfig = RftConfig()
     """How RFT sorts attempts and learns."""
     learns: From = "more"
-    """`more` right attempts, the `best` by the reward model, `unfiltered` ones, or the `seeds`."""
+    """`more` right attempts, the `best` by the reward model, `unfiltered` or `wrong` ones, or the
+    `seeds`.
+    """
 
 
 def relearn(exp: Experiment, policy: Policy, config: RelearnConfig, stage: Stage) -> Learned:
@@ -92,9 +94,15 @@ def texts_of(exp: Experiment, config: RelearnConfig, start: Learned) -> Texts:
         kept = _best(exp, config, start)
     else:
         count = len(sort_attempts(written, questions, select).positives)
-        usable = [a for a in written if a.parsed and not a.hinted]
-        usable = [a for a in usable if fault(a, questions[a.question_id], select) is None]
+        if config.learns == "wrong":
+            any_equation = replace(select, true_equations=False)
+            usable = sort_attempts(written, questions, any_equation).negatives
+        else:
+            usable = [a for a in written if a.parsed and not a.hinted]
+            usable = [a for a in usable if fault(a, questions[a.question_id], select) is None]
         kept = in_turns(usable, count, exp.seed)
+    if not kept:
+        raise NothingToLearn(f"no attempt of the {len(start.store)} is of the kind {config.learns}")
     return [learned_text(a, questions[a.question_id]) for a in kept]
 
 

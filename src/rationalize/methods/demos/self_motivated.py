@@ -45,9 +45,10 @@ RELEARN: Mapping[str, tuple[str, From]] = {
     "rft-more": ("RFT, second round", "more"),
     "rft-best": ("RFT, best by reward model", "best"),
     "unfiltered": ("imitation, right or wrong", "unfiltered"),
+    "wrong": ("imitation, wrong alone", "wrong"),
     "seeds": ("SFT on the seeds, RFT's steps", "seeds"),
 }
-CONTROLS = [RELEARN[name][0] for name in ("unfiltered", "seeds")]
+CONTROLS = [RELEARN[name][0] for name in ("unfiltered", "wrong", "seeds")]
 """Rows that learn as long as RFT from what correctness did not choose."""
 RANK = "reward model"
 PPO_ROWS: Mapping[Mode, str] = {"z": "PPO, z", "rm": "PPO, rm", "rm+z": "PPO, rm+z"}
@@ -61,7 +62,7 @@ class SelfMotivatedDemoConfig:
 
     methods: tuple[str, ...] = ("ppo-z", "ppo-rm+z")
     """Beside RFT: star, dpo, grpo, ppo-z, ppo-rm, ppo-rm+z; for as many steps as RFT, on the same
-    attempts: rft-more (its second round), rft-best (by the reward model), unfiltered, seeds.
+    attempts: rft-more (its second round), rft-best (by the reward model), unfiltered, wrong, seeds.
     """
     seeds: tuple[int, ...] = (0,)
     """One run of every method per seed."""
