@@ -46,8 +46,13 @@ TRAIN = 600
 ROOT = Path(__file__).resolve().parents[1]
 RANK = RewardModelConfig(pairs=0)
 
-AGAINST = {"few_shot": "base, few-shot", "control": "imitation, right-or-wrong"}
-"""What every test row is compared with: the writer, and its attempts whatever they answer."""
+AGAINST = {
+    "few_shot": "base, few-shot", "control": "imitation, right-or-wrong",
+    "wrong": "imitation, wrong-alone",
+}  # fmt: skip
+"""What every test row is compared with: the writer, its attempts whatever they answer, and those of
+them that are wrong.
+"""
 PUBLISHED = {"singleeq": 81.50, "addsub": 76.71, "multiarith": 78.79, "svamp": 64.20}
 """text-davinci-002, zero-shot chain of thought, accuracy in percent: the stored outputs of "Large
 Language Models Are Reasoning Teachers" (Ho et al., arXiv 2212.10071), re-scored by the notebook of
