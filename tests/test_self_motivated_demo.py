@@ -125,16 +125,19 @@ class ByLength:
         return [float(len(r)) for r in rationales]
 
 
-def learned_by(learns, tmp_path, **facts):
+def learned_by(learns, tmp_path, seeds=0, **facts):
     """The texts that a row imitates, of attempts written by the base model and M_sft."""
     questions, written = told_apart(4)
+    questions = [dataclasses.replace(q, rationales=("Ice is hard.",)) for q in questions]
     redrawn = [
         dataclasses.replace(a, id=f"again/{a.id}", rationale=f"once more {a.rationale}")
         for a in written
     ]
     exp = experiment(tmp_path / learns, questions)
     start = Learned(None, tmp_path, attempts=redrawn, store=[*written, *redrawn], **facts)
-    rft = small(SelfMotivatedDemoConfig().rft, select=SelectConfig(positives=1))
+    rft = small(
+        SelfMotivatedDemoConfig().rft, select=SelectConfig(positives=1), seed_rationales=seeds
+    )
     return texts_of(exp, RelearnConfig(rft, learns), start)
 
 
@@ -150,6 +153,9 @@ def test_each_row_imitates_what_it_says(tmp_path):
     assert len(wrong) == 4
     assert all("So the answer is (B)." in reply for reply in wrong)
     assert not any(reply.startswith("once more") for reply in wrong)
+    taught = [learned_by("seeds", tmp_path, 2), learned_by("wrong", tmp_path, 2)[4:]]
+    assert taught[0] == taught[1]  # RFT learns the seeds too
+    assert [reply for _, reply in taught[0]] == ["Ice is hard. So the answer is (A)."] * 2
     with pytest.raises(NothingToLearn, match="the gate"):
         learned_by("best", tmp_path, closed="the gate is closed")
 

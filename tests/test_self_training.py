@@ -172,6 +172,16 @@ def test_nothing_wrong_is_ever_chosen():
     assert all("(A)" in pair.chosen for pair in found)
 
 
+def test_what_is_held_out_is_held_out_of_every_round():
+    questions, attempts = told_apart(40)
+    config = IterativeDpoConfig(held_out=0.1)
+    _, before = pairs_of(attempts, questions, config, 0)
+    fewer = [a for a in attempts if a.question_id != questions[3].id]  # no pair there any more
+    learned, after = pairs_of(fewer, questions, config, 0)
+    assert {p.prompt for p in after} <= {p.prompt for p in before}
+    assert not {p.prompt for p in learned} & {p.prompt for p in before}
+
+
 def test_pairs_that_teach_nothing_take_no_place_under_the_cap():
     q = question(0)
     attempts = [attempt(q, f"{word} one is what they say", "yes") for word in "ab"]

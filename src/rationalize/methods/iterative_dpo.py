@@ -60,7 +60,9 @@ class IterativeDpoConfig:
     levels: Literal[2, 3] = 2
     """3: attempts without an answer are losers too."""
     held_out: float = 0.1
-    """Share of the questions with pairs that is not learned from: their pair accuracy is logged."""
+    """Share of the questions whose pairs are not learned from, in any round: their pair accuracy is
+    logged.
+    """
     beta: float = 0.1
     """DPO's beta."""
     nll_weight: float = 1.0
@@ -159,7 +161,7 @@ def pairs_of(
     rank = RewardModelConfig(pairs=config.pairs, levels=config.levels)
     questions = {q.id: q for q in train}
     ranks = rank_attempts(attempts, questions, config.select, rank, seed, best_only=True)
-    aside = held_out_questions([ranked.question for ranked in ranks], config.held_out, seed)
+    aside = held_out_questions(train, config.held_out, seed)  # the same in all rounds
     learned: list[PairTexts] = []
     held_out: list[PairTexts] = []
     for ranked in ranks:

@@ -1,12 +1,13 @@
 """What a fresh base model learns from attempts that are already there: rows beside RFT.
 
-Each learns for as many steps as RFT has, so that what differs is what it imitates:
+Each learns for as many steps as RFT has, and the seed rationales that RFT learns beside, so that
+what differs is which attempts it imitates:
 
     more        all right attempts, those that M_sft has redrawn first: RFT's second round
     best        of each question the right attempt that the reward model scores highest
     unfiltered  as many readable attempts as RFT kept, right or wrong: RFT without the gold answers
     wrong       as many that are wrong, false equations too: the form of replies alone
-    seeds       the teacher's seed rationales that the writer was taught: longer learning alone
+    seeds       none: the teacher's seed rationales alone, for as long
 
 Nothing is written for them: their attempts are those of stages B and C' of Self-motivated Learning
 (docs/methods/self-motivated.md).
@@ -82,9 +83,10 @@ def log_dev_of(exp: Experiment, kept: Stage, stage: Stage, round: int) -> None:
 def texts_of(exp: Experiment, config: RelearnConfig, start: Learned) -> Texts:
     """Prompts and responses to imitate."""
     questions, select = {q.id: q for q in exp.train}, config.rft.select
+    seeds = seed_attempts(exp.train, config.rft.seed_rationales)
+    taught = [(a.prompt, a.completion) for a in seeds]
     if config.learns == "seeds":
-        seeds = seed_attempts(exp.train, config.rft.seed_rationales)
-        return [(a.prompt, a.completion) for a in seeds]
+        return taught
     redrawn = {a.id for a in start.attempts}
     written = [a for a in start.store if a.id not in redrawn]  # RFT's own
     if config.learns == "more":
@@ -103,7 +105,7 @@ def texts_of(exp: Experiment, config: RelearnConfig, start: Learned) -> Texts:
         kept = in_turns(usable, count, exp.seed)
     if not kept:
         raise NothingToLearn(f"no attempt of the {len(start.store)} is of the kind {config.learns}")
-    return [learned_text(a, questions[a.question_id]) for a in kept]
+    return [learned_text(a, questions[a.question_id]) for a in kept] + taught
 
 
 def _best(exp: Experiment, config: RelearnConfig, start: Learned) -> list[Attempt]:

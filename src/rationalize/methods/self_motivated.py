@@ -148,7 +148,9 @@ def self_motivated(
         ranked = rank(
             replace(exp, start=m_sft), policy, config.ranking, exp.stage(prefix), round=round
         )
-        exp = replace(with_reward_model(exp, ranked), start=ranked)
+        if exp.tuning == "full":  # under LoRA it is an adapter, which `improve` adds
+            exp = with_reward_model(exp, ranked)
+        exp = replace(exp, start=ranked)
         # E improve: PPO in every open mode, from M_sft each
         improved: dict[Mode, Learned] = {}
         scores: dict[Mode, float] = {}
@@ -175,7 +177,7 @@ def self_motivated(
         exp = replace(exp, start=kept)
     assert kept is not None
     policy.load_weights(kept.weights)
-    return replace(kept, reward_model=ranked.reward_model or kept.reward_model)
+    return replace(kept, reward_model=kept.reward_model or ranked.reward_model)
 
 
 def conclude(exp: Experiment, learned: Learned, name: str) -> None:
@@ -265,9 +267,9 @@ def improve(exp: Experiment, policy: Policy, config: PpoRowConfig, stage: Stage)
 
 
 def with_reward_model(exp: Experiment, learned: Learned) -> Experiment:
-    """The experiment with the method's reward model; under LoRA it is an adapter, in `improve`."""
+    """The experiment with the method's reward model, if it has one, with weights of its own."""
     folder = learned.reward_model
-    if folder is None or exp.tuning == "lora":
+    if folder is None:
         return exp
     loaded = {reward.scorer_hash for reward in exp.suite.rewards if reward.name == "reward_model"}
     if read_facts(folder)["weights_hash"] in loaded:

@@ -20,18 +20,24 @@ STEPS = 12
 
 
 def cross_fitted_margins(
-    differences_Q: Sequence[np.ndarray], *, folds: int = FOLDS, ridge: float = RIDGE, seed: int = 0
-) -> list[np.ndarray]:
+    differences_Q: Sequence[np.ndarray], groups: Sequence[Sequence[int]] | None = None, *,
+    folds: int = FOLDS, ridge: float = RIDGE, seed: int = 0,
+) -> list[np.ndarray]:  # fmt: skip
     """Per question the margins (P,) of its pairs under a probe that saw none of them.
 
     `differences_Q`: per question the features of the better attempt less those of the worse one,
-    (P, d) for its pairs. At least two questions.
+    (P, d) for its pairs. `groups`: positions of questions that ask the same, which fall in one fold
+    (each by itself). Raises ValueError for fewer than two groups.
     """
-    count = len(differences_Q)
+    groups = groups or [[q] for q in range(len(differences_Q))]
+    count = len(groups)
     if count < 2:
         raise ValueError(f"{count} questions; expected 2 at least, to fit on one and order another")
-    fold_Q = np.random.default_rng(seed).permutation(count) % min(folds, count)
-    margins: list[np.ndarray] = [np.zeros(0)] * count
+    order = np.random.default_rng(seed).permutation(count) % min(folds, count)
+    fold_Q = np.zeros(len(differences_Q), dtype=int)
+    for group, fold in zip(groups, order, strict=True):
+        fold_Q[list(group)] = fold
+    margins: list[np.ndarray] = [np.zeros(0)] * len(differences_Q)
     for fold in range(fold_Q.max() + 1):
         w_d = bradley_terry_probe(
             [differences_Q[q] for q in np.flatnonzero(fold_Q != fold).tolist()], ridge

@@ -21,6 +21,7 @@ from rationalize.models.heads import Pooling, reply_states
 from rationalize.models.logits import token_logprobs
 from rationalize.models.policy import Policy
 from rationalize.models.reward_model import Reads, Score
+from rationalize.questions import group_duplicates
 from rationalize.signals.probes import cross_fitted_margins
 from rationalize.signals.ranks import rates_in_order
 from rationalize.training.selection import best_of
@@ -41,11 +42,13 @@ def try_scores(
 
     Nothing, where fewer than two questions have pairs.
     """
-    if len(learned) < 2:
+    learned = learned[:MOST_QUESTIONS]
+    alike = group_duplicates([one.question for one in learned])
+    if len(alike) < 2:
         return {}
-    groups = [ranked_rows(policy, one, reads) for one in learned[:MOST_QUESTIONS]]
-    states, likelihood_N = _read(policy, [row for rows in groups for row in rows])
-    of = [q for q, rows in enumerate(groups) for row in rows for _ in row.tag.worse]
+    rows_Q = [ranked_rows(policy, one, reads) for one in learned]
+    states, likelihood_N = _read(policy, [row for rows in rows_Q for row in rows])
+    of = [q for q, rows in enumerate(rows_Q) for row in rows for _ in row.tag.worse]
 
     def figures(margins_Q: Sequence[np.ndarray]) -> dict[str, float]:
         return with_interval(
@@ -56,8 +59,9 @@ def try_scores(
     for pooling, x_Nd in states.items():
         # one scale for all features, so that the ridge means the same everywhere
         x_Nd = x_Nd / (x_Nd.std(0) + 1e-6) / np.sqrt(x_Nd.shape[1])
-        tried[pooling] = figures(cross_fitted_margins(_differences(groups, x_Nd), seed=seed))
-    tried["likelihood"] = figures([d[:, 0] for d in _differences(groups, likelihood_N[:, None])])
+        margins_Q = cross_fitted_margins(_differences(rows_Q, x_Nd), alike, seed=seed)
+        tried[pooling] = figures(margins_Q)
+    tried["likelihood"] = figures([d[:, 0] for d in _differences(rows_Q, likelihood_N[:, None])])
     return tried
 
 
