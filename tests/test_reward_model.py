@@ -14,9 +14,11 @@ from rationalize.errors import UserError
 from rationalize.methods.base import NothingToLearn
 from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.settings import RunConfig
+from rationalize.methods.train_scorers import reward_model
 from rationalize.methods.train_scorers.ranking import (
     pair_accuracy,
     rank_attempts,
+    ranked_rows,
     split_questions,
 )
 from rationalize.methods.train_scorers.reward_model import (
@@ -29,7 +31,7 @@ from rationalize.methods.train_scorers.reward_model import (
     learn_rank,
     train_reward_model,
 )
-from rationalize.models.heads import answer_end, load_head, new_head
+from rationalize.models.heads import answer_end, load_head, new_head, reply_states
 from rationalize.models.logits import token_logprobs
 from rationalize.models.reward_model import (
     RewardModel,
@@ -42,6 +44,7 @@ from rationalize.rewards import load_rewards
 from rationalize.runs import Run, Stage
 from rationalize.signals.probes import cross_fitted_margins
 from rationalize.training.loop import HeadFitConfig
+from rationalize.training.objectives import rank
 
 FIT = HeadFitConfig(learning_rate=3e-3, batch_size=8)
 RM = RewardModelConfig(epochs=8, held_out=0.25, fit=FIT)
@@ -94,6 +97,60 @@ def test_the_likelihood_needs_no_learning(tmp_path):
     assert model.raw(questions[:1], [said]) == pytest.approx(
         [logprob_T.mean().item()], abs=0.02
     )  # bfloat16
+
+
+def test_v_stars_verifier_scores_by_the_log_probability_of_the_whole_reply():
+    policy, q = tiny_policy("decoder"), question(0)
+    said = reply(q, "a clear stone", "yes", "reply")
+    [logprob_T] = token_logprobs(policy, [reward_row(policy, q, said)])
+    model = RewardModel(lambda: nullcontext(policy), None, score="dpo")
+    assert model.raw([q], [said]) == pytest.approx([logprob_T.sum().item()], rel=0.02)  # bfloat16
+
+
+def test_a_replys_states_are_those_after_its_own_tokens():
+    """The prompt's last state, which predicts the first of them, is not one."""
+    policy, q = tiny_policy("decoder"), question(0)
+    row = reward_row(policy, q, "a clear stone")
+    with torch.no_grad():
+        ids = torch.tensor([[*row.prompt_ids, *row.response_ids]])
+        states_Td = policy.model.model(input_ids=ids).last_hidden_state[0, len(row.prompt_ids) :]
+        mean, end = reply_states(policy, [row], ["mean", "end"])
+    assert len(states_Td) == len(row.response_ids)
+    torch.testing.assert_close(mean[0], states_Td.mean(0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(end[0], states_Td[-1], rtol=1e-4, atol=1e-5)
+
+
+def test_held_out_questions_choose_and_teach_nothing_and_are_what_the_gate_is_measured_on(
+    tmp_path, monkeypatch
+):
+    asked = {"try_scores": [], "_learn": [], "pair_rates": []}
+
+    def spied(name, real):
+        def call(scorer, ranked, *rest):
+            asked[name].append({one.question.id for one in ranked})
+            return real(scorer, ranked, *rest)
+
+        return call
+
+    for name in asked:
+        monkeypatch.setattr(reward_model, name, spied(name, getattr(reward_model, name)))
+    learned_rm(tmp_path, dataclasses.replace(RM, epochs=0.1))
+    questions, attempts = told_apart()
+    parts = split_questions(ranked(attempts, questions), RM.held_out, 0)
+    learned, held_out = ({one.question.id for one in part} for part in parts)
+    assert asked["try_scores"] == asked["_learn"] == [learned]
+    assert asked["pair_rates"] == [held_out, held_out]  # with and without the answer sentence
+
+
+def test_hinted_attempts_are_not_what_scores_are_scaled_over(tmp_path):
+    questions, attempts = told_apart(8)
+    hinted = [attempt(q, "as they told me it is", "yes", 3, hinted=True) for q in questions]
+    config = dataclasses.replace(RM, score="likelihood")
+    without, among = (
+        learned_rm(tmp_path, config, [*attempts, *more], name=f"rm{len(more)}")[0]
+        for more in ([], hinted)
+    )
+    assert (among["mean"], among["std"]) == (without["mean"], without["std"])
 
 
 def test_what_scores_is_chosen_on_other_questions_and_said(tmp_path, capsys):
@@ -281,6 +338,20 @@ def test_luck_is_weighed_out():
     [one] = ranked(attempts, [q], config)
     assert one.weight == pytest.approx(0.5)
     assert ranked(attempts[1:2] + attempts[3:], [q], config) == []
+
+
+@pytest.mark.parametrize("kind", ["pairwise", "listwise", "pointwise"])
+def test_a_question_counts_by_its_weight(kind):
+    questions, attempts = told_apart(1)
+    [one] = ranked(attempts, questions)
+    policy = tiny_policy()
+    loss = rank(new_head(policy, seed=1), kind=kind)
+    whole, half = (
+        loss(policy, ranked_rows(policy, one._replace(weight=weight), "reply")).total.item()
+        for weight in (1.0, 0.5)
+    )
+    assert half == pytest.approx(whole / 2)
+    assert whole > 0.01
 
 
 def test_attempts_come_from_a_run_and_what_is_left_out_is_counted(tmp_path, capsys):
