@@ -17,7 +17,15 @@ from rationalize.models.forward import Row, micro_batches
 from rationalize.models.logits import token_logprobs
 from rationalize.runs import Run, Stage
 from rationalize.termination import Terminated
-from rationalize.training.loop import FitConfig, Grouped, LossOutput, fit, rate_at
+from rationalize.training.learner import learner_of
+from rationalize.training.loop import (
+    ControlFitConfig,
+    FitConfig,
+    Grouped,
+    LossOutput,
+    fit,
+    rate_at,
+)
 from rationalize.training.objectives import nll
 from tests.tiny import tiny_policy
 
@@ -43,6 +51,35 @@ def test_learning_rates(schedule, warmup, rates):
 def test_a_warm_up_takes_a_step_at_least():
     assert rate_at(0, 3, FitConfig(warmup=0.05)) == 1.0
     assert rate_at(0, 100, FitConfig(warmup=0.05)) == pytest.approx(0.2)
+
+
+def test_adamw_has_the_decays_of_marios_code(tmp_path):
+    stage = Stage(Run.open(tmp_path, {}), "s")
+    with learner_of(tiny_policy(), nll, CONFIG, stage.run.parallel) as learner:
+        assert [group["betas"] for group in learner.optimizer.param_groups] == [(0.9, 0.99)]
+        assert [group["eps"] for group in learner.optimizer.param_groups] == [1e-8]
+
+
+@pytest.mark.parametrize("size", [1.0, 3.0])
+def test_control_tokens_learn_faster_by_their_factor_and_by_the_size_of_their_rows(size, tmp_path):
+    """AdamW's first step moves every weight by its rate; rows of .1 root mean square are the
+    unit of the factor.
+    """
+    policy = tiny_policy()
+    policy.add_controls({"diversity": 2})
+    embeddings = policy.model.get_input_embeddings().weight
+    with torch.no_grad():
+        embeddings *= size
+    before, other = policy.control_rows(), embeddings[3].detach().clone()
+    asked = [Row((3, 4), (5,), control_ids=tuple(policy.controls.ids()))]
+    config = ControlFitConfig(
+        learning_rate=1e-4, schedule="constant", warmup=0.0, control_factor=4.0
+    )
+    fit(policy, nll, lambda _: asked, config, Stage(Run.open(tmp_path, {}), "s"), steps=1)
+    relative = before.square().mean().sqrt().item() / 0.1
+    moved = (policy.control_rows() - before).abs().max().item()
+    assert moved == pytest.approx(1e-4 * 4 * relative, rel=0.05)
+    assert (embeddings[3] - other).abs().max().item() == pytest.approx(1e-4, rel=0.05)
 
 
 def row(length, tag=None):

@@ -165,6 +165,7 @@ def test_learned_preferences_are_measured_on_other_questions(tmp_path):
         policy, pairs[:18], fit, beta=0.1, nll_weight=0.0, epochs=3, stage=stage, seed=0,
         held_out=pairs[18:],
     )  # fmt: skip
+    assert {line["weight"] for line in stage.metrics()} == {8}  # 16 rows
     assert len(margins) == 6
     facts = log_held_out(stage, pairs[18:], margins, learned=18)
     assert (facts["pairs"], facts["held_out_pairs"]) == (18, 6)

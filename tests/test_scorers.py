@@ -193,6 +193,18 @@ def test_answer_scorer_is_a_softmax_of_means_averaged_over_folds(texts, written)
     assert alone == pytest.approx(folds[0].probabilities([CHOICES], ["dense"], texts)[0])
 
 
+def test_each_mode_has_its_own_temperature():
+    scorer = ChoiceScorer(tiny_policy("decoder"))
+    asked = [CHOICES, CHOICES], [None, "dense"], "choices"
+    alone, given = AnswerFold(scorer, scorer).logits(*asked)
+    for temperatures, (t, u) in (
+        ({"answer": 2.0}, (2.0, 1.0)),
+        ({"answer_from_rationale": 3.0}, (1.0, 3.0)),
+    ):
+        found = AnswerFold(scorer, scorer, temperatures).probabilities(*asked)
+        assert found == [softmax(alone, t), softmax(given, u)]
+
+
 def test_answers_without_rationale_are_computed_once():
     asked = []
 

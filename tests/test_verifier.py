@@ -10,12 +10,15 @@ import torch
 
 from rationalize.errors import UserError
 from rationalize.methods.settings import RunConfig
+from rationalize.methods.train_scorers import answer_scorer, verifier
 from rationalize.methods.train_scorers.answer_scorer import (
     AnswerScorerConfig,
     gold_text,
     train_answer_scorer,
 )
+from rationalize.methods.train_scorers.crossfit import cross_fit, fold_parts, folds_of
 from rationalize.methods.train_scorers.verifier import (
+    StatementTag,
     VerifierConfig,
     _prepare,
     choice_groups,
@@ -23,16 +26,26 @@ from rationalize.methods.train_scorers.verifier import (
     rationale_groups,
     sound,
     spliced,
+    statement_loss,
     swapped,
     train_verifier,
     vera_loss,
 )
-from rationalize.models.scorers import AnswerScorer, Verifier, load_verifier
+from rationalize.models.choices import ChoiceScorer
+from rationalize.models.forward import Row
+from rationalize.models.scorers import (
+    AnswerScorer,
+    Verifier,
+    VerifierFold,
+    label_ids,
+    load_verifier,
+    statement_prompt,
+)
 from rationalize.questions.builtin import builtin_questions
 from rationalize.records import Question
 from rationalize.rewards import load_rewards
 from rationalize.training.loop import FitConfig
-from tests.tiny import tiny_folder
+from tests.tiny import tiny_folder, tiny_policy
 
 QUESTION = Question(
     "q1", "Which is heavier?", "steel", ("wood", "steel"), rationales=("Steel is.",)
@@ -72,6 +85,27 @@ def test_loss_in_its_limits():
     z = torch.zeros(3, requires_grad=True)
     vera_loss(z, torch.zeros(3), torch.tensor([True, False, False]), 0.0)[0].backward()
     assert z.grad.tolist() == pytest.approx([-0.5, 0.25, 0.25])
+
+
+def test_what_is_learned_is_the_logit_that_judges():
+    policy, statements = tiny_policy(), ["Steel sinks.", "Wood sinks."]
+    yes, _ = label_ids(policy)
+    prompts = [tuple(policy.encode_prompt(statement_prompt(text))) for text in statements]
+    rows = [
+        Row(prompt, (yes,), tag=StatementTag(0, true))
+        for prompt, true in zip(prompts, (True, False), strict=True)
+    ]
+
+    def told_apart():
+        true, false = VerifierFold(ChoiceScorer(policy)).logits(statements)
+        return true - false
+
+    before = told_apart()
+    statement_loss(policy, 1.0)(policy, rows).total.backward()
+    with torch.no_grad():
+        for p in policy.model.parameters():
+            p -= 1e-3 * (p.grad if p.grad is not None else 0)
+    assert told_apart() > before + 0.1
 
 
 def test_statements_of_a_question():
@@ -131,6 +165,44 @@ def run_of(model):
 
 
 FIT = FitConfig(learning_rate=3e-3, batch_size=12)
+
+
+def test_a_fold_learns_most_of_its_half_and_is_calibrated_on_the_rest(base, tmp_path):
+    train, parts = QUESTIONS["train"], []
+
+    def learn(run, name, learned, held_out):
+        parts.append([{q.id for q in part} for part in (learned, held_out)])
+        return {"model": name}
+
+    cross_fit(base, VerifierConfig(fit=FIT), tmp_path, "verifier", learn, train)
+    facts = json.loads((tmp_path / "scorer.json").read_text())
+    for fold, (learned, held_out) in enumerate(parts):
+        assert learned | held_out == {id for id, seen in facts["seen"].items() if seen == fold}
+        assert not learned & held_out
+        assert 0 < len(held_out) < 0.4 * len(learned)  # a fifth of them all
+    assert [f["model"] for f in facts["folds"]] == ["fold0", "fold1"]
+    assert facts["seen"] == folds_of(train, 2)
+
+
+def test_a_folds_temperature_is_of_questions_that_it_has_not_learned(base, tmp_path, monkeypatch):
+    train, learned, held_out = QUESTIONS["train"], [], []
+
+    def calibrate(*given):
+        held_out.append(next(v for v in given if isinstance(v, list)))
+        return {}
+
+    for scorer in (answer_scorer, verifier):
+        monkeypatch.setattr(
+            scorer, "train_model", lambda *given: learned.append(given[-1].keywords["questions"])
+        )
+        monkeypatch.setattr(scorer, "_calibrate", calibrate)
+    config = VerifierConfig(fit=FIT)
+    train_verifier(base, config, tmp_path / "verifier", train)
+    train_answer_scorer(base, AnswerScorerConfig(fit=FIT), tmp_path / "answers", train)
+    parts = fold_parts(train, config, 0, "verifier")
+    assert learned == [part for part, _ in parts] * 2
+    statements = [rationale_groups(part, config.negatives, 0) for _, part in parts]
+    assert held_out == [*statements, *(part for _, part in parts)]
 
 
 def test_a_verifier_learns_and_judges_across_folds(base, tmp_path):
