@@ -1,9 +1,11 @@
 """STaR, RFT and iterative DPO: what they learn from, what they keep, and that they survive."""
 
 import dataclasses
+from typing import NamedTuple
 
 import pytest
 import torch
+from tiny import weights
 from toys import GOOD, attempt, experiment, question, told_apart
 
 from rationalize import train
@@ -125,6 +127,92 @@ def test_who_starts_from_seed_rationales_need_not_learn_them_again(
     assert len(one.store) == len(two.store) == 24 * 4
     prompts = {a.prompt for a in [*one.store, *two.store]}
     assert all(prompt.count("Explain, then answer.") == 1 for prompt in prompts)  # not few-shot
+
+
+class Lesson(NamedTuple):
+    """What a stage imitated, and the weights before and after it."""
+
+    texts: list
+    steps: int
+    before: str
+    after: str
+
+
+def scripted_rounds(tmp_path, monkeypatch, model, accuracies=(0.5, 0.6, 0.7), **changes):
+    """Rounds at two questions whose attempts say in which round they were written, and whose
+    development accuracy is given: the lesson of each stage, the policy, and what is left.
+    """
+    questions = [question(i, rationales=("a b c d e f.",)) for i in range(2)]
+    lessons, accuracy = {}, iter(accuracies)
+
+    def written(exp, policy, config, stage, part, *, round=0, split="train", **_):
+        return [
+            attempt(q, f"in round {round} it is {words}", answer, split=split)
+            for q in exp.splits[split]
+            for words, answer in (("as they say", "yes"), ("so again", "yes"), ("unclear", "no"))
+        ]
+
+    def imitate(exp, policy, texts, config, stage, *, steps):
+        before = weights(policy)
+
+        def learn():
+            with torch.no_grad():
+                policy.model.get_input_embeddings().weight[3] += 1 + len(lessons)
+            score = 1.0 if stage.name.startswith("warm-up") else next(accuracy)
+            return {"scores": {str(steps): score}, "step": steps}
+
+        stage.policy(policy, learn)
+        lessons[stage.name] = Lesson(list(texts), steps, before, weights(policy))
+
+    monkeypatch.setattr("rationalize.methods.self_training.own_attempts", written)
+    monkeypatch.setattr("rationalize.methods.self_training.imitate", imitate)
+    run_config = RunConfig(model=model, precision="float32")
+    exp = experiment(tmp_path / "run", questions, questions[:1], config=run_config)
+    select = SelectConfig(dedupe="none", positives=0)
+    values = {"rounds": 3, "first_steps": 10, "growth": 2.0, "select": select, "fit": FIT}
+    policy = exp.load_policy()
+    learned = self_training(exp, policy, RftConfig(**values | changes), exp.stage("rft"))
+    return lessons, policy, learned
+
+
+def said_in_rounds(lesson):
+    """Of each round in which a text was written, how many of them are imitated."""
+    starts = [reply.split(" it is")[0] for _, reply in lesson.texts]
+    return {start: starts.count(start) for start in starts if start.startswith("in round")}
+
+
+def test_each_round_imitates_its_own_right_attempts_or_all_so_far(
+    tiny_model, tmp_path, monkeypatch
+):
+    for accumulate in (False, True):
+        place = tmp_path / str(accumulate)
+        lessons, _, learned = scripted_rounds(place, monkeypatch, tiny_model, accumulate=accumulate)
+        assert len(learned.store) == 3 * 2 * 3
+        for round in range(3):
+            rounds = range(round + 1) if accumulate else [round]
+            expected = {f"in round {r}": 4 for r in rounds}
+            assert said_in_rounds(lessons[f"rft-round{round}"]) == expected
+
+
+def test_each_round_learns_its_steps_and_the_seeds_from_the_base_model(
+    tiny_model, tmp_path, monkeypatch
+):
+    lessons, _, _ = scripted_rounds(tmp_path, monkeypatch, tiny_model, seed_rationales=2)
+    seeded, *rounds = lessons.values()
+    assert [reply for _, reply in seeded.texts] == ["a b c d e f. So the answer is (A)."] * 2
+    for lesson in rounds:
+        assert lesson.before == seeded.before != seeded.after
+        assert lesson.texts[-2:] == seeded.texts
+        assert len(lesson.texts) == 4 + 2
+    assert [lesson.steps for lesson in rounds] == [10, 20, 40]
+
+
+@pytest.mark.parametrize(("accuracies", "best"), [((0.5, 0.9, 0.7), 1), ((0.5, 0.6, 0.7), 2)])
+def test_the_best_round_is_left(accuracies, best, tiny_model, tmp_path, monkeypatch):
+    lessons, policy, learned = scripted_rounds(tmp_path, monkeypatch, tiny_model, accuracies)
+    assert learned.weights.name == f"rft-round{best}"
+    assert weights(policy) == lessons[f"rft-round{best}"].after
+    assert len({lesson.after for lesson in lessons.values()}) == 3
 
 
 def test_a_stage_of_seed_rationales_has_the_name_of_earlier_versions(tmp_path):
@@ -254,12 +342,17 @@ def test_dpo_learns_first_from_attempts_that_are_there(half_right, tmp_path):
     ]
     policy = exp.load_policy()
     start = Learned(policy, tmp_path, attempts=attempts)
-    config = IterativeDpoConfig(rounds=1, held_out=0.25, fit=FIT)
+    config = IterativeDpoConfig(
+        rounds=2, held_out=0.25, pairs=1, fit=FIT, select=RejectConfig(dedupe="none"),
+        sampling=dataclasses.replace(SHORT, n=2),
+    )  # fmt: skip
     iterative_dpo(dataclasses.replace(exp, start=start), policy, config, exp.stage("dpo"))
     facts = exp.run.done("dpo-round0")
     assert (facts["pairs"], facts["held_out_pairs"]) == (3, 1)
     assert 0 <= facts["held_out_pair_accuracy"] <= 1
-    assert exp.run.attempts(split="train") == []  # nothing was written
+    written = exp.run.attempts(split="train")  # nothing in round 0
+    assert {a.round for a in written} == {1}
+    assert len(written) == 24 * 2
     silent = dataclasses.replace(start, attempts=attempts[:1])
     with pytest.raises(NothingToLearn, match="none of 1 attempts"):
         iterative_dpo(dataclasses.replace(exp, start=silent), policy, config, exp.stage("other"))
