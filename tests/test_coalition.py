@@ -119,6 +119,11 @@ def test_every_stage_leaves_what_it_made(finished):
     assert leak["written"]["n"] + leak["refined"]["n"] == len(shard)
     pairs = [stages[f"variant-{i}-round0"]["pairs"] for i in (1, 2)]
     assert leak["pairs"]["n"] == sum(sum(own.values()) for own in pairs)
+    held_out = [stages[f"variant-{i}-round0"]["held_out"] for i in (1, 2)]
+    assert all(own["held_out_pairs"] > 0 for own in held_out)
+    assert [own["pairs"] + own["held_out_pairs"] for own in held_out] == [
+        sum(own.values()) for own in pairs
+    ]  # no pair is learned from and held out
     rounds = json.loads((finished / "rounds.json").read_text())
     assert set(rounds["dev_accuracy"]) == {"tuned", "round0"}
     assert results["trained"] == [

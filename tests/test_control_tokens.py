@@ -23,6 +23,14 @@ def test_prefix_is_in_the_order_of_the_bins():
     }
 
 
+def test_the_worst_bin_is_the_worst_that_was_trained():
+    controls = ControlTokens(BINS, lowest={"consistency": 2})
+    assert controls.worst({"consistency": 0, "correctness": 0}) == {
+        "consistency": 2,
+        "correctness": 1,
+    }
+
+
 def test_copies_make_a_longer_prefix():
     controls = ControlTokens(BINS, copies=3, first_id=100)
     assert controls.prefix({"consistency": 1, "correctness": 0}) == [103, 104, 105, 115, 116, 117]

@@ -7,12 +7,21 @@ import numpy as np
 import pytest
 import torch
 from tiny import tiny_folder, tiny_policy, weights
-from toys import experiment, question
+from toys import attempt, experiment, question
 
 from rationalize import train
 from rationalize.errors import UsageError
 from rationalize.methods import grpo as module
-from rationalize.methods.grpo import GdpoConfig, GrpoConfig, grpo, named_as_loaded, whole
+from rationalize.methods.base import questions_for
+from rationalize.methods.grpo import (
+    GdpoConfig,
+    GrpoConfig,
+    advantages_of,
+    grpo,
+    named_as_loaded,
+    scores_of,
+    whole,
+)
 from rationalize.methods.sft import StartConfig
 from rationalize.models.forward import Row
 from rationalize.models.logits import token_logprobs
@@ -25,6 +34,7 @@ from rationalize.training.loop import FitConfig
 from rationalize.training.losses import k3_kl
 from rationalize.training.objectives import GroupTag
 from rationalize.training.objectives import grpo as objective
+from rationalize.training.rollouts import load_rollouts
 
 TRAIN, HELD_OUT = [question(i) for i in range(3)], [question(i) for i in range(3, 6)]
 FIT = FitConfig(
@@ -141,6 +151,68 @@ def test_where_all_attempts_are_worth_the_same_nothing_is_learned(tmp_path, capl
     assert [line["weight"] for line in run.metrics("g")] == [0.0, 0.0]
     assert run.done("g")["step"] == 0  # the start is a candidate, and kept among equals
     assert weights(policy) == weights(tiny_policy())
+
+
+def test_what_is_learned_from_has_the_advantage_of_its_own_attempt(tmp_path, monkeypatch):
+    """Though cut ones between them are left out; and it is that of the conditioned scores."""
+    rows = []
+
+    def recorded(**options):
+        def loss(policy, batch):
+            rows.extend(batch)
+            return objective(**options)(policy, batch)
+
+        return loss
+
+    monkeypatch.setattr(module, "grpo_objective", recorded)
+    config = dataclasses.replace(
+        GDPO, updates=1, beta=0.04, learn_cut=False, conditions={"second": {"first": 1.0}},
+        sampling=SamplingConfig(n=8, max_new_tokens=12),
+    )  # fmt: skip
+    _, run = learn(tmp_path, config)
+    attempts = run.read_shard("g-update0")
+    kept = whole(attempts, config)
+    assert 3 < len(kept) < len(attempts)
+    raw, scores = scores_of(attempts, config, SUITE)
+    assert (raw["second"] != scores["second"]).any()
+    advantages = advantages_of(scores, config).ravel()
+    rollouts = load_rollouts(run.path / "rollouts/g-update0.safetensors")
+    expected = {
+        (r.row.prompt_ids, r.row.response_ids): advantages[i]
+        for i, r in zip(kept, rollouts, strict=True)
+    }
+    assert len(rows) == len(kept)
+    found = [row.tag.advantage for row in rows]
+    assert found == pytest.approx([expected[row.prompt_ids, row.response_ids] for row in rows])
+
+
+def test_the_reward_of_an_attempt_that_misses_its_condition_is_the_worst():
+    suite = RewardSuite([correctness(), Reward("easy", first_letter, range=(-1.0, 1.0))])
+    given = [{"correctness": 0.0, "easy": 0.8}, {"correctness": 1.0, "easy": 0.5}]
+    attempts = [attempt(TRAIN[0], "so", "yes", i, rewards=own) for i, own in enumerate(given)]
+    config = GrpoConfig(
+        rewards=("easy", "correctness"), conditions={"easy": {"correctness": 1.0}},
+        select_by="easy", sampling=SamplingConfig(n=2),
+    )  # fmt: skip
+    assert scores_of(attempts, config, suite)[1]["easy"].tolist() == [[-1.0, 0.5]]
+
+
+@pytest.mark.parametrize("kind", [GRPO, GDPO])
+def test_a_reward_of_weight_0_does_not_count(kind):
+    scores = {"first": np.array([[0.0, 1.0, 0.5]]), "second": np.array([[1.0, 0.0, 0.2]])}
+    weighted = dataclasses.replace(kind, weights={"second": 0.0})
+    alone = advantages_of({"first": scores["first"]}, kind)
+    np.testing.assert_allclose(advantages_of(scores, weighted), alone)
+
+
+def test_each_update_asks_the_next_questions(tmp_path):
+    config = dataclasses.replace(
+        GRPO, updates=3, prompts=1, sampling=SamplingConfig(n=2, max_new_tokens=1)
+    )
+    _, run = learn(tmp_path, config)
+    asked = [{a.question_id for a in run.read_shard(f"g-update{i}")} for i in range(3)]
+    assert set.union(*asked) == {q.id for q in TRAIN}
+    assert questions_for(TRAIN * 9, 5, 0, 0) != questions_for(TRAIN * 9, 5, 0, 1)  # by the seed
 
 
 @pytest.mark.parametrize("average", ["attempts", "tokens"])

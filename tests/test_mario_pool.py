@@ -3,11 +3,13 @@
 import dataclasses
 from collections import Counter
 
+import pytest
+
 from rationalize.methods.mario import control_bins
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.pool import Pool
 from rationalize.records import Completion
-from rationalize.rewards import RewardSuite, load_rewards
+from rationalize.rewards import Reward, RewardSuite, load_rewards
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from tests.toys import attempt, question
@@ -45,6 +47,76 @@ def test_a_row_is_told_apart_from_the_bins_of_one_reward():
     assert min(changed[n] for n in BOTH) > 0.3 * len(drawn)
     assert drawn[:8] == pool().draw(0, BOTH)  # a resumed run draws the same
     assert all(row.other is None for row in pool(contrast=0.0).draw(0, BOTH))
+
+
+def test_what_a_row_is_told_from_is_drawn_anew_each_step():
+    made = pool()
+    drawn = made.draw(0, BOTH)
+    assert made.told_apart(drawn, 0) == drawn
+    assert made.told_apart(drawn, 1) != drawn
+
+
+UNPARSED = SUITE.score([attempt(QUESTIONS[0], "who knows", None)], {"q0": QUESTIONS[0]})
+
+
+def test_what_is_not_parsed_is_not_learned_from():
+    made = pool()
+    made.add(UNPARSED, BOTH)
+    assert made.rounds == 2
+    assert made.attempts == ATTEMPTS
+
+
+@pytest.mark.parametrize("over_draw", [1.0, 3.0])
+def test_a_round_draws_in_an_order_of_its_own(over_draw):
+    made, orders = pool(over_draw=over_draw), []
+    for _ in range(2):
+        orders.append([row.attempt.id for row in made.draw(0, BOTH)])
+        made.add(UNPARSED, BOTH)  # nothing new to learn from
+    assert orders[0] != orders[1]
+
+
+def test_the_worst_bin_of_a_reward_is_its_lowest_that_holds_an_attempt():
+    assert pool().lowest() == {"correctness": 1, "diversity": max(pool().filled()["diversity"])}
+    assert pool(filters={"correctness": 1.0}).lowest()["correctness"] == 0
+
+
+MADE_UP = RewardSuite(
+    [
+        Reward("penalty", lambda completions, **_: [0.0] * len(completions), range=(-1.0, 0.0)),
+        Reward("share", lambda completions, **_: [0.0] * len(completions), range=(0.0, 1.0)),
+    ]
+)
+
+
+def pool_of(scores, config):
+    """A pool of attempts with these scores, each at a question: `(question, reward -> score)`."""
+    own = [attempt(QUESTIONS[i], "so", "yes", k, rewards=s) for k, (i, s) in enumerate(scores)]
+    controls = control_bins(config, MADE_UP)
+    made = Pool(config, MADE_UP, controls, 0)
+    made.add(own, tuple(controls))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("variant", "bins"), [("product", [0, 0, 1, 1]), ("product-raw", [0, 1, 1, 0])]
+)
+def test_a_product_is_of_rewards_mapped_by_their_range_or_raw(variant, bins):
+    config = dataclasses.replace(
+        CONFIG, rewards=("penalty", "share"), variant=variant, select_by="share", bins=2
+    )
+    scores = [(0.0, 0.6), (-0.2, 0.9), (-0.9, 0.9), (-0.5, 0.2)]  # .6, .72, .09, .1; 0, -.18, ..
+    rewards = [(i, {"penalty": p, "share": s}) for i, (p, s) in enumerate(scores)]
+    assert pool_of(rewards, config).bins["product"].tolist() == bins
+
+
+@pytest.mark.parametrize(("within", "bins"), [("pool", [0, 0, 1, 1]), ("question", [0, 1, 0, 1])])
+def test_attempts_are_ranked_in_the_pool_or_within_their_question(within, bins):
+    config = dataclasses.replace(
+        CONFIG, rewards=("share",), bins=2, select_by="share", entries=(), variant="classic",
+        bins_within=within,
+    )  # fmt: skip
+    scores = [(0, {"share": 0.9}), (0, {"share": 0.8}), (1, {"share": 0.2}), (1, {"share": 0.1})]
+    assert pool_of(scores, config).bins["share"].tolist() == bins
 
 
 def test_a_reward_with_one_bin_has_nothing_to_be_told_from():

@@ -11,6 +11,7 @@ from toys import experiment
 from rationalize import train
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.obedience import obedience, token_metrics
+from rationalize.methods.base import evaluate_on_dev
 from rationalize.methods.filt_acc import FiltAccConfig, filt_acc
 from rationalize.methods.mario import mario
 from rationalize.methods.mario_config import MarioConfig
@@ -156,6 +157,22 @@ def test_additive_selects_only_what_was_trained_under_every_token(sft_folder, tm
     config = dataclasses.replace(MARIO, variant="additive", steps=40, sample_interval=20)
     mario(exp, policy, config, exp.stage("mario"))
     assert exp.stage("mario").done["step"] == 40  # at 20 only one of the two tokens was trained
+    written = [line["written"] for line in exp.stage("mario").metrics("pool")]
+    assert written == [24, 8]  # the teacher's two samples a question enter once
+
+
+def test_a_checkpoint_is_selected_as_it_will_be_asked(sft_folder, tmp_path, monkeypatch):
+    guided = {}
+
+    def recorded(*args, step, asked=None, **options):
+        guided[step] = asked.guidance if asked else 0.0
+        return evaluate_on_dev(*args, step=step, asked=asked, **options)
+
+    monkeypatch.setattr("rationalize.methods.mario.evaluate_on_dev", recorded)
+    exp = toy_experiment(tmp_path / "mario")
+    config = dataclasses.replace(MARIO, guidance=1.0, steps=2, sample_interval=1)
+    mario(exp, taught("decoder", sft_folder), config, exp.stage("mario"))
+    assert guided == {0: 0.0, 1: 1.0, 2: 1.0}
 
 
 def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, monkeypatch):
