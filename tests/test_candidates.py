@@ -5,16 +5,21 @@ reference.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from tiny import tiny_policy
 from toys import attempt, experiment, question
 
 from rationalize.methods.coalition.candidates import (
     asked_for_pairs,
+    asked_of_all,
     by_source,
     refiners_of,
     utilities_of,
+    write_candidates,
 )
 from rationalize.methods.coalition.config import CandidateConfig, CoalitionConfig
 from rationalize.methods.coalition.diagnostics import log_leak
@@ -25,6 +30,7 @@ from rationalize.methods.coalition.select import (
     refinement_pairs,
 )
 from rationalize.methods.own_attempts import RejectConfig
+from rationalize.sampling.config import SamplingConfig
 
 ONE, TWO = question(1), question(2)
 NAMES = ("variant-1", "variant-2")
@@ -192,6 +198,22 @@ def test_nobody_writes_what_no_pair_needs():
     assert sorted(asked.writes["v1"]) == ["q0", "q1", "q2", "q3", "q4", "q5"]  # not v2's to refine
     assert sorted(asked.writes["v2"]) == ["q0", "q1", "q4", "q5", "q6", "q7"]
     assert sorted(asked.refined["v1"]) == ["q2", "q3"]
+
+
+def test_variants_with_the_same_weights_write_different_texts(tmp_path):
+    policy, questions = tiny_policy(), [ONE, TWO]
+    same = SimpleNamespace(active=lambda name: nullcontext(policy))
+    exp = experiment(tmp_path, questions, policy=policy)
+    config = CoalitionConfig(candidates=CandidateConfig(sampling=SamplingConfig(max_new_tokens=8)))
+    asked = asked_of_all(NAMES, questions)
+    texts = {}
+    for a in write_candidates(exp, same, config, questions, "round0", 0, asked):
+        texts.setdefault((a.question_id, a.refines), {}).setdefault(a.writer, []).append(
+            a.completion
+        )
+    assert any(refines for _, refines in texts)
+    assert all(set(own) == set(NAMES) for own in texts.values())
+    assert all(own[NAMES[0]] != own[NAMES[1]] for own in texts.values())
 
 
 @pytest.mark.parametrize(("panel", "each"), [(0, 4), (2, 2), (9, 4)])

@@ -1,6 +1,7 @@
 """Multi-mode tuning: the rows of each mode, their shares, what stands in for missing rationales."""
 
 import dataclasses
+from collections import Counter
 
 import pytest
 from tiny import tiny_policy
@@ -88,13 +89,24 @@ def test_shares_are_of_their_sum():
     assert InstructionConfig(shares={"rationale": 5.0, "refine": 3.0}).shares["refine"] == 3.0
 
 
-def test_it_learns_every_mode(tmp_path):
+def test_it_learns_every_mode(tmp_path, monkeypatch):
+    orders, passes = Counter(), 0.0
+
+    def recorded(rows, counts, step, order):
+        nonlocal passes
+        orders[order] += 1
+        passes += counts["rationale"] / len(rows["rationale"])
+        return mixed_batch(rows, counts, step, order)
+
+    monkeypatch.setattr("rationalize.methods.coalition.tuning.mixed_batch", recorded)
     policy, again = tiny_policy("decoder"), tiny_policy("decoder")
     exp = experiment(tmp_path, QUESTIONS)
     stage, config = exp.stage("ift"), dataclasses.replace(CONFIG, epochs=60.0)
     imperfect = instruct(exp, policy, QUESTIONS, config, stage)
     assert {a.writer for a in imperfect} == {"warm-up"}
     assert stage.done["rows"]["refine"] > 0
+    assert passes == pytest.approx(config.epochs, abs=1.0)  # over the rationales, by both stages
+    assert sorted(orders.values()) == sorted(s.done["steps"] for s in (stage.sub("warm"), stage))
     losses = [line["loss"] for line in stage.metrics()]
     assert losses[-1] < 0.5 * stage.sub("warm").metrics()[0]["loss"]
     instruct(exp, again, QUESTIONS, config, stage)

@@ -155,18 +155,19 @@ def test_every_token_of_a_right_reply_is_pushed_up_at_first():
         assert ((row.tag.advantage > 0) == bool(right)).all()
 
 
-def test_writers_of_one_run_do_not_draw_alike():
+def test_writers_and_rounds_of_one_run_do_not_draw_alike():
     sampler, sampling = Sampler(tiny_policy()), SamplingConfig(max_new_tokens=8, n=4)
-    one, same, other = (
+    one, same, other, later = (
         [
             a.completion
             for a in write_attempts(
-                sampler, QUESTIONS, sampling, Provenance("train", 0, stream=stream)
+                sampler, QUESTIONS, sampling, Provenance("train", 0, round=round, stream=stream)
             )
         ]
-        for stream in ("ppo", "ppo", "redraws")
+        for stream, round in (("ppo", 0), ("ppo", 0), ("redraws", 0), ("ppo", 1))
     )
-    assert one == same != other
+    assert one == same
+    assert len({tuple(own) for own in (one, other, later)}) == 3
 
 
 def test_further_epochs_are_dropped_when_one_moved_too_far(tmp_path):
@@ -244,6 +245,45 @@ def test_the_value_head_moves_the_policy_only_if_it_may():
         assert (moved == 0) is detached
 
 
+def test_the_value_loss_counts_by_its_weight():
+    policy = tiny_policy()
+    value_head = new_head(policy, seed=1)
+    zeros, ones = torch.zeros(3), torch.ones(3)
+    row = Row((5, 6), (7, 8, 9), tag=RolloutTag(zeros, zeros, ones, ones))
+    heavy, light = (
+        objective(value_head, clip=0.2, value_clip=9.0, value_weight=w, detach_value=True)(
+            policy, [row]
+        )
+        for w in (0.5, 0.1)
+    )
+    assert heavy.metrics["value_loss"] > 0.0
+    difference = (heavy.total - light.total).item()
+    assert difference == pytest.approx(0.4 * heavy.metrics["value_loss"], rel=1e-4)
+
+
+def test_replies_are_worth_what_they_score_above_the_mean(tmp_path, monkeypatch):
+    given = []
+
+    def recorded(rollouts, scores, **options):
+        given.append(scores)
+        return to_learn(rollouts, scores, **options)
+
+    monkeypatch.setattr("rationalize.methods.ppo.to_learn", recorded)
+    learn(tmp_path, first_letter, dataclasses.replace(PPO, updates=1, epochs=1))
+    [scores] = given
+    assert max(scores) - min(scores) == 1.0
+    assert sum(scores) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_each_update_asks_the_next_questions(tmp_path):
+    config = dataclasses.replace(
+        PPO, updates=3, epochs=1, prompts=1, sampling=SamplingConfig(n=1, max_new_tokens=1)
+    )
+    _, run = learn(tmp_path, first_letter, config)
+    asked = [a.question_id for i in range(3) for a in run.read_shard(f"ppo-update{i}")]
+    assert sorted(asked) == [q.id for q in QUESTIONS]
+
+
 def test_minibatches_cover_every_reply_once_an_epoch():
     config = dataclasses.replace(PPO, fit=dataclasses.replace(FIT, batch_size=10))
     n = config.prompts * config.sampling.n
@@ -251,7 +291,10 @@ def test_minibatches_cover_every_reply_once_an_epoch():
         parts = [minibatch(n, epoch, k, 0, config, 0) for k in range(config.minibatches)]
         assert sorted(i for part in parts for i in part) == list(range(n))
         assert max(map(len, parts)) <= 10
-    assert minibatch(n, 0, 0, 0, config, 0) != minibatch(n, 1, 0, 0, config, 0)
+    first = minibatch(n, 0, 0, 0, config, 0)
+    others = {"epoch": (1, 0, 0), "update": (0, 1, 0), "seed": (0, 0, 1)}
+    for what, (epoch, update, seed) in others.items():
+        assert minibatch(n, epoch, 0, update, config, seed) != first, what
 
 
 @pytest.mark.parametrize(
