@@ -10,6 +10,7 @@ from tiny import tiny_policy
 
 from rationalize.commands.chain import word_diff
 from rationalize.evaluation.clones import bleu, clone_rows
+from rationalize.methods.coalition import controller
 from rationalize.methods.coalition.candidates import by_source, utilities_of, utility_text
 from rationalize.methods.coalition.config import CandidateConfig, ControllerConfig, refines
 from rationalize.methods.coalition.controller import (
@@ -70,6 +71,34 @@ def test_examples_hold_every_option_and_keeping():
     assert (write.rationale, write.utilities, write.label) == (None, (0.6, 0.4), 0)
     assert (refine.utilities, refine.label) == ((0.5, 0.9, 0.6), 1)
     assert refine.gain == pytest.approx(0.3)
+
+
+def untrained(tmp_path, monkeypatch, examples, **changes):
+    """What `train_controller` measures, and the rows of its first batch; nothing is learned."""
+    rows = []
+    monkeypatch.setattr(
+        controller, "fit", lambda policy, loss, batch_at, *_, **__: rows.extend(batch_at(0))
+    )
+    config = ControllerConfig(fit=FitConfig(batch_size=2), **changes)
+    stage = Stage(Run.open(tmp_path, {}), "controller")
+    return train_controller(tiny_policy("decoder"), examples, config, stage, 0), rows
+
+
+def test_a_choice_weighs_what_it_gains_and_a_tie_is_not_learned(tmp_path, monkeypatch):
+    utilities = [(0.8, 0.2), (0.3, 0.5), (0.4, 0.4)]
+    examples = [Example(q, None, u) for q, u in zip(QUESTIONS, utilities, strict=False)]
+    facts, rows = untrained(tmp_path, monkeypatch, examples, held_out=0.0)
+    assert (facts["learned_from"], facts["ties"]) == (2, 1)
+    assert {row.tag[0]: row.tag[2] for row in rows} == pytest.approx({0: 1.5, 1: 0.5})  # mean 1
+
+
+def test_the_majority_is_that_of_the_choices_learned_from(tmp_path, monkeypatch):
+    _, held = split_by_question([Example(q, None, (0.1, 0.2)) for q in QUESTIONS[:10]], 0.2, 0)
+    aside = {e.question.id for e in held}
+    examples = [Example(q, None, (0.1, 0.9) if q.id in aside else (0.9, 0.1))
+                for q in QUESTIONS[:10]]  # fmt: skip
+    facts, _ = untrained(tmp_path, monkeypatch, examples, held_out=0.2)
+    assert (facts["write"]["n"], facts["write"]["majority_accuracy"]) == (2, 0.0)
 
 
 def test_no_question_is_learned_from_and_measured_on():
