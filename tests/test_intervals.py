@@ -12,6 +12,7 @@ from rationalize.evaluation.intervals import (
     paired_difference,
     sign_flip_p,
 )
+from rationalize.methods.pair_accuracy import with_interval
 
 
 @pytest.mark.parametrize("samples", [2000, 120_000])  # at once, and in two chunks
@@ -38,6 +39,13 @@ def test_accuracy_interval_is_the_binomials():
 def test_without_spread_the_interval_is_the_mean(values, mean):
     interval = bootstrap_mean(values)
     assert interval.mean == interval.low == interval.high == mean
+
+
+def test_between_bounds_equal_values_leave_room_for_3_of_n_others():
+    difference = paired_difference([1.0] * 60, [1.0] * 60, bounds=(0.0, 1.0))
+    assert (difference.low, difference.high) == pytest.approx((-0.05, 0.05))
+    always_right = with_interval("x", [1.0] * 30)
+    assert always_right == {"x": 1.0, "x_low": pytest.approx(0.9), "x_high": 1.0}
 
 
 def test_seeds_are_averaged_inside_a_question():

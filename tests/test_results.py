@@ -401,6 +401,14 @@ def test_rows_that_were_scored_again_are_read_once(tmp_path):
     assert not any("utility" in a.rewards for a in seeds[1])
 
 
+def test_attempts_of_a_seed_that_results_do_not_name_are_left_out(tmp_path):
+    path = finished(tmp_path / "a", {"SFT": {"test": {0: attempts_of("SFT", seed=0)}}}, {})
+    with Run.open(path, {}) as run:
+        run.append(attempts_of("SFT", seed=5), "final-SFT-test-5")
+    run = Run.read(path)
+    assert set(final_attempts(run, run.read_json("results.json"))["SFT"]["test"]) == {0}
+
+
 def test_methods_are_compared_over_the_seeds_that_both_have():
     """A gate that closes on one seed must not make another method's worse seed a gain."""
     questions = {f"q{i}": question(i) for i in range(8)}

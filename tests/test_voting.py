@@ -109,6 +109,19 @@ def test_the_chosen_attempt_and_the_curve():
         scaling_curve(uneven, {"q": question, "other": replace(question, id="other")})
 
 
+def test_a_weighted_vote_takes_the_best_attempt_with_the_answer_that_wins():
+    question = Question(id="q", question="How many?", answer="7")
+    group = [attempt(0, "7", 0.1), attempt(1, "8", 0.6), attempt(2, "7", 0.3)]
+    assert chosen_attempt(group, question, score="reward_model", weighted=True).id == "2"
+
+
+def test_a_curve_of_right_answers_alone_leaves_room_for_wrong_ones():
+    questions = {f"q{i}": Question(id=f"q{i}", question=f"{i}?", answer="7") for i in range(30)}
+    group = [replace(attempt(i, "7", 0.1), question_id=q) for q in questions for i in range(2)]
+    rows = scaling_curve(group, questions)
+    assert {(r["mean"], round(r["low"], 6), r["high"]) for r in rows} == {(1.0, 0.9, 1.0)}
+
+
 def test_votes_by_a_score_want_one_and_outlive_undefined_ones():
     question = Question(id="q", question="How many?", answer="7")
     undefined = [attempt(i, answer, None) for i, answer in enumerate("787")]
