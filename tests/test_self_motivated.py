@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import experiment
+from toys import experiment, question
 
 from rationalize import train
 from rationalize.config.flags import merge
 from rationalize.errors import UsageError
 from rationalize.methods import METHODS
-from rationalize.methods.base import NothingToLearn
+from rationalize.methods.base import Learned, NothingToLearn
 from rationalize.methods.launch import settings_of, tokens_of
 from rationalize.methods.own_attempts import SelectConfig, WriteConfig
 from rationalize.methods.ppo import PpoConfig
@@ -27,7 +27,7 @@ from rationalize.methods.self_motivated import (
 )
 from rationalize.methods.self_training import RftConfig, self_training
 from rationalize.methods.settings import RunConfig
-from rationalize.methods.train_scorers.reward_model import RewardModelConfig
+from rationalize.methods.train_scorers.reward_model import RewardModelConfig, learn_rank
 from rationalize.models.policy import load_policy
 from rationalize.questions import load_questions, load_splits
 from rationalize.rewards import Reward, RewardSuite
@@ -140,6 +140,66 @@ def test_every_stage_and_mode_on_a_tiny_model(half_right, tuning, tmp_path, caps
     assert (tmp_path / "run/model/config.json").exists()
 
 
+class Loaded:
+    """A policy of which is known what it was loaded with last."""
+
+    now = "base"
+
+    def load_weights(self, folder):
+        self.now = folder
+
+
+def scripted_rounds(tmp_path, monkeypatch, modes, scores):
+    """Three rounds at 12 development questions with the given development accuracy of each PPO:
+    what each started from, by its stage, and the policy and what it is at the end.
+    """
+    turns, begun, policy = iter(scores), {}, Loaded()
+
+    def imitated(exp, policy, config, stage):
+        policy.load_weights(f"M_sft of {stage.name}")
+        return Learned(policy, policy.now)
+
+    def improved(exp, policy, config, stage):
+        begun[stage.name] = policy.now
+        stage.once(lambda: {"scores": {"4": next(turns)}})
+        policy.load_weights(stage.name)
+        return Learned(policy, stage.name)
+
+    patches = {"self_training": imitated, "rank": lambda exp, *_, **__: exp.start}
+    for name, patch in (patches | {"improve": improved}).items():
+        monkeypatch.setattr(f"rationalize.methods.self_motivated.{name}", patch)
+    exp = experiment(tmp_path / "run", [], [question(i) for i in range(12)])
+    config = SelfMotivatedConfig(modes=modes, rounds=3)
+    learned = self_motivated(exp, policy, config, exp.stage("self-motivated"))
+    assert learned.weights == policy.now
+    return begun, policy.now
+
+
+def test_every_mode_starts_from_m_sft(tmp_path, monkeypatch):
+    begun, _ = scripted_rounds(tmp_path, monkeypatch, ("z", "rm", "rm+z"), [0.5, 0.7, 0.6] * 2)
+    assert begun == {
+        f"ppo-{mode}-round{round}": f"M_sft of round{round}-sft"
+        for round in (0, 1)
+        for mode in ("z", "rm", "rm-z")
+    }
+
+
+@pytest.mark.parametrize(
+    ("scores", "rounds", "kept"),
+    [
+        ((0.5, 0.6, 0.8), 2, 1), ((0.5, 0.7, 0.8), 3, 2), ((0.5, 0.4, 0.8), 2, 0),
+        ((0.1, 0.3, 0.2), 3, 1),
+    ],
+)  # fmt: skip
+def test_rounds_end_when_one_brings_less_than_a_standard_error(
+    scores, rounds, kept, tmp_path, monkeypatch
+):
+    """Of a share of 12 questions: .144."""
+    begun, now = scripted_rounds(tmp_path, monkeypatch, ("z",), scores)
+    assert list(begun) == [f"ppo-z-round{round}" for round in range(rounds)]
+    assert now == f"ppo-z-round{kept}"
+
+
 def test_a_closed_gate_stops_the_reward_models_arms_alone(half_right, tmp_path, capsys):
     rm = dataclasses.replace(CONFIG.rm, gate=1.1, held_out=0.5)
     start(tmp_path / "run", HALF_RIGHT, *half_right, rm=rm, modes=("z", "rm"))
@@ -180,7 +240,7 @@ def test_a_worse_round_does_not_replace_a_better_one(half_right, tmp_path):
 
 
 @pytest.mark.parametrize("tuning", ["full", "lora"])
-def test_rows_of_an_experiment_go_on_from_each_other(half_right, tuning, tmp_path):
+def test_rows_of_an_experiment_go_on_from_each_other(half_right, tuning, tmp_path, monkeypatch):
     """RFT, its rank, PPO in each mode: by what each leaves, without its policy."""
     exp = experiment_on(tmp_path / "run", *half_right, tuning=tuning)
     config = dataclasses.replace(HALF_RIGHT, modes=("z", "rm"))
@@ -191,7 +251,17 @@ def test_rows_of_an_experiment_go_on_from_each_other(half_right, tuning, tmp_pat
     m_sft = self_training(exp, exp.load_policy(), config.rft, exp.stage("seed0-sft"))
     ranked_exp = after(m_sft)
     policy = exp.load_policy(m_sft.weights)
+    learned_from = []
+
+    def learn(policy, data, *given, **named):
+        learned_from.append(data)
+        return learn_rank(policy, data, *given, **named)
+
+    monkeypatch.setattr("rationalize.methods.self_motivated.learn_rank", learn)
     ranked = rank(ranked_exp, policy, config.ranking, exp.stage("seed0"))
+    [data] = learned_from
+    assert {a.id for a in data.attempts} == {a.id for a in [*m_sft.store, *ranked.attempts]}
+    assert data.scale_on == ranked.attempts
     assert (len(m_sft.store), len(ranked.attempts), len(ranked.store)) == (24 * 4, 24 * 4, 24 * 8)
     assert ranked.reward_model == tmp_path / "run/scorers/seed0-reward-model"
     assert (ranked.closed, ranked.weights) == ("", m_sft.weights)

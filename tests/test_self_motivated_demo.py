@@ -4,6 +4,8 @@ import dataclasses
 import json
 
 import pytest
+import torch
+from tiny import weights
 from toys import attempt, experiment, question, told_apart
 
 from rationalize import demo
@@ -13,7 +15,14 @@ from rationalize.methods.base import Learned, NothingToLearn
 from rationalize.methods.demos.self_motivated import PPO_ROWS, RELEARN, SelfMotivatedDemoConfig
 from rationalize.methods.experiment import Row, Table, complete_last
 from rationalize.methods.own_attempts import SelectConfig, WriteConfig
-from rationalize.methods.relearn import RelearnConfig, best_by_score, in_turns, texts_of
+from rationalize.methods.relearn import (
+    RelearnConfig,
+    best_by_score,
+    in_turns,
+    relearn,
+    texts_of,
+)
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.sft import StartConfig
 from rationalize.sampling.local import SamplingConfig
 from rationalize.training.loop import FitConfig, HeadFitConfig
@@ -158,6 +167,39 @@ def test_each_row_imitates_what_it_says(tmp_path):
     assert [reply for _, reply in taught[0]] == ["Ice is hard. So the answer is (A)."] * 2
     with pytest.raises(NothingToLearn, match="the gate"):
         learned_by("best", tmp_path, closed="the gate is closed")
+
+
+def test_the_best_is_chosen_among_all_right_attempts(tmp_path, monkeypatch):
+    """Not among the first ones under RFT's cap, nor the base model's alone."""
+    monkeypatch.setattr(
+        "rationalize.methods.relearn.load_reward_model", lambda exp, folder: ByLength()
+    )
+    best = [reply for _, reply in learned_by("best", tmp_path, reward_model=tmp_path)]
+    assert len(best) == 4
+    assert all(reply.startswith("once more a clear stone") for reply in best)
+
+
+def test_each_row_starts_from_the_base_model_and_learns_for_as_long_as_rft(
+    tiny_model, tmp_path, monkeypatch
+):
+    questions, written = told_apart(4)
+    run_config = RunConfig(model=tiny_model, precision="float32")
+    exp = experiment(tmp_path / "run", questions, config=run_config)
+    m_sft = exp.stage("m-sft")
+    m_sft.once(lambda: {"scores": {"4": 0.7, "8": 0.6}, "step": 4})
+    policy, lessons = exp.load_policy(), []
+    base = weights(policy)
+    with torch.no_grad():
+        policy.model.get_input_embeddings().weight[3] += 1  # it is M_sft
+
+    def imitate(exp, policy, texts, config, stage, *, steps):
+        lessons.append((weights(policy), steps))
+        stage.once(lambda: {"scores": {"8": 0.5}, "step": 8})
+
+    monkeypatch.setattr("rationalize.methods.relearn.imitate", imitate)
+    exp = small(exp, start=Learned(policy, m_sft.folder, store=written))
+    relearn(exp, policy, RelearnConfig(learns="more"), exp.stage("more"))
+    assert lessons == [(base, 8)]
 
 
 def test_the_best_is_one_right_attempt_a_question():
