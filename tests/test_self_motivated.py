@@ -168,7 +168,8 @@ def scripted_rounds(tmp_path, monkeypatch, modes, scores):
     patches = {"self_training": imitated, "rank": lambda exp, *_, **__: exp.start}
     for name, patch in (patches | {"improve": improved}).items():
         monkeypatch.setattr(f"rationalize.methods.self_motivated.{name}", patch)
-    exp = experiment(tmp_path / "run", [], [question(i) for i in range(12)])
+    run_config, dev = RunConfig(tuning="full"), [question(i) for i in range(12)]
+    exp = experiment(tmp_path / "run", [], dev, config=run_config)
     config = SelfMotivatedConfig(modes=modes, rounds=3)
     learned = self_motivated(exp, policy, config, exp.stage("self-motivated"))
     assert learned.weights == policy.now
