@@ -1,6 +1,6 @@
 """What a leak control leaves COALITION's judge to read.
 
-    python experiments/leak_control.py
+    python experiments/leak_control.py                    # or --taught conclusion
 
 M_IFT learns from the first 140 of 300 built-in questions to answer alone and from a teacher's
 rationale, and judges the others: without a rationale, with one that led to the gold answer, and
@@ -13,6 +13,7 @@ Stores experiments/results/leak_control.json; six minutes a judge on one core.
 
 from __future__ import annotations
 
+import argparse
 import random
 import re
 import tempfile
@@ -83,6 +84,9 @@ CONTROLS: Mapping[str, Control] = {
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--taught", nargs="*", default=["none"], choices=list(CONTROLS))
+    args = parser.parse_args()
     questions = load_questions("builtin:train=300,dev=4,test=4,unseen=0", "train")
     random.Random(0).shuffle(questions)
     told: dict[str, str] = {}
@@ -90,7 +94,7 @@ def main() -> None:
         told.setdefault(attempt.question_id, attempt.rationale)
     held = [q for q in questions[140:] if q.id in told]
     rows = []
-    for taught in ("none", "conclusion"):
+    for taught in args.taught:
         judge = judge_taught(questions[:140], CONTROLS[taught], taught)
         alone = judge.utilities(held, [None] * len(held))
         for name, control in CONTROLS.items():
@@ -135,11 +139,13 @@ def judge_taught(questions: list[Question], control: Control, name: str) -> Answ
         for a in teacher_attempts(questions, "correct")
     ]  # fmt: skip
     counts = counts_of(CONFIG, rows)
-    with tempfile.TemporaryDirectory() as place:
-        stage = Stage(Run.open(Path(place) / "run", {"method": "leak-control"}), name)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        Run.open(Path(place) / "run", {"method": "leak-control"}) as run,
+    ):
         fit(
-            policy, nll, lambda step: mixed_batch(rows, counts, step, 0), CONFIG.fit, stage,
-            steps=tuning_steps(rows, CONFIG, CONFIG.epochs),
+            policy, nll, lambda step: mixed_batch(rows, counts, step, 0), CONFIG.fit,
+            Stage(run, name), steps=tuning_steps(rows, CONFIG, CONFIG.epochs),
         )  # fmt: skip
     reader = ChoiceScorer(policy)
     return AnswerScorer([AnswerFold(reader, reader)], texts="choices")

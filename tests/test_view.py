@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import threading
 from contextlib import contextmanager
 from http.client import HTTPConnection
@@ -101,6 +102,14 @@ def test_a_running_run_is_followed(tmp_path):
     assert "one: stopped" in render_view(watched([str(run.path)]))
     Run.open(run.path, {"method": "mario"}).close()  # a second start forgets what a kill left
     assert not (run.path / PROGRESS).exists()
+
+
+def test_a_run_that_was_deleted_while_it_was_open_stops_no_other(tmp_path):
+    gone = Run.open(tmp_path / "gone", {"method": "sft"})
+    shutil.rmtree(gone.path)
+    with Run.open(tmp_path / "other", {"method": "sft"}) as run, progress_bar("sft", "steps") as p:
+        p(1, 2, 0)
+        assert json.loads((run.path / PROGRESS).read_bytes())["done"] == 1
 
 
 def test_several_runs_share_their_charts_and_can_be_compared(tmp_path):

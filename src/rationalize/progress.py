@@ -103,6 +103,7 @@ def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
 
 def _write_files(progress: dict[str, object]) -> None:
     text = json.dumps({"pid": os.getpid(), **progress})
+    _files.difference_update([file for file in _files if not file.parent.is_dir()])  # deleted
     for file in _files:
         fresh = file.with_name(f".{file.name}.tmp")
         fresh.write_text(text, encoding="utf-8")
