@@ -210,6 +210,8 @@ def test_answers_are_masked_where_the_judge_reads_what_is_left(unmasked, chosen,
     assert [row["control"] for row in rows] == (["mask", "penalty"] if unmasked else ["mask"])
     assert ("answers are not masked" in capsys.readouterr().err) == unmasked
     assert log_reading(exp, object(), questions, CONFIG) == "mask"  # nothing to measure
+    exp.run.write_json("reading.json", {"alone": 0.5, "n": 20})  # as an earlier version stored it
+    assert log_reading(exp, Reads(), questions, CONFIG) == "mask"
     strict = dataclasses.replace(
         CONFIG, candidates=dataclasses.replace(CONFIG.candidates, leak="mask")
     )

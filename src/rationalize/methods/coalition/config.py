@@ -120,7 +120,7 @@ class CandidateConfig:
 
     @property
     def control(self) -> Leak:
-        """`leak`, where `auto` is not decided yet `mask`."""
+        """`leak`, or `mask` while `auto` is undecided."""
         return "mask" if self.leak == "auto" else self.leak
 
 

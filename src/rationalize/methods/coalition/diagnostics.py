@@ -124,7 +124,15 @@ def log_reading(
 
     readers = FOR_VARIANTS if config.judge == "variants" else FOR_IFT
     stage = exp.stage("reading", needs=(*readers, *FOR_JUDGING, "candidates.leak"))
-    return stage.facts("reading", measure)[-1]["control"]
+    *_, last = reading_rows(stage.facts("reading", measure))
+    return last.get("control", controls[0])
+
+
+def reading_rows(found: Any) -> Sequence[Mapping[str, Any]]:
+    """The rows of `reading.json`, a row for each control that was tried; an earlier version stored
+    the one row alone.
+    """
+    return [found] if isinstance(found, Mapping) else found or []
 
 
 def _reads(row: Mapping[str, Any]) -> str:

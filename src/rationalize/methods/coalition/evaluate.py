@@ -14,6 +14,7 @@ from rationalize.evaluation.compare import Methods
 from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.base import Experiment, Learned, final_stage, log_dev
 from rationalize.methods.coalition.config import FOR_UTILITIES, CoalitionConfig
+from rationalize.methods.coalition.diagnostics import reading_rows
 from rationalize.methods.coalition.inference import CONTROLLER, FIXED, Coalition
 from rationalize.methods.coalition.table import CROSS, OTHERS, SELF, rows_of_table
 from rationalize.methods.outcome import base_row, majority_row, trained_rows, write_results
@@ -152,7 +153,7 @@ def measured(run: Run, splits: Sequence[str]) -> dict[str, Any]:
     names = list(rounds["dev_accuracy"])
     of_round = {row["round"]: row for row in _by_round(run, rounds["stage"])}
     return {
-        "reading": [reading] if isinstance(reading, dict) else reading or [],  # as it once was
+        "reading": reading_rows(reading),
         "variance": [
             {"when": when, **row}
             for when in [*names, *splits]
