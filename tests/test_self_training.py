@@ -356,6 +356,11 @@ def test_dpo_learns_first_from_attempts_that_are_there(half_right, tmp_path):
     silent = dataclasses.replace(start, attempts=attempts[:1])
     with pytest.raises(NothingToLearn, match="none of 1 attempts"):
         iterative_dpo(dataclasses.replace(exp, start=silent), policy, config, exp.stage("other"))
+    _, aside = pairs_of(attempts, exp.train, config, exp.seed)
+    held_out = [a for a in attempts if a.prompt in {pair.prompt for pair in aside}]
+    start = dataclasses.replace(start, attempts=held_out)
+    with pytest.raises(NothingToLearn, match="no question but held-out ones has a right"):
+        iterative_dpo(dataclasses.replace(exp, start=start), policy, config, exp.stage("third"))
 
 
 class Killed(Exception):

@@ -125,8 +125,8 @@ def _learn(
                 break  # the rounds before stand
             raise NothingToLearn(
                 f"{this.name}: none of {len(attempts)} attempts at {len(exp.train)} questions make "
-                "a pair: no question has a right and a wrong one. Write more per question "
-                "(`sampling.n`), or take harder or easier questions"
+                f"a pair: no question {'but held-out ones ' * bool(unseen)}has a right and a wrong "
+                "one. Write more per question (`sampling.n`), or take harder or easier questions"
             )
 
         # 3. learn
