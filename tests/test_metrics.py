@@ -24,7 +24,6 @@ from rationalize.evaluation.metrics import (
     nrg,
     per_question,
     reward_metric,
-    reward_values,
     settle_worst,
 )
 from rationalize.records import Attempt, Question
@@ -117,7 +116,8 @@ def test_an_undefined_score_counts_as_the_worst_of_its_range(undefined):
         attempt(rewards={"consistency": 0.5}),
         attempt("q2", rewards={"consistency": undefined}),
     ]
-    assert reward_values(attempts, QUESTIONS, Spec("consistency", (-1, 1))) == [0.5, -1.0]
+    consistency = reward_metric(Spec("consistency", (-1, 1)))
+    assert per_question(attempts, QUESTIONS, consistency) == {"q1": 0.5, "q2": -1.0}
 
 
 def test_without_a_low_end_undefined_counts_as_the_lowest_score_found():

@@ -250,10 +250,6 @@ def test_an_answer_scorer_is_trained_saved_and_loaded(base, tmp_path, separate):
         assert sum(p) == pytest.approx(1.0)
     again = AnswerScorer.load(tmp_path)
     assert again.weights_hash == scorer.weights_hash
-    if separate:
-        fold = tmp_path / "fold0"
-        pair = AnswerScorer.load_pair(fold / "answer", fold / "answer_from_rationale")
-        assert sum(pair.probabilities(dev[:1], ["It is."])[0]) == pytest.approx(1.0)
 
 
 def test_a_group_that_a_batch_holds_twice_counts_twice(base):

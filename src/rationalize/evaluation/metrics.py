@@ -220,13 +220,6 @@ def per_question(
     return {q: sum(v) / len(v) for q, v in values.items()}
 
 
-def reward_values(
-    attempts: Iterable[Attempt], questions: Mapping[str, Question], reward: RewardSpec
-) -> list[float]:
-    """One value of a reward per question, in the order in which questions first appear."""
-    return list(per_question(attempts, questions, reward_metric(reward)).values())
-
-
 def applicable(metrics: Iterable[Metric], attempts: Sequence[Attempt]) -> list[Metric]:
     """The metrics that these attempts have; NRG where they have all its parts.
 

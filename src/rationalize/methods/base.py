@@ -250,6 +250,17 @@ def log_dev(
     return {row["reward"]: row["mean"] for row in rows}
 
 
+def kept_on_dev(stage: Stage) -> list[Attempt]:
+    """The development attempts of the step whose weights a finished stage kept."""
+    return stage.stored(f"dev{(stage.done or {})['step']}") or []
+
+
+def log_kept(exp: Experiment, stage: Stage, attempts: Sequence[Attempt], round: int) -> None:
+    """Score by all rewards the development attempts that a round was kept with, and log them."""
+    scored = exp.suite.score(attempts, {q.id: q for q in exp.dev})
+    log_dev(exp, stage, scored, round=round, step=round)
+
+
 def selected(means: Mapping[str, float], select_by: str) -> float:
     """The development metric that selects. Raises `UsageError` where it is none."""
     if select_by not in means:

@@ -22,7 +22,13 @@ from typing import Literal
 import numpy as np
 
 from rationalize.errors import UsageError
-from rationalize.methods.base import Experiment, Learned, NothingToLearn, log_dev
+from rationalize.methods.base import (
+    Experiment,
+    Learned,
+    NothingToLearn,
+    kept_on_dev,
+    log_kept,
+)
 from rationalize.methods.own_attempts import (
     fault,
     learned_text,
@@ -63,21 +69,15 @@ def relearn(exp: Experiment, policy: Policy, config: RelearnConfig, stage: Stage
     texts = texts_of(exp, config, start)
     steps = max(map(int, (exp.run.done(start.weights.name) or {})["scores"]))
     say(f"{stage.name}: {len(texts)} texts, {steps} steps as RFT")
-    log_dev_of(exp, Stage(exp.run, start.weights.name), stage, 0)  # M_sft's, to compare with
+    before = kept_on_dev(Stage(exp.run, start.weights.name))
+    log_kept(exp, stage, before, 0)  # M_sft's, to compare with
     exp.reset(policy)
     sft, this = SftConfig(evaluations=config.rft.evaluations, fit=config.rft.fit), stage.sub("sft")
     imitate(exp, policy, texts, sft, this, steps=steps)
-    log_dev_of(exp, this, stage, 1)
+    log_kept(exp, stage, kept_on_dev(this), 1)
     rewards = {"more": ("correctness",), "best": ("correctness", "reward_model")}
     trained = {stage.name: rewards[config.learns]} if config.learns in rewards else {}
     return replace(start, policy=policy, weights=this.folder, trained=trained, attempts=())
-
-
-def log_dev_of(exp: Experiment, kept: Stage, stage: Stage, round: int) -> None:
-    """Log every metric of the development attempts with which a stage was kept, under `stage`."""
-    attempts = kept.stored(f"dev{(kept.done or {})['step']}") or []
-    scored = exp.suite.score(attempts, {q.id: q for q in exp.dev})
-    log_dev(exp, stage, scored, round=round, step=round)
 
 
 def texts_of(exp: Experiment, config: RelearnConfig, start: Learned) -> Texts:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rationalize.config.checks import above, at_least
-from rationalize.methods.base import Experiment, Learned, log_dev
+from rationalize.methods.base import Experiment, Learned, kept_on_dev, log_kept
 from rationalize.methods.own_attempts import (
     SelectConfig,
     WriteConfig,
@@ -135,7 +135,7 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
     greedy = replace(config.write, hints="off", resample=0, sampling=exp.evaluation)
     part = "writer-dev"
     attempts = own_attempts(exp, policy, greedy, stage, part, split="dev", few_shot=few_shot)
-    _log_every_metric(exp, stage, attempts, 0)
+    log_kept(exp, stage, attempts, 0)
     check_writer(attempts, exp.dev, stage, config.write.hints)
     store: list[Attempt] = []
     scores: dict[str, float] = {}  # stage of a round -> development accuracy
@@ -162,9 +162,8 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
         sft_config = SftConfig(evaluations=config.evaluations, fit=config.fit)
         steps = steps_in(round, len(texts), config)
         imitate(exp, policy, texts, sft_config, this, steps=steps)
-        facts = this.done or {}
-        scores[this.name] = max(facts["scores"].values())
-        _log_every_metric(exp, stage, this.stored(f"dev{facts['step']}") or [], round + 1)
+        scores[this.name] = max((this.done or {})["scores"].values())
+        log_kept(exp, stage, kept_on_dev(this), round + 1)
     best = best_of(scores)
     exp.run.write_json(f"{stage.name}-rounds.json", {"dev_accuracy": scores, "kept": best})
     weights = replace(stage, name=best).folder
@@ -213,9 +212,3 @@ def steps_in(round: int, rows: int, config: RestartConfig) -> int:
     if config.first_steps:
         return int(config.first_steps * config.growth**round)
     return max(1, math.ceil(config.epochs * config.growth**round * rows / config.fit.batch_size))
-
-
-def _log_every_metric(exp: Experiment, stage: Stage, attempts: list[Attempt], round: int) -> None:
-    """Score a round's development attempts by all rewards, and log what they reach."""
-    scored = exp.suite.score(attempts, {q.id: q for q in exp.dev})
-    log_dev(exp, stage, scored, round=round, step=round)

@@ -152,14 +152,6 @@ class AnswerScorer:
         ]
         return cls(folds, texts=facts["texts"], seen=facts["seen"])
 
-    @classmethod
-    def load_pair(
-        cls, io_folder: Path | str, iro_folder: Path | str, texts: Texts = "released"
-    ) -> AnswerScorer:
-        """MaRio's two models, I->O and IR->O, from two model folders; not cross-fitted."""
-        io, iro = (load_choice_scorer(Path(f)) for f in (io_folder, iro_folder))
-        return cls([AnswerFold(io, iro)], texts=texts)
-
     def probabilities(
         self, questions: Sequence[Question], rationales: Sequence[str | None]
     ) -> list[list[float]]:
