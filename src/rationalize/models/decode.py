@@ -29,9 +29,9 @@ class Memory:
     """Keys and values of tokens that several rows read."""
 
     keys: Sequence[Tensor]
-    """Per layer (S, k, D, L)."""
-    values: Sequence[Tensor]
     """Per layer (S, k, L, D)."""
+    values: Sequence[Tensor]
+    """The same shape."""
     lengths: Tensor
     """(S,) real tokens; the others are padding behind them."""
 
@@ -44,7 +44,7 @@ class Memory:
 
     def bias(self, dtype: torch.dtype) -> Tensor:
         """(S, L): 0 for real tokens, minus infinity for padding."""
-        at = torch.arange(self.keys[0].shape[-1], device=self.lengths.device)
+        at = torch.arange(self.keys[0].shape[-2], device=self.lengths.device)
         bias = torch.zeros(len(self.lengths), len(at), dtype=dtype, device=at.device)
         return bias.masked_fill_(at >= self.lengths[:, None], float("-inf"))
 
@@ -66,8 +66,8 @@ class OwnStream(Stream):
         rests = [(*q.prompt_ids, *q.control_ids)[first:] for q in queries]
         self.hidden, self._prompts = _read(weights, rests, opening)
         self._written = 0  # tokens per row so far
-        self._keys: list[Tensor] = []  # per layer (R, k, D, T), T at least `_written`
-        self._values: list[Tensor] = []  # per layer (R, k, T, D)
+        self._keys: list[Tensor] = []  # per layer (R, k, T, D), T at least `_written`
+        self._values: list[Tensor] = []  # the same
         self._place(torch.arange(len(queries), device=weights.device))
 
     def select(self, rows: Tensor) -> None:
@@ -86,16 +86,16 @@ class OwnStream(Stream):
         positions = (self._start_R + at)[:, None]
         cos, sin = (part[:, 0] for part in _rotation(weights, positions))  # (R, H + k, D) each
         # one bias for all layers: padding of the prompts, and own columns without a token
-        length = _rounded_up(at + 1, _BLOCK)
-        ahead = torch.arange(length, device=x.device) > at
-        own_bias = x.new_zeros(length).masked_fill_(ahead, float("-inf"))
+        room = self._keys[0].shape[-2]
+        ahead = torch.arange(room, device=x.device) > at
+        own_bias = x.new_zeros(room).masked_fill_(ahead, float("-inf"))
         bias = torch.cat([self._bias_RL, own_bias.expand(len(x), -1)], -1)[:, None, None]
         for i, layer in enumerate(weights.layers):
             q, k, v = _qkv(weights, layer, x, (cos, sin))  # (R, H, D), (R, k, D) twice
-            self._keys[i][..., at] = k
+            self._keys[i][:, :, at] = k
             self._values[i][:, :, at] = v
             parts: list[_Part] = [(m.keys[i], m.values[i], readers) for m, readers in self._shared]
-            parts.append((self._keys[i][..., :length], self._values[i][:, :, :length], None))
+            parts.append((self._keys[i], self._values[i], None))
             grouped = q.view(len(x), weights.kv_heads, -1, weights.head_dim)  # (R, k, g, D)
             x = x + layer.out(_attend(grouped, parts, bias).reshape(len(x), -1))
             x = x + _mlp(weights, layer, x)
@@ -130,22 +130,18 @@ class OwnStream(Stream):
             self._bias_RL = torch.cat([opened, self._bias_RL], -1)
 
     def _grow(self, rows: int) -> None:
-        """Make room for a token per row."""
-        room = self._keys[0].shape[-1] if self._keys else 0
-        if self._written < room:
+        """Make room for a token per row; for no more than a block, since a product with a part of
+        a tensor copies that part first.
+        """
+        weights = self._weights
+        if not self._keys:
+            nothing = self.hidden.new_zeros(rows, weights.kv_heads, 0, weights.head_dim)
+            self._keys, self._values = ([nothing] * len(weights.layers) for _ in range(2))
+        if self._written < self._keys[0].shape[-2]:
             return
-        weights, larger = self._weights, max(4 * _BLOCK, 2 * room)
-        shape = (rows, weights.kv_heads, weights.head_dim)
-        for i in range(len(weights.layers)):
-            # zeros: what is masked must still be a number
-            keys = self.hidden.new_zeros(*shape, larger)
-            values = self.hidden.new_zeros(*shape[:2], larger, shape[2])
-            if room:
-                keys[..., :room], values[:, :, :room] = self._keys[i], self._values[i]
-                self._keys[i], self._values[i] = keys, values
-            else:
-                self._keys.append(keys)
-                self._values.append(values)
+        for own in (self._keys, self._values):
+            for layer, tensor in enumerate(own):  # zeros: what is masked must still be a number
+                own[layer] = functional.pad(tensor, (0, 0, 0, _BLOCK))
 
 
 @dataclass(frozen=True)
@@ -175,18 +171,18 @@ class _Readers:
 
 
 _Part = tuple[Tensor, Tensor, _Readers | None]
-"""Keys (S, k, D, L) and values (S, k, L, D), and who reads them; None: each row its own."""
+"""Keys and values (S, k, L, D), and who reads them; None: each row its own."""
 
 
 def _attend(q: Tensor, parts: Sequence[_Part], bias: Tensor) -> Tensor:
     """Attention (R, k, g, D) of one query per row, (R, k, g, D), over all parts at once."""
     group = q.shape[2]
     scores = [
-        readers.gather(readers.spread(q) @ keys, group) if readers else q @ keys
+        readers.gather(readers.spread(q) @ keys.mT, group) if readers else q @ keys.mT
         for keys, _, readers in parts
     ]
     weights = torch.softmax(torch.cat(scores, -1).add_(bias), -1)  # (R, k, g, all tokens)
-    shares = weights.split([keys.shape[-1] for keys, _, _ in parts], -1)
+    shares = weights.split([keys.shape[-2] for keys, _, _ in parts], -1)
     read = [
         readers.gather(readers.spread(share) @ values, group) if readers else share @ values
         for share, (_, values, readers) in zip(shares, parts, strict=True)
@@ -216,10 +212,10 @@ def _read(
     all_keys, all_values = [], []
     for i, layer in enumerate(weights.layers):
         q, k, v = (part.transpose(1, 2) for part in _qkv(weights, layer, x, rotation))
-        all_keys.append(k.transpose(-1, -2).contiguous())
+        all_keys.append(k.contiguous())
         all_values.append(v.contiguous())
         if opening:
-            before_k = opening.keys[i].transpose(-1, -2).expand(len(x), -1, -1, -1)
+            before_k = opening.keys[i].expand(len(x), -1, -1, -1)
             before_v = opening.values[i].expand(len(x), -1, -1, -1)
             k, v = torch.cat([before_k, k], 2), torch.cat([before_v, v], 2)
         group = weights.heads // weights.kv_heads
@@ -272,7 +268,11 @@ def _mlp(weights: DecodeWeights, layer: Layer, x: Tensor) -> Tensor:
 
 
 def _norm(weights: DecodeWeights, x: Tensor, weight: Tensor) -> Tensor:
-    return functional.rms_norm(x, weight.shape, weight, weights.epsilon)
+    """RMS norm in float32; `functional.rms_norm` takes up to five times as long in bfloat16."""
+    y = x.float()
+    squares = torch.linalg.vector_norm(y, dim=-1, keepdim=True).square_()
+    scale = squares.div_(y.shape[-1]).add_(weights.epsilon).rsqrt_()
+    return (y * scale).mul_(weight).to(x.dtype)
 
 
 def _rounded_up(number: int, step: int) -> int:

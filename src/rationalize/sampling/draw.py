@@ -19,7 +19,7 @@ sorted, which costs more than a small model's forward pass.
 """
 
 _BLOCK = 64
-"""Neighbouring logits that are searched together for the largest."""
+"""Neighbouring logits that are searched together for the largest; fewer where many are wanted."""
 
 _ROWS = 8
 """Rows that are drawn together: their logits in float32 stay in a processor's cache."""
@@ -67,7 +67,9 @@ def _draw(logits: Tensor, config: SamplingConfig, uniform_R: Tensor) -> Tensor:
         values, ids = likeliest(rows, count)
         if largest is None or total is None:
             largest = values[:, :1]
-            scaled = (logits - largest).mul_(1 / config.temperature)
+            scaled = logits - largest
+            if config.temperature != 1.0:
+                scaled.mul_(1 / config.temperature)
             total = scaled.exp_().sum(-1, keepdim=True)
         # probabilities, (rows left, count), sorted
         p = ((values - largest[left]) / config.temperature).exp() / total[left]
@@ -92,19 +94,22 @@ def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
     rows, vocabulary = logits.shape
     if count == vocabulary:
         return logits.sort(dim=-1, descending=True)
-    blocks = vocabulary // _BLOCK
-    if count > blocks // 4:
+    size = _BLOCK
+    while size > 1 and count > vocabulary // size // 4:
+        size //= 2
+    if size == 1:
         return logits.topk(count, dim=-1)
+    blocks = vocabulary // size
     whole, rest = (
-        logits[:, : blocks * _BLOCK].view(rows, blocks, _BLOCK),
-        logits[:, blocks * _BLOCK :],
+        logits[:, : blocks * size].view(rows, blocks, size),
+        logits[:, blocks * size :],
     )
     best = whole.amax(-1).topk(count, dim=-1, sorted=False).indices.sort(-1).values  # (R, count)
-    values = whole.gather(1, best[..., None].expand(-1, -1, _BLOCK)).flatten(1)
+    values = whole.gather(1, best[..., None].expand(-1, -1, size)).flatten(1)
     values, at = torch.cat([values, rest], -1).topk(count, dim=-1)
-    block = best.gather(1, (at // _BLOCK).clamp(max=count - 1))
-    ids = block * _BLOCK + at % _BLOCK
-    return values, torch.where(at < count * _BLOCK, ids, at + (blocks - count) * _BLOCK)
+    block = best.gather(1, (at // size).clamp(max=count - 1))
+    ids = block * size + at % size
+    return values, torch.where(at < count * size, ids, at + (blocks - count) * size)
 
 
 def _from_nucleus(p_RK: Tensor, ids_RK: Tensor, top_p: float, uniform_R: Tensor) -> Tensor:
