@@ -22,11 +22,13 @@ from rationalize.methods.coalition.config import (
 )
 from rationalize.methods.coalition.diagnostics import log_reading
 from rationalize.methods.coalition.evaluate import self_consistency
+from rationalize.methods.coalition.tuning import mode_rows, tuned_variants
 from rationalize.methods.launch import demo
 from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.settings import EvaluationConfig, RunConfig
 from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.models.answer_texts import answer_prompt
+from rationalize.models.policy import load_policy
 from rationalize.models.scorers import AnswerScorer
 from rationalize.questions import load_splits
 from rationalize.records import Attempt, Question
@@ -349,8 +351,9 @@ def test_self_consistency_spends_no_fewer_tokens(finished, questions, tmp_path):
     votes = {"n": 0}
 
     class Cheap:  # each chain costs a token
-        def chains(self, questions, *args, seed, **options):
+        def chains(self, questions, sampling, *, seed, **options):
             votes["n"] += 1
+            votes["sampling"] = sampling
             return [Spends(q, stored[0], votes["n"]) for q in questions]
 
     @dataclasses.dataclass
@@ -374,6 +377,48 @@ def test_self_consistency_spends_no_fewer_tokens(finished, questions, tmp_path):
     assert [a.n_tokens for a in own] == [5] * 6
     assert [a.prediction for a in own] == [q.choices[1] for q in asked]  # 1, 0, 1, 0, 1
     assert {(a.writer, a.seed) for a in own} == {("self-consistency", 0)}
+    assert votes["sampling"] == SHORT
+    # votes of a search, or greedy ones, would be one text
+    for number, alike in enumerate(({"beams": 3}, {"temperature": 0.0})):
+        exp = experiment(tmp_path / f"alike{number}", [])
+        exp = dataclasses.replace(exp, splits={"test": asked})
+        searched = dataclasses.replace(SHORT, **alike)
+        self_consistency(exp, Cheap(), searched, "test", tokens=4.5)
+        assert votes["sampling"] == dataclasses.replace(SHORT, temperature=1.0, beams=1)
+
+
+def test_a_variants_source_is_not_paired_with_drafts_at_equal_ids(model, tmp_path, monkeypatch):
+    other = tmp_path / "other.jsonl"  # numbered from 0, as the train questions are
+    rows = [
+        {"id": str(i), "question": f"Other {i}?", "answer": "yes", "choices": ["yes", "no"],
+         "rationales": [f"source rationale {i}."]}
+        for i in range(8)
+    ]  # fmt: skip
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train = [
+        Question(str(i), f"Own {i}?", "yes", ("yes", "no"), rationales=(f"It is so {i}.",))
+        for i in range(8)
+    ]
+    refined = {}
+
+    def rows_of(policy, part, drafts, texts):
+        made = mode_rows(policy, part, drafts, texts)
+        refined[part[0].question.split()[0], len(part)] = len(made["refine"])
+        return made
+
+    monkeypatch.setattr("rationalize.methods.coalition.tuning.mode_rows", rows_of)
+    config = CoalitionConfig(
+        judge="ift", variant_sources=(str(other), ""), variant_epochs=0.5,
+        instruction=INSTRUCTION, variant_fit=FIT,
+    )  # fmt: skip
+    policy = load_policy(model)
+    exp = experiment(
+        tmp_path / "run", train, train[:1], policy=policy,
+        config=RunConfig(model=str(model), precision="float32"),
+    )  # fmt: skip
+    tuned_variants(exp, exp.load_policy(), train, config)
+    assert refined["Other", 8] == 0
+    assert refined["Own", 4] > 0
 
 
 def test_rows_of_the_table_are_found_again(finished):

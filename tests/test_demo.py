@@ -78,6 +78,22 @@ def test_the_demo_end_to_end(tmp_path, capsys):
     assert "is done" in capsys.readouterr().out
 
 
+def test_a_row_that_finds_nothing_to_learn_is_left_out_of_the_demo(tmp_path, capsys):
+    settings = {
+        **SETTINGS, "model": str(tiny_folder("decoder", tmp_path / "tiny")), "seeds": (0,),
+        "methods": ("mario", "filt-acc"),
+        # of its own attempts alone, none of which is right
+        "filt_acc": replace(SETTINGS["filt_acc"], teacher="none"),
+        "mario": replace(SETTINGS["mario"], token_questions=0),
+    }  # fmt: skip
+    demo("mario", tmp_path / "run", **settings)
+    assert "FILT-ACC is left out: nothing to learn from" in capsys.readouterr().err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "MaRio" in results["methods"]
+    assert "FILT-ACC" not in results["methods"]
+    assert "\n# MaRio, from " in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
 def test_another_configuration_is_refused(tmp_path):
     settings = {**SETTINGS, "model": str(tiny_folder("decoder", tmp_path / "tiny", chat=True))}
     stored = settings_of(DEMOS["mario"])(**settings, seed=7)

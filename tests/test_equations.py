@@ -20,7 +20,8 @@ def test_equations_are_read_in_order_and_normalised():
      ("9 ** 99999 = 3", True), ("no sums here", True), ("2 * (3 + 4) = 2 * 7 = 14", True),
      ("2 * (3 + 4) = 2 * 8 = 16", False), ("12 * 3 = 10 * 3 + 2 * 3 = 36", True),
      ("4 - 2 = 5 - 3", True), ("- 5 * 12 = 60", True), ("-5 + 3 = -2", True),
-     ("3^2 + 1 = 10", True), ("box 3 + 4 = 7 dollars", True), ("14 - 5 = 8. He", False)],
+     ("3^2 + 1 = 10", True), ("box 3 + 4 = 7 dollars", True), ("14 - 5 = 8. He", False),
+     (".25 * 4 = 1.00", True), ("He pays .5 * 10 = 5 dollars.", True), ("So. 5 x 2 = 10", True)],
 )  # fmt: skip
 def test_equations_hold(text, holds):
     assert equations_hold(text) is holds

@@ -139,16 +139,19 @@ def test_cut_attempts_are_not_learned_from_unless_one_asks(tmp_path):
     assert step["weight"] == line["learned_from"]
 
 
-def test_where_all_attempts_are_worth_the_same_nothing_is_learned(tmp_path, caplog):
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+def test_where_all_attempts_are_worth_the_same_the_kl_alone_is_learned(beta, tmp_path, caplog):
     same = RewardSuite(
         [correctness(), Reward("first", lambda completions, **_: [0.5] * len(completions))]
     )
-    config = dataclasses.replace(GRPO, rewards=("first",), updates=2, beta=0.04)
+    config = dataclasses.replace(GRPO, rewards=("first",), updates=2, beta=beta)
     with caplog.at_level(logging.WARNING):
         policy, run = learn(tmp_path, config, suite=same)
     assert "no question has attempts of different worth" in caplog.text
     assert [line["without_signal"] for line in run.metrics("g/rollouts")] == [3, 3]
-    assert [line["weight"] for line in run.metrics("g")] == [0.0, 0.0]
+    learned = [line["learned_from"] for line in run.metrics("g/rollouts")]
+    assert [line["weight"] for line in run.metrics("g")] == learned
+    assert all(learned) == (beta > 0)
     assert run.done("g")["step"] == 0  # the start is a candidate, and kept among equals
     assert weights(policy) == weights(tiny_policy())
 

@@ -5,11 +5,13 @@ from collections import Counter
 
 import pytest
 
+from rationalize.methods.base import NothingToLearn
 from rationalize.methods.mario import control_bins
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.pool import Pool
 from rationalize.records import Completion
 from rationalize.rewards import Reward, RewardSuite, load_rewards
+from rationalize.runs import Run, Stage
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from tests.toys import attempt, question
@@ -134,6 +136,17 @@ def test_a_filter_acts_from_the_step_on_which_its_reward_enters():
     )
     assert early & low
     assert not late & low
+
+
+def test_a_token_that_is_not_there_yet_needs_no_attempt_of_its_best_value(tmp_path):
+    none_right = [a for a in ATTEMPTS if not a.rewards["correctness"]]
+    made = Pool(CONFIG, SUITE, control_bins(CONFIG, SUITE), 0)
+    with Run.open(tmp_path, {}) as run:
+        made.add(none_right, ("diversity",))
+        made.log(Stage(run, "m"))
+        made.add(none_right, BOTH)
+        with pytest.raises(NothingToLearn, match="no attempt has the best value of 'correctness'"):
+            made.log(Stage(run, "m"))
 
 
 def test_a_reward_may_be_scored_without_token_or_filter():

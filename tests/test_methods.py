@@ -11,12 +11,13 @@ from toys import experiment
 from rationalize import train
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.obedience import obedience, token_metrics
+from rationalize.methods import METHODS
 from rationalize.methods.base import evaluate_on_dev
 from rationalize.methods.filt_acc import FiltAccConfig, filt_acc
 from rationalize.methods.mario import mario
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.settings import RunConfig
-from rationalize.methods.sft import SftConfig, StartConfig, sft
+from rationalize.methods.sft import SftConfig, StartConfig, sft, steps_for
 from rationalize.records import Question
 from rationalize.rewards import RewardSuite, load_rewards
 from rationalize.runs import Run
@@ -191,6 +192,9 @@ def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, mon
     stage = exp.stage("mario")
     mario(exp, policy, config, stage)
     assert {r["reward"] for r in stage.metrics("bins")} == {"correctness", "brief"}
+    # a filter selects what is learned from, so its reward is not held out
+    learned_from = METHODS["mario"].learned_from(config)
+    assert learned_from == ("correctness", "mine:brief", "diversity")
     assert stage.metrics("pool")[0]["written"] == 24
 
 
@@ -206,6 +210,23 @@ def test_a_user_reward_and_a_filter_beside_the_rewards(sft_folder, tmp_path, mon
 def test_wrong_settings_are_refused_before_anything_is_paid_for(wrong):
     with pytest.raises(UsageError, match="mario"):
         dataclasses.replace(MARIO, **wrong)
+
+
+def test_passes_that_stand_for_steps_are_as_many_steps():
+    fit = FitConfig(batch_size=8)
+    for rows in range(50, 400):
+        config = SftConfig(epochs=600 * 8 / rows, fit=fit)
+        assert steps_for([("", "")] * rows, config) == 600
+
+
+def test_an_answer_alone_has_room_for_the_longest_gold_one(tmp_path):
+    policy, short = tiny_policy(), Question("a", "Which?", "yes", ("yes", "no"))
+    long = Question("b", "What?", "the stone is heavier than the leaf, which falls slowly")
+    for n, (questions, expected) in enumerate(
+        [([short], 8), ([short, long], len(policy.encode_response(long.answer)))]
+    ):
+        exp = experiment(tmp_path / str(n), questions, policy=policy)
+        assert exp.sampling("answer").max_new_tokens == expected
 
 
 def test_a_kill_while_the_end_is_written_loses_nothing(tmp_path):

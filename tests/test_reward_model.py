@@ -10,7 +10,7 @@ import torch
 from tiny import tiny_policy
 from toys import GOOD, attempt, question, told_apart
 
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
 from rationalize.methods.base import NothingToLearn
 from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.settings import RunConfig
@@ -435,3 +435,13 @@ def test_a_coalitions_reference_is_no_reply_that_was_never_seen():
     assert utilities[::2] == [0.0, 0.0]  # the mean of the attempts that scores were scaled over
     [reply] = model.scores(questions[1:2], ["It is as they say."], [questions[1].answer])
     assert utilities[1] == pytest.approx(reply, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"loss": "pointwise"}, {"reads": "rationale"}, {"centre": 0.1}, {"chance_correction": True}],
+)
+def test_what_dpo_would_ignore_is_refused_for_its_verifier(changes):
+    RewardModelConfig(**changes)
+    with pytest.raises(UsageError, match=rf"{next(iter(changes))} is .*score=dpo learns by DPO"):
+        RewardModelConfig(score="dpo", **changes)

@@ -381,6 +381,8 @@ def test_our_rewards_in_trl():
         1.0,
         0.0,
     ]
+    others = {**columns, "accepted": [["wood"], None]}
+    assert function(prompts=["p", "p"], completions=[texts[1]] * 2, **others) == [1.0, 0.0]
     assert to_trl(load_rewards(["length"])[0])(prompts=["p"], completions=["One two."]) == [2.0]
 
 

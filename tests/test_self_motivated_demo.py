@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from tiny import weights
+from tiny import tiny_folder, weights
 from toys import attempt, experiment, question, told_apart
 
 from rationalize import demo
@@ -22,6 +22,7 @@ from rationalize.methods.relearn import (
     relearn,
     texts_of,
 )
+from rationalize.methods.self_training import RftConfig
 from rationalize.methods.settings import RunConfig
 from rationalize.methods.sft import StartConfig
 from rationalize.sampling.local import SamplingConfig
@@ -93,6 +94,30 @@ def test_every_row_is_on_the_page(half_right, tmp_path):
     ):
         assert title in page
     demo("self-motivated", tmp_path / "run", **settings)  # says that it is done
+
+
+def test_where_nothing_is_right_the_baselines_stand_alone(tmp_path, capsys):
+    (tmp_path / "questions").mkdir()
+    for split, n in (("train", 6), ("dev", 2), ("test", 2)):
+        rows = [
+            {"id": f"{split}{i}", "question": f"{split} {i}?", "answer": "yes",
+             "choices": ["yes", "no"], "rationales": [f"it is so {i} as they say."]}
+            for i in range(n)
+        ]  # fmt: skip
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / "questions" / f"{split}.jsonl").write_text(text)
+    short = SamplingConfig(max_new_tokens=6, n=2)
+    settings = {
+        "model": str(tiny_folder("decoder", tmp_path / "tiny")),
+        "questions": str(tmp_path / "questions"), "precision": "float32", "evaluation_tokens": 6,
+        "methods": ("ppo-z",), "votes": 0, "shots": 1, "redraw": short,
+        "direct": StartConfig(epochs=0.5, fit=FIT),
+        "rft": RftConfig(write=WriteConfig(shots=0, sampling=short), fit=FIT),
+    }  # fmt: skip
+    demo("self-motivated", tmp_path / "run", **settings)
+    assert "RFT (M_sft) is left out" in capsys.readouterr().err
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert "base, few-shot" in results["methods"]
 
 
 def test_an_unknown_method_is_refused(tmp_path):

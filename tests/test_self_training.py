@@ -12,6 +12,7 @@ from rationalize import train
 from rationalize.errors import UsageError, UserError
 from rationalize.methods import METHODS
 from rationalize.methods.base import Learned, NothingToLearn
+from rationalize.methods.coalition.config import CandidateConfig, CoalitionConfig
 from rationalize.methods.iterative_dpo import IterativeDpoConfig, iterative_dpo, pairs_of
 from rationalize.methods.launch import tokens_of
 from rationalize.methods.own_attempts import RejectConfig, WriteConfig
@@ -81,6 +82,7 @@ def test_replies_are_judged_at_the_length_at_which_they_are_written():
         assert tokens_of(config(write=WriteConfig(sampling=long))) == 400
     assert tokens_of(IterativeDpoConfig()) == 256
     assert tokens_of(IterativeDpoConfig(sampling=long)) == 400
+    assert tokens_of(CoalitionConfig(candidates=CandidateConfig(sampling=long))) == 400
 
 
 def test_no_round_is_no_method():
@@ -192,6 +194,16 @@ def test_each_round_imitates_its_own_right_attempts_or_all_so_far(
             rounds = range(round + 1) if accumulate else [round]
             expected = {f"in round {r}": 4 for r in rounds}
             assert said_in_rounds(lessons[f"rft-round{round}"]) == expected
+
+
+def test_a_cap_keeps_the_newest_of_all_rounds_attempts(tiny_model, tmp_path, monkeypatch):
+    capped = SelectConfig(dedupe="none", positives=3)
+    lessons, _, _ = scripted_rounds(
+        tmp_path, monkeypatch, tiny_model, accumulate=True, select=capped
+    )
+    for round in (1, 2):
+        expected = {f"in round {round}": 4, f"in round {round - 1}": 2}
+        assert said_in_rounds(lessons[f"rft-round{round}"]) == expected
 
 
 def test_each_round_learns_its_steps_and_the_seeds_from_the_base_model(

@@ -98,7 +98,8 @@ METHODS: Mapping[str, Method] = {
     "mario": Method(
         f"{HERE}.mario:mario", f"{HERE}.mario_config:MarioConfig", "MaRio",
         "several rewards at once, one control token each", start="sft", scorers=True,
-        learned_from=lambda config: config.rewards, asked=f"{HERE}.mario:under_best_tokens",
+        learned_from=lambda config: tuple(dict.fromkeys((*config.rewards, *config.filters))),
+        asked=f"{HERE}.mario:under_best_tokens",
         work=f"{HERE}.work.learners:mario_work",
     ),
     "grpo": Method(

@@ -25,9 +25,10 @@ from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.rollouts import rollout_sampler, servers_of
 from rationalize.sampling.writing import PromptOptions, Provenance, Recorded, write_attempts
 from rationalize.signals.draws import shuffled_passes
+from rationalize.templates import target_text
 
 ANSWER_SAMPLING = SamplingConfig(temperature=0.0, max_new_tokens=8)
-"""How an answer without a rationale is written."""
+"""How an answer without a rationale is written, where no training question has a longer one."""
 
 KEPT_REPLIES = "attempts/replies.json"
 """Token ids of a few replies of every final evaluation, which an export is compared with."""
@@ -194,7 +195,11 @@ class Experiment(WithSplits):
 
     def sampling(self, mode: str) -> SamplingConfig:
         """How development and test replies are written in a mode."""
-        return ANSWER_SAMPLING if mode == "answer" else self.evaluation
+        if mode != "answer":
+            return self.evaluation
+        golds = {target_text("answer", question) for question in self.train}
+        longest = max(len(self.base.encode_response(gold)) for gold in golds)
+        return replace(ANSWER_SAMPLING, max_new_tokens=max(longest, ANSWER_SAMPLING.max_new_tokens))
 
     def judged(
         self, attempts: Sequence[Attempt], suite: RewardSuite, name: str, split: str, seed: int

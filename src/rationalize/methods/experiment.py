@@ -115,6 +115,15 @@ def run_rows(
     complete_last(exp, rows, table)
 
 
+def best_left(exp: Experiment, table: Table, rows: Sequence[str], seed: int) -> outcome.Best | None:
+    """The policy of the last of these rows that has learned with a seed, read from its stage."""
+    for row in reversed(rows):
+        if learned := table.learned.get((row, seed)):
+            policy = exp.with_seed(seed).load_policy(learned.weights)
+            return outcome.Best(row, seed, policy, learned.asked, learned.weights)
+    return None
+
+
 def complete_last(exp: Experiment, rows: Sequence[Row], table: Table) -> None:
     """Give the rows of last policies the seeds that kept their last policy: its attempts count for
     both rows.

@@ -29,6 +29,7 @@ from rationalize.methods.base import (
     questions_for,
     selected,
 )
+from rationalize.methods.mario_config import RELEASED
 from rationalize.methods.sft import LORA_FIT
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
@@ -69,7 +70,7 @@ class FiltAccConfig:
 
     LORA: ClassVar[dict[str, Any]] = LORA_FIT
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        "released": {"beta": 0.1},
+        "released": RELEASED,  # MaRio's, without its tokens
         "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT},
     }
 

@@ -233,10 +233,9 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
         ]
         if not spreads(advantages_PG).any():
             logger.warning(
-                "%s, update %d: no question has attempts of different worth; nothing is learned "
-                "from it", stage.name, update,
+                "%s, update %d: no question has attempts of different worth; %s is learned from it",
+                stage.name, update, "the KL alone" if config.beta else "nothing",
             )  # fmt: skip
-            rows.clear()
 
     # 4. learn: one pass over the update's attempts
     def batch_at(step: int) -> list[Row]:

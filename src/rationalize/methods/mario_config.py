@@ -18,6 +18,18 @@ from rationalize.training.losses import KLDirection
 Variant = Literal["classic", "additive", "additive-left", "product", "product-raw"]
 
 
+RELEASED: dict[str, Any] = {
+    "steps": 50_000, "sample_interval": 4_000, "beta": 0.1, "precision": "float32",
+    "fit": {"learning_rate": 3e-5, "batch_size": 4, "warmup": 0.02, "max_grad_norm": 1.0},
+    "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
+    "sft": {
+        "epochs": 25.0,
+        "fit": {"learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "warmup": 1_000},
+    },
+}  # fmt: skip
+"""The schedule of the released code, for MaRio and for FILT-ACC."""
+
+
 @dataclass(frozen=True)
 class MarioConfig:
     """MaRio."""
@@ -92,20 +104,8 @@ class MarioConfig:
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "lora": {"tuning": "lora", **LORA, "sft": LORA_FIT},
         "released": {
-            "ties": "released", "over_draw": 1.0, "steps": 50_000, "sample_interval": 4_000,
-            "beta": 0.1, "alpha": 0.0, "control_init": "statistics",
-            "fit": {
-                "learning_rate": 3e-5, "control_factor": 1.0, "batch_size": 4, "warmup": 0.02,
-                "max_grad_norm": 1.0,
-            },
-            "precision": "float32",
-            "sampling": {"temperature": 1.0, "top_p": 0.7, "top_k": 50, "max_new_tokens": 256},
-            "sft": {
-                "epochs": 25.0,
-                "fit": {
-                    "learning_rate": 3e-5, "batch_size": 4, "max_grad_norm": 0.5, "warmup": 1_000,
-                },
-            },
+            **RELEASED, "ties": "released", "over_draw": 1.0, "alpha": 0.0,
+            "control_init": "statistics", "fit": {**RELEASED["fit"], "control_factor": 1.0},
         },
     }  # fmt: skip
 

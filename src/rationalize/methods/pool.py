@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rationalize.errors import UserError
+from rationalize.methods.base import NothingToLearn
 from rationalize.records import Attempt
 from rationalize.rewards.base import counted
 from rationalize.rewards.suite import RewardSuite
@@ -73,7 +74,7 @@ class Pool:
         kept = keep_above(scores, filters, len(parsed))
         self.attempts = [a for a, keep in zip(parsed, kept, strict=True) if keep]
         if not self.attempts:
-            raise UserError(
+            raise NothingToLearn(
                 f"no attempt of {sum(map(len, self._rounds))} can be learned from: {len(parsed)} "
                 f"parsed, none passed the filters {filters}; lower the thresholds or start from a "
                 "better SFT model"
@@ -160,8 +161,8 @@ class Pool:
         ]  # fmt: skip
         stage.log("bins", round, rows)
         for name, counts in occupancy.items():
-            if not counts[0]:
-                raise UserError(
+            if not counts[0] and name in self._active:
+                raise NothingToLearn(
                     f"no attempt has the best value of {name!r} (counts, best first: {counts}), so "
                     "its best token cannot be learned; start from a better SFT model, or "
                     "drop this reward"

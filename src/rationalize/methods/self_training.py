@@ -146,7 +146,7 @@ def self_training(exp: Experiment, policy: Policy, config: RestartConfig, stage:
             exp, policy, config.write, this, "writes", round=round,
             few_shot=few_shot and round == 0,
         )  # fmt: skip
-        store += attempts
+        store = [*attempts, *store]  # a cap on a question's attempts keeps the newest
         # 3. filter
         kept = sort_attempts(store if config.accumulate else attempts, questions, config.select)
         figures = log_coverage(this, attempts, exp.train, kept)

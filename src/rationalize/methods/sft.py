@@ -121,7 +121,8 @@ def asked_directly(exp: Experiment, config: SftConfig, stage: Stage) -> Asked:
 
 def steps_for(texts: Texts, config: SftConfig) -> int:
     """Optimiser steps of `epochs` passes over the texts."""
-    return max(1, math.ceil(config.epochs * len(texts) / config.fit.batch_size))
+    steps = config.epochs * len(texts) / config.fit.batch_size
+    return max(1, math.ceil(round(steps, 6)))  # where epochs are steps over rows: not one more
 
 
 def imitate(

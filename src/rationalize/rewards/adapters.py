@@ -80,6 +80,7 @@ def to_trl(reward: Reward) -> Callable[..., Scores]:
             prediction=[r.prediction for r in replies],
             gold=gold if reward.needs_gold else [None] * count,
             choices=choices,
+            accepted=[a or () for a in columns.get("accepted") or [()] * count],
             question=question,
             context=columns.get("context") or [None] * count,
             question_id=columns.get("id") or [""] * count,

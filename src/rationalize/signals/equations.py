@@ -141,8 +141,8 @@ def _side(text: str, *, last: bool) -> str:
         return ""
     side = parts[-1 if last else 0].strip()
     if last:
-        # remove a bullet, or the x that ends a word
-        side = re.sub(r"^(?:-\s+|[.,x×÷*/+)%^\s])+", "", side)
+        # remove a bullet, or the x that ends a word, and not the point of .5
+        side = re.sub(r"^(?:-\s+|\.(?!\d)|[,x×÷*/+)%^\s])+", "", side)
     side = re.sub(r"[-+*/x×÷(^.,\s$€£]+$", "", side).translate(_SIGNS)
     # drop a parenthesis whose partner is outside of this side
     while side.count("(") > side.count(")") and side.startswith("("):

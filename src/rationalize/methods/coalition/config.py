@@ -250,6 +250,11 @@ class CoalitionConfig:
             )
 
     @property
+    def max_new_tokens(self) -> int:
+        """The longest rationale that a variant writes."""
+        return self.candidates.sampling.max_new_tokens
+
+    @property
     def names(self) -> list[str]:
         return [f"variant-{i + 1}" for i in range(self.variants)]
 

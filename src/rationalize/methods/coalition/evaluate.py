@@ -119,8 +119,11 @@ def self_consistency(
 ) -> list[Attempt]:
     """Of each question's sampled chains of M_IFT the first with the majority's answer; it bears the
     tokens of all. There are as many chains as cost `tokens` a question, three at least.
+    Votes have to differ: they are drawn at temperature 1 where candidates are greedy or searched.
     """
     questions = exp.splits[split]
+    if sampling.greedy or sampling.beams > 1:
+        sampling = replace(sampling, temperature=1.0, beams=1)
 
     def write() -> list[Attempt]:
         votes: list[list[Attempt]] = []

@@ -94,12 +94,14 @@ def tuned_variants(
         base = under_adapters(base)
     variants = Variants.of(base, stage.folder, config.names, copies=config.copies, seed=exp.seed)
     parts = parts_of(taught, config, exp.seed)
+    drafts = [imperfect] * len(parts)
     for i, own in enumerate(config.variant_sources):
         if own:
             from_source = replace(config.instruction, source=own)
             parts[i] = list(questions_to_tune_on(exp, parts[i], held_out, from_source))
-    for name, part in zip(config.names, parts, strict=True):
-        tune_variant(exp, variants, name, part, imperfect, config)
+            drafts[i] = []  # nobody has written to these, whatever their ids
+    for name, part, written in zip(config.names, parts, drafts, strict=True):
+        tune_variant(exp, variants, name, part, written, config)
     return variants
 
 

@@ -12,12 +12,19 @@ from rationalize.evaluation.baselines import BASE
 from rationalize.evaluation.preflight import format_preflight, preflight
 from rationalize.files import write_text
 from rationalize.methods.base import Experiment, Learned
-from rationalize.methods.experiment import SFT, Row, baselines, refuse_unknown_methods, run_rows
+from rationalize.methods.experiment import (
+    SFT,
+    Row,
+    baselines,
+    best_left,
+    refuse_unknown_methods,
+    run_rows,
+)
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GdpoConfig, GrpoConfig
 from rationalize.methods.mario import control_bins
 from rationalize.methods.mario_config import MarioConfig
-from rationalize.methods.outcome import Best, write_results
+from rationalize.methods.outcome import write_results
 from rationalize.methods.scoring import Scoring
 from rationalize.methods.settings import ScorerFolders
 from rationalize.methods.sft import SftConfig, StartConfig, taught
@@ -120,6 +127,8 @@ class MarioDemoConfig:
     LORA: ClassVar[dict[str, Any]] = {
         "filt_acc": {"fit": {"learning_rate": 2e-4}},
         "mario": {"fit": {"learning_rate": 2e-4, "control_factor": 10.0}},
+        "grpo": {"fit": {"learning_rate": 1e-4}},
+        "gdpo": {"fit": {"learning_rate": 1e-4}},
     }
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         "small": {},
@@ -159,22 +168,17 @@ def mario_demo(exp: Experiment, config: MarioDemoConfig, started: float) -> None
     rows = rows_of(config, len(taught(exp.train)))
 
     said: list[str] = []
-    best: Best | None = None
 
     def after(seeded: Experiment, row: Row, learned: Learned) -> None:
-        nonlocal best
         if row.label == SFT:
             _preflight(seeded, config.mario, learned)
-        if seeded.seed != config.seeds[-1]:
-            return
-        if isinstance(row.config, MarioConfig):
+        if isinstance(row.config, MarioConfig) and seeded.seed == config.seeds[-1]:
             said.extend(_under_both_tokens(seeded, row, learned))
-        if row == rows[-1]:
-            best = Best(row.label, seeded.seed, learned.policy, learned.asked, learned.weights)
 
     table = baselines(exp, config.direct, config.shots)
     run_rows(exp, rows, config.seeds, table, after)
-    learners = [row.label for row in rows[1:]]
+    best = best_left(exp, table, [row.label for row in rows], config.seeds[-1])
+    learners = [row.label for row in rows[1:] if row.label in table.methods]
     pairs = [(name, SFT) for name in learners] + [(name, learners[0]) for name in learners[1:]]
     meta = {"seconds": time.monotonic() - started, "seeds": list(config.seeds)}
     pairs.append((SFT, BASE))

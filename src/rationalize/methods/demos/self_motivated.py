@@ -19,13 +19,14 @@ from rationalize.methods.base import Experiment, Learned
 from rationalize.methods.experiment import (
     Row,
     baselines,
+    best_left,
     refuse_unknown_methods,
     run_rows,
     tokens_written,
 )
 from rationalize.methods.grpo import GrpoConfig
 from rationalize.methods.iterative_dpo import IterativeDpoConfig
-from rationalize.methods.outcome import Best, last_label, write_results
+from rationalize.methods.outcome import last_label, write_results
 from rationalize.methods.own_attempts import SelectConfig, WriteConfig
 from rationalize.methods.ppo import Mode, PpoConfig
 from rationalize.methods.relearn import From, RelearnConfig
@@ -184,9 +185,7 @@ def self_motivated_demo(exp: Experiment, config: SelfMotivatedDemoConfig, starte
     last = config.seeds[-1]
     ppo = [row for row in PPO_ROWS.values() if (row, last) in table.learned]
     best = best_of({row: table.selected(exp, row, last) for row in ppo}) if ppo else RFT
-    seeded = exp.with_seed(last)
-    weights = table.learned[best, last].weights
-    model = Best(best, last, seeded.load_policy(weights), table.learned[best, last].asked, weights)
+    model = best_left(exp, table, [best], last)
     models = {
         seed: learned.reward_model
         for (label, seed), learned in table.learned.items()
@@ -200,7 +199,7 @@ def self_motivated_demo(exp: Experiment, config: SelfMotivatedDemoConfig, starte
     writer = shown[0] if config.rft.seed_rationales else FEW_SHOT
     pairs = [*((name, RFT) for name in learners if name != RFT), (RFT, writer)]
     of_interest = [("PPO, rm+z", "PPO, z"), (GRPO, DPO), *((RFT, control) for control in CONTROLS)]
-    pairs += [pair for pair in of_interest if set(pair) <= set(table.methods)]
+    pairs = [pair for pair in [*pairs, *of_interest] if set(pair) <= set(table.methods)]
     pairs = [pair for i, pair in enumerate(pairs) if pair[::-1] not in pairs[:i]]
     meta = {"seconds": time.monotonic() - started, "seeds": list(config.seeds)}
     meta["tokens_written"] = tokens_written(exp)

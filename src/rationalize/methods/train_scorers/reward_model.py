@@ -126,6 +126,13 @@ class RewardModelConfig:
         above(self, 0, "epochs")
         if self.centre and self.loss != "pairwise":
             raise UsageError(f"centre has no effect with loss={self.loss}; leave it out")
+        for name in ("loss", "reads", "centre", "chance_correction"):
+            found, default = getattr(self, name), getattr(type(self), name)
+            if self.score == "dpo" and found != default:
+                raise UsageError(
+                    f"{name} is {found}, but score=dpo learns by DPO from whole replies; expected "
+                    f"{name}={default}, or a score of a head (auto)"
+                )
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ the gold answer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -173,7 +174,10 @@ class Scene(WithSplits):
         questions = self.splits.get(split, [])
         if not questions:
             return
-        sampling = ANSWER_SAMPLING if mode == "answer" else self.evaluation
+        sampling = self.evaluation
+        if mode == "answer":
+            longest = max(ANSWER_SAMPLING.max_new_tokens, math.ceil(self.answer(questions)))
+            sampling = replace(ANSWER_SAMPLING, max_new_tokens=longest)
         yield self.writes(stage, questions, sampling, mode=mode, shots=shots, taught=taught)
         if scored and mode != "answer":  # an answer alone has no rationale to be scored
             yield from self.scores(stage, questions)
