@@ -84,8 +84,11 @@ def main() -> None:
     everything = attempts_at(args.run)
     if args.command == "attempts":
         tables = {"attempts": what_they_are_worth(everything, questions), "published": published()}
-        if log := development(args.run / "metrics.jsonl"):
-            tables["development"] = log
+        log = logged(args.run / "metrics.jsonl")
+        if rows := development(log):
+            tables["development"] = rows
+        if rows := updates(log):
+            tables["updates"] = rows
         if rows := test(args.run, questions):
             tables["test"] = rows
     else:
@@ -131,18 +134,31 @@ def attempts_at(place: Path) -> list[Attempt]:
     return [a for a in attempts if (a.sampling or {}).get("temperature")]
 
 
-def development(log: Path) -> list[dict[str, Any]]:
-    """Accuracy on development questions in both readings, first and last of every stage."""
-    if not log.is_file():
-        return []
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    rows = [row for row in rows if row.get("split") == "dev" and row["stage"].endswith("/rounds")]
+def logged(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
+
+def updates(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What each update of GRPO wrote and learned from."""
+    facts = ("written", "learned_from", "cut", "parsed", "correctness")
+    return [
+        {"stage": row["stage"].removesuffix("/rollouts"), "update": row["step"],
+         "tokens": row["length"], **{name: row[name] for name in facts}}
+        for row in log
+        if row["stage"].endswith("/rollouts") and "learned_from" in row
+    ]  # fmt: skip
+
+
+def development(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Accuracy on development questions in both readings, and words, at each step of a stage."""
+    rows = [row for row in log if row.get("split") == "dev" and row["stage"].endswith("/rounds")]
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for row in rows:
-        if row["reward"] in ("accuracy", "stated_accuracy"):
+        if row["reward"] in ("accuracy", "stated_accuracy", "length", "truncated"):
             stage = row["stage"].removesuffix("/rounds")
             at = found.setdefault((stage, row["step"]), {"stage": stage, "n": row["n"]})
-            at[row["reward"]] = {key: row[key] for key in ("mean", "low", "high")}
+            name = {"length": "words", "truncated": "cut"}.get(row["reward"], row["reward"])
+            at[name] = {key: row[key] for key in ("mean", "low", "high")}
             at["step"] = row["step"]
     return [row for row in found.values() if "stated_accuracy" in row]
 
