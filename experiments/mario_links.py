@@ -6,7 +6,8 @@
 
 SCORERS is the folder `scorers` of a `rationalize demo`. Every try starts from the same SFT model
 and learns from the same pool without exploring again; every row of `experiments/results/
-mario_links.json` is one try. Test questions are not read.
+mario_links.json` (`--results`) is one try. `prepare --epochs` makes a start that has learned more.
+Test questions are not read.
 """
 
 from __future__ import annotations
@@ -115,13 +116,14 @@ def open_start(out: Path) -> tuple[Run, Experiment]:
     return run, Experiment(run, config, config.load_splits(), suite, base)
 
 
-def prepare(out: Path, scorers: Path) -> None:
+def prepare(out: Path, scorers: Path, epochs: float) -> None:
     """SFT, its attempts at training and development questions, and their scores."""
     run, exp = open_start(out)
     with run:
         policy = exp.load_policy()
         dev = exp.splits["dev"]
-        sft(replace(exp, splits={**exp.splits, "dev": dev[:10]}), policy, SFT, exp.stage("sft"))
+        few = replace(exp, splits={**exp.splits, "dev": dev[:10]})
+        sft(few, policy, replace(SFT, epochs=epochs), exp.stage("sft"))
         stage, written = exp.stage("pool"), {}
         for split, n in ASKED.items():
             written[split] = stage.attempts(
@@ -157,9 +159,9 @@ def held_out(exp: Experiment) -> list[Attempt]:
     return [a for a in exp.stage("pool").stored("dev") or [] if a.question_id in asked]
 
 
-def learn(out: Path, name: str) -> None:
+def learn(out: Path, name: str, results: str) -> None:
     """One try: learn from the pool, and rank the held-out attempts."""
-    if any(row["try"] == name for row in stored()["tables"].get("tries", [])):
+    if any(row["try"] == name for row in stored(results)["tables"].get("tries", [])):
         return
     tried, (run, exp) = TRIES[name], open_start(out)
     config, started = config_of(tried), time.monotonic()
@@ -204,7 +206,7 @@ def learn(out: Path, name: str) -> None:
             "told apart, last quarter": float(np.mean(told)) if told else None,
             "minutes": (time.monotonic() - started) / 60,
         }
-        store("tries", name, [{**facts, **row} for row in rows])
+        store("tries", name, [{**facts, **row} for row in rows], results)
 
 
 def batches(policy: Any, pool: Pool, config: MarioConfig, tried: Try) -> Any:
@@ -230,7 +232,7 @@ def batches(policy: Any, pool: Pool, config: MarioConfig, tried: Try) -> Any:
     return batch_at
 
 
-def written(out: Path, name: str, scorers: Path) -> None:
+def written(out: Path, name: str, scorers: Path, results: str) -> None:
     """What a try's policy reaches under its best and its worst tokens."""
     run, exp = open_start(out)
     folder = out / "tries" / name.replace(" ", "-")
@@ -279,7 +281,7 @@ def written(out: Path, name: str, scorers: Path) -> None:
                     row["gap"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
                 rows.append(row)
                 print(json.dumps(row), flush=True)
-    store("written", name, rows)
+    store("written", name, rows, results)
 
 
 def store(table: str, name: str, rows: Sequence[dict[str, Any]], file: str = "mario_links") -> None:
@@ -288,7 +290,7 @@ def store(table: str, name: str, rows: Sequence[dict[str, Any]], file: str = "ma
     others = [row for row in found["tables"].get(table, []) if row["try"] != name]
     found["tables"][table] = [*others, *({"try": name, **row} for row in rows)]
     found["meta"] = {
-        "command": f"python experiments/{file}.py", "seed": 0, "questions": QUESTIONS,
+        "command": "python experiments/mario_links.py", "seed": 0, "questions": QUESTIONS,
         "model": "SmolLM2-135M-Instruct, 4-bit weights de-quantised", **environment(),
     }  # fmt: skip
     write_tables(file, found["meta"], found["tables"])
@@ -307,11 +309,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scorers", type=Path)
     parser.add_argument("--tries", nargs="*", default=list(TRIES))
+    parser.add_argument("--epochs", type=float, default=SFT.epochs, help="of the start's SFT")
+    parser.add_argument("--results", default="mario_links", metavar="NAME")
     args = parser.parse_args()
     if args.what == "prepare":
-        prepare(args.out, args.scorers)
+        prepare(args.out, args.scorers, args.epochs)
     for name in args.tries if args.what in ("try", "written") else ():
-        learn(args.out, name) if args.what == "try" else written(args.out, name, args.scorers)
+        if args.what == "try":
+            learn(args.out, name, args.results)
+        else:
+            written(args.out, name, args.scorers, args.results)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from rationalize.signals.variance import centred_within, intraclass_correlation
 from rationalize.training.batches import RowMaker
 
 
-def words(out: Path) -> None:
+def words(out: Path, results: str) -> None:
     """Can the reward be told from the reply's words? Ridge regression on words and their pairs."""
     run, exp = open_start(out)
     with run:
@@ -40,7 +40,8 @@ def words(out: Path) -> None:
     for row, found in zip(x, counts, strict=True):
         for gram in found.keys() & place.keys():
             row[place[gram]] = np.log1p(found[gram])
-    store("told", "ridge on the reply's words", told(pool, dev, x[: len(pool)], x[len(pool) :]))
+    rows = told(pool, dev, x[: len(pool)], x[len(pool) :])
+    store("told", "ridge on the reply's words", rows, results)
 
 
 def grams(reply: str) -> Counter[str]:
@@ -51,14 +52,14 @@ def grams(reply: str) -> Counter[str]:
     return Counter(found) + Counter(map(" ".join, pairs)) + Counter(same)
 
 
-def features(out: Path) -> None:
+def features(out: Path, results: str) -> None:
     """Can the start tell the reward? Ridge regression on its states over the reply."""
     run, exp = open_start(out)
     with run:
         policy = exp.load_policy(exp.run.path / "policies" / "sft")
         pool, dev = pool_of(exp), held_out(exp)
         states = [last_states(policy, attempts) for attempts in (pool, dev)]
-    store("told", "ridge on the start's states", told(pool, dev, *states))
+    store("told", "ridge on the start's states", told(pool, dev, *states), results)
 
 
 def told(
@@ -120,8 +121,9 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--states", action="store_true")
+    parser.add_argument("--results", default="mario_links", metavar="NAME")
     args = parser.parse_args()
-    (features if args.states else words)(args.out)
+    (features if args.states else words)(args.out, args.results)
 
 
 if __name__ == "__main__":
