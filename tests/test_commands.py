@@ -20,6 +20,7 @@ from rationalize.commands.resumable_file import (
     shards_of,
     work_folder,
 )
+from rationalize.commands.score import score_rows
 from rationalize.errors import UsageError, UserError
 from rationalize.models.control import ControlTokens
 from rationalize.questions import BadRows, builtin_questions, load_questions, load_splits
@@ -72,6 +73,20 @@ def test_score_finds_questions_elsewhere_and_maps_columns(tmp_path):
     flags = ["--questions", questions, "--columns", *columns, "--out", str(out)]
     assert main(["score", file, *flags]) == 0
     assert read(out)[0]["rewards"] == {"correctness": 1.0, "diversity": 1.0}
+
+
+def test_a_rationale_without_a_prediction_is_no_wrong_answer(tmp_path, capsys):
+    row = {**{k: v for k, v in BRICK.items() if k != "prediction"}, "predicted": "brick"}
+    file, out = write(tmp_path / "in.jsonl", [row]), str(tmp_path / "out.jsonl")
+    assert main(["score", file, "--out", out]) == 1
+    message = capsys.readouterr().err
+    assert "line 1: found no 'prediction', which correctness reads" in message
+    assert "here perhaps --columns prediction=predicted" in message
+    with pytest.raises(BadRows, match="row 1: found no 'prediction'"):
+        score_rows([row], ["correctness"])
+    assert score_rows([row], ["length"])[0]["rewards"] == {"length": 4.0}
+    assert main(["score", file, "--columns", "prediction=predicted", "--out", out]) == 0
+    assert read(tmp_path / "out.jsonl")[0]["rewards"]["correctness"] == 1.0
 
 
 def test_bad_rows_are_listed_or_left_out_and_written_down(tmp_path, capsys):

@@ -106,8 +106,8 @@ def test_what_cannot_be_scored_is_a_bad_row(tmp_path, capsys, change, found):
 
 def test_a_column_that_no_row_has_is_refused(tmp_path, capsys):
     file = write(tmp_path / "in.jsonl", rows(2))
-    assert score(file, tmp_path / "out.jsonl", "--columns", "prediction=said") == 1
-    assert "no row has 'said', the column given for 'prediction'" in capsys.readouterr().err
+    assert score(file, tmp_path / "out.jsonl", "--columns", "completion=said") == 1
+    assert "no row has 'said', the column given for 'completion'" in capsys.readouterr().err
 
 
 def test_rows_that_disagree_on_the_answer_are_other_questions(tmp_path):

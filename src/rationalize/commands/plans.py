@@ -35,13 +35,16 @@ def plan_evaluate(config: Any, overwrite: bool) -> list[str]:
 
 def plan_score(config: Any, overwrite: bool) -> list[str]:
     from rationalize.commands.rationale_file import RationaleFile
-    from rationalize.commands.score import questions_by_id
+    from rationalize.commands.score import prediction_readers, questions_by_id
 
     OutputFile(config.out, "score", {}, overwrite).check()
     lines = [_rewards(config, config.rewards)]
     if not config.file.is_file():  # what can be read once only is left to the start
         return [f"rows: {config.file}", *lines]
-    rows = RationaleFile(config.file, config.columns, questions_by_id(config), str(config.file))
+    rows = RationaleFile(
+        config.file, config.columns, questions_by_id(config), str(config.file),
+        prediction_readers(config),
+    )  # fmt: skip
     return [f"rows: {rows.check(None)} of {config.file}", *lines]
 
 

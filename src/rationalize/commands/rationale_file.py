@@ -54,6 +54,8 @@ class RationaleFile:
     name theirs.
 
     Each iteration streams the file from its start, in constant memory. Messages call it `name`.
+    `readers` are the rewards that read a row's prediction: with one of them, a rationale without a
+    column for it is a bad row. A null there is a reply without an answer.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class RationaleFile:
         columns: Mapping[str, str],
         questions: Mapping[str, Question] | None = None,
         name: str | None = None,
+        readers: Sequence[str] = (),
     ) -> None:
         for field in columns:
             if field not in FIELDS:
@@ -71,6 +74,7 @@ class RationaleFile:
         self._mapped = tuple(columns)
         self._columns = {field: columns.get(field, field) for field in FIELDS}
         self._questions = questions
+        self._readers = readers
 
     @property
     def rewards_column(self) -> str:
@@ -169,7 +173,19 @@ class RationaleFile:
                 Rationale(row, question, _attempt(self._fields(row), question, f"{where}, {i}"))
                 for i, row in enumerate(rows)
             ]
+        if value["completion"] is None:
+            self._check_prediction(raw)
         return [Rationale({**raw.values, **rewards}, question, _attempt(value, question, where))]
+
+    def _check_prediction(self, raw: RawRow) -> None:
+        """Raise `RowError` where a row has no column for the prediction that a reward reads."""
+        column = self._columns["prediction"]
+        if not self._readers or column in raw.values:
+            return
+        expected = "the answer that its writer gave, null for none; or other --rewards"
+        if like := next((name for name in raw.values if "pred" in str(name).lower()), None):
+            expected += f"; here perhaps --columns prediction={like}"
+        raise RowError(f"no {column!r}, which {', '.join(self._readers)} reads", expected)
 
     def _taught(
         self, raw: RawRow, value: Mapping[str, Any], question: Question

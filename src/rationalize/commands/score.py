@@ -121,9 +121,10 @@ def score_rows(
     """
     from rationalize.rewards import RewardSuite, load_rewards
 
-    rationales = RationaleFile(rows, columns or {})
-    rationales.check(None)
     loaded = [load_rewards([r])[0] if isinstance(r, str) else r for r in rewards]
+    readers = [r.name for r in loaded if r.reads_prediction]
+    rationales = RationaleFile(rows, columns or {}, readers=readers)
+    rationales.check(None)
     suite, column = RewardSuite(loaded), rationales.rewards_column
     return [
         row
@@ -137,9 +138,9 @@ def _score(
 ) -> dict[str, Any]:
     from rationalize.rewards import RewardSuite
 
-    known_names(config.rewards, config)  # what is wrong with them, before rows are read
+    readers = prediction_readers(config)  # what is wrong with rewards, before rows are read
     questions = questions_by_id(config)
-    rationales = RationaleFile(file, config.columns, questions, name)
+    rationales = RationaleFile(file, config.columns, questions, name, readers)
     # before any model is loaded
     total = by_first(partial(rationales.check, config.skip_bad_rows))
     rewards = rewards_of(config.rewards, config, model=config.model)
@@ -239,6 +240,15 @@ def _with_scores(
     return [
         {**r.row, column: {**r.row[column], **of_row}}
         for r, of_row in zip(batch, scores, strict=True)
+    ]
+
+
+def prediction_readers(config: ScoreConfig) -> list[str]:
+    """The rewards that read predictions. Raises what is known to be wrong with the rewards."""
+    from rationalize.rewards.known import known_rewards
+
+    return [
+        r.name for r in known_rewards(known_names(config.rewards, config)) if r.reads_prediction
     ]
 
 

@@ -79,6 +79,11 @@ class Reward:
                 f"expected some of {', '.join(ATTACKS)}"
             )
 
+    @property
+    def reads_prediction(self) -> bool:
+        """Whether the function names the attempt's answer, `prediction`, among its parameters."""
+        return "prediction" in inspect.signature(self.function).parameters
+
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
     ) -> Scores:
