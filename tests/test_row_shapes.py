@@ -364,6 +364,18 @@ def test_cells_hold_lists_and_booleans(tmp_path):
     assert (two.choices, two.answer) == (("yes", "no"), "yes")
 
 
+def test_cells_hold_lists_of_rationales(tmp_path):
+    path = tmp_path / "q.csv"
+    path.write_text(
+        "question,answer,rationales\n"
+        """Cold?,yes,"['Ice is cold.', 'Snow is too.']"\n"""
+        'Wet?,yes,"[""It rains.""]"\n'
+        'Sorted?,no,"[3, 1] is not."\n'
+    )
+    found = [q.rationales for q in load_questions(path)]
+    assert found == [("Ice is cold.", "Snow is too."), ("It rains.",), ("[3, 1] is not.",)]
+
+
 def test_bad_rows_of_a_table_have_their_line(tmp_path):
     path = tmp_path / "q.csv"
     path.write_bytes(

@@ -75,6 +75,12 @@ def test_a_tables_rows_are_scored(tmp_path):
     assert (one.question.choices, one.question.answer) == (("rock", "snow"), "snow")
 
 
+def test_a_cells_list_of_rationales_is_a_row_each(tmp_path):
+    file = tmp_path / "r.csv"
+    file.write_text("""question,answer,rationales\nCold?,yes,"['Ice is.', 'Snow is.']"\n""")
+    assert [r.attempt.rationale for r in read(file)] == ["Ice is.", "Snow is."]
+
+
 def test_a_question_files_rationales_are_a_row_each(tmp_path):
     rows = [
         {"id": "q1", **ASKED, "answer": "snow", "rationale": "Cold.",

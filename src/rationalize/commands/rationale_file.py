@@ -28,6 +28,7 @@ from rationalize.questions.columns import MISSING, answer_column, is_chat, pick,
 from rationalize.questions.files import RawRow, read_rows
 from rationalize.questions.gold import Ambiguous
 from rationalize.questions.guess import hint
+from rationalize.questions.scalars import texts_of_cell
 from rationalize.records import Attempt, Question
 from rationalize.templates import ANSWER_ALONE, given_attempt
 from rationalize.text import clip
@@ -159,6 +160,7 @@ class RationaleFile:
             name: raw.values.get(self._columns[name])
             for name in (*TEXTS, "rationales", "id", "question_id", "rewards")
         }
+        value["rationales"] = texts_of_cell(value["rationales"])
         for name in TEXTS:
             if value[name] is not None and not isinstance(value[name], str):
                 raise RowError(f"{self._columns[name]} = {clip(value[name])}", "text")
@@ -198,7 +200,7 @@ class RationaleFile:
             names = ("rationale", "completion", "rationales")
             expected = " or ".join(repr(self._columns[name]) for name in names)
             raise RowError(f"a row of {columns}", expected)
-        answers = raw.values.get("teacher_answers") or [question.answer] * len(texts)
+        answers = texts_of_cell(raw.values.get("teacher_answers")) or [question.answer] * len(texts)
         if not isinstance(answers, list) or len(answers) != len(texts):
             raise RowError(f"teacher_answers = {clip(answers)}", f"{len(texts)} answers")
         row = {k: v for k, v in raw.values.items() if k != self._columns["rationales"]}

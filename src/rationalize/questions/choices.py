@@ -4,8 +4,6 @@ column a choice, text, or a list at the question's end. Raises `RowError` for an
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 import re
 import string
@@ -13,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rationalize.questions.bad_rows import RowError
-from rationalize.questions.scalars import scalar
+from rationalize.questions.scalars import of_cell, scalar
 from rationalize.text import clip
 
 Choices = tuple[str, ...]
@@ -45,7 +43,11 @@ def read_choices(value: Any, labels: Any = None, *, literal: bool = False) -> tu
     (`"A) ice"`) are cut, unless `literal`.
     """
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        value = _parsed(value)
+        try:
+            value = of_cell(value)
+        except ValueError:
+            found, expected = f"choices that are {clip(value)}", "a list of texts, as JSON"
+            raise RowError(found, expected, "choices") from None
     if isinstance(value, Mapping) or _are_options(value):
         value, own = _options(value)
         labels = own if labels is None else labels
@@ -113,20 +115,6 @@ def unmapped_choices(values: Mapping[str, Any]) -> str | None:
         if len(present) > 1 and present == columns[: len(present)]:
             return ",".join(present)
     return None
-
-
-def _parsed(text: str) -> Any:
-    """A list or dictionary that a table's cell holds as text, of JSON or of Python."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        raise RowError(
-            f"choices that are {clip(text)}", "a list of texts, as JSON", "choices"
-        ) from None
 
 
 def _are_options(value: Any) -> bool:

@@ -31,7 +31,7 @@ from rationalize.questions.gold import (
     yes_or_no,
 )
 from rationalize.questions.guess import hint
-from rationalize.questions.scalars import check_unicode, scalar, text_of
+from rationalize.questions.scalars import check_unicode, scalar, text_of, texts_of_cell
 from rationalize.records import Question
 from rationalize.text import clip
 
@@ -297,7 +297,7 @@ def _rationales(
     With both fields, `rationales` are used and a different `rationale` goes to `extra`. Without
     either, the reasoning of the answer's `solution` is used.
     """
-    several, single = fields.get("rationales"), fields.get("rationale")
+    several, single = (texts_of_cell(fields.get(name)) for name in ("rationales", "rationale"))
     if several is not None and not isinstance(several, list):
         several = [several]
     if isinstance(single, list):

@@ -1,7 +1,9 @@
-"""Texts and numbers of a row as text. Raises `RowError`."""
+"""Texts and numbers of a row as text, and lists in a table's cells. Raises `RowError`."""
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 from typing import Any
 
@@ -27,6 +29,36 @@ def scalar(value: Any, name: str) -> str:
     if isinstance(value, float) and math.isfinite(value):
         return str(int(value)) if value.is_integer() else repr(value)
     return text_of(value, name)
+
+
+def of_cell(text: str) -> Any:
+    """The list or dictionary that a table's cell holds as text, of JSON or of Python. Raises
+    `ValueError`.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+
+
+def texts_of_cell(value: Any) -> Any:
+    """The list of texts that a table's cell holds as text; anything else as it is.
+
+    >>> texts_of_cell("['Ice is cold.', 'Snow is too.']")
+    ['Ice is cold.', 'Snow is too.']
+    """
+    if not isinstance(value, str) or value.lstrip()[:1] != "[":
+        return value
+    try:
+        found = of_cell(value)
+    except ValueError:
+        return value
+    texts = isinstance(found, list) and all(isinstance(text, str | None) for text in found)
+    return found if texts else value
 
 
 def check_unicode(text: str, name: str) -> None:
