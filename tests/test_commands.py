@@ -385,6 +385,22 @@ def test_a_named_split_of_one_file_is_the_part_that_a_run_cuts(tiny, tmp_path, c
     assert "questions: 40 of the whole file, 1 reply each" in capsys.readouterr().out
 
 
+def test_weights_in_a_runs_folder_are_not_evaluated_on_what_it_learned_from(tmp_path, capsys):
+    from tests.tiny import tiny_folder
+
+    rows = [{**BRICK, "question": f"Which sinks in test {i}?"} for i in range(40)]
+    file = write(tmp_path / "all.jsonl", rows)
+    with Run.open(tmp_path / "run", {"method": "sft", "questions": file}):
+        pass
+    flags = ["evaluate", "--questions", file, "--dry-run", "--out", str(tmp_path / "out")]
+    kept = len(load_splits(file)["test"])
+    for weights in ("model", "policies/last"):
+        tiny_folder("decoder", tmp_path / "run" / weights)
+        (tmp_path / "run" / weights / "rationalize.json").write_text("{}")
+        assert main([*flags, "--model", str(tmp_path / "run" / weights)]) == 0
+        assert f"questions: {kept} test, 1 reply each" in capsys.readouterr().out
+
+
 def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys):
     trained = write(tmp_path / "train.jsonl", [{**BRICK, "id": "a"}])
     asked = write(tmp_path / "test.jsonl", [{**BRICK, "id": "b"}])

@@ -65,12 +65,18 @@ def evaluated_questions(config: Any) -> tuple[list[Question], list[Question]]:
 
 
 def trained_run(config: Any) -> Run | None:
-    """The run that wrote the model, where `model` is a run's folder."""
+    """The run that wrote the model, where `model` is a run's folder or holds weights of one."""
     from rationalize.runs import Run
 
     if config.server is not None:  # `model` is a name on the server
         return None
-    return Run.read(config.model) if (Path(config.model) / "config.yaml").is_file() else None
+    if (Path(config.model) / "config.yaml").is_file():
+        return Run.read(config.model)
+    if not (Path(config.model) / "rationalize.json").is_file():
+        return None
+    above = Path(config.model).resolve().parents[:2]  # of RUN/model and RUN/policies/NAME
+    runs = (p for p in above if (p / "config.yaml").is_file() and (p / "env.json").is_file())
+    return next(map(Run.read, runs), None)
 
 
 def _cut_by_the_run(config: Any) -> bool:
