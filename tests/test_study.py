@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from rationalize.cli import main
+from rationalize.config.checks import OutOfRange
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.results import summarise
 from rationalize.questions.judged import load_judged_questions
@@ -116,6 +117,13 @@ def test_questions_of_a_file(tmp_path):
     assert [ask.name for ask in questionnaire("mario").questions] == [
         "plausibility", "consistency", "better",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["form", "item", "shown"])
+def test_no_question_is_named_as_a_field_of_the_form(name):
+    with pytest.raises(OutOfRange, match=f"name is '{name}', which forms use"):
+        Ask(name, "Which is better?")
+    assert Ask(name, "Is it good?", "each").name == name  # its fields are NAME/1 and NAME/2
 
 
 def test_a_vote_is_stored_once(tmp_path):

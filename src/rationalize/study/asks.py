@@ -14,6 +14,8 @@ from rationalize.errors import UsageError
 
 Kind = Literal["pair", "each"]
 
+FORM_FIELDS = ("form", "item", "shown")
+"""What a vote's form holds beside the answers."""
 CONSENT = (
     "You will read questions with two explanations each, and say which one is better. Taking part "
     "is voluntary: you may stop at any time, and go on later with the same link.\n\n"
@@ -41,6 +43,11 @@ class Ask:
             raise OutOfRange(
                 f"name is {self.name!r}; expected up to 40 small letters, digits and '_', a letter "
                 "first"
+            )
+        if self.kind == "pair" and self.name in FORM_FIELDS:
+            raise OutOfRange(
+                f"name is {self.name!r}, which forms use themselves; expected another name than "
+                f"{', '.join(FORM_FIELDS)}"
             )
         if not self.ask.strip():
             raise OutOfRange(f"ask of {self.name} is empty; expected the question's text")
