@@ -88,6 +88,20 @@ def test_the_command_line_from_files_to_results(tmp_path, capsys):
     assert not (tmp_path / "s2").exists()
 
 
+def test_scores_of_a_file_are_numbers(tmp_path, capsys):
+    good = write_rows(tmp_path / "sft.jsonl", "sft", [True, None, 3])
+    bad = write_rows(tmp_path / "mario.jsonl", "mario", [1.0, 2, "high"])
+    folder = tmp_path / "s"
+    argv = ["study", "new", str(folder), "--attention-checks", "0", "--sources", good]
+    assert main([*argv, bad]) == 1
+    message = capsys.readouterr().err
+    assert f"{bad}, line 3: found 'high' as the score 'plausibility'" in message
+    assert not folder.exists()
+    assert main([*argv, write_rows(tmp_path / "mario.jsonl", "mario", [1.0, 2, False])]) == 0
+    scores = [item.a.rewards["plausibility"] for item in load_study(folder).items]
+    assert sorted(scores, key=str) == [1.0, 3.0, None]
+
+
 def evaluated(path, method: str) -> str:
     attempts = [replace(a, rationale=f"{method}: {a.rationale}") for a in attempts_of(method)]
     with Run.open(path, {"method": "evaluate", "name": method}) as run:

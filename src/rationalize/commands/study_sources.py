@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rationalize.config import nearest
 from rationalize.errors import UsageError, UserError
 from rationalize.records import Attempt, Question
 from rationalize.templates import ANSWER_ALONE
+from rationalize.text import clip
 
 if TYPE_CHECKING:
     from rationalize.evaluation.compare import EvaluatedRun
@@ -82,10 +83,21 @@ def _of_file(
     attempts: dict[str, Attempt] = {}
     questions: dict[str, Question] = {}
     for one in rows:
-        scores = one.row[rows.rewards_column]
+        scores = _scores(one.row[rows.rewards_column], one.attempt.id)
         attempts.setdefault(one.question.id, one.attempt.scored(scores))
         questions[one.question.id] = one.question
     return attempts, questions
+
+
+def _scores(given: Mapping[str, Any], where: str) -> dict[str, float | None]:
+    """A row's scores as numbers; raises `UserError` where one is none."""
+    for name, score in given.items():
+        if not isinstance(score, float | int | None):
+            raise UserError(
+                f"{where}: found {clip(score)} as the score {clip(name)}; expected a number, true, "
+                "false or null. Correct it, or name another column, as --columns rewards=scores"
+            )
+    return {name: None if score is None else float(score) for name, score in given.items()}
 
 
 def _add(
