@@ -119,6 +119,18 @@ def test_questions_of_a_file(tmp_path):
     ]  # fmt: skip
 
 
+def test_all_are_invited_or_nobody(tmp_path):
+    store, tokens = stored(tmp_path, study())
+    with pytest.raises(UserError, match="'anna' is invited already"):
+        store.invite_all(["carl", "anna"])
+    with pytest.raises(UserError, match="'carl' is not invited"):
+        store.invite_all(["anna", "carl"], renew=True)
+    assert [a.name for a in store.annotators()] == ["anna", "ben"]
+    assert store.annotator(tokens["anna"]).name == "anna"
+    both = store.invite_all(["carl", "dora"])
+    assert [store.annotator(both[name]).name for name in ("carl", "dora")] == ["carl", "dora"]
+
+
 @pytest.mark.parametrize("name", ["form", "item", "shown"])
 def test_no_question_is_named_as_a_field_of_the_form(name):
     with pytest.raises(OutOfRange, match=f"name is '{name}', which forms use"):

@@ -80,12 +80,13 @@ def test_the_command_line_from_files_to_results(tmp_path, capsys):
         (["new", f"{folder}2", "--sources", "nowhere", files[0]], "no such file or run"),
         (["new", f"{folder}2", "--sources", *files, "--items", "0"], "expected at least 1"),
         (["results", str(tmp_path)], "rationalize study new"),
-        (["invite", folder, "--annotators", "ben"], "invited already"),
+        (["invite", folder, "--annotators", "carl", "ben"], "invited already"),
         (["nothing"], "unknown COMMAND"),
     ):
         assert main(["study", *argv]) in (1, 2)
         assert message in capsys.readouterr().err, argv
     assert not (tmp_path / "s2").exists()
+    assert [a.name for a in store.annotators()] == ["anna", "ben"]
 
 
 def test_scores_of_a_file_are_numbers(tmp_path, capsys):

@@ -286,9 +286,8 @@ def opened(folder: Path) -> tuple[Study, Store]:
 
 
 def _invited(store: Store, names: tuple[str, ...], *, renew: bool = False) -> Mapping[str, str]:
-    links = {}
-    for name in map(whole_characters, names):
-        links[name] = f"/s/{store.invite(name, renew=renew)}"
+    tokens = store.invite_all([whole_characters(name) for name in names], renew=renew)
+    links = {name: f"/s/{token}" for name, token in tokens.items()}
     if links:
         print("links, shown once (put the server's address before them):")
     for name, link in links.items():

@@ -109,22 +109,28 @@ class Store:
         return cls(folder)
 
     def invite(self, name: str, *, renew: bool = False) -> str:
-        """The token of a new annotator, which is stored as its hash alone; with `renew`, a new one
-        for a known annotator, whose old link ends. Raises `UserError` for a known name, and with
-        `renew` for an unknown one.
+        """The token of a new annotator, as `invite_all`."""
+        return self.invite_all([name], renew=renew)[name]
+
+    def invite_all(self, names: Sequence[str], *, renew: bool = False) -> dict[str, str]:
+        """The tokens of new annotators, which are stored as their hashes alone; with `renew`, new
+        ones for known annotators, whose old links end. Raises `UserError` for a known name, and
+        with `renew` for an unknown one: then nobody is invited.
         """
-        token = secrets.token_urlsafe(TOKEN_BYTES)
+        tokens = {name: secrets.token_urlsafe(TOKEN_BYTES) for name in names}
         with self._connection() as db:
-            known = db.execute("SELECT 1 FROM annotators WHERE name = ?", (name,)).fetchone()
-            if bool(known) != renew:
-                what = "is invited already; --renew gives a new link" if known else "is not invited"
-                raise UserError(f"the annotator {name!r} {what}")
-            if renew:
-                db.execute("UPDATE annotators SET token = ? WHERE name = ?", (_hash(token), name))
-            else:
-                insert = "INSERT INTO annotators (name, token) VALUES (?, ?)"
-                db.execute(insert, (name, _hash(token)))
-        return token
+            for name, token in tokens.items():
+                known = db.execute("SELECT 1 FROM annotators WHERE name = ?", (name,)).fetchone()
+                if bool(known) != renew:
+                    what = "invited already; --renew gives a new link" if known else "not invited"
+                    raise UserError(f"the annotator {name!r} is {what}")
+                if renew:
+                    update = "UPDATE annotators SET token = ? WHERE name = ?"
+                    db.execute(update, (_hash(token), name))
+                else:
+                    insert = "INSERT INTO annotators (name, token) VALUES (?, ?)"
+                    db.execute(insert, (name, _hash(token)))
+        return tokens
 
     def annotator(self, token: str) -> Annotator | None:
         """Whose link has this token; None: nobody's."""
