@@ -296,6 +296,22 @@ def test_evaluate_then_compare(tiny, tmp_path, capsys):
     assert main(["compare", *runs, "--pairs", "drawn", "--out", str(page)]) == 2
 
 
+def test_where_an_evaluation_lies_is_no_setting_of_it(tiny, tmp_path, capsys):
+    flags = ["evaluate", "--model", tiny, *QUICK, "--name", "tiny", "--temperature", "1"]
+    runs = [tmp_path / "first", tmp_path / "second"]
+    for seed, run in enumerate(runs):
+        assert main([*flags, "--seed", str(seed), "--out", str(run)]) == 0
+    assert "out" not in Run.read(runs[0]).config
+    with open(runs[0] / "config.yaml", "a") as file:
+        file.write(f"out: {runs[0]}\n")  # as an earlier version stored it
+    capsys.readouterr()
+    assert main(["compare", *map(str, runs), "--out", str(tmp_path / "page.html"), "--json"]) == 0
+    cell = json.loads(capsys.readouterr().out)["methods"]["tiny"]["splits"]["test"]
+    assert cell["seeds"] == [0, 1]
+    moved = runs[0].rename(tmp_path / "moved")
+    assert main([*flags, "--seed", "0", "--out", str(moved)]) == 0
+
+
 def test_several_samples_are_worth_a_curve(tiny, tmp_path, capsys):
     from rationalize.methods.train_scorers.reward_model import (
         RankData,

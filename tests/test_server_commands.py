@@ -158,7 +158,7 @@ def test_a_local_model_has_the_settings_that_it_always_had():
     settings = settings_of(EvaluateConfig(model="m", questions="q"))
     assert {"server", "http"}.isdisjoint(settings)
     assert settings["model"] == "m"
-    assert to_dict(EvaluateConfig("m", "q")).keys() - settings.keys() == {"server", "http"}
+    assert to_dict(EvaluateConfig("m", "q")).keys() - settings.keys() == {"out", "server", "http"}
 
 
 def test_a_server_needs_no_torch(tmp_path):

@@ -65,7 +65,7 @@ class CheckRewardsConfig(ScorerFolders):
 
 def settings_of(config: CheckRewardsConfig) -> dict[str, Any]:
     """The settings that results depend on."""
-    return {key: value for key, value in to_dict(config).items() if key != "strict"}
+    return {key: value for key, value in to_dict(config).items() if key not in ("strict", "out")}
 
 
 def check_rewards(config: CheckRewardsConfig, *, overwrite: bool = False) -> Any:

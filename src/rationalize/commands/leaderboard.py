@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of, split_commas
 from rationalize.commands.score_methods import same_inputs, score_methods
@@ -53,6 +53,12 @@ class LeaderboardConfig(ScorerFolders):
     """Folder for results.json, report.html and the scored attempts; a second start resumes it."""
 
 
+def stored_settings(config: LeaderboardConfig) -> dict[str, Any]:
+    """What the run stores of its settings: all but its folder."""
+    settings = {k: v for k, v in to_dict(config).items() if k != "out"}
+    return {"method": "leaderboard", **settings}
+
+
 def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> Results:
     """Read the sets and the runs, score all with the same rewards, print tables, write the page;
     returns what `results.json` holds.
@@ -68,7 +74,7 @@ def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> Result
     from rationalize.rewards import RewardSuite
     from rationalize.runs import Run, check_resumable
 
-    settings = {"method": "leaderboard", **to_dict(config)}
+    settings = stored_settings(config)
     check_resumable(config.out, settings, overwrite=overwrite)
     known_names(config.rewards, config)
     names = split_commas(config.sets) or sets_in(config.data)

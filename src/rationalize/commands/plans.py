@@ -12,7 +12,6 @@ from rationalize.commands.asked import asked_questions, is_part, split_of
 from rationalize.commands.chain import coalition_folder
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import known_names, sampling_of, settings_of
-from rationalize.config import to_dict
 
 
 def plan_sample(config: Any, overwrite: bool) -> list[str]:
@@ -80,10 +79,10 @@ def plan_export(config: Any, overwrite: bool) -> list[str]:
 
 
 def plan_leaderboard(config: Any, overwrite: bool) -> list[str]:
+    from rationalize.commands.leaderboard import stored_settings
     from rationalize.runs import check_resumable
 
-    settings = {"method": "leaderboard", **to_dict(config)}
-    check_resumable(config.out, settings, overwrite=overwrite)
+    check_resumable(config.out, stored_settings(config), overwrite=overwrite)
     return [_rewards(config, config.rewards), f"results: in {config.out}"]
 
 

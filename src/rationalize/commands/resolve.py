@@ -90,10 +90,10 @@ def is_told(form: Form, policy: Policy | None) -> bool:
 
 def settings_of(config: Any) -> dict[str, Any]:
     """The settings that a second start must repeat; of `http` only those that replies depend on, of
-    several servers the first.
+    several servers the first. Where results lie is none of them.
     """
     settings = to_dict(config)
-    for name in ("server", "http", "executor", "address", "actor_cpus"):
+    for name in ("out", "server", "http", "executor", "address", "actor_cpus"):
         settings.pop(name, None)
     if not Path(config.questions).is_file():  # of which none is all, and a name a part
         settings["split"] = split_of(config)

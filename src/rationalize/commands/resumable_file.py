@@ -65,6 +65,7 @@ def _begin(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> None:
     wanted = plain(settings)
     file = folder / _SETTINGS
     stored = json.loads(file.read_text(encoding="utf-8")) if file.exists() else wanted
+    stored.pop("out", None)  # stored by an earlier version
     if stored != wanted:
         if not overwrite:
             different = [k for k in {**wanted, **stored} if stored.get(k) != wanted.get(k)]

@@ -147,7 +147,9 @@ def flat(methods: Methods) -> dict[str, list[Attempt]]:
 def _same_but_seed(a: EvaluatedRun, b: EvaluatedRun, method: str) -> bool:
     """Whether two runs differ in the seed only, as far as a method's attempts show."""
     configs = [
-        {k: v for k, v in r.run.config.items() if k not in ("seed", "seeds")} for r in (a, b)
+        # `out` was stored by an earlier version
+        {k: v for k, v in r.run.config.items() if k not in ("seed", "seeds", "out")}
+        for r in (a, b)
     ]
     if method in SEEDLESS:  # the base model is the same whatever was trained, unless scored anew
         return configs[0] == configs[1] or _written(a, method) == _written(b, method)

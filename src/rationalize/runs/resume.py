@@ -187,7 +187,8 @@ def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> 
     stored = _read(path / "config.yaml")
     wanted = {BASE_HASH: base_hash, **plain(config, finite=False)}
     unknown = {BASE_HASH} if wanted[BASE_HASH] is None or BASE_HASH not in stored else set()
-    unknown |= {"track", "rollout_folder", PROCESSES}  # change no result, or are compared apart
+    # change no result, or are compared apart; `out` was stored by an earlier version
+    unknown |= {"track", "rollout_folder", "out", PROCESSES}
     if bool(stored.get("rollouts")) == bool(wanted.get("rollouts")):
         unknown.add("rollouts")  # other servers are as good
     if "parallel" not in stored:  # one process alone, by an earlier version
