@@ -147,11 +147,25 @@ def test_an_undefined_score_counts_as_worst_and_is_reported():
     assert cell["undefined"] == {"consistency": 0.25}
 
 
-def test_other_questions_are_an_error():
+def test_methods_are_compared_on_the_questions_that_both_answered():
     few = dict(list(QUESTIONS.items())[:9])
     other = {"MaRio": {"test": {0: attempts_of("MaRio", questions=few)}}}
-    with pytest.raises(UserError, match="expected the same on both"):
-        summarise({"SFT": SFT, **other}, QUESTIONS)
+    results = summarise({"SFT": SFT, **other}, QUESTIONS)
+    assert {row["n"] for row in results["comparisons"]} == {9}
+    of_sft = results["methods"]["SFT"]["splits"]["test"]["metrics"]["accuracy"]
+    assert of_sft["n"] == 12
+    assert results["notes"] == [
+        "MaRio and SFT on test: compared on the 9 questions that both answered, of 9 and 12."
+    ]
+
+
+def test_other_questions_are_an_error():
+    few = dict(list(QUESTIONS.items())[:9])
+    rest = {id: q for id, q in QUESTIONS.items() if id not in few}
+    of_rest = {"MaRio": {"test": {0: attempts_of("MaRio", questions=rest)}}}
+    of_few = {"SFT": {"test": {0: attempts_of("SFT", questions=few)}}}
+    with pytest.raises(UserError, match="MaRio and SFT answered no question in common on test"):
+        summarise({**of_few, **of_rest}, QUESTIONS)
     with pytest.raises(UserError, match="3 attempts answer questions that were not given"):
         summarise({"SFT": {"test": {0: attempts_of("SFT")}}}, few)
     with pytest.raises(UserError, match="SFT on test: there is no attempt"):

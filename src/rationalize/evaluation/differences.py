@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from rationalize.errors import UserError
 from rationalize.evaluation.baselines import SEEDLESS, is_base
 from rationalize.evaluation.intervals import (
     Difference,
     average_seeds,
     over_seeds,
     paired_difference,
-    same_questions,
 )
 from rationalize.evaluation.metrics import ACCURACY, STATED_ACCURACY, Metric
 from rationalize.evaluation.significance import holm, mcnemar, seeds_p
@@ -29,7 +29,9 @@ def compare_rows(
     seeds_of: Mapping[tuple[str, str], Sequence[int]], metrics: Mapping[str, Metric],
     untrained: Collection[str],
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Rows of every metric on every split that both methods have."""
+    """Rows of every metric on every split that both methods have, over the questions that both
+    answered. Raises `UserError` where there are none.
+    """
     known = {method for method, _ in values}
     if not {a, b} <= known:
         raise ValueError(f"cannot compare {a!r} with {b!r}: the methods are {sorted(known)}")
@@ -38,7 +40,11 @@ def compare_rows(
         of_b = values.get((b, split), {})
         if method != a or not of_b:
             continue
-        same_questions(of_a["accuracy"][0], of_b["accuracy"][0])
+        if not of_a["accuracy"][0].keys() & of_b["accuracy"][0].keys():
+            raise UserError(
+                f"{a} and {b} answered no question in common on {split}; expected at least one. "
+                "Evaluate both on the same file, or name other pairs"
+            )
         # the seeds that both have, or all where one of the methods does not depend on a seed
         seeds = seeds_of[a, split], seeds_of[b, split]
         shared_seeds = [s for s in seeds[0] if s in seeds[1]]
@@ -55,7 +61,7 @@ def compare_rows(
                 )
             ]
             means_a, means_b = map(over_seeds, by_seed)
-            shared = [q for q in means_a if q in means_b]  # a diagnostic may be undefined on some
+            shared = [q for q in means_a if q in means_b]  # a score may be undefined on some
             if shared:
                 pair = {q: means_a[q] for q in shared}, {q: means_b[q] for q in shared}
                 row = {"a": a, "b": b, "split": split, "metric": name, "seeds": kept}
@@ -63,6 +69,22 @@ def compare_rows(
                     row["readings"] = readings
                 rows.append(row | _tested(metrics[name], *pair) | _by_seeds(*by_seed))
     return rows
+
+
+def partly_shared(
+    pairs: Iterable[tuple[str, str]], values: Mapping[tuple[str, str], Mapping[str, PerSeed]]
+) -> list[str]:
+    """Notes on the pairs of methods that answered some questions apart."""
+    notes = []
+    for a, b in pairs:
+        for split in dict.fromkeys(s for method, s in values if method == a and (b, s) in values):
+            of_a, of_b = (values[method, split]["accuracy"][0].keys() for method in (a, b))
+            if of_a != of_b:
+                notes.append(
+                    f"{a} and {b} on {split}: compared on the {len(of_a & of_b)} questions that "
+                    f"both answered, of {len(of_a)} and {len(of_b)}."
+                )
+    return notes
 
 
 def _by_seeds(a_S: PerSeed, b_S: PerSeed) -> dict[str, Any]:

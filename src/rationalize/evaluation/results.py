@@ -17,7 +17,13 @@ import numpy as np
 
 from rationalize.answers import label
 from rationalize.errors import UserError
-from rationalize.evaluation.differences import PerSeed, Results, compare_rows, correct
+from rationalize.evaluation.differences import (
+    PerSeed,
+    Results,
+    compare_rows,
+    correct,
+    partly_shared,
+)
 from rationalize.evaluation.intervals import (
     Interval,
     average_seeds,
@@ -66,10 +72,11 @@ def summarise(
     that enter NRG (see `metrics_of`); `untrained` the methods, beside the base model's rows, that
     nobody trained on our form of an answer. Seeds are averaged within each question. Two methods
     are compared over the seeds that both have (a gate may have left one out), or over all seeds
-    where one of them does not depend on a seed.
+    where one of them does not depend on a seed, on the questions that both answered.
 
-    Raises `UserError` where seeds of a method, or methods compared, answered different questions,
-    and where a split has no attempts; `ValueError` where `pairs` names an unknown method.
+    Raises `UserError` where seeds of a method answered different questions, where methods compared
+    have none in common, and where a split has no attempts; `ValueError` where `pairs` names an
+    unknown method.
     """
     metrics = metrics_of(rewards, diagnostics, nrg=nrg)
     return summarise_metrics(
@@ -124,9 +131,12 @@ def summarise_metrics(
     # paired differences
     names = list(methods)
     seeds_of = {(m, s): sorted(seeds) for m, of in methods.items() for s, seeds in of.items()}
-    for a, b in pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]:
-        by_name = {m.name: m for m in metrics}
+    by_name = {m.name: m for m in metrics}
+    pairs = pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]
+    for a, b in pairs:
         results["comparisons"] += compare_rows(a, b, values, seeds_of, by_name, untrained)
+    if notes := partly_shared(pairs, values):
+        results["notes"] = notes
     return correct(results)
 
 
