@@ -118,6 +118,32 @@ def test_bad_rows_are_listed_or_left_out_and_written_down(tmp_path, capsys):
     assert (len(read(out)), len(read(left))) == (1, 9)
 
 
+def test_rows_are_skipped_wherever_the_flag_is_named(tiny, tmp_path, capsys):
+    asked = [{**BRICK, "id": f"q{i}", "question": f"Which of {i} sinks?"} for i in range(3)]
+    bad = write(tmp_path / "bad.jsonl", [*asked, {"question": "?"}])
+    good = write(tmp_path / "rs.jsonl", [{"id": "q1", "rationale": "x", "prediction": "brick"}])
+    other = write(tmp_path / "other.jsonl", [{**BRICK, "id": "z"}])
+    skip = ["--skip-bad-rows", str(tmp_path / "left.jsonl")]
+    evaluate = ["evaluate", "--model", tiny, "--questions", other, "--max-new-tokens", "2"]
+    for argv in (
+        ["score", good, "--questions", bad, "--out", str(tmp_path / "out.jsonl")],
+        [*evaluate, "--train", bad, "--out", str(tmp_path / "run")],
+    ):
+        capsys.readouterr()
+        assert main(argv) == 1
+        assert "or skip them with --skip-bad-rows FILE" in capsys.readouterr().err
+        assert main([*argv, *skip]) == 0
+    for argv in (
+        ["check-rewards", "length", "--questions", bad],
+        ["check-rewards", "length", "--people", bad],
+        ["study", "new", str(tmp_path / "s"), "--sources", bad, other],
+    ):
+        assert main(argv) == 1
+        message = capsys.readouterr().err
+        assert "bad row" in message
+        assert "--skip-bad-rows" not in message
+
+
 def test_one_id_is_one_question(tmp_path):
     rows = [
         {**BRICK, "question_id": "1"},
@@ -422,7 +448,9 @@ def test_evaluate_refuses_questions_that_were_trained_on(tiny, tmp_path, capsys)
     asked = write(tmp_path / "test.jsonl", [{**BRICK, "id": "b"}])
     flags = ["evaluate", "--model", tiny, "--questions", asked, "--out", str(tmp_path / "run")]
     assert main([*flags, "--train", trained]) == 1
-    assert "1 questions are in two splits" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "1 questions are in two splits" in message
+    assert "--skip-bad-rows" not in message  # what was learned from stays
     assert not (tmp_path / "run").exists()
 
 

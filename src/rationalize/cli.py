@@ -10,8 +10,14 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import (
+    AbstractContextManager,
+    contextmanager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+)
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +111,29 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
 
             settings = {"method": command.method, **to_dict(config)}
             destination = "; " + destination_of(out, settings, overwrite)
-        lines = [command.about + destination, *command.plan(config, *where, overwrite)]
+        with _advised(config):
+            lines = [command.about + destination, *command.plan(config, *where, overwrite)]
         print(f"# rationalize {verb}\n{explain(config, comments=False)}")
         print("# plan: " + printable("\n#   ".join(lines)))
         print("# dry run: nothing was written or downloaded")
         return {"configuration": to_dict(config), "plan": lines}
-    with _resizing() if may_change else nullcontext():
+    with _advised(config), _resizing() if may_change else nullcontext():
         asked = {"overwrite": overwrite} if command.writes else {}
         result = command.call(config, *where, **asked)
     return _stored(out) if out else result
+
+
+@contextmanager
+def _advised(config: Any) -> Iterator[None]:
+    """Within it, bad rows are to be skipped only where the command has the flag."""
+    try:
+        yield
+    except UserError as error:
+        from rationalize.questions import BadRows
+
+        if isinstance(error, BadRows) and not hasattr(config, "skip_bad_rows"):
+            raise error.to_correct() from error
+        raise
 
 
 def _resizing() -> AbstractContextManager[None]:

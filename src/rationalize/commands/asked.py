@@ -94,7 +94,8 @@ def _train_questions(config: Any) -> list[Question]:
     from rationalize.questions.files import has_split
 
     if config.train:
-        return load_questions(config.train, columns=config.columns or None)
+        columns, skip = config.columns or None, config.skip_bad_rows
+        return load_questions(config.train, columns=columns, skip_bad_rows=skip)
     if (run := trained_run(config)) and "questions" in run.config:
         return load_splits(
             run.config["questions"], columns=run.config.get("columns") or None,

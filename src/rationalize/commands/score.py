@@ -258,7 +258,9 @@ def questions_by_id(config: ScoreConfig) -> dict[str, Question] | None:
         return None
     from rationalize.questions import load_questions
 
-    return {q.id: q for q in load_questions(config.questions, config.split)}
+    skip = config.skip_bad_rows
+    found = load_questions(config.questions, config.split, skip_bad_rows=skip)
+    return {q.id: q for q in found}
 
 
 def batches(rationales: Iterable[Rationale]) -> Iterator[list[Rationale]]:

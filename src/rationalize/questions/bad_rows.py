@@ -60,11 +60,15 @@ class BadRows(UserError):
         if self.count > _SHOWN:
             title += f" (the first {_SHOWN} follow)"
         lines = [f"{title}:", *(f"  {line}" for line in _together(self.rows))]
-        lines.append(
-            "correct them, or skip them with --skip-bad-rows FILE (skip_bad_rows=... in Python), "
-            "which writes them to FILE"
+        self._listed = "\n".join(lines)
+        super().__init__(
+            f"{self._listed}\ncorrect them, or skip them with --skip-bad-rows FILE "
+            "(skip_bad_rows=... in Python), which writes them to FILE"
         )
-        super().__init__("\n".join(lines))
+
+    def to_correct(self) -> UserError:
+        """The same of a command that cannot skip them."""
+        return UserError(f"{self._listed}\ncorrect them")
 
 
 def _together(rows: Iterable[BadRow]) -> Iterator[str]:

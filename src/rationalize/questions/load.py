@@ -101,7 +101,7 @@ def load_splits(
             splits[name] = [q for q in splits[name] if q is not question]
     settle(bad, skip_bad_rows or None)
     opened.say_cut()
-    check_overlap(splits)
+    check_overlap(splits, removable=True)
     splits = with_unique_ids(splits)
     return {name: _non_empty(questions, source, name)[:limit] for name, questions in splits.items()}
 

@@ -150,8 +150,8 @@ def without_repeats(questions: Sequence[Question], held_out: Iterable[Question])
     return [question for question in questions if not repeats(question)]
 
 
-def check_overlap(splits: Mapping[str, Sequence[Question]]) -> None:
-    """Raise `UserError` if two splits share a question."""
+def check_overlap(splits: Mapping[str, Sequence[Question]], *, removable: bool = False) -> None:
+    """Raise `UserError` if two splits share a question. `removable`: --skip-bad-rows removes it."""
     clashes = overlaps(splits)
     if not clashes:
         return
@@ -162,8 +162,9 @@ def check_overlap(splits: Mapping[str, Sequence[Question]]) -> None:
     shown = f" (the first {_SHOWN} follow)" if len(clashes) > _SHOWN else ""
     raise UserError(
         f"{len(clashes)} questions are in two splits{shown}:\n" + "\n".join(lines) + "\n"
-        "expected each in one. Remove them from one of the splits, or let --skip-bad-rows FILE "
-        "remove them from the earlier one"
+        "expected each in one. Remove them from one of the splits"
+        + ", or let --skip-bad-rows FILE remove them from the earlier one"
+        * removable
     )
 
 
