@@ -191,6 +191,8 @@ def test_dry_run_says_whether_a_folder_would_be_resumed(tmp_path, capsys, small)
         (["train", TOY, "--config", "no.yaml"], "no.yaml: there is no such file"),
         (["config", "mairo"], "unknown METHOD 'mairo'; did you mean 'mario'?"),
         (["demo", "--method", "mairo"], "unknown --method 'mairo'; did you mean 'mario'?"),
+        (["config", "demo", "--method", "mairo"], "unknown --method 'mairo'; did you mean"),
+        (["plan", "demo", "--method", "mairo", "--dry-run"], "unknown --method 'mairo'; did you"),
         (["train", "no_such_file:toy"], "no module 'no_such_file' for the method"),
         (["train", f"{__name__}:dice"], "has no 'dice' for the method"),
         (["train", f"{__name__}:TOY"], "found str, expected a Method or a function"),

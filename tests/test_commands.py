@@ -315,6 +315,9 @@ def test_evaluate_then_compare(tiny, tmp_path, capsys):
 
     page = tmp_path / "page.html"
     runs = [str(first), str(second)]
+    results = json.loads((second / "results.json").read_text())
+    del results["meta"]  # nothing that is compared
+    (second / "results.json").write_text(json.dumps(results))
     assert main(["compare", *runs, "--pairs", "drawn - greedy", "--out", str(page)]) == 0
     assert "drawn − greedy" in capsys.readouterr().out
     assert "majority answer" in page.read_text()

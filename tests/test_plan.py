@@ -223,7 +223,8 @@ def test_machines():
     assert machine_named("rtx4090").count == 1
     given = machine_named("bf16=100,bandwidth=2,memory=24")
     assert (given.peak, given.bandwidth, given.memory) == (100e12, 2e12, 24e9)
-    for name in ("h1000", "bf16=1", "bf16=1,bandwidth=2,memory=x", "h100x0"):
+    for name in ("h1000", "bf16=1", "bf16=1,bandwidth=2,memory=x", "h100x0",
+                 "bf16=1.2.3,bandwidth=1,memory=1", "bf16=0,bandwidth=1,memory=1"):  # fmt: skip
         with pytest.raises(UsageError, match="--on"):
             machine_named(name)
 

@@ -293,6 +293,12 @@ def test_skipped_rows_overwrite_nothing_else(tmp_path):
     assert path.read_text().startswith('{"id"')
 
 
+def test_skipped_rows_go_where_a_folder_can_be(tmp_path):
+    path = write(tmp_path / "q.jsonl", ROW, "{")
+    with pytest.raises(UserError, match=r"q\.jsonl: the folder cannot be made"):
+        load_questions(path, skip_bad_rows=path / "x")
+
+
 def test_megabytes_and_control_characters_are_text(tmp_path):
     big = {**ROW, "question": "x" * 3_000_000}
     odd = {**ROW, "id": "q2", "question": "a\x00b\x1b[31m\u202ec\u2028d"}

@@ -181,6 +181,7 @@ def test_letters_name_a_dictionarys_keys():
     [
         ["rock", None, "snow"], ["rock", ""], {"good": "rock", "bad": "snow"}, "rock; snow",
         "[rock", [{"word": "rock"}, {"word": "snow"}], [["rock"], ["snow"]], 3, ["rock", None],
+        "{[1]: 2}",
     ],
 )  # fmt: skip
 def test_choices_of_no_known_shape_are_refused(choices):

@@ -71,10 +71,7 @@ def run(argv: Sequence[str]) -> Any:
         folder = f"runs/{method.rpartition(':')[2]}"
         return execute(f"train {method}", command_of(method), rest, default_out=folder)
     if verb == "demo":
-        found, rest = take(rest, "--method")
-        method = found or "mario"
-        if method not in DEMOS:
-            raise UsageError(f"unknown --method {method!r}{nearest(method, DEMOS)}")
+        method, rest = _demo(rest)
         folder = "runs/demo" if method == "mario" else f"runs/demo-{method}"
         return execute("demo", demo_command(method), rest, default_out=folder)
     if verb == "study":
@@ -152,8 +149,8 @@ def show_config(argv: list[str]) -> dict[str, Any] | None:
     file, argv = take(argv, "--config")
     command = VERBS["demo"] if method == "demo" else command_of(method)
     if method == "demo":
-        found, argv = take(argv, "--method")
-        command = demo_command(found or "mario")
+        demo, argv = _demo(argv)
+        command = demo_command(demo)
     config = _resolve(f"config {method}", command, file, argv)
     print(explain(config, comments=explained), end="")
     return to_dict(config)
@@ -173,8 +170,8 @@ def show_plan(argv: list[str]) -> dict[str, Any] | None:
     file, argv = take(argv, "--config")
     what: Method | Demo
     if name == "demo":
-        found, argv = take(argv, "--method")
-        command, what = demo_command(found or "mario"), DEMOS[found or "mario"]
+        demo, argv = _demo(argv)
+        command, what = demo_command(demo), DEMOS[demo]
     else:
         command, what = command_of(name), method_named(name)
     config = _resolve(f"plan {name}", command, file, argv)
@@ -320,6 +317,15 @@ def _named(
     if argv[0] not in known and ":" not in argv[0] and not installed(argv[0]):
         raise UsageError(f"unknown {what} {argv[0]!r}{nearest(argv[0], known)}")
     return argv[0], argv[1:]
+
+
+def _demo(argv: list[str]) -> tuple[str, list[str]]:
+    """The method of a demo, and the other arguments. Raises `UsageError` for an unknown one."""
+    found, argv = take(argv, "--method")
+    method = found or "mario"
+    if method not in DEMOS:
+        raise UsageError(f"unknown --method {method!r}{nearest(method, DEMOS)}")
+    return method, argv
 
 
 def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> Any:

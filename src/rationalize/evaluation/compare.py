@@ -90,7 +90,7 @@ def compare_runs(
     pairs = pairs and [(_method_of(a, methods), _method_of(b, methods)) for a, b in pairs]
     everything = [a for run in runs for attempts in flat(run.attempts).values() for a in attempts]
     meta = {
-        "runs": {label: run.results["meta"] for label, run in zip(labels, runs, strict=True)},
+        "runs": {n: run.results.get("meta", {}) for n, run in zip(labels, runs, strict=True)},
         "seeds": sorted({a.seed for a in everything}),
     }
     untrained = {

@@ -78,12 +78,17 @@ def machine_named(name: str) -> Machine:
     Raises `UsageError` for another name.
     """
     if "=" in name:
-        figures = dict(_FIGURES.findall(name))
-        if set(figures) != {"bf16", "bandwidth", "memory"} or name.count("=") != 3:
+        try:
+            figures = {k: float(figure) for k, figure in _FIGURES.findall(name)}
+        except ValueError:
+            figures = {}
+        names = ("bf16", "bandwidth", "memory")
+        if set(figures) != {*names} or name.count("=") != 3 or min(figures.values()) <= 0:
             raise UsageError(
-                f"--on {name}: expected three figures, bf16=TFLOP/s,bandwidth=TB/s,memory=GB"
+                f"--on {name}: expected three figures above 0, "
+                "bf16=TFLOP/s,bandwidth=TB/s,memory=GB"
             )
-        peak, bandwidth, memory = (float(figures[k]) for k in ("bf16", "bandwidth", "memory"))
+        peak, bandwidth, memory = (figures[k] for k in names)
         return Machine(name, peak * 1e12, bandwidth * 1e12, memory * 1e9, "as given")
     base, count = name.lower(), "1"
     if base not in MACHINES and (matched := re.fullmatch(r"(.+)x([1-9][0-9]*)", base)):

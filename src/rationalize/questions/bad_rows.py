@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from rationalize.errors import UserError
-from rationalize.files import replacing
+from rationalize.files import make_folder, replacing
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:
         raise BadRows(chain([first], remaining))
     path = Path(skip_bad_rows)
     _refuse_other(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     files, count = set(), 0
     with TemporaryFile("w+", encoding="utf-8", newline="\n") as rows:
         for row in chain([first], remaining):

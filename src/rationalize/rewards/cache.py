@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 
+from rationalize.files import make_folder
+
 _TABLE = "CREATE TABLE scores (key BLOB PRIMARY KEY, score REAL) WITHOUT ROWID"
 _CHUNK = 500  # keys per query; SQLite limits the parameters of a query
 _TIMEOUT = 60.0  # seconds to wait for another process's write
@@ -23,7 +25,7 @@ class ScoreCache:
 
     def __init__(self, folder: Path | str) -> None:
         self.path = Path(folder) / "scores.sqlite"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         if self.path.exists():
             return
         # created atomically: no other process sees the file without its table
