@@ -48,6 +48,11 @@ def test_between_bounds_equal_values_leave_room_for_3_of_n_others():
     assert always_right == {"x": 1.0, "x_low": pytest.approx(0.9), "x_high": 1.0}
 
 
+def test_equal_values_that_rounding_tells_apart_are_equal():
+    found = bootstrap_mean([2 / 3] * 60, bounds=(0.0, 1.0))
+    assert (found.low, found.high) == pytest.approx((2 / 3 * 0.95, 2 / 3 + 0.05 / 3))
+
+
 def test_seeds_are_averaged_inside_a_question():
     per_seed = [[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 0.0, 1.0]]
     assert bootstrap_mean(per_seed) == bootstrap_mean([0.5, 0.5, 0.0, 1.0])

@@ -98,4 +98,5 @@ def test_p_over_seeds_is_students(n):
 
 def test_p_over_seeds_needs_two():
     assert seeds_p([0.3]) is None
-    assert (seeds_p([0.0, 0.0]), seeds_p([1.0, 1.0])) == (1.0, 0.0)
+    assert seeds_p([0.0, 0.0]) == 1.0
+    assert seeds_p([0.05, 0.05]) is seeds_p([0.1, 0.1, 0.1]) is None

@@ -100,7 +100,9 @@ def rule_of_three(interval: Of, low: float, high: float) -> Of:
     >>> rule_of_three(Interval(1.0, 1.0, 1.0, 60), 0.0, 1.0)
     Interval(mean=1.0, low=0.95, high=1.0, n=60)
     """
-    if interval.low != interval.high or not math.isfinite(high - low):
+    # equal values may have means that rounding tells apart
+    level = math.isclose(interval.low, interval.high, rel_tol=1e-9, abs_tol=1e-12)
+    if not level or not math.isfinite(high - low):
         return interval
     share = min(1.0, 3 / interval.n)
     return replace(

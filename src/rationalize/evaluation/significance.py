@@ -56,7 +56,8 @@ def mcnemar_p(only_a: int, only_b: int) -> float:
 
 def seeds_p(differences_S: Sequence[float]) -> float | None:
     """Two-sided p of Student's t-test that the mean difference over training seeds is 0: the seed,
-    not the question, is the unit. None for fewer than two seeds.
+    not the question, is the unit. None for fewer than two seeds, and where all seeds have the same
+    difference, which is not 0: then the test has no spread to measure it by.
 
     The t distribution has a closed form for whole degrees of freedom (Abramowitz and Stegun 1964,
     26.7.3 and 26.7.4).
@@ -69,8 +70,8 @@ def seeds_p(differences_S: Sequence[float]) -> float | None:
         return None
     mean = sum(differences_S) / n
     deviation = math.sqrt(sum((d - mean) ** 2 for d in differences_S) / (n - 1))
-    if deviation == 0:
-        return 1.0 if mean == 0 else 0.0
+    if deviation <= 1e-12 * abs(mean):
+        return 1.0 if mean == 0 else None
     free = n - 1
     angle = math.atan2(abs(mean) * math.sqrt(n), deviation * math.sqrt(free))
     # the sum of 1, c², c⁴·3/4, .. (even), or of c, c³·2/3, .. (odd degrees of freedom)
