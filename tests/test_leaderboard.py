@@ -207,6 +207,14 @@ def test_sets_are_those_with_reference_rationales(tmp_path, capsys):
     assert sets_in(tmp_path / "data") == ["c"]
 
 
+def test_sets_of_equal_values_keep_their_width_in_the_mean_over_sets():
+    asked = {f"q{i}": question(i) for i in range(30)}
+    right = [attempt(q, "it is so", q.answer) for q in asked.values()]
+    methods = {"m": {"a": {0: right}, "b": {0: right}}}
+    [row] = [r for r in over_sets(methods, asked, metrics_of()) if r["metric"] == "accuracy"]
+    assert (row["mean"], row["low"], row["high"]) == (1.0, pytest.approx(0.9), 1.0)
+
+
 def test_a_diagnostic_that_is_undefined_in_some_seeds_or_in_all():
     """Of two seeds one has an empty rationale, whose fluency nobody can tell; of a third, all."""
     q = question(0)

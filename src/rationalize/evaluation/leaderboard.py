@@ -19,7 +19,13 @@ from rationalize.answers import read_prediction
 from rationalize.errors import UserError
 from rationalize.evaluation.baselines import MAJORITY
 from rationalize.evaluation.compare import EvaluatedRun, Methods, flat, shown_methods
-from rationalize.evaluation.intervals import over_seeds, percentiles, resampled_means
+from rationalize.evaluation.intervals import (
+    Interval,
+    over_seeds,
+    percentiles,
+    resampled_means,
+    rule_of_three,
+)
 from rationalize.evaluation.metrics import GIVEN, Metric, applicable, per_question, settle_worst
 from rationalize.questions import ReferenceRationale, load_questions, load_reference_rationales
 from rationalize.records import Attempt, Question
@@ -236,11 +242,14 @@ def pairs_on_equal_questions(
 def over_sets(
     methods: Methods, questions: Mapping[str, Question], metrics: Sequence[Metric]
 ) -> list[dict[str, Any]]:
-    """A row per method and metric: the unweighted mean over its sets; draws are within the sets."""
+    """A row per method and metric: the unweighted mean over its sets; draws are within the sets,
+    and a set of equal values adds the width that the rule of three gives it.
+    """
     everything = [a for attempts in flat(methods).values() for a in attempts]
     metrics = settle_worst(metrics, everything, questions)
     means: dict[tuple[str, str], list[float]] = {}
     draws: dict[tuple[str, str], np.ndarray] = {}
+    level: dict[tuple[str, str], np.ndarray] = {}  # (2,): what equal values add below and above
     counts: Counter[tuple[str, str]] = Counter()
     names = list(dict.fromkeys(name for splits in methods.values() for name in splits))
     for seed, name in enumerate(names):  # a seed per set, so that sets are resampled independently
@@ -254,13 +263,18 @@ def over_sets(
                 key = method, metric.name
                 means.setdefault(key, []).append(float(np.mean(list(values.values()))))
                 counts[key] += len(values)
-                draws[key] = draws.get(key, 0.0) + resampled_means(values, seed=seed)
+                drawn = resampled_means(values, seed=seed)
+                draws[key] = draws.get(key, 0.0) + drawn
+                mean, (low, high) = means[key][-1], percentiles(drawn)
+                wide = rule_of_three(Interval(mean, low, high, len(values)), *metric.bounds)
+                level[key] = level.get(key, 0.0) + np.array([low - wide.low, wide.high - high])
     rows = []
     for key, set_means in means.items():
         low, high = percentiles(draws[key] / len(set_means))
+        below, above = level[key] / len(set_means)
         rows.append({
             "method": key[0], "metric": key[1], "mean": float(np.mean(set_means)),
-            "low": low, "high": high, "sets": len(set_means), "n": counts[key],
+            "low": low - below, "high": high + above, "sets": len(set_means), "n": counts[key],
         })  # fmt: skip
     return rows
 
