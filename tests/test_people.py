@@ -91,6 +91,15 @@ def test_limit_and_split(tmp_path, capsys, model):
     assert "set, 6 rationales" in capsys.readouterr().out
 
 
+def test_who_is_preferred_has_written(tmp_path, capsys, model):
+    rows = [reference(i, name) for i in range(4) for name in ("gpt3", "llama")]
+    argv = ["length", "--references", str(write_set(tmp_path, rows)), "--out", str(tmp_path / "o")]
+    assert check(*argv, "--prefer", "gtp3", "llama", model=model) == 2
+    assert "--prefer: no rationale by 'gtp3'; did you mean 'gpt3'?" in capsys.readouterr().err
+    assert check(*argv, "--prefer", "gpt3", "llama", model=model) == 0
+    assert "gpt3 over llama" in capsys.readouterr().out
+
+
 def test_right_over_wrong_and_one_model_over_another(tmp_path, capsys, model):
     rows = [
         reference(i, name, predicted="yes" if right else "no", correct=right, rationale=text)

@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of, split_commas
-from rationalize.config import to_dict
+from rationalize.config import nearest, to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import CheckFailed, UsageError, UserError
 from rationalize.records import Question
@@ -144,6 +144,11 @@ def _agreement(config: CheckRewardsConfig, overwrite: bool) -> dict[str, Any]:
         raise UsageError("--strict is about attacks; agreement with people has no pass or fail")
     people = read_people(config.people, config.split or "test", config.limit)
     references = read_references(config.references, config.models, config.limit)
+    writers = {model for one in references for model in one.attempts}
+    if references and config.prefer != CheckRewardsConfig.prefer:
+        for model in config.prefer:
+            if model not in writers:
+                raise UsageError(f"--prefer: no rationale by {model!r}{nearest(model, writers)}")
     names = [*split_commas(config.rewards or _testable(config)), *BASELINE_REWARDS]
     rewards = rewards_of(list(dict.fromkeys(names)), config, model=config.model or "default")
     out = config.out or Path("runs/check-rewards")
