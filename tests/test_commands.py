@@ -299,6 +299,23 @@ def test_ask_prints_a_reply(tiny, capsys):
     assert "has no control tokens" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--out", "a.csv"], ".jsonl or .jsonl.gz or .parquet for --write attempts"),
+        (["--write", "questions", "--out", "q.parquet"], ".jsonl for --write questions"),
+        (["--write", "questions", "--out", "q.jsonl.gz"], ".jsonl for --write questions"),
+    ],
+)
+def test_sample_writes_no_format_under_anothers_name(
+    tiny, flags, expected, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for dry in ([], ["--dry-run"]):
+        assert main(["sample", "--model", tiny, *QUICK, *flags, *dry]) == 2
+        assert f"expected a name ending in {expected}" in capsys.readouterr().err
+
+
 def test_evaluate_then_compare(tiny, tmp_path, capsys):
     first, second = tmp_path / "first", tmp_path / "second"
     flags = ["evaluate", "--model", tiny, *QUICK]

@@ -15,6 +15,9 @@ from rationalize.commands.resolve import known_names, sampling_of, settings_of
 
 
 def plan_sample(config: Any, overwrite: bool) -> list[str]:
+    from rationalize.commands.sample import check_name
+
+    check_name(config)
     OutputFile(config.out, "sample", settings_of(config), overwrite).check()
     return _writing(config)
 

@@ -147,6 +147,20 @@ class AskConfig:
         check_writing(self)
 
 
+def check_name(config: SampleConfig) -> None:
+    """Raise `UsageError` where the file's name ends as one of another format does."""
+    from rationalize.questions.files import SUFFIXES
+
+    attempts = config.write == "attempts"
+    forms = (".jsonl", ".jsonl.gz", ".parquet") if attempts else (".jsonl",)
+    others = tuple(suffix for suffix in SUFFIXES if suffix not in forms)
+    if config.out.name.endswith(others):
+        raise UsageError(
+            f"--out: found {str(config.out)!r}, expected a name ending in {' or '.join(forms)} for "
+            f"--write {config.write}"
+        )
+
+
 def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Write attempts and return their counts. A second start with the same file goes on after the
     shards of questions that are finished.
@@ -156,6 +170,7 @@ def sample(config: SampleConfig, *, overwrite: bool = False) -> dict[str, Any]:
 
     if config.write == "questions" and config.mode == "answer":
         raise UsageError("--write questions needs rationales, and --mode answer writes none")
+    check_name(config)
     out = OutputFile(config.out, "sample", settings_of(config), overwrite)
     by_first(out.check)  # before anything is loaded
     questions = asked_questions(config)
