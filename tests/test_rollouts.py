@@ -219,6 +219,16 @@ def test_a_merged_adapter_needs_its_base_on_the_servers(folder, tmp_path):
         assert server.orders.count("/v1/load_lora_adapter") == 1
 
 
+def test_what_an_adapter_is_merged_into_between_two_calls_is_served(folder, tmp_path):
+    policy = tiny_policy(tuning="lora")
+    with serving(folder) as server:
+        writer = sampler(policy, folder, tmp_path, server)
+        ask(writer)
+        moved(policy, 0.3).save(tmp_path / "stage")  # merges into the same memory
+        assert ask(writer) == ask(Sampler(policy, shadow=False))
+        assert server.orders.count("/collective_rpc") == 1
+
+
 def test_variants_are_served_by_their_adapters(folder, tmp_path):
     variants = Variants.of(tiny_policy(), folder, ["one", "two"], seed=1)
     with serving(folder) as server:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ class Versions:
     """Names the states of policies. Frozen weights are read once, as long as they stay."""
 
     def __init__(self) -> None:
+        self._model: Callable[[], Any] = lambda: None
         self._frozen: tuple[object, str] = (None, "")
 
     def of(self, policy: Policy) -> Version:
@@ -52,7 +54,10 @@ class Versions:
         if policy.tuning == "full":
             return Version(_digest(frozen))
         state = tuple((name, w.data_ptr(), w._version) for name, w in frozen.items())
-        if self._frozen[0] != state:
+        # a merge writes through `.data`, which leaves `state`, and loading may take the same memory
+        # again; both make another model
+        if self._model() is not policy.model or self._frozen[0] != state:
+            self._model = weakref.ref(policy.model)
             self._frozen = state, _digest(frozen)
         return Version(self._frozen[1], _digest(adapter_weights(policy)))
 
