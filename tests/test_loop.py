@@ -17,6 +17,7 @@ from rationalize.models.forward import Row, micro_batches
 from rationalize.models.logits import token_logprobs
 from rationalize.runs import Run, Stage
 from rationalize.termination import Terminated
+from rationalize.training.checkpoints import Position, restore_checkpoint, save_checkpoint
 from rationalize.training.learner import learner_of
 from rationalize.training.loop import (
     ControlFitConfig,
@@ -260,6 +261,19 @@ def test_a_checkpoint_that_is_not_finite_is_not_whole(tmp_path, caplog):
     save_file(tensors, file)
     taught(tmp_path)
     assert "not finite" in caplog.text
+
+
+def test_moments_are_restored_beside_the_parameters(tmp_path):
+    weight = torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    save_checkpoint(tmp_path / "s", Position(1), {"w": weight}, optimizer)
+    elsewhere = torch.nn.Parameter(torch.empty(3, device="meta"))
+    optimizer = torch.optim.AdamW([elsewhere], fused=True)
+    assert restore_checkpoint(tmp_path / "s", {"w": elsewhere}, optimizer) == Position(1)
+    devices = {key: value.device.type for key, value in optimizer.state[elsewhere].items()}
+    assert devices == {"exp_avg": "meta", "exp_avg_sq": "meta", "step": "meta"}
 
 
 def test_a_stop_between_a_step_and_what_follows_it_repeats_neither(tmp_path):

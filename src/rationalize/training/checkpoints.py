@@ -239,8 +239,8 @@ def _load(
     state: dict[Any, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         kind, _, name = key.partition("/")
-        if kind != "weight":
-            state.setdefault(parameters[name], {})[kind] = value
+        if kind != "weight":  # the fused AdamW has its count of steps beside its moments
+            state.setdefault(parameters[name], {})[kind] = value.to(parameters[name].device)
     optimizer.state.update(state)
 
 
