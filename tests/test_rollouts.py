@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 import threading
 from pathlib import Path
 
@@ -172,6 +173,31 @@ def test_weights_that_change_while_replies_are_written_spoil_them(folder, tmp_pa
         server.generate = changed
         assert ask(sampler(policy, folder, tmp_path / "other", server)) == expected
         assert len(calls) == 6  # the first three are not used
+
+
+def test_a_kill_leaves_no_reply_of_a_server_that_changed_meanwhile(folder, tmp_path):
+    policy = moved(tiny_policy(), 0.3)
+    killed = tmp_path / "killed"
+    with serving(folder) as server:
+        writer = sampler(policy, folder, tmp_path, server)
+        generate, calls = server.generate, []
+
+        def started_anew(*args):
+            calls.append(args)
+            if len(calls) == 2:
+                server.load_whole(folder)
+            return generate(*args)
+
+        def progress(done, *_):
+            if done == len(PROMPTS) and not killed.exists():  # what a kill leaves here
+                shutil.copytree(tmp_path / "replies", killed / "replies")
+
+        server.generate = started_anew
+        expected = ask(writer, progress=progress)
+        assert len(calls) == 6
+        assert ask(sampler(policy, folder, killed, server)) == expected
+        assert len(calls) == 9
+    assert expected == ask(Sampler(policy, shadow=False))
 
 
 def test_replies_are_paid_for_once_for_each_version(folder, tmp_path):

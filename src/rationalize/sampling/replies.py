@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ _TABLE = """CREATE TABLE IF NOT EXISTS replies (
     key BLOB, sample INTEGER, text TEXT, finish TEXT, n_tokens INTEGER, oddities TEXT,
     reasoning TEXT NOT NULL DEFAULT '', ids TEXT NOT NULL DEFAULT '[]', PRIMARY KEY (key, sample)
 ) WITHOUT ROWID"""
+_UNCHECKED = "CREATE TABLE IF NOT EXISTS unchecked (key BLOB PRIMARY KEY) WITHOUT ROWID"
 _COLUMNS = ("key", "sample", "text", "finish", "n_tokens", "oddities", "reasoning", "ids")
 _INSERT = (
     f"INSERT OR IGNORE INTO replies ({', '.join(_COLUMNS)}) "
@@ -50,6 +51,7 @@ class ReplyCache:
             folder.mkdir(parents=True, exist_ok=True)
             with closing(self._connect()) as connection:
                 connection.execute(_TABLE)
+                connection.execute(_UNCHECKED)
                 columns = connection.execute("PRAGMA table_info(replies)").fetchall()
                 for name in _LATER.keys() - {name for _, name, *_ in columns}:
                     with suppress(sqlite3.OperationalError):  # another process has added it
@@ -84,10 +86,25 @@ class ReplyCache:
         with self._reported(), closing(self._connect()) as connection, connection:
             connection.executemany(_INSERT, rows)
 
-    def drop(self, keys: Sequence[bytes]) -> None:
-        """Forget all samples of these keys."""
+    def expect_unchecked(self, keys: Collection[bytes]) -> None:
+        """Keep the replies that come under these keys only until `drop_unchecked`, unless `checked`
+        is called before.
+        """
         with self._reported(), closing(self._connect()) as connection, connection:
-            connection.executemany("DELETE FROM replies WHERE key = ?", [(k,) for k in keys])
+            connection.executemany(
+                "INSERT OR IGNORE INTO unchecked VALUES (?)", [(k,) for k in keys]
+            )
+
+    def checked(self) -> None:
+        """Keep what has come."""
+        with self._reported(), closing(self._connect()) as connection, connection:
+            connection.execute("DELETE FROM unchecked")
+
+    def drop_unchecked(self) -> None:
+        """Forget the replies that nobody has checked, also those of a process that was killed."""
+        with self._reported(), closing(self._connect()) as connection, connection:
+            connection.execute("DELETE FROM replies WHERE key IN (SELECT key FROM unchecked)")
+            connection.execute("DELETE FROM unchecked")
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=_LOCK_TIMEOUT)

@@ -99,6 +99,7 @@ class RolloutSampler(Sampler):
         progress: Progress | None,
     ) -> None:  # fmt: skip
         """Have all replies on disk."""
+        self._cache.drop_unchecked()  # of a start that was killed
         for _ in range(_ROUNDS):
             missing = {k for keys_G in keys_PG for k, _ in keys_G if not self._cache.get(k)}
             if not missing:
@@ -120,15 +121,22 @@ class RolloutSampler(Sampler):
                 for key, seed in keys_G
                 if key in missing
             ]
-            replies = asker.replies(jobs, 1, progress)
+            self._cache.expect_unchecked(missing)
+            try:
+                replies = asker.replies(jobs, 1, progress)
+            finally:
+                unchanged = self._servers.unchanged(self.policy, version)
+                if unchanged:
+                    self._cache.checked()
+                else:  # who wrote them is not known
+                    self._cache.drop_unchecked()
             if lacking := [job for job in jobs if job.key not in replies]:
                 raise UserError(
                     f"--rollouts: {len(lacking)} of {len(jobs)} prompts were refused, and every "
                     f"prompt needs its replies; the first ends in {clip(lacking[0].prompt[-100:])}"
                 )
-            if self._servers.unchanged(self.policy, version):
+            if unchanged:
                 return
-            self._cache.drop([*missing])  # who wrote them is not known
         raise UserError(
             f"--rollouts: a server's weights changed while it wrote, {_ROUNDS} times; does another "
             "run or a supervisor use the same servers?"
