@@ -17,13 +17,13 @@ from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.questions import builtin_questions
 from rationalize.records import Completion
-from rationalize.sampling.addresses import addresses_of, endpoints_of
+from rationalize.sampling.addresses import Addresses, addresses_of, endpoints_of
 from rationalize.sampling.choices import read_choice
 from rationalize.sampling.config import HttpConfig, SamplingConfig
-from rationalize.sampling.http import Failed, Refused
+from rationalize.sampling.http import Failed, Refused, Transient
 from rationalize.sampling.replies import Reply, ReplyCache
 from rationalize.sampling.server import ServerSampler
-from tests.loopback import cut, replies, says, serving
+from tests.loopback import cut, hang_up, replies, says, serving
 
 ONE = HttpConfig(concurrency=1)
 
@@ -366,6 +366,25 @@ def test_an_address_that_fails_three_times_in_a_row_is_left_out():
         assert len(bad.bodies) <= 8
     with serving(says(b"", 503), says(b"", 503), says(b"", 503), answer=replies("Ice.")) as last:
         assert ask(sampler(last.url), "p") == [["Ice."]]  # there is no other
+
+
+def test_an_address_whose_check_refuses_it_is_left_out_unless_it_is_the_last():
+    def check(url):
+        if url.startswith(refused):
+            raise UserError("it has other weights")
+
+    once = says(b"", 503)
+    with serving(once) as one, serving(once, answer=hang_up) as two:
+        refused = one.url
+        addresses = Addresses(endpoints_of(f"{one.url},{two.url}", HttpConfig()), check)
+        for _ in range(3):  # one fails, two fails, one is refused and two fails again
+            with pytest.raises(Transient):
+                addresses.post({})
+        assert addresses.left_out == ["it has other weights"]
+        assert (len(one.bodies), len(two.bodies)) == (1, 2)
+        refused = two.url
+        with pytest.raises(UserError, match="it has other weights"):
+            addresses.post({})
 
 
 def test_slow_down_is_no_sign_of_death():

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from rationalize.errors import UsageError
+from rationalize.errors import UsageError, UserError
 from rationalize.sampling.config import HttpConfig
 from rationalize.sampling.http import Endpoint, NoSuchHost, NotFound, Transient, Unreachable
 
@@ -18,9 +18,13 @@ _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 _MOST_FAILURES = 3  # in a row, after which an address is left out
 
 
+class Unfit(UserError):
+    """An address that has failed was checked, and must not be used again."""
+
+
 class Addresses:
     """Servers that have the same model. A request goes to the one with the fewest under way; one
-    that is dead is left out, as long as there is another.
+    that is dead or unfit is left out, as long as there is another.
     """
 
     def __init__(
@@ -32,11 +36,12 @@ class Addresses:
         self._live = list(endpoints)
         self._check = check
         self._doubtful: set[str] = set()  # those that have failed since they were checked
+        self._unfit: dict[str, Unfit] = {}  # what the check said of those that it refused
         self._checking = threading.Lock()
         self.first = self._live[0].url
         """What replies are stored under."""
         self.left_out: list[str] = []
-        """Dead addresses, each with what was found there."""
+        """Dead and unfit addresses, each with what was found there."""
         self._under_way: Counter[str] = Counter()
         self._sent: Counter[str] = Counter()
         self._failures: Counter[str] = Counter()  # in a row
@@ -52,7 +57,7 @@ class Addresses:
             try:
                 self._check_again(endpoint.url)
                 answer = endpoint.post(body)
-            except (Unreachable, NoSuchHost) as error:
+            except (Unreachable, NoSuchHost, Unfit) as error:
                 self._doubtful.add(endpoint.url)
                 if not self._leave_out(endpoint, error):
                     raise
@@ -76,12 +81,20 @@ class Addresses:
                     self._under_way[endpoint.url] -= 1
 
     def _check_again(self, url: str) -> None:
-        """Where an address has failed: raise what `check` raises."""
+        """Where an address has failed: raise what `check` raises, a `UserError` as `Unfit`."""
         if self._check is None or url not in self._doubtful:
             return
         with self._checking:  # one request checks, the others wait for it
+            if url in self._unfit:
+                raise self._unfit[url]
             if url in self._doubtful:
-                self._check(url)
+                try:
+                    self._check(url)
+                except (NoSuchHost, NotFound):
+                    raise
+                except UserError as error:
+                    self._unfit[url] = Unfit(str(error))
+                    raise self._unfit[url] from error
                 self._doubtful.discard(url)
 
     def _load(self, endpoint: Endpoint) -> tuple[int, int, int]:
