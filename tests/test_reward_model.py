@@ -40,7 +40,7 @@ from rationalize.models.reward_model import (
     reward_row,
     save_facts,
 )
-from rationalize.rewards import load_rewards
+from rationalize.rewards import RewardSuite, load_rewards
 from rationalize.runs import Run, Stage
 from rationalize.signals.probes import cross_fitted_margins
 from rationalize.training.loop import HeadFitConfig
@@ -277,6 +277,26 @@ def test_it_survives_save_and_load_and_is_a_reward(tmp_path):
     assert reward.scorer_hash == read_facts(folder)["weights_hash"] != ""
     with pytest.raises(UserError, match="expected the folder of a reward model"):
         RewardModel.load(tmp_path)
+
+
+def test_reward_models_of_the_same_weights_share_no_cached_scores(tmp_path):
+    q = question(0)
+    attempts = [attempt(q, "it is so and so", "yes")]
+    facts = [
+        {"score": "likelihood", "reads": "reply", "mean": -5.0, "std": 1.0},
+        {"score": "likelihood", "reads": "reply", "mean": -4.0, "std": 1.0},
+        {"score": "likelihood", "reads": "rationale", "mean": -5.0, "std": 1.0},
+        {"score": "dpo", "reads": "reply", "mean": -5.0, "std": 1.0},
+    ]
+    found = []
+    for i, one in enumerate(facts):
+        tiny_policy().save(tmp_path / str(i))
+        save_facts(tmp_path / str(i), **one)
+        rewards = load_rewards(["reward_model"], reward_model=RewardModel.load(tmp_path / str(i)))
+        [scored] = RewardSuite(rewards, tmp_path / "cache").score(attempts, {q.id: q})
+        assert scored.rewards == RewardSuite(rewards).score(attempts, {q.id: q})[0].rewards
+        found.append(scored.rewards["reward_model"])
+    assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize("facts", [{}, {"adapter_on": "../sft"}])

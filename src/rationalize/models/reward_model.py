@@ -176,6 +176,9 @@ def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*.safetensors")):
         digest.update(file.read_bytes())
+    # and what else a score depends on: scores are cached under the hash
+    read = {name: facts.get(name) for name in ("mean", "std", "reads", "score")}
+    digest.update(json.dumps(read).encode())
     facts["weights_hash"] = digest.hexdigest()
     write_text(folder / FILE, json.dumps(facts, indent=1) + "\n")
 
