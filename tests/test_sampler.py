@@ -1,5 +1,7 @@
 """The sampler against transformers' `generate` and against exact probabilities."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -143,6 +145,26 @@ def test_a_sample_does_not_depend_on_its_batch():
         "stop",
         "length",
     }  # some left the batch early
+
+
+def test_many_samples_of_one_prompt_are_written_in_parts():
+    rows = []
+
+    class Watched(Sampler):
+        def _write(self, writer, queries, config, n, *more):
+            rows.append(len(queries) * n)
+            return super()._write(writer, queries, config, n, *more)
+
+    policy, config = tiny_policy(), SamplingConfig(n=600, max_new_tokens=3)
+    found = Watched(policy, shadow=False).sample(PROMPTS[:2], config, seeds=[7, 8])
+    assert rows == [200] * 6
+    few = dataclasses.replace(config, n=250)
+    assert Sampler(policy, shadow=False).sample(PROMPTS[:2], few, seeds=[7, 8]) == [
+        replies[:250] for replies in found
+    ]
+    rows.clear()
+    Watched(policy, shadow=False, batch_tokens=100).sample(PROMPTS[:1], config, seeds=[7])
+    assert max(rows) * config.max_new_tokens <= 100
 
 
 def test_uniforms_depend_on_seed_and_sample_alone():
