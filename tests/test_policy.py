@@ -102,6 +102,16 @@ def test_exported_template_ends_with_the_baked_controls(family, tmp_path):
     assert again.controls == policy.controls
 
 
+def test_an_exported_template_says_any_system_line(tmp_path):
+    policy = tiny_policy(chat=True, system='Be "brief",\n\\ é \U0001f642.')
+    policy.export(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    found = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], add_generation_prompt=True, tokenize=False
+    )
+    assert found == policy.render("Hi")
+
+
 def test_plain_models(tmp_path):
     """Plain text in, and a one-line template out that carries the control tokens."""
     policy = tiny_policy("decoder")

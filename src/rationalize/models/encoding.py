@@ -44,7 +44,7 @@ def settle(tokenizer: Any, *, continues: bool) -> None:
         # a template that prints today's date would give other prompts tomorrow
         template = re.sub(
             r"strftime_now\(\s*(['\"])(.*?)\1\s*\)",
-            lambda call: json.dumps(_TODAY.strftime(call[2])),
+            lambda call: json.dumps(_TODAY.strftime(call[2]), ensure_ascii=False),
             template,
         )
     tokenizer.chat_template = template

@@ -220,7 +220,8 @@ def _exported_template(policy: Policy, prefix: list[int]) -> str:
     )
     # the system line is put in only if the caller's messages have none
     if policy.system:
-        system = json.dumps(policy.system)
+        # jinja takes the two halves of an escaped emoji for two characters
+        system = json.dumps(policy.system, ensure_ascii=False)
         opening = f"[{{'role': 'system', 'content': {system}}}] + messages"
         if policy.folds_system:
             folded = f"{system} + '\\n\\n' + messages[0]['content']"
