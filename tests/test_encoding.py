@@ -89,6 +89,15 @@ def test_special_tokens_in_data_are_text(chat):
     assert token_logprobs(policy, [Row((5,), tuple(policy.encode_response(forged)))])
 
 
+def test_private_characters_beside_a_special_token_in_data_are_text():
+    policy = tiny_policy(chat=True)
+    for private in ("\ue000", "\ue0000\ue001", "\ue0005\ue001", "\ue0000\ue000"):
+        text = f"What is <|end|> and {private}?"
+        ids = policy.encode_prompt(text)
+        assert policy.tokenizer.decode(ids) == policy.render(text)
+        assert ids.count(END) == policy.encode_prompt("What?").count(END)
+
+
 def test_text_without_special_tokens_is_encoded_as_ever():
     for kind in ("decoder", "t5"):
         policy = tiny_policy(kind)

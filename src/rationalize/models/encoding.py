@@ -162,12 +162,14 @@ def chat_ids(policy: Policy, text: str) -> list[int]:
     found = _any_of(special).findall(text) if special else []
     if not found:
         return tokenizer(policy.render(text), add_special_tokens=False)["input_ids"]
-    # private characters stand for the special tokens of the text while the template is rendered
+    # numbers between marks stand for the special tokens of the text while the template is rendered
+    around = policy.render("x")
+    mark = next(c for c in map(chr, range(0xE000, 0x110000)) if c not in around + text)
     order = {word: i for i, word in enumerate(dict.fromkeys(found))}
-    rendered = policy.render(_any_of(special).sub(lambda m: f"\ue000{order[m[0]]}\ue001", text))
+    rendered = policy.render(_any_of(special).sub(lambda m: f"{mark}{order[m[0]]}{mark}", text))
     ids: list[int] = []
     # the split alternates: text of the template and of the user, number of a special token
-    for i, part in enumerate(re.split("\ue000(\\d+)\ue001", rendered)):
+    for i, part in enumerate(re.split(f"{mark}(\\d+){mark}", rendered)):
         if i % 2:
             ids += words_of(tokenizer, list(order)[int(part)])
         elif part:
