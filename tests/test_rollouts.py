@@ -347,6 +347,12 @@ def test_movement_tells_fresh_weights_from_stale_ones():
     assert not fault(Reading(ours + 1e-4 * step, before.theirs), before)
 
 
+def test_weights_pass_through_the_runs_folder_whatever_its_name(tmp_path):
+    served = tmp_path / "lr=1e-3" / "served"
+    assert Place.of(None, served) == Place(served, str(served))
+    assert Place.of(f"{tmp_path}=/there/", served) == Place(tmp_path, "/there")
+
+
 def test_one_of_several_processes_writes_weights_without_the_others(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

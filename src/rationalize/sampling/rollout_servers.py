@@ -68,7 +68,9 @@ class Place:
     @classmethod
     def of(cls, text: str | None, default: Path) -> Place:
         """`FOLDER`, or `HERE=THERE`; none: `default`."""
-        here, _, there = (text or str(default)).partition("=")
+        if not text:  # its name may hold a "="
+            return cls(default.absolute(), str(default.absolute()))
+        here, _, there = text.partition("=")
         return cls(Path(here).absolute(), (there or str(Path(here).absolute())).rstrip("/"))
 
 
