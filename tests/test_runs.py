@@ -20,6 +20,7 @@ from rationalize.environment import environment
 from rationalize.errors import UserError
 from rationalize.records import Attempt
 from rationalize.runs import Run, check_resumable, read_config
+from rationalize.runs.lock import is_held
 
 CONFIG = {"method": "sft", "fit": {"learning_rate": 1e-5, "steps": 8}, "rewards": ("a", "b")}
 in_tmp = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -358,6 +359,14 @@ def test_reading_takes_no_lock_and_writes_nothing(tmp_path):
     ):
         with pytest.raises(ValueError, match="opened for reading"):
             write()
+
+
+def test_a_reader_that_closes_leaves_the_writers_lock(tmp_path):
+    with Run.open(tmp_path, {}):
+        with Run.read(tmp_path):
+            pass
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
 
 
 def test_a_run_inside_a_run_has_its_own_records(tmp_path):

@@ -147,7 +147,7 @@ class Run:
             self.mirror.close()
         if self.access == "write":
             hide(self.path / PROGRESS)
-        unlock(self.path)
+            unlock(self.path)
 
     def __enter__(self) -> Run:
         return self
