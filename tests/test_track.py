@@ -5,6 +5,7 @@ Each tracker is tested where its package is installed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from rationalize.cli import main
 from rationalize.runs import Run
+from rationalize.runs.track import _TRACKERS, Mirror
 
 LINES = [
     ("sft", 0, {"loss": 2.5, "note": None}),
@@ -48,6 +50,21 @@ def test_another_tracker_is_the_same_run(tmp_path):
         run.finish("sft")
     with Run.open(tmp_path, {"method": "toy", "track": None}) as run:
         assert run.done("sft") == {}
+
+
+def test_the_stages_of_runs_inside_a_run_are_kept_apart(tmp_path, monkeypatch):
+    sent = []
+    tracker = lambda *_: (lambda *line: sent.append(line), lambda: None, "")  # noqa: E731
+    monkeypatch.setitem(_TRACKERS, "tensorboard", tracker)
+    run = Run.open(tmp_path, {"method": "toy"})
+    run = dataclasses.replace(run, mirror=Mirror("tensorboard", tmp_path, {}))
+    run.log("tuning", 0, loss=1.0)
+    for arm in ("arm-full", "arm-rank"):
+        run.nested(arm).log("tuning", 0, loss=2.0)
+    run.nested("arm-full").nested("scorer").log("tuning", 0, loss=3.0)
+    stages = ["tuning", "arm-full/tuning", "arm-rank/tuning", "arm-full/scorer/tuning"]
+    assert [stage for stage, *_ in sent] == stages
+    assert [[*values] for *_, values in sent] == [[f"{stage}/loss"] for stage in stages]
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):

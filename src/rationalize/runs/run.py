@@ -260,7 +260,8 @@ class Run:
 
     def nested(self, name: str) -> Run:
         """A run inside this one; shares configuration and lock."""
-        run = dataclasses.replace(self, path=self.path / "stages" / name)
+        mirror = self.mirror.nested(name) if self.mirror else None
+        run = dataclasses.replace(self, path=self.path / "stages" / name, mirror=mirror)
         if self.access == "write":
             run.folder()
             _tidy(run.path)

@@ -7,6 +7,7 @@ are sent again, with the same values.
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import uuid
@@ -34,13 +35,21 @@ class Mirror:
     def __init__(self, tracker: Tracker, path: Path, config: Mapping[str, Any]) -> None:
         folder = path / FOLDER
         folder.mkdir(exist_ok=True)
+        self._within = ""
         self._send, self._end, where = _TRACKERS[tracker](path.name, folder, config)
         say(f"{tracker}: mirrors {path / 'metrics.jsonl'} {where}")
+
+    def nested(self, name: str) -> Mirror:
+        """For a run inside this one: the same tracker, with stages of their own."""
+        inner = copy.copy(self)
+        inner._within = f"{self._within}{name}/"
+        return inner
 
     def log(self, stage: str, step: int, metrics: Mapping[str, Any]) -> None:
         """Send a line's numbers under `stage/metric`; where a line is about one reward, split or
         bin, under `stage/that/metric`.
         """
+        stage = self._within + stage
         labels = [str(v) for k, v in metrics.items() if isinstance(v, str) or k in _LABELS]
         prefix = "/".join([stage, *labels])
         values = {
