@@ -49,7 +49,7 @@ class FitConfig:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """Shape of the learning rate after the warm-up."""
     warmup: float = 0.05
-    """Warm-up, as a share of the steps."""
+    """Warm-up, as a share of the steps; above 1, in steps."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     micro_tokens: int = 2048

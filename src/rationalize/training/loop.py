@@ -136,7 +136,7 @@ def _fit(
 
 def rate_at(step: int, steps: int, config: FitConfig) -> float:
     """Share of the peak learning rate at a step (counted from 0)."""
-    warm = round(config.warmup if config.warmup >= 1 else config.warmup * steps)
+    warm = round(config.warmup if config.warmup > 1 else config.warmup * steps)
     warm = max(1, warm) if config.warmup else 0
     if step < warm:
         return (step + 1) / warm
