@@ -1,6 +1,7 @@
 """Models that are not whole, and prompts that are too long for them: a sentence each."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,10 +10,13 @@ from tiny import tiny_folder, tiny_policy
 from toys import question
 
 from rationalize.errors import UserError
+from rationalize.models.choices import ChoiceScorer
 from rationalize.models.context import over_context
+from rationalize.models.controller import choose
 from rationalize.models.forward import Row
 from rationalize.models.policy import load_policy
 from rationalize.models.reach import lora_reach
+from rationalize.models.reward_model import RewardModel
 from rationalize.runs import Run, Stage
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
@@ -114,6 +118,22 @@ def test_a_row_beyond_the_context_is_refused_where_it_would_be_learned(tmp_path)
             tiny_policy(), nll, lambda _: [Row((5, 6), (7,) * 600)], FitConfig(),
             Stage(Run.open(tmp_path, {}), "s"), steps=1,
         )  # fmt: skip
+
+
+def test_what_is_beyond_the_context_is_not_scored():
+    policy, q, long = tiny_policy(), question(0), "word " * 400
+    model = RewardModel(lambda: nullcontext(policy), None, score="likelihood")
+    for score in (
+        lambda text: ChoiceScorer(policy).score(["Why?", text], [["yes"], ["no"]]),
+        lambda text: ChoiceScorer(policy).score(["Why?", "So?"], [["yes"], [text]]),
+        lambda text: model.raw([q, q], ["Yes.", text]),
+        lambda text: choose(policy, [q, q], [None, text], 2),
+    ):
+        assert score("word")
+        with pytest.raises(
+            UserError, match=r"is to score a prompt of .* context of 512 \(the prom"
+        ):
+            score(long)
 
 
 def test_demonstrations_are_cut_before_a_prompt_is_refused(caplog):

@@ -164,6 +164,15 @@ def test_scorer_models_are_not_asked_about_endless_texts():
     assert scores(plausibility, attempt(long), attempt("true"), attempt("")) == [None, 0.9, 0.0]
 
 
+def test_a_reward_is_undefined_where_its_model_cannot_read_the_text():
+    from tests.tiny import tiny_policy
+
+    [fluency] = load_rewards(["fluency"], base=tiny_policy())  # it reads 512 tokens
+    texts = [attempt("so steel"), attempt("x " * 600), attempt("so wood"), attempt("y " * 600)]
+    first, *_, second = scores(fluency, texts[0], texts[2])
+    assert scores(fluency, *texts) == [first, None, second, None]
+
+
 @pytest.mark.parametrize("kind", ["decoder", "t5"])
 def test_half_a_character_can_be_tokenised_and_judged(kind):
     from tests.tiny import tiny_policy

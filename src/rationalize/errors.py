@@ -17,6 +17,10 @@ class UsageError(UserError):
     """A wrong flag, key or name: exit status 2."""
 
 
+class OverContext(UserError):
+    """A text is longer than the model that shall score it can read: a reward is undefined there."""
+
+
 class CheckFailed(UserError):
     """A check that was asked to be strict has failed; what was found goes with it."""
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rationalize.models.context import check_context
 from rationalize.models.forward import (
     Row,
     collate,
@@ -104,7 +105,7 @@ class ChoiceScorer:
     ) -> list[list[ChoiceScore]]:
         """Per prompt one score per choice; equal (prompt, choice) pairs are computed once.
 
-        Raises ValueError if the lengths differ, or for a choice without tokens.
+        Raises ValueError if the lengths differ, or for a choice without tokens, and `OverContext`.
         """
         if len(prompts) != len(choices_of):
             raise ValueError(f"{len(prompts)} prompts, but choices of {len(choices_of)}")
@@ -124,7 +125,9 @@ class ChoiceScorer:
 
     @torch.no_grad()
     def score_ids(self, continuations: Sequence[Continuation]) -> dict[Continuation, ChoiceScore]:
-        """The score of each distinct continuation."""
+        """The score of each distinct continuation. Raises `OverContext`."""
+        for continuation in continuations:
+            check_context(self.policy, continuation.prompt, continuation.response)
         encoder_decoder = self.policy.is_encoder_decoder
         batches = self._encoder_decoder_batches if encoder_decoder else self._tree_batches
         was_training = self.policy.model.training

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rationalize.errors import OverContext
 from rationalize.models.forward import Row, plain_model
+from rationalize.text import clip
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -35,6 +38,18 @@ def over_context(policy: Policy, prompt: int, response: int) -> str:
 def row_over_context(policy: Policy, row: Row) -> str:
     """The same of a row that is learned from."""
     return over_context(policy, len(row.prompt_ids), len(row.control_ids) + len(row.response_ids))
+
+
+def check_context(policy: Policy, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> None:
+    """Raise `OverContext` for a prompt and a response that are to be scored, where they do not
+    fit.
+    """
+    if wrong := over_context(policy, len(prompt_ids), len(response_ids)):
+        raise OverContext(
+            f"{policy.name} is to score {wrong} (the prompt ends in "
+            f"{clip(policy.decode(prompt_ids)[-50:])}); leave the question out, shorten it or its "
+            "rationale, or take a model with a longer context"
+        )
 
 
 def _words(prompt: int, response: int, found: int, limit: int) -> str:

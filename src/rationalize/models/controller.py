@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rationalize.errors import UserError
+from rationalize.models.context import check_context
 from rationalize.models.forward import Row, collate, hidden_at_response
 from rationalize.models.logits import head
 from rationalize.models.policy import Policy
@@ -55,11 +56,13 @@ def choose(
     policy: Policy, questions: Sequence[Question], rationales: Sequence[str | None], count: int,
     *, batch: int = 16,
 ) -> list[list[float]]:  # fmt: skip
-    """Per question the probabilities of `count` choices."""
+    """Per question the probabilities of `count` choices. Raises `OverContext`."""
     rows = [
         controller_row(policy, q, r, tag=i)
         for i, (q, r) in enumerate(zip(questions, rationales, strict=True))
     ]
+    for row in rows:
+        check_context(policy, row.prompt_ids, row.response_ids)
     rows.sort(key=lambda row: row.length)  # batches of similar length need little padding
     probabilities: list[list[float]] = [[] for _ in rows]
     for start in range(0, len(rows), batch):

@@ -23,6 +23,7 @@ from torch.nn import Linear
 from rationalize.answers import answer_alone, reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
+from rationalize.models.context import check_context
 from rationalize.models.forward import Row, micro_batches
 from rationalize.models.heads import Pooling, load_head, reply_scores
 from rationalize.models.logits import token_logprobs
@@ -123,7 +124,7 @@ class RewardModel:
     def raw(
         self, questions: Sequence[Question], texts: Sequence[str], progress: Progress | None = None
     ) -> list[float]:
-        """The score of each text, without scaling."""
+        """The score of each text, without scaling. Raises `OverContext`."""
         done = tokens = 0
         outputs = [0.0] * len(texts)
         with self._policy_context() as policy:
@@ -131,6 +132,8 @@ class RewardModel:
                 reward_row(policy, q, t, tag=i)
                 for i, (q, t) in enumerate(zip(questions, texts, strict=True))
             ]
+            for row in rows:
+                check_context(policy, row.prompt_ids, row.response_ids)
             # without a head, logits over the whole vocabulary are needed
             most = self._batch_tokens if self._scalar_head is not None else self._batch_tokens // 4
             for passed in micro_batches(rows, most):

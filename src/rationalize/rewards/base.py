@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from rationalize.errors import UserError
+from rationalize.errors import OverContext, UserError
 from rationalize.records import Question
 from rationalize.text import clip
 
@@ -87,12 +87,24 @@ class Reward:
     def __call__(
         self, prompts: Sequence[str], completions: Sequence[str], **columns: Any
     ) -> Scores:
-        """One score per completion, checked against range and levels.
+        """One score per completion, checked against range and levels; None where its model cannot
+        read the text (`OverContext`).
 
         Raises `BadReward` if the check fails, and whatever the function raises.
         """
-        scores = settled(self.function(prompts=prompts, completions=completions, **columns))
-        return _checked(self, scores, len(completions))
+        count = len(completions)
+        try:
+            scores = settled(self.function(prompts=prompts, completions=completions, **columns))
+        except OverContext:
+            if count < 2:
+                return [None] * count
+            columns |= {"prompts": prompts, "completions": completions}
+            return [
+                score
+                for half in (slice(count // 2), slice(count // 2, None))
+                for score in self(**{name: column[half] for name, column in columns.items()})
+            ]
+        return _checked(self, scores, count)
 
 
 def counted(reward: Reward, scores: Sequence[float | None]) -> list[float]:
