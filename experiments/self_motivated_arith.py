@@ -22,6 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rationalize.attempt_files import load_attempts
@@ -87,7 +88,7 @@ def main() -> None:
         log = logged(args.run / "metrics.jsonl")
         if rows := development(log):
             tables["development"] = rows
-        if rows := updates(log):
+        if rows := updates(log, everything):
             tables["updates"] = rows
         if rows := test(args.run, questions):
             tables["test"] = rows
@@ -138,15 +139,40 @@ def logged(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def updates(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What each update of GRPO wrote and learned from."""
-    facts = ("written", "learned_from", "cut", "parsed", "correctness")
-    return [
-        {"stage": row["stage"].removesuffix("/rollouts"), "update": row["step"],
-         "tokens": row["length"], **{name: row[name] for name in facts}}
-        for row in log
-        if row["stage"].endswith("/rollouts") and "learned_from" in row
-    ]  # fmt: skip
+def updates(log: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """What GRPO wrote, five updates a row, and how much more of it is right than of M_sft's redraws
+    at the same questions, which it meets for the first time.
+    """
+    before = right_rates([a for a in attempts if a.writer.endswith("-redraws")])
+    found: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in log:
+        stage, _, kind = row["stage"].partition("/")
+        if kind == "rollouts" and "learned_from" in row:
+            found.setdefault((stage, row["step"] // 5), []).append(row)
+    rows = []
+    for (stage, _), part in found.items():
+        steps = {row["step"] for row in part}
+        own = right_rates([a for a in attempts if a.writer == stage and a.round in steps])
+        written = sum(row["written"] for row in part)
+        rows.append({
+            "stage": stage, "updates": f"{min(steps) + 1} to {max(steps) + 1}",
+            "questions": len(own), "attempts": written,
+            "tokens": float(np.mean([row["length"] for row in part])),
+            "cut": sum(row["cut"] for row in part) / written,
+            "parsed": float(np.mean([row["parsed"] for row in part])),
+            "right": as_cell(list(own.values())),
+            "right_of_m_sft": as_cell([before[q] for q in own]),
+            "gain": gap_cell(own, {q: before[q] for q in own}),
+        })  # fmt: skip
+    return rows
+
+
+def right_rates(attempts: Sequence[Attempt]) -> dict[str, float]:
+    """Of each question the share of its attempts that are right."""
+    right: dict[str, list[float]] = {}
+    for attempt in attempts:
+        right.setdefault(attempt.question_id, []).append(attempt.rewards["correctness"] or 0.0)
+    return {question: sum(scores) / len(scores) for question, scores in right.items()}
 
 
 def development(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
