@@ -240,7 +240,7 @@ def test_the_terminal_table():
     text = format_table(results, "test", width=90)
     assert max(map(len, text.splitlines())) <= 90
     assert "MaRio − SFT" in text
-    assert "+0.200 [+0.200, +0.200] <.001/.002*" in text
+    assert "+0.200 [−0.350, +0.650] <.001/.002" in text  # twelve times .2: the rule of three's
     assert splits_of(results) == ["test"]
 
 
