@@ -152,7 +152,8 @@ def updates(log: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> li
     rows = []
     for (stage, _), part in found.items():
         steps = {row["step"] for row in part}
-        own = right_rates([a for a in attempts if a.writer == stage and a.round in steps])
+        wrote = [a for a in attempts if a.writer == stage and a.round in steps]
+        own = right_rates(wrote)
         written = sum(row["written"] for row in part)
         rows.append({
             "stage": stage, "updates": f"{min(steps) + 1} to {max(steps) + 1}",
@@ -160,11 +161,26 @@ def updates(log: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> li
             "tokens": float(np.mean([row["length"] for row in part])),
             "cut": sum(row["cut"] for row in part) / written,
             "parsed": float(np.mean([row["parsed"] for row in part])),
+            "without_signal": sum(r["without_signal"] for r in part) / len(own),
+            "wrong_longer_by": longer_where_wrong(wrote),
             "right": as_cell(list(own.values())),
             "right_of_m_sft": as_cell([before[q] for q in own]),
             "gain": gap_cell(own, {q: before[q] for q in own}),
         })  # fmt: skip
     return rows
+
+
+def longer_where_wrong(attempts: Sequence[Attempt]) -> float:
+    """Tokens by which wrong attempts are longer than right ones at the same question, cut ones left
+    out.
+    """
+    lengths: dict[str, tuple[list[int], list[int]]] = {}
+    for attempt in attempts:
+        if attempt.finish != "length":
+            of = lengths.setdefault(attempt.question_id, ([], []))
+            of[attempt.rewards["correctness"] == 1].append(attempt.n_tokens)
+    gaps = [np.mean(wrong) - np.mean(right) for wrong, right in lengths.values() if wrong and right]
+    return float(np.mean(gaps))
 
 
 def right_rates(attempts: Sequence[Attempt]) -> dict[str, float]:
