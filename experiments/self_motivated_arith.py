@@ -29,7 +29,12 @@ from rationalize.attempt_files import load_attempts
 from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.metrics import ACCURACY, STATED_ACCURACY, per_question, stated
 from rationalize.evaluation.voting import scaling_curve
-from rationalize.methods.own_attempts import RejectConfig, SelectConfig, sort_attempts
+from rationalize.methods.own_attempts import (
+    RejectConfig,
+    SelectConfig,
+    pass_rates,
+    sort_attempts,
+)
 from rationalize.methods.pair_accuracy import with_interval
 from rationalize.methods.train_scorers.choosing import try_scores
 from rationalize.methods.train_scorers.ranking import pair_rates, rank_attempts
@@ -143,7 +148,7 @@ def updates(log: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> li
     """What GRPO wrote, five updates a row, and how much more of it is right than of M_sft's redraws
     at the same questions, which it meets for the first time.
     """
-    before = right_rates([a for a in attempts if a.writer.endswith("-redraws")])
+    before = pass_rates([a for a in attempts if a.writer.endswith("-redraws")])
     found: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in log:
         stage, _, kind = row["stage"].partition("/")
@@ -153,7 +158,7 @@ def updates(log: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> li
     for (stage, _), part in found.items():
         steps = {row["step"] for row in part}
         wrote = [a for a in attempts if a.writer == stage and a.round in steps]
-        own = right_rates(wrote)
+        own = pass_rates(wrote)
         written = sum(row["written"] for row in part)
         rows.append({
             "stage": stage, "updates": f"{min(steps) + 1} to {max(steps) + 1}",
@@ -181,14 +186,6 @@ def longer_where_wrong(attempts: Sequence[Attempt]) -> float:
             of[attempt.rewards["correctness"] == 1].append(attempt.n_tokens)
     gaps = [np.mean(wrong) - np.mean(right) for wrong, right in lengths.values() if wrong and right]
     return float(np.mean(gaps))
-
-
-def right_rates(attempts: Sequence[Attempt]) -> dict[str, float]:
-    """Of each question the share of its attempts that are right."""
-    right: dict[str, list[float]] = {}
-    for attempt in attempts:
-        right.setdefault(attempt.question_id, []).append(attempt.rewards["correctness"] or 0.0)
-    return {question: sum(scores) / len(scores) for question, scores in right.items()}
 
 
 def development(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

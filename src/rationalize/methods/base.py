@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -195,8 +196,11 @@ class Experiment(WithSplits):
 
     def sampling(self, mode: str) -> SamplingConfig:
         """How development and test replies are written in a mode."""
-        if mode != "answer":
-            return self.evaluation
+        return self._answering if mode == "answer" else self.evaluation
+
+    @cached_property
+    def _answering(self) -> SamplingConfig:
+        """For answers alone: with room for the longest gold one."""
         golds = {target_text("answer", question) for question in self.train}
         longest = max(len(self.base.encode_response(gold)) for gold in golds)
         return replace(ANSWER_SAMPLING, max_new_tokens=max(longest, ANSWER_SAMPLING.max_new_tokens))

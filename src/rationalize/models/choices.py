@@ -126,8 +126,7 @@ class ChoiceScorer:
     @torch.no_grad()
     def score_ids(self, continuations: Sequence[Continuation]) -> dict[Continuation, ChoiceScore]:
         """The score of each distinct continuation. Raises `OverContext`."""
-        for continuation in continuations:
-            check_context(self.policy, continuation.prompt, continuation.response)
+        check_context(self.policy, [(c.prompt, c.response) for c in continuations])
         encoder_decoder = self.policy.is_encoder_decoder
         batches = self._encoder_decoder_batches if encoder_decoder else self._tree_batches
         was_training = self.policy.model.training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from rationalize.errors import OverContext
@@ -11,6 +11,8 @@ from rationalize.text import clip
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
+
+    Ids = Sequence[int]
 
 
 def over_context(policy: Policy, prompt: int, response: int) -> str:
@@ -40,16 +42,24 @@ def row_over_context(policy: Policy, row: Row) -> str:
     return over_context(policy, len(row.prompt_ids), len(row.control_ids) + len(row.response_ids))
 
 
-def check_context(policy: Policy, prompt_ids: Sequence[int], response_ids: Sequence[int]) -> None:
-    """Raise `OverContext` for a prompt and a response that are to be scored, where they do not
-    fit.
+def check_context(policy: Policy, texts: Collection[tuple[Ids, Ids]]) -> None:
+    """Raise `OverContext` where a prompt and a response that are to be scored do not fit. The
+    longest are looked at: the others fit where they do.
     """
-    if wrong := over_context(policy, len(prompt_ids), len(response_ids)):
-        raise OverContext(
-            f"{policy.name} is to score {wrong} (the prompt ends in "
-            f"{clip(policy.decode(prompt_ids)[-50:])}); leave the question out, shorten it or its "
-            "rationale, or take a model with a longer context"
-        )
+    if not texts:
+        return
+    longest = (
+        max(texts, key=lambda pair: len(pair[0]) + len(pair[1])),
+        max(texts, key=lambda pair: len(pair[0])),
+        max(texts, key=lambda pair: len(pair[1])),
+    )
+    for prompt_ids, response_ids in longest:
+        if wrong := over_context(policy, len(prompt_ids), len(response_ids)):
+            raise OverContext(
+                f"{policy.name} is to score {wrong} (the prompt ends in "
+                f"{clip(policy.decode(prompt_ids)[-50:])}); leave the question out, shorten it or "
+                "its rationale, or take a model with a longer context"
+            )
 
 
 def _words(prompt: int, response: int, found: int, limit: int) -> str:

@@ -61,8 +61,7 @@ def choose(
         controller_row(policy, q, r, tag=i)
         for i, (q, r) in enumerate(zip(questions, rationales, strict=True))
     ]
-    for row in rows:
-        check_context(policy, row.prompt_ids, row.response_ids)
+    check_context(policy, [(row.prompt_ids, row.response_ids) for row in rows])
     rows.sort(key=lambda row: row.length)  # batches of similar length need little padding
     probabilities: list[list[float]] = [[] for _ in rows]
     for start in range(0, len(rows), batch):

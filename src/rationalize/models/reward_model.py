@@ -132,8 +132,7 @@ class RewardModel:
                 reward_row(policy, q, t, tag=i)
                 for i, (q, t) in enumerate(zip(questions, texts, strict=True))
             ]
-            for row in rows:
-                check_context(policy, row.prompt_ids, row.response_ids)
+            check_context(policy, [(row.prompt_ids, row.response_ids) for row in rows])
             # without a head, logits over the whole vocabulary are needed
             most = self._batch_tokens if self._scalar_head is not None else self._batch_tokens // 4
             for passed in micro_batches(rows, most):

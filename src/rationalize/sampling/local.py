@@ -234,29 +234,28 @@ class Sampler:
         # batches are written longest first; `batch` holds the indices of their prompts
         ids_PG: list[list[list[int]]] = [[] for _ in rows]
         done = tokens = 0  # prompts and tokens of finished batches
-        for batch, at_once in self._batches(
-            queries, writer, max(n, config.beams), config.max_new_tokens
-        ):
+        at_once = self._at_once(longest, len(queries[0]), writer, n, config.max_new_tokens)
+        together = max(at_once, config.beams)
+        for batch in self._batches(queries, writer, together, config.max_new_tokens):
             if config.beams > 1:
                 beams_PG = beam_search(writer.policy, [queries[i][0] for i in batch], config)
                 for i, beams_G in zip(batch, beams_PG, strict=True):
                     ids_PG[i] = beams_G
                 tokens += sum(len(ids) for beams_G in beams_PG for ids in beams_G)
-            else:
-                for first in range(0, n, at_once):
-                    samples = range(first, min(first + at_once, n))
-                    # a row per sample of each prompt; its random numbers do not depend on the batch
-                    uniform_RT = uniforms(
-                        [(seeds[i], j) for i in batch for j in samples], config.max_new_tokens
-                    )
-                    written: list[list[int]] = []
-                    for written, finished in self._write(
-                        writer, [queries[i] for i in batch], config, len(samples), uniform_RT, stop
-                    ):
-                        report(done + finished // n, tokens + sum(map(len, written)))
-                    for at, i in enumerate(batch):
-                        ids_PG[i] += written[at * len(samples) : (at + 1) * len(samples)]
-                    tokens += sum(map(len, written))
+            for first in range(0, n, at_once) if config.beams == 1 else ():
+                samples = range(first, min(first + at_once, n))
+                # a row per sample of each prompt; its random numbers do not depend on the batch
+                uniform_RT = uniforms(
+                    [(seeds[i], j) for i in batch for j in samples], config.max_new_tokens
+                )
+                written: list[list[int]] = []
+                for written, finished in self._write(
+                    writer, [queries[i] for i in batch], config, len(samples), uniform_RT, stop
+                ):
+                    report(done + finished // n, tokens + sum(map(len, written)))
+                for at, i in enumerate(batch):
+                    ids_PG[i] += written[at * len(samples) : (at + 1) * len(samples)]
+                tokens += sum(map(len, written))
             done += len(batch)
             report(done, tokens)
         return ids_PG
@@ -305,44 +304,43 @@ class Sampler:
         views = [control, self.policy.controls.worst(control)] if self.guidance else [control]
         return tuple(Query(ids, tuple(prefix(view))) for view in views)
 
+    def _at_once(self, longest: int, views: int, writer: _Writer, n: int, new: int) -> int:
+        """Samples of a prompt to write together: all n where those of the longest prompt keep to a
+        batch's bounds, else parts alike in size.
+        """
+        budget = self.batch_tokens or writer.batch_tokens()
+
+        def fits(samples: int) -> bool:
+            tokens = writer.tokens_kept(longest, samples, new)
+            return views * samples <= MAX_ROWS and views * tokens <= budget
+
+        most = next((k for k in range(n, 1, -1) if fits(k)), 1)
+        return -(-n // -(-n // most))
+
     def _batches(
         self, queries: Sequence[tuple[Query, ...]], writer: _Writer, n: int, new: int
-    ) -> Iterator[tuple[list[int], int]]:
-        """Indices of queries to write together, longest first, and how many samples of each at a
-        time: n, or fewer of one query whose n are too many. Queries of a batch have equally many
-        views and control tokens, and one length if the model cannot pad.
+    ) -> Iterator[list[int]]:
+        """Indices of queries to write together, longest first. Queries of a batch have equally
+        many views and control tokens, and one length if the model cannot pad.
         """
 
         def shape(i: int) -> tuple[int, int, int]:
             return len(queries[i]), len(queries[i][0].control_ids), len(queries[i][0].prompt_ids)
 
         budget = self.batch_tokens or writer.batch_tokens()
-
-        def fits(count: int, longest: int, samples: int) -> bool:
-            views, controls, length = shape(longest)
-            tokens = writer.tokens_kept(length + controls, samples, new)
-            return count * views * tokens <= budget and count * views * samples <= MAX_ROWS
-
-        def with_samples(batch: list[int]) -> tuple[list[int], int]:
-            most = next((k for k in range(n, 1, -1) if fits(len(batch), batch[0], k)), 1)
-            parts = -(-n // most)  # alike in size
-            return batch, -(-n // parts)
-
         batch: list[int] = []
         for i in sorted(range(len(queries)), key=shape, reverse=True):
+            views, controls, length = shape(batch[0] if batch else i)  # the first is the longest
+            tokens = writer.tokens_kept(length + controls, n, new)
+            larger = (len(batch) + 1) * views
+            full = larger * tokens > budget or larger * n > MAX_ROWS
             alike = 2 if self.policy.decoding.padding else 3  # of the shape's numbers
-            if (
-                batch
-                and (
-                    not fits(len(batch) + 1, batch[0], n)  # the first is the longest
-                    or shape(i)[:alike] != shape(batch[0])[:alike]
-                )
-            ):
-                yield with_samples(batch)
+            if batch and (full or shape(i)[:alike] != shape(batch[0])[:alike]):
+                yield batch
                 batch = []
             batch.append(i)
         if batch:
-            yield with_samples(batch)
+            yield batch
 
     def _write(
         self, writer: _Writer, queries: Sequence[tuple[Query, ...]], config: SamplingConfig,
