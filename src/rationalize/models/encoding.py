@@ -193,3 +193,13 @@ def plain_ids(policy: Policy, text: str) -> list[int]:
     while ids and ids[-1] in policy.ends:
         ids.pop()
     return ids
+
+
+def shows_system(policy: Policy) -> bool:
+    """Whether the chat template renders a system message; some raise, some drop it."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return (policy.system or "") in policy.render("x")
+    except TemplateError:
+        return False

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rationalize.models.forward import plain_model, text_decoder
+from rationalize.models.precision import cast_parameters
+from rationalize.models.quantised import has_learned
+from rationalize.processes import by_first
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -26,6 +33,25 @@ def with_adapter(policy: Policy) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return get_peft_model(policy.model, config).eval()
+
+
+def without_adapter(policy: Policy) -> Any:
+    """The policy's model with its adapter, where it has one, merged into the weights."""
+    if policy.tuning != "lora":
+        return policy.model
+    if policy.quantised:
+        if has_learned(policy.model):
+            # one folder for all processes: transformers writes in the first of them alone
+            folder = Path(by_first(tempfile.mkdtemp))
+            policy.save(folder)
+            by_first(partial(shutil.rmtree, folder, ignore_errors=True))
+        return policy.model.unload()
+    # bfloat16 weights would round small adapter updates away: merge in float32
+    dtype = policy.dtype
+    cast_parameters(policy.model, torch.float32)
+    merged = policy.model.merge_and_unload()
+    cast_parameters(merged, dtype)
+    return merged
 
 
 def _layers(policy: Policy) -> str | list[str]:

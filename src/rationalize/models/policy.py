@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +22,7 @@ from rationalize.models.encoding import (
     own_generation_config,
     plain_ids,
     settle,
+    shows_system,
     words_of,
 )
 from rationalize.models.folders import (
@@ -34,11 +32,10 @@ from rationalize.models.folders import (
     weights_hash,
 )
 from rationalize.models.loading import LOAD_ERRORS, auto_class, load_weights
-from rationalize.models.lora import with_adapter
+from rationalize.models.lora import with_adapter, without_adapter
 from rationalize.models.precision import (
     AS_IT_IS,
     Numbers,
-    cast_parameters,
     frozen_copy,
     has_fast_bfloat16,
 )
@@ -47,11 +44,9 @@ from rationalize.models.quantised import (
     check_quantising,
     dense_with_adapter,
     four_bits,
-    has_learned,
 )
 from rationalize.models.sources import advice_on, name_of, source_of
 from rationalize.models.tuning import decide_for
-from rationalize.processes import by_first
 from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
 
@@ -203,7 +198,7 @@ class Policy:
                 f"{self.name} has control tokens for {dict(self.controls.bins)}, expected none or "
                 f"{dict(bins)}: start from a model without them, or name the same rewards and bins"
             )
-        self._unwrap()
+        self.model = without_adapter(self)
         self.controls = ControlTokens(dict(bins), copies, first_id=id_space(self.tokenizer))
         self.tokenizer.add_special_tokens(
             {"extra_special_tokens": self.controls.names()}, replace_extra_special_tokens=False
@@ -261,7 +256,7 @@ class Policy:
         """Merge the adapter into the weights, in float32, and start a new one; weights in 4 bits
         are quantised anew.
         """
-        self._unwrap()
+        self.model = without_adapter(self)
         self._wrap()
 
     def save(self, folder: Path, *, first_file: int = 0) -> None:
@@ -283,7 +278,7 @@ class Policy:
         if self.quantised:
             save_policy(replace(self, model=dense_with_adapter(self.model)), folder, bake=bake)
             return
-        self._unwrap()
+        self.model = without_adapter(self)
         save_policy(self, folder, bake=bake, stored=stored, first_file=first_file)
         self._wrap()
 
@@ -324,22 +319,6 @@ class Policy:
             return embedding.token_adapter.trainable_tokens_delta["default"]
         first = self.controls.first_id
         return embedding.weight[first : first + len(self.controls.ids())]
-
-    def _unwrap(self) -> None:
-        """Merge the adapter into the weights and remove it."""
-        if self.quantised and self.tuning == "lora":
-            if has_learned(self.model):
-                # one folder for all processes: transformers writes in the first of them alone
-                folder = Path(by_first(tempfile.mkdtemp))
-                self.save(folder)
-                by_first(partial(shutil.rmtree, folder, ignore_errors=True))
-            self.model = self.model.unload()
-        elif self.tuning == "lora":
-            # bfloat16 weights would round small adapter updates away: merge in float32
-            dtype = self.dtype
-            cast_parameters(self.model, torch.float32)
-            self.model = self.model.merge_and_unload()
-            cast_parameters(self.model, dtype)
 
     def _wrap(self) -> None:
         """Under LoRA: add a zero-initialised adapter; only it and the control rows are trained."""
@@ -409,18 +388,8 @@ def load_policy(
         knows_form=bool(facts),
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )  # fmt: skip
-    policy.folds_system = policy.chat and bool(policy.system) and not _shows_system(policy)
+    policy.folds_system = policy.chat and bool(policy.system) and not shows_system(policy)
     probe(policy)
     loaded.generation_config = own_generation_config(policy)
     policy._wrap()
     return policy
-
-
-def _shows_system(policy: Policy) -> bool:
-    """Whether the chat template renders a system message; some raise, some drop it."""
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return (policy.system or "") in policy.render("x")
-    except TemplateError:
-        return False

@@ -30,7 +30,8 @@ from rationalize.planning.speeds import Measured, Speeds, kind_of
 from rationalize.progress import hushed, say
 from rationalize.records import Question
 from rationalize.runs import Run, Stage
-from rationalize.sampling.local import MAX_ROWS, Sampler, SamplingConfig
+from rationalize.sampling.batches import MAX_ROWS
+from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import question_seed
 from rationalize.templates import prompt_text
 from rationalize.training import objectives

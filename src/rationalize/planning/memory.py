@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rationalize.methods.work.parts import Learns, Stores, Work, Writes
 from rationalize.methods.work.scene import Scene
 from rationalize.planning.speeds import Sizes
-from rationalize.sampling.local import MAX_ROWS
+from rationalize.sampling.batches import MAX_ROWS
 from rationalize.training.loop import CPU_PASS
 
 FULL, HALF = 4, 2

@@ -33,6 +33,7 @@ from rationalize.models.tuning import device_memory
 from rationalize.progress import Progress
 from rationalize.records import Completion
 from rationalize.runs.shards import SHARD, Shard, by_shards
+from rationalize.sampling.batches import MAX_ROWS, Bounds, batches, samples_at_once
 from rationalize.sampling.beams import beam_search
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.draw import draw, uniforms
@@ -46,8 +47,6 @@ _EIGHT = 8
 """Rows that stay are a multiple of it where that many are left: for every new number of rows, the
 kernels of a step are made anew, and fewer rows take no less time.
 """
-MAX_ROWS = 256
-"""Rows of a batch; products of more are no faster."""
 _BATCH_TOKENS = 16_384
 """Tokens that a batch keeps where the memory is not known, or what a token takes of it."""
 _MEMORY_SHARE = 1 / 16
@@ -234,9 +233,12 @@ class Sampler:
         # batches are written longest first; `batch` holds the indices of their prompts
         ids_PG: list[list[list[int]]] = [[] for _ in rows]
         done = tokens = 0  # prompts and tokens of finished batches
-        at_once = self._at_once(longest, len(queries[0]), writer, n, config.max_new_tokens)
-        together = max(at_once, config.beams)
-        for batch in self._batches(queries, writer, together, config.max_new_tokens):
+        bounds = Bounds(
+            self.batch_tokens or writer.batch_tokens(), writer.tokens_kept, config.max_new_tokens,
+            self.policy.decoding.padding,
+        )  # fmt: skip
+        at_once = samples_at_once(longest, len(queries[0]), n, bounds)
+        for batch in batches(queries, max(at_once, config.beams), bounds):
             if config.beams > 1:
                 beams_PG = beam_search(writer.policy, [queries[i][0] for i in batch], config)
                 for i, beams_G in zip(batch, beams_PG, strict=True):
@@ -303,44 +305,6 @@ class Sampler:
         prefix = self.policy.controls.prefix
         views = [control, self.policy.controls.worst(control)] if self.guidance else [control]
         return tuple(Query(ids, tuple(prefix(view))) for view in views)
-
-    def _at_once(self, longest: int, views: int, writer: _Writer, n: int, new: int) -> int:
-        """Samples of a prompt to write together: all n where those of the longest prompt keep to a
-        batch's bounds, else parts alike in size.
-        """
-        budget = self.batch_tokens or writer.batch_tokens()
-
-        def fits(samples: int) -> bool:
-            tokens = writer.tokens_kept(longest, samples, new)
-            return views * samples <= MAX_ROWS and views * tokens <= budget
-
-        most = next((k for k in range(n, 1, -1) if fits(k)), 1)
-        return -(-n // -(-n // most))
-
-    def _batches(
-        self, queries: Sequence[tuple[Query, ...]], writer: _Writer, n: int, new: int
-    ) -> Iterator[list[int]]:
-        """Indices of queries to write together, longest first. Queries of a batch have equally
-        many views and control tokens, and one length if the model cannot pad.
-        """
-
-        def shape(i: int) -> tuple[int, int, int]:
-            return len(queries[i]), len(queries[i][0].control_ids), len(queries[i][0].prompt_ids)
-
-        budget = self.batch_tokens or writer.batch_tokens()
-        batch: list[int] = []
-        for i in sorted(range(len(queries)), key=shape, reverse=True):
-            views, controls, length = shape(batch[0] if batch else i)  # the first is the longest
-            tokens = writer.tokens_kept(length + controls, n, new)
-            larger = (len(batch) + 1) * views
-            full = larger * tokens > budget or larger * n > MAX_ROWS
-            alike = 2 if self.policy.decoding.padding else 3  # of the shape's numbers
-            if batch and (full or shape(i)[:alike] != shape(batch[0])[:alike]):
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
 
     def _write(
         self, writer: _Writer, queries: Sequence[tuple[Query, ...]], config: SamplingConfig,
