@@ -2,13 +2,15 @@
 
     python experiments/self_motivated_arith.py pool PATH/TO/SETS --out questions
     python experiments/self_motivated_arith.py attempts RUN --questions questions --store NAME
+    python experiments/self_motivated_arith.py unsettled RUN --questions questions --out unsettled
     python experiments/self_motivated_arith.py informative RUN --questions questions --model M_SFT \
         --reward-models runs/rm-end runs/rm-mean runs/rm-dpo --store NAME
 
 `pool` writes train, dev and test files; `attempts` counts what a run's stored attempts are worth in
-both readings; `informative` asks whether a reward orders them: right above wrong at questions that
-nothing was fitted to, and the best of n against the majority and one draw. `--store` adds the
-tables to experiments/results/NAME.json, without texts.
+both readings; `unsettled` writes the same files with the train questions alone at which M_sft and
+what GRPO made of it are right at times; `informative` asks whether a reward orders attempts: right
+above wrong at questions that nothing was fitted to, and the best of n against the majority and one
+draw. `--store` adds the tables to experiments/results/NAME.json, without texts.
 """
 
 from __future__ import annotations
@@ -73,10 +75,13 @@ def main() -> None:
     pool = commands.add_parser("pool")
     pool.add_argument("sets", type=Path)
     pool.add_argument("--out", type=Path, required=True)
-    for name in ("attempts", "informative"):
+    for name in ("unsettled", "attempts", "informative"):
         command = commands.add_parser(name)
         command.add_argument("run", type=Path, help="a run, or a file of attempts")
         command.add_argument("--questions", required=True)
+        if name == "unsettled":
+            command.add_argument("--out", type=Path, required=True)
+            continue
         command.add_argument("--store", metavar="NAME")
         command.add_argument("--note", default="", help="how the attempts were written")
     command.add_argument("--model", required=True, help="M_sft, whose states and likelihood count")
@@ -86,8 +91,11 @@ def main() -> None:
     if args.command == "pool":
         write_pool(args.sets, args.out)
         return
-    questions = {q.id: q for split in load_splits(args.questions).values() for q in split}
     everything = attempts_at(args.run)
+    if args.command == "unsettled":
+        write_unsettled(everything, Path(args.questions), args.out)
+        return
+    questions = {q.id: q for split in load_splits(args.questions).values() for q in split}
     if args.command == "attempts":
         tables = {"attempts": what_they_are_worth(everything, questions), "published": published()}
         log = logged(args.run / "metrics.jsonl")
@@ -115,6 +123,21 @@ def write_pool(sets: Path, out: Path) -> None:
         splits[split] = [as_question(s, row) for s in SETS for row in rows_at(sets / s, split)]
         random.Random(0).shuffle(splits[split])  # the first ones are of every set
     for split, rows in splits.items():
+        (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        print(f"{split}: {len(rows)} questions")
+
+
+def write_unsettled(attempts: Sequence[Attempt], questions: Path, out: Path) -> None:
+    """The files of `questions`, the train file with the questions alone that M_sft, or what GRPO
+    made of it, answers right at times.
+    """
+    after_sft = ("redraws", "grpo")
+    rates = pass_rates([a for a in attempts if any(name in a.writer for name in after_sft)])
+    out.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "dev", "test"):
+        rows = rows_at(questions, split)
+        if split == "train":
+            rows = [row for row in rows if 0 < rates.get(row["id"], 0) < 1]
         (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         print(f"{split}: {len(rows)} questions")
 

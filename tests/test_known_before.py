@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from rationalize.cli import main
 from rationalize.errors import UserError
+from rationalize.methods import METHODS
+from rationalize.methods.launch import checked, longest_reply, settings_of
 from rationalize.models.folders import check_model
 from rationalize.questions import load_questions
 from rationalize.rewards import DIAGNOSTICS, REWARDS
@@ -105,3 +108,41 @@ def test_hub_ids_are_not_taken_for_folders(here, monkeypatch):
         check_model(model)
     with pytest.raises(UserError, match="no such file or folder"):
         load_questions("folder/train")
+
+
+@pytest.fixture
+def long_rationales(tmp_path):
+    row = {"answer": "word", "rationales": ["Word by word it goes on. " * 20]}
+    rows = [{"id": str(i), "question": f"Which {i}?", **row} for i in range(8)]
+    for split in ("train", "dev", "test"):
+        of = [{**row, "id": split + row["id"], "question": split + row["question"]} for row in rows]
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of))
+    return str(tmp_path)
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_what_writes_nothing_of_its_own_is_evaluated_with_replies_like_the_teachers(
+    long_rationales, caplog
+):
+    sft, direct, mario = (
+        checked(settings_of(METHODS[name])(questions=long_rationales))
+        for name in ("sft", "direct", "mario")
+    )
+    assert longest_reply(sft, words) == longest_reply(direct, words) == 20 * 6 + 5 + 1
+    assert longest_reply(sft, lambda text: words(text) / 10) == 64  # at least
+    assert not caplog.records
+    assert longest_reply(mario, words) == 64
+    assert "100 % of the teacher's replies are longer than the 64 tokens" in caplog.text
+    assert "Let replies have 126" in caplog.text
+
+
+def test_a_length_that_is_set_stands_and_its_shortness_is_told(long_rationales, caplog):
+    settings = settings_of(METHODS["sft"])(questions=long_rationales)
+    set_to = {n: checked(replace(settings, evaluation_tokens=n)) for n in (10, 200)}
+    assert longest_reply(set_to[200], words) == 200
+    assert not caplog.records
+    assert longest_reply(set_to[10], words) == 10
+    assert "longer than the 10 tokens" in caplog.text

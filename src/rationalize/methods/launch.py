@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from rationalize.config import nearest, to_dict
@@ -30,6 +33,7 @@ from rationalize.methods.scoring import (
 from rationalize.methods.settings import EvaluationConfig, RunConfig, ScorerFolders
 from rationalize.methods.sft import SftStart, start_from_sft, taught
 from rationalize.methods.tuning import settle
+from rationalize.models.encoding import words_of
 from rationalize.models.folders import check_model
 from rationalize.models.policy import Policy
 from rationalize.models.quantised import check_quantising
@@ -40,7 +44,13 @@ from rationalize.records import Question
 from rationalize.rewards import DIAGNOSTICS, Reward, RewardSuite
 from rationalize.runs import Run, check_resumable
 from rationalize.sampling.local import SamplingConfig
+from rationalize.sampling.writing import teacher_attempts
 from rationalize.training.selection import last_of
+
+logger = logging.getLogger(__name__)
+
+_NEARLY_ALL, _SHORTEST = 0.99, 64
+"""A reply may be as long as this share of the teacher's, and at least so many tokens."""
 
 BESIDE_STAGES = "beside stages"
 """In `times.jsonl`: what no stage took, such as reading models, the report and the export."""
@@ -103,7 +113,6 @@ def _opened(
     stored = {"method": method, **to_dict(settings)}
     check_resumable(out, stored, overwrite=overwrite)
     known = checked(settings)
-    tokens = known.parts[EvaluationConfig].evaluation_tokens or tokens_of(known.config)
     run_config = known.parts[RunConfig]
     for line in known.servers:
         say(f"rollouts: {line}")
@@ -115,6 +124,7 @@ def _opened(
             (settled,) = settle(run, base, settings)
             config, *_, run_config = split(settled)
             check_rollouts(config, run_config)  # the tuning is decided now
+            tokens = longest_reply(known, lambda text: len(words_of(base.tokenizer, text)))
             exp = make_experiment(
                 run, base, known.parts[RunConfig], known.scoring, tokens=tokens,
                 splits=known.splits,
@@ -248,11 +258,34 @@ def method_stage(method: str) -> str:
     return method.rpartition(":")[2]
 
 
+def longest_reply(known: Checked, count: Callable[[str], float]) -> int:
+    """The longest reply to a development or test question, by the tokens that `count` gives a text:
+    as it is set, as the method's own, or as nearly all of the teacher's where it writes none.
+
+    Warns where replies like the teacher's would be cut.
+    """
+    given = known.parts[EvaluationConfig].evaluation_tokens or tokens_of(known.config)
+    taught = teacher_attempts(known.splits["train"], "correct")
+    lengths = [count(a.completion) + 1 for a in taught]  # its end too
+    needed = math.ceil(np.quantile(lengths, _NEARLY_ALL)) if lengths else 0
+    if given and needed > given:
+        longer = sum(length > given for length in lengths) / len(lengths)
+        logger.warning(
+            "%.0f %% of the teacher's replies are longer than the %d tokens that a reply may have: "
+            "a model that writes like them is cut before its answer. Let replies have %d: "
+            "`evaluation_tokens`, and `max_new_tokens` of what the method writes",
+            100 * longer, given, needed,
+        )  # fmt: skip
+    return given or max(_SHORTEST, needed)
+
+
 def tokens_of(config: Any) -> int:
-    """The longest reply that a method writes, as its `max_new_tokens` or `sampling` says."""
+    """The longest reply that a method writes, as its `max_new_tokens` or `sampling` says; 0 where
+    it writes none.
+    """
     if hasattr(config, "max_new_tokens"):
         return config.max_new_tokens
-    return config.sampling.max_new_tokens if hasattr(config, "sampling") else 64
+    return config.sampling.max_new_tokens if hasattr(config, "sampling") else 0
 
 
 @contextmanager

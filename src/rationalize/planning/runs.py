@@ -13,9 +13,9 @@ import torch
 from rationalize.errors import UsageError
 from rationalize.evaluation.baselines import BASE
 from rationalize.methods import METHODS, Demo, Method, load
-from rationalize.methods.launch import Checked, checked, tokens_of
+from rationalize.methods.launch import Checked, checked, longest_reply
 from rationalize.methods.scoring import trained_scorers
-from rationalize.methods.settings import EvaluationConfig, RunConfig
+from rationalize.methods.settings import RunConfig
 from rationalize.methods.sft import SftStart
 from rationalize.methods.work.demos import exported
 from rationalize.methods.work.learners import scorers_work, start_work
@@ -131,7 +131,7 @@ def scene_of(
     known: Checked, tuning: Literal["full", "lora"] | str, lengths: Lengths, right: float
 ) -> Scene:
     """What the work of checked settings depends on."""
-    tokens = known.parts[EvaluationConfig].evaluation_tokens or tokens_of(known.config)
+    tokens = longest_reply(known, lambda text: lengths.tokens([text]))
     return Scene(
         known.splits, known.parts[RunConfig], RewardSuite(known.rewards),
         SamplingConfig(temperature=0.0, max_new_tokens=tokens),
