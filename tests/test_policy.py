@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from rationalize.errors import UserError
+from rationalize.methods.settings import RunConfig
 from rationalize.models import default
 from rationalize.models.forward import Row
 from rationalize.models.logits import token_logprobs
@@ -237,6 +238,24 @@ def test_half_reference_is_what_autocast_computes():
         start = logprobs(policy, controls=False)
     with reference() as frozen:
         assert torch.equal(logprobs(frozen, controls=False), start)
+
+
+def test_an_adapter_is_drawn_by_the_seed_of_its_run(tmp_path):
+    def drawn(policy):
+        weights = policy.model.named_parameters()
+        return torch.cat([p.flatten() for n, p in weights if "lora_A" in n]).detach().clone()
+
+    tiny_policy("decoder").save(tmp_path)
+    zero, one = (
+        RunConfig(model=str(tmp_path), tuning="lora", seed=seed).load_policy() for seed in (0, 1)
+    )
+    assert torch.equal(drawn(zero), drawn(tiny_policy("decoder", tuning="lora")))
+    first = drawn(one)
+    assert not torch.equal(drawn(zero), first)
+    one.merge()
+    assert torch.equal(drawn(one), first)
+    one.load_weights(tmp_path)
+    assert torch.equal(drawn(one), first)
 
 
 def test_lora_merges_in_float32(tmp_path):

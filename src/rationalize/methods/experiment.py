@@ -96,7 +96,7 @@ def run_rows(
             start = table.learned.get((row.start, seed))
             if row.start and start is None:
                 continue
-            policy = exp.load_policy(start.weights if start else None)
+            policy = seeded.load_policy(start.weights if start else None)
             stage, method = exp.stage(row.stage.format(seed=seed)), method_named(row.method)
             try:
                 learned = learn(replace(seeded, start=start), policy, row.config, stage, method)

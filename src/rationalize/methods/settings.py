@@ -91,7 +91,7 @@ class RunConfig:
         numbers = replace(numbers, **{name: options.pop(name) for name in of_numbers})
         options = {
             "tuning": "lora" if quantise else self.tuning, "lora_rank": self.lora_rank,
-            "numbers": numbers, **options,
+            "adapter_seed": self.seed, "numbers": numbers, **options,
         }  # fmt: skip
         model = self.model if model is None else model
         return load_policy(model, trust_remote_code=self.trust_remote_code, **options)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 def with_adapter(policy: Policy) -> Any:
     """The policy's model in a peft wrapper with a zero-initialised adapter of `lora_rank`.
 
-    It is the same adapter each time. Of the embeddings only control rows are trained.
+    Of its two factors one is zero and the other drawn by `adapter_seed`: the same each time. Of the
+    embeddings only control rows are trained.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -31,7 +32,7 @@ def with_adapter(policy: Policy) -> Any:
         r=policy.lora_rank, lora_alpha=2 * policy.lora_rank, target_modules=_layers(policy), **rows
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(policy.adapter_seed)
         return get_peft_model(policy.model, config).eval()
 
 

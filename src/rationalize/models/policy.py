@@ -77,6 +77,8 @@ class Policy:
     """Ids that end a reply, the one that learning teaches first (`encoding.py`)."""
     tuning: Literal["full", "lora"] = "full"
     lora_rank: int = 16
+    adapter_seed: int = 0
+    """What an adapter is drawn by (`lora.py`)."""
     precision: Precision = "auto"
     """What learning computes in; `auto`: bfloat16 where the hardware has it."""
     gradient_checkpointing: bool = False
@@ -290,8 +292,8 @@ class Policy:
         self.model = None  # one model in memory, not two
         saved = load_policy(
             folder, tuning=self.tuning, style=self.style, system=self.system,
-            lora_rank=self.lora_rank, device=device, numbers=numbers,
-            trust_remote_code=self.trust_remote_code,
+            lora_rank=self.lora_rank, adapter_seed=self.adapter_seed, device=device,
+            numbers=numbers, trust_remote_code=self.trust_remote_code,
         )  # fmt: skip
         self.model, self.tokenizer, self.controls = saved.model, saved.tokenizer, saved.controls
         self.n_vocab, self.ends = saved.n_vocab, saved.ends
@@ -329,15 +331,16 @@ class Policy:
 def load_policy(
     model: str | Path = "default", *, tuning: Tuning = "full",
     style: Literal["auto", "chat", "plain"] = "auto", system: str | None = DEFAULT_SYSTEM,
-    lora_rank: int = 16, numbers: Numbers = AS_IT_IS,
+    lora_rank: int = 16, adapter_seed: int = 0, numbers: Numbers = AS_IT_IS,
     device: str | torch.device | None = None, trust_remote_code: bool = False,
 ) -> Policy:  # fmt: skip
     """Load a policy from `default`, a folder, a run (its `model/`), a GGUF file, or a hub id.
 
     `style="auto"`: the style that `save` stored, else the chat template if there is one, else plain
-    text. A stored system line replaces the default one. `tuning="lora"` adds an adapter; `auto`
-    does so where `decide_tuning` says it. Raises `UserError` if no model can be loaded, or not with
-    these `numbers`, or if its logits cannot be computed from its hidden states.
+    text. A stored system line replaces the default one. `tuning="lora"` adds an adapter, drawn by
+    `adapter_seed`; `auto` does so where `decide_tuning` says it. Raises `UserError` if no model can
+    be loaded, or not with these `numbers`, or if its logits cannot be computed from its hidden
+    states.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -384,7 +387,8 @@ def load_policy(
             tokenizer, loaded.generation_config, chat=style == "chat", n_vocab=n_vocab
         ),
         gradient_checkpointing=numbers.gradient_checkpointing, quantised=numbers.quantise,
-        lora_rank=lora_rank, precision=numbers.precision, trust_remote_code=trust_remote_code,
+        lora_rank=lora_rank, adapter_seed=adapter_seed, precision=numbers.precision,
+        trust_remote_code=trust_remote_code,
         knows_form=bool(facts),
         controls=ControlTokens(**facts["controls"]) if facts.get("controls") else None,
     )  # fmt: skip
