@@ -146,3 +146,14 @@ def test_a_length_that_is_set_stands_and_its_shortness_is_told(long_rationales, 
     assert not caplog.records
     assert longest_reply(set_to[10], words) == 10
     assert "longer than the 10 tokens" in caplog.text
+
+
+@pytest.mark.parametrize("argv", [["train", "sft", "--dry-run"], ["plan", "sft", "--dry-run"]])
+def test_a_dry_run_counts_bad_rows_and_writes_no_file_of_them(argv, here, long_rationales, caplog):
+    with open(f"{long_rationales}/train.jsonl", "a") as file:
+        file.write('{"question": "?"}\n')
+    before = sorted(here.rglob("*"))
+    assert main([*argv, "--questions", long_rationales, "--skip-bad-rows", "new/left.jsonl"]) == 0
+    assert sorted(here.rglob("*")) == before
+    assert "1 bad rows of" in caplog.text
+    assert "would be left out, listed in new/left.jsonl" in caplog.text

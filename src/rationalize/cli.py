@@ -108,7 +108,7 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
 
             settings = {"method": command.method, **to_dict(config)}
             destination = "; " + destination_of(out, settings, overwrite)
-        with _advised(config):
+        with _advised(config), _dry():
             lines = [command.about + destination, *command.plan(config, *where, overwrite)]
         print(f"# rationalize {verb}\n{explain(config, comments=False)}")
         print("# plan: " + printable("\n#   ".join(lines)))
@@ -131,6 +131,12 @@ def _advised(config: Any) -> Iterator[None]:
         if isinstance(error, BadRows) and not hasattr(config, "skip_bad_rows"):
             raise error.to_correct() from error
         raise
+
+
+def _dry() -> AbstractContextManager[None]:
+    from rationalize.questions.bad_rows import bad_rows_only_told
+
+    return bad_rows_only_told()
 
 
 def _resizing() -> AbstractContextManager[None]:
@@ -175,11 +181,12 @@ def show_plan(argv: list[str]) -> dict[str, Any] | None:
     else:
         command, what = command_of(name), method_named(name)
     config = _resolve(f"plan {name}", command, file, argv)
-    if dry:
+    with _dry():
+        if not dry:
+            return plan(what, command.method, config, options)
         lines = command.plan(config, Path(f"runs/{command.method}"), False)
-        print("\n".join(map(printable, lines)))
-        return {"plan": lines}
-    return plan(what, command.method, config, options)
+    print("\n".join(map(printable, lines)))
+    return {"plan": lines}
 
 
 def show_completion(argv: list[str]) -> None:

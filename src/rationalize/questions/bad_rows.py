@@ -6,6 +6,8 @@ import json
 import logging
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, groupby, islice
 from pathlib import Path
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _SHOWN = 10
 _KEYS = {"file", "place", "found", "expected", "row"}
+_dry = ContextVar("dry", default=False)
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,16 @@ def _together(rows: Iterable[BadRow]) -> Iterator[str]:
         yield str(replace(first, place=place))
 
 
+@contextmanager
+def bad_rows_only_told() -> Iterator[None]:
+    """Within it, bad rows that are to be skipped are counted, and no file of them is written."""
+    token = _dry.set(True)
+    try:
+        yield
+    finally:
+        _dry.reset(token)
+
+
 def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:
     """Raise `BadRows` if there is a bad row; with `skip_bad_rows`, write all to that file instead.
 
@@ -92,19 +105,23 @@ def settle(bad: Iterable[BadRow], skip_bad_rows: Path | str | None) -> None:
         raise BadRows(chain([first], remaining))
     path = Path(skip_bad_rows)
     _refuse_other(path)
-    make_folder(path.parent)
     files, count = set(), 0
     with TemporaryFile("w+", encoding="utf-8", newline="\n") as rows:
         for row in chain([first], remaining):
             rows.write(json.dumps(asdict(row)) + "\n")
             files.add(row.file)
             count += 1
+        named = ", ".join(sorted(files))
+        if _dry.get():
+            log.warning("%d bad rows of %s would be left out, listed in %s", count, named, path)
+            return
         rows.seek(0)
+        make_folder(path.parent)
         with replacing(path) as fresh, open(fresh, "w", encoding="utf-8", newline="\n") as file:
             # keep what an earlier call wrote about other files
             file.writelines(line for line in _lines(path) if json.loads(line)["file"] not in files)
             shutil.copyfileobj(rows, file)
-    log.warning("left out %d bad rows of %s, listed in %s", count, ", ".join(sorted(files)), path)
+    log.warning("left out %d bad rows of %s, listed in %s", count, named, path)
 
 
 def _refuse_other(path: Path) -> None:
