@@ -334,6 +334,7 @@ SEVERAL = CandidateConfig(
     {"variants": 3, "candidates": CROSS, "draws": 2},
     {"variants": 1, "preference_share": 0.5, "candidates": SEVERAL},
     {"copies": True, "judge": "variants", "candidates": UNREFINED},
+    {"copies": True, "variants_from": "base", "parts": "kinds", "candidates": SEVERAL},
 ])  # fmt: skip
 def test_other_shapes(model, questions, tmp_path, changes):
     train("coalition", tmp_path / "run", **settings(model, questions, **changes))

@@ -103,6 +103,9 @@ def test_bad_settings():
         CoalitionConfig(controller_share=0.5, preference_share=0.5)
     with pytest.raises(UsageError, match="variant_sources names 1 sources for 2 variants"):
         CoalitionConfig(variant_sources=("esnli",))
+    for wrong in ({}, {"copies": True, "variant_epochs": 0}):
+        with pytest.raises(UsageError, match="expected copies=true and variant_epochs above 0"):
+            CoalitionConfig(variants_from="base", **wrong)
     with pytest.raises(UsageError, match="at least 2 variants"):
         CoalitionConfig(variants=1, candidates=CandidateConfig(refiners="cross"))
 

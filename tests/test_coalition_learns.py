@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 
 import pytest
+import torch
 from tiny import tiny_folder, tiny_policy
 from toys import experiment
 
@@ -17,6 +18,7 @@ from rationalize.methods.coalition.config import (
     InstructionConfig,
 )
 from rationalize.methods.coalition.evaluate import conclude
+from rationalize.methods.coalition.tuning import tuned_variants
 from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.settings import RunConfig
 from rationalize.models.variants import Variants
@@ -92,6 +94,33 @@ def test_held_out_utility_rises(model, tmp_path):
         trained = {line["stage"] for line in run.metrics()}
         assert not {"ift", "ift-warm", "variant-1-tuned"} & trained  # taken over, not learned again
         assert {"variant-1-round0", "variant-2-round0"} <= trained
+
+
+def test_variants_of_the_base_model_have_not_seen_what_m_ift_learned(model, tmp_path):
+    """Tuned at a rate of almost 0, each is still the base model, and M_IFT is not."""
+    still = replace(FIT, learning_rate=1e-12)
+    config = CoalitionConfig(
+        copies=True, variants_from="base", variant_fit=still,
+        instruction=InstructionConfig(epochs=2.0, imperfect=SEVERAL, fit=FAST),
+    )  # fmt: skip
+    exp = experiment(
+        tmp_path / "run", asked("train", WORDS[:8]), asked("dev", WORDS[8:]),
+        config=run_config(model),
+    )  # fmt: skip
+    variants = tuned_variants(exp, exp.load_policy(), exp.train, config)
+    base = exp.load_policy().model.state_dict()
+
+    def close(policy):
+        found = policy.model.state_dict()
+        return all(torch.allclose(found[name], base[name], atol=1e-6) for name in base)
+
+    for name in config.names:
+        with variants.active(name) as policy:
+            assert close(policy)
+    with variants.base_policy() as m_ift:
+        assert not close(m_ift)
+    first, second = (variants.copies[name].model for name in config.names)
+    assert first is not second
 
 
 def test_a_full_copy_that_is_loaded_learns_in_the_same_precision(model, tmp_path):

@@ -52,9 +52,11 @@ class Variants:
     @classmethod
     def of(
         cls, base: Policy, source: Path, names: Sequence[str], *, copies: bool = False,
-        seed: int = 0,
+        start: Policy | None = None, seed: int = 0,
     ) -> Variants:  # fmt: skip
-        """Variants that all start equal to the base; `copies` gives each its own full weights."""
+        """Variants that all start equal to the base, or with `copies`, which gives each its own
+        full weights, to the policy `start`.
+        """
         if copies and base.quantised:
             raise UserError(
                 "copies of a model in 4 bits cannot learn; expected adapters. Leave copies out, or "
@@ -63,7 +65,8 @@ class Variants:
         variants = cls(base, source, rank=base.lora_rank, seed=seed)
         for name in names:
             if copies:
-                variants.copies[name] = replace(base, model=copy.deepcopy(base.model))
+                first = start or base
+                variants.copies[name] = replace(first, model=copy.deepcopy(first.model))
             else:
                 variants.add_adapter(name)
         return variants

@@ -31,6 +31,7 @@ from rationalize.methods.tuning import settle
 from rationalize.models.folders import check_model
 from rationalize.progress import say
 from rationalize.runs import Run, check_resumable, differences, size_may_change
+from rationalize.training.loop import FitConfig
 
 Change = Callable[[CoalitionConfig], CoalitionConfig]
 
@@ -39,9 +40,25 @@ def _candidates(**changes: Any) -> Change:
     return lambda c: replace(c, candidates=replace(c.candidates, **changes))
 
 
+def from_base(config: CoalitionConfig) -> CoalitionConfig:
+    """Full copies of the base model, at a fifth of the rates of adapters, and for as many passes as
+    M_IFT and an adapter on it.
+    """
+
+    def slower(fit: FitConfig) -> FitConfig:
+        return replace(fit, learning_rate=fit.learning_rate / 5)
+
+    return replace(
+        config, copies=True, variants_from="base",
+        variant_epochs=config.instruction.epochs + config.variant_epochs,
+        variant_fit=slower(config.variant_fit), fit=slower(config.fit),
+    )  # fmt: skip
+
+
 ARMS: Mapping[str, tuple[str, Change]] = {
     "one-variant": ("A1: one variant", lambda c: replace(c, variants=1)),
     "same-data": ("A2: same data for all", lambda c: replace(c, parts="same")),
+    "from-base": ("variants from the base model", from_base),
     "no-refinement": ("A3: no refinement", _candidates(refiners="none")),
     "self-only": ("A4: self-refinement only", _candidates(refiners="self")),
     "cross-only": ("A4: cross-refinement only", _candidates(refiners="cross")),
@@ -54,7 +71,7 @@ ARMS: Mapping[str, tuple[str, Change]] = {
 }
 """Name -> its row in the table, and what it changes."""
 
-USUAL = tuple(name for name in ARMS if not name.endswith(("-round", "-rounds")))
+USUAL = tuple(n for n in ARMS if not n.endswith(("-base", "-round", "-rounds")))
 
 COMPARED = (COALITION, RANDOM)
 """Rows of an arm: what preference learning is worth shows without a controller too."""
@@ -66,7 +83,7 @@ class GridConfig:
 
     arms: tuple[str, ...] = USUAL
     """Ablations to run: one-variant, same-data, no-refinement, self-only, cross-only,
-    random-labels, no-filter, no-sro; and one-round, two-rounds, three-rounds.
+    random-labels, no-filter, no-sro; and from-base, one-round, two-rounds, three-rounds.
     """
     full: str = ""
     """A finished run of `train coalition`, or of its demo, that is the full method: settings,

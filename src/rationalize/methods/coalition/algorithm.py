@@ -6,6 +6,7 @@ Selective Rationale Optimisation" (ICLR 2025, arXiv 2503.02463). What is the pap
 default is told apart in docs/methods/coalition.md.
 
     1. tune        M_IFT in four modes on all questions; V_1..V_N go on from it, each on its part
+                   (or from the base model)
     2. candidates  R[a] = V_a(I) and S[a,b] = V_b.refine(I, R[a]), every pair of variants
     3. utility     U(R) = likelihood per token of the gold answer given I, R, under a frozen scorer
     4. select      generation: the best R[a] against the worst, kept if U(best) > U(no rationale)
@@ -21,7 +22,7 @@ Deviations:
     has not learned from. `ift` is the paper's M_IFT, out of sample with `preference_share`;
     `variants` the code's mean of the variants.
  2. Variants go on from M_IFT, each on its own questions, as adapters over one base; the paper
-    trains all three from the base model, in full (`copies` for full copies).
+    trains all three from the base model, in full (`variants_from: base` with `copies`).
  3. Likelihood rises by stating the answer alone. So a rationale's answer is masked before its
     utility is taken (`leak: mask`), or, where the judge cannot read what that leaves, a rationale
     that only states the answer is worth no more than none (`penalty`). `none` is the paper's.

@@ -30,6 +30,7 @@ Leak = Literal["none", "mask", "penalty"]
 LeakControl = Literal["auto", "none", "mask", "penalty"]
 Refiners = Literal["both", "self", "cross", "none"]
 Parts = Literal["stratified", "kinds", "same"]
+From = Literal["ift", "base"]
 
 SHARES = {"rationale": 0.35, "refine": 0.35, "answer_from_rationale": 0.2, "answer": 0.1}
 """Modes of instruction tuning, and the share of a batch that each has by default."""
@@ -38,7 +39,8 @@ SHARES = {"rationale": 0.35, "refine": 0.35, "answer_from_rationale": 0.2, "answ
 # which is taken over from there (`Experiment.stage(needs=..)`).
 FOR_IFT = ("instruction", "controller_share", "preference_share", "candidates.reject")
 FOR_VARIANTS = (
-    *FOR_IFT, "variants", "parts", "variant_sources", "copies", "variant_epochs", "variant_fit",
+    *FOR_IFT, "variants", "parts", "variant_sources", "copies", "variants_from", "variant_epochs",
+    "variant_fit",
 )  # fmt: skip
 FOR_WRITING = (*FOR_VARIANTS, "candidates.sampling", "partition")
 FOR_REFINING = (*FOR_WRITING, "candidates.refiners", "candidates.panel")
@@ -158,6 +160,10 @@ class CoalitionConfig:
     """
     copies: bool = False
     """Full copies instead of adapters on one base."""
+    variants_from: From = "ift"
+    """What variants go on from: M_IFT, or the base model, which has seen no other variant's part,
+    so that they differ more (`copies`; `variant_epochs` are then all that they learn).
+    """
     candidates: CandidateConfig = CandidateConfig()
     """How candidates are written, judged and paired."""
     judge: Judge = "cross-fit"
@@ -208,7 +214,8 @@ class CoalitionConfig:
         "lora": {"tuning": "lora", **LORA},
         # the code release: no controller, no filter; a batch of 32 pairs, 100 steps of warm-up
         "released": {
-            "judge": "variants", "copies": True, "rounds": 1, "controller_share": 0.0,
+            "judge": "variants", "copies": True, "variants_from": "base", "variant_epochs": 2.0,
+            "rounds": 1, "controller_share": 0.0,
             "held_out_pairs": 0.0, "select": False, "draws": 1, "tuning": "full",
             "candidates": {
                 "leak": "none", "filtered": False, "reject": {"min_words": 0},
@@ -239,6 +246,11 @@ class CoalitionConfig:
             raise UsageError(
                 f"variant_sources names {len(self.variant_sources)} sources for {self.variants} "
                 "variants; expected one for each (an empty one: its part of the train questions)"
+            )
+        if self.variants_from == "base" and not (self.copies and self.variant_epochs):
+            raise UsageError(
+                "variants_from=base tunes full copies of the base model, for `variant_epochs` from "
+                "the start; expected copies=true and variant_epochs above 0"
             )
         check_shares(self.instruction.shares, self.variant_fit.batch_size, "variant_fit.batch_size")
         if self.variants == 1 and self.candidates.refiners == "cross":

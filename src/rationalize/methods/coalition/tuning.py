@@ -1,4 +1,5 @@
-"""COALITION's step 1: M_IFT learns four modes, and the variants go on from it, each on its part.
+"""COALITION's step 1: M_IFT learns four modes, and the variants go on from it, or from the base
+model (`variants_from`), each on its part.
 
     L = - sum_t log p(y_t | prompt of the mode, y_<t)      target tokens only, EOS counted
 
@@ -79,7 +80,7 @@ class VariantWeights:
 def tuned_variants(
     exp: Experiment, policy: Policy, questions: Sequence[Question], config: CoalitionConfig
 ) -> Variants:
-    """M_IFT as the base, and the variants over it, each tuned on its own part."""
+    """M_IFT as the base, and the variants over it or beside it, each tuned on its own part."""
     stage = exp.stage("ift", needs=FOR_IFT)
     learned = {q.id for q in questions}
     held_out = [q for split in exp.splits.values() for q in split if q.id not in learned]
@@ -90,9 +91,13 @@ def tuned_variants(
     options = {"tuning": "full", "style": policy.style, "system": policy.system}
     base = exp.config.load_policy(stage.folder, **options)
     policy.model, policy.tuning = base.model, base.tuning  # keep one M_IFT in memory
+    start = exp.config.load_policy(**options) if config.variants_from == "base" else None
     if not config.copies:  # it never learns
         base = under_adapters(base)
-    variants = Variants.of(base, stage.folder, config.names, copies=config.copies, seed=exp.seed)
+    variants = Variants.of(
+        base, stage.folder, config.names, copies=config.copies, start=start, seed=exp.seed
+    )
+    del start
     parts = parts_of(taught, config, exp.seed)
     drafts = [imperfect] * len(parts)
     for i, own in enumerate(config.variant_sources):
@@ -136,7 +141,7 @@ def tune_variant(
     exp: Experiment, variants: Variants, name: str, part: Sequence[Question],
     imperfect: Sequence[Attempt], config: CoalitionConfig,
 ) -> None:  # fmt: skip
-    """A variant goes on from M_IFT on its own part, in all four modes."""
+    """A variant learns its own part, in all four modes."""
     stage = exp.stage(f"{name}-tuned", kind="variants", needs=FOR_VARIANTS)
 
     def learn() -> Mapping[str, Any]:
