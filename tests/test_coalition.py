@@ -12,7 +12,7 @@ from rationalize.answers import read_answer
 from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
-from rationalize.methods.coalition.ablations import GridConfig, ablations
+from rationalize.methods.coalition.ablations import GridConfig, ablations, plan_ablations
 from rationalize.methods.coalition.candidates import utilities_of, utility_reward
 from rationalize.methods.coalition.config import (
     CandidateConfig,
@@ -567,6 +567,13 @@ def test_the_grid_takes_the_full_method_from_a_finished_run(finished, model, tmp
         config = CoalitionConfig(**changes)
         grid = GridConfig(full=str(full), arms=("random-labels",))
         ablations(RunConfig(), grid, config, EvaluationConfig(), out)
+
+    full = GridConfig(full=str(finished), arms=("random-labels",))
+    lines = plan_ablations(RunConfig(), full, CoalitionConfig(), EvaluationConfig())
+    assert lines[0].startswith(f"model: {model} ")  # the run's settings, not the defaults
+    assert lines[-2:] == [
+        f"full method: {finished}, with its settings", "arms: A5: random pair labels"
+    ]  # fmt: skip
 
     run_grid(finished, tmp_path / "grid")
     results = json.loads((tmp_path / "grid" / "results.json").read_text())

@@ -41,6 +41,7 @@ WRONG = [
     (["train", "sft", "--questions", "nope.jsonl"], "nope.jsonl: no such file"),
     (["train", "sft", "--questions", "folder/nope"], "folder/nope: no such file"),
     (["train", "verifier", "--model", "./nope"], "./nope: there is no such folder"),
+    (["train", "coalition-grid", "--arms", "nope"], "unknown arms ['nope']"),
     (["demo", "--mario.rewards", "nope"], "unknown reward 'nope'"),
     (["demo", "--verifier", "nope"], "nope: no scorer.json there"),
     (["evaluate", "--model", "default", "--questions", "builtin", "--rewards", "lenght"],

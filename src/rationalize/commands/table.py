@@ -96,28 +96,30 @@ def _method_command(name: str) -> Command:
 
 def _trainer_command(name: str) -> Command:
     """`train` of what is no method: scorers, and the grid of ablations."""
-    function, configs, about = TRAINERS[name]
+    trainer = TRAINERS[name]
 
     def settings() -> type:
         from rationalize.config.compose import compose
         from rationalize.methods.settings import RunConfig
 
-        return compose(name, [*map(load, configs), RunConfig])
+        return compose(name, [*map(load, trainer.configs), RunConfig])
 
     def call(settings: Any, out: Path, overwrite: bool) -> None:
         from rationalize.config.compose import split
 
         *others, run_config = split(settings)
-        load(function)(run_config, *others, out, overwrite=overwrite)
+        load(trainer.train)(run_config, *others, out, overwrite=overwrite)
 
     def plan(settings: Any, out: Path, overwrite: bool) -> list[str]:
         from rationalize.config.compose import split
         from rationalize.methods.launch import plan_of_run
 
-        *_, run_config = split(settings)
-        return [*plan_of_run(run_config), f"trained: {about}"]
+        *others, run_config = split(settings)
+        own = [run_config, *others]
+        lines = load(trainer.plan)(*own) if trainer.plan else plan_of_run(run_config)
+        return [*lines, f"trained: {trainer.about}"]
 
-    return Command(settings, call, about, folder=True, method=name, plan=plan)
+    return Command(settings, call, trainer.about, folder=True, method=name, plan=plan)
 
 
 def demo_command(name: str) -> Command:
@@ -244,7 +246,7 @@ Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted, 143 terminated.""
 def trained() -> dict[str, str]:
     """What `train` takes -> what it is about."""
     found = {name: method.about for name, method in METHODS.items()}
-    return found | {name: about for name, (_, _, about) in TRAINERS.items()}
+    return found | {name: trainer.about for name, trainer in TRAINERS.items()}
 
 
 def command_of(name: str) -> Command:

@@ -158,33 +158,47 @@ DEMOS: Mapping[str, Demo] = {
     ),
 }  # fmt: skip
 
-TRAINERS: Mapping[str, tuple[str, tuple[str, ...], str]] = {
-    "coalition-grid": (
+
+@dataclass(frozen=True)
+class Trainer:
+    """What teaches something else than a policy, or several."""
+
+    train: str
+    """`train(run_config, *configs, out, overwrite=..)` makes the folder `out`."""
+    configs: tuple[str, ...]
+    """Dataclasses of its own settings."""
+    about: str
+    """What it makes, in a line."""
+    plan: str = ""
+    """`plan(run_config, *configs)` says it in lines, for a dry run; none: model and questions."""
+
+
+TRAINERS: Mapping[str, Trainer] = {
+    "coalition-grid": Trainer(
         f"{HERE}.coalition.ablations:ablations",
         (f"{HERE}.coalition.ablations:GridConfig", f"{HERE}.coalition.config:CoalitionConfig",
          f"{HERE}.settings:EvaluationConfig"),
         "the coalition and its ablations, from shared candidates",
+        f"{HERE}.coalition.ablations:plan_ablations",
     ),
-    "answer-scorer": (
+    "answer-scorer": Trainer(
         f"{HERE}.train_scorers.answer_scorer:train_answer_scorer",
         (f"{HERE}.train_scorers.answer_scorer:AnswerScorerConfig",),
         "how likely an answer is, given a rationale or none",
     ),
-    "reward-model": (
+    "reward-model": Trainer(
         f"{HERE}.train_scorers.reward_model:train_reward_model",
         (f"{HERE}.train_scorers.reward_model:RewardModelConfig",
          f"{HERE}.train_scorers.reward_model:AttemptsConfig"),
         "how good a reply is, from the rank that correctness gives attempts",
     ),
-    "verifier": (
+    "verifier": Trainer(
         f"{HERE}.train_scorers.verifier:train_verifier",
         (f"{HERE}.train_scorers.verifier:VerifierConfig",),
         "how plausible a statement is",
     ),
 }  # fmt: skip
-"""What else `train` makes: name -> function, configurations, about. It is called with the run's
-settings, the others', and the folder.
-"""
+"""What else `train` makes, by name."""
 
 
 def method_named(name: str) -> Method:

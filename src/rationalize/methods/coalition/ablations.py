@@ -23,7 +23,7 @@ from rationalize.methods.coalition.config import CoalitionConfig
 from rationalize.methods.coalition.evaluate import COALITION
 from rationalize.methods.coalition.inference import FIXED
 from rationalize.methods.coalition.table import OTHERS, RANDOM, rows_of_table
-from rationalize.methods.launch import make_experiment, open_run, tokens_of
+from rationalize.methods.launch import make_experiment, open_run, plan_of_run, tokens_of
 from rationalize.methods.outcome import majority_row, said_done, write_results
 from rationalize.methods.scoring import check_scoring
 from rationalize.methods.settings import EvaluationConfig, RunConfig, ScorerFolders
@@ -96,13 +96,8 @@ def ablations(
     out: Path, *, overwrite: bool = False,
 ) -> None:  # fmt: skip
     """Write `results.json` and `report.html` in `out`, and print the table."""
-    if unknown := sorted(set(grid.arms) - set(ARMS)):
-        raise UsageError(f"unknown arms {unknown}; expected some of {', '.join(ARMS)}")
-    if grid.full:
-        run_config, evaluation, config = settings_of(grid.full, run_config, evaluation, config)
-        scorer = Path(grid.full) / "scorers" / "answer"  # the one that judged the full method
-        if config.judge == "cross-fit" and not config.answer_scorer and scorer.exists():
-            config = replace(config, answer_scorer=str(scorer))
+    run_config, evaluation, config = of_full(grid, run_config, evaluation, config)
+    arms_from(config, grid)  # before anything is paid for
     stored = _joined(run_config, evaluation, config, grid)
     check_model(run_config.model)
     splits = run_config.load_splits()
@@ -123,10 +118,7 @@ def ablations(
             config, judge=config.judged_by(exp.train),
             answer_scorer=config.answer_scorer or str(run.path / "scorers" / "answer"),
         )  # fmt: skip
-        try:
-            arms = {name: ARMS[name][1](config) for name in grid.arms}
-        except UsageError as error:
-            raise UsageError(f"an arm cannot be made from these settings: {error}") from error
+        arms = arms_from(config, grid)
         methods: Methods = {MAJORITY: majority_row(exp)}
         if grid.full:
             source = _finished(exp, methods, Path(grid.full))
@@ -141,6 +133,44 @@ def ablations(
         pairs += [(RANDOM, row) for label in labels if (row := by_chance(label)) in methods]
         write_results(exp, methods, pairs)
         run.finish("grid", arms=list(grid.arms))
+
+
+def plan_ablations(
+    run_config: RunConfig, grid: GridConfig, config: CoalitionConfig, evaluation: EvaluationConfig
+) -> list[str]:
+    """What `ablations` would do, in lines; raises what it would raise before it makes a folder."""
+    run_config, _, config = of_full(grid, run_config, evaluation, config)
+    arms = arms_from(config, grid)
+    full = f"{grid.full}, with its settings" if grid.full else "run here"
+    return [
+        *plan_of_run(run_config), f"full method: {full}",
+        f"arms: {'; '.join(ARMS[name][0] for name in arms)}",
+    ]  # fmt: skip
+
+
+def arms_from(config: CoalitionConfig, grid: GridConfig) -> dict[str, CoalitionConfig]:
+    """The settings of every arm. Raises `UsageError` for one that is unknown or cannot be had."""
+    if unknown := sorted(set(grid.arms) - set(ARMS)):
+        raise UsageError(f"unknown arms {unknown}; expected some of {', '.join(ARMS)}")
+    try:
+        return {name: ARMS[name][1](config) for name in grid.arms}
+    except UsageError as error:
+        raise UsageError(f"an arm cannot be made from these settings: {error}") from error
+
+
+def of_full(
+    grid: GridConfig, run_config: RunConfig, evaluation: EvaluationConfig, config: CoalitionConfig
+) -> tuple[RunConfig, EvaluationConfig, CoalitionConfig]:
+    """The settings, those of the run `grid.full` where there is one, with the scorer that judged
+    there.
+    """
+    if not grid.full:
+        return run_config, evaluation, config
+    run_config, evaluation, config = settings_of(grid.full, run_config, evaluation, config)
+    scorer = Path(grid.full) / "scorers" / "answer"
+    if config.judge == "cross-fit" and not config.answer_scorer and scorer.exists():
+        config = replace(config, answer_scorer=str(scorer))
+    return run_config, evaluation, config
 
 
 def settings_of(
