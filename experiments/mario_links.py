@@ -73,6 +73,8 @@ class Try:
     0: eight rows, drawn by bin.
     """
     steps: int = 75
+    without_tokens: float = 0.0
+    """Share of the rows that are learned without tokens, as for classifier-free guidance."""
 
 
 QUESTION = {"bins_within": "question"}
@@ -91,6 +93,8 @@ TRIES = {
     "control rows x100": Try(fit={"control_factor": 100.0}),
     "three times the rows": Try(steps=225),
     "contrast 1, three times the rows": Try({"contrast": 1.0}, steps=225),
+    "contrast 1, three tokens a control": Try({"contrast": 1.0, "control_copies": 3}),
+    "contrast 1, a fifth without tokens": Try({"contrast": 1.0}, without_tokens=0.2),
     "two bins": Try({"bins": 2}),
     "no KL": Try({"beta": 0.0}),
     "capped draws": Try({"control_init": "statistics"}, together=0),
@@ -227,7 +231,11 @@ def batches(policy: Any, pool: Pool, config: MarioConfig, tried: Try) -> Any:
                 for i in indices
             ]
             drawn = pool.told_apart(whole, step) if config.contrast else whole
-        return [maker.attempt(d.attempt, d.bins, other=d.other) for d in drawn]
+        bare = np.random.default_rng(step).random(len(drawn)) < tried.without_tokens
+        return [
+            maker.attempt(d.attempt) if b else maker.attempt(d.attempt, d.bins, other=d.other)
+            for d, b in zip(drawn, bare, strict=True)
+        ]
 
     return batch_at
 
