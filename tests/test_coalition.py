@@ -278,7 +278,7 @@ def test_one_folder_loads_and_answers_as_before(finished, questions):
 def test_evaluate_works_on_a_coalitions_run(finished, questions, tmp_path, capsys):
     out = tmp_path / "out"
     flags = ["--model", str(finished), "--questions", questions, "--out", str(out)]
-    evaluate = ["evaluate", *flags, "--max-new-tokens", "6", "--name", "again"]
+    evaluate = ["evaluate", *flags, "--name", "again"]  # replies as long as in the run
     assert main(evaluate) == 0
     results = json.loads((out / "results.json").read_text())
     before = json.loads((finished / "results.json").read_text())

@@ -11,6 +11,9 @@ from toys import attempt, question
 
 from rationalize import train
 from rationalize.answers import is_correct, parse_reply, read_answer
+from rationalize.commands.evaluate import EvaluateConfig
+from rationalize.commands.resolve import REPLY_TOKENS, sampling_of, settings_of
+from rationalize.commands.sample import AskConfig
 from rationalize.evaluation.baselines import majority_attempts
 from rationalize.evaluation.harness import Asked, harness_rows, harness_task
 from rationalize.evaluation.results import summarise
@@ -53,6 +56,19 @@ def taught(request, tmp_path_factory):
     (model / "README.md").write_text("---\nlicense: mit\nbase_model: some/one\n---\n# A base\n")
     train("sft", folder / "run", model=str(model), seed=3, **ONCE)
     return folder / "run"
+
+
+def test_a_run_is_evaluated_again_with_replies_as_long(taught):
+    def longest(model, **settings):
+        config = EvaluateConfig(model=str(model), questions="builtin", **settings)
+        assert settings_of(config)["max_new_tokens"] == sampling_of(config).max_new_tokens
+        return sampling_of(config).max_new_tokens
+
+    assert longest(taught) == longest(taught / "model") == 12  # its `evaluation_tokens`
+    assert longest(taught, max_new_tokens=5) == 5
+    assert longest(taught.parent / "base") == longest("default") == REPLY_TOKENS
+    assert longest(taught, server="http://127.0.0.1:1/v1", form="plain") == REPLY_TOKENS
+    assert sampling_of(AskConfig("Why?", model=str(taught))).max_new_tokens == 12
 
 
 def test_the_cards_numbers_are_those_of_the_results(taught):

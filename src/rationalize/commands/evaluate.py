@@ -95,8 +95,8 @@ class EvaluateConfig(ScorerFolders):
     """0 is greedy."""
     top_p: float = 0.9
     """Draw from the most likely tokens that hold this share."""
-    max_new_tokens: int = 96
-    """Length limit of a reply, in tokens."""
+    max_new_tokens: int | None = None
+    """Length limit of a reply, in tokens; none: that of the run that made the model, or 96."""
     seed: int = 0
     """Seed of every draw."""
     limit: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from rationalize.sampling.config import SamplingConfig
     from rationalize.sampling.writing import AnySampler, Control
 
+
+REPLY_TOKENS = 96
+"""The longest reply of a model that no run of ours has evaluated."""
 
 Form = Literal["auto", "told", "plain"]
 """How a command's prompts ask for the answer."""
@@ -89,10 +93,10 @@ def is_told(form: Form, policy: Policy | None) -> bool:
 
 
 def settings_of(config: Any) -> dict[str, Any]:
-    """The settings that a second start must repeat; of `http` only those that replies depend on, of
-    several servers the first. Where results lie is none of them.
+    """The settings that a second start must repeat, the longest reply as it is; of `http` only
+    those that replies depend on, of several servers the first. Where results lie is none of them.
     """
-    settings = to_dict(config)
+    settings = {**to_dict(config), "max_new_tokens": sampling_of(config).max_new_tokens}
     for name in ("out", "server", "http", "executor", "address", "actor_cpus"):
         settings.pop(name, None)
     if not Path(config.questions).is_file():  # of which none is all, and a name a part
@@ -217,7 +221,7 @@ def _bin(name: str, value: str, bins: int) -> int | tuple[int, ...]:
 
 def check_writing(config: Any) -> None:
     """The check of a command's settings for writing: sampling, and how much of it."""
-    sampling_of(config)
+    _sampling(config, REPLY_TOKENS)
     finite(config, "guidance")
     between(config, 0, LARGEST_SEED, "seed")
     if hasattr(config, "limit"):
@@ -232,10 +236,30 @@ def check_writing(config: Any) -> None:
 
 
 def sampling_of(config: Any) -> SamplingConfig:
-    """The sampling that a command's settings ask for."""
+    """The sampling that a command's settings ask for. Where they set no longest reply: that of the
+    run that made the model, as far as its folder says, or `REPLY_TOKENS`.
+    """
+    served = getattr(config, "server", None) is not None
+    return _sampling(config, (None if served else reply_tokens(config.model)) or REPLY_TOKENS)
+
+
+def _sampling(config: Any, longest: int) -> SamplingConfig:
     from rationalize.sampling.config import SamplingConfig
 
     names = {f.name for f in dataclasses.fields(SamplingConfig)} & {
         f.name for f in dataclasses.fields(config)
     }
-    return SamplingConfig(**{name: getattr(config, name) for name in names})
+    given = {name: getattr(config, name) for name in names}
+    if given["max_new_tokens"] is None:
+        given["max_new_tokens"] = longest
+    return SamplingConfig(**given)
+
+
+def reply_tokens(model: str) -> int | None:
+    """The longest reply that a run evaluated its model or its coalition with, or None."""
+    from rationalize.models.folders import read_facts
+
+    if folder := coalition_folder(model):
+        return json.loads((folder / "coalition.json").read_text()).get("reply_tokens")
+    facts = read_facts(Path(model) / "model") or read_facts(model)
+    return facts.get("reply_tokens")

@@ -71,8 +71,8 @@ class SampleConfig(ExecutorSettings):
     """Draw from the most likely tokens that hold this share."""
     top_k: int = 0
     """Draw from this many most likely tokens; 0: from all."""
-    max_new_tokens: int = 64
-    """Length limit of a reply, in tokens."""
+    max_new_tokens: int | None = None
+    """Length limit of a reply, in tokens; none: that of the run that made the model, or 96."""
     keep_correct: bool = False
     """Keep only attempts with the right answer."""
     control: dict[str, str] = field(default_factory=dict)
@@ -136,8 +136,8 @@ class AskConfig:
     """0 is greedy."""
     top_p: float = 0.9
     """Draw from the most likely tokens that hold this share."""
-    max_new_tokens: int = 96
-    """Length limit of a reply, in tokens."""
+    max_new_tokens: int | None = None
+    """Length limit of a reply, in tokens; none: that of the run that made the model, or 96."""
     seed: int = 0
     """Seed of every draw."""
     trust_remote_code: bool = False

@@ -116,7 +116,10 @@ def export(exp: Experiment, best: Best) -> None:
     for left in (_refused(run), folder):
         by_first(partial(shutil.rmtree, left, ignore_errors=True))
     bake = {name: b for name, b in (asked.control or {}).items() if isinstance(b, int)}
-    best.policy.export(run.folder("model"), bake=bake or None, stored=best.weights)
+    best.policy.export(
+        run.folder("model"), bake=bake or None, stored=best.weights,
+        reply_tokens=exp.sampling(asked.mode).max_new_tokens,
+    )  # fmt: skip
     run.finish("export", **facts, compared=by_first(lambda: _compared(exp, best)))
 
 

@@ -146,7 +146,7 @@ def files_hash(files: tuple[tuple[str, int, int], ...]) -> str:
 
 def save_policy(
     policy: Policy, folder: Path, *, bake: Mapping[str, int] | None = None,
-    stored: Path | None = None, first_file: int = 0,
+    stored: Path | None = None, first_file: int = 0, told: Mapping[str, Any] | None = None,
 ) -> None:  # fmt: skip
     """Write a folder that transformers, vLLM and lm-eval load without this package.
 
@@ -156,23 +156,23 @@ def save_policy(
     `rationalize.json` to `generate(decoder_input_ids=...)`. The generation config is ours
     (`own_generation_config`). Where the folder `stored` holds the same weights, its files are
     linked, or copied on a file system without links. `first_file`: bytes of the weights that shall
-    be in a file of their own. Raises `UserError` if `bake` is given and the policy has no control
-    tokens. Several processes all call it, and the first one writes.
+    be in a file of their own. `told`: facts beside ours. Raises `UserError` if `bake` is given and
+    the policy has no control tokens. Several processes all call it, and the first one writes.
     """
-    by_first(partial(_write, policy, folder, bake, stored, first_file))
+    by_first(partial(_write, policy, folder, bake, stored, first_file, told or {}))
     wait_for(folder / FACTS)
 
 
 def _write(
     policy: Policy, folder: Path, bake: Mapping[str, int] | None, stored: Path | None,
-    first_file: int,
+    first_file: int, told: Mapping[str, Any],
 ) -> None:  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     controls, tokenizer = policy.controls, policy.tokenizer
     template = tokenizer.chat_template
     facts: dict[str, Any] = {
         "n_vocab": policy.n_vocab, "style": policy.style, "system": policy.system,
-        "chat_template": template,
+        "chat_template": template, **told,
     }  # fmt: skip
     if bake and not controls:
         raise UserError(

@@ -271,17 +271,20 @@ class Policy:
 
     def export(
         self, folder: Path, *, bake: Mapping[str, int] | None = None, stored: Path | None = None,
-        first_file: int = 0,
+        first_file: int = 0, reply_tokens: int | None = None,
     ) -> None:  # fmt: skip
         """Write a merged model for use anywhere; its chat template sets the bins in `bake`.
 
         `stored`: a folder that may hold the same weights; their files are linked then.
+        `reply_tokens`: the longest reply that it was evaluated with, which the folder then says.
         """
+        told = {} if reply_tokens is None else {"reply_tokens": reply_tokens}
         if self.quantised:
-            save_policy(replace(self, model=dense_with_adapter(self.model)), folder, bake=bake)
+            dense = replace(self, model=dense_with_adapter(self.model))
+            save_policy(dense, folder, bake=bake, told=told)
             return
         self.model = without_adapter(self)
-        save_policy(self, folder, bake=bake, stored=stored, first_file=first_file)
+        save_policy(self, folder, bake=bake, stored=stored, first_file=first_file, told=told)
         self._wrap()
 
     def load_weights(self, folder: Path) -> None:

@@ -94,7 +94,7 @@ def conclude(
         exp, methods, pairs, meta, chains=chains, trained=trained_rows(name, learned.trained or {}),
         **measured(exp.run, exp.final_splits),
     )  # fmt: skip
-    coalition.save(learned.weights)
+    coalition.save(learned.weights, reply_tokens=exp.evaluation.max_new_tokens)
     print(f"coalition: {learned.weights}\nreport: {exp.run.path / 'report.html'}")
 
 

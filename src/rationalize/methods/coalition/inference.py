@@ -313,8 +313,11 @@ class Coalition:
             self._without = list(questions), dict(zip([q.id for q in questions], p, strict=True))
         return self._without[1]
 
-    def save(self, folder: Path) -> None:
-        """One folder that `load` reads: the base, the variants' weights, the controller's."""
+    def save(self, folder: Path, *, reply_tokens: int | None = None) -> None:
+        """One folder that `load` reads: the base, the variants' weights, the controller's.
+
+        `reply_tokens`: the longest rationale that it was evaluated with, which the folder says.
+        """
         source = self.variants.source
         by_first(lambda: shutil.copytree(source, folder / "base", dirs_exist_ok=True))
         for name in [*self.names, *([CONTROLLER] if self.controller else [])]:
@@ -322,6 +325,7 @@ class Coalition:
         facts = {
             "names": list(self.names), "refiners": self.refiners, "texts": self.texts,
             "controller": self.controller, "precision": self.variants.base.precision,
+            "reply_tokens": reply_tokens,
         }  # fmt: skip
         by_first(lambda: write_text(folder / FILE, json.dumps(facts, indent=1) + "\n"))
 
