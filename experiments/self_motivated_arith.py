@@ -1,7 +1,8 @@
 """Self-motivated Learning on arithmetic: the pool of questions, and what attempts are worth.
 
     python experiments/self_motivated_arith.py pool PATH/TO/SETS --out questions
-    python experiments/self_motivated_arith.py attempts RUN --questions questions --store NAME
+    python experiments/self_motivated_arith.py attempts RUN --questions questions --store NAME \
+        [--beside RUN]
     python experiments/self_motivated_arith.py unsettled RUN --questions questions --out unsettled
     python experiments/self_motivated_arith.py informative RUN --questions questions --model M_SFT \
         --reward-models runs/rm-end runs/rm-mean runs/rm-dpo --store NAME
@@ -56,10 +57,10 @@ RANK = RewardModelConfig(pairs=0)
 
 AGAINST = {
     "few_shot": "base, few-shot", "control": "imitation, right-or-wrong",
-    "wrong": "imitation, wrong-alone",
+    "wrong": "imitation, wrong-alone", "m_sft": "RFT, M-sft",
 }  # fmt: skip
-"""What every test row is compared with: the writer, its attempts whatever they answer, and those of
-them that are wrong.
+"""What every test row is compared with: the writer, its attempts whatever they answer, those of
+them that are wrong, and RFT, which the others start from.
 """
 PUBLISHED = {"singleeq": 81.50, "addsub": 76.71, "multiarith": 78.79, "svamp": 64.20}
 """text-davinci-002, zero-shot chain of thought, accuracy in percent: the stored outputs of "Large
@@ -84,6 +85,10 @@ def main() -> None:
             continue
         command.add_argument("--store", metavar="NAME")
         command.add_argument("--note", default="", help="how the attempts were written")
+        if name == "attempts":
+            command.add_argument(
+                "--beside", type=Path, help="a run whose redraws and test rows it stands beside"
+            )
     command.add_argument("--model", required=True, help="M_sft, whose states and likelihood count")
     command.add_argument("--split", default="dev", help="questions that nothing was fitted to")
     command.add_argument("--reward-models", nargs="*", default=[])
@@ -97,13 +102,15 @@ def main() -> None:
         return
     questions = {q.id: q for split in load_splits(args.questions).values() for q in split}
     if args.command == "attempts":
+        others = attempts_at(args.beside) if args.beside else []
+        redraws = pass_rates([a for a in (*others, *everything) if a.writer.endswith("-redraws")])
         tables = {"attempts": what_they_are_worth(everything, questions), "published": published()}
         log = logged(args.run / "metrics.jsonl")
         if rows := development(log):
             tables["development"] = rows
-        if rows := updates(log, everything):
+        if rows := updates(log, everything, redraws):
             tables["updates"] = rows
-        if rows := test(args.run, questions):
+        if rows := test([run for run in (args.run, args.beside) if run], questions):
             tables["test"] = rows
     else:
         held_out = [a for a in everything if a.split == args.split]
@@ -167,11 +174,12 @@ def logged(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
 
-def updates(log: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+def updates(
+    log: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt], before: Mapping[str, float]
+) -> list[dict[str, Any]]:
     """What GRPO wrote, five updates a row, and how much more of it is right than of M_sft's redraws
-    at the same questions, which it meets for the first time.
+    at the same questions.
     """
-    before = pass_rates([a for a in attempts if a.writer.endswith("-redraws")])
     found: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in log:
         stage, _, kind = row["stage"].partition("/")
@@ -225,10 +233,10 @@ def development(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in found.values() if "stated_accuracy" in row]
 
 
-def test(run: Path, questions: Mapping[str, Question]) -> list[dict[str, Any]]:
+def test(runs: Sequence[Path], questions: Mapping[str, Question]) -> list[dict[str, Any]]:
     """Test rows that are done, in both readings, with the paired differences to `AGAINST`."""
     of: dict[str, dict[str, dict[str, float]]] = {}
-    for path in sorted((run / "attempts").glob("final-*-test-*.parquet")):
+    for path in sorted(f for run in runs for f in run.glob("attempts/final-*-test-*.parquet")):
         row = path.stem.removeprefix("final-").rsplit("-test-", 1)[0].strip("-")
         attempts = load_attempts(path)
         of[row.replace("--", ", ")] = {
