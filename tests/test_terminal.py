@@ -131,6 +131,22 @@ def test_time_left_counts_from_this_start(capsys, monkeypatch):
     ]  # fmt: skip
 
 
+def test_what_is_told_only_if_it_takes_long(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr("rationalize.progress.time.monotonic", lambda: clock[0])
+
+    def work(seconds):
+        with progress_bar("scores", "texts", if_long=True) as progress:
+            for done in (64, 128, 192, 200):
+                clock[0] += seconds
+                progress(done, 200, 0)
+        return capsys.readouterr().err
+
+    assert work(4) == ""  # 16 seconds
+    assert work(19) == "scores: 128/200 texts, 21 s left\nscores: 200/200 texts\n"
+
+
+
 def test_a_resumed_run_says_what_is_done(tmp_path, capsys):
     with Run.open(tmp_path, {"method": "sft"}) as run:
         run.finish("sft", steps=3)

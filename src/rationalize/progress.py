@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -72,17 +72,13 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, unit: str = "") -> Iterator[Progress]:
+def progress_bar(description: str, unit: str = "", *, if_long: bool = False) -> Iterator[Progress]:
     """A `Progress` that draws a bar on a terminal, and elsewhere prints a line every 20 seconds.
+    `if_long`: only once the work has taken 20 seconds.
 
     A SIGTERM that arrives during the work is told how far it was.
     """
-    if _hushed.get():
-        shown: AbstractContextManager[Progress] = nullcontext(lambda done, total, tokens: None)
-    elif sys.stderr.isatty():
-        shown = _bar(description, unit)
-    else:
-        shown = nullcontext(_lines(description, unit))
+    shown = _shown(description, unit, if_long)
     place, written = description, -_FILE_EVERY
 
     def noted(done: int, total: int, tokens: int) -> None:
@@ -108,6 +104,30 @@ def _write_files(progress: dict[str, object]) -> None:
         fresh = file.with_name(f".{file.name}.tmp")
         fresh.write_text(text, encoding="utf-8")
         os.replace(fresh, file)
+
+
+def _shown(description: str, unit: str, if_long: bool) -> AbstractContextManager[Progress]:
+    if _hushed.get():
+        return nullcontext(lambda done, total, tokens: None)
+    if not sys.stderr.isatty():
+        return nullcontext(_lines(description, unit, if_long))
+    return _late_bar(description, unit) if if_long else _bar(description, unit)
+
+
+@contextmanager
+def _late_bar(description: str, unit: str) -> Iterator[Progress]:
+    """Draws nothing before a report that comes after 20 seconds."""
+    started, bar = time.monotonic(), None
+    with ExitStack() as stack:
+
+        def report(done: int, total: int, tokens: int) -> None:
+            nonlocal bar
+            if bar is None and done < total and time.monotonic() - started >= _LINE_EVERY:
+                bar = stack.enter_context(_bar(description, unit))
+            if bar:
+                bar(done, total, tokens)
+
+        yield report
 
 
 @contextmanager
@@ -136,7 +156,7 @@ def _bar(description: str, unit: str) -> Iterator[Progress]:
         yield report
 
 
-def _lines(description: str, unit: str) -> Progress:
+def _lines(description: str, unit: str, if_long: bool) -> Progress:
     started = last = time.monotonic()
     first: tuple[float, int] | None = None  # time and count of the first report
 
@@ -144,7 +164,7 @@ def _lines(description: str, unit: str) -> Progress:
         nonlocal first, last
         now = time.monotonic()
         first = first or (now, done)
-        if done < total and now - last < _LINE_EVERY:
+        if now - last < _LINE_EVERY and (done < total or (if_long and last == started)):
             return
         last = now
         elapsed = now - started

@@ -33,6 +33,7 @@ from rationalize.models.forward import (
 from rationalize.models.logits import head, output_rows
 from rationalize.models.precision import autocast
 from rationalize.models.trees import build_prefix_trees
+from rationalize.progress import progress_bar
 
 if TYPE_CHECKING:
     from rationalize.models.policy import Policy
@@ -133,11 +134,15 @@ class ChoiceScorer:
         self.policy.model.eval()
         scores: dict[Continuation, ChoiceScore] = {}
         try:
-            with autocast(self.policy.device):
+            with (
+                autocast(self.policy.device),
+                progress_bar("choices read", if_long=True) as progress,
+            ):
                 for batch, logprobs in batches(continuations):
                     for continuation, token_logprobs in zip(batch, logprobs, strict=True):
                         *tokens, eos = token_logprobs.tolist()
                         scores[continuation] = ChoiceScore(math.fsum(tokens), len(tokens), eos)
+                    progress(len(scores), len(continuations), 0)
         finally:
             self.policy.model.train(was_training)
         return scores

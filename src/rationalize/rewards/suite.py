@@ -165,7 +165,7 @@ class RewardSuite:
 
         fresh: dict[bytes, float | None] = {}
         for (_, lacking), scores in zip(
-            wanted, in_shards(wanted, score, settings="scores"), strict=True
+            wanted, in_shards(wanted, score, settings="scores", label="scores"), strict=True
         ):
             for key, value in zip(lacking, scores, strict=True):
                 fresh.setdefault(bytes.fromhex(key), value)

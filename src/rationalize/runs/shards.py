@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from rationalize.files import write_text
 from rationalize.processes import alone, by_first, wait, world
+from rationalize.progress import progress_bar
 
 Row = TypeVar("Row")
 
@@ -153,11 +154,16 @@ def by_shards(
 
 def in_shards(
     rows: Sequence[Row], work: Callable[[Sequence[Row]], list[Any]], *, settings: Any,
-    size: int = SHARD,
+    size: int = SHARD, label: str = "",
 ) -> list[Any]:  # fmt: skip
-    """The values of all rows, in their order."""
-    parts = sorted((at.start, v) for at, v in by_shards(rows, work, settings=settings, size=size))
-    return [value for _, values in parts for value in values]
+    """The values of all rows, in their order; `label`: what is told where that takes long."""
+    parts: dict[int, list[Any]] = {}
+    with progress_bar(label, "texts", if_long=True) if label else nullcontext() as progress:
+        for at, values in by_shards(rows, work, settings=settings, size=size):
+            parts[at.start] = values
+            if progress:
+                progress(sum(map(len, parts.values())), len(rows), 0)
+    return [value for start in sorted(parts) for value in parts[start]]
 
 
 def store(file: Path, values: list[Any]) -> None:
