@@ -7,7 +7,8 @@
 Tables of experiments/results/NAME.json, without texts, all of the factorial table of the test
 questions (every writer's draws, each as it is and refined by everybody): `claims` (paired
 differences by question, which are decided where the interval lacks 0), `cells` (who writes and who
-refines, by the kind of the question) and `picked` (whom the controller chooses, by kind).
+refines, by the kind of the question), `repairs` (what refining does to rationales that lead to a
+wrong answer, and to a right one) and `picked` (whom the controller chooses, by kind).
 `--arm from-base`: the same of an arm of the grid.
 """
 
@@ -15,16 +16,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tables import write_tables
 
+from rationalize.config import from_dict
 from rationalize.environment import environment
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.evaluation.metrics import ACCURACY, per_question, reward_metric
 from rationalize.methods.base import final_stage
 from rationalize.methods.coalition.ablations import ARMS
+from rationalize.methods.coalition.algorithm import keep_apart
+from rationalize.methods.coalition.config import CoalitionConfig
 from rationalize.methods.coalition.evaluate import COALITION, SELF_CONSISTENCY
 from rationalize.methods.coalition.table import (
     ALONE,
@@ -35,6 +40,7 @@ from rationalize.methods.coalition.table import (
     SELF,
     UNREFINED,
 )
+from rationalize.methods.coalition.tuning import parts_of
 from rationalize.models.controller import KEEP
 from rationalize.questions import load_splits
 from rationalize.records import Attempt, Question
@@ -77,8 +83,13 @@ def main() -> None:
     others = {} if args.arm else {name: rows_of(arm, seed) for name, arm in arms.items()}
     table = cells_of(whole, seed)
     tables = {
-        "claims": [*claims(rows, questions), *against_arms(rows, others, questions)],
+        "claims": [
+            *claims(rows, questions),
+            *against_arms(rows, others, questions),
+            *of_who_knows(table, known_kinds(run), questions),
+        ],
         "cells": list(cells(table, questions)),
+        "repairs": list(repairs(table, questions)),
         "picked": list(picked(table, questions)),
     }
     print(write_tables(args.store, {**environment(), "seeds": [seed]}, tables))
@@ -117,6 +128,41 @@ def against_arms(
         yield {"claim": f"beats {ARMS[name][0]}", **gaps(rows[RANDOM], arm[RANDOM], questions)}
 
 
+def known_kinds(run: Run) -> dict[str, set[str]]:
+    """The kinds of questions that each variant was tuned on, where they are its own."""
+    config = from_dict(
+        CoalitionConfig,
+        {f.name: run.config[f.name] for f in fields(CoalitionConfig) if f.name in run.config},
+    )
+    if config.parts != "kinds":
+        return {}
+    train, seed = load_splits(run.config["questions"])["train"], run.config["seed"]
+    parts = parts_of(keep_apart(train, config, seed)[0], config, seed)
+    return {
+        name: {str(q.kind) for q in part} for name, part in zip(config.names, parts, strict=True)
+    }
+
+
+def of_who_knows(
+    table: Sequence[Cell], kinds: Mapping[str, set[str]], questions: Mapping[str, Question]
+) -> Iterator[dict[str, Any]]:
+    """Variants tuned on a question's kind against the others, as writers and as refiners."""
+
+    def knows(name: str, cell: Cell) -> bool:
+        return questions[cell.attempt.question_id].kind in kinds[name]
+
+    written = [c for c in table if c.refiner == KEEP and c.writer in kinds]
+    refined = [c for c in table if c.refiner in kinds and c.writer in kinds]
+    for does, found, who in (("writes", written, "writer"), ("refines", refined, "refiner")):
+        if kinds:
+            ours, other = (
+                [c.attempt for c in found if knows(getattr(c, who), c) == told]
+                for told in (True, False)
+            )
+            claim = f"who was tuned on the kind {does} better"
+            yield {"claim": claim, **gaps(ours, other, questions)}
+
+
 def gaps(
     ours: Sequence[Attempt], other: Sequence[Attempt], questions: Mapping[str, Question]
 ) -> dict[str, Any]:
@@ -132,6 +178,7 @@ def gaps(
 class Cell(NamedTuple):
     writer: str
     refiner: str
+    draw: int
     picked: bool
     attempt: Attempt
 
@@ -140,7 +187,8 @@ def cells_of(run: Run, seed: int) -> list[Cell]:
     facts = run.read_json(f"chains/table-{SPLIT}.json")
     attempts = run.read_shard(f"table-{SPLIT}-{seed}")
     return [
-        Cell(f["writer"], f["asked"], f["picked"], a) for f, a in zip(facts, attempts, strict=True)
+        Cell(f["writer"], f["asked"], f["draw"], f["picked"], a)
+        for f, a in zip(facts, attempts, strict=True)
     ]
 
 
@@ -157,6 +205,37 @@ def cells(table: Sequence[Cell], questions: Mapping[str, Question]) -> Iterator[
         for id, value in values.items():
             of_kind.setdefault(str(questions[id].kind), []).append(value)
         yield row | {kind: sum(v) / len(v) for kind, v in sorted(of_kind.items())}
+
+
+def repairs(table: Sequence[Cell], questions: Mapping[str, Question]) -> Iterator[dict[str, Any]]:
+    """Of rationales that led to a wrong answer, the share that leads to the right one once it is
+    refined by its writer or by another; and of those that led to the right one, the share that no
+    longer does.
+    """
+
+    def right(cell: Cell) -> bool:
+        return bool(ACCURACY.value(cell.attempt, questions[cell.attempt.question_id]))
+
+    written = {(c.writer, c.draw, c.attempt.question_id): c for c in table if c.refiner == KEEP}
+    refined = [c for c in table if c.refiner != KEEP]
+    for who in ("its writer", "another"):
+        own = [c for c in refined if (c.refiner == c.writer) == (who == "its writer")]
+        pairs = [(right(written[c.writer, c.draw, c.attempt.question_id]), c) for c in own]
+        row: dict[str, Any] = {"refined by": who}
+        for before, name in ((False, "repaired"), (True, "spoilt")):
+            changed: dict[str, list[float]] = {}
+            for was, cell in pairs:
+                if was == before:
+                    of = changed.setdefault(cell.attempt.question_id, [])
+                    of.append(float(right(cell) != was))
+            shares = [sum(v) / len(v) for v in changed.values()]
+            row |= {
+                f"{'right' if before else 'wrong'} before": sum(map(len, changed.values())),
+                name: as_cell(bootstrap_mean(shares, bounds=ACCURACY.bounds)),
+            }
+        same = [c.attempt.rationale == written[c.writer, c.draw, c.attempt.question_id]
+                .attempt.rationale for c in own]  # fmt: skip
+        yield row | {"same text": sum(same) / len(same)}
 
 
 def picked(table: Sequence[Cell], questions: Mapping[str, Question]) -> Iterator[dict[str, Any]]:
