@@ -13,6 +13,7 @@ import pytest
 from tiny import tiny_policy
 from toys import attempt, experiment, question
 
+from rationalize.errors import UserError
 from rationalize.methods.coalition.candidates import (
     asked_for_pairs,
     asked_of_all,
@@ -24,6 +25,7 @@ from rationalize.methods.coalition.candidates import (
 from rationalize.methods.coalition.config import CandidateConfig, CoalitionConfig
 from rationalize.methods.coalition.diagnostics import log_leak
 from rationalize.methods.coalition.select import (
+    check_pairs,
     generation_pairs,
     pair_facts,
     pairs_of,
@@ -174,6 +176,18 @@ def test_a_cut_text_wins_no_pair_whatever_it_is_worth():
         assert generation_pairs(found, [ONE], config, 0, dropped) == []
         assert dropped["generation candidate: too short"] == 1
         assert dropped["generation: fewer than two candidates"] == 1
+
+
+@pytest.mark.parametrize(("why", "advice"), [
+    ("cut at the length limit", "--candidates.sampling.max-new-tokens"),
+    ("too short", "--candidates.reject.min-words"),
+])  # fmt: skip
+def test_without_any_pair_the_advice_is_by_the_reason(why, advice):
+    dropped = Counter({f"generation candidate: {why}": 6, "generation: fewer than two": 3})
+    with pytest.raises(UserError, match=f"6 x generation candidate: {why}.*{advice}"):
+        check_pairs({"variant-1": ([], dropped)}, 0)
+    with pytest.raises(UserError, match="switch the filter off"):
+        check_pairs({"variant-1": ([], Counter({"generation: no gain": 5, "x": 1}))}, 0)
 
 
 def test_a_margin_asks_for_more_than_any_difference():

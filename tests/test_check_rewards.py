@@ -92,6 +92,23 @@ def test_attacks_do_what_they_say():
         assert all(c in text for c in question.choices)
 
 
+def test_where_an_attack_changes_nothing_nothing_is_expected():
+    """Free-form questions have no options; of both kinds, those with choices are compared."""
+    free = [Question(f"n{i}", f"{i} + 1?", str(i + 1)) for i in range(40)]
+    said = [f"{i} and one more is {i + 1}." for i in range(40)]
+    reader = Reward(
+        "reader", lambda rationale, **_: [0.1 if "could be" in r else 0.9 for r in rationale],
+        should_drop=frozenset({"options"}),
+    )  # fmt: skip
+    rows = {(r.reward, r.attack): r for r in check_rewards([reader], free, said)}
+    row = rows["reader", "options"]
+    assert (row.n, row.moved, row.expected, row.ok) == (0, "undefined", "-", True)
+    both = check_rewards([reader], [*free, *QUESTIONS], [*said, *GOOD])
+    [row] = [r for r in both if r.attack == "options"]
+    assert (row.n, row.moved) == (len(GOOD), "drops")
+    assert (row.before, row.after) == pytest.approx((0.9, 0.1))
+
+
 def test_negation():
     assert negated("Steel is heavy. So it is the cart.") == "Steel is heavy. So it is not the cart."
     assert negated("It is not the cart.") == "It is the cart."

@@ -94,6 +94,23 @@ def test_a_row_that_finds_nothing_to_learn_is_left_out_of_the_demo(tmp_path, cap
     assert "\n# MaRio, from " in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
+@pytest.mark.parametrize("variant", ["classic", "product"])
+def test_a_reward_of_ones_own_goes_through_the_demo(variant, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(
+        "from rationalize.rewards import Reward\n\n\n"
+        "def score(rationale, **_):\n    return [1 / (1 + len(r.split())) for r in rationale]\n\n\n"
+        "brief = Reward('brief', score, range=(0.0, 1.0))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    mine = replace(SETTINGS["mario"], rewards=("correctness", "mine:brief"), variant=variant)
+    demo("mario", tmp_path / "run", **{
+        **SETTINGS, "model": str(tiny_folder("decoder", tmp_path / "tiny", chat=True)),
+        "methods": ("mario", "only-mine:brief"), "seeds": (0,), "mario": mine,
+    })  # fmt: skip
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert {"MaRio", "MaRio, mine:brief alone"} <= set(results["methods"])
+
+
 def test_another_configuration_is_refused(tmp_path):
     settings = {**SETTINGS, "model": str(tiny_folder("decoder", tmp_path / "tiny", chat=True))}
     stored = settings_of(DEMOS["mario"])(**settings, seed=7)

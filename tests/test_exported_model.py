@@ -71,6 +71,13 @@ def test_a_run_is_evaluated_again_with_replies_as_long(taught):
     assert sampling_of(AskConfig("Why?", model=str(taught))).max_new_tokens == 12
 
 
+def test_a_model_that_answers_alone_says_no_length_for_rationales(tmp_path):
+    model = tiny_folder("decoder", tmp_path / "base")
+    train("direct", tmp_path / "run", model=str(model), **ONCE)
+    config = EvaluateConfig(model=str(tmp_path / "run"), questions="builtin")
+    assert sampling_of(config).max_new_tokens == REPLY_TOKENS
+
+
 def test_the_cards_numbers_are_those_of_the_results(taught):
     text = (taught / "model" / "README.md").read_text()
     results = json.loads((taught / "results.json").read_text())

@@ -108,14 +108,16 @@ def test_files_that_settings_name_count_by_their_contents(begun, tmp_path):
     file.write_text("{}\n")
     (folder / "fold0").mkdir(parents=True)
     (folder / "fold0" / "model.safetensors").write_text("w")
-    settings = {"write": {"demos": str(file)}, "answer_scorer": str(folder), "verifier": "vera"}
+    settings = {"write": {"demos": str(file)}, "answer_scorer": str(folder), "verifier": "vera",
+                "variant_sources": ["", str(file)]}  # fmt: skip
     begun(settings=settings)
     (folder / "results.json").write_text("{}")  # says nothing of what is read
     begun(settings=settings)
     file.write_text("{}\n{}\n")
     (folder / "fold0" / "model.safetensors").write_text("v")
     said = refused(begun, settings=settings)
-    assert f"files: write.demos {file}, answer_scorer {folder} changed" in said
+    changed = f"write.demos {file}, answer_scorer {folder}, variant_sources {file}"
+    assert f"files: {changed} changed" in said
 
 
 def test_another_chat_template_is_named(begun):

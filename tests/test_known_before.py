@@ -42,6 +42,7 @@ WRONG = [
     (["train", "sft", "--questions", "folder/nope"], "folder/nope: no such file"),
     (["train", "verifier", "--model", "./nope"], "./nope: there is no such folder"),
     (["train", "coalition-grid", "--arms", "nope"], "unknown arms ['nope']"),
+    (["train", "sft", "--questions", "builtin:dev=0"], "builtin:dev=0: no development questions"),
     (["demo", "--mario.rewards", "nope"], "unknown reward 'nope'"),
     (["demo", "--verifier", "nope"], "nope: no scorer.json there"),
     (["evaluate", "--model", "default", "--questions", "builtin", "--rewards", "lenght"],
@@ -51,10 +52,23 @@ WRONG = [
      "--verifier DIR"),
     (["sample", "--model", "./nope", "--questions", "builtin"], "there is no such folder"),
     (["score", "rows.jsonl", "--rewards", "consistency"], "--answer-scorer DIR"),
+    (["score", "rows.jsonl", "--out", "s.parquet"], "expected a name ending in .jsonl or .gz"),
+    (["score", "rows.jsonl", "--rewards"], "expected at least one reward"),
+    (["score", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+    (["export", "rows.jsonl", "--out", "x.csv"], "expected a name ending in .jsonl or .jsonl.gz"),
+    (["export", "nowhere"], "nowhere"),
+    (["compare"], "the folder of at least one run"),
     (["compare", "folder", "--pairs", "a - b"], "folder: no config.yaml there"),
     (["compare", "folder", "--pairs", "a"], "expected two methods"),
     (["check-rewards", "lenght"], "unknown reward 'lenght'"),
+    (["check-rewards", "length", "--people", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    (["check-rewards", "length", "--references", "nowhere"], "nowhere: no such folder"),
+    (["check-rewards", "length", "--people", "x", "--strict"], "--strict is about attacks"),
+    (["check-rewards", "length", "--questions", "nope.jsonl"], "nope.jsonl: no such file"),
+    (["check-rewards", "length", "--questions", "rows.jsonl"], "expected at least two"),
     (["leaderboard", "--data", "folder", "--rewards", "nope"], "unknown reward 'nope'"),
+    (["leaderboard", "--data", "nowhere"], "nowhere: no such folder"),
+    (["leaderboard", "--data", "folder"], "found no reference_rationales"),
 ]  # fmt: skip
 
 
@@ -79,9 +93,14 @@ def test_pairs_of_a_comparison_are_methods_of_the_runs(tiny_model, here, capsys)
     flags = ["--model", tiny_model, "--questions", "builtin", "--limit", "2"]
     argv = ["evaluate", *flags, "--max-new-tokens", "2", "--name", "MaRio", "--out", "run"]
     assert main(argv) == 0
-    assert main(["compare", "run", "--pairs", "mario - sft", "--out", "page.html"]) == 2
-    assert "unknown method 'sft' among the pairs" in capsys.readouterr().err
-    assert not (here / "page.html").exists()
+    for dry in ([], ["--dry-run"]):
+        asked = ["compare", "run", "--out", "page.html", *dry]
+        assert main([*asked, "--pairs", "mario - sft"]) == 2
+        assert "unknown method 'sft' among the pairs" in capsys.readouterr().err
+        assert main([*asked, "--study", "nowhere"]) == 1
+        assert not (here / "page.html").exists()
+    assert main(["compare", "run", "--dry-run"]) == 0
+    assert "runs: run (majority answer, MaRio)" in capsys.readouterr().out
     assert main(["compare", "run", "--pairs", "MARIO - majority answer", "--out", "p.html"]) == 0
 
 
@@ -149,6 +168,12 @@ def test_a_length_that_is_set_stands_and_its_shortness_is_told(long_rationales, 
     assert "longer than the 10 tokens" in caplog.text
 
 
+def test_what_a_method_writes_is_looked_at_whatever_it_is_evaluated_with(long_rationales, caplog):
+    settings = settings_of(METHODS["grpo"])(questions=long_rationales, evaluation_tokens=200)
+    assert longest_reply(checked(settings), words) == 200
+    assert "Let replies have 126: `sampling.max_new_tokens` is 64" in caplog.text
+
+
 @pytest.mark.parametrize("argv", [["train", "sft", "--dry-run"], ["plan", "sft", "--dry-run"]])
 def test_a_dry_run_counts_bad_rows_and_writes_no_file_of_them(argv, here, long_rationales, caplog):
     with open(f"{long_rationales}/train.jsonl", "a") as file:
@@ -158,3 +183,27 @@ def test_a_dry_run_counts_bad_rows_and_writes_no_file_of_them(argv, here, long_r
     assert sorted(here.rglob("*")) == before
     assert "1 bad rows of" in caplog.text
     assert "would be left out, listed in new/left.jsonl" in caplog.text
+
+
+def test_a_dry_run_of_score_takes_what_a_start_takes(here, caplog, capsys):
+    good = {"question": "?", "answer": "a", "rationale": "x", "prediction": "a"}
+    with open("rows.jsonl", "a") as file:
+        file.write(json.dumps(good) + "\n")
+    argv = ["score", "rows.jsonl", "--skip-bad-rows", "bad.jsonl", "--out", "s.jsonl"]
+    before = sorted(here.rglob("*"))
+    assert main([*argv, "--dry-run"]) == 0
+    assert "rows: 1 of rows.jsonl" in capsys.readouterr().out
+    assert "1 bad rows of rows.jsonl would be left out, listed in bad.jsonl" in caplog.text
+    assert sorted(here.rglob("*")) == before
+    assert main(argv) == 0
+    assert (here / "bad.jsonl").exists()
+
+
+def test_a_dry_run_of_export_counts_its_rows(tiny_model, here, capsys):
+    flags = ["--model", tiny_model, "--questions", "builtin", "--limit", "2", "--out", "a.jsonl"]
+    assert main(["sample", *flags, "--max-new-tokens", "2"]) == 0
+    argv = ["export", "a.jsonl", "--keep", "all"]
+    for more, status in ([], 0), (["--split", "dev"], 1):
+        for dry in (["--dry-run"], []):
+            assert main([*argv, *more, *dry]) == status
+    assert "rows: 2 of 2 attempts" in capsys.readouterr().out

@@ -149,6 +149,16 @@ def test_a_token_that_is_not_there_yet_needs_no_attempt_of_its_best_value(tmp_pa
             made.log(Stage(run, "m"))
 
 
+def test_an_undefined_score_passes_no_filter():
+    rated = [{"mine": 0.7}, {"mine": 0.9}, {"mine": None}]
+    suite = RewardSuite([Reward("mine", lambda **_: [])])  # without a range, it has no worst score
+    config = MarioConfig(rewards=("mine",), filters={"mine": 0.5}, select_by="mine")
+    made = Pool(config, suite, control_bins(config, suite), 0)
+    attempts = [dataclasses.replace(a, rewards=r) for a, r in zip(ATTEMPTS[:3], rated, strict=True)]
+    made.add(attempts, ("mine",))
+    assert made.attempts == attempts[:2]
+
+
 def test_a_reward_may_be_scored_without_token_or_filter():
     """The released code's `quark_no_tag`: a threshold that every score passes."""
     made = pool(filters={"length": 0.0})

@@ -1,5 +1,7 @@
 """Own attempts: how they are written, sorted and learned from."""
 
+from dataclasses import replace
+
 import pytest
 from tiny import tiny_policy
 from toys import GOOD, Q, attempt, experiment, question
@@ -87,6 +89,18 @@ def test_the_cap_is_per_question():
 )
 def test_faults(rationale, why):
     assert fault(attempt(Q, rationale, "yes"), Q, SelectConfig(true_equations=True)) == why
+
+
+def test_words_are_counted_where_there_are_no_spaces_too():
+    said = attempt(Q, "冰面比草地光滑得多，所以雪橇在冰上滑得更远。", "yes")
+    assert fault(said, Q, SelectConfig()) is None
+    assert fault(replace(said, rationale="冰面光滑。"), Q, SelectConfig()) == "too short"
+
+
+def test_a_reply_that_was_cut_before_its_first_word_is_not_ranked():
+    empty = replace(attempt(Q, "", None), completion=" \n", finish="length")
+    said = attempt(Q, GOOD, "yes")
+    assert rankable([empty, said], {Q.id: Q}, SelectConfig()) == [said]
 
 
 def test_repeating_the_question_is_a_fault():

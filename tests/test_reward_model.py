@@ -358,6 +358,9 @@ def test_luck_is_weighed_out():
     [one] = ranked(attempts, [q], config)
     assert one.weight == pytest.approx(0.5)
     assert ranked(attempts[1:2] + attempts[3:], [q], config) == []
+    same = [attempt(q, GOOD, "yes", i) for i in range(3)]  # that they are equal makes no luck
+    [one] = ranked([*same, attempts[3]], [q], config)
+    assert (one.weight, len(one.attempts)) == (pytest.approx(0.5), 2)
 
 
 @pytest.mark.parametrize("kind", ["pairwise", "listwise", "pointwise"])

@@ -285,6 +285,17 @@ def test_a_rationale_that_led_to_the_answer_may_still_be_false():
     assert [s.text for g in groups for s in g if s.true] == [rationales[0]]
 
 
+def test_a_rationale_that_led_to_the_answer_is_never_taught_as_false():
+    compares, other = "Steel is denser than wood.", "We read that wood sinks, so wood."
+    asked = [dataclasses.replace(QUESTION, rationales=(compares, other), extra={})]
+    gills = "A whale has lungs and no gills, so it must come up for air."
+    asked.append(Question("w", "Can it drown?", "yes", ("yes", "no"), rationales=(gills,)))
+    for seed in range(20):
+        said = [s for g in rationale_groups(asked, negatives=9, seed=seed) for s in g]
+        assert {s.text for s in said if s.true} == {compares, gills}
+        assert not {compares, other, gills} & {s.text for s in said if not s.true}
+
+
 def test_statements_with_their_question(tmp_path):
     questions = [
         dataclasses.replace(q, rationales=q.rationales[:1], extra={})

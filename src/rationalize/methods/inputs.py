@@ -14,7 +14,10 @@ from rationalize.records import Question
 from rationalize.rewards.base import Reward
 from rationalize.runs import Inputs, digest
 
-_FILES = {"answer_scorer", "verifier", "reward_model", "attempts", "demos", "source", "full"}
+_FILES = {
+    "answer_scorer", "verifier", "reward_model", "attempts", "demos", "source", "variant_sources",
+    "full",
+}  # fmt: skip
 """Settings that can name a file or folder to read, wherever they are nested."""
 _NAMES = ("builtin", "train", "vera")
 """Values of theirs that name none."""
@@ -79,8 +82,10 @@ def _paths(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
     for key, value in settings.items():
         if isinstance(value, Mapping):
             yield from _paths(value, f"{prefix}{key}.")
-        elif key in _FILES and value and value not in _NAMES and Path(value).exists():
-            yield f"{prefix}{key}", value
+        elif key in _FILES:
+            for name in [value] if isinstance(value, str) else value or ():
+                if name and name not in _NAMES and Path(name).exists():
+                    yield f"{prefix}{key}", name
 
 
 def _path_digest(path: Path) -> str:

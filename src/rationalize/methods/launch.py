@@ -16,7 +16,7 @@ import torch
 
 from rationalize.config import nearest, to_dict
 from rationalize.config.compose import compose, split
-from rationalize.errors import UsageError
+from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import metrics_of
 from rationalize.methods import DEMOS, Demo, Method, load, method_named
 from rationalize.methods.base import Asked, Experiment, Learned
@@ -159,6 +159,11 @@ def checked(settings: Any) -> Checked:
     if parts[RunConfig].tuning == "qlora":
         check_quantising(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     splits = parts[RunConfig].load_splits()
+    if not splits.get("dev"):
+        raise UserError(
+            f"{parts[RunConfig].questions}: no development questions, by which a checkpoint is "
+            "chosen; give some (a dev file, builtin:dev=50)"
+        )
     scoring = scoring_of(config, parts.get(ScorerFolders, ScorerFolders()), splits["train"])
     rewards = check_scoring(scoring)
     RewardSuite(rewards).check_questions(splits["train"])
@@ -262,21 +267,34 @@ def longest_reply(known: Checked, count: Callable[[str], float]) -> int:
     """The longest reply to a development or test question, by the tokens that `count` gives a text:
     as it is set, as the method's own, or as nearly all of the teacher's where it writes none.
 
-    Warns where replies like the teacher's would be cut.
+    Warns where replies like the teacher's would be cut, there or in what the method writes.
     """
     given = known.parts[EvaluationConfig].evaluation_tokens or tokens_of(known.config)
     taught = teacher_attempts(known.splits["train"], "correct")
     lengths = [count(a.completion) + 1 for a in taught]  # its end too
     needed = math.ceil(np.quantile(lengths, _NEARLY_ALL)) if lengths else 0
-    if given and needed > given:
-        longer = sum(length > given for length in lengths) / len(lengths)
+    limits = dict(_limits(known.config)) | ({"evaluation_tokens": given} if given else {})
+    short = {name: limit for name, limit in limits.items() if limit < needed}
+    if short:
+        least = min(short.values())
+        longer = sum(length > least for length in lengths) / len(lengths)
         logger.warning(
             "%.0f %% of the teacher's replies are longer than the %d tokens that a reply may have: "
-            "a model that writes like them is cut before its answer. Let replies have %d: "
-            "`evaluation_tokens`, and `max_new_tokens` of what the method writes",
-            100 * longer, given, needed,
+            "a model that writes like them is cut before its answer. Let replies have %d: %s",
+            100 * longer, least, needed,
+            ", ".join(f"`{name}` is {limit}" for name, limit in short.items()),
         )  # fmt: skip
     return given or max(_SHORTEST, needed)
+
+
+def _limits(config: Any, path: str = "") -> Iterator[tuple[str, int]]:
+    """The longest reply of everything that a method writes, by the dotted name of its setting."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, SamplingConfig):
+            yield f"{path}{field.name}.max_new_tokens", value.max_new_tokens
+        elif is_dataclass(value):
+            yield from _limits(value, f"{path}{field.name}.")
 
 
 def tokens_of(config: Any) -> int:

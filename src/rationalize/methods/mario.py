@@ -148,15 +148,21 @@ def _learn(exp: Experiment, policy: Policy, config: MarioConfig, stage: Stage) -
         """The start's attempts at development questions, which the tokens must rank."""
         asked = exp.dev[: config.token_questions]
 
+        drawn = replace(
+            config.sampling, n=ATTEMPTS_EACH, beams=1,
+            temperature=config.sampling.temperature or 1.0,
+        )  # fmt: skip
+
         def write() -> list[Attempt]:
             attempts = write_attempts(
-                Sampler(policy), asked, replace(config.sampling, n=ATTEMPTS_EACH),
+                Sampler(policy), asked, drawn,
                 Provenance("dev", exp.seed, writer=f"{stage.name}-ranked"),
                 label=f"{stage.name}: attempts to rank",
             )  # fmt: skip
             return exp.suite.score(attempts, {q.id: q for q in exp.dev})
 
-        return stage.attempts("ranked", write) if asked else []
+        written = stage.attempts("ranked", write) if asked else []
+        return [a for a in written if a.completion.strip()]  # one that was cut may hold nothing
 
     # 3. learn: each row under the tokens of its bins
     def batch_at(step: int) -> list[Row]:

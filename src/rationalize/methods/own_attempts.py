@@ -36,6 +36,7 @@ from rationalize.signals.equations import equations_hold
 from rationalize.signals.filters import first_of_each
 from rationalize.signals.ranks import usable_share
 from rationalize.templates import INSTRUCTION, form_of, prompt_text
+from rationalize.text import word_count
 
 Hints = Literal["off", "failed", "all"]
 
@@ -252,14 +253,17 @@ def sort_attempts(
     return result
 
 
+CUT, TOO_SHORT = "cut at the length limit", "too short"
+
+
 def fault(attempt: Attempt, question: Question, config: RejectConfig) -> str | None:
     """Why an attempt with an answer is not learned from, or None."""
     if attempt.finish != "stop":
-        return "cut at the length limit"
+        return CUT
     if INSTRUCTION["rationale_answer"] in attempt.completion:
         return "goes on with another question"
-    if len(attempt.rationale.split()) < config.min_words:
-        return "too short"
+    if word_count(attempt.rationale) < config.min_words:
+        return TOO_SHORT
     if normalise(attempt.rationale) == normalise(question.question):
         return "repeats the question"
     if config.true_equations and not equations_hold(attempt.rationale):
@@ -355,6 +359,8 @@ def rankable(
         question = questions[attempt.question_id]
         if attempt.hinted or (attempt.parsed and fault(attempt, question, config)):
             continue
+        if not attempt.completion.strip():
+            continue  # cut before its first word: there is nothing to read
         groups.setdefault((question.id, attempt.prediction), []).append(attempt)
     ranked = []
     for group in groups.values():

@@ -108,7 +108,8 @@ class SelfMotivatedConfig:
     @property
     def max_new_tokens(self) -> int:
         """The longest reply that is written."""
-        return self.rft.max_new_tokens
+        drawn = self.redraw.max_new_tokens, self.ppo.sampling.max_new_tokens
+        return max(self.rft.max_new_tokens, *drawn)
 
     @property
     def ranking(self) -> RankConfig:

@@ -20,6 +20,8 @@ from rationalize.rewards.base import ATTACKS, Reward
 from rationalize.rewards.suite import RewardSuite
 from rationalize.templates import given_attempt
 
+FEWEST_TESTED = 2
+"""Questions: a rationale of another one is among the attacks."""
 _RESAMPLES = 2000
 _VERB = re.compile(
     r"\b(is|are|was|were|will|would|can|could|should|must|has|have|does|do|means)\b", re.IGNORECASE
@@ -41,7 +43,9 @@ class CheckRow:
     high: float
     n: int
     moved: str
-    """`drops` or `rises` if the interval excludes 0, else `stays`; `undefined` if n is 0."""
+    """`drops` or `rises` if the interval excludes 0, else `stays`; `undefined` if n is 0, because
+    no score is defined or no rationale changed.
+    """
     expected: str
     """`drops`, `rises`, `no rise`, or `-` where nothing is expected."""
     ok: bool
@@ -55,11 +59,12 @@ def check_rewards(
     rewards: Sequence[Reward], questions: Sequence[Question], good_rationales: Sequence[str], *,
     seed: int = 0,
 ) -> list[CheckRow]:  # fmt: skip
-    """One row per reward and attack, from one good rationale per question.
+    """One row per reward and attack, from one good rationale per question; of the questions whose
+    rationale the attack changes.
 
     Raises `UserError` for fewer than two questions. The intervals are useful from about 30 on.
     """
-    if len(questions) != len(good_rationales) or len(questions) < 2:
+    if len(questions) != len(good_rationales) or len(questions) < FEWEST_TESTED:
         raise UserError(
             f"check_rewards got {len(questions)} questions and {len(good_rationales)} good "
             "rationales; expected one rationale per question and at least two questions"
@@ -71,9 +76,11 @@ def check_rewards(
     for attack in ATTACKS:
         corrupted = spoil(attack, questions, good_rationales, seed)
         rescored = suite.score(_attempts(questions, corrupted), by_id)
+        # an attack may leave a text as it is: there are no options to a free-form question
+        changed = [i for i, r in enumerate(good_rationales) if corrupted[i] != r]
         for reward in rewards:
-            before = [a.rewards[reward.name] for a in scored]
-            after = [a.rewards[reward.name] for a in rescored]
+            before = [scored[i].rewards[reward.name] for i in changed]
+            after = [rescored[i].rewards[reward.name] for i in changed]
             rows.append(_compare(reward, attack, before, after, seed))
     order = {r.name: i for i, r in enumerate(rewards)}
     return sorted(rows, key=lambda row: order[row.reward])
@@ -172,7 +179,9 @@ def _compare(
     seed: int,
 ) -> CheckRow:  # fmt: skip
     expected = "no rise" if reward.trainable else "-"
-    if attack in reward.should_drop | reward.should_rise:
+    if not before:
+        expected = "-"
+    elif attack in reward.should_drop | reward.should_rise:
         expected = "drops" if attack in reward.should_drop else "rises"
     # paired by question, where both scores are defined
     pairs = [(b, a) for b, a in zip(before, after, strict=True) if a is not None and b is not None]

@@ -67,7 +67,8 @@ def conclude(
             f"difference): {name}'s row is the random controller's")  # fmt: skip
 
     # every routing is a look-up in the table of an evaluation split
-    sampling = replace(learned.config.candidates.sampling, n=1)
+    longest = exp.evaluation.max_new_tokens
+    sampling = replace(learned.config.candidates.sampling, n=1, max_new_tokens=longest)
     tokens, chains = {}, []
     for split in exp.final_splits:
         fixed = exp.run.read_json(f"{FIXED}.json")
@@ -94,7 +95,7 @@ def conclude(
         exp, methods, pairs, meta, chains=chains, trained=trained_rows(name, learned.trained or {}),
         **measured(exp.run, exp.final_splits),
     )  # fmt: skip
-    coalition.save(learned.weights, reply_tokens=exp.evaluation.max_new_tokens)
+    coalition.save(learned.weights, reply_tokens=longest)
     print(f"coalition: {learned.weights}\nreport: {exp.run.path / 'report.html'}")
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from rationalize.errors import UserError
 from rationalize.methods.coalition.candidates import Candidates, utility
 from rationalize.methods.coalition.config import CandidateConfig
-from rationalize.methods.own_attempts import fault
+from rationalize.methods.own_attempts import CUT, TOO_SHORT, fault
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.signals.pairs import prefer
@@ -122,11 +122,14 @@ def check_pairs(pairs_by_variant: Mapping[str, Pairs], round: int) -> None:
             say(f"{name}, round {round}: no pair left ({_counts(dropped)}); it stays as it is")
     if round == 0 and not any(pairs for pairs, _ in pairs_by_variant.values()):
         total = sum((dropped for _, dropped in pairs_by_variant.values()), Counter())
-        raise UserError(
-            f"no pair left to learn from ({_counts(total)}). In a new folder: write more "
-            "candidates (--candidates.sampling.n), give more questions, or switch the filter off "
-            "(--candidates.no-filtered)"
-        )
+        cut, short = (sum(n for w, n in total.items() if why in w) for why in (CUT, TOO_SHORT))
+        advice = "write more candidates (--candidates.sampling.n), give more questions, or switch "
+        advice += "the filter off (--candidates.no-filtered)"
+        if 2 * cut > total.total():
+            advice = "let texts be longer (--candidates.sampling.max-new-tokens)"
+        elif 2 * short > total.total():
+            advice = "take shorter texts too (--candidates.reject.min-words)"
+        raise UserError(f"no pair left to learn from ({_counts(total)}). In a new folder: {advice}")
 
 
 def _counts(dropped: Counter[str]) -> str:

@@ -180,7 +180,9 @@ def _written(
     questions, names, where = exp.splits[split], coalition.names, (split, exp.seed)
     sampling, draws = exp.evaluation, 1
     if config.draws > 1:
-        sampling, draws = config.candidates.sampling, config.draws
+        drawn = config.candidates.sampling
+        sampling = replace(drawn, max_new_tokens=exp.evaluation.max_new_tokens)
+        draws = config.draws
 
     # every writer's draws
     writers = [*names, *([BASE] if base else [])]

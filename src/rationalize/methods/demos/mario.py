@@ -22,7 +22,7 @@ from rationalize.methods.experiment import (
 )
 from rationalize.methods.filt_acc import FiltAccConfig
 from rationalize.methods.grpo import GdpoConfig, GrpoConfig
-from rationalize.methods.mario import control_bins
+from rationalize.methods.mario import control_bins, named_as_loaded
 from rationalize.methods.mario_config import MarioConfig
 from rationalize.methods.outcome import write_results
 from rationalize.methods.scoring import Scoring
@@ -33,7 +33,8 @@ from rationalize.methods.train_scorers.verifier import VerifierConfig
 from rationalize.processes import by_first
 from rationalize.progress import say
 from rationalize.records import Attempt, Question
-from rationalize.rewards.check import CheckRow, check_rewards, format_table
+from rationalize.rewards.check import FEWEST_TESTED, CheckRow, check_rewards, format_table
+from rationalize.runs import slug
 from rationalize.sampling.local import Sampler, SamplingConfig
 from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 from rationalize.teacher import solved
@@ -196,7 +197,7 @@ def rows_of(config: MarioDemoConfig, teacher_rows: int) -> list[Row]:
 
 def _row(name: str, config: MarioDemoConfig, teacher_rows: int) -> Row:
     """The row of a method's name, which starts from SFT."""
-    stage = f"{name}-{{seed}}"
+    stage = f"{slug(name)}-{{seed}}"
     if name == SFT_MORE:
         size = config.sft.fit.batch_size
         learned = config.mario.steps * config.mario.fit.batch_size
@@ -225,7 +226,9 @@ def _check_rewards(exp: Experiment) -> None:
     """Self-tests of every reward on development questions, before any of them enters a headline."""
 
     def measure() -> Any:
-        asked = [*filter(None, map(solved, exp.dev))] or [*filter(None, map(solved, exp.train))]
+        asked = [*filter(None, map(solved, exp.dev))]
+        if len(asked) < FEWEST_TESTED:
+            asked = [*filter(None, map(solved, exp.train))]
         asked = asked[:SELF_TESTED]
         return check_rewards(exp.suite.rewards, asked, [q.rationales[0] for q in asked])
 
@@ -284,6 +287,7 @@ def _preflight(exp: Experiment, config: MarioConfig, learned: Learned) -> None:
             Provenance("train", exp.seed, writer="preflight"), label="preflight",
         )  # fmt: skip
         scored = exp.suite.score(attempts, {q.id: q for q in asked})
-        return preflight(scored, exp.suite, control_bins(config, exp.suite))
+        each = replace(named_as_loaded(config, exp.suite), variant="classic")
+        return preflight(scored, exp.suite, control_bins(each, exp.suite))
 
     say(format_preflight(exp.stage("preflight").facts(f"preflight-{exp.seed}", measure)))

@@ -49,6 +49,11 @@ def rank_attempts(
     in_order = sorted(attempts, key=lambda a: a.id)  # whatever the order they come in
     for attempt in rankable(in_order, questions, select):
         groups.setdefault(attempt.question_id, []).append(attempt)
+    right: dict[str, list[bool]] = {}  # of all attempts, equal ones too
+    for attempt in attempts:
+        if not attempt.hinted:
+            of = right.setdefault(attempt.question_id, [])
+            of.append(is_right(attempt, questions[attempt.question_id]))
     ranked = []
     for number, (id, group) in enumerate(sorted(groups.items())):
         question = questions[id]
@@ -63,7 +68,7 @@ def rank_attempts(
         weight = 1.0
         if config.chance_correction:
             choices = len(question.choices) if question.choices else None
-            weight = chance_weight(sum(correct) / len(correct), choices)
+            weight = chance_weight(float(np.mean(right[id])), choices)
         if weight > 0:
             ranked.append(Ranked(question, group, pairs, weight))
     return ranked

@@ -111,6 +111,9 @@ class StatementTag(NamedTuple):
 MOSTLY = 0.5
 """Share of a rationale's words in repeated runs, above which it counts as repetitive."""
 
+_BY_THE_WAY = {"yes", "no", "true", "false"}
+"""Choices that a rationale may hold without speaking of them: "no gills"."""
+
 Group = list[Statement]
 """Statements of one question, exactly one of them true."""
 
@@ -202,19 +205,20 @@ def rationale_groups(
     questions: Sequence[Question], negatives: int, seed: int, share: float = 1.0, *,
     with_question: bool = False,
 ) -> list[Group]:  # fmt: skip
-    """Each sound rationale that led the teacher to the gold answer, against corruptions of it.
+    """Each sound rationale that led the teacher to the gold answer, against corruptions of it. One
+    that led there and is not sound counts neither as true nor as false.
 
     With the question before each, another question's rationale is a false statement too.
     """
     by_id = {q.id: q for q in questions}
-    right: dict[str, list[str]] = {q.id: [] for q in questions}
+    led: dict[str, list[str]] = {q.id: [] for q in questions}  # to the gold answer
     for attempt in teacher_attempts(questions, "correct"):
-        if sound(attempt.rationale, by_id[attempt.question_id]):
-            right[attempt.question_id].append(attempt.rationale)
+        led[attempt.question_id].append(attempt.rationale)
+    right = {id: [r for r in texts if sound(r, by_id[id])] for id, texts in led.items()}
     samples = teacher_attempts(questions, "all")
     wrong: dict[str, list[str]] = {q.id: [] for q in questions}
     for attempt in samples:
-        if attempt.rationale not in right[attempt.question_id]:
+        if attempt.rationale not in led[attempt.question_id]:
             wrong[attempt.question_id].append(attempt.rationale)
     pool = [a.rationale for a in samples]
     groups = []
@@ -237,10 +241,10 @@ def rationale_groups(
 
 def sound(rationale: str, question: Question) -> bool:
     """Whether a rationale that led to the gold answer may count as true: it does not mostly repeat
-    itself, and the choice that it names last is not another one.
+    itself, and it does not name other choices alone. "Yes" and "no" are named by the way.
 
     >>> question = Question("q", "?", "taller", ("taller", "shorter"))
-    >>> [sound(r, question) for r in ("First shorter; then taller.", "We read shorter.")]
+    >>> [sound(r, question) for r in ("Taller, since B is shorter.", "We read shorter.")]
     [True, False]
     >>> sound("Ann is taller, Ann is taller, Ann is taller.", question)
     False
@@ -248,10 +252,8 @@ def sound(rationale: str, question: Question) -> bool:
     if repeated_share(rationale) > MOSTLY:
         return False
     said = words(rationale)
-    last = {c: max(mentions(said, c), default=-1) for c in question.choices or ()}
-    named = max(last.values(), default=-1)
-    # a choice inside another one ends where that one does
-    return named < 0 or last.get(question.answer, -1) >= named
+    named = {c for c in question.choices or () if mentions(said, c)}
+    return not named or question.answer in named or {c.lower() for c in named} <= _BY_THE_WAY
 
 
 def corruptions(
