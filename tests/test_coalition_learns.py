@@ -21,6 +21,8 @@ from rationalize.methods.coalition.evaluate import conclude
 from rationalize.methods.coalition.tuning import tuned_variants
 from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.settings import RunConfig
+from rationalize.models.policy import load_policy
+from rationalize.models.precision import Numbers
 from rationalize.models.variants import Variants
 from rationalize.records import Question
 from rationalize.runs import Run
@@ -128,6 +130,11 @@ def test_a_full_copy_that_is_loaded_learns_in_the_same_precision(model, tmp_path
     variants.save("variant-1", tmp_path)
     variants.load("variant-1", tmp_path)
     assert variants.copies["variant-1"].precision == "float32"
+    numbers = Numbers("float32", gradient_checkpointing=True)
+    base = load_policy(model, device="cpu", numbers=numbers)
+    loaded = Variants.of(base, model, ["variant-1"], copies=True)
+    loaded.load("variant-1", tmp_path)
+    assert loaded.copies["variant-1"].gradient_checkpointing
 
 
 class Killed(Exception):

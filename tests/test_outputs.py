@@ -171,21 +171,6 @@ def test_no_run_is_put_among_somebodys_files(tmp_path, tiny_model, capsys):
     assert listing(tmp_path) == before
 
 
-def test_a_project_with_a_config_yaml_is_no_run(tmp_path):
-    (tmp_path / "config.yaml").write_text("lr: 1\n")
-    (tmp_path / "data.csv").write_text("x")
-    with pytest.raises(UserError, match="another configuration"):
-        Run.open(tmp_path, {"method": "sft"})
-    before = listing(tmp_path)
-    with Run.open(tmp_path, {"method": "sft"}, overwrite=True) as run:
-        run.finish("sft")
-    with Run.open(tmp_path, {"method": "dpo"}, overwrite=True) as run:
-        assert run.done("sft") is None
-    assert (tmp_path / "data.csv").read_bytes() == before[
-        (tmp_path / "data.csv").relative_to(tmp_path)
-    ]
-
-
 def test_overwrite_deletes_the_run_and_nothing_that_lay_beside_it(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.md").write_text("x")
@@ -226,3 +211,16 @@ def test_another_calls_rewards_are_told_by_name(tmp_path):
     file("length", "diversity").sign()
     with pytest.raises(UserError, match="rewards: length, diversity there, length asked for"):
         file("length").check()
+
+
+def test_a_project_with_a_config_yaml_is_no_run(tmp_path):
+    """Nor is one put there: the file would be read as the run's."""
+    (tmp_path / "config.yaml").write_text("foo: 1\n")
+    for overwrite in (False, True):
+        with (
+            pytest.raises(UserError, match=r"another configuration|a config\.yaml that no run"),
+            Run.open(tmp_path, {"method": "sft"}, overwrite=overwrite),
+        ):
+            pass
+    assert [p.name for p in tmp_path.iterdir() if p.name != "lock"] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == "foo: 1\n"

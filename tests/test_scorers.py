@@ -13,7 +13,7 @@ from rationalize.errors import UserError
 from rationalize.methods.train_scorers.crossfit import folds_of
 from rationalize.models.answer_texts import answer_prompt, answer_texts
 from rationalize.models.calibration import fit_temperature
-from rationalize.models.choices import ChoiceScore, ChoiceScorer
+from rationalize.models.choices import ChoiceScore, ChoiceScorer, _batches
 from rationalize.models.scorers import (
     AnswerFold,
     AnswerScorer,
@@ -291,3 +291,14 @@ def test_vera_reads_its_head_from_unused_embedding_rows():
         h = encoder(input_ids=batch.input_ids).last_hidden_state[0, -1]
         logit = h @ rows[32099] + rows[32098, 0]
         assert p == pytest.approx(torch.sigmoid(logit / 0.5).item(), rel=0.02)
+
+
+def test_a_batch_of_questions_with_different_numbers_of_choices_keeps_its_bound():
+    """A long prompt with two choices is no neighbour of short ones with three."""
+    groups = [(900, 2), *((20, 3) for _ in range(33)), *((30, 1) for _ in range(5))]
+    ordered = sorted(groups)
+    found = list(_batches(ordered, lambda g: g[0], 1024, rows=lambda g: g[1]))
+    assert [g for batch in found for g in batch] == ordered
+    for batch in found:
+        padded = max(tokens for tokens, _ in batch) * sum(rows for _, rows in batch)
+        assert padded <= 1024 or len(batch) == 1

@@ -253,6 +253,16 @@ def test_after_a_reply_an_unclear_refusal_is_of_the_prompt():
             ask(sampler(server.url), "b")
 
 
+def test_a_server_that_refuses_everything_ends_the_verb_after_a_resume_too():
+    with serving(answer=replies("Ice.")) as server:
+        assert ask(sampler(server.url), "a") == [["Ice."]]
+        url = server.url
+        server.answer = refused("Model is not loaded")
+        prompts = "a" + "".join(chr(0x100 + i) for i in range(60))
+        with pytest.raises(UserError, match="Model is not loaded"):
+            ask(sampler(url), prompts)
+
+
 def test_sample_and_evaluate_go_on_without_the_refused(tmp_path, capsys, caplog):
     first, second, third = builtin_questions()["test"][:3]
     act = refused("The prompt triggered the content policy.", "content_filter")

@@ -172,8 +172,8 @@ class ChoiceScorer:
         groups: dict[tuple[int, ...], list[Continuation]] = {}
         for continuation in continuations:
             groups.setdefault(continuation.prompt, []).append(continuation)
-        ordered = sorted(groups.values(), key=lambda g: (len(g), len(g[0].prompt)))
-        for batch in _batches(ordered, lambda g: len(g[0].prompt) * len(g), self.batch_tokens):
+        ordered = sorted(groups.values(), key=lambda g: (len(g[0].prompt), len(g)))
+        for batch in _batches(ordered, lambda g: len(g[0].prompt), self.batch_tokens, rows=len):
             scored = [c for group in batch for c in group]
             group_of = [i for i, group in enumerate(batch) for _ in group]
             if not self.policy.decoding.cache:
@@ -250,13 +250,17 @@ def _logprobs(
     return list(logprobs_R.split([len(c.response) for c in scored]))
 
 
-def _batches(ordered, size, limit: int) -> Iterator[list]:
-    """Consecutive entries in batches of at most `limit` padded tokens, if `size` never falls."""
+def _batches(ordered, size, limit: int, rows=lambda entry: 1) -> Iterator[list]:
+    """Consecutive entries in batches of at most `limit` padded tokens, if `size`, the tokens of each
+    of an entry's `rows`, never falls.
+    """
     batch: list = []
+    n = 0
     for entry in ordered:
-        if batch and size(entry) * (len(batch) + 1) > limit:
+        if batch and size(entry) * (n + rows(entry)) > limit:
             yield batch
-            batch = []
+            batch, n = [], 0
         batch.append(entry)
+        n += rows(entry)
     if batch:
         yield batch

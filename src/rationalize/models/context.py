@@ -19,11 +19,16 @@ def over_context(policy: Policy, prompt: int, response: int) -> str:
     """What is wrong with a prompt and a response (control tokens included) of so many tokens, in
     words; empty where both fit.
 
-    Models whose positions are relative (T5) or recurrent have no limit.
+    Models whose positions are relative (T5) or recurrent have no limit. That of `longrope` is where
+    its angles change: beyond, what a row is worth depends on the others of its batch.
     """
     config = plain_model(policy).config
     if not policy.is_encoder_decoder:
-        limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+        text = config.get_text_config()
+        limit = getattr(text, "max_position_embeddings", None)
+        rope = getattr(text, "rope_parameters", None) or {}
+        if rope.get("rope_type") == "longrope":
+            limit = rope.get("original_max_position_embeddings") or limit
         if limit and prompt + response > limit:
             return _words(prompt, response, prompt + response, limit)
         return ""

@@ -87,6 +87,8 @@ def has_own_step(policy: Policy) -> bool:
     rotary = getattr(decoder, "rotary_emb", None)
     if getattr(rotary, "rope_type", "") not in ("default", "linear", "llama3", "yarn"):
         return False  # its angles change with the length
+    if "llama_4_scaling_beta" in (getattr(decoder.config, "rope_parameters", None) or {}):
+        return False  # so do its queries' sizes
     names = {name for name, _ in decoder.named_children()}
     return names == {"embed_tokens", "layers", "norm", "rotary_emb"} and all(
         _is_known(layer) for layer in decoder.layers

@@ -29,7 +29,10 @@ def with_adapter(policy: Policy) -> Any:
 
     rows = {"trainable_token_indices": policy.controls.ids()} if policy.controls else {}
     config = LoraConfig(
-        r=policy.lora_rank, lora_alpha=2 * policy.lora_rank, target_modules=_layers(policy), **rows
+        r=policy.lora_rank,
+        lora_alpha=2 * policy.lora_rank,
+        target_modules=adapted_layers(policy),
+        **rows,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(policy.adapter_seed)
@@ -55,7 +58,7 @@ def without_adapter(policy: Policy) -> Any:
     return merged
 
 
-def _layers(policy: Policy) -> str | list[str]:
+def adapted_layers(policy: Policy) -> str | list[str]:
     """The linear layers that an adapter can teach: `all-linear`, or names where that is too many.
 
     Left out are layers of a vision model beside the text model, a Mamba block's output projection,

@@ -25,6 +25,7 @@ import torch
 from rationalize.errors import UserError
 from rationalize.files import write_text
 from rationalize.models.folders import no_bars
+from rationalize.models.lora import adapted_layers
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
 from rationalize.processes import by_first, wait_for
@@ -48,6 +49,8 @@ class Variants:
     """LoRA rank of new adapters."""
     seed: int = 0
     """With an adapter's name, the seed of its initial weights."""
+    layers: str | list[str] = "all-linear"
+    """The linear layers that adapters teach, known once there is one (`lora.py`)."""
 
     @classmethod
     def of(
@@ -84,7 +87,9 @@ class Variants:
 
         if name in self.names:
             raise ValueError(f"there is a variant {name!r} already")
-        config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules="all-linear")
+        if not self.shared:  # later, the layers are peft's
+            self.layers = adapted_layers(self.base)
+        config = LoraConfig(r=self.rank, lora_alpha=2 * self.rank, target_modules=self.layers)
         # of the two factors of LoRA, B is zero and A is random: leave the global generator alone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(f"{self.seed}/{name}".encode()))
@@ -140,10 +145,14 @@ class Variants:
         """Load one variant's weights from a folder that `save` wrote; adds the variant if new."""
         facts = folder / FILE
         if not facts.exists():
+            self.copies.pop(name, None)  # one model in memory, not two
+            numbers = Numbers(
+                self.base.precision, self.base.dtype,
+                gradient_checkpointing=self.base.gradient_checkpointing,
+            )  # fmt: skip
             self.copies[name] = load_policy(
                 folder, style=self.base.style, system=self.base.system, device=self.base.device,
-                numbers=Numbers(self.base.precision, self.base.dtype),
-                trust_remote_code=self.base.trust_remote_code,
+                numbers=numbers, trust_remote_code=self.base.trust_remote_code,
             )  # fmt: skip
             return
         from safetensors.torch import load_file

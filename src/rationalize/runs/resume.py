@@ -76,6 +76,11 @@ def _check(
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file; expected a folder for the run, or a name that is free")
     if overwrite:
+        if (path / "config.yaml").exists() and not _is_run(path):
+            raise UserError(
+                f"{path} holds a config.yaml that no run has written, and a run cannot be put "
+                "beside it; choose another folder"
+            )
         return
     if not (path / "config.yaml").exists():
         found = [name for name in _CONTENTS if name != "attempts" and (path / name).exists()]

@@ -179,12 +179,13 @@ class Asker:
         except Exception:
             self._stop.set()
             raise
-        self._refusals.answered()
         return replies
 
     def _complete(self, job: Job, n: int) -> list[Reply]:
         """The first n samples; a server that returns fewer than asked is asked for the rest."""
         replies = self._cache.get(job.key)
+        if replies:
+            self._refusals.was_answered()
         with self._lock:
             self.bill.cached += min(n, len(replies))
         while len(replies) < n:
@@ -197,6 +198,7 @@ class Asker:
             except Refused as refusal:
                 end = clip(job.prompt[-100:], 110)
                 raise Refused(f"{refusal}. The prompt ends in {end}", refusal.fault) from None
+            self._refusals.answered()
             self._cache.put(job.key, stored, new)
             replies = self._cache.get(job.key)
         return replies[:n]

@@ -233,9 +233,17 @@ class Sampler:
         # batches are written longest first; `batch` holds the indices of their prompts
         ids_PG: list[list[list[int]]] = [[] for _ in rows]
         done = tokens = 0  # prompts and tokens of finished batches
+        decoding = self.policy.decoding
+        if config.beams > 1 and not decoding.batch:
+            raise UserError(
+                f"{self.policy.name}: beams is {config.beams}, and this model's state cannot be "
+                "reordered as a beam search needs it; expected beams=1, or another model"
+            )
+        # without an exact cache, padding was never tried
+        padding = decoding.padding and (config.beams == 1 or decoding.cache)
         bounds = Bounds(
             self.batch_tokens or writer.batch_tokens(), writer.tokens_kept, config.max_new_tokens,
-            self.policy.decoding.padding,
+            padding,
         )  # fmt: skip
         at_once = samples_at_once(longest, len(queries[0]), n, bounds)
         for batch in batches(queries, max(at_once, config.beams), bounds):
