@@ -171,7 +171,7 @@ def test_what_a_wrong_call_of_score_says(tmp_path, capsys, argv, status, message
 
 def test_score_says_when_there_is_no_file(tmp_path, capsys):
     assert main(["score", str(tmp_path / "no.jsonl")]) == 1
-    assert "No such file" in capsys.readouterr().err
+    assert "no.jsonl: no such file" in capsys.readouterr().err
 
 
 def test_check_rewards_tests_what_needs_no_scorer(tmp_path, capsys):

@@ -6,7 +6,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from toys import attempt, question
 
+from rationalize.attempt_files import save_attempts
 from rationalize.cli import main
 from rationalize.errors import UserError
 from rationalize.methods import METHODS
@@ -54,7 +56,7 @@ WRONG = [
     (["score", "rows.jsonl", "--rewards", "consistency"], "--answer-scorer DIR"),
     (["score", "rows.jsonl", "--out", "s.parquet"], "expected a name ending in .jsonl or .gz"),
     (["score", "rows.jsonl", "--rewards"], "expected at least one reward"),
-    (["score", "nowhere.jsonl"], "nowhere.jsonl: cannot be read"),
+    (["score", "nowhere.jsonl"], "nowhere.jsonl: no such file; expected rows"),
     (["export", "rows.jsonl", "--out", "x.csv"], "expected a name ending in .jsonl or .jsonl.gz"),
     (["export", "nowhere"], "nowhere"),
     (["compare"], "the folder of at least one run"),
@@ -62,12 +64,12 @@ WRONG = [
     (["compare", "folder", "--pairs", "a"], "expected two methods"),
     (["check-rewards", "lenght"], "unknown reward 'lenght'"),
     (["check-rewards", "length", "--people", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
-    (["check-rewards", "length", "--references", "nowhere"], "nowhere: no such folder"),
+    (["check-rewards", "length", "--references", "nowhere"], "nowhere: no such file or folder"),
     (["check-rewards", "length", "--people", "x", "--strict"], "--strict is about attacks"),
     (["check-rewards", "length", "--questions", "nope.jsonl"], "nope.jsonl: no such file"),
-    (["check-rewards", "length", "--questions", "rows.jsonl"], "expected at least two"),
+    (["check-rewards", "length", "--limit", "1"], "expected at least two"),
     (["leaderboard", "--data", "folder", "--rewards", "nope"], "unknown reward 'nope'"),
-    (["leaderboard", "--data", "nowhere"], "nowhere: no such folder"),
+    (["leaderboard", "--data", "nowhere"], "nowhere: no such file or folder"),
     (["leaderboard", "--data", "folder"], "found no reference_rationales"),
 ]  # fmt: skip
 
@@ -186,7 +188,7 @@ def test_a_dry_run_counts_bad_rows_and_writes_no_file_of_them(argv, here, long_r
 
 
 def test_a_dry_run_of_score_takes_what_a_start_takes(here, caplog, capsys):
-    good = {"question": "?", "answer": "a", "rationale": "x", "prediction": "a"}
+    good = {"question": "?", "answer": "Ann", "rationale": "x", "prediction": "Ann"}
     with open("rows.jsonl", "a") as file:
         file.write(json.dumps(good) + "\n")
     argv = ["score", "rows.jsonl", "--skip-bad-rows", "bad.jsonl", "--out", "s.jsonl"]
@@ -199,11 +201,11 @@ def test_a_dry_run_of_score_takes_what_a_start_takes(here, caplog, capsys):
     assert (here / "bad.jsonl").exists()
 
 
-def test_a_dry_run_of_export_counts_its_rows(tiny_model, here, capsys):
-    flags = ["--model", tiny_model, "--questions", "builtin", "--limit", "2", "--out", "a.jsonl"]
-    assert main(["sample", *flags, "--max-new-tokens", "2"]) == 0
-    argv = ["export", "a.jsonl", "--keep", "all"]
-    for more, status in ([], 0), (["--split", "dev"], 1):
+def test_a_dry_run_of_export_counts_its_rows(here, capsys):
+    save_attempts(
+        [attempt(question(i), "so", "yes", writer="teacher") for i in range(2)], "a.jsonl"
+    )
+    for more, status in ([], 0), (["--split", "unseen"], 1):
         for dry in (["--dry-run"], []):
-            assert main([*argv, *more, *dry]) == status
-    assert "rows: 2 of 2 attempts" in capsys.readouterr().out
+            assert main(["export", "a.jsonl", "--keep", "all", *more, *dry]) == status
+    assert "rows: 1 of 2 attempts; left out: 1 duplicate" in capsys.readouterr().out

@@ -147,6 +147,21 @@ def test_runs_stand_beside_the_references(tmp_path):
     assert set(read_run(tmp_path / "out").attempts) == set(results["methods"])
 
 
+def test_a_run_of_any_seed_is_compared_with_the_references(tmp_path):
+    wrong = [reference(i, predicted="no", correct=False) for i in range(4)]
+    folder = write_set(tmp_path / "data", wrong)
+    questions = list(read_set(folder, []).questions.values())
+    run = evaluated(tmp_path / "mine", questions, seed=1)
+    status, results = rank(
+        tmp_path / "data", tmp_path / "out", "--models", "gpt3", "--runs", run,
+        "--rewards", "length",
+    )  # fmt: skip
+    assert status == 0
+    compared = [c for c in results["comparisons"] if c["metric"] == "accuracy"]
+    assert [(c["a"], c["b"], c["seeds"]) for c in compared] == [("ours", "gpt3", [[1], [0]])]
+    assert not any("seed" in note for note in results["notes"])
+
+
 def test_a_run_on_other_questions_is_refused(tmp_path, capsys):
     write_set(tmp_path / "data", [reference(i) for i in range(4)])
     run = evaluated(tmp_path / "mine", [question(1)])

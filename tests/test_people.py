@@ -79,7 +79,7 @@ def test_from_votes_to_tables_json_and_page(tmp_path, capsys, model):
     assert (out / "agreement.json").read_bytes() == before
     write(tmp_path / "votes.jsonl", [row(i, judged=JUDGED[::-1]) for i in range(6)])
     assert check(*argv, model=model) == 1
-    assert "begun with other inputs: rationales of judged" in capsys.readouterr().err
+    assert "begun with other inputs: questions, rationales of judged" in capsys.readouterr().err
 
 
 def test_limit_and_split(tmp_path, capsys, model):

@@ -224,7 +224,10 @@ def test_machines():
     given = machine_named("bf16=100,bandwidth=2,memory=24")
     assert (given.peak, given.bandwidth, given.memory) == (100e12, 2e12, 24e9)
     for name in ("h1000", "bf16=1", "bf16=1,bandwidth=2,memory=x", "h100x0",
-                 "bf16=1.2.3,bandwidth=1,memory=1", "bf16=0,bandwidth=1,memory=1"):  # fmt: skip
+                 "bf16=1.2.3,bandwidth=1,memory=1", "bf16=0,bandwidth=1,memory=1",
+                 "bf16=1e3,bandwidth=3.35,memory=80", "bf16=1_000,bandwidth=3.35,memory=80",
+                 "bf16=990,bandwidth=3350GB/s,memory=80", "xbf16=1,bandwidth=1,memory=1",
+                 "bf16=1,bf16=2,bandwidth=1,memory=1", "bf16=1 bandwidth=1 memory=1"):  # fmt: skip
         with pytest.raises(UsageError, match="--on"):
             machine_named(name)
 
@@ -288,6 +291,13 @@ def test_the_command_plans_and_measures_once(tiny_model, mostly_yes, tmp_path, m
     assert main([*argv, "--on", "h100x8"]) == 0
     assert "8 of them share the work out" in capsys.readouterr().out
     assert main([*argv, "--right", "2"]) == 2
+    # the flags of a run that a plan does not depend on
+    flags = ["--out", str(tmp_path / "out"), "--overwrite", "--world-size-may-change"]
+    capsys.readouterr()
+    assert main([*argv, *flags]) == 0
+    assert "memory: about" in capsys.readouterr().out
+    assert main([*argv, *flags, "--dry-run"]) == 0
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_dry_run_counts_without_a_measurement(

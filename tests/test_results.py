@@ -443,4 +443,54 @@ def test_methods_are_compared_over_the_seeds_that_both_have():
     assert rows["PPO", "RFT"]["mean"] == 0.0
     assert rows["PPO", "RFT"]["seeds"] == [[1], [1]]
     assert rows["RFT", BASE]["mean"] == 0.5  # no seed moves the base model
-    assert ("PPO", "other") not in rows
+    assert rows["PPO", "other"]["mean"] == 0.0
+    assert results["notes"] == [
+        "PPO and other on test: no seed in common; compared over all seeds of each (1 and 2), "
+        "without p over seeds.",
+    ]
+
+
+def test_methods_that_share_no_seed_are_compared_over_all_seeds_of_each():
+    rows = {seed: attempts_of("m", range(n), seed=seed) for seed, n in enumerate((8, 2, 6, 4))}
+    methods = {
+        "MaRio": {"test": {0: rows[0], 1: rows[1]}},
+        "SFT": {"test": {2: rows[2], 3: rows[3]}},
+    }
+    results = summarise(methods, QUESTIONS, pairs=[("MaRio", "SFT")])
+    [row] = [c for c in results["comparisons"] if c["metric"] == "accuracy"]
+    assert row["mean"] == pytest.approx(0.0)
+    assert (row["seeds"], row.get("p_seeds")) == ([[0, 1], [2, 3]], None)
+    assert results["notes"] == [
+        "MaRio and SFT on test: no seed in common; compared over all seeds of each (0, 1 and "
+        "2, 3), without p over seeds."
+    ]
+
+
+def test_a_base_row_that_compare_has_labelled_depends_on_no_seed(tmp_path):
+    trained = {seed: attempts_of("MaRio", range(seed), seed=seed) for seed in range(3)}
+    base = {BASE: {"test": {0: attempts_of(BASE, range(6))}}}
+    one = finished(tmp_path / "r1", {**base, "MaRio": {"test": trained}}, {"steps": 1})
+    other = {
+        BASE: {"test": {0: attempts_of(BASE, range(7))}},
+        "SFT": {"test": {0: attempts_of("SFT")}},
+    }
+    two = finished(tmp_path / "r2", other, {"steps": 2})
+    means = []
+    for runs, named in (([one], BASE), ([one, two], f"{BASE} (r1)")):
+        results, _, _ = compare_runs(runs, pairs=[("MaRio", named)])
+        [row] = [c for c in results["comparisons"] if c["metric"] == "accuracy"]
+        means.append(row["mean"])
+        assert (row["seeds"], "notes" in results) == ([[0, 1, 2], [0]], False)
+    assert means == [pytest.approx(5 / 12)] * 2
+
+
+def test_a_model_that_nobody_trained_is_compared_over_every_training_seed():
+    methods = {
+        "gpt": {"test": {0: attempts_of("gpt", range(6))}},
+        "MaRio": {"test": {seed: attempts_of("MaRio", range(seed), seed=seed) for seed in (1, 2)}},
+    }
+    results = summarise(methods, QUESTIONS, untrained=["gpt"])
+    [row] = [c for c in results["comparisons"] if c["metric"] == "accuracy"]
+    assert (row["mean"], row["seeds"]) == (pytest.approx(4.5 / 12), [[1, 2], [0]])
+    assert row["by_seed"] == [pytest.approx(5 / 12), pytest.approx(4 / 12)]
+    assert "notes" not in results

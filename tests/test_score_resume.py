@@ -84,14 +84,14 @@ def test_a_killed_call_goes_on_and_ends_in_the_same_bytes(tmp_path, counted, cap
     assert not list(tmp_path.glob("*.partial"))
 
 
-def stopped(monkeypatch, file, out, reward) -> Path:
+def stopped(monkeypatch, file, out, reward, *flags) -> Path:
     """The folder of a call with a counted reward that was interrupted after two batches."""
     if "counted" in sys.modules:
         sys.modules["counted"].asked.clear()
     with monkeypatch.context() as patch:
         patch.setenv("SIGNAL_AFTER", str(2 * BATCH))
         patch.setenv("SIGNAL", str(int(signal.SIGINT)))
-        assert score(file, out, "--rewards", reward) == 130
+        assert score(file, out, "--rewards", reward, *flags) == 130
     return partial_folder(out)
 
 
@@ -140,6 +140,22 @@ def test_other_settings_or_rows_do_not_go_on(tmp_path, monkeypatch, capsys, coun
     (tmp_path / "counted.py").write_text("def words(completions, **_): return [0] * 256")
     assert score(file, out, "--rewards", counted) == 1  # the first rows are the old function's
     assert "other settings (rewards)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("column", ["accepted", "weight"])
+def test_other_accepted_answers_or_columns_of_questions_do_not_go_on(
+    tmp_path, monkeypatch, capsys, counted, column
+):
+    """Correctness reads the one, a user's reward may read the other."""
+    file, out = write(tmp_path / "in.jsonl", rows(ROWS)), tmp_path / "out.jsonl"
+    asked = [{**row, "accepted": ["nine"], "weight": 1} for row in rows(ROWS)]
+    questions = write(tmp_path / "q.jsonl", asked)
+    stopped(monkeypatch, file, out, counted, "--questions", questions)
+    write(questions, [*asked[:-1], {**asked[-1], column: ["ten"]}])
+    assert score(file, out, "--rewards", counted, "--questions", questions) == 1
+    assert "other settings (questions)" in capsys.readouterr().err
+    write(questions, asked)
+    assert score(file, out, "--rewards", counted, "--questions", questions) == 0
 
 
 def test_a_piped_call_goes_on_too(tmp_path, monkeypatch, counted):

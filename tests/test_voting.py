@@ -146,3 +146,40 @@ def test_numbers_vote_together_however_they_are_written():
     )
     group = [attempt(0, "12 figs", 0.0), attempt(1, "12 apples", 0.0), attempt(2, "12 apples", 0.0)]
     assert chosen_attempt(group, named).id == "1"
+
+
+@pytest.mark.parametrize(
+    ("gold", "said"),
+    [
+        ("Boeing 747", ["Airbus 747", "Airbus 747", "Boeing 747"]),
+        ("March 5", ["April 5", "5 May", "March 5"]),
+        ("Apollo 11", ["Apollo 11", "Gemini 11", "11 o'clock"]),
+    ],
+)
+def test_a_number_within_another_answer_is_no_vote_for_it(gold, said):
+    question = Question(id="q", question="Which?", answer=gold)
+    group = [attempt(i, text, 0.0) for i, text in enumerate(said)]
+    at = {(r["rule"], r["k"]): r["mean"] for r in scaling_curve(group, {"q": question})}
+    assert at["majority (maj@k)", 1] == pytest.approx(1 / 3, abs=0.1)
+    tied = len(set(said)) == 3
+    assert at["majority (maj@k)", 3] == pytest.approx(1 / 3 if tied else 0.0)
+    assert chosen_attempt(group, question).prediction == said[0]
+
+
+def test_numbers_vote_together_where_an_accepted_answer_is_one():
+    question = Question(id="q", question="How many?", answer="a dozen", accepted=("12",))
+    group = [attempt(i, text, 0.0) for i, text in enumerate(["15", "12", "$12"])]
+    assert chosen_attempt(group, question).id == "1"
+
+
+def test_choices_that_differ_in_case_alone_are_other_votes():
+    choices = ("Polish", "polish", "French")
+    question = Question(id="q", question="Which?", answer="Polish", choices=choices)
+    said = ["polish", "French", "Polish", "French", "french"]
+    group = [attempt(i, text, 0.0) for i, text in enumerate(said)]
+    at = {(r["rule"], r["k"]): r["mean"] for r in scaling_curve(group[:3], {"q": question})}
+    assert at["majority (maj@k)", 3] == pytest.approx(1 / 3)
+    assert chosen_attempt(group, question).id == "1"  # the only "french", in any case
+    # what may be either is neither
+    unsure = [attempt(i, text, 0.0) for i, text in enumerate(["POLISH", "polish", "POLISH"])]
+    assert chosen_attempt(unsure, question).id == "0"

@@ -180,11 +180,15 @@ def show_plan(argv: list[str]) -> dict[str, Any] | None:
         command, what = demo_command(demo), DEMOS[demo]
     else:
         command, what = command_of(name), method_named(name)
+    # the flags of a run that do not change what it takes
+    found, argv = take(argv, "--out")
+    overwrite = "--overwrite" in argv
+    argv = [a for a in argv if a not in ("--overwrite", RESIZE)]
     config = _resolve(f"plan {name}", command, file, argv)
     with _dry():
         if not dry:
             return plan(what, command.method, config, options)
-        lines = command.plan(config, Path(f"runs/{command.method}"), False)
+        lines = command.plan(config, Path(found or f"runs/{command.method}"), overwrite)
     print("\n".join(map(printable, lines)))
     return {"plan": lines}
 

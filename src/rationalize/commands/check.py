@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
@@ -19,6 +19,10 @@ from rationalize.config import nearest, to_dict
 from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import CheckFailed, UsageError, UserError
 from rationalize.records import Question
+
+if TYPE_CHECKING:
+    from rationalize.evaluation.leaderboard import ReferenceSet
+    from rationalize.questions.judged import JudgedQuestion
 
 
 @dataclass(frozen=True)
@@ -76,14 +80,19 @@ def check_rewards(config: CheckRewardsConfig, *, overwrite: bool = False) -> Any
     return _attack(config, overwrite)
 
 
-def _attack(config: CheckRewardsConfig, overwrite: bool) -> list[dict[str, Any]]:
-    """Spoil good rationales and print how each reward changes; raises where that is too little."""
-    from rationalize.questions import load_questions
-    from rationalize.rewards import check
+def output_of(config: CheckRewardsConfig, overwrite: bool) -> OutputFile | None:
+    """The attacks' file, checked; None where none is asked for."""
+    if config.out is None:
+        return None
+    out = OutputFile(config.out, "check-rewards", settings_of(config), overwrite)
+    out.check()
+    return out
 
-    out = config.out and OutputFile(config.out, "check-rewards", settings_of(config), overwrite)
-    if out:
-        out.check()
+
+def attacked(config: CheckRewardsConfig) -> list[tuple[Question, str]]:
+    """The questions with the good rationales to spoil; raises where these are too few."""
+    from rationalize.questions import load_questions
+
     split = config.split or "dev"
     questions = load_questions(config.questions, split, columns=config.columns or None)
     limit = 40 if config.limit is None else config.limit
@@ -94,6 +103,15 @@ def _attack(config: CheckRewardsConfig, overwrite: bool) -> list[dict[str, Any]]
             "that led to the right answer; expected at least two (30 say more). Name other "
             "questions or another split"
         )
+    return pairs
+
+
+def _attack(config: CheckRewardsConfig, overwrite: bool) -> list[dict[str, Any]]:
+    """Spoil good rationales and print how each reward changes."""
+    from rationalize.rewards import check
+
+    out = output_of(config, overwrite)
+    pairs = attacked(config)
     asked, good = [q for q, _ in pairs], [r for _, r in pairs]
     names = config.rewards or _testable(config)
     rewards = rewards_of(names, config, model=config.model or "default")
@@ -124,16 +142,17 @@ def _attack(config: CheckRewardsConfig, overwrite: bool) -> list[dict[str, Any]]
     return result
 
 
-def _agreement(config: CheckRewardsConfig, overwrite: bool) -> dict[str, Any]:
-    from rationalize.commands.human_agreement import (
-        measure_agreement,
-        read_people,
-        read_references,
-        show_agreement,
-    )
-    from rationalize.evaluation.human_agreement import BASELINE_REWARDS
-    from rationalize.rewards import RewardSuite
-    from rationalize.runs import Run
+def agreement_place(config: CheckRewardsConfig) -> tuple[Path, dict[str, Any]]:
+    """The folder of the run that compares with people, and its settings."""
+    settings = {"method": "check-rewards", **settings_of(config)}
+    return config.out or Path("runs/check-rewards"), settings
+
+
+def judged_and_references(
+    config: CheckRewardsConfig,
+) -> tuple[dict[str, list[JudgedQuestion]], list[ReferenceSet]]:
+    """What people judged, and what other models wrote; raises what is wrong with it."""
+    from rationalize.commands.human_agreement import read_people, read_references
 
     if config.questions != "builtin" or config.columns:
         raise UsageError(
@@ -149,10 +168,19 @@ def _agreement(config: CheckRewardsConfig, overwrite: bool) -> dict[str, Any]:
         for model in config.prefer:
             if model not in writers:
                 raise UsageError(f"--prefer: no rationale by {model!r}{nearest(model, writers)}")
+    return people, references
+
+
+def _agreement(config: CheckRewardsConfig, overwrite: bool) -> dict[str, Any]:
+    from rationalize.commands.human_agreement import measure_agreement, show_agreement
+    from rationalize.evaluation.human_agreement import BASELINE_REWARDS
+    from rationalize.rewards import RewardSuite
+    from rationalize.runs import Run
+
+    people, references = judged_and_references(config)
     names = [*split_commas(config.rewards or _testable(config)), *BASELINE_REWARDS]
     rewards = rewards_of(list(dict.fromkeys(names)), config, model=config.model or "default")
-    out = config.out or Path("runs/check-rewards")
-    settings = {"method": "check-rewards", **settings_of(config)}
+    out, settings = agreement_place(config)
     with Run.open(out, settings, overwrite=overwrite) as run:
         suite = RewardSuite(rewards, cache=run.folder("scores"))
         results = measure_agreement(run, suite, people, references, config.prefer)

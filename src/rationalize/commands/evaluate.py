@@ -171,26 +171,35 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
     """One report over several runs, with paired differences on the questions that they share;
     returns what the report shows.
     """
-    from rationalize.evaluation.compare import compare_runs
     from rationalize.evaluation.terminal import format_results
     from rationalize.report import write_report
 
-    if not config.runs:
-        raise UsageError("expected the folder of at least one run")
-    pairs = [pair_named(text) for text in config.pairs] or None
-    out = OutputFile(config.out, "compare", {"runs": config.runs}, overwrite)
-    out.check()
-    results, attempts, questions = compare_runs(config.runs, pairs=pairs)
-    if config.study:
-        from rationalize.commands.study import results_of
-
-        results["study"] = results_of(config.study)
+    out, (results, attempts, questions) = compared(config, overwrite)
     out.claim()
     write_report(results, attempts, questions, config.out)
     out.sign()
     print(format_results(results), end="\n\n")
     print(f"report: {config.out}")
     return results
+
+
+def compared(
+    config: CompareConfig, overwrite: bool
+) -> tuple[OutputFile, tuple[Results, dict[str, list[Attempt]], dict[str, Question]]]:
+    """The page's place, and what the page shows. Writes nothing; raises what is wrong."""
+    from rationalize.evaluation.compare import compare_runs
+
+    if not config.runs:
+        raise UsageError("expected the folder of at least one run")
+    pairs = [pair_named(text) for text in config.pairs] or None
+    out = OutputFile(config.out, "compare", {"runs": config.runs}, overwrite)
+    out.check()
+    shown = compare_runs(config.runs, pairs=pairs)
+    if config.study:
+        from rationalize.commands.study import results_of
+
+        shown[0]["study"] = results_of(config.study)
+    return out, shown
 
 
 def _evaluate(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from rationalize.commands.output_file import OutputFile
 from rationalize.config.checks import LARGEST_SEED, at_least, between
 from rationalize.errors import UsageError, UserError
-from rationalize.records import Pair, Question
+from rationalize.records import Attempt, Pair, Question
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,46 @@ class ExportConfig:
         between(self, 0, LARGEST_SEED, "seed")
 
 
+@dataclass(frozen=True)
+class Rows:
+    """What becomes rows: attempts, or pairs of them."""
+
+    attempts: Sequence[Attempt]
+    pairs: Sequence[Pair]
+    of: int
+    """Attempts that there are."""
+    left_out: Mapping[str, int]
+    """Reason -> attempts."""
+
+    def __len__(self) -> int:
+        return len(self.pairs or self.attempts)
+
+    @property
+    def why(self) -> str:
+        return ", ".join(f"{n} {reason}" for reason, n in self.left_out.items()) or "none"
+
+
 def output_of(config: ExportConfig, overwrite: bool) -> OutputFile:
-    """The file; another choice of the same attempts may replace it, it is made in a moment."""
-    made_from = {"attempts": config.attempts, "format": config.format}
-    return OutputFile(config.out, "export", made_from, overwrite)
-
-
-def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
-    """Write the rows; print and return how many there are and what was left out."""
-    from rationalize.attempt_files import load_attempts, write_dpo_jsonl, write_sft_jsonl
-    from rationalize.evaluation.results import QUESTIONS_FILE, read_questions
-    from rationalize.runs import Run
-    from rationalize.signals.export_selection import learnable, right_ones, right_over_wrong
-
+    """The file, checked; another choice of the same attempts may replace it, it is made in a
+    moment.
+    """
     if not config.out.name.endswith((".jsonl", ".jsonl.gz")) or config.out.is_dir():
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .jsonl.gz"
         )
-    out = output_of(config, overwrite)
+    made_from = {"attempts": config.attempts, "format": config.format}
+    out = OutputFile(config.out, "export", made_from, overwrite)
     out.check()
+    return out
+
+
+def rows_of(config: ExportConfig) -> Rows:
+    """The rows to write; a `UserError` where there are none."""
+    from rationalize.attempt_files import load_attempts
+    from rationalize.evaluation.results import QUESTIONS_FILE, read_questions
+    from rationalize.runs import Run
+    from rationalize.signals.export_selection import learnable, right_ones, right_over_wrong
+
     questions: Mapping[str, Question] = {}  # those whose choices are known
     if config.attempts.is_dir():
         run = Run.read(config.attempts)
@@ -73,37 +94,44 @@ def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
     selected = [a for a in everything if a.split == config.split]
     if config.writer is not None:
         selected = [a for a in selected if a.writer == config.writer]
-    usable, left_out = learnable(selected)
+    kept, left_out = learnable(selected)
     unselected = len(everything) - len(selected)
     left_out[f"not of split {config.split}, or of another writer"] += unselected
-    kept = usable
     pairs: list[Pair] = []
     if config.format == "dpo":
-        pairs, why_not = right_over_wrong(usable, questions, config.pairs, config.seed)
+        pairs, why_not = right_over_wrong(kept, questions, config.pairs, config.seed)
+        kept = []
         left_out += why_not
     elif config.keep == "correct":
-        kept, why_not = right_ones(usable, questions)
+        kept, why_not = right_ones(kept, questions)
         left_out += why_not
-    rows = len(pairs if config.format == "dpo" else kept)
-    why = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if count) or "none"
-    if not rows:
+    rows = Rows(kept, pairs, len(everything), {why: n for why, n in left_out.items() if n})
+    if not len(rows):
         sources = sorted({(a.split, a.writer) for a in everything})
         raise UserError(
-            f"{config.attempts}: none of {len(everything)} attempts makes a row ({why}); expected "
+            f"{config.attempts}: none of {rows.of} attempts makes a row ({rows.why}); expected "
             f"attempts at {config.split} questions. There are (split, writer): "
             f"{', '.join(f'({s}, {w!r})' for s, w in sources) or 'none'}. `rationalize sample "
             "--model RUN --split train` writes some; --split names another split"
         )
+    return rows
+
+
+def export(config: ExportConfig, *, overwrite: bool = False) -> dict[str, Any]:
+    """Write the rows; print and return how many there are and what was left out."""
+    from rationalize.attempt_files import write_dpo_jsonl, write_sft_jsonl
+
+    out = output_of(config, overwrite)
+    rows = rows_of(config)
     out.claim()
     if config.format == "sft":
-        write_sft_jsonl(kept, config.out, messages=config.messages)
+        write_sft_jsonl(rows.attempts, config.out, messages=config.messages)
     else:
-        write_dpo_jsonl(pairs, config.out, messages=config.messages)
+        write_dpo_jsonl(rows.pairs, config.out, messages=config.messages)
     out.sign()
     what = "prompts with completions" if config.format == "sft" else "pairs"
-    print(f"{config.out}: {rows} {what} of {len(everything)} attempts; left out: {why}")
+    print(f"{config.out}: {len(rows)} {what} of {rows.of} attempts; left out: {rows.why}")
     print(f"trl {config.format} --dataset_name {config.out.parent} --model_name_or_path MODEL ..")
     return {
-        "out": config.out, "rows": rows, "attempts": len(everything),
-        "left_out": {reason: count for reason, count in left_out.items() if count},
+        "out": config.out, "rows": len(rows), "attempts": rows.of, "left_out": rows.left_out,
     }  # fmt: skip

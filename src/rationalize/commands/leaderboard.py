@@ -63,36 +63,16 @@ def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> Result
     """Read the sets and the runs, score all with the same rewards, print tables, write the page;
     returns what `results.json` holds.
     """
-    from rationalize.evaluation.compare import read_run
-    from rationalize.evaluation.leaderboard import (
-        join_sets,
-        pairs_on_equal_questions,
-        read_set,
-        run_attempts,
-        sets_in,
-    )
+    from rationalize.evaluation.leaderboard import join_sets, pairs_on_equal_questions
     from rationalize.rewards import RewardSuite
     from rationalize.runs import Run, check_resumable
 
     settings = stored_settings(config)
     check_resumable(config.out, settings, overwrite=overwrite)
     known_names(config.rewards, config)
-    names = split_commas(config.sets) or sets_in(config.data)
-    models = split_commas(config.models)
-    sets = [
-        read_set(config.data / name, models, skip_bad_rows=config.skip_bad_rows)
-        for name in dict.fromkeys(names)
-    ]
-    questions, methods = join_sets(sets)
-    references = list(methods)
-    runs = [read_run(run) for run in split_commas(config.runs)]
-    ours, notes = run_attempts(runs, sets)
-    methods |= ours
-    if not methods:
-        raise UserError(
-            f"{config.data}: found no rationales for {', '.join(names)}; expected "
-            "reference_rationales.jsonl in a set's folder, or --runs"
-        )
+    sets, ours, notes = ranked(config)
+    questions, references = join_sets(sets)
+    methods = references | ours
     notes = [note for one in sets for note in one.notes] + notes
     rewards = rewards_of(config.rewards, config, model=config.fluency_model)
     with Run.open(config.out, settings, overwrite=overwrite) as run:
@@ -101,9 +81,30 @@ def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> Result
         scored = score_methods(run, suite, methods, questions)
         baseline, without = _majority_answers(run, sets)
         # each of our runs against each model that answered the same questions
-        pairs, uncompared = pairs_on_equal_questions(list(ours), references, scored)
+        pairs, uncompared = pairs_on_equal_questions(list(ours), list(references), scored)
         notes = [*notes, *without, *uncompared]
         return _report(run, suite, sets, questions, {**baseline, **scored}, pairs, notes)
+
+
+def ranked(config: LeaderboardConfig) -> tuple[list[ReferenceSet], Methods, list[str]]:
+    """The sets, our runs' methods, and notes on these. Raises what is wrong with the files."""
+    from rationalize.evaluation.compare import read_run
+    from rationalize.evaluation.leaderboard import join_sets, read_set, run_attempts, sets_in
+
+    names = split_commas(config.sets) or sets_in(config.data)
+    models = split_commas(config.models)
+    sets = [
+        read_set(config.data / name, models, skip_bad_rows=config.skip_bad_rows)
+        for name in dict.fromkeys(names)
+    ]
+    _, references = join_sets(sets)
+    ours, notes = run_attempts([read_run(run) for run in split_commas(config.runs)], sets)
+    if not references and not ours:
+        raise UserError(
+            f"{config.data}: found no rationales for {', '.join(names)}; expected "
+            "reference_rationales.jsonl in a set's folder, or --runs"
+        )
+    return sets, ours, notes
 
 
 def _report(
@@ -125,7 +126,10 @@ def _report(
         "coverage": [dict(row) for s in sets for row in s.coverage], "config": run.config,
         "environment": run.read_json("env.json"),
     }  # fmt: skip
-    results = summarise_metrics(methods, questions, metrics, pairs=pairs, meta=meta)
+    results = summarise_metrics(
+        methods, questions, metrics, pairs=pairs, meta=meta,
+        seedless={model for one in sets for model in one.attempts},
+    )  # fmt: skip
     results |= {"notes": notes, "leaderboard": over_sets(methods, questions, metrics)}
     run.write_json("results.json", results)
     save_questions(run, questions.values())

@@ -37,34 +37,53 @@ def plan_evaluate(config: Any, overwrite: bool) -> list[str]:
 
 def plan_score(config: Any, overwrite: bool) -> list[str]:
     from rationalize.commands.rationale_file import RationaleFile
-    from rationalize.commands.score import prediction_readers, questions_by_id
+    from rationalize.commands.score import (
+        check_asked,
+        prediction_readers,
+        questions_by_id,
+        read_once,
+    )
+    from rationalize.questions.hub import on_hub
 
+    check_asked(config)
     OutputFile(config.out, "score", {}, overwrite).check()
     lines = [_rewards(config, config.rewards)]
-    if not config.file.is_file():  # what can be read once only is left to the start
+    hub = config.questions is not None and on_hub(config.questions)
+    if hub or read_once(config.file):  # left to the start
         return [f"rows: {config.file}", *lines]
     rows = RationaleFile(
         config.file, config.columns, questions_by_id(config), str(config.file),
         prediction_readers(config),
     )  # fmt: skip
-    return [f"rows: {rows.check(None)} of {config.file}", *lines]
+    return [f"rows: {rows.check(config.skip_bad_rows)} of {config.file}", *lines]
 
 
 def plan_check_rewards(config: Any, overwrite: bool) -> list[str]:
-    if config.out and not (config.people or config.references):
-        from rationalize.commands.check import settings_of as settings_of_check
+    from rationalize.commands import check
+    from rationalize.questions.hub import on_hub
+    from rationalize.runs import check_resumable
 
-        OutputFile(config.out, "check-rewards", settings_of_check(config), overwrite).check()
-    return [_rewards(config, config.rewards)] if config.rewards else []
+    known = known_names(config.rewards, config)
+    lines = [f"rewards: {', '.join(known)}"] if known else []
+    if config.people or config.references:
+        people, references = check.judged_and_references(config)
+        out, settings = check.agreement_place(config)
+        check_resumable(out, settings, overwrite=overwrite)
+        sets = [*people, *(one.name for one in references)]
+        return [*lines, f"compared with: {', '.join(sets)}", f"results: in {out}"]
+    check.output_of(config, overwrite)
+    if on_hub(config.questions):
+        return [*lines, f"questions: {config.questions}, from the hub (not read in a dry run)"]
+    return [*lines, f"attacked: {len(check.attacked(config))} rationales"]
 
 
 def plan_compare(config: Any, overwrite: bool) -> list[str]:
-    from rationalize.commands.evaluate import pair_named
+    from rationalize.commands.evaluate import compared
     from rationalize.evaluation.compare import read_run
 
-    OutputFile(config.out, "compare", {"runs": config.runs}, overwrite).check()
-    pairs = [" - ".join(pair_named(text)) for text in config.pairs]
+    _, (results, _, _) = compared(config, overwrite)
     rows = [f"{r.name} ({', '.join(r.results['methods'])})" for r in map(read_run, config.runs)]
+    pairs = dict.fromkeys(f"{row['a']} - {row['b']}" for row in results["comparisons"])
     return [f"runs: {'; '.join(rows)}", *([f"pairs: {', '.join(pairs)}"] if pairs else [])]
 
 
@@ -75,18 +94,22 @@ def plan_view(config: Any, overwrite: bool) -> list[str]:
 
 
 def plan_export(config: Any, overwrite: bool) -> list[str]:
-    from rationalize.commands.export import output_of
+    from rationalize.commands.export import output_of, rows_of
 
-    output_of(config, overwrite).check()
-    return [f"attempts: {config.attempts}"]
+    output_of(config, overwrite)
+    rows = rows_of(config)
+    return [f"rows: {len(rows)} of {rows.of} attempts; left out: {rows.why}"]
 
 
 def plan_leaderboard(config: Any, overwrite: bool) -> list[str]:
-    from rationalize.commands.leaderboard import stored_settings
+    from rationalize.commands.leaderboard import ranked, stored_settings
     from rationalize.runs import check_resumable
 
     check_resumable(config.out, stored_settings(config), overwrite=overwrite)
-    return [_rewards(config, config.rewards), f"results: in {config.out}"]
+    lines = [_rewards(config, config.rewards), f"results: in {config.out}"]
+    sets, ours, _ = ranked(config)
+    asked = [f"{one.name} ({len(one.questions)} test questions)" for one in sets]
+    return [f"sets: {', '.join(asked)}", *([f"runs: {', '.join(ours)}"] if ours else []), *lines]
 
 
 def _writing(config: Any) -> list[str]:

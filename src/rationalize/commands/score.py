@@ -32,7 +32,7 @@ from rationalize.commands.scored_file import (
     questions_digest,
     source_digest,
 )
-from rationalize.errors import UsageError
+from rationalize.errors import UsageError, UserError
 from rationalize.processes import alone, by_first, launched, world
 from rationalize.progress import progress_bar, say
 from rationalize.records import Question
@@ -87,21 +87,35 @@ class ScoreConfig(ScorerFolders, ExecutorSettings):
 
 def score(config: ScoreConfig, *, overwrite: bool = False) -> dict[str, Any]:
     """Rows in, the same rows out with their scores; a table of means at the end, also returned."""
+    check_asked(config)
+    by_first(OutputFile(config.out, "score", {}, overwrite).claim)
+    with work_folder(config.out) as folder:
+        if config.file == Path("-"):
+            file = by_first(lambda: copied(sys.stdin.buffer, folder / "input"))
+            return _score(config, folder, file, "standard input", overwrite)
+        if read_once(config.file):
+            file = by_first(partial(_copied, config.file, folder / "input"))
+            return _score(config, folder, file, str(config.file), overwrite)
+        return _score(config, folder, config.file, str(config.file), overwrite)
+
+
+def check_asked(config: ScoreConfig) -> None:
+    """Raises `UsageError` for a file that cannot be written, and without rewards; `UserError` where
+    the rows are missing.
+    """
     if config.out.suffix == ".parquet" or config.out.is_dir():
         raise UsageError(
             f"--out: found {str(config.out)!r}, expected a name ending in .jsonl or .gz"
         )
     if not config.rewards:
         raise UsageError("--rewards: found none; expected at least one reward to score by")
-    by_first(OutputFile(config.out, "score", {}, overwrite).claim)
-    with work_folder(config.out) as folder:
-        if config.file == Path("-"):
-            file = by_first(lambda: copied(sys.stdin.buffer, folder / "input"))
-            return _score(config, folder, file, "standard input", overwrite)
-        if config.file.is_fifo() or config.file.is_char_device():  # can be read once only
-            file = by_first(partial(_copied, config.file, folder / "input"))
-            return _score(config, folder, file, str(config.file), overwrite)
-        return _score(config, folder, config.file, str(config.file), overwrite)
+    if not read_once(config.file) and not config.file.exists():
+        raise UserError(f"{config.file}: no such file; expected rows to score, or - for a pipe")
+
+
+def read_once(file: Path) -> bool:
+    """Whether a file can be read once only: standard input, or a pipe."""
+    return file == Path("-") or file.is_fifo() or file.is_char_device()
 
 
 def score_rows(

@@ -140,10 +140,11 @@ def file_digest(file: Path) -> str:
 
 
 def questions_digest(questions: Iterable[Question]) -> str:
-    """Hash of the fields that rewards read from questions."""
+    """Hash of the fields that rewards read from questions; a user's reward may read `extra`."""
     hash = hashlib.blake2b(digest_size=16)
     for q in questions:
-        hash.update(json.dumps([q.id, q.question, q.choices, q.context, q.answer]).encode())
+        read = [q.id, q.question, q.choices, q.context, q.answer, q.accepted, q.extra]
+        hash.update(json.dumps(read, default=str).encode())
     return hash.hexdigest()
 
 

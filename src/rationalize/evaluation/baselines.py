@@ -5,7 +5,7 @@ the question.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from rationalize.answers import reply_text
@@ -25,6 +25,11 @@ SEEDLESS = frozenset({MAJORITY, BASE, FEW_SHOT})
 def is_base(method: str) -> bool:
     """Whether a row is the base model's, which nobody trained on our form of an answer."""
     return method.startswith((BASE, FEW_SHOT))  # `compare` may add the run's name in brackets
+
+
+def depends_on_no_seed(method: str, seedless: Collection[str] = ()) -> bool:
+    """Whether a row is one of `SEEDLESS`, under any label of `compare`, or named in `seedless`."""
+    return method in SEEDLESS or is_base(method) or method in seedless
 
 
 def reads_base_better(comparisons: Iterable[Mapping[str, Any]], split: str | None = None) -> bool:

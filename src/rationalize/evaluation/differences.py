@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rationalize.errors import UserError
-from rationalize.evaluation.baselines import SEEDLESS, is_base
+from rationalize.evaluation.baselines import depends_on_no_seed, is_base
 from rationalize.evaluation.intervals import (
     Difference,
     average_seeds,
@@ -27,7 +27,7 @@ Results = dict[str, Any]
 def compare_rows(
     a: str, b: str, values: Mapping[tuple[str, str], Mapping[str, PerSeed]],
     seeds_of: Mapping[tuple[str, str], Sequence[int]], metrics: Mapping[str, Metric],
-    untrained: Collection[str],
+    untrained: Collection[str], seedless: Collection[str] = (),
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Rows of every metric on every split that both methods have, over the questions that both
     answered. Raises `UserError` where there are none.
@@ -45,10 +45,11 @@ def compare_rows(
                 f"{a} and {b} answered no question in common on {split}; expected at least one. "
                 "Evaluate both on the same file, or name other pairs"
             )
-        # the seeds that both have, or all where one of the methods does not depend on a seed
+        # the seeds that both have, or all where they have none in common or one needs none
         seeds = seeds_of[a, split], seeds_of[b, split]
         shared_seeds = [s for s in seeds[0] if s in seeds[1]]
-        kept = [each if {a, b} & SEEDLESS else shared_seeds for each in seeds]
+        fixed = any(depends_on_no_seed(method, seedless) for method in (a, b))
+        kept = [each if fixed or not shared_seeds else shared_seeds for each in seeds]
         for name in (name for name in of_a if name in of_b):
             readings = [
                 _reading(of, name) if is_base(method) or method in untrained else name
@@ -67,7 +68,9 @@ def compare_rows(
                 row = {"a": a, "b": b, "split": split, "metric": name, "seeds": kept}
                 if readings != [name, name]:
                     row["readings"] = readings
-                rows.append(row | _tested(metrics[name], *pair) | _by_seeds(*by_seed))
+                beside = kept[0] == kept[1] or (fixed and 1 in map(len, kept))
+                by_seeds = _by_seeds(*by_seed) if beside else {}
+                rows.append(row | _tested(metrics[name], *pair) | by_seeds)
     return rows
 
 
@@ -85,6 +88,21 @@ def partly_shared(
                     f"both answered, of {len(of_a)} and {len(of_b)}."
                 )
     return notes
+
+
+def no_seed_shared(rows: Iterable[Mapping[str, Any]], seedless: Collection[str]) -> list[str]:
+    """Notes on the methods of comparisons that each depend on a seed, and have none in common."""
+    notes = []
+    for row in rows:
+        a, b = row["a"], row["b"]
+        fixed = any(depends_on_no_seed(method, seedless) for method in (a, b))
+        if not fixed and not {*row["seeds"][0]} & {*row["seeds"][1]}:
+            own = " and ".join(", ".join(map(str, each)) for each in row["seeds"])
+            notes.append(
+                f"{a} and {b} on {row['split']}: no seed in common; compared over all seeds of "
+                f"each ({own}), without p over seeds."
+            )
+    return list(dict.fromkeys(notes))  # a note per pair and split, not per metric
 
 
 def _by_seeds(a_S: PerSeed, b_S: PerSeed) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class ReferenceSet:
 def sets_in(folder: Path) -> list[str]:
     """Sorted names of the subfolders that hold reference rationales; a `UserError` without any."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected one with a folder per set")
+        raise UserError(f"{folder}: no such file or folder; expected a folder with one per set")
     names = sorted({file.parent.name for file in folder.glob(f"*/{PATTERN}")})
     if not names:
         raise UserError(
@@ -72,7 +72,7 @@ def read_set(
     """
     name = folder.name
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected one with a test file")
+        raise UserError(f"{folder}: no such file or folder; expected a folder with a test file")
     questions = {q.id: q for q in load_questions(folder, "test", skip_bad_rows=skip_bad_rows)}
     files = sorted(folder.glob(PATTERN))
     if not files:

@@ -22,6 +22,7 @@ from rationalize.evaluation.differences import (
     Results,
     compare_rows,
     correct,
+    no_seed_shared,
     partly_shared,
 )
 from rationalize.evaluation.intervals import (
@@ -72,7 +73,8 @@ def summarise(
     that enter NRG (see `metrics_of`); `untrained` the methods, beside the base model's rows, that
     nobody trained on our form of an answer. Seeds are averaged within each question. Two methods
     are compared over the seeds that both have (a gate may have left one out), or over all seeds
-    where one of them does not depend on a seed, on the questions that both answered.
+    where they have none in common or one of them does not depend on a seed, on the questions that
+    both answered.
 
     Raises `UserError` where seeds of a method answered different questions, where methods compared
     have none in common, and where a split has no attempts; `ValueError` where `pairs` names an
@@ -92,8 +94,11 @@ def summarise_metrics(
     pairs: Sequence[tuple[str, str]] | None = None,
     meta: Mapping[str, Any] | None = None,
     untrained: Collection[str] = (),
+    seedless: Collection[str] = (),
 ) -> Results:
-    """`summarise` with the metrics given."""
+    """`summarise` with the metrics given; `seedless` names the methods, beside the baselines, that
+    do not depend on a seed.
+    """
     cells = [seeds for splits in methods.values() for seeds in splits.values()]
     everything = [a for seeds in cells for attempts in seeds.values() for a in attempts]
     _check_questions(everything, questions)
@@ -133,9 +138,11 @@ def summarise_metrics(
     seeds_of = {(m, s): sorted(seeds) for m, of in methods.items() for s, seeds in of.items()}
     by_name = {m.name: m for m in metrics}
     pairs = pairs if pairs is not None else [(names[-1], other) for other in names[:-1]]
+    seedless = {*seedless, *untrained}  # nobody trained these under a seed
     for a, b in pairs:
-        results["comparisons"] += compare_rows(a, b, values, seeds_of, by_name, untrained)
-    if notes := partly_shared(pairs, values):
+        results["comparisons"] += compare_rows(a, b, values, seeds_of, by_name, untrained, seedless)
+    notes = no_seed_shared(results["comparisons"], seedless) + partly_shared(pairs, values)
+    if notes:
         results["notes"] = notes
     return correct(results)
 

@@ -19,8 +19,10 @@ from typing import Any
 import numpy as np
 
 from rationalize.answers import answer_alone, normalise, number
+from rationalize.choice_names import same_choice
 from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.evaluation.metrics import stated
+from rationalize.numerals import whole_number
 from rationalize.records import Attempt, Question
 
 
@@ -179,11 +181,17 @@ def _check(n: int, k: int) -> None:
 
 
 def _answer(attempt: Attempt, question: Question) -> str | None:
-    """The answer that an attempt votes for; numbers of free-form answers are normalised."""
-    if attempt.prediction is None:
+    """The answer that an attempt votes for: a choice itself, where the prediction is one; a number,
+    where a right answer is one; else the text, normalised.
+    """
+    said = attempt.prediction
+    if said is None:
         return None
-    alone = answer_alone(attempt.prediction, question.answer, question.choices)
-    value = None if question.choices else number(alone)
+    if question.choices:
+        return same_choice(said, question.choices) or f"none of them: {normalise(said)}"
+    alone = answer_alone(said, question.answer)
+    right = (question.answer, *question.accepted)
+    value = number(alone) if any(whole_number(a) is not None for a in right) else None
     return normalise(alone) if value is None else f"{value:.12g}"
 
 

@@ -69,7 +69,7 @@ ADAPTER = 0.01
 DISK = 1e9
 """Bytes a second of the disk."""
 
-_FIGURES = re.compile(r"(bf16|bandwidth|memory)=([0-9.]+)")
+_FIGURE = re.compile(r"(bf16|bandwidth|memory)=([0-9]+\.?[0-9]*|\.[0-9]+)")
 
 
 def machine_named(name: str) -> Machine:
@@ -78,12 +78,10 @@ def machine_named(name: str) -> Machine:
     Raises `UsageError` for another name.
     """
     if "=" in name:
-        try:
-            figures = {k: float(figure) for k, figure in _FIGURES.findall(name)}
-        except ValueError:
-            figures = {}
+        parts = [_FIGURE.fullmatch(part.strip()) for part in name.split(",")]
+        figures = {part[1]: float(part[2]) for part in parts if part}
         names = ("bf16", "bandwidth", "memory")
-        if set(figures) != {*names} or name.count("=") != 3 or min(figures.values()) <= 0:
+        if set(figures) != {*names} or len(parts) != 3 or min(figures.values()) <= 0:
             raise UsageError(
                 f"--on {name}: expected three figures above 0, "
                 "bf16=TFLOP/s,bandwidth=TB/s,memory=GB"
