@@ -2,7 +2,7 @@
 
     python experiments/self_motivated_arith.py pool PATH/TO/SETS --out questions
     python experiments/self_motivated_arith.py attempts RUN --questions questions --store NAME \
-        [--beside RUN]
+        [--beside RUN] [--evaluated RUN ..]
     python experiments/self_motivated_arith.py unsettled RUN --questions questions --out unsettled
     python experiments/self_motivated_arith.py informative RUN --questions questions --model M_SFT \
         --reward-models runs/rm-end runs/rm-mean runs/rm-dpo --store NAME
@@ -89,6 +89,10 @@ def main() -> None:
             command.add_argument(
                 "--beside", type=Path, help="a run whose redraws and test rows it stands beside"
             )
+            command.add_argument(
+                "--evaluated", nargs="*", type=Path, default=[],
+                help="runs of `evaluate`: test rows, and draws at development questions",
+            )  # fmt: skip
     command.add_argument("--model", required=True, help="M_sft, whose states and likelihood count")
     command.add_argument("--split", default="dev", help="questions that nothing was fitted to")
     command.add_argument("--reward-models", nargs="*", default=[])
@@ -110,8 +114,11 @@ def main() -> None:
             tables["development"] = rows
         if rows := updates(log, everything, redraws):
             tables["updates"] = rows
-        if rows := test([run for run in (args.run, args.beside) if run], questions):
+        runs = [run for run in (args.run, args.beside, *args.evaluated) if run]
+        if rows := test(runs, questions):
             tables["test"] = rows
+        if rows := draws(args.evaluated, questions):
+            tables["draws"] = rows
     else:
         held_out = [a for a in everything if a.split == args.split]
         tables = informative(held_out, questions, args.model, args.reward_models)
@@ -236,10 +243,10 @@ def development(log: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def test(runs: Sequence[Path], questions: Mapping[str, Question]) -> list[dict[str, Any]]:
     """Test rows that are done, in both readings, with the paired differences to `AGAINST`."""
     of: dict[str, dict[str, dict[str, float]]] = {}
-    for path in sorted(f for run in runs for f in run.glob("attempts/final-*-test-*.parquet")):
-        row = path.stem.removeprefix("final-").rsplit("-test-", 1)[0].strip("-")
+    for path in sorted(f for run in runs for f in run.glob("attempts/final-*test-*.parquet")):
+        row = path.stem.removeprefix("final-").rsplit("test-", 1)[0].strip("-")
         attempts = load_attempts(path)
-        of[row.replace("--", ", ")] = {
+        of[row.replace("--", ", ") or attempts[0].writer] = {
             metric.name: per_question(attempts, questions, metric)
             for metric in (ACCURACY, STATED_ACCURACY)
         }
@@ -255,6 +262,26 @@ def test(runs: Sequence[Path], questions: Mapping[str, Question]) -> list[dict[s
             },
         }
         for row, values in of.items()
+    ]  # fmt: skip
+
+
+def draws(runs: Sequence[Path], questions: Mapping[str, Question]) -> list[dict[str, Any]]:
+    """Sampled attempts at development questions, and what each writer has beyond the last one."""
+    of = {}
+    for run in runs:
+        for path in sorted(run.glob("attempts/final-dev-*.parquet")):
+            attempts = load_attempts(path)
+            of[attempts[0].writer] = per_question(attempts, questions, ACCURACY), attempts
+    last = list(of.values())[-1][0] if of else {}
+    return [
+        {
+            "writer": writer, "questions": len(rates), "attempts": len(attempts),
+            "right": as_cell(list(rates.values())),
+            "tokens": sum(a.n_tokens for a in attempts) / len(attempts),
+            "cut": sum(a.finish == "length" for a in attempts) / len(attempts),
+            **({"gain": gap_cell(rates, last)} if rates is not last else {}),
+        }
+        for writer, (rates, attempts) in of.items()
     ]  # fmt: skip
 
 
