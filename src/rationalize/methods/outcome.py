@@ -116,11 +116,9 @@ def export(exp: Experiment, best: Best) -> None:
     for left in (_refused(run), folder):
         by_first(partial(shutil.rmtree, left, ignore_errors=True))
     bake = {name: b for name, b in (asked.control or {}).items() if isinstance(b, int)}
-    rationales = asked.mode == "rationale_answer"
-    best.policy.export(
-        run.folder("model"), bake=bake or None, stored=best.weights,
-        reply_tokens=exp.evaluation.max_new_tokens if rationales else None,
-    )  # fmt: skip
+    written = asked.mode == "rationale_answer"  # `commands/resolve.py` reads how long a reply was
+    told = {"reply_tokens": exp.evaluation.max_new_tokens} if written else None
+    best.policy.export(run.folder("model"), bake=bake or None, stored=best.weights, told=told)
     run.finish("export", **facts, compared=by_first(lambda: _compared(exp, best)))
 
 

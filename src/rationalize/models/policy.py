@@ -271,14 +271,13 @@ class Policy:
 
     def export(
         self, folder: Path, *, bake: Mapping[str, int] | None = None, stored: Path | None = None,
-        first_file: int = 0, reply_tokens: int | None = None,
+        first_file: int = 0, told: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Write a merged model for use anywhere; its chat template sets the bins in `bake`.
 
-        `stored`: a folder that may hold the same weights; their files are linked then.
-        `reply_tokens`: the longest reply that it was evaluated with, which the folder then says.
+        `stored`: a folder that may hold the same weights; their files are linked then. `told`: what
+        the folder shall say beside how it is asked.
         """
-        told = {} if reply_tokens is None else {"reply_tokens": reply_tokens}
         if self.quantised:
             dense = replace(self, model=dense_with_adapter(self.model))
             save_policy(dense, folder, bake=bake, told=told)
@@ -342,8 +341,7 @@ def load_policy(
     `style="auto"`: the style that `save` stored, else the chat template if there is one, else plain
     text. A stored system line replaces the default one. `tuning="lora"` adds an adapter, drawn by
     `adapter_seed`; `auto` does so where `decide_tuning` says it. Raises `UserError` if no model can
-    be loaded, or not with these `numbers`, or if its logits cannot be computed from its hidden
-    states.
+    be loaded, not with these `numbers`, or if its logits are not to be had from hidden states.
     """
     from transformers import AutoConfig, AutoTokenizer
 
