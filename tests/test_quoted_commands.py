@@ -17,7 +17,7 @@ COMMAND = re.compile(rf"\brationalize ((?:{'|'.join(FORMS)})\b[^`\n]*)")
 NOT_RUN = ("lerning-rate", "--server ..", "--help")
 """What a page quotes with the error that it gives, in part, or for its help."""
 ABSENT = re.compile(
-    r"no such file|no (config|scorer|reward_model|study)\.\w+ there|module 'my_\w+'? "
+    r"no such (file|folder)|no (config|scorer|reward_model|study)\.\w+ there|module 'my_\w+'? "
 )
 """What a dry run says of runs, files and modules of the reader's own."""
 
