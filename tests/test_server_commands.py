@@ -210,3 +210,28 @@ def test_llama_cpp(tmp_path):
     finally:
         child.terminate()
         child.wait(60)
+
+
+def test_questions_that_are_right_at_times_are_kept(tmp_path, capsys):
+    rows = [
+        {"id": f"q{i}", "question": f"Which of {i} sinks?", "choices": ["brick", "cork"],
+         "answer": "brick"} for i in range(3)
+    ]  # fmt: skip
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    right, wrong = (f"It is so. So the answer is ({letter})." for letter in "AB")
+    said = {"0": (right,), "1": (right, wrong), "2": (wrong,)}
+
+    def answer(handler):
+        [i] = [i for i in said if f"of {i} sinks" in handler.body["messages"][-1]["content"]]
+        replies(*said[i])(handler)
+
+    out = tmp_path / "unsettled.jsonl"
+    flags = ["sample", "--model", "m", "--questions", str(asked), "--out", str(out)]
+    with serving(answer=answer) as server:
+        flags += ["--server", server.url, "--n", "4", "--keep-unsettled", "--write", "questions"]
+        assert main(flags) == 0
+    [kept] = load_questions(out)
+    assert (kept.id, kept.rationales) == ("q1", ("It is so.",))
+    assert main([*flags[:7], "--keep-unsettled"]) == 2
+    assert "--n 2 or more" in capsys.readouterr().err

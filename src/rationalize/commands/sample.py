@@ -75,6 +75,10 @@ class SampleConfig(ExecutorSettings):
     """Length limit of a reply, in tokens; none: that of the run that made the model, or 96."""
     keep_correct: bool = False
     """Keep only attempts with the right answer."""
+    keep_unsettled: bool = False
+    """Keep only attempts at questions that some answer right and some do not: what GRPO and pairs
+    learn from.
+    """
     control: dict[str, str] = field(default_factory=dict)
     """Bin per reward to write under: `diversity=best`, `worst`, its number (0 is best), or
     `random`, one by lot for each question.
@@ -110,6 +114,8 @@ class SampleConfig(ExecutorSettings):
     def __post_init__(self) -> None:
         check_writing(self)
         check_executor(self, self.server)
+        if self.keep_unsettled and self.n < 2:
+            raise UsageError("--keep-unsettled compares the attempts at a question: --n 2 or more")
 
 
 @dataclass(frozen=True)
@@ -216,6 +222,10 @@ def _save(
 
     right = [a for a in attempts if _correct(a, questions)]
     kept = right if config.keep_correct else attempts
+    if config.keep_unsettled:
+        wrong = {a.question_id for a in attempts if not _correct(a, questions)}
+        unsettled = wrong & {a.question_id for a in right}
+        kept = [a for a in kept if a.question_id in unsettled]
     if config.write == "questions":
         _save_questions(kept, questions, config.out)
     else:
