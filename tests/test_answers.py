@@ -190,6 +190,25 @@ def test_yes_or_no_is_the_first_of_these_words(after, expected):
 
 
 @pytest.mark.parametrize(
+    ("after", "expected"),
+    [("not true", "no"), ("It is not true that he did", "no"), ("that isn't true", "no"),
+     ("not false", "yes"), ("It is true", "yes"), ("false, it did not", "no"),
+     ("not yes", None), ("not no", None), ("not a clear yes", None), ("cannot say yes", None),
+     ("I can't say no", None), ("neither yes nor no", None), ("either yes or no", None),
+     ("yes or no", None), ("yes/no", None), ("true or false", None), ("yes and no", None),
+     ("not **true**", "no"), ("**true** or **false**", None), ("I would say yes", "yes"),
+     ("not entirely true", None), ("It is not the case that it is true", None),
+     ("I do not think so, no", "no"), ("I am not sure but yes", "yes"),
+     ("yes, not no", "yes"), ("It was not there, so no", "no"), ("Yes, or so it seems", "yes")],
+)  # fmt: skip
+def test_a_denied_yes_or_no_is_not_its_opposite(after, expected):
+    assert parse_reply(f"{MARKER} {after}.", ("yes", "no")).prediction == expected
+    if "true" not in after and "false" not in after:
+        assert is_correct(after, "yes") is (expected == "yes")
+        assert is_correct(after, "no") is (expected == "no")
+
+
+@pytest.mark.parametrize(
     ("prediction", "answer", "choices", "expected"),
     [
         ("24 because 12 * 2 = 24", "7", None, "24"),

@@ -68,6 +68,37 @@ def test_what_cannot_be_computed_is_not_false(text):
     assert equations_hold(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["20% of 50 + 3 = 13", "Half of 50 + 3 = 28", "sqrt(16) + 2 = 6", "10 minus 3 - 2 = 5",
+     "sqrt 16 + 2 = 6", "10 plus 3 - 2 = 11", "Twice 5 + 3 = 13", "5 times 3 + 2 = 17",
+     "17 mod 5 + 1 = 3", "10 over 2 + 3 = 8", "10 divided by 2 + 3 = 8", "two thirds of 9 + 1 = 7",
+     "1/2 of 50 + 3 = 28", "20 percent of $50 + $3 = $13", "the square root of 16 + 2 = 6",
+     r"20\% \text{ of } 50 + 3 = 13", "f(2) * 3 + 1 = 13"],
+)  # fmt: skip
+def test_a_term_in_words_is_not_false(text):
+    assert equations_hold(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The sum of 3 + 4 = 8", "A total of 3 * 4 = 13", "It lasts for over 3 * 4 = 13 days",
+     "by (3 + 4) * 2 = 15", "cost(3 * 4 = 13)", "Ann of 3 + 4 = 8", "10% * 50 + 3 = 9"],
+)  # fmt: skip
+def test_a_word_that_is_no_term_hides_nothing(text):
+    assert not equations_hold(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [("(30 / 40) * 100 = 75%", True), ("30 / 40 = 75%", True), ("50% + 25% = 75%", True),
+     ("1 / 3 * 100 = 33.3%", True), ("1 / 3 = 33.3%", True), ("(30 / 40) * 100 = 76%", False),
+     ("30 / 40 = 76%", False), ("1 / 3 = 36.1%", False), ("1 / 3 * 100 = 33.4%", False)],
+)  # fmt: skip
+def test_a_percentage_is_written_with_and_without_its_hundred(text, holds):
+    assert equations_hold(text) is holds
+
+
 NUMBER = st.integers(1, 99)
 STEP = st.tuples(st.sampled_from("+-*"), NUMBER)
 

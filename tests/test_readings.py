@@ -83,6 +83,49 @@ def test_free_answers_are_stated_too(reply, gold):
     assert is_correct(stated_answer(reply, None), gold)
 
 
+@pytest.mark.parametrize(("reply", "gold"), [
+    ("**Answer: United States**", "United States"), ("The answer is United Kingdom.",
+    "United Kingdom"), ("Answer: the union", "the union"), ("Answer: Uncle Tom", "Uncle Tom"),
+    ("The final answer is 42. I am confident that the answer is correct.", "42"),
+    ("**Answer: 42**\n\nThis answer is reasonable because it is even.", "42"),
+    ("The answer is: \\boxed{42}.\n\nThe answer is an integer, as expected.", "42"),
+    ("The answer is 42. The answer is in dollars.", "42"),
+    ("The answer is 42. That answer is close to our guess.", "42"),
+    ("The answer is 42. The answer is rounded to a whole number.", "42"),
+    ("The answer is 42. The answer is not 41.", "42"),
+    ("The answer is 41. My answer is 42.", "42"), ("The answer is correct.", "correct"),
+    ("The answer is 41. The answer is 42.", "42"), ("This answer is 42.", "42"),
+    ("The answer is left. The answer is right angle.", "right angle"),
+])  # fmt: skip
+def test_a_remark_on_the_answer_is_not_the_answer(reply, gold):
+    assert is_correct(stated_answer(reply, None), gold)
+
+
+@pytest.mark.parametrize("reply", [
+    "The answer is unknown.", "The answer is unclear, though 42 is near.", "Answer: undetermined",
+    "The answer is 42. No, the answer is not 42.", "The answer is 42. The answer is not correct.",
+    "The answer is 42. The answer is uncertain.",
+    "The answer is 42. This answer is wrong.", "The answer is 42. This answer is not right.",
+])  # fmt: skip
+def test_an_answer_that_is_taken_back_is_none(reply):
+    assert stated_answer(reply, None) is None
+
+
+@pytest.mark.parametrize(("reply", "expected"), [
+    ("The correct answer is (B) snow. The answer is not (A).", "snow"),
+    ("The answer is (B). The answer is not ice, since that is hard.", "snow"),
+    ("The answer is (A). Wait. The answer is not (A).", None),
+    ("The answer is (A). The answer is not clear.", None),
+    ("The answer is (A). This answer is incorrect.", None),
+    ("The answer is (A). This answer is the best of them.", "ice"),
+    ("The answer is (B). Some say (A), but that answer is wrong.", "snow"),
+    ("The answer is not (A).", None), ("The answer is not (A). The answer is (B).", "snow"),
+    ("The answer is (B). The answer is neither ice nor rain.", None),
+])  # fmt: skip
+def test_a_denied_choice_leaves_another_one_that_was_stated(reply, expected):
+    assert stated_answer(reply, ("ice", "snow")) == expected
+
+
 # choice texts: no letter label, nothing that a line or an answer's own syntax takes away
 choice_texts = st.from_regex(r"\w[\w $%.,;:'+*/!-]{0,12}[\w.!]?", fullmatch=True).filter(
     lambda t: t.strip() == t and len(t.splitlines()) == 1
@@ -181,6 +224,42 @@ def test_powers_fractions_and_counts_have_their_value(said, gold):
 ])  # fmt: skip
 def test_what_is_another_number_is_wrong(said, gold):
     assert not is_correct(said, gold)
+
+
+@pytest.mark.parametrize(("said", "value"), [
+    ("$3 \\cdot 4 = 12$", 12), ("12 \\div 4 = 3", 3), ("3 \\cdot 10^8", 3 * 10**8),
+    ("3·10^8", 3 * 10**8), ("3 ⋅ 4 = 12", 12), ("3 ∙ 4 = 12", 12), ("1.5 Million", 1_500_000),
+    ("$2 THOUSAND", 2000), ("negative 5", -5), ("Minus 5 degrees", -5), ("it is minus $5", -5),
+    ("the sum is negative 5", -5), ("· 42", 42), ("5× faster", 5), ("about *5* (or so)", 5),
+    ("5 N·m", 5), ("24 packs, since 12 * 2 = 24", 24), ("24 packs - 12 * 2 = 24", 24),
+    ("60 minutes = 1 hour", 60), ("24 \\cdots", 24),
+])  # fmt: skip
+def test_signs_of_calculations_in_any_writing_are_read(said, value):
+    assert exact_number(said) == value
+
+
+@pytest.mark.parametrize("said", [
+    "5 apples + 3 apples = 8 apples", "5 apples - 3 apples = 2 apples", "3 hours × 60 = 180",
+    "3 hours x 60 = 180", "5 apples + 3 apples", "20% of 50 = 10", "√5", "√(5)", "sqrt(5)",
+    "the square root of 5", "half of 10", "twice 5", "2*sqrt(3)", "2 * √3", "2\\cdot \\sqrt{3}",
+    "3 ± √2", "3 ± 2", "3 \\pm 2", "3 + √2", "1/√2", "3 √2", "3 \\sqrt{2}", "3 π", "2^{n+1}",
+    "2^n", "2 × n", "5 squared", "10 minus 3", "10 minus 3 = 7", "5 times 3", "5 plus 3 = 8",
+    "8 divided by 2 = 4", "she felt minus 5", "1.5 Millions",
+    "5 dollars/hour * 3 hours = 15 dollars", "5kg + 3kg = 8kg", "20% * 50 = 10", "20% + 5% = 25%",
+    "100% - 25% = 75%", "72 days of school – 3 days missed = 69",
+])  # fmt: skip
+def test_a_number_that_goes_on_is_never_its_first_digits(said):
+    assert number(said) is None
+
+
+@pytest.mark.parametrize(("said", "expected"), [
+    ("- 1", None), ("– 1", None), ("-1", "-1"), ("−1", "-1"), ("minus 1", "-1"), ("1", "1"),
+    ("negative 1", "-1"), ("— 1", "1"), ("- $1", None), ("→ 1", "1"), (".5", None), ("... 5", "5"),
+    ("-- 1", "1"), ("--1", "1"), ("-> 1", "1"),
+])  # fmt: skip
+def test_the_sign_of_a_choice_is_kept(said, expected):
+    choices = ("-1", "1", "0", "5")
+    assert parse_reply(f"So the answer is {said}.", choices).prediction == expected
 
 
 @given(st.text())

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rationalize.choice_names import named_choice, normalise, same_choice
+from rationalize.choice_names import named_choice, normalise, same_choice, yes_or_no
 from rationalize.latex import equal_latex
 from rationalize.numerals import exact_number, number, number_text, plain, whole_number
 
@@ -54,7 +54,7 @@ _EMPHASISED = re.compile(r"(?:\*\*|__)(.+?)(?:\*\*|__)")
 
 _STATEMENT = re.compile(
     r"(?:\b(?P<open>if|whether|unless|suppose|assume)\s+(?:that\s+)?(?:the\s+)?"
-    r"(?:correct\s+|right\s+|final\s+)?)?"
+    r"(?:correct\s+|right\s+|final\s+)?)?(?P<this>\b(?:this|that)\s+(?:final\s+)?)?"
     r"(?:\banswer|\b(?:correct|right|best|final)\s+(?:option|choice|one))\b"
     r"(?:\s+(?:to|for)\s+(?:the|this|your)\s+\w+)?[\s*_\"'`]*"
     r"(?:(?:is|would\s+be|should\s+be|must\s+be|has\s+to\s+be|will\s+be)\b|[:=：]|[-–—](?=\s))[\s*_:：]*",
@@ -67,7 +67,23 @@ _CALLED_RIGHT = re.compile(
     r"[*_\"'`]*\s+is\s+(?:the\s+)?(?:correct|right|best)\b"
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
-_DENIED = re.compile(r"\W*(?:not|neither|either|between|none|un\w+)\b", re.IGNORECASE)
+_NOT = re.compile(r"\W*not\b", re.IGNORECASE)
+_DENIED = re.compile(
+    r"\W*(?:not|neither|either|between|none|unknown|unclear|uncertain|undefined|undetermined"
+    r"|undecided|unsure|unavailable|unanswerable|unspecified)\b",
+    re.IGNORECASE,
+)
+_TAKEN_BACK = re.compile(r"\bthis\s+answer\s+is\s+(?:wrong|incorrect)\b", re.IGNORECASE)
+_REMARK = re.compile(
+    r"(?:in|rounded|expressed|given|based|consistent|supported|obtained)\b"
+    r"|an?\s+(?:integer|whole)\b"
+    r"|(?:correct|right|reasonable|sensible|plausible|valid|positive|negative|even|odd|exact|final)"
+    r"\W*(?:$|[.,;!]|\b(?:because|since|as|and|for|given|here)\b)",
+    re.IGNORECASE,
+)
+"""What goes on about an answer that was stated before: `correct.`, `in dollars`, `an integer`."""
+_LOOKED_AT = 40
+"""Statements of an answer that are read, from the last on: a model may say the same for pages."""
 _ASKED = re.compile(r"\W*\w+\W*\?")
 _LABELLED = re.compile(r"(?:(?:option|choice)\s+)?[(\[]?([A-Za-z])[)\]]?(?:[.:)\s–—-]+(.*))?", re.I)
 
@@ -153,19 +169,40 @@ def stated_answer(completion: str, choices: Sequence[str] | None) -> str | None:
     text = split_reasoning(completion)[1].strip()
     if strict is not None or not text:
         return strict
-    # where an answer may begin
-    said = [(m.end(), text[m.end() :]) for m in _STATEMENT.finditer(text) if not m["open"]]
-    said += [(m.end(), inside) for m in _BOXED.finditer(text) if (inside := _braced(text, m.end()))]
+    # where an answer may begin; what may be a remark on an answer comes after all the others
+    said = [(not _is_remark(m), m.end(), text[m.end() :])
+            for m in _STATEMENT.finditer(text) if not m["open"]]  # fmt: skip
+    said += [(True, m.end(), s) for m in _BOXED.finditer(text) if (s := _braced(text, m.end()))]
     if choices:
-        said += [(m.end(), text[m.end() :]) for m in _CHOSEN.finditer(text)]
-        said += [(m.start(), m["said"]) for m in _CALLED_RIGHT.finditer(text)]
-    for _, after in sorted(said, reverse=True):
+        said += [(True, m.end(), text[m.end() :]) for m in _CHOSEN.finditer(text)]
+        said += [(True, m.start(), m["said"]) for m in _CALLED_RIGHT.finditer(text)]
+    taken_back = max((m.end() for m in _TAKEN_BACK.finditer(text)), default=0)
+    denied: list[str] = []
+    for _, begin, after in sorted(said, reverse=True)[:_LOOKED_AT]:
         if _ASKED.match(after):
             continue
         answer = read_answer(after, choices)
-        if answer is not None or _DENIED.match(after):
-            return None if _DENIED.match(after) and not choices else answer
-    return _alone(text, choices)
+        if _DENIED.match(after) and not (answer and choices):
+            if (other := _ruled_out(after, choices)) is None:
+                return None
+            denied.append(other)
+        elif answer is not None:
+            kept = begin >= taken_back and not any(is_correct(answer, d, choices) for d in denied)
+            return answer if kept else None
+    return None if denied else _alone(text, choices)
+
+
+def _is_remark(statement: re.Match[str]) -> bool:
+    after = statement.string[statement.end() :]
+    return bool((statement["this"] and not _DENIED.match(after)) or _REMARK.match(after))
+
+
+def _ruled_out(text: str, choices: Sequence[str] | None) -> str | None:
+    """The choice or number in `not (A)`, `not 41`."""
+    if not (denial := _NOT.match(text)):
+        return None
+    answer = read_answer(text[denial.end() :], choices)
+    return answer if choices or answer is None else number_text(answer)
 
 
 def _braced(text: str, start: int) -> str | None:
@@ -261,7 +298,7 @@ def answer_alone(prediction: str, answer: str, choices: Sequence[str] | None = N
     if choices:
         return prediction
     if normalise(answer) in ("yes", "no"):
-        alone = word.group() if (word := _YES_NO.search(prediction)) else None
+        alone = yes_or_no(prediction)
     elif whole_number(answer) is not None:
         alone = number_text(prediction)
     return prediction if alone is None else alone

@@ -13,7 +13,8 @@ _BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
 _CLOSED_LETTER = re.compile(r"([A-Z])(?:[*_\"`”’!}]|\s+=|$)")
 _WRAPPED_LETTER = re.compile(r"[\[{<]\s*([A-Za-z])\s*[\]}>]")
 _INTRODUCED = re.compile(
-    r"(?:[-–—→>.…\s]+|(?:therefore|thus|clearly|likely|probably|definitely|most)\b,?\s*)*"
+    r"(?:[—→>…\s]|\.(?!\d)|[-–]{2,}|[-–](?!\s?[$£€]?\s?\d)"  # neither a sign nor a point of .5
+    r"|(?:therefore|thus|clearly|likely|probably|definitely|most)\b,?\s*)*"
     r"(?:(?:the\s+)?(?:(?:option|choice|letter|answer)\s*:?\s*)+(?=\W?[A-Za-z]\b))?",
     re.IGNORECASE,
 )
@@ -32,6 +33,12 @@ _AFTER_A_TEXT = re.compile(
 _JOINED = re.compile(r"[\s,]*(?:\b(?:or|and|nor)\b|[,/&])\s*", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
 _YES_NO = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
+_CLAUSE = re.compile(r"[.,;:!?()]|\b(?:so|thus|hence|therefore|then|but|because)\b")
+_DENIED = re.compile(r"(?:\b(?:neither|either|nor|whether|between|not|cannot)|n['’]t)\b")
+_NOT = re.compile(r"(?:\bnot|n['’]t)\W*$")
+_JOINED_TO_ANOTHER = re.compile(
+    r"[^\w.;:!?/]*(?:/|\b(?:or|nor|and)\b)[^\w.;:!?/]*(?:yes|no|true|false)\b", re.IGNORECASE
+)
 
 
 def normalise(text: str) -> str:
@@ -59,8 +66,7 @@ def named_choice(text: str, choices: Sequence[str]) -> str | None:
     """The one choice that a line names; None where it names none, or several.
 
     `(A)` is the first choice, whatever follows. Then come the choices' texts, then a bare `A`, then
-    either with words around it. For the choices yes and no, the first of these words counts, and
-    true and false mean the same.
+    either with words around it. For the choices yes and no, `yes_or_no` reads the line.
     """
     line = text.strip().rstrip(".").strip()
     bare = line.strip("*\"'` ")  # chat models put answers in bold or quotes
@@ -71,10 +77,28 @@ def named_choice(text: str, choices: Sequence[str]) -> str | None:
             return found
     if letter := _BARE_LETTER.match(bare):
         return _of_letter(letter, bare, choices)
-    if {normalise(c) for c in choices} == {"yes", "no"} and (word := _YES_NO.search(bare)):
-        said = word.group().lower()
-        return same_choice({"true": "yes", "false": "no"}.get(said, said), choices)
+    if {normalise(c) for c in choices} == {"yes", "no"} and _YES_NO.search(bare):
+        said = yes_or_no(bare)
+        return same_choice(said, choices) if said else None
     return _with_words_around(plain(line), choices)
+
+
+def yes_or_no(text: str) -> str | None:
+    """What the first of the words yes, no, true and false says; true and false mean yes and no.
+    `not true` is no; any other denial, and two of these words that are joined, say nothing.
+
+    >>> [yes_or_no(t) for t in ("Yes, it can", "not true", "not yes", "yes or no", "neither")]
+    ['yes', 'no', None, None, None]
+    """
+    word = _YES_NO.search(text)
+    if not word:
+        return None
+    said, clause = word.group().lower(), _CLAUSE.split(text[: word.start()].lower())[-1]
+    if _JOINED_TO_ANOTHER.match(text, word.end()):
+        return None
+    if _DENIED.search(clause):
+        return {"true": "no", "false": "yes"}.get(said) if _NOT.search(clause) else None
+    return {"true": "yes", "false": "no"}.get(said, said)
 
 
 def _with_words_around(line: str, choices: Sequence[str]) -> str | None:

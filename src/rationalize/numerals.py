@@ -24,29 +24,47 @@ _VULGAR = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 _DASH = re.compile(r"[‐‑‒–−﹣－](?=\s?[$£€¥]?\s?[\d.])")  # not the em dash: it separates
 _TAGS = re.compile(r"</?(?:b|i|em|strong|u|code|span|p|mark|answer)\s*>", re.IGNORECASE)
 
-_COUNT = "hundred|thousand|million|billion|trillion"
-_POWERS = dict(zip(_COUNT.split("|"), (2, 3, 6, 9, 12), strict=True))
+_DOT = re.compile(r"(?<=[\w)}%])(\s?)[·⋅∙]")  # multiplies; at the start it is a bullet
+_SIGNS = {"times": "×", "cdot": "×", "div": "÷", "pm": "±", "%": "%", "$": "$"}
+_LATEX_SIGN = re.compile(r"\\(?:(times|cdot|div|pm)(?![A-Za-z])|([%$]))")
+_SIGN_WORD = re.compile(
+    r"(?:\bnegative|(^|[=:(,]\s?|\b(?:is|was|be|equals)\s)minus)\s(?=[$£€]?\.?\d)", re.IGNORECASE
+)
+
+_COUNTS = ("hundred", "thousand", "million", "billion", "trillion")
+_POWERS = dict(zip(_COUNTS, (2, 3, 6, 9, 12), strict=True))
+_COUNT = f"(?i:{'|'.join(_COUNTS)})"
 _DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+_OPERAND = r"(?:[\d(\\√π]|sqrt|pi\b)"
 _MORE = (
-    r"(?![\d_²³½¼¾\\{π√∞⁄]|['’,.:]\d|[eE][-+]?\d|[kKMBi]\b|\s?\*\*\s?\d|\s?[-/^]\s?[\d(\\]"
-    rf"|\s?(?:{_COUNT})s?\b|\s+(?:and|or|to|point)\s+(?:a\s+half|(?:\w\s?=\s?)?[-$£€]?\d)|\s+\d+\s*/)"
+    r"(?![\d_²³½¼¾\\{π√∞⁄]|['’,.:]\d|[eE][-+]?\d|[kKMBi]\b|\s?\*\*\s?\d|\s+\d+\s*/"
+    rf"|\s?(?:{_COUNT}s?\b|\^|√|π|sqrt|\\sqrt|\\?pi\b|squared\b|cubed\b|[-/±×÷]\s?{_OPERAND})"
+    rf"|(?:[+*]|\s[+*]\s){_OPERAND}|\s?[+±×÷]\s?[b-z]\b"
+    r"|\s+(?:and|or|to|point|plus|minus|times|mod|(?:divided|multiplied)\s+by)"
+    r"\s+(?:a\s+half|(?:\w\s?=\s?)?[-$£€]?\d)"
+    # 5 apples + 3 apples; a dash may also separate (24 packs - 12 * 2 = 24), but not one unit
+    r"|(?P<unit>\s?(?:%|[^\W\d_]+))(?:[\s/][^\W\d_]+){0,2}"
+    r"(?:\s?[+×÷*]\s?[$£€]?\d|\sx\s\d|\s?-\s?[$£€]?\d+(?P=unit))"
+    r"|\s?%\s+of\s+[$£€]?\d[^=\n]{0,80}=)"
 )
 """What may not follow: the number would go on."""
 _SIGNED = r"(?:[-+]?(?:[$£€¥] ?)?|[$£€¥][-+])"
 _NUMBER = re.compile(
-    rf"(?<![\w.,^-]){_SIGNED}{_DIGITS}(?:[eE][-+]?\d+(?!\w)|\s?(?:{_COUNT})\b)?{_MORE}"
+    r"(?<![\w.,^√±-])(?<![Mm]inus )"
+    rf"{_SIGNED}{_DIGITS}(?:[eE][-+]?\d+(?!\w)|\s?{_COUNT}\b)?{_MORE}"
 )
-_SCIENTIFIC = re.compile(rf"({_SIGNED}{_DIGITS})\s*[*×x·]\s*10\s*(?:\^|\*\*)\s*([-+]?\d+)")
+_SCIENTIFIC = re.compile(rf"({_SIGNED}{_DIGITS})\s*[*×x]\s*10\s*(?:\^|\*\*)\s*([-+]?\d+)")
 _POWER = re.compile(r"([-+]?)(\d+)\s*(?:\^|\*\*)\s*([-+]?\d+)")
 _FRACTION = re.compile(r"([-+]?)(?:(\d+)\s+)?(\d+)\s*/\s*(\d+)")
 _SPECIAL = (_SCIENTIFIC, _POWER, _FRACTION)
-_CALCULATION = re.compile(rf"(?:[-+*/×÷^x().,$£€¥\d\s=]|(?<=\d)[eE](?=[-+]?\d)|\b(?:{_COUNT})\b)+")
+_CALCULATION = re.compile(rf"(?:[-+*/×÷^x().,$£€¥\d\s=]|(?<=\d)[eE](?=[-+]?\d)|\b{_COUNT}\b)+")
 _UNIT = re.compile(r"\s*(?:%|percent|per\s?cent|°\s?[CF]?)\s*$", re.IGNORECASE)
 _FUNCTION = re.compile(
     r"\\(?!(?:approx|simeq|displaystyle|[q]?quad|left|right|therefore|implies|[lL]ongrightarrow"
-    r"|[rR]ightarrow|to|times|cdot|div|degree|circ|le|ge|leq|geq|ldots|dots)(?![A-Za-z]))[A-Za-z]+"
+    r"|[rR]ightarrow|to|times|cdot|div|degree|circ|le|ge|leq|geq|[cl]?dots)(?![A-Za-z]))[A-Za-z]+"
+    r"|√|\b(?:sqrt|log|ln|sin|cos|tan|exp)\s?[(\d]|(?i:\b(?:half|twice|root)\s(?:of\s)?[$£€]?\d)"
 )
-"""A command that makes another number of what follows: `\\sqrt`, `\\log`, `\\pi`."""
+"""What makes another number of what follows: `\\sqrt`, `\\log`, `\\pi`, `sqrt(`, `half of`."""
 _LONGEST = 300
 """Digits, and size of an exponent, up to which a number is read."""
 
@@ -77,10 +95,10 @@ def plain(text: str) -> str:
         if text == before:
             break
     text = re.sub(r"\s?\\[,!;:]\s?|\\ ", " ", text)
-    for latex, sign in (("\\times", "×"), ("\\cdot", "·"), ("\\%", "%"), ("\\$", "$")):
-        text = text.replace(latex, sign)
+    text = _LATEX_SIGN.sub(lambda m: _SIGNS[m[1] or m[2]], _DOT.sub(r"\1×", text))
     text = re.sub(r"\^\s*(?:\\circ|\{\\circ\})|\\degree", "°", text)
-    return _DASH.sub("-", text).strip().strip("*\"'`_“”‘’«» ").strip()
+    text = _DASH.sub("-", text).strip().strip("*\"'`_“”‘’«» ").strip()
+    return _SIGN_WORD.sub(r"\1-", text)
 
 
 def _written_fraction(match: re.Match[str]) -> str:
@@ -175,7 +193,7 @@ def _value(written: str) -> Fraction | None:
     if not _NUMBER.fullmatch(written):
         return None
     digits, _, count = re.sub(rf"\s?({_COUNT})$", r" \1", written).rpartition(" ")
-    if count not in _POWERS:
+    if (count := count.lower()) not in _POWERS:
         digits, count = written, ""
     digits = re.sub("[,$£€¥ ]", "", digits)
     _, _, exponent = digits.lower().partition("e")

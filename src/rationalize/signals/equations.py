@@ -6,6 +6,7 @@ equation. People and models also write what is no equation as a whole, and it is
     27 - 2 = 25 / 5 = 5        a running result: 27 - 2 = 25, then 25 / 5 = 5
     10 / 3 = 3.33              rounded to the decimals that are shown
     3 boxes * 4 + 2 = 14       a term in words: the rest cannot be computed
+    half of 50 + 3 = 28        the same
     2x + 3 = 11                an unknown: cannot be computed
     3 \times 4 = 12            LaTeX: read as plain text
 """
@@ -41,14 +42,22 @@ _FIRST = re.compile(r"-?\d+(?:\.\d+)?(?=[-+*/])")
 """The number that a calculation goes on from."""
 _UNKNOWN = re.compile(r"(?:(?<=[\d(])|(?<=[-+*/=] ))x(?!\s*[\d$€£(])")
 """An x that multiplies nothing."""
-_MIXED = re.compile(r"\d\s+[\d(]")
+_MIXED = re.compile(r"\d%?\s+[\d(]")
 """Two numbers side by side: perhaps a mixed number, `1 1/2`."""
 _LATEX = (
     (re.compile(r"\\(?:text|mathrm|mbox)\s*\{[^{}]{0,60}\}|\\[,;! ]|\\left|\\right|\\\$"), " "),
     (re.compile(r"\\d?frac\s*\{([^{}]{1,40})\}\s*\{([^{}]{1,40})\}"), r"(\1)/(\2)"),
     (re.compile(r"\\(?:times|cdot)\b"), "*"),
     (re.compile(r"\\div\b"), "/"),
+    (re.compile(r"\\%"), "%"),
 )
+_IN_WORDS = re.compile(
+    r"(?:(?:[\d%]|\b(?:percent|half|third|quarter|fourth|fifth|sixth|eighth|tenth|root)s?)\s+of"
+    r"|\b(?:half|twice|double|triple|times|minus|plus|mod|modulo|sqrt|root)"
+    r"|\b(?:divided|multiplied)\s+by|[\d)]\s+over)\s*$",
+    re.IGNORECASE,
+)
+"""What makes a term of the number after it: `20% of`, `10 minus`."""
 _OPERATORS = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
     ast.Div: operator.truediv,
@@ -79,11 +88,19 @@ def equations_hold(text: str) -> bool:
 
 
 def is_false(equation: Equation) -> bool:
-    """Whether both sides can be computed and differ."""
-    left, right = value_of(equation.left), value_of(equation.right)
-    if equation.cut or left is None or right is None:
+    """Whether both sides can be computed and differ.
+
+    A result in percent may also be the number alone: 30 / 40 = 75%, and (30 / 40) * 100 = 75%.
+    """
+    left, right = equation.left, equation.right
+    return not equation.cut and _differ(left, right) and _differ(left, right.removesuffix("%"))
+
+
+def _differ(left_side: str, right_side: str) -> bool:
+    left, right = value_of(left_side), value_of(right_side)
+    if left is None or right is None:
         return False
-    decimals = re.fullmatch(r"-?\d*\.(\d+)", equation.right)
+    decimals = re.fullmatch(r"-?\d*\.(\d+)", right_side)
     rounding = 0.5 * 10.0 ** -len(decimals[1]) * (1 + 1e-9) if decimals else 0.0
     return not abs(left - right) < TOLERANCE and abs(left - right) > rounding
 
@@ -121,12 +138,18 @@ def _result(before: str, after: str) -> str:
 
 
 def _starts_inside(text: str, start: int, left: str) -> bool:
-    """Whether a stretch goes on from what is not a number: `boxes * 4`, `5:30 + 2`, `y2 + 3`."""
+    """Whether a stretch goes on from what is not a number: `boxes * 4`, `5:30 + 2`, `y2 + 3`,
+    `half of 50 + 3`, `sqrt(16) + 2`.
+    """
+    if _IN_WORDS.search(text[max(0, start - 30) : start]):
+        return True
     before = text[start - 1 : start]
     if not before or before.isspace():
         return False
     if left[:1].isdigit() or (before == ":" and text[start - 2 : start - 1].isdigit()):
         return True  # nothing but a sign of punctuation stands between
+    if before.isalpha() and left.startswith("(") and ")" in left:
+        return True
     operator_first = re.match(r"\s*[*/+×÷-]|\s+x", left)
     return bool(operator_first) and (before.isalnum() or before in ")]}")
 
