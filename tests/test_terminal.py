@@ -146,7 +146,6 @@ def test_what_is_told_only_if_it_takes_long(monkeypatch, capsys):
     assert work(19) == "scores: 128/200 texts, 21 s left\nscores: 200/200 texts\n"
 
 
-
 def test_a_resumed_run_says_what_is_done(tmp_path, capsys):
     with Run.open(tmp_path, {"method": "sft"}) as run:
         run.finish("sft", steps=3)

@@ -251,8 +251,8 @@ def _logprobs(
 
 
 def _batches(ordered, size, limit: int, rows=lambda entry: 1) -> Iterator[list]:
-    """Consecutive entries in batches of at most `limit` padded tokens, if `size`, the tokens of a row
-    of an entry, never falls.
+    """Consecutive entries in batches of at most `limit` padded tokens, if `size`, which is the
+    tokens of a row of an entry, never falls.
     """
     batch: list = []
     n = 0
