@@ -143,15 +143,22 @@ def write_pool(sets: Path, out: Path) -> None:
 
 def write_unsettled(attempts: Sequence[Attempt], questions: Path, out: Path) -> None:
     """The files of `questions`, the train file with the questions alone that M_sft, or what GRPO
-    made of it, answers right at times.
+    made of it, answers right at times; their right attempts, chosen as RFT does, as rationales.
     """
-    after_sft = ("redraws", "grpo")
-    rates = pass_rates([a for a in attempts if any(name in a.writer for name in after_sft)])
+    drawn = [a for a in attempts if any(name in a.writer for name in ("redraws", "grpo"))]
+    rates = pass_rates(drawn)
+    by_id = {q.id: q for q in load_splits(questions)["train"]}
+    rationales: dict[str, list[str]] = {}
+    for a in sort_attempts(drawn, by_id, SelectConfig(true_equations=True, positives=3)).positives:
+        rationales.setdefault(a.question_id, []).append(a.rationale)
     out.mkdir(parents=True, exist_ok=True)
     for split in ("train", "dev", "test"):
         rows = rows_at(questions, split)
         if split == "train":
-            rows = [row for row in rows if 0 < rates.get(row["id"], 0) < 1]
+            rows = [
+                {**row, "rationales": rationales.get(row["id"], [])}
+                for row in rows if 0 < rates.get(row["id"], 0) < 1
+            ]  # fmt: skip
         (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         print(f"{split}: {len(rows)} questions")
 
