@@ -285,15 +285,17 @@ def test_a_rationale_that_led_to_the_answer_may_still_be_false():
     assert [s.text for g in groups for s in g if s.true] == [rationales[0]]
 
 
-def test_a_rationale_that_led_to_the_answer_is_never_taught_as_false():
-    compares, other = "Steel is denser than wood.", "We read that wood sinks, so wood."
-    asked = [dataclasses.replace(QUESTION, rationales=(compares, other), extra={})]
+def test_a_rationale_that_compares_choices_is_not_taught_as_false():
+    """The choice that it names last is not what it concludes; "no" is no answer there."""
+    compares, other = "Steel is denser than wood.", "Steel is dense, so it is wood."
+    ends = "So it is steel, which sinks. Wood floats."
+    asked = [dataclasses.replace(QUESTION, rationales=(compares, other, ends), extra={})]
     gills = "A whale has lungs and no gills, so it must come up for air."
     asked.append(Question("w", "Can it drown?", "yes", ("yes", "no"), rationales=(gills,)))
     for seed in range(20):
         said = [s for g in rationale_groups(asked, negatives=9, seed=seed) for s in g]
-        assert {s.text for s in said if s.true} == {compares, gills}
-        assert not {compares, other, gills} & {s.text for s in said if not s.true}
+        assert {s.text for s in said if s.true} == {compares, ends, gills}
+        assert not {compares, ends, gills} & {s.text for s in said if not s.true}
 
 
 def test_statements_with_their_question(tmp_path):

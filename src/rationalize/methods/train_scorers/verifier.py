@@ -112,7 +112,13 @@ MOSTLY = 0.5
 """Share of a rationale's words in repeated runs, above which it counts as repetitive."""
 
 _BY_THE_WAY = {"yes", "no", "true", "false"}
-"""Choices that a rationale may hold without speaking of them: "no gills"."""
+_BESIDE = re.compile(
+    r"\b(?:than|not|nor|without|unlike)\s+(?:(?:an?|the|in|on|at|to)\s+)*\w+", re.IGNORECASE
+)
+"""What a rationale names to compare with, or to rule out."""
+_CONCLUDES = re.compile(
+    r"\b(?:so|thus|therefore|hence|we (?:get|want)|which means)\b", re.IGNORECASE
+)
 
 Group = list[Statement]
 """Statements of one question, exactly one of them true."""
@@ -205,20 +211,19 @@ def rationale_groups(
     questions: Sequence[Question], negatives: int, seed: int, share: float = 1.0, *,
     with_question: bool = False,
 ) -> list[Group]:  # fmt: skip
-    """Each sound rationale that led the teacher to the gold answer, against corruptions of it. One
-    that led there and is not sound counts neither as true nor as false.
+    """Each sound rationale that led the teacher to the gold answer, against corruptions of it.
 
     With the question before each, another question's rationale is a false statement too.
     """
     by_id = {q.id: q for q in questions}
-    led: dict[str, list[str]] = {q.id: [] for q in questions}  # to the gold answer
+    right: dict[str, list[str]] = {q.id: [] for q in questions}
     for attempt in teacher_attempts(questions, "correct"):
-        led[attempt.question_id].append(attempt.rationale)
-    right = {id: [r for r in texts if sound(r, by_id[id])] for id, texts in led.items()}
+        if sound(attempt.rationale, by_id[attempt.question_id]):
+            right[attempt.question_id].append(attempt.rationale)
     samples = teacher_attempts(questions, "all")
     wrong: dict[str, list[str]] = {q.id: [] for q in questions}
     for attempt in samples:
-        if attempt.rationale not in led[attempt.question_id]:
+        if attempt.rationale not in right[attempt.question_id]:
             wrong[attempt.question_id].append(attempt.rationale)
     pool = [a.rationale for a in samples]
     groups = []
@@ -241,19 +246,24 @@ def rationale_groups(
 
 def sound(rationale: str, question: Question) -> bool:
     """Whether a rationale that led to the gold answer may count as true: it does not mostly repeat
-    itself, and it does not name other choices alone. "Yes" and "no" are named by the way.
+    itself, does not conclude with another choice, and does not name others alone. What stands after
+    "than" or "not" is not named, and "yes" and "no" are words like others.
 
     >>> question = Question("q", "?", "taller", ("taller", "shorter"))
-    >>> [sound(r, question) for r in ("Taller, since B is shorter.", "We read shorter.")]
+    >>> [sound(r, question) for r in ("Taller, as B is shorter.", "A: taller, so it is shorter.")]
     [True, False]
     >>> sound("Ann is taller, Ann is taller, Ann is taller.", question)
     False
     """
     if repeated_share(rationale) > MOSTLY:
         return False
-    said = words(rationale)
-    named = {c for c in question.choices or () if mentions(said, c)}
-    return not named or question.answer in named or {c.lower() for c in named} <= _BY_THE_WAY
+    said = _BESIDE.sub(" ", rationale)
+    *_, concluded = _CONCLUDES.split(said)
+    for part in (concluded, said):
+        named = {c for c in question.choices or () if mentions(words(part), c)}
+        if {c.lower() for c in named} - _BY_THE_WAY:
+            return question.answer in named
+    return True
 
 
 def corruptions(
