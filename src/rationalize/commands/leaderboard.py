@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rationalize.commands.resolve import ScorerFolders, known_names, rewards_of, split_commas
 from rationalize.commands.score_methods import same_inputs, score_methods
@@ -63,15 +63,14 @@ def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> Result
     """Read the sets and the runs, score all with the same rewards, print tables, write the page;
     returns what `results.json` holds.
     """
-    from rationalize.evaluation.leaderboard import join_sets, pairs_on_equal_questions
+    from rationalize.evaluation.leaderboard import pairs_on_equal_questions
     from rationalize.rewards import RewardSuite
     from rationalize.runs import Run, check_resumable
 
     settings = stored_settings(config)
     check_resumable(config.out, settings, overwrite=overwrite)
     known_names(config.rewards, config)
-    sets, ours, notes = ranked(config)
-    questions, references = join_sets(sets)
+    sets, questions, references, ours, notes = ranked(config)
     methods = references | ours
     notes = [note for one in sets for note in one.notes] + notes
     rewards = rewards_of(config.rewards, config, model=config.fluency_model)
@@ -86,8 +85,19 @@ def leaderboard(config: LeaderboardConfig, *, overwrite: bool = False) -> Result
         return _report(run, suite, sets, questions, {**baseline, **scored}, pairs, notes)
 
 
-def ranked(config: LeaderboardConfig) -> tuple[list[ReferenceSet], Methods, list[str]]:
-    """The sets, our runs' methods, and notes on these. Raises what is wrong with the files."""
+class Ranked(NamedTuple):
+    """What a leaderboard is of."""
+
+    sets: list[ReferenceSet]
+    questions: Mapping[str, Question]
+    references: Methods
+    ours: Methods
+    notes: list[str]
+    """On our runs."""
+
+
+def ranked(config: LeaderboardConfig) -> Ranked:
+    """The sets and our runs' methods. Raises what is wrong with the files."""
     from rationalize.evaluation.compare import read_run
     from rationalize.evaluation.leaderboard import join_sets, read_set, run_attempts, sets_in
 
@@ -97,14 +107,14 @@ def ranked(config: LeaderboardConfig) -> tuple[list[ReferenceSet], Methods, list
         read_set(config.data / name, models, skip_bad_rows=config.skip_bad_rows)
         for name in dict.fromkeys(names)
     ]
-    _, references = join_sets(sets)
+    questions, references = join_sets(sets)
     ours, notes = run_attempts([read_run(run) for run in split_commas(config.runs)], sets)
     if not references and not ours:
         raise UserError(
             f"{config.data}: found no rationales for {', '.join(names)}; expected "
             "reference_rationales.jsonl in a set's folder, or --runs"
         )
-    return sets, ours, notes
+    return Ranked(sets, questions, references, ours, notes)
 
 
 def _report(

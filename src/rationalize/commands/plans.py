@@ -107,9 +107,10 @@ def plan_leaderboard(config: Any, overwrite: bool) -> list[str]:
 
     check_resumable(config.out, stored_settings(config), overwrite=overwrite)
     lines = [_rewards(config, config.rewards), f"results: in {config.out}"]
-    sets, ours, _ = ranked(config)
-    asked = [f"{one.name} ({len(one.questions)} test questions)" for one in sets]
-    return [f"sets: {', '.join(asked)}", *([f"runs: {', '.join(ours)}"] if ours else []), *lines]
+    found = ranked(config)
+    asked = [f"{one.name} ({len(one.questions)} test questions)" for one in found.sets]
+    runs = [f"runs: {', '.join(found.ours)}"] if found.ours else []
+    return [f"sets: {', '.join(asked)}", *runs, *lines]
 
 
 def _writing(config: Any) -> list[str]:

@@ -220,10 +220,11 @@ def _save(
     """Write the file, say what it holds, and return the counts."""
     from rationalize.attempt_files import save_attempts
 
-    right = [a for a in attempts if _correct(a, questions)]
+    correct = [_correct(a, questions) for a in attempts]
+    right = [a for a, ok in zip(attempts, correct, strict=True) if ok]
     kept = right if config.keep_correct else attempts
     if config.keep_unsettled:
-        wrong = {a.question_id for a in attempts if not _correct(a, questions)}
+        wrong = {a.question_id for a, ok in zip(attempts, correct, strict=True) if not ok}
         unsettled = wrong & {a.question_id for a in right}
         kept = [a for a in kept if a.question_id in unsettled]
     if config.write == "questions":

@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -29,6 +29,15 @@ def nearest(word: str, candidates: Iterable[str], *, listed: bool = False) -> st
     if found:
         return f"; did you mean {found[0]!r}?"
     return "" if listed else f"; expected one of: {', '.join(names)}"
+
+
+def nested(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """A configuration, named `path`, and all that are nested in it, by their dotted names."""
+    yield path, config
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from nested(value, f"{path}.{f.name}".lstrip("."))
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -19,8 +19,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
-
 from rationalize.config.checks import at_least, finite
 from rationalize.methods.base import (
     Experiment,
@@ -153,10 +151,7 @@ def _learn(
 def keep(attempts: Sequence[Attempt], filters: Mapping[str, float]) -> list[Attempt]:
     """Parsed attempts whose every filtered score reaches its threshold; undefined ones never do."""
     parsed = [a for a in attempts if a.parsed]
-    scores = {
-        name: [-np.inf if (score := a.rewards[name]) is None else score for a in parsed]
-        for name in filters
-    }
+    scores = {name: [a.rewards[name] for a in parsed] for name in filters}
     return [a for a, ok in zip(parsed, keep_above(scores, filters, len(parsed)), strict=True) if ok]
 
 

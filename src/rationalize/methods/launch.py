@@ -7,14 +7,14 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rationalize.config import nearest, to_dict
+from rationalize.config import nearest, nested, to_dict
 from rationalize.config.compose import compose, split
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import metrics_of
@@ -176,14 +176,12 @@ def checked(settings: Any) -> Checked:
     return Checked(config, parts, splits, scoring, rewards, servers)
 
 
-def check_selection(config: Any, metrics: Sequence[str], path: str = "") -> None:
+def check_selection(config: Any, metrics: Sequence[str]) -> None:
     """Raise `UsageError` where a `select_by`, here or in a nested configuration, is no metric."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            check_selection(value, metrics, f"{path}{field.name}.")
-        elif field.name == "select_by" and value not in metrics:
-            raise UsageError(f"{path}select_by: unknown metric {value!r}{nearest(value, metrics)}")
+    for path, part in nested(config):
+        if hasattr(part, "select_by") and part.select_by not in metrics:
+            name, chosen = f"{path}.select_by".lstrip("."), part.select_by
+            raise UsageError(f"{name}: unknown metric {chosen!r}{nearest(chosen, metrics)}")
 
 
 def plan(
@@ -273,7 +271,12 @@ def longest_reply(known: Checked, count: Callable[[str], float]) -> int:
     taught = teacher_attempts(known.splits["train"], "correct")
     lengths = [count(a.completion) + 1 for a in taught]  # its end too
     needed = math.ceil(np.quantile(lengths, _NEARLY_ALL)) if lengths else 0
-    limits = dict(_limits(known.config)) | ({"evaluation_tokens": given} if given else {})
+    limits = {
+        f"{path}.max_new_tokens": part.max_new_tokens
+        for path, part in nested(known.config) if isinstance(part, SamplingConfig)
+    }  # fmt: skip
+    if given:
+        limits["evaluation_tokens"] = given
     short = {name: limit for name, limit in limits.items() if limit < needed}
     if short:
         least = min(short.values())
@@ -285,16 +288,6 @@ def longest_reply(known: Checked, count: Callable[[str], float]) -> int:
             ", ".join(f"`{name}` is {limit}" for name, limit in short.items()),
         )  # fmt: skip
     return given or max(_SHORTEST, needed)
-
-
-def _limits(config: Any, path: str = "") -> Iterator[tuple[str, int]]:
-    """The longest reply of everything that a method writes, by the dotted name of its setting."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, SamplingConfig):
-            yield f"{path}{field.name}.max_new_tokens", value.max_new_tokens
-        elif is_dataclass(value):
-            yield from _limits(value, f"{path}{field.name}.")
 
 
 def tokens_of(config: Any) -> int:

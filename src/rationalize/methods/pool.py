@@ -70,10 +70,7 @@ class Pool:
             for name, threshold in self._config.filters.items()
             if name in active or name not in self._controls
         }
-        scores = {
-            name: [-np.inf if (s := a.rewards[name]) is None else s for a in parsed]
-            for name in filters
-        }  # an undefined score passes no filter
+        scores = {name: [a.rewards[name] for a in parsed] for name in filters}
         kept = keep_above(scores, filters, len(parsed))
         self.attempts = [a for a, keep in zip(parsed, kept, strict=True) if keep]
         if not self.attempts:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
+from rationalize.config import nested
 from rationalize.errors import UsageError
 from rationalize.methods.settings import RunConfig
 from rationalize.processes import by_first
@@ -35,18 +34,9 @@ def check_rollouts(config: Any, run: RunConfig) -> list[str]:
             "--rollouts: found parallel=fsdp; servers are given weights that the first process "
             "holds whole so far. Take --parallel ddp"
         )
-    for path, part in _parts(config, ""):
+    for path, part in nested(config):
         if isinstance(part, SamplingConfig):
             check_sampling(part, path)
         if getattr(part, "CONTROLS", False) and run.tuning == "lora":
             raise UsageError(f"--rollouts: found control tokens with tuning=lora; {NO_CONTROLS}")
     return by_first(partial(ask_kinds, run.rollouts))
-
-
-def _parts(config: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """A configuration and the nested ones, with their dotted names."""
-    yield path, config
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value):
-            yield from _parts(value, f"{path}.{field.name}".lstrip("."))

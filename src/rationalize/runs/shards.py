@@ -18,7 +18,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
@@ -154,16 +154,17 @@ def by_shards(
 
 def in_shards(
     rows: Sequence[Row], work: Callable[[Sequence[Row]], list[Any]], *, settings: Any,
-    size: int = SHARD, label: str = "",
+    size: int = SHARD, label: str = "rows",
 ) -> list[Any]:  # fmt: skip
     """The values of all rows, in their order; `label`: what is told where that takes long."""
-    parts: dict[int, list[Any]] = {}
-    with progress_bar(label, "texts", if_long=True) if label else nullcontext() as progress:
+    found: list[Any] = [None] * len(rows)
+    done = 0
+    with progress_bar(label, "texts", if_long=True) as progress:
         for at, values in by_shards(rows, work, settings=settings, size=size):
-            parts[at.start] = values
-            if progress:
-                progress(sum(map(len, parts.values())), len(rows), 0)
-    return [value for start in sorted(parts) for value in parts[start]]
+            found[at] = values
+            done += len(values)
+            progress(done, len(rows), 0)
+    return found
 
 
 def store(file: Path, values: list[Any]) -> None:

@@ -170,7 +170,7 @@ class Asker:
         this prompt's alone, which raises `_Skipped`.
         """
         try:
-            replies = self._complete(job, n)
+            return self._complete(job, n)
         except Refused as refusal:
             if self._refusals.skips(refusal):
                 raise _Skipped from None
@@ -179,7 +179,6 @@ class Asker:
         except Exception:
             self._stop.set()
             raise
-        return replies
 
     def _complete(self, job: Job, n: int) -> list[Reply]:
         """The first n samples; a server that returns fewer than asked is asked for the rest."""

@@ -8,12 +8,16 @@ import numpy as np
 
 
 def keep_above(
-    scores: Mapping[str, Sequence[float] | np.ndarray], thresholds: Mapping[str, float], n: int
+    scores: Mapping[str, Sequence[float | None] | np.ndarray],
+    thresholds: Mapping[str, float],
+    n: int,
 ) -> np.ndarray:
-    """Mask (n,) of the attempts with `score >= threshold` for every reward in `thresholds`."""
+    """Mask (n,) of the attempts with `score >= threshold` for every reward in `thresholds`; None,
+    an undefined score, reaches no threshold.
+    """
     keep = np.ones(n, dtype=bool)
     for name, threshold in thresholds.items():
-        keep &= np.asarray(scores[name], dtype=np.float64) >= threshold
+        keep &= np.asarray(scores[name], dtype=np.float64) >= threshold  # None is NaN
     return keep
 
 

@@ -50,7 +50,7 @@ def rank_attempts(
     for attempt in rankable(in_order, questions, select):
         groups.setdefault(attempt.question_id, []).append(attempt)
     right: dict[str, list[bool]] = {}  # of all attempts, equal ones too
-    for attempt in attempts:
+    for attempt in attempts if config.chance_correction else ():
         if not attempt.hinted:
             of = right.setdefault(attempt.question_id, [])
             of.append(is_right(attempt, questions[attempt.question_id]))
