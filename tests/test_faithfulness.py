@@ -68,7 +68,8 @@ def test_information_gain_adds_up_and_agrees_with_consistency(p0, p, other):
         for name in ("consistency", "information_gain")
     )
     assert bits[0] - bits[1] == pytest.approx(math.log(p / other))
-    assert (gain[0] > gain[1]) == (bits[0] > bits[1])
+    # p - p0 rounds: it may tie where the logarithms still differ in the last place
+    assert (gain[0] - gain[1]) * (bits[0] - bits[1]) >= 0
 
 
 def test_simulatability_asks_for_the_prediction_not_the_gold_answer():
