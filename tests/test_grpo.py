@@ -12,7 +12,7 @@ from toys import attempt, experiment, question
 from rationalize import train
 from rationalize.errors import UsageError
 from rationalize.methods import grpo as module
-from rationalize.methods.base import questions_for
+from rationalize.methods.base import Learned, questions_for, unsettled
 from rationalize.methods.grpo import (
     GdpoConfig,
     GrpoConfig,
@@ -216,6 +216,28 @@ def test_each_update_asks_the_next_questions(tmp_path):
     asked = [{a.question_id for a in run.read_shard(f"g-update{i}")} for i in range(3)]
     assert set.union(*asked) == {q.id for q in TRAIN}
     assert questions_for(TRAIN * 9, 5, 0, 0) != questions_for(TRAIN * 9, 5, 0, 1)  # by the seed
+
+
+def test_what_the_start_settled_is_not_asked(tmp_path, capsys):
+    def known(question, *worth):
+        scores = [{"correctness": 1.0, "first": w, "second": 0.5} for w in worth]
+        return [attempt(question, "so", "yes", i, rewards=r) for i, r in enumerate(scores)]
+
+    drawn = [*known(TRAIN[0], 1.0, 1.0), *known(TRAIN[1], 1.0, 0.0), *known(TRAIN[2], 1.0)]
+    one_alone = dataclasses.replace(drawn[-1], rewards={"correctness": 1.0})
+
+    def left(attempts, rewards=("first", "second")):
+        exp = experiment(tmp_path / str(len(list(tmp_path.iterdir()))), TRAIN, HELD_OUT)
+        start = Learned(None, tmp_path, attempts=attempts)
+        return unsettled(dataclasses.replace(exp, start=start), rewards, "g")
+
+    assert left(drawn) == TRAIN[1:]  # one attempt settles nothing
+    assert "g asks 2 of 3 questions" in capsys.readouterr().err
+    assert left([*drawn, one_alone]) == TRAIN[1:]  # nor does what was not scored
+    assert left(drawn, ["other"]) == left([]) == TRAIN
+    assert left(drawn[:2], ["correctness"]) == TRAIN[1:]
+    everything = [a for q in TRAIN for a in known(q, 0.0, 0.0)]
+    assert left(everything) == TRAIN  # or nothing would be left
 
 
 @pytest.mark.parametrize("average", ["attempts", "tokens"])

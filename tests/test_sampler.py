@@ -251,7 +251,7 @@ def test_completions_say_how_they_ended():
     completions = [c for c_G in out for c in c_G]
     assert {c.finish for c in completions} == {"stop", "length"}
     assert all(c.n_tokens == 30 for c in completions if c.finish == "length")
-    assert calls[-1] == (4, 4, sum(c.n_tokens for c in completions))
+    assert calls[-1] == (80, 80, sum(c.n_tokens for c in completions))
     assert [len(c) for c in out] == [20] * 4
     assert Sampler(policy).sample([], config, seeds=[]) == []
 

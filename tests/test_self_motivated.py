@@ -17,7 +17,7 @@ from rationalize.errors import UsageError
 from rationalize.methods import METHODS
 from rationalize.methods.base import Learned, NothingToLearn
 from rationalize.methods.launch import settings_of, tokens_of
-from rationalize.methods.own_attempts import SelectConfig, WriteConfig
+from rationalize.methods.own_attempts import SelectConfig, WriteConfig, pass_rates
 from rationalize.methods.ppo import PpoConfig
 from rationalize.methods.self_motivated import (
     SelfMotivatedConfig,
@@ -276,6 +276,10 @@ def test_rows_of_an_experiment_go_on_from_each_other(half_right, tuning, tmp_pat
         assert improved.trained == {f"ppo-{mode}-seed0": rewards}
         assert improved.policy is policy
         assert not improved.attempts  # they are M_sft's
+        asked = {
+            a.question_id for k in range(4) for a in exp.run.read_shard(f"{stage.name}-update{k}")
+        }
+        assert asked == {id for id, rate in pass_rates(ranked.attempts).items() if 0 < rate < 1}
     closed = dataclasses.replace(ranked, closed="below the gate")
     with pytest.raises(NothingToLearn, match="below the gate"):
         improve(after(closed), policy, config.ppo.in_mode("rm"), exp.stage("other"))

@@ -95,6 +95,13 @@ def test_every_method_has_rates_for_lora(name):
     assert lora_rates(preset) == {}  # the same values
 
 
+def test_what_makes_no_pass_needs_no_rate():
+    settings = settings_of(METHODS["grpo"])
+    assert {"sft.fit.learning_rate", "fit.learning_rate"} == set(lora_rates(settings()))
+    from_a_policy = merge(settings, None, ["--sft.epochs", "0"])
+    assert set(lora_rates(from_a_policy)) == {"fit.learning_rate"}
+
+
 @pytest.mark.parametrize("name", DEMOS)
 def test_demos_name_settings_that_exist(name):
     lora_rates(settings_of(DEMOS[name])())

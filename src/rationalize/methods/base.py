@@ -18,6 +18,7 @@ from rationalize.models.folders import snapshot
 from rationalize.models.policy import Policy
 from rationalize.models.sources import source_of
 from rationalize.models.tuning import decide_for
+from rationalize.progress import say
 from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward
 from rationalize.rewards.suite import RewardSuite
@@ -283,6 +284,27 @@ def questions_for(train: Sequence[Question], count: int, round: int, seed: int) 
     if not count:
         return list(train)
     return [train[i] for i in shuffled_passes(len(train), count, round, [seed, 7])]
+
+
+def unsettled(exp: Experiment, rewards: Sequence[str], name: str) -> list[Question]:
+    """The training questions without those that `exp.start` settled: its attempts, two or more, are
+    worth the same by each of these rewards, so that comparing others like them teaches little.
+    All of them, where nothing is known or nothing would be left. `name` learns from them.
+    """
+    worth: dict[str, list[tuple[float | None, ...]]] = {}
+    for attempt in exp.start.attempts if exp.start else ():
+        if attempt.rewards.keys() >= set(rewards):
+            scores = tuple(attempt.rewards[reward] for reward in rewards)
+            worth.setdefault(attempt.question_id, []).append(scores)
+    settled = {id for id, known in worth.items() if len(known) > 1 and len(set(known)) == 1}
+    kept = [q for q in exp.train if q.id not in settled]
+    if not kept or len(kept) == len(exp.train):
+        return list(exp.train)
+    say(
+        f"{name} asks {len(kept)} of {len(exp.train)} questions: at the others the start's "
+        f"attempts are alike in {', '.join(rewards)}"
+    )
+    return kept
 
 
 class NothingToLearn(UserError):

@@ -38,7 +38,7 @@ import numpy as np
 
 from rationalize.config.checks import at_least, finite
 from rationalize.errors import UsageError
-from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected
+from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected, unsettled
 from rationalize.methods.sft import LORA_FIT
 from rationalize.models.forward import Row
 from rationalize.models.policy import Policy
@@ -87,6 +87,10 @@ class GroupConfig:
     """How often attempts are written and learned from."""
     prompts: int = 16
     """Questions per update; `sampling.n` attempts at each."""
+    skip_settled: bool = True
+    """Do not ask what the start's own attempts settled, where they are known: those that are all
+    worth the same (Self-motivated Learning draws them).
+    """
     beta: float = 0.04
     """Weight of the KL to the reference."""
     clip: float = 0.2
@@ -174,6 +178,7 @@ def grpo(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -> 
 
 def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -> Mapping[str, Any]:
     questions, suite = {q.id: q for q in exp.train}, exp.suite.only(*config.rewards)
+    asked = unsettled(exp, config.rewards, stage.name) if config.skip_settled else exp.train
     reference = policy.become_reference() if config.beta else None
     maker, best = (
         RowMaker(policy),
@@ -194,7 +199,7 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
         # 1. write
         sampler, step = Recorded(exp.sampler(policy)), update * config.steps_per_update
         written = write_attempts(
-            sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling,
+            sampler, questions_for(asked, config.prompts, update, exp.seed), config.sampling,
             Provenance("train", exp.seed, writer=stage.name, round=update, step=step),
             label=f"{stage.name} writes, update {update}",
         )  # fmt: skip

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 
 from rationalize.config.checks import at_least, between, finite
-from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected
+from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected, unsettled
 from rationalize.models.forward import Row
 from rationalize.models.heads import attached, new_head
 from rationalize.models.policy import Policy
@@ -76,6 +76,8 @@ class PpoConfig:
     """How often replies are written and learned from."""
     prompts: int = 64
     """Questions per update; `sampling.n` replies to each."""
+    skip_settled: bool = True
+    """Do not ask what M_sft's own attempts settled: those that are all right, or all wrong."""
     epochs: int = 4
     """Passes over an update's replies."""
     beta: float = 0.05
@@ -193,6 +195,9 @@ class Updates:
             stage, last=config.updates * config.steps_per_update, start=exp.start_weights
         )
         self.questions = {q.id: q for q in exp.train}
+        self.asked = exp.train
+        if config.skip_settled:
+            self.asked = unsettled(exp, ["correctness"], stage.name)
         self.rows: list[Row] = []  # replies of the current update, with advantages and returns
         self.current, self.ended = -1, ""
 
@@ -265,7 +270,7 @@ class Updates:
         sampler, step = Recorded(exp.sampler(self.policy)), update * config.steps_per_update
         source = Provenance("train", exp.seed, writer=name, round=update, step=step, stream=name)
         attempts = write_attempts(
-            sampler, questions_for(exp.train, config.prompts, update, exp.seed), config.sampling,
+            sampler, questions_for(self.asked, config.prompts, update, exp.seed), config.sampling,
             source, label=f"{name} writes, update {update}",
         )  # fmt: skip
         maker = RowMaker(self.policy)

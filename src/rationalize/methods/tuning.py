@@ -60,7 +60,8 @@ def in_words(stored: Mapping[str, Any], rank: int) -> str:
 def lora_rates(config: Any) -> dict[str, tuple[float, float]]:
     """LoRA's values of settings at their defaults, by dotted name: the default, and LoRA's.
 
-    They are the `LORA` of the configuration's class, or of the classes that it is composed of.
+    They are the `LORA` of the configuration's class, or of the classes that it is composed of. What
+    learns for no pass (`sft.epochs` 0) needs none.
     """
     classes = getattr(config, "PARTS", (type(config),))
     named = [pair for cls in classes for pair in _flat(getattr(cls, "LORA", {}))]
@@ -68,8 +69,16 @@ def lora_rates(config: Any) -> dict[str, tuple[float, float]]:
     return {
         name: (_at(default, name), value)
         for name, value in named
-        if _at(config, name) == _at(default, name) != value
+        if _at(config, name) == _at(default, name) != value and _learns(config, name)
     }
+
+
+def _learns(config: Any, name: str) -> bool:
+    """Whether the part that a setting is of makes any passes."""
+    above = name.split(".")[:-1]
+    return all(
+        getattr(_at(config, ".".join(above[:i])), "epochs", 1) for i in range(1, len(above) + 1)
+    )
 
 
 def _at(config: Any, name: str) -> Any:

@@ -136,7 +136,7 @@ class ChoiceScorer:
         try:
             with (
                 autocast(self.policy.device),
-                progress_bar("choices read", if_long=True) as progress,
+                progress_bar("texts read", if_long=True) as progress,
             ):
                 for batch, logprobs in batches(continuations):
                     for continuation, token_logprobs in zip(batch, logprobs, strict=True):

@@ -198,7 +198,7 @@ class Sampler:
             nonlocal told
             now = (done + prompts_done, tokens + written)
             if progress and now != told:
-                progress(now[0], len(prompts), now[1])
+                progress(now[0] * config.n, len(prompts) * config.n, now[1])
             told = now
 
         order = (config, n, stop)
