@@ -37,6 +37,7 @@ from rationalize.methods.settings import RunConfig, ScorerFolders
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.models.forward import Row
 from rationalize.records import Attempt, Question
+from rationalize.rewards import Reward
 from rationalize.rewards.known import known_rewards
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run, slug
@@ -54,6 +55,11 @@ from rationalize.training.objectives import quark
 
 QUESTIONS = "builtin:train=600,dev=240,test=40,unseen=40"
 REWARDS = ("consistency", "correctness", "plausibility", "diversity")
+FEW_WORDS = Reward(
+    "few_words", lambda rationale, **_: [-len(text.split()) for text in rationale], range=(-100, 0)
+)
+"""A reward that reads no model: what users want beside the others, and what a reply surely tells.
+"""
 SAMPLING = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64, n=4)
 ASKED = {"dev": 80, "train": 150}
 """Questions that the start writes to, four attempts at each."""
@@ -78,6 +84,7 @@ class Try:
 
 
 QUESTION = {"bins_within": "question"}
+FEW = {"rewards": (*REWARDS, FEW_WORDS.name)}
 TRIES = {
     "whole questions": Try(),
     "contrast 1": Try({"contrast": 1.0}),
@@ -95,6 +102,10 @@ TRIES = {
     "contrast 1, three times the rows": Try({"contrast": 1.0}, steps=225),
     "contrast 1, three tokens a control": Try({"contrast": 1.0, "control_copies": 3}),
     "contrast 1, a fifth without tokens": Try({"contrast": 1.0}, without_tokens=0.2),
+    "contrast 1, few words too": Try({**FEW, "contrast": 1.0}),
+    "contrast 1, bins within a question, few words too, three times the rows": Try(
+        {**FEW, **QUESTION, "contrast": 1.0}, steps=225
+    ),
     "two bins": Try({"bins": 2}),
     "no KL": Try({"beta": 0.0}),
     "capped draws": Try({"control_init": "statistics"}, together=0),
@@ -116,7 +127,8 @@ def open_start(out: Path) -> tuple[Run, Experiment]:
     config = RunConfig(questions=QUESTIONS, limits={"rationales": 2}, tuning="full")
     base = config.load_policy(tuning="full")
     run = Run.open(out / "start", {"method": "mario-links"}, base_hash=base.weights_hash)
-    suite = RewardSuite(known_rewards(REWARDS))  # names and levels; nothing is scored by it
+    # names and levels; few_words alone is scored by it
+    suite = RewardSuite([*known_rewards(REWARDS), FEW_WORDS])
     return run, Experiment(run, config, config.load_splits(), suite, base)
 
 
@@ -155,12 +167,19 @@ def questions_of(exp: Experiment, part: str) -> dict[str, Question]:
 
 def pool_of(exp: Experiment) -> list[Attempt]:
     stage = exp.stage("pool")
-    return (stage.stored("teacher") or []) + (stage.stored("train") or [])
+    return with_words(exp, (stage.stored("teacher") or []) + (stage.stored("train") or []))
 
 
 def held_out(exp: Experiment) -> list[Attempt]:
     asked = {q.id for q in exp.dev[:HELD_OUT]}
-    return [a for a in exp.stage("pool").stored("dev") or [] if a.question_id in asked]
+    kept = [a for a in exp.stage("pool").stored("dev") or [] if a.question_id in asked]
+    return with_words(exp, kept)
+
+
+def with_words(exp: Experiment, attempts: Sequence[Attempt]) -> list[Attempt]:
+    """With the score of few words too."""
+    questions = {q.id: q for split in exp.splits.values() for q in split}
+    return exp.suite.only(FEW_WORDS.name).score(attempts, questions)
 
 
 def learn(out: Path, name: str, results: str) -> None:
