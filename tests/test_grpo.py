@@ -218,6 +218,22 @@ def test_each_update_asks_the_next_questions(tmp_path):
     assert questions_for(TRAIN * 9, 5, 0, 0) != questions_for(TRAIN * 9, 5, 0, 1)  # by the seed
 
 
+def test_draws_may_select_in_the_place_of_a_greedy_reply(tmp_path):
+    few = {"updates": 1, "prompts": 1, "sampling": SamplingConfig(n=2, max_new_tokens=2)}
+    for draws in (0, 40):
+        config = dataclasses.replace(GRPO, dev_draws=draws, **few)
+        _, run = learn(tmp_path, config, name=str(draws))
+        attempts = run.read_shard("g-dev0")
+        assert len(attempts) == max(1, draws) * len(HELD_OUT)
+        assert (len({a.completion for a in attempts}) > len(HELD_OUT)) == bool(draws)
+        mean = np.mean([a.rewards["first"] for a in attempts])
+        [logged] = [r for r in run.metrics("g/rounds") if (r["step"], r["reward"]) == (0, "first")]
+        assert logged["mean"] == pytest.approx(mean)
+        assert logged["n"] == len(HELD_OUT)
+    with pytest.raises(UsageError, match="dev_draws"):
+        dataclasses.replace(GRPO, dev_draws=-1)
+
+
 def test_what_the_start_settled_is_not_asked(tmp_path, capsys):
     def known(question, *worth):
         scores = [{"correctness": 1.0, "first": w, "second": 0.5} for w in worth]

@@ -84,7 +84,7 @@ def test_self_motivated_learning_does_what_its_plan_says(half_right, tmp_path):
     model, questions = half_right
     sampling = replace(SHORT, max_new_tokens=40)
     ppo = PpoConfig(
-        updates=2, prompts=4, epochs=1, evaluate_every=1, sampling=sampling,
+        updates=2, prompts=4, epochs=1, evaluate_every=1, dev_draws=3, sampling=sampling,
         fit=HeadFitConfig(learning_rate=1e-5, batch_size=4, schedule="constant"),
     )  # fmt: skip
     config = SelfMotivatedConfig(

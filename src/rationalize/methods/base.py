@@ -227,17 +227,21 @@ def final_stage(run: Run, row: str) -> Stage:
 
 def evaluate_on_dev(
     exp: Experiment, stage: Stage, policy: Policy, *, round: int, step: int,
-    asked: Asked | None = None, scored: bool = True,
+    asked: Asked | None = None, scored: bool = True, draws: int = 0,
 ) -> dict[str, float]:  # fmt: skip
     """Write development rationales, log what they reach, and return the mean of every metric.
 
-    `scored`: by all rewards; else accuracy and the share of replies with an answer alone.
+    `scored`: by all rewards; else accuracy and the share of replies with an answer alone. `draws`:
+    so many replies to a question at temperature 1, in the place of a greedy one.
     """
     asked = asked or Asked()
+    sampling = exp.sampling(asked.mode)
+    if draws:
+        sampling = replace(sampling, temperature=1.0, n=draws)
 
     def write() -> list[Attempt]:
         attempts = write_attempts(
-            Sampler(policy, guidance=asked.guidance), exp.dev, exp.sampling(asked.mode),
+            Sampler(policy, guidance=asked.guidance), exp.dev, sampling,
             Provenance("dev", exp.seed, writer=stage.name, round=round, step=step), asked,
             label=f"{stage.name} on dev, step {step}",
         )  # fmt: skip

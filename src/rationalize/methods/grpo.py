@@ -103,6 +103,10 @@ class GroupConfig:
     """Updates between two evaluations on development questions."""
     select_by: str = "nrg"
     """Development metric that selects the checkpoint: nrg, accuracy or a reward's name."""
+    dev_draws: int = 0
+    """Replies to a development question, drawn at temperature 1, whose mean selects; 0: one greedy
+    reply.
+    """
     fit: FitConfig = FitConfig(learning_rate=1e-5, batch_size=128, schedule="constant")
     """How the policy learns; with fewer rows a batch than an update has attempts, an update takes
     several steps.
@@ -120,7 +124,7 @@ class GroupConfig:
     def __post_init__(self) -> None:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
         at_least(self, 1, "updates", "prompts", "evaluate_every")
-        at_least(self, 0, "beta", "clip")
+        at_least(self, 0, "beta", "clip", "dev_draws")
         finite(self, "weights")
         check_whole(self.sampling, "grpo and gdpo")
         named = {*self.weights, *self.conditions, *(h for c in self.conditions.values() for h in c)}
@@ -254,7 +258,7 @@ def _learn(exp: Experiment, policy: Policy, config: GroupConfig, stage: Stage) -
             evaluate(update, step + 1)
 
     def evaluate(update: int, step: int) -> None:
-        means = evaluate_on_dev(exp, stage, policy, round=update, step=step)
+        means = evaluate_on_dev(exp, stage, policy, round=update, step=step, draws=config.dev_draws)
         best.offer(step, selected(means, config.select_by), policy)
 
     fit(

@@ -71,6 +71,10 @@ class IterativeDpoConfig:
     """Passes over a round's pairs."""
     select_by: str = "accuracy"
     """Development metric that selects the round."""
+    dev_draws: int = 0
+    """Replies to a development question, drawn at temperature 1, whose mean selects; 0: one greedy
+    reply.
+    """
     fit: FitConfig = FitConfig(learning_rate=5e-6, batch_size=16)
     """How the policy learns; a batch of 16 rows is 8 pairs."""
 
@@ -82,7 +86,7 @@ class IterativeDpoConfig:
     def __post_init__(self) -> None:
         at_least(self, 1, "rounds")
         WriteConfig(sampling=self.sampling, resample=self.resample)
-        at_least(self, 0, "pairs", "beta", "nll_weight")
+        at_least(self, 0, "pairs", "beta", "nll_weight", "dev_draws")
         between(self, 0, 1, "held_out")
         above(self, 0, "epochs")
 
@@ -102,7 +106,7 @@ def _learn(
     exp: Experiment, policy: Policy, config: IterativeDpoConfig, stage: Stage
 ) -> Mapping[str, Any]:
     def dev_score(round: int) -> float:
-        means = evaluate_on_dev(exp, stage, policy, round=round, step=round)
+        means = evaluate_on_dev(exp, stage, policy, round=round, step=round, draws=config.dev_draws)
         return selected(means, config.select_by)
 
     write = WriteConfig(sampling=config.sampling, resample=config.resample)

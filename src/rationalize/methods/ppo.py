@@ -112,6 +112,10 @@ class PpoConfig:
     """
     select_by: str = "accuracy"
     """Development metric that selects the checkpoint."""
+    dev_draws: int = 0
+    """Replies to a development question, drawn at temperature 1, whose mean selects; 0: one greedy
+    reply.
+    """
     fit: HeadFitConfig = HeadFitConfig(
         learning_rate=1e-6, head_rate=1e-3, batch_size=64, schedule="constant", max_grad_norm=0.5
     )
@@ -124,7 +128,7 @@ class PpoConfig:
         at_least(self, 1, "updates", "prompts", "epochs", "evaluate_every")
         finite(self, "rm_weight", "correct_weight", "unparsed_penalty")
         at_least(self, 0, "beta", "kl_target", "clip", "value_clip", "value_weight", "patience")
-        at_least(self, 0, "min_advantage_std")
+        at_least(self, 0, "min_advantage_std", "dev_draws")
         between(self, 0, 1, "gamma", "lam")
         between(self, 0, math.inf, "epoch_kl", "stop_kl")
         check_whole(self.sampling, "ppo")
@@ -285,7 +289,9 @@ class Updates:
         return exp.suite.only(*scores_of(config.mode)).score(attempts, self.questions)
 
     def _evaluate(self, update: int, step: int) -> None:
-        means = evaluate_on_dev(self.exp, self.stage, self.policy, round=update, step=step)
+        means = evaluate_on_dev(
+            self.exp, self.stage, self.policy, round=update, step=step, draws=self.config.dev_draws
+        )
         self.best.offer(step, selected(means, self.config.select_by), self.policy)
 
 

@@ -132,7 +132,7 @@ def updates_work(
     `names`; then `learning`, and the stage's end.
     """
     stage, n = learning.stage, config.sampling.n
-    yield from at.evaluates(stage)
+    yield from at.evaluates(stage, draws=config.dev_draws)
     for update in range(config.updates):
         asked = questions_for(at.train, config.prompts, update, at.seed)
         part = f"{stage}-update{update}"
@@ -143,7 +143,7 @@ def updates_work(
     yield learning
     evaluations = math.ceil(config.updates / config.evaluate_every)
     for _ in range(evaluations):
-        yield from at.evaluates(stage)
+        yield from at.evaluates(stage, draws=config.dev_draws)
     yield at.stores(stage, evaluations=1 + evaluations, loads=loads)
 
 

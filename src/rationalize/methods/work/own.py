@@ -91,7 +91,7 @@ def round_rows(at: Scene, config: RestartConfig, round: int) -> int:
 
 
 def iterative_dpo_work(at: Scene, config: IterativeDpoConfig, stage: str) -> Iterator[Work]:
-    yield from at.evaluates(stage)
+    yield from at.evaluates(stage, draws=config.dev_draws)
     yield at.stores(f"{stage}-start")
     for round in range(config.rounds):
         this = f"{stage}-round{round}"
@@ -111,7 +111,7 @@ def pairs_work(at: Scene, config: IterativeDpoConfig, this: str) -> Iterator[Wor
     yield at.reads_replies(this, "logprobs", 2 * (pairs + aside), each)
     steps = round_up(config.epochs * (pairs - aside) / size)
     yield at.learns(this, "dpo", steps, config.fit, rows=2 * size, together=2)
-    yield from at.evaluates(this)
+    yield from at.evaluates(this, draws=config.dev_draws)
     yield at.stores(this)
 
 

@@ -168,9 +168,9 @@ class Scene(WithSplits):
 
     def evaluates(
         self, stage: str, split: str = "dev", *, mode: str = "rationale_answer", shots: int = 0,
-        taught: bool = True, scored: bool = True,
+        taught: bool = True, scored: bool = True, draws: int = 0,
     ) -> Iterator[Work]:  # fmt: skip
-        """One greedy reply to each question of a split, scored by all rewards."""
+        """A greedy reply to each question of a split, or some drawn ones, scored by all rewards."""
         questions = self.splits.get(split, [])
         if not questions:
             return
@@ -178,9 +178,11 @@ class Scene(WithSplits):
         if mode == "answer":
             longest = max(ANSWER_SAMPLING.max_new_tokens, math.ceil(self.answer(questions)))
             sampling = replace(ANSWER_SAMPLING, max_new_tokens=longest)
+        if draws:
+            sampling = replace(sampling, temperature=1.0, n=draws)
         yield self.writes(stage, questions, sampling, mode=mode, shots=shots, taught=taught)
         if scored and mode != "answer":  # an answer alone has no rationale to be scored
-            yield from self.scores(stage, questions)
+            yield from self.scores(stage, questions, max(1, draws))
 
     def finals(self, row: str, **how: object) -> Iterator[Work]:
         """A row's evaluation on the splits that are kept for the end."""
