@@ -248,3 +248,12 @@ def test_every_verb_explains_itself(verb, capsys):
         main([verb, "--help"])
     assert stop.value.code == 0
     assert f"usage: rationalize {verb}" in capsys.readouterr().out
+
+
+def test_what_has_a_runs_folder_takes_another_number_of_processes(tmp_path, capsys):
+    flags = ["--questions", "builtin", "--dry-run"]
+    out = ["--model", "default", "--out", str(tmp_path / "run")]
+    assert main(["evaluate", *flags, *out, "--world-size-may-change"]) == 0
+    with pytest.raises(SystemExit):
+        main(["sample", *flags, "--model", "default", "--world-size-may-change"])
+    assert "world-size-may-change" in capsys.readouterr().err

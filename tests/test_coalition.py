@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 from tiny import tiny_folder
@@ -13,6 +14,7 @@ from rationalize.cli import main
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
 from rationalize.methods.coalition.ablations import GridConfig, ablations, plan_ablations
+from rationalize.methods.coalition.answering import Answer
 from rationalize.methods.coalition.candidates import utilities_of, utility_reward
 from rationalize.methods.coalition.config import (
     CandidateConfig,
@@ -21,13 +23,14 @@ from rationalize.methods.coalition.config import (
     InstructionConfig,
 )
 from rationalize.methods.coalition.diagnostics import log_reading
-from rationalize.methods.coalition.evaluate import self_consistency
+from rationalize.methods.coalition.evaluate import drawn_from_base
 from rationalize.methods.coalition.tuning import mode_rows, tuned_variants
 from rationalize.methods.launch import demo
 from rationalize.methods.own_attempts import RejectConfig
 from rationalize.methods.settings import EvaluationConfig, RunConfig
 from rationalize.methods.sft import SftConfig, StartConfig
 from rationalize.models.answer_texts import answer_prompt
+from rationalize.models.choices import ChoiceScorer
 from rationalize.models.policy import load_policy
 from rationalize.models.scorers import AnswerScorer
 from rationalize.questions import load_splits
@@ -99,9 +102,20 @@ def test_every_stage_leaves_what_it_made(finished):
     assert set(stages["variant-1-round0"]["pairs"]) <= {"generation", "refinement"}
     assert stages["controller"]["write"]["n"] >= 1
     results = json.loads((finished / "results.json").read_text())
-    rows = {"COALITION", "random controller", "fixed controller", "self-refinement",
-            "cross-refinement", "no refinement", "M_IFT alone", "Self-Refine",
-            "last variant answers", "self-consistency"}  # fmt: skip
+    rows = {
+        "COALITION",
+        "random controller",
+        "fixed controller",
+        "self-refinement",
+        "cross-refinement",
+        "no refinement",
+        "M_IFT alone",
+        "Self-Refine",
+        "last variant answers",
+        "self-consistency",
+        "surest variant",
+        "surest draw of M_IFT",
+    }
     assert rows <= set(results["methods"])
     run = Run.read(finished)
     [before], [after] = (run.read_json(f"clones-{when}.json") for when in ("tuned", "round0"))
@@ -319,8 +333,47 @@ def test_a_free_form_answer_has_64_tokens(finished):
     with coalition.variants.base_policy() as policy:
         prompts = [answer_prompt(coalition.texts, c.question, c.rationale) for c in chains]
         replies = [r for [r] in Sampler(policy).sample(prompts, greedy, seeds=[0] * len(prompts))]
+        reader = ChoiceScorer(policy)
+        scores = [s for p, r in zip(prompts, replies) for [s] in reader.score([p], [[r.text]])]
     assert [c.prediction for c in chains] == [read_answer(r.text, None) for r in replies]
     assert max(r.n_tokens for r in replies) > 12
+    sure = [c.answer.sure for c in chains]
+    assert sure == pytest.approx([math.exp(s.mean) for s in scores], rel=1e-2)
+    assert all(0 < s < 1 for s in sure)
+
+
+def test_everybody_writes_and_the_surest_is_kept(finished, questions):
+    asked, greedy = (
+        load_splits(questions)["test"],
+        SamplingConfig(temperature=0.0, max_new_tokens=6),
+    )
+    coalition = Coalition.load(finished / "coalition")
+    chains = coalition.chains(asked, greedy, routing="surest")
+    cells = json.loads((finished / "chains" / "table-test.json").read_text())
+    results = json.loads((finished / "results.json").read_text())
+    stored = Run.read(finished).read_shard("final-surest-variant-test-0")
+    assert [c.as_row()["refined"] for c in chains] == [a.rationale for a in stored]
+    for chain, kept in zip(chains, stored, strict=True):
+        of = [c for c in cells if c["question_id"] == chain.question.id and c["asked"] == "keep"]
+        both = [c for c in of if c["writer"] in coalition.names]
+        assert len(both) == 2
+        best = max(both, key=lambda c: c["sure"])
+        assert (chain.writer, chain.rationale) == (best["writer"], best["refined"])
+        assert chain.answer.sure == pytest.approx(max(chain.answer.after)) == best["sure"]
+        assert chain.as_row()["tokens"] == kept.n_tokens == sum(c["tokens"] for c in both)
+    pairs = {(c["a"], c["b"]) for c in results["comparisons"]}
+    assert {("surest variant", "M_IFT alone"), ("surest variant", "surest draw of M_IFT")} <= pairs
+
+
+def test_a_coalition_may_answer_by_the_surest(model, questions, tmp_path):
+    train("coalition", tmp_path / "run", **settings(model, questions, routing="surest"))
+    run, coalition = Run.read(tmp_path / "run"), Coalition.load(tmp_path / "run" / "coalition")
+    own, surest = (run.read_shard(f"final-{n}-test-0") for n in ("COALITION", "surest-variant"))
+    assert [a.rationale for a in own] == [a.rationale for a in surest]
+    assert coalition.routing == "surest"
+    asked = load_splits(questions)["test"]
+    chains = coalition.chains(asked, SamplingConfig(temperature=0.0, max_new_tokens=6))
+    assert {c.refiner for c in chains} == {"keep"}
 
 
 CROSS = CandidateConfig(sampling=TWICE, filtered=False, reject=ANY, refiners="cross", panel=1)
@@ -362,29 +415,37 @@ def test_self_consistency_spends_no_fewer_tokens(finished, questions, tmp_path):
         question: Question
         of: Attempt
         vote: int
+        spent: int = 0
 
-        def as_attempt(self, row, seed):
-            said = self.question.choices[self.vote % 2]
+        @property
+        def answer(self):
+            return Answer(self.question.choices[self.vote % 2], sure=0.5 + 0.1 * (self.vote == 2))
+
+        def as_attempt(self, row, seed=0):
             return dataclasses.replace(
-                self.of, question_id=self.question.id, prediction=said, n_tokens=1, writer=row,
-                seed=seed,
+                self.of, question_id=self.question.id, prediction=self.answer.text, writer=row,
+                n_tokens=1 + self.spent, seed=seed,
             )  # fmt: skip
 
     asked = load_splits(questions)["test"]
     exp = experiment(tmp_path / "votes", [])
     exp = dataclasses.replace(exp, splits={"test": asked})
-    own = self_consistency(exp, Cheap(), SHORT, "test", tokens=4.5)
+    rows = drawn_from_base(exp, Cheap(), SHORT, "test", tokens=4.5)
+    own, surest = rows["self-consistency"], rows["surest draw of M_IFT"]
     assert votes["n"] == 5
     assert [a.n_tokens for a in own] == [5] * 6
     assert [a.prediction for a in own] == [q.choices[1] for q in asked]  # 1, 0, 1, 0, 1
     assert {(a.writer, a.seed) for a in own} == {("self-consistency", 0)}
+    assert [a.prediction for a in surest] == [q.choices[0] for q in asked]  # of the second chain
+    assert [a.n_tokens for a in surest] == [5] * 6
+    assert {(a.writer, a.seed) for a in surest} == {("surest draw of M_IFT", 0)}
     assert votes["sampling"] == SHORT
     # votes of a search, or greedy ones, would be one text
     for number, alike in enumerate(({"beams": 3}, {"temperature": 0.0})):
         exp = experiment(tmp_path / f"alike{number}", [])
         exp = dataclasses.replace(exp, splits={"test": asked})
         searched = dataclasses.replace(SHORT, **alike)
-        self_consistency(exp, Cheap(), searched, "test", tokens=4.5)
+        drawn_from_base(exp, Cheap(), searched, "test", tokens=4.5)
         assert votes["sampling"] == dataclasses.replace(SHORT, temperature=1.0, beams=1)
 
 

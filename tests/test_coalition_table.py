@@ -52,6 +52,23 @@ def test_every_row_is_a_look_up():
     assert all(c.writer != BASE for c in rows["oracle controller"])
 
 
+def test_the_surest_variant_of_each_draw_bears_the_tokens_of_all():
+    sure = iter([0.9, 0.6, 0.7, 0.8])
+    cells = [
+        dataclasses.replace(c, sure=next(sure) if c.refiner == "keep" else 0.99)
+        for c in CELLS if c.writer != BASE
+    ]  # fmt: skip
+    rows = look_up(cells, NAMES, "both", "COALITION", None)
+    assert [(c.writer, c.draw) for c in rows["surest variant"]] == [("v1", 0), ("v2", 1)]
+    assert {c.attempt.n_tokens for c in rows["surest variant"]} == {2 * CELLS[0].attempt.n_tokens}
+    assert who(rows, "COALITION") == [("v2", "v1")]
+    rows = look_up(cells, NAMES, "both", "COALITION", None, "surest")
+    assert rows["COALITION"] == rows["surest variant"]
+    alone = look_up([c for c in cells if c.writer == "v1"], ("v1",), "both", "COALITION", None)
+    assert "surest variant" not in alone
+    assert "surest variant" not in look_up(CELLS, NAMES, "both", "COALITION", None)  # not known
+
+
 def test_rows_without_cells_are_left_out():
     cross = look_up(CELLS, NAMES, "cross", "COALITION", None)
     assert ("v1", "v1") not in who(cross, "random controller")

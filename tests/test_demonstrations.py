@@ -123,3 +123,19 @@ def test_sample_and_evaluate_show_solved_questions(tmp_path):
 
     prompts = [a.prompt for a in Run.read(run).read_shard("final-test-0")]
     assert all("Cold train 0." in p and "Cold train 1." in p for p in prompts)
+
+
+def test_sample_shows_built_in_questions_where_none_is_solved(tmp_path, capsys):
+    tiny_policy().save(tmp_path / "tiny")
+    file = tmp_path / "bare.jsonl"
+    bare = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(3)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in bare))
+    out = tmp_path / "a.jsonl"
+    flags = ["sample", "--model", str(tmp_path / "tiny"), "--questions", str(file), "--shots", "2"]
+    assert main([*flags, "--max-new-tokens", "2", "--out", str(out)]) == 0
+    for line in out.read_text().splitlines():
+        assert "Mara picked 14 plums" in json.loads(line)["prompt"]
+    one = {**bare[0], "question": "What is 9 + 1?", "answer": "10", "rationales": ["9 + 1 = 10."]}
+    file.write_text(file.read_text() + json.dumps(one) + "\n")
+    assert main([*flags, "--out", str(tmp_path / "b.jsonl")]) == 1
+    assert "found 1 train questions with a rationale, expected 2" in capsys.readouterr().err

@@ -65,6 +65,11 @@ def test_the_stages_of_runs_inside_a_run_are_kept_apart(tmp_path, monkeypatch):
     stages = ["tuning", "arm-full/tuning", "arm-rank/tuning", "arm-full/scorer/tuning"]
     assert [stage for stage, *_ in sent] == stages
     assert [[*values] for *_, values in sent] == [[f"{stage}/loss"] for stage in stages]
+    sent.clear()
+    run.log("m", 3, reward="r", auc={"mean": 0.5, "n": 2}, counts=[4, 5], gap=None)
+    assert sent == [
+        ("m", 3, {"m/r/auc/mean": 0.5, "m/r/auc/n": 2.0, "m/r/counts/0": 4.0, "m/r/counts/1": 5.0})
+    ]
 
 
 def test_tensorboard_gets_the_numbers(tmp_path):

@@ -94,7 +94,7 @@ def execute(verb: str, command: Command, argv: list[str], *, default_out: str) -
     out, overwrite = None, command.writes and "--overwrite" in argv
     if overwrite:
         argv = [a for a in argv if a != "--overwrite"]
-    may_change = bool(command.folder) and RESIZE in argv
+    may_change = (command.folder or command.resumes) and RESIZE in argv
     if may_change:
         argv = [a for a in argv if a != RESIZE]
     if command.folder:
@@ -354,7 +354,7 @@ def _resolve(verb: str, command: Command, file: str | None, argv: list[str]) -> 
         also.insert(0, "--out DIR (where the run goes; a second start resumes it)")
     if command.writes:
         also.append("--overwrite (replace what an earlier call left, or lies, at --out)")
-    if command.folder:
+    if command.folder or command.resumes:
         also.append(f"{RESIZE} (let another number of processes go on with a run)")
     if presets := getattr(cls, "PRESETS", None):
         also.append(f"{command.preset_flag} {'|'.join(presets)} (values below the file)")

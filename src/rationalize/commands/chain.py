@@ -77,6 +77,7 @@ def ask_coalition(
 def chain_text(chain: Chain, *, colour: bool = False) -> str:
     """The chain as lines; `what changed` marks [-deleted-] and {+inserted+} words."""
     written, refined = printable(chain.written.rationale), printable(chain.rationale)
+    answer = chain.answer
     lines = [f"{chain.writer} writes:  {written or '(nothing)'}"]
     if chain.refiner == "keep":
         lines.append("kept as it is")
@@ -86,7 +87,7 @@ def chain_text(chain: Chain, *, colour: bool = False) -> str:
         lines.append(f"what changed: {changed or '(nothing)'}")
     lines.append(f"answer: {printable(chain.prediction or '(none could be read)')}")
     for choice, alone, before, after in zip(
-        chain.question.choices or (), chain.alone, chain.before, chain.after, strict=True
+        chain.question.choices or (), answer.alone, answer.before, answer.after, strict=True
     ):
         views = f"{alone:.2f} alone, {before:.2f} as written, {after:.2f} refined"
         lines.append(f"  {printable(choice)}: {views}")

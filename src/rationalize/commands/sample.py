@@ -294,7 +294,7 @@ def _demos(config: SampleConfig) -> Demonstrations | Sequence[Question]:
     train = shown_questions(config)
     answers = config.mode == "answer"
     count = len(train) if answers else sum(solved(q) is not None for q in train)
-    if count < config.shots:
+    if 0 < count < config.shots:  # where there is none, the built-in ones are shown
         raise UserError(
             f"{config.questions}: found {count} train questions with a rationale, expected "
             f"{config.shots} (--shots); show fewer"

@@ -28,6 +28,8 @@ class Command:
     """Whether it leaves a file or folder, which `--overwrite` may replace."""
     folder: bool = False
     """Whether it fills a run's folder; a second start with the same folder resumes."""
+    resumes: bool = False
+    """Whether it does so in a folder that its own settings name."""
     preset_flag: str = "--preset"
     """Chooses one of the configuration's `PRESETS`."""
     method: str = ""
@@ -45,6 +47,7 @@ def _verb(module: str, config: str, function: str, about: str) -> Command:
         lambda: load(f"{place}:{config}"),
         lambda settings, **options: load(f"{place}:{function}")(settings, **options),
         about, writes=function not in ("ask", "view"),
+        resumes=function in ("evaluate", "leaderboard"),
         plan=lambda settings, overwrite: load(f"rationalize.commands.plans:plan_{function}")(
             settings, overwrite
         ),

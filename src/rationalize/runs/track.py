@@ -11,7 +11,7 @@ import copy
 import importlib
 import os
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -52,16 +52,24 @@ class Mirror:
         stage = self._within + stage
         labels = [str(v) for k, v in metrics.items() if isinstance(v, str) or k in _LABELS]
         prefix = "/".join([stage, *labels])
-        values = {
-            f"{prefix}/{name}": float(value)
-            for name, value in metrics.items()
-            if isinstance(value, int | float) and name not in _LABELS
-        }
-        self._send(stage, step, values)
+        numbers = {k: v for k, v in metrics.items() if not isinstance(v, str) and k not in _LABELS}
+        self._send(stage, step, dict(_flat(prefix, numbers)))
 
     def close(self) -> None:
         """Wait until everything is sent."""
         self._end()
+
+
+def _flat(place: str, value: Any) -> Iterator[tuple[str, float]]:
+    """Every number inside a value, under its place: `auc/mean`, `counts/0`."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(f"{place}/{name}", inner)
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _flat(f"{place}/{i}", inner)
+    elif isinstance(value, int | float):
+        yield place, float(value)
 
 
 _LABELS = ("bin", "seed")

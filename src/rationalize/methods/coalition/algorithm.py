@@ -88,8 +88,9 @@ def coalition(
     # 1. tune: M_IFT in four modes, and the variants from it, each on its part
     variants = tuned_variants(exp, policy, taught, config)
     made = Coalition(
-        variants, names, config.candidates.refiners, config.instruction.texts, controller=False
-    )
+        variants, names, config.candidates.refiners, config.instruction.texts, controller=False,
+        routing=config.routing,
+    )  # fmt: skip
 
     # the frozen scorer of step 3, the same in all rounds; and what the rounds are measured against
     judge = judge or judge_of(exp, variants, config)

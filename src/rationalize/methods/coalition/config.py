@@ -27,6 +27,7 @@ from rationalize.training.loop import FitConfig
 Judge = Literal["cross-fit", "ift", "variants", "reward-model"]
 Partition = Literal["quarters", "halves", "all"]
 Leak = Literal["none", "mask", "penalty"]
+Routing = Literal["controller", "surest"]
 LeakControl = Literal["auto", "none", "mask", "penalty"]
 Refiners = Literal["both", "self", "cross", "none"]
 Parts = Literal["stratified", "kinds", "same"]
@@ -186,6 +187,10 @@ class CoalitionConfig:
     """Weight of the NLL of chosen texts."""
     epochs: float = 3.0
     """Passes over a variant's pairs in a round."""
+    routing: Routing = "controller"
+    """Who works when the coalition answers: whom the controller chooses (the paper's); or all
+    variants write, nobody refines, and M_IFT keeps the rationale that makes it `surest`.
+    """
     controller_share: float = 0.25
     """Share of the train questions that only the controller learns from."""
     preference_share: float = 0.0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,21 @@ from rationalize.evaluation.voting import chosen_attempt
 from rationalize.methods.base import Experiment, Learned, final_stage, log_dev
 from rationalize.methods.coalition.config import FOR_UTILITIES, CoalitionConfig
 from rationalize.methods.coalition.diagnostics import reading_rows
-from rationalize.methods.coalition.inference import CONTROLLER, FIXED, Coalition
-from rationalize.methods.coalition.table import CROSS, OTHERS, SELF, rows_of_table
+from rationalize.methods.coalition.inference import (
+    CONTROLLER,
+    FIXED,
+    Chain,
+    Coalition,
+    surest,
+)
+from rationalize.methods.coalition.table import (
+    ALONE,
+    CROSS,
+    OTHERS,
+    SELF,
+    SUREST,
+    rows_of_table,
+)
 from rationalize.methods.outcome import base_row, majority_row, trained_rows, write_results
 from rationalize.progress import say
 from rationalize.records import Attempt
@@ -30,6 +44,11 @@ COALITION = "COALITION"
 
 SELF_CONSISTENCY = "self-consistency"
 """Row of the majority among sampled chains of M_IFT, at no fewer tokens than the coalition's."""
+
+SUREST_DRAW = "surest draw of M_IFT"
+"""Row of the one of the same chains whose answer M_IFT is surest of."""
+
+FROM_BASE = (SELF_CONSISTENCY, SUREST_DRAW)
 
 FEWEST = 3  # of two votes that differ, neither has a majority
 
@@ -74,7 +93,7 @@ def conclude(
         fixed = exp.run.read_json(f"{FIXED}.json")
         rows = rows_of_table(exp, coalition, learned.config, split, name, fixed)
         cost = spent(rows[name])
-        rows[SELF_CONSISTENCY] = self_consistency(exp, coalition, sampling, split, cost)
+        rows |= drawn_from_base(exp, coalition, sampling, split, cost)
         for row, attempts in rows.items():
             methods.setdefault(row, {})[split] = {exp.seed: attempts}
         tokens[split] = {row: spent(attempts) for row, attempts in rows.items()}
@@ -87,10 +106,10 @@ def conclude(
     meta: dict[str, Any] = {"tokens_a_question": tokens, "seeds": [exp.seed]}
     if started is not None:
         meta["seconds"] = time.monotonic() - started
-    beside = [row for row in (*OTHERS, SELF_CONSISTENCY, MAJORITY) if row in methods]
+    beside = [row for row in (*OTHERS, *FROM_BASE, MAJORITY) if row in methods]
     pairs = [*((name, row) for row in beside), *pairs]
-    if {CROSS, SELF} <= set(methods):
-        pairs.append((CROSS, SELF))
+    also = [(CROSS, SELF), *((SUREST, row) for row in (ALONE, *FROM_BASE))]
+    pairs += [pair for pair in also if set(pair) <= set(methods)]
     write_results(
         exp, methods, pairs, meta, chains=chains, trained=trained_rows(name, learned.trained or {}),
         **measured(exp.run, exp.final_splits),
@@ -115,33 +134,54 @@ def dev_accuracy(
     return log_dev(exp, stage, attempts, round=round, step=round)["accuracy"]
 
 
-def self_consistency(
+def drawn_from_base(
     exp: Experiment, coalition: Coalition, sampling: SamplingConfig, split: str, tokens: float
-) -> list[Attempt]:
-    """Of each question's sampled chains of M_IFT the first with the majority's answer; it bears the
-    tokens of all. There are as many chains as cost `tokens` a question, three at least.
-    Votes have to differ: they are drawn at temperature 1 where candidates are greedy or searched.
+) -> dict[str, list[Attempt]]:
+    """Two rows that choose among each question's sampled chains of M_IFT: the first with the
+    majority's answer, and the one whose answer M_IFT is surest of. Each bears the tokens of all.
+    There are as many chains as cost `tokens` a question, three at least. They have to differ: they
+    are drawn at temperature 1 where candidates are greedy or searched.
     """
     questions = exp.splits[split]
     if sampling.greedy or sampling.beams > 1:
         sampling = replace(sampling, temperature=1.0, beams=1)
 
-    def write() -> list[Attempt]:
-        votes: list[list[Attempt]] = []
-        while len(votes) < FEWEST or 0 < sum(map(spent, votes)) < tokens:
-            chains = coalition.chains(
+    @cache
+    def chains() -> list[tuple[Chain, ...]]:
+        """Of each question."""
+        draws: list[list[Chain]] = []
+        while len(draws) < FEWEST or 0 < sum(map(cost, draws)) < tokens:
+            draws.append(coalition.chains(
                 questions, sampling, split=split, routing="base",
-                seed=question_seed(exp.seed, SELF_CONSISTENCY, len(votes)),
-            )  # fmt: skip
-            votes.append([c.as_attempt(SELF_CONSISTENCY, exp.seed) for c in chains])
-        chosen = []
-        for question, *group in zip(questions, *votes, strict=True):
-            first = chosen_attempt(group, question)
-            chosen.append(replace(first, n_tokens=sum(a.n_tokens for a in group)))
-        say(f"{SELF_CONSISTENCY}: {len(votes)} votes")
-        return exp.suite.score(chosen, {q.id: q for q in questions})
+                seed=question_seed(exp.seed, SELF_CONSISTENCY, len(draws)),
+            ))  # fmt: skip
+        say(f"{SELF_CONSISTENCY}: {len(draws)} votes")
+        return list(zip(*draws, strict=True))
 
-    return final_stage(exp.run, SELF_CONSISTENCY).attempts(f"{split}-{exp.seed}", write)
+    def cost(draw: Sequence[Chain]) -> float:
+        return spent([c.as_attempt("") for c in draw])
+
+    def majority() -> list[Attempt]:
+        chosen = []
+        for question, group in zip(questions, chains(), strict=True):
+            votes = [c.as_attempt(SELF_CONSISTENCY, exp.seed) for c in group]
+            first = chosen_attempt(votes, question)
+            chosen.append(replace(first, n_tokens=sum(a.n_tokens for a in votes)))
+        return chosen
+
+    def most_certain() -> list[Attempt]:
+        return [surest(group).as_attempt(SUREST_DRAW, exp.seed) for group in chains()]
+
+    def stored(row: str, choose: Callable[[], list[Attempt]]) -> list[Attempt]:
+        by_id = {q.id: q for q in questions}
+        return final_stage(exp.run, row).attempts(
+            f"{split}-{exp.seed}", lambda: exp.suite.score(choose(), by_id)
+        )
+
+    return {
+        SELF_CONSISTENCY: stored(SELF_CONSISTENCY, majority),
+        SUREST_DRAW: stored(SUREST_DRAW, most_certain),
+    }
 
 
 def spent(attempts: Sequence[Attempt]) -> float:

@@ -15,23 +15,21 @@ import random
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
-from rationalize.answers import read_answer, reply_text
+from rationalize.answers import reply_text
 from rationalize.errors import UserError
 from rationalize.files import write_text
-from rationalize.methods.coalition.config import Refiners, refines
-from rationalize.models.answer_texts import Texts, answer_prompt
-from rationalize.models.choices import ChoiceScorer
+from rationalize.methods.coalition.answering import Answer, Answerer
+from rationalize.methods.coalition.config import Refiners, Routing, refines
+from rationalize.models.answer_texts import Texts
 from rationalize.models.controller import KEEP, choose
 from rationalize.models.policy import Policy, load_policy
 from rationalize.models.precision import Numbers
 from rationalize.models.read_only import under_adapters
-from rationalize.models.scorers import AnswerFold
 from rationalize.models.variants import Variants
 from rationalize.processes import by_first
 from rationalize.records import Attempt, Question
@@ -56,12 +54,9 @@ BASE = "base"
 GREEDY = SamplingConfig(temperature=0.0, max_new_tokens=128)
 """How rationales and refinements are written where nothing else is said."""
 
-FREE_FORM = SamplingConfig(temperature=0.0, max_new_tokens=64)
-"""How an answer is written where there are no choices."""
-
-Routing = Literal["controller", "random", "self", "keep", "base"]
-"""Who writes and who refines: the controller says; anybody who may, or nobody refines; a random
-writer always refines itself; a random writer, unrefined; the base, unrefined.
+AnyRouting = Literal[Routing, "random", "self", "keep", "base"]
+"""Who writes and who refines: as a coalition's own routing says; anybody who may, or nobody
+refines; a random writer always refines itself; a random writer, unrefined; the base, unrefined.
 """
 
 
@@ -76,26 +71,28 @@ class Chain:
     """`keep` where the rationale stayed as it was."""
     refined: Attempt
     """The refinement, or what was written."""
-    prediction: str | None
-    alone: tuple[float, ...]
-    """Probability of each choice given the question alone; empty without choices."""
-    before: tuple[float, ...]
-    """The same given the rationale as it was written."""
-    after: tuple[float, ...]
-    """The same given the refined one."""
+    answer: Answer
+    """M_IFT's, from the last rationale."""
     draw: int = 0
     """Which of the writer's texts for the question it is."""
+    spent: int = 0
+    """Tokens of other writers' texts, which were not kept."""
 
     @property
     def rationale(self) -> str:
         return self.refined.rationale
+
+    @property
+    def prediction(self) -> str | None:
+        return self.answer.text
 
     def as_attempt(self, row: str, seed: int = 0) -> Attempt:
         """The chain as an attempt of a row: its last rationale, its answer, all of its tokens."""
         answer, text = self.prediction, self.rationale
         if answer:
             text = reply_text(text, answer, self.question.choices)
-        cost = self.written.n_tokens + (self.refined.n_tokens if self.refiner != KEEP else 0)
+        cost = self.spent + self.written.n_tokens
+        cost += self.refined.n_tokens if self.refiner != KEEP else 0
         return replace(
             self.refined, id=f"{row}/{self.question.id}", mode="rationale_answer",
             completion=text, prediction=answer, parsed=answer is not None, n_tokens=cost,
@@ -111,8 +108,9 @@ class Chain:
             "refiner": self.refiner, "refined": self.rationale,
             "prediction": self.prediction,
             "right": q.is_right(self.prediction),
-            "alone": self._gold(self.alone), "before": self._gold(self.before),
-            "after": self._gold(self.after), "tokens": self.as_attempt("").n_tokens,
+            "alone": self._gold(self.answer.alone), "before": self._gold(self.answer.before),
+            "after": self._gold(self.answer.after), "sure": self.answer.sure,
+            "tokens": self.as_attempt("").n_tokens,
         }  # fmt: skip
 
     def _gold(self, probabilities: tuple[float, ...]) -> float | None:
@@ -142,16 +140,20 @@ class Coalition:
     texts: Texts = "choices"
     controller: bool = True
     """Whether a controller was trained; else `routing` falls back to chance."""
-    _without: tuple[list[Question], dict[str, list[float]]] = field(
-        default=([], {}), init=False, repr=False
-    )
-    """The questions that were asked last, and p(choice | question) of each."""
+    routing: Routing = "controller"
+    """Who works where a call does not say."""
+
+    @cached_property
+    def answerer(self) -> Answerer:
+        """The base, which answers."""
+        return Answerer(self.variants, self.texts)
 
     def chains(
         self, questions: Sequence[Question], sampling: SamplingConfig = GREEDY, *,
-        split: str = "test", seed: int = 0, routing: Routing = "controller",
+        split: str = "test", seed: int = 0, routing: AnyRouting | None = None,
     ) -> list[Chain]:  # fmt: skip
         """One chain per question, in order."""
+        routing = routing or self.routing
         if len({q.id for q in questions}) < len(questions):
             raise ValueError("two questions share an id")
         if not questions:
@@ -159,6 +161,8 @@ class Coalition:
         if routing == "controller" and not self.controller:
             routing = "random"
         once, where = replace(sampling, n=1), (split, seed)
+        if routing == "surest":
+            return self._surest(questions, once, where)
 
         # who writes, and what
         writers = self.writers(questions, seed, routing)
@@ -172,6 +176,20 @@ class Coalition:
         drafts = [Draft(q, w, r[0] if r else None)
                   for q, w, r in zip(questions, written, refined, strict=True)]  # fmt: skip
         return self.answered(drafts)
+
+    def _surest(
+        self, questions: Sequence[Question], once: SamplingConfig, where: tuple[str, int]
+    ) -> list[Chain]:
+        """Every variant writes; each question keeps the chain that M_IFT is surest of."""
+        drafts = [
+            Draft(q, a, None)
+            for name in self.names
+            for q, [a] in zip(
+                questions, self.write(questions, [name] * len(questions), once, where), strict=True
+            )
+        ]
+        chains, each = self.answered(drafts), len(questions)
+        return [surest(chains[i::each]) for i in range(each)]
 
     def write(
         self, questions: Sequence[Question], names: Sequence[str], sampling: SamplingConfig,
@@ -205,20 +223,19 @@ class Coalition:
     def answered(self, drafts: Sequence[Draft]) -> list[Chain]:
         """Each draft with its answer; an empty refinement is no refinement."""
         lasts = [d.refined if d.refined and d.refined.rationale else d.written for d in drafts]
-        questions = [d.question for d in drafts]
-        probabilities, answers = self._answers(questions, [d.written for d in drafts], lasts)
+        answers = self.answerer.answers(
+            [d.question for d in drafts], [d.written.rationale for d in drafts],
+            [a.rationale for a in lasts],
+        )  # fmt: skip
         return [
             Chain(
                 d.question, d.written.writer, d.written,
-                KEEP if last is d.written else last.writer, last, answer,
-                tuple(alone), tuple(before), tuple(after), d.draw,
+                KEEP if last is d.written else last.writer, last, answer, d.draw,
             )
-            for d, last, answer, alone, before, after in zip(
-                drafts, lasts, answers, *probabilities, strict=True
-            )
+            for d, last, answer in zip(drafts, lasts, answers, strict=True)
         ]  # fmt: skip
 
-    def writers(self, questions: Sequence[Question], seed: int, routing: Routing) -> list[str]:
+    def writers(self, questions: Sequence[Question], seed: int, routing: AnyRouting) -> list[str]:
         """Who writes for each question."""
         if routing == "controller" and len(self.names) > 1:
             everybody = [self.names] * len(questions)
@@ -228,7 +245,11 @@ class Coalition:
         return [random.Random(f"{seed}/writes/{q.id}").choice(self.names) for q in questions]
 
     def refiners_of(
-        self, questions: Sequence[Question], written: Sequence[Attempt], seed: int, routing: Routing
+        self,
+        questions: Sequence[Question],
+        written: Sequence[Attempt],
+        seed: int,
+        routing: AnyRouting,
     ) -> list[str]:
         """Who refines what was written for each question, or `keep`."""
         writers = [a.writer for a in written]
@@ -262,57 +283,6 @@ class Coalition:
             for p, options in zip(probabilities, allowed, strict=True)
         ]
 
-    def _answers(
-        self, questions: Sequence[Question], written: Sequence[Attempt], last: Sequence[Attempt]
-    ) -> tuple[list[list[list[float]]], list[str | None]]:
-        """In the order of the questions, which may repeat: probabilities of the choices given the
-        question alone, what was written and the last rationale, under the base; and the answers,
-        the likeliest choice, or what the base writes where there are none.
-        """
-        drafts, finals = ([a.rationale or None for a in attempts] for attempts in (written, last))
-        with_choices = list({q.id: q for q in questions if q.choices}.values())
-        free_form = {  # each prompt once
-            (q.id, text): answer_prompt(self.texts, q, text)
-            for q, text in zip(questions, finals, strict=True)
-            if not q.choices
-        }
-        with self.variants.base_policy() as policy:
-            reader = ChoiceScorer(policy)
-            fold = AnswerFold(reader, reader)
-            known = self._alone(fold, with_choices)
-            read = [
-                (q, text)
-                for texts in (drafts, finals)
-                for q, text in zip(questions, texts, strict=True)
-                if q.choices and text
-            ]
-            asked, given = [q for q, _ in read], [text for _, text in read]
-            views = iter(fold.probabilities(asked, given, self.texts))
-            prompts = list(free_form.values())
-            seeds = [0] * len(prompts)
-            replies = Sampler(policy).sample(prompts, FREE_FORM, seeds=seeds) if prompts else []
-        said = dict(zip(free_form, (read_answer(r.text, None) for [r] in replies), strict=True))
-        alone = [known.get(q.id, []) for q in questions]
-        before, after = (
-            [
-                next(views) if q.choices and text else p
-                for q, text, p in zip(questions, texts, alone, strict=True)
-            ]
-            for texts in (drafts, finals)
-        )
-        answers = [
-            q.choices[int(np.argmax(p))] if q.choices else said[q.id, text]
-            for q, text, p in zip(questions, finals, after, strict=True)
-        ]
-        return [alone, before, after], answers
-
-    def _alone(self, fold: AnswerFold, questions: Sequence[Question]) -> dict[str, list[float]]:
-        """p(choice | question), computed once for the same questions, whatever the routing."""
-        if self._without[0] != list(questions):
-            p = fold.probabilities(questions, [None] * len(questions), self.texts)
-            self._without = list(questions), dict(zip([q.id for q in questions], p, strict=True))
-        return self._without[1]
-
     def save(self, folder: Path, *, reply_tokens: int | None = None) -> None:
         """One folder that `load` reads: the base, the variants' weights, the controller's.
 
@@ -324,8 +294,8 @@ class Coalition:
             self.variants.save(name, folder / name)
         facts = {
             "names": list(self.names), "refiners": self.refiners, "texts": self.texts,
-            "controller": self.controller, "precision": self.variants.base.precision,
-            "reply_tokens": reply_tokens,
+            "controller": self.controller, "routing": self.routing,
+            "precision": self.variants.base.precision, "reply_tokens": reply_tokens,
         }  # fmt: skip
         by_first(lambda: write_text(folder / FILE, json.dumps(facts, indent=1) + "\n"))
 
@@ -344,4 +314,16 @@ class Coalition:
         variants = Variants(under_adapters(base), folder / "base")
         for name in [*facts["names"], *([CONTROLLER] if facts["controller"] else [])]:
             variants.load(name, folder / name)
-        return cls(variants, facts["names"], facts["refiners"], facts["texts"], facts["controller"])
+        return cls(
+            variants, facts["names"], facts["refiners"], facts["texts"], facts["controller"],
+            facts.get("routing", "controller"),
+        )  # fmt: skip
+
+
+def surest(chains: Sequence[Chain]) -> Chain:
+    """Of chains for one question, the one whose answer M_IFT is surest of, the first of equals; it
+    bears the tokens of all.
+    """
+    best = max(chains, key=lambda chain: chain.answer.sure)
+    others = sum(c.as_attempt("").n_tokens for c in chains if c is not best)
+    return replace(best, spent=best.spent + others)

@@ -8,6 +8,7 @@ written and read once; what any routing would have done is a look-up in it.
     random controller     all that the controller may choose: an expectation, not a draw
     fixed controller      the one (w, r) that was best on the controller's questions
     COALITION             (w, r) as the controller chooses, for each draw of w
+    surest variant        (w, keep), w the variant whose text makes M_IFT surest of an answer
     oracle controller     the (w, r) with the best utility on another draw; it reads the gold answer
     M_IFT alone           (M_IFT, keep)
     Self-Refine           (M_IFT, M_IFT): arXiv 2303.17651 in one round, by our `refine` mode
@@ -26,7 +27,7 @@ import numpy as np
 from rationalize.answers import reply_text
 from rationalize.evaluation.clones import variance_row
 from rationalize.methods.base import Experiment, final_stage
-from rationalize.methods.coalition.config import CoalitionConfig, Refiners, refines
+from rationalize.methods.coalition.config import CoalitionConfig, Refiners, Routing, refines
 from rationalize.methods.coalition.inference import BASE, Chain, Coalition, Draft
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.controller import KEEP
@@ -36,13 +37,13 @@ from rationalize.records import Attempt, Question
 RANDOM, SELF, CROSS, UNREFINED = (
     "random controller", "self-refinement", "cross-refinement", "no refinement",
 )  # fmt: skip
-FIXED_ROW, ORACLE, ALONE, SELF_REFINE = (
-    "fixed controller", "oracle controller", "M_IFT alone", "Self-Refine",
+FIXED_ROW, SUREST, ORACLE, ALONE, SELF_REFINE = (
+    "fixed controller", "surest variant", "oracle controller", "M_IFT alone", "Self-Refine",
 )  # fmt: skip
 OWN_ANSWER = "last variant answers"
 """COALITION's cells with the answer of the variant that wrote last, not M_IFT's."""
 
-OTHERS = (RANDOM, FIXED_ROW, ORACLE, SELF, CROSS, UNREFINED, ALONE, SELF_REFINE, OWN_ANSWER)
+OTHERS = (RANDOM, FIXED_ROW, SUREST, ORACLE, SELF, CROSS, UNREFINED, ALONE, SELF_REFINE, OWN_ANSWER)
 """Rows beside the coalition's own, where the table has cells for them."""
 
 
@@ -60,6 +61,8 @@ class Cell:
     """The choice that the last variant reads out of the rationale; None without choices."""
     attempt: Attempt
     """Scored; its answer is M_IFT's."""
+    sure: float | None = None
+    """How sure M_IFT is of it; unknown in tables of earlier versions."""
 
     @property
     def question_id(self) -> str:
@@ -78,7 +81,9 @@ def rows_of_table(
     cells = _cells(exp, coalition, config, split, base=base)
     if config.draws > 1 and config.variants > 1:
         _log_variance(exp, cells, coalition.names, split)
-    looked_up = look_up(cells, coalition.names, config.candidates.refiners, name, fixed)
+    looked_up = look_up(
+        cells, coalition.names, config.candidates.refiners, name, fixed, config.routing
+    )
     by_id = {q.id: q for q in questions}
     answers = exp.suite.only("correctness")
 
@@ -105,28 +110,48 @@ def rows_of_table(
 
 def look_up(
     cells: Sequence[Cell], names: Sequence[str], refiners: Refiners, name: str,
-    fixed: Mapping[str, Any] | None,
+    fixed: Mapping[str, Any] | None, routing: Routing = "controller",
 ) -> dict[str, list[Cell]]:  # fmt: skip
-    """The cells of every row; rows without cells are left out. Without a controller, the row `name`
-    is that of random choices.
+    """The cells of every row; rows without cells are left out. The row `name` is the one that
+    `routing` says; without a controller, that of random choices.
     """
     ours = [c for c in cells if c.writer in names]
     allowed = [c for c in ours if c.refiner == KEEP or refines(c.refiner, c.writer, refiners)]
     picked = [c for c in ours if c.picked]
+    kept = [c for c in ours if c.refiner == KEEP]
+    sure = surest_cells(kept) if len(names) > 1 else []
     best = (fixed["writer"], fixed["refiner"]) if fixed else None
     rows = {
-        name: picked or allowed,
+        name: (sure if routing == "surest" else picked) or allowed,
         RANDOM: allowed,
+        SUREST: sure,
         FIXED_ROW: [c for c in allowed if (c.writer, c.refiner) == best],
         ORACLE: oracle(allowed),
         SELF: [c for c in ours if c.refiner == c.writer],
         CROSS: [c for c in ours if c.refiner not in (c.writer, KEEP)],
-        UNREFINED: [c for c in ours if c.refiner == KEEP],
+        UNREFINED: kept,
         ALONE: [c for c in cells if (c.writer, c.refiner) == (BASE, KEEP)],
         SELF_REFINE: [c for c in cells if (c.writer, c.refiner) == (BASE, BASE)],
         OWN_ANSWER: [c for c in picked or allowed if c.own is not None],
     }
     return {row: found for row, found in rows.items() if found}
+
+
+def surest_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """For every question and draw the cell whose answer M_IFT is surest of, with the tokens of all.
+    Nothing where that is not known.
+    """
+    together: dict[tuple[str, int], list[Cell]] = {}
+    for c in cells:
+        if c.sure is None:
+            return []
+        together.setdefault((c.question_id, c.draw), []).append(c)
+    found = []
+    for group in together.values():
+        best = max(group, key=lambda c: c.sure or 0.0)
+        cost = sum(c.attempt.n_tokens for c in group)
+        found.append(replace(best, attempt=replace(best.attempt, n_tokens=cost)))
+    return found
 
 
 def oracle(cells: Sequence[Cell]) -> list[Cell]:
@@ -168,7 +193,15 @@ def _cells(
 
     attempts = stage.attempts(f"{split}-{exp.seed}", write)
     return [
-        Cell(row["writer"], row["asked"], row["draw"], row["picked"], row["own"], attempt)
+        Cell(
+            row["writer"],
+            row["asked"],
+            row["draw"],
+            row["picked"],
+            row["own"],
+            attempt,
+            row.get("sure"),
+        )
         for row, attempt in zip(exp.run.read_json(file), attempts, strict=True)
     ]
 

@@ -1,0 +1,127 @@
+"""Is a coalition worth more where M_IFT keeps the rationale that makes it surest of an answer?
+
+    python experiments/coalition_surest.py runs/kinds --store coalition_surest \
+        --more builtin:train=480,dev=48,test=1000,unseen=0
+
+RUN is a finished run of COALITION, `--more` questions of which those that the run knows are left
+out: the rule was seen on the run's own test questions, so others decide. Rows: M_IFT alone, the
+majority and the surest of its draws, the surest of its greedy text and a draw, the controller's
+coalition, and the surest of all variants' greedy texts. Tables of experiments/results/NAME.json,
+without texts: `rows`, `differences` (paired by question) and `kinds`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tables import write_tables
+
+from rationalize.environment import environment
+from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
+from rationalize.evaluation.voting import chosen_attempt
+from rationalize.methods.coalition.evaluate import SELF_CONSISTENCY
+from rationalize.methods.coalition.inference import Chain, Coalition, surest
+from rationalize.questions import load_splits
+from rationalize.questions.splits import same_question_key
+from rationalize.runs import Run
+from rationalize.sampling.config import SamplingConfig
+from rationalize.sampling.writing import question_seed
+
+ALONE, COALITION, SUREST = "M_IFT alone", "COALITION", "surest variant"
+VOTES, DRAW, BESIDE = (
+    "self-consistency",
+    "surest draw of M_IFT",
+    "surest of M_IFT's greedy text and a draw",
+)
+DRAWS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--more", required=True, metavar="QUESTIONS")
+    parser.add_argument("--store", metavar="NAME", required=True)
+    args = parser.parse_args()
+    run = Run.read(args.run)
+    known = {same_question_key(q) for s in load_splits(run.config["questions"]).values() for q in s}
+    asked = [q for q in load_splits(args.more)["test"] if same_question_key(q) not in known]
+    rows = answered(Coalition.load(args.run / "coalition"), asked, run.config)
+    others = [row for row in rows if row != SUREST]
+    meta = {
+        "command": "python experiments/coalition_surest.py", "questions": args.more,
+        "seed": run.config["seed"], **environment(),
+    }  # fmt: skip
+    write_tables(args.store, meta, {
+        "rows": [{"row": row, **facts(chains)} for row, chains in rows.items()],
+        "differences": [
+            {"row": SUREST, "against": row, "n": len(asked), **differences(rows[SUREST], rows[row])}
+            for row in others
+        ],
+        "kinds": [
+            {"kind": kind, "row": row, **facts([c for c in chains if c.question.kind == kind])}
+            for kind in sorted({q.kind for q in asked})
+            for row, chains in rows.items()
+        ],
+    })  # fmt: skip
+
+
+def answered(
+    coalition: Coalition, asked: Sequence[Any], config: Mapping[str, Any]
+) -> dict[str, list[Chain]]:
+    """Row -> a chain per question, with the tokens of all texts that it was chosen from."""
+    seed, tokens = config["seed"], config["evaluation_tokens"]
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=tokens)
+    drawn = replace(SamplingConfig(**config["candidates"]["sampling"]), n=1, max_new_tokens=tokens)
+    alone = coalition.chains(asked, greedy, routing="base")
+    draws = [
+        coalition.chains(
+            asked, drawn, routing="base", seed=question_seed(seed, SELF_CONSISTENCY, i)
+        )
+        for i in range(DRAWS)
+    ]
+    of_each = list(zip(*draws, strict=True))
+    return {
+        ALONE: alone,
+        VOTES: [majority(group) for group in of_each],
+        DRAW: [surest(group) for group in of_each],
+        BESIDE: [surest([one, group[0]]) for one, group in zip(alone, of_each, strict=True)],
+        COALITION: coalition.chains(asked, greedy, routing="controller"),
+        SUREST: coalition.chains(asked, greedy, routing="surest"),
+    }
+
+
+def majority(group: Sequence[Chain]) -> Chain:
+    attempts = [c.as_attempt("") for c in group]
+    first = chosen_attempt(attempts, group[0].question)
+    chosen = group[next(i for i, a in enumerate(attempts) if a is first)]
+    return replace(chosen, spent=sum(a.n_tokens for a in attempts) - first.n_tokens)
+
+
+def facts(chains: Sequence[Chain]) -> dict[str, Any]:
+    right = bootstrap_mean([float(c.as_row()["right"]) for c in chains], bounds=(0.0, 1.0))
+    sure = bootstrap_mean([c.as_row()["after"] for c in chains], bounds=(0.0, 1.0))
+    return {
+        "n": len(chains), "tokens": float(np.mean([c.as_row()["tokens"] for c in chains])),
+        **{name: {"mean": i.mean, "low": i.low, "high": i.high}
+           for name, i in (("accuracy", right), ("utility", sure))},
+    }  # fmt: skip
+
+
+def differences(ours: Sequence[Chain], theirs: Sequence[Chain]) -> dict[str, Any]:
+    found = {}
+    for name, key in (("accuracy", "right"), ("utility", "after")):
+        a, b = (
+            {c.question.id: float(c.as_row()[key]) for c in chains} for chains in (ours, theirs)
+        )
+        gap = paired_difference(a, b)
+        found[name] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
+    return found
+
+
+if __name__ == "__main__":
+    main()
