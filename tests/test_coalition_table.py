@@ -62,6 +62,10 @@ def test_the_surest_variant_of_each_draw_bears_the_tokens_of_all():
     assert [(c.writer, c.draw) for c in rows["surest variant"]] == [("v1", 0), ("v2", 1)]
     assert {c.attempt.n_tokens for c in rows["surest variant"]} == {2 * CELLS[0].attempt.n_tokens}
     assert who(rows, "COALITION") == [("v2", "v1")]
+    empty = dataclasses.replace(cells[0].attempt, rationale="")
+    without = [dataclasses.replace(cells[0], attempt=empty), *cells[1:]]
+    kept = look_up(without, NAMES, "both", "COALITION", None)["surest variant"]
+    assert [(c.writer, c.draw) for c in kept] == [("v2", 0), ("v2", 1)]  # a rationale goes first
     rows = look_up(cells, NAMES, "both", "COALITION", None, "surest")
     assert rows["COALITION"] == rows["surest variant"]
     alone = look_up([c for c in cells if c.writer == "v1"], ("v1",), "both", "COALITION", None)

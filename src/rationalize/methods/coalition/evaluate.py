@@ -121,7 +121,9 @@ def conclude(
 def dev_accuracy(
     exp: Experiment, coalition: Coalition, stage: Stage, name: str, round: int
 ) -> float:
-    """Share of development questions that chains by chance answer right; every metric is logged."""
+    """Share of development questions that chains by chance answer right, or the surest of all
+    variants where the coalition shall answer so; every metric is logged.
+    """
 
     def write() -> list[Attempt]:
         by_chance = replace(coalition, controller=False)

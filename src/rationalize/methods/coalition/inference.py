@@ -322,8 +322,13 @@ class Coalition:
 
 def surest(chains: Sequence[Chain]) -> Chain:
     """Of chains for one question, the one whose answer M_IFT is surest of, the first of equals; it
-    bears the tokens of all.
+    bears the tokens of all. One with a rationale and an answer goes before others.
     """
-    best = max(chains, key=lambda chain: chain.answer.sure)
+    best = max(chains, key=lambda c: preference(c.rationale, c.prediction, c.answer.sure))
     others = sum(c.as_attempt("").n_tokens for c in chains if c is not best)
     return replace(best, spent=best.spent + others)
+
+
+def preference(rationale: str, prediction: str | None, sure: float) -> tuple[bool, bool, float]:
+    """What the surest of some texts is the greatest by."""
+    return bool(rationale), prediction is not None, sure

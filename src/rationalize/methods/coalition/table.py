@@ -28,7 +28,7 @@ from rationalize.answers import reply_text
 from rationalize.evaluation.clones import variance_row
 from rationalize.methods.base import Experiment, final_stage
 from rationalize.methods.coalition.config import CoalitionConfig, Refiners, Routing, refines
-from rationalize.methods.coalition.inference import BASE, Chain, Coalition, Draft
+from rationalize.methods.coalition.inference import BASE, Chain, Coalition, Draft, preference
 from rationalize.models.choices import ChoiceScorer
 from rationalize.models.controller import KEEP
 from rationalize.models.scorers import AnswerFold
@@ -148,7 +148,10 @@ def surest_cells(cells: Sequence[Cell]) -> list[Cell]:
         together.setdefault((c.question_id, c.draw), []).append(c)
     found = []
     for group in together.values():
-        best = max(group, key=lambda c: c.sure or 0.0)
+        best = max(
+            group,
+            key=lambda c: preference(c.attempt.rationale, c.attempt.prediction, c.sure or 0.0),
+        )
         cost = sum(c.attempt.n_tokens for c in group)
         found.append(replace(best, attempt=replace(best.attempt, n_tokens=cost)))
     return found
