@@ -1,18 +1,19 @@
 """Is a coalition worth more where M_IFT keeps the rationale that makes it surest of an answer?
 
-    python experiments/coalition_surest.py runs/kinds --store coalition_surest \
+    python experiments/coalition_surest.py runs/kinds --out runs/surest --store coalition_surest \
         --more builtin:train=480,dev=48,test=1000,unseen=0
 
 RUN is a finished run of COALITION, `--more` questions of which those that the run knows are left
 out: the rule was seen on the run's own test questions, so others decide. Rows: M_IFT alone, the
 majority and the surest of its draws, the surest of its greedy text and a draw, the controller's
 coalition, and the surest of all variants' greedy texts. Tables of experiments/results/NAME.json,
-without texts: `rows`, `differences` (paired by question) and `kinds`.
+without texts: `rows`, `differences` (paired by question) and `kinds`; the chains stay in `--out`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,13 +46,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--more", required=True, metavar="QUESTIONS")
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--store", metavar="NAME", required=True)
     args = parser.parse_args()
     run = Run.read(args.run)
     known = {same_question_key(q) for s in load_splits(run.config["questions"]).values() for q in s}
     asked = [q for q in load_splits(args.more)["test"] if same_question_key(q) not in known]
-    rows = answered(Coalition.load(args.run / "coalition"), asked, run.config)
-    others = [row for row in rows if row != SUREST]
+    stored = args.out / "chains.json"
+    if not stored.is_file():
+        chains = answered(Coalition.load(args.run / "coalition"), asked, run.config)
+        args.out.mkdir(parents=True, exist_ok=True)
+        stored.write_text(json.dumps({
+            row: [{**c.as_row(), "kind": c.question.kind} for c in of]
+            for row, of in chains.items()
+        }))  # fmt: skip
+    rows = json.loads(stored.read_text())
+    pairs = [(SUREST, row) for row in rows if row != SUREST]
+    pairs += [(COALITION, row) for row in (ALONE, VOTES)]
     meta = {
         "command": "python experiments/coalition_surest.py", "questions": args.more,
         "seed": run.config["seed"], **environment(),
@@ -59,11 +70,11 @@ def main() -> None:
     write_tables(args.store, meta, {
         "rows": [{"row": row, **facts(chains)} for row, chains in rows.items()],
         "differences": [
-            {"row": SUREST, "against": row, "n": len(asked), **differences(rows[SUREST], rows[row])}
-            for row in others
+            {"row": row, "against": other, "n": len(asked), **differences(rows[row], rows[other])}
+            for row, other in pairs
         ],
         "kinds": [
-            {"kind": kind, "row": row, **facts([c for c in chains if c.question.kind == kind])}
+            {"kind": kind, "row": row, **facts([c for c in chains if c["kind"] == kind])}
             for kind in sorted({q.kind for q in asked})
             for row, chains in rows.items()
         ],
@@ -102,22 +113,22 @@ def majority(group: Sequence[Chain]) -> Chain:
     return replace(chosen, spent=sum(a.n_tokens for a in attempts) - first.n_tokens)
 
 
-def facts(chains: Sequence[Chain]) -> dict[str, Any]:
-    right = bootstrap_mean([float(c.as_row()["right"]) for c in chains], bounds=(0.0, 1.0))
-    sure = bootstrap_mean([c.as_row()["after"] for c in chains], bounds=(0.0, 1.0))
+def facts(chains: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    right = bootstrap_mean([float(c["right"]) for c in chains], bounds=(0.0, 1.0))
+    gold = bootstrap_mean([c["after"] for c in chains], bounds=(0.0, 1.0))
     return {
-        "n": len(chains), "tokens": float(np.mean([c.as_row()["tokens"] for c in chains])),
+        "n": len(chains), "tokens": float(np.mean([c["tokens"] for c in chains])),
         **{name: {"mean": i.mean, "low": i.low, "high": i.high}
-           for name, i in (("accuracy", right), ("utility", sure))},
+           for name, i in (("accuracy", right), ("gold", gold))},
     }  # fmt: skip
 
 
-def differences(ours: Sequence[Chain], theirs: Sequence[Chain]) -> dict[str, Any]:
+def differences(
+    ours: Sequence[Mapping[str, Any]], theirs: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     found = {}
-    for name, key in (("accuracy", "right"), ("utility", "after")):
-        a, b = (
-            {c.question.id: float(c.as_row()[key]) for c in chains} for chains in (ours, theirs)
-        )
+    for name, key in (("accuracy", "right"), ("gold", "after")):
+        a, b = ({c["question_id"]: float(c[key]) for c in chains} for chains in (ours, theirs))
         gap = paired_difference(a, b)
         found[name] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
     return found

@@ -3,7 +3,8 @@
     python experiments/self_motivated_arith.py pool PATH/TO/SETS --out questions
     python experiments/self_motivated_arith.py attempts RUN --questions questions --store NAME \
         [--beside RUN] [--evaluated RUN ..]
-    python experiments/self_motivated_arith.py unsettled RUN --questions questions --out unsettled
+    python experiments/self_motivated_arith.py unsettled RUN --questions questions --out unsettled \
+        [--any]
     python experiments/self_motivated_arith.py informative RUN --questions questions --model M_SFT \
         --reward-models runs/rm-end runs/rm-mean runs/rm-dpo --store NAME
 
@@ -58,9 +59,11 @@ RANK = RewardModelConfig(pairs=0)
 AGAINST = {
     "few_shot": "base, few-shot", "control": "imitation, right-or-wrong",
     "wrong": "imitation, wrong-alone", "m_sft": "RFT, M-sft",
+    "again": "RFT, unsettled again", "again_any": "imitation, unsettled, right or wrong",
 }  # fmt: skip
 """What every test row is compared with: the writer, its attempts whatever they answer, those of
-them that are wrong, and RFT, which the others start from.
+them that are wrong, RFT, which the others start from, and imitation from there of attempts at the
+questions that GRPO meets.
 """
 PUBLISHED = {"singleeq": 81.50, "addsub": 76.71, "multiarith": 78.79, "svamp": 64.20}
 """text-davinci-002, zero-shot chain of thought, accuracy in percent: the stored outputs of "Large
@@ -82,6 +85,9 @@ def main() -> None:
         command.add_argument("--questions", required=True)
         if name == "unsettled":
             command.add_argument("--out", type=Path, required=True)
+            command.add_argument(
+                "--any", action="store_true", help="as many attempts, right or wrong, to imitate"
+            )
             continue
         command.add_argument("--store", metavar="NAME")
         command.add_argument("--note", default="", help="how the attempts were written")
@@ -102,7 +108,7 @@ def main() -> None:
         return
     everything = attempts_at(args.run)
     if args.command == "unsettled":
-        write_unsettled(everything, Path(args.questions), args.out)
+        write_unsettled(everything, Path(args.questions), args.out, right=not args.any)
         return
     questions = {q.id: q for split in load_splits(args.questions).values() for q in split}
     if args.command == "attempts":
@@ -141,9 +147,13 @@ def write_pool(sets: Path, out: Path) -> None:
         print(f"{split}: {len(rows)} questions")
 
 
-def write_unsettled(attempts: Sequence[Attempt], questions: Path, out: Path) -> None:
+def write_unsettled(
+    attempts: Sequence[Attempt], questions: Path, out: Path, *, right: bool
+) -> None:
     """The files of `questions`, the train file with the questions alone that M_sft, or what GRPO
-    made of it, answers right at times; their right attempts, chosen as RFT does, as rationales.
+    made of it, answers right at times; their right attempts, chosen as RFT does, as rationales. Not
+    `right`: as many attempts at each, whatever they answer, as questions of their own with that
+    answer.
     """
     drawn = [a for a in attempts if any(name in a.writer for name in ("redraws", "grpo"))]
     rates = pass_rates(drawn)
@@ -159,8 +169,24 @@ def write_unsettled(attempts: Sequence[Attempt], questions: Path, out: Path) -> 
                 {**row, "rationales": rationales.get(row["id"], [])}
                 for row in rows if 0 < rates.get(row["id"], 0) < 1
             ]  # fmt: skip
+            rows = rows if right else blind(rows, drawn)
         (out / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         print(f"{split}: {len(rows)} questions")
+
+
+def blind(rows: Sequence[dict[str, Any]], drawn: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """For each rationale of a row one of the attempts at it that can be read and were not cut."""
+    readable: dict[str, dict[str, Attempt]] = {}
+    for a in drawn:
+        if a.parsed and a.finish == "stop" and a.rationale:
+            readable.setdefault(a.question_id, {})[a.rationale] = a
+    chance, found = random.Random(0), []
+    for row in rows:
+        of = list(readable.get(row["id"], {}).values())
+        for i, a in enumerate(chance.sample(of, min(len(row["rationales"]), len(of)))):
+            taught = {"answer": a.prediction, "rationales": [a.rationale]}
+            found.append({**row, "id": f"{row['id']}#{i}", **taught})
+    return found
 
 
 def rows_at(folder: Path, split: str) -> list[dict[str, Any]]:
