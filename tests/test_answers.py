@@ -271,3 +271,33 @@ def test_normalising_ignores_case_space_and_the_full_stop():
 def test_where_a_reply_ends_after_its_answer(text, kept):
     end = end_after_answer(text, "\n\n")
     assert (text[:end] if end >= 0 else None) == kept
+
+
+@pytest.mark.parametrize(("said", "gold"), [
+    ("2x", "2"), ("2n", "2"), ("2θ", "2"), ("2/x", "2"), ("x>2", "2"), ("x = 2, y = 3", "2"),
+    ("1/2 or 1/3", "1/2"), ("2 : 1", "2"), ("3 remainder 1", "3"), ("5 ft 3 in", "5"),
+    ("3 hours 20 minutes", "3"), ("1 2", "12"), ("12345678901e300", "5"),
+])  # fmt: skip
+def test_a_number_that_goes_on_is_not_its_beginning(said, gold):
+    assert not is_correct(read_answer(said, None), gold)
+
+
+@pytest.mark.parametrize(("said", "gold"), [
+    ("20 €", "20"), ("5$", "5"), ("30¥", "30"), ("(1, 2)", "(1,2)"), ("3 + 4i", "3+4i"),
+    ("-2 < x < 3", "-2<x<3"), ("12km", "12 km"), ("5m", "5"), ("3 days", "3"),
+])  # fmt: skip
+def test_spaces_and_signs_behind_are_not_another_answer(said, gold):
+    assert is_correct(read_answer(said, None), gold)
+
+
+@pytest.mark.parametrize("gold", [
+    "5 ft. 3 in.", "3 sq. ft.", "5 lb. 2 oz.", "Dept. of State", "Jul. 4", "Hwy. 61", "Adm. Nelson",
+])  # fmt: skip
+def test_our_own_form_of_an_abbreviation_is_read_back(gold):
+    assert is_correct(parse_reply(reply_text("Look.", gold, None), None).prediction, gold)
+
+
+def test_true_and_false_are_choices_that_yes_and_no_name():
+    said = {"yes": "True", "no": "False", "not true": "False", "False": "False"}
+    for reply, choice in said.items():
+        assert read_answer(reply, ("True", "False")) == choice

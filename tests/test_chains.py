@@ -1,6 +1,7 @@
 """A coalition on the page and on the terminal: its chains, and tables on itself."""
 
 from rationalize.commands.chain import chain_text
+from rationalize.methods.coalition.answering import Answer
 from rationalize.methods.coalition.inference import Chain
 from rationalize.records import Attempt, Question
 from rationalize.report.chains import chains, changes
@@ -103,7 +104,8 @@ def test_ask_shows_the_chain():
     question = Question("q", "Which floats?", "oil", ("oil", "iron"))
     chain = Chain(
         question, "variant-1", attempt("Oil is heavy.", "variant-1"), "variant-2",
-        attempt("Oil is light.", "variant-2"), "oil", (0.5, 0.5), (0.3, 0.7), (0.9, 0.1),
+        attempt("Oil is light.", "variant-2"),
+        Answer("oil", 0.9, (0.5, 0.5), (0.3, 0.7), (0.9, 0.1)),
     )  # fmt: skip
     shown = chain_text(chain)
     assert "variant-1 writes:  Oil is heavy." in shown
@@ -112,8 +114,8 @@ def test_ask_shows_the_chain():
     assert chain.as_attempt("COALITION").n_tokens == 6
     assert chain.as_attempt("COALITION").completion == "Oil is light. So the answer is (A)."
     kept = Chain(
-        question, "variant-1", attempt("", "variant-1"), "keep", attempt("", "variant-1"), None,
-        (0.6, 0.4), (0.6, 0.4), (0.6, 0.4),
+        question, "variant-1", attempt("", "variant-1"), "keep", attempt("", "variant-1"),
+        Answer(None, 0.6, (0.6, 0.4), (0.6, 0.4), (0.6, 0.4)),
     )  # fmt: skip
     assert kept.as_attempt("COALITION").parsed is False
     assert (kept.as_row()["after"], kept.as_row()["right"]) == (0.6, False)

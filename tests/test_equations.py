@@ -124,3 +124,14 @@ def test_a_right_calculation_is_true_however_it_is_written(start, steps, chained
 @given(NUMBER, st.lists(STEP, min_size=1, max_size=4), st.booleans(), st.integers(1, 9))
 def test_a_wrong_last_result_is_false_however_it_is_written(start, steps, chained, off):
     assert not equations_hold(written(start, steps, chained=chained, off=off))
+
+
+@pytest.mark.parametrize(("text", "holds"), [
+    ("10 − 3 × 2 = 4", True), ("10 – 3 * 2 = 4", True), ("2 · 3 + 1 = 7", True),
+    ("2 ⋅ 3 = 7", False),
+    ("17 / 5 = 3 remainder 2", True), ("17 / 5 = 3 R 2", True), ("1000 * 1000 = 1 million", True),
+    ("3 * 2000 = 6k", True), ("10 / 4 = 2½", True), ("2/3 = 67%", True), ("2/3 = 60%", False),
+    ("10 - 3 = 6 apples", False), ("2 + 2 = 5. Remainder", False),
+])  # fmt: skip
+def test_other_signs_and_what_changes_a_result(text, holds):
+    assert equations_hold(text) is holds

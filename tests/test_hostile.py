@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from rationalize.cli import main
 from rationalize.commands.chain import chain_text
 from rationalize.evaluation.results import save_questions, summarise
+from rationalize.methods.coalition.answering import Answer
 from rationalize.methods.coalition.inference import Chain
 from rationalize.records import Question
 from rationalize.runs import Run
@@ -148,7 +149,8 @@ def test_a_model_that_writes_escapes_cannot_use_them_on_a_terminal(tmp_path, cap
     [written] = attempts_of("m", questions={"q": question})
     written = replace(written, rationale=HOSTILE, prediction=HOSTILE)
     views = [(0.5, 0.5)] * 3
-    print(chain_text(Chain(question, "w", written, "r", written, HOSTILE, *views)))
+    answer = Answer(HOSTILE, 0.5, *views)
+    print(chain_text(Chain(question, "w", written, "r", written, answer)))
     shown = capfd.readouterr().out
     assert shown.count("owned") >= 4
     assert all(c == "\n" or c.isprintable() for c in shown)

@@ -10,7 +10,7 @@ from toys import attempt, question
 
 from rationalize.attempt_files import save_attempts
 from rationalize.cli import main
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
 from rationalize.methods import METHODS
 from rationalize.methods.launch import checked, longest_reply, settings_of
 from rationalize.models.folders import check_model
@@ -209,3 +209,16 @@ def test_a_dry_run_of_export_counts_its_rows(here, capsys):
         for dry in (["--dry-run"], []):
             assert main(["export", "a.jsonl", "--keep", "all", *more, *dry]) == status
     assert "rows: 1 of 2 attempts; left out: 1 duplicate" in capsys.readouterr().out
+
+
+def test_values_from_python_are_checked_as_a_files_are(tmp_path):
+    from rationalize import train
+    from rationalize.training.loop import FitConfig
+
+    for wrong, told in (
+        ({"tuning": "Full"}, "tuning"), ({"epochs": "1"}, "epochs"), ({"fit": 3}, "fit"),
+        ({"fit": FitConfig(schedule="Linear")}, "schedule"), ({"epoch": 1.0}, "epoch"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=told):
+            train("sft", tmp_path / "run", **wrong)
+    assert not (tmp_path / "run").exists()

@@ -224,3 +224,25 @@ def test_a_project_with_a_config_yaml_is_no_run(tmp_path):
             pass
     assert [p.name for p in tmp_path.iterdir() if p.name != "lock"] == ["config.yaml"]
     assert (tmp_path / "config.yaml").read_text() == "foo: 1\n"
+
+
+def test_an_export_takes_what_a_question_accepts_as_right(tmp_path):
+    from rationalize.records import Question
+
+    asked = Question("q", "Where?", "New York", accepted=("NYC",))
+    said = ["New York", "NYC", "Boston"]
+    attempts = [attempt(asked, f"Look {i}.", s, i, prompt="p") for i, s in enumerate(said)]
+    save_attempts(attempts, tmp_path / "a.jsonl", {"q": asked})
+    flags = ["export", str(tmp_path / "a.jsonl"), "--format"]
+    assert main([*flags, "dpo", "--out", str(tmp_path / "dpo.jsonl")]) == 0
+    pairs = [json.loads(line) for line in (tmp_path / "dpo.jsonl").read_text().splitlines()]
+    assert len(pairs) == 2
+    assert all("Boston" in p["rejected"] and "Boston" not in p["chosen"] for p in pairs)
+    assert main([*flags, "sft", "--out", str(tmp_path / "sft.jsonl")]) == 0
+    assert len((tmp_path / "sft.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("asked", [["a"], ["a", ""], [str(i) for i in range(30)]])
+def test_ask_reads_its_question_as_files_are_read(asked, capsys):
+    assert main(["ask", "Which?", "--choices", *asked, "--model", "default"]) == 2
+    assert "found" in capsys.readouterr().err

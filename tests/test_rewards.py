@@ -381,9 +381,25 @@ def test_our_rewards_in_trl():
         1.0,
         0.0,
     ]
-    others = {**columns, "accepted": [["wood"], None]}
-    assert function(prompts=["p", "p"], completions=[texts[1]] * 2, **others) == [1.0, 0.0]
+    others = {"answer": ["New York"] * 2, "accepted": [["NYC"], None]}
+    said = ["It is big. So the answer is NYC."] * 2
+    assert function(prompts=["p", "p"], completions=said, **others) == [1.0, 0.0]
     assert to_trl(load_rewards(["length"])[0])(prompts=["p"], completions=["One two."]) == [2.0]
+
+
+@pytest.mark.parametrize(("answer", "choices", "said"), [
+    ("A", ["brick", "cork"], "(A)"), (0, ["brick", "cork"], "(A)"), (4, None, "4"),
+    ("brick", {"text": ["brick", "cork"], "label": ["1", "2"]}, "(A)"),
+    ("2 + 2 = 4\n#### 4", None, "4"), ("A", None, "A"), ("yes", None, "yes"),
+])  # fmt: skip
+def test_trls_rows_are_read_as_question_files_are(answer, choices, said):
+    function = to_trl(load_rewards(["correctness"])[0])
+    columns = {"answer": [answer], **({"choices": [choices]} if choices else {})}
+    for reply, worth in ((said, 1.0), ("(B)" if choices else "7", 0.0)):
+        completions = [f"Look. So the answer is {reply}."]
+        assert function(prompts=["p"], completions=completions, **columns) == [worth]
+    with pytest.raises(UserError, match="row 0 of a batch: found"):
+        function(prompts=["p"], completions=["a"], answer=["glass"], choices=[["brick", "cork"]])
 
 
 def test_a_reward_of_users_own_goes_on_to_trl(mine):

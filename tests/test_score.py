@@ -186,3 +186,25 @@ def test_half_a_character_can_be_tokenised_and_judged(kind):
     assert long is None  # with its question it is over the limit
     for encode in (policy.encode_prompt, policy.encode_response):
         assert encode("a \ud800 b") == encode("a \ufffd b")
+
+
+def test_rows_of_a_program_are_read_as_a_files(tmp_path):
+    import numpy as np
+
+    from rationalize import score_rows
+
+    row = {"question": "Which sinks?", "choices": ["brick", "cork"], "answer": "brick",
+           "rationale": "It is dense.", "prediction": "brick"}  # fmt: skip
+    counted = {"question": "What is 2 + 2?", "answer": np.int64(4), "rationale": "Add."}
+    arrays, number = {**row, "choices": np.array(row["choices"])}, {**counted, "prediction": 4}
+    for given in ((r for r in [row]), [arrays], [number]):
+        [scored] = score_rows(given, ["correctness"])
+        assert scored["rewards"] == {"correctness": 1.0}
+
+
+def test_an_empty_cell_of_a_table_is_an_empty_rationale(tmp_path):
+    table = tmp_path / "rows.csv"
+    table.write_text("id,question,answer,rationale,prediction\nc,What is 2+2?,4,,4\n")
+    assert score(table, tmp_path / "out.jsonl", "--rewards", "length,correctness") == 0
+    [row] = read(tmp_path / "out.jsonl")
+    assert row["rewards"] == {"length": 0.0, "correctness": 1.0}

@@ -183,3 +183,13 @@ def test_choices_that_differ_in_case_alone_are_other_votes():
     # what may be either is neither
     unsure = [attempt(i, text, 0.0) for i, text in enumerate(["POLISH", "polish", "POLISH"])]
     assert chosen_attempt(unsure, question).id == "0"
+
+
+def test_votes_are_as_exact_as_answers_are_compared():
+    def first(gold, *said):
+        question = Question("q", "How many?", gold)
+        return chosen_attempt([attempt(i, s, 0.0) for i, s in enumerate(said)], question).prediction
+
+    assert first("1234567890123", *["1234567890124"] * 2, "1234567890123") == "1234567890124"
+    assert first("1/3", "0.4", "0.4", "1/3", "0.3333333", "0.333333") == "1/3"
+    assert first("7", "12345678901e300", "7", "7") == "7"

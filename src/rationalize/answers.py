@@ -42,7 +42,7 @@ _STOP = re.compile(r"\.(?=\s|$)")  # not in 3.5
 _TITLE = re.compile(r"\b[DMS][rst]$")
 _ABBREVIATION = re.compile(
     r"(?:^|[^\w.])(?:[A-Z]|(?:[A-Za-z]\.)+[A-Za-z]|Ph\.D|Mrs|Prof|Sgt|Gen|Col|Lt|Capt|Cpl|Rev|Hon|Gov"
-    r"|Sen|Rep|Pres|Jr|Ft|Ave|Blvd|Rd|Inc|Ltd|Corp|Co|Bros|Jan|Feb|Apr|Aug|Sept?|Oct|Nov|Dec|Mme|Mlle"
+    r"|Sen|Rep|Pres|Adm|Maj|Dept|Univ|Hwy|Jr|Mt|Ft|ft|sq|lbs?|oz|yds?|hrs?|Ave|Blvd|Rd|Inc|Ltd|Corp|Co|Bros|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Mme|Mlle"
     r"|[Vv]ol|[Ff]ig|[Cc]h|[Ee]d|[Nn]os|pp?|vs|etc|approx|ca|cf|est)$"
 )
 _NEW_SENTENCE = re.compile(
@@ -327,12 +327,20 @@ def is_correct(prediction: str | None, answer: str, choices: Sequence[str] | Non
         return True
     if wanted and normalise(plain(prediction)) == normalise(plain(answer)):
         return True
+    if wanted and _tight(prediction) == _tight(answer):
+        return True
     if normalise(answer_alone(prediction, answer)) == wanted:
         return True
     value, number_ = whole_number(answer), exact_number(prediction)
     if value is not None and number_ is not None:
         return _close(number_, value)
     return equal_latex(prediction, answer)
+
+
+def _tight(text: str) -> str:
+    """Without spaces beside signs, and between a number and its unit: `(1, 2)` is `(1,2)`."""
+    text = normalise(plain(text))
+    return re.sub(r"(?<![^\W_])\s+|\s+(?![^\W_])|(?<=\d)\s+(?=[^\W\d_])", "", text)
 
 
 def _close(a: Fraction, b: Fraction) -> bool:

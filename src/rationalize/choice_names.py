@@ -66,7 +66,8 @@ def named_choice(text: str, choices: Sequence[str]) -> str | None:
     """The one choice that a line names; None where it names none, or several.
 
     `(A)` is the first choice, whatever follows. Then come the choices' texts, then a bare `A`, then
-    either with words around it. For the choices yes and no, `yes_or_no` reads the line.
+    either with words around it. For the choices yes and no, or true and false, `yes_or_no` reads
+    the line.
     """
     line = text.strip().rstrip(".").strip()
     bare = line.strip("*\"'` ")  # chat models put answers in bold or quotes
@@ -77,8 +78,11 @@ def named_choice(text: str, choices: Sequence[str]) -> str | None:
             return found
     if letter := _BARE_LETTER.match(bare):
         return _of_letter(letter, bare, choices)
-    if {normalise(c) for c in choices} == {"yes", "no"} and _YES_NO.search(bare):
+    named = {normalise(c) for c in choices}
+    if named in ({"yes", "no"}, {"true", "false"}) and _YES_NO.search(bare):
         said = yes_or_no(bare)
+        if "true" in named:
+            said = {"yes": "true", "no": "false"}.get(said or "")
         return same_choice(said, choices) if said else None
     return _with_words_around(plain(line), choices)
 

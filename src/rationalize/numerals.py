@@ -36,8 +36,13 @@ _POWERS = dict(zip(_COUNTS, (2, 3, 6, 9, 12), strict=True))
 _COUNT = f"(?i:{'|'.join(_COUNTS)})"
 _DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
 _OPERAND = r"(?:[\d(\\√π]|sqrt|pi\b)"
+_SHORTER = r"h(?:ou)?rs?|min(?:ute)?s?|days?|weeks?"
+_LARGER = rf"(?:{_SHORTER}|years?|f(?:oo|ee)?t|yards?|lbs?|pounds?|km|kg)"
+_SMALLER = rf"(?:{_SHORTER}|sec(?:ond)?s?|months?|in(?:ch(?:es)?)?|oz|ounces?|m|g)"
 _MORE = (
-    r"(?![\d_²³½¼¾\\{π√∞⁄]|['’,.:]\d|[eE][-+]?\d|[kKMBi]\b|\s?\*\*\s?\d|\s+\d+\s*/"
+    r"(?![\d_²³½¼¾\\{π√∞⁄αβγδεθλρστφψω]|['’,.:]\d|\s:\s\d|[eE][-+]?\d|[kKMBinxyz]\b"
+    r"|\s?\*\*\s?\d|\s+\d+\s*/|/[nxyz]\b|\s+(?:remainder|rem\.?|[rR])\s?\d"
+    rf"|\s?{_LARGER}\.?,?\s(?:and\s)?\d+\s?{_SMALLER}\b"
     rf"|\s?(?:{_COUNT}s?\b|\^|√|π|sqrt|\\sqrt|\\?pi\b|squared\b|cubed\b|[-/±×÷]\s?{_OPERAND})"
     rf"|(?:[+*]|\s[+*]\s){_OPERAND}|\s?[+±×÷]\s?[b-z]\b"
     r"|\s+(?:and|or|to|point|plus|minus|times|mod|(?:divided|multiplied)\s+by)"
@@ -58,13 +63,15 @@ _POWER = re.compile(r"([-+]?)(\d+)\s*(?:\^|\*\*)\s*([-+]?\d+)")
 _FRACTION = re.compile(r"([-+]?)(?:(\d+)\s+)?(\d+)\s*/\s*(\d+)")
 _SPECIAL = (_SCIENTIFIC, _POWER, _FRACTION)
 _CALCULATION = re.compile(rf"(?:[-+*/×÷^x().,$£€¥\d\s=]|(?<=\d)[eE](?=[-+]?\d)|\b{_COUNT}\b)+")
-_UNIT = re.compile(r"\s*(?:%|percent|per\s?cent|°\s?[CF]?)\s*$", re.IGNORECASE)
+_UNIT = re.compile(r"\s*(?:%|percent|per\s?cent|°\s?[CF]?|[$£€¥])\s*$", re.IGNORECASE)
 _FUNCTION = re.compile(
     r"\\(?!(?:approx|simeq|displaystyle|[q]?quad|left|right|therefore|implies|[lL]ongrightarrow"
     r"|[rR]ightarrow|to|times|cdot|div|degree|circ|le|ge|leq|geq|[cl]?dots)(?![A-Za-z]))[A-Za-z]+"
     r"|√|\b(?:sqrt|log|ln|sin|cos|tan|exp)\s?[(\d]|(?i:\b(?:half|twice|root)\s(?:of\s)?[$£€]?\d)"
 )
 """What makes another number of what follows: `\\sqrt`, `\\log`, `\\pi`, `sqrt(`, `half of`."""
+_GREATEST = 10**308
+"""What a float holds."""
 _LONGEST = 300
 """Digits, and size of an exponent, up to which a number is read."""
 
@@ -119,7 +126,9 @@ def number(text: str) -> float | None:
     [None, None, None, None, None]
     """
     exact = exact_number(text)
-    return None if exact is None else float(exact)
+    if exact is None or abs(exact) > _GREATEST:
+        return None
+    return float(exact)
 
 
 def exact_number(text: str) -> Fraction | None:
@@ -141,15 +150,17 @@ def number_text(text: str) -> str | None:
     if not leading or not any(c.isdigit() for c in leading.group()):
         numbers = [m.group() for m in _NUMBER.finditer(text)]
         # what is left over has a number that is not understood
-        if _FUNCTION.search(text):
+        if _FUNCTION.search(text) or re.search(r"[<>≤≥]", text):
             return None
         if re.search(r"(?<![\w^])\d", _NUMBER.sub(" ", text)) or re.match(r"(?i)not\b", text):
             return None
         return _agreed(numbers)
+    if re.match(r"\s*[a-z]\s?=\s?\S", text[leading.end() :]):  # x = 2, y = 3
+        return None
     # "12 * 2 = 24": of the sides of a calculation, only those that are one number
     sides, start = [], 0
     for side in leading.group().split("="):
-        stripped = side.strip(" \t\n(").rstrip(" \t\n.,()-+*/×÷^x")
+        stripped = side.strip(" \t\n(").rstrip(" \t\n.,()-+*/×÷^x$£€¥")
         begin = start + side.find(stripped) if stripped else start
         sides.append((stripped, begin, begin + len(stripped)))
         start += len(side) + 1
@@ -162,7 +173,9 @@ def number_text(text: str) -> str | None:
     # 1/2, 2^10 or 3 × 10^8, and nothing that goes on with them
     side, _, end = sides[0]
     rest = text[end:].lstrip()
-    goes_on = re.match(r"[\w\\{π√:'’]|[.,]\d", text[end:]) or re.match(r"of\b|[-+*/^\d(]", rest)
+    goes_on = re.match(r"[\w\\{π√:'’]|[.,]\d", text[end:]) or re.match(
+        r"of\b|[-+*/^\d(:]|(?:or|and|to)\s+[-$£€]?\d", rest
+    )
     special = any(form.fullmatch(side) for form in _SPECIAL)
     return side if special and not goes_on and _value(side) is not None else None
 

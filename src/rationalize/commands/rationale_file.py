@@ -28,7 +28,7 @@ from rationalize.questions.columns import MISSING, answer_column, is_chat, pick,
 from rationalize.questions.files import RawRow, read_rows
 from rationalize.questions.gold import Ambiguous
 from rationalize.questions.guess import hint
-from rationalize.questions.scalars import texts_of_cell
+from rationalize.questions.scalars import scalar, texts_of_cell
 from rationalize.records import Attempt, Question
 from rationalize.templates import ANSWER_ALONE, given_attempt
 from rationalize.text import clip
@@ -48,6 +48,18 @@ class Rationale:
     row: dict[str, Any]
     question: Question
     attempt: Attempt
+
+
+def _plain(value: Any) -> Any:
+    """A value as a file would hold it: lists for tuples and arrays, numbers for numpy's."""
+    if isinstance(value, tuple):
+        return list(value)
+    return value.tolist() if type(value).__module__ == "numpy" else value
+
+
+def _id(value: Any) -> str:
+    """An id as question files are read: 1.0 is `1`."""
+    return scalar(value, "id") if isinstance(value, int | float) else str(value)
 
 
 class RationaleFile:
@@ -137,10 +149,7 @@ class RationaleFile:
     def _rows(self) -> Iterator[RawRow | BadRow]:
         if isinstance(self._source, Path):
             return read_rows(self._source)
-        rows = (  # a file's lists, which a program may hold as tuples
-            {name: list(v) if isinstance(v, tuple) else v for name, v in row.items()}
-            for row in self._source
-        )
+        rows = ({name: _plain(v) for name, v in row.items()} for row in self._source)
         return (RawRow("", f"row {i}", row) for i, row in enumerate(rows, 1))
 
     def _has(self, raw: RawRow, field: str) -> bool:
@@ -161,12 +170,18 @@ class RationaleFile:
             for name in (*TEXTS, "rationales", "id", "question_id", "rewards")
         }
         value["rationales"] = texts_of_cell(value["rationales"])
+        if isinstance(value["prediction"], int | float):
+            value["prediction"] = scalar(value["prediction"], "prediction")
         for name in TEXTS:
             if value[name] is not None and not isinstance(value[name], str):
                 raise RowError(f"{self._columns[name]} = {clip(value[name])}", "text")
         question = self._inline(raw) if self._questions is None else self._known(value)
         rewards = {self.rewards_column: self._rewards(value["rewards"])}
         where = f"{raw.file}, {raw.place}"
+        told = (value["completion"], value["rationale"], value["rationales"])
+        has_column = self._columns["rationale"] in raw.values
+        if has_column and told == (None, None, None) and not question.rationales:
+            value["rationale"] = ""  # an empty cell of a table
         if value["completion"] is None and (
             value["rationale"] is None or (value["prediction"] is None and value["rationales"])
         ):
@@ -238,7 +253,7 @@ class RationaleFile:
         """The question that a row names."""
         assert self._questions is not None
         name = "question_id" if value["question_id"] is not None else "id"
-        question = self._questions.get(str(value[name]))
+        question = self._questions.get(_id(value[name]))
         if question is None:
             expected = f"the id of one of the {len(self._questions)} questions"
             raise RowError(f"{self._columns[name]} = {clip(value[name])}", expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -245,15 +245,25 @@ def _save(
     }  # fmt: skip
 
 
+def _question(config: AskConfig) -> Question:
+    """What is asked, read as a question file's row is. Raises `UsageError`."""
+    from rationalize.questions.bad_rows import RowError
+    from rationalize.questions.columns import read_row
+
+    given = {"question": config.question, "choices": list(config.choices) or None}
+    try:
+        question = read_row({**given, "context": config.context}, {}, "asked", scored=True).question
+    except RowError as error:
+        raise UsageError(f"found {error.found}; expected {error.expected}") from error
+    return replace(question, extra={})
+
+
 def ask(config: AskConfig) -> list[dict[str, Any]]:
     """Print and return the replies to one question."""
     from rationalize.sampling.local import Sampler
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
-    question = Question(
-        id="asked", question=config.question, answer="", choices=config.choices or None,
-        context=config.context,
-    )  # fmt: skip
+    question = _question(config)
     folder = coalition_folder(config.model)
     if folder:
         refuse_unfit(config)

@@ -119,7 +119,7 @@ def read_once(file: Path) -> bool:
 
 
 def score_rows(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, Any]],
     rewards: Sequence[str | Reward],
     columns: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ def score_rows(
 
     loaded = [load_rewards([r])[0] if isinstance(r, str) else r for r in rewards]
     readers = [r.name for r in loaded if r.reads_prediction]
-    rationales = RationaleFile(rows, columns or {}, readers=readers)
+    rationales = RationaleFile(list(rows), columns or {}, readers=readers)
     rationales.check(None)
     suite, column = RewardSuite(loaded), rationales.rewards_column
     return [

@@ -30,6 +30,7 @@ def read_methods(
     for unknown `names`, and where one id stands for two questions.
     """
     from rationalize.evaluation.compare import read_run, shown_methods
+    from rationalize.questions.files import without_suffix
 
     paths = [Path(source) for source in sources]
     runs = [read_run(path) for path in paths if path.is_dir()]
@@ -41,7 +42,7 @@ def read_methods(
     for path in paths:
         if not path.is_dir():
             attempts, asked = _of_file(path, columns)
-            _add(methods, questions, path.name.partition(".")[0], attempts, asked, str(path))
+            _add(methods, questions, without_suffix(path.name), attempts, asked, str(path))
     for name in names:
         if name not in methods:
             raise UsageError(f"--methods: there is no {name!r}{nearest(name, methods)}")

@@ -13,16 +13,17 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from math import comb
 from typing import Any
 
 import numpy as np
 
-from rationalize.answers import answer_alone, normalise, number
+from rationalize.answers import answer_alone, normalise
 from rationalize.choice_names import same_choice
 from rationalize.evaluation.intervals import bootstrap_mean
 from rationalize.evaluation.metrics import stated
-from rationalize.numerals import whole_number
+from rationalize.numerals import exact_number, whole_number
 from rationalize.records import Attempt, Question
 
 
@@ -191,8 +192,15 @@ def _answer(attempt: Attempt, question: Question) -> str | None:
         return same_choice(said, question.choices) or f"none of them: {normalise(said)}"
     alone = answer_alone(said, question.answer)
     right = (question.answer, *question.accepted)
-    value = number(alone) if any(whole_number(a) is not None for a in right) else None
-    return normalise(alone) if value is None else f"{value:.12g}"
+    value = exact_number(alone) if any(whole_number(a) is not None for a in right) else None
+    return normalise(alone) if value is None else _same_number(value)
+
+
+def _same_number(value: Fraction) -> str:
+    """Equal for numbers that count as the same: to six decimals, and three digits below .001."""
+    if value and abs(value) < Fraction(1, 1000):
+        return f"{float(value):.2e}"
+    return str(round(value * 10**6))
 
 
 def _answers(group: Sequence[Attempt], question: Question) -> list[str | None]:

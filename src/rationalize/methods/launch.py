@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from rationalize.config import nearest, nested, to_dict
+from rationalize.config import from_dict, nearest, nested, to_dict
 from rationalize.config.compose import compose, split
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.metrics import metrics_of
@@ -79,7 +80,7 @@ def train(
         train("mario", "runs/mine", rewards=("correctness", "my_rewards:brevity"), bins=3, seed=1)
     """
     found = method_named(method)
-    settings = replace(settings, **values) if settings else settings_of(found)(**values)
+    settings = _given(settings, settings_of(found), values)
     with _opened(settings, out, method, overwrite) as (_, prepare):
         settings, config, exp = prepare()
         policy = exp.load_policy()
@@ -94,13 +95,22 @@ def demo(
 ) -> None:
     """Run a demo in the folder `out`; a second call resumes, or prints the table of a done one."""
     started, found = time.monotonic(), DEMOS[name]
-    settings = replace(settings, **values) if settings else settings_of(found)(**values)
+    settings = _given(settings, settings_of(found), values)
     with _opened(settings, out, found.method, overwrite) as (run, prepare):
         if said_done(run, "demo"):
             return
         _, config, exp = prepare()
         load(found.run)(exp, config, started)
         run.finish("demo", seconds=time.monotonic() - started)  # of this start
+
+
+def _given(settings: Any, cls: type, values: Mapping[str, Any]) -> Any:
+    """The settings with these values, checked as those of a file are. Raises `UsageError`."""
+    plain = {
+        name: to_dict(v) if is_dataclass(v) else os.fspath(v) if isinstance(v, os.PathLike) else v
+        for name, v in values.items()
+    }
+    return from_dict(cls, {**(to_dict(settings) if settings else {}), **plain}, "settings")
 
 
 @contextmanager

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from rationalize.errors import UserError
+from rationalize.errors import UsageError, UserError
 from rationalize.models.checkpointing import check_checkpointing, checkpointed_layers
 from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
 from rationalize.models.encoding import (
@@ -345,6 +345,8 @@ def load_policy(
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    if tuning not in get_args(Tuning):
+        raise UsageError(f"tuning is {tuning!r}; expected one of {', '.join(get_args(Tuning))}")
     check_model(model)
     source = source_of(model)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -25,6 +25,17 @@ SUFFIXES = (
     ".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet", ".csv", ".csv.gz", ".tsv", ".tsv.gz",
 )  # fmt: skip
 
+
+def without_suffix(name: str) -> str:
+    """A file's name without the ending that says its format.
+
+    >>> without_suffix("gpt-4.1.jsonl.gz")
+    'gpt-4.1'
+    """
+    ending = max((s for s in SUFFIXES if name.endswith(s)), key=len, default="")
+    return name[: len(name) - len(ending)]
+
+
 SPLIT_ALIASES = {
     "train": ("train",), "dev": ("dev", "validation", "valid", "val"), "test": ("test",),
 }  # fmt: skip

@@ -13,6 +13,9 @@ from typing import Any
 from rationalize.answers import parse_reply
 from rationalize.config.user_code import import_user_object
 from rationalize.errors import UsageError, UserError
+from rationalize.questions.bad_rows import RowError
+from rationalize.questions.columns import read_row
+from rationalize.records import Question
 from rationalize.rewards.base import BadReward, Reward, Scores, settled
 from rationalize.rewards.suite import COLUMNS
 from rationalize.text import clip
@@ -56,17 +59,18 @@ def to_trl(reward: Reward) -> Callable[..., Scores]:
     """A reward function for TRL's trainers, on a dataset with the columns of a question file.
 
     It reads the columns `question`, `answer`, `id`, `choices` and `context`, as far as there are
-    any, and passes on those that the reward asks for. Completions can be text or messages. TRL
-    logs the reward under its name.
+    any, as question files are read, and passes on those that the reward asks for. Completions can
+    be text or messages. TRL logs the reward under its name. Raises `UserError` for a row that is no
+    question.
     """
 
     def function(prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> Scores:
         count = len(completions)
         texts = [_text(c) for c in completions]
-        choices = columns.get("choices") or [None] * count
+        asked = _asked([_text(p) for p in prompts], columns)
+        choices = [q.choices for q in asked]
         replies = [parse_reply(t, c) for t, c in zip(texts, choices, strict=True)]
-        question = columns.get("question") or [_text(p) for p in prompts]
-        gold = columns.get("answer") or [None] * count
+        gold = [q.answer or None for q in asked]
         further = {
             name: column
             for name, column in columns.items()
@@ -80,15 +84,36 @@ def to_trl(reward: Reward) -> Callable[..., Scores]:
             prediction=[r.prediction for r in replies],
             gold=gold if reward.needs_gold else [None] * count,
             choices=choices,
-            accepted=[a or () for a in columns.get("accepted") or [()] * count],
-            question=question,
-            context=columns.get("context") or [None] * count,
-            question_id=columns.get("id") or [""] * count,
+            accepted=[q.accepted for q in asked],
+            question=[q.question for q in asked],
+            context=[q.context for q in asked],
+            question_id=[q.id for q in asked],
             **further,
         )
 
     function.__name__ = reward.name
     return function
+
+
+_READ = ("id", "question", "choices", "answer", "answer_form", "context", "accepted")
+
+
+def _asked(prompts: Sequence[str], columns: Mapping[str, Sequence[Any]]) -> list[Question]:
+    """The question of each row of a batch; its text is the prompt where there is no column."""
+    questions = []
+    for i, prompt in enumerate(prompts):
+        row = {name: columns[name][i] for name in _READ if columns.get(name)}
+        row = {name: v for name, v in row.items() if v is not None}
+        row.setdefault("question", prompt)
+        try:
+            questions.append(read_row(row, {}, "", scored=True).question)
+        except RowError as error:
+            if row.get("choices") or not isinstance(row.get("answer", ""), str):
+                raise UserError(
+                    f"row {i} of a batch: found {error.found}; expected {error.expected}"
+                ) from error
+            questions.append(Question(row.get("id", ""), row["question"], row.get("answer", "")))
+    return questions
 
 
 class _UserFunction:

@@ -38,6 +38,11 @@ _BREAK = re.compile(r"[,.]\s|(?<=\d)\s+(?=[\d$€£(])|[,.]$")
 _TERM = re.compile(r"\d.*[-+*/x×÷^].*\d")
 _LONGEST = 120  # characters of a side that are read
 _SIGNS = str.maketrans({"x": "*", "×": "*", "÷": "/", **dict.fromkeys(",$€£ \t", "")})
+_OTHER_SIGNS = str.maketrans({"−": "-", "–": "-", "·": "×", "⋅": "×", "∙": "×"})
+_GOES_ON = re.compile(
+    r"\s?(?:(?:k|m|bn|[rR]|rem|remainder|hundred|thousand|million|billion|trillion)\b|[¼-¾⅐-⅞])"
+)
+"""What changes the number before it: `1 million`, `3 remainder 2`, `6k`, `2½`."""
 _FIRST = re.compile(r"-?\d+(?:\.\d+)?(?=[-+*/])")
 """The number that a calculation goes on from."""
 _UNKNOWN = re.compile(r"(?:(?<=[\d(])|(?<=[-+*/=] ))x(?!\s*[\d$€£(])")
@@ -100,13 +105,17 @@ def _differ(left_side: str, right_side: str) -> bool:
     left, right = value_of(left_side), value_of(right_side)
     if left is None or right is None:
         return False
-    decimals = re.fullmatch(r"-?\d*\.(\d+)", right_side)
-    rounding = 0.5 * 10.0 ** -len(decimals[1]) * (1 + 1e-9) if decimals else 0.0
+    decimals = re.fullmatch(r"-?\d*(?:\.(\d+))?(%?)", right_side)
+    rounding = 0.0
+    if decimals and (decimals[1] or decimals[2]):
+        places = len(decimals[1] or "") + (2 if decimals[2] else 0)
+        rounding = 0.5 * 10.0**-places * (1 + 1e-9)
     return not abs(left - right) < TOLERANCE and abs(left - right) > rounding
 
 
 def read_equations(text: str) -> list[Equation]:
     """The equations of a text in order."""
+    text = text.translate(_OTHER_SIGNS)
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
     found = []
@@ -117,13 +126,17 @@ def read_equations(text: str) -> list[Equation]:
             # `x = 3` computes nothing: one side must hold an operator
             if not (before and after and (_TERM.search(before) or _TERM.search(after))):
                 continue
+            last = i + 2 == len(sides)
             cut = (i == 0 and _starts_inside(text, stretch.start(), left)) or any(
                 pattern.search(side[:_LONGEST] if side is right else side[-_LONGEST:])
                 for pattern in (_UNKNOWN, _MIXED)
                 for side in (left, right)
             )
-            goes_on = i + 2 < len(sides)  # the right side is itself calculated
-            found.append(Equation(before, _result(before, after) if goes_on else after, cut))
+            if last:
+                cut = cut or bool(_GOES_ON.match(text, stretch.start() + len(stretch[0].rstrip())))
+                found.append(Equation(before, after, cut))
+            else:  # the right side is itself calculated
+                found.append(Equation(before, _result(before, after), cut))
     return found
 
 
