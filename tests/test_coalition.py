@@ -416,6 +416,11 @@ def test_self_consistency_spends_no_fewer_tokens(finished, questions, tmp_path):
         of: Attempt
         vote: int
         spent: int = 0
+        rationale: str = "so"
+
+        @property
+        def prediction(self):
+            return self.answer.text
 
         @property
         def answer(self):
