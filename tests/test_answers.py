@@ -274,7 +274,8 @@ def test_where_a_reply_ends_after_its_answer(text, kept):
 
 
 @pytest.mark.parametrize(("said", "gold"), [
-    ("2x", "2"), ("2n", "2"), ("2θ", "2"), ("2/x", "2"), ("x>2", "2"), ("x = 2, y = 3", "2"),
+    ("2x", "2"), ("2n", "2"), ("2θ", "2"), ("2/x", "2"), ("x>2", "2"), ("2 < x", "2"),
+    ("x ≥ 2", "2"), ("x = 2, y = 3", "2"),
     ("1/2 or 1/3", "1/2"), ("2 : 1", "2"), ("3 remainder 1", "3"), ("5 ft 3 in", "5"),
     ("3 hours 20 minutes", "3"), ("1 2", "12"), ("12345678901e300", "5"),
 ])  # fmt: skip
@@ -285,6 +286,7 @@ def test_a_number_that_goes_on_is_not_its_beginning(said, gold):
 @pytest.mark.parametrize(("said", "gold"), [
     ("20 €", "20"), ("5$", "5"), ("30¥", "30"), ("(1, 2)", "(1,2)"), ("3 + 4i", "3+4i"),
     ("-2 < x < 3", "-2<x<3"), ("12km", "12 km"), ("5m", "5"), ("3 days", "3"),
+    ("-> 24", "24"), ("=> 24", "24"), ("<final>24</final>", "24"), ("24<br>", "24"),
 ])  # fmt: skip
 def test_spaces_and_signs_behind_are_not_another_answer(said, gold):
     assert is_correct(read_answer(said, None), gold)

@@ -41,7 +41,7 @@ _LARGER = rf"(?:{_SHORTER}|years?|f(?:oo|ee)?t|yards?|lbs?|pounds?|km|kg)"
 _SMALLER = rf"(?:{_SHORTER}|sec(?:ond)?s?|months?|in(?:ch(?:es)?)?|oz|ounces?|m|g)"
 _MORE = (
     r"(?![\d_²³½¼¾\\{π√∞⁄αβγδεθλρστφψω]|['’,.:]\d|\s:\s\d|[eE][-+]?\d|[kKMBinxyz]\b"
-    r"|\s?\*\*\s?\d|\s+\d+\s*/|/[nxyz]\b|\s+(?:remainder|rem\.?|[rR])\s?\d"
+    r"|\s?\*\*\s?\d|\s+\d+\s*/|/[nxyz]\b|\s[<>≤≥]=?\s|\s+(?:remainder|rem\.?|[rR])\s?\d"
     rf"|\s?{_LARGER}\.?,?\s(?:and\s)?\d+\s?{_SMALLER}\b"
     rf"|\s?(?:{_COUNT}s?\b|\^|√|π|sqrt|\\sqrt|\\?pi\b|squared\b|cubed\b|[-/±×÷]\s?{_OPERAND})"
     rf"|(?:[+*]|\s[+*]\s){_OPERAND}|\s?[+±×÷]\s?[b-z]\b"
@@ -70,6 +70,7 @@ _FUNCTION = re.compile(
     r"|√|\b(?:sqrt|log|ln|sin|cos|tan|exp)\s?[(\d]|(?i:\b(?:half|twice|root)\s(?:of\s)?[$£€]?\d)"
 )
 """What makes another number of what follows: `\\sqrt`, `\\log`, `\\pi`, `sqrt(`, `half of`."""
+_INEQUALITY = re.compile(r"(?<![-=])[<>≤≥]=?\s?[-$£€]?\.?\d")  # no arrow
 _GREATEST = 10**308
 """What a float holds."""
 _LONGEST = 300
@@ -150,7 +151,7 @@ def number_text(text: str) -> str | None:
     if not leading or not any(c.isdigit() for c in leading.group()):
         numbers = [m.group() for m in _NUMBER.finditer(text)]
         # what is left over has a number that is not understood
-        if _FUNCTION.search(text) or re.search(r"[<>≤≥]", text):
+        if _FUNCTION.search(text) or _INEQUALITY.search(re.sub(r"</?[a-z][^<>]*>", "", text)):
             return None
         if re.search(r"(?<![\w^])\d", _NUMBER.sub(" ", text)) or re.match(r"(?i)not\b", text):
             return None
