@@ -42,7 +42,8 @@ _STOP = re.compile(r"\.(?=\s|$)")  # not in 3.5
 _TITLE = re.compile(r"\b[DMS][rst]$")
 _ABBREVIATION = re.compile(
     r"(?:^|[^\w.])(?:[A-Z]|(?:[A-Za-z]\.)+[A-Za-z]|Ph\.D|Mrs|Prof|Sgt|Gen|Col|Lt|Capt|Cpl|Rev|Hon|Gov"
-    r"|Sen|Rep|Pres|Adm|Maj|Dept|Univ|Hwy|Jr|Mt|Ft|ft|sq|lbs?|oz|yds?|hrs?|Ave|Blvd|Rd|Inc|Ltd|Corp|Co|Bros|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Mme|Mlle"
+    r"|Sen|Rep|Pres|Adm|Maj|Dept|Univ|Hwy|Jr|Mt|Ft|ft|sq|lbs?|oz|yds?|hrs?|Ave"
+    r"|Blvd|Rd|Inc|Ltd|Corp|Co|Bros|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec|Mme|Mlle"
     r"|[Vv]ol|[Ff]ig|[Cc]h|[Ee]d|[Nn]os|pp?|vs|etc|approx|ca|cf|est)$"
 )
 _NEW_SENTENCE = re.compile(

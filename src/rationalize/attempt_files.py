@@ -31,10 +31,11 @@ _SCHEMA = pa.schema(
     + [(name, pa.int64()) for name in ("round", "step", "seed", "n_tokens")]
     + [(name, pa.bool_()) for name in ("parsed", "hinted")]
 )
-_QUESTION_COLUMNS = {
+QUESTION_COLUMNS = {
     "question": pa.string(), "choices": pa.list_(pa.string()), "answer": pa.string(),
     "answer_form": pa.string(), "context": pa.string(), "accepted": pa.list_(pa.string()),
 }  # fmt: skip
+"""What attempts carry of their questions, beside `question_id`."""
 _REQUIRED = ("question_id", "completion")
 
 
@@ -113,7 +114,7 @@ def _table(attempts: Sequence[Attempt], asked: Sequence[Mapping[str, Any]] = ())
     for name in _TEXT_COLUMNS:  # parquet stores UTF-8: no unpaired surrogates
         columns[name] = [None if t is None else whole_characters(t) for t in columns[name]]
     table = pa.table(columns, schema=_SCHEMA)
-    for name, kind in _QUESTION_COLUMNS.items() if asked else ():
+    for name, kind in QUESTION_COLUMNS.items() if asked else ():
         values = [_whole(row.get(name)) for row in asked]
         table = table.append_column(name, pa.array(values, kind))
     return table

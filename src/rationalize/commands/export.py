@@ -92,7 +92,8 @@ def rows_of(config: ExportConfig) -> Rows:
             questions = read_questions(run)
     else:
         everything = load_attempts(config.attempts)
-        questions = questions_beside(config.attempts)
+        if any(a.rewards.get("correctness") is None for a in everything):  # not judged yet
+            questions = questions_beside(config.attempts)
     selected = [a for a in everything if a.split == config.split]
     if config.writer is not None:
         selected = [a for a in selected if a.writer == config.writer]
@@ -143,18 +144,18 @@ def questions_beside(path: Path) -> dict[str, Question]:
     """The questions that a file's attempts carry, by id, as `sample` writes them: with choices and
     all accepted answers. What cannot be read is left out.
     """
+    from rationalize.attempt_files import QUESTION_COLUMNS
     from rationalize.questions.bad_rows import BadRow, RowError
     from rationalize.questions.columns import read_row
     from rationalize.questions.files import read_rows
 
-    names = ("question", "choices", "answer", "answer_form", "context", "accepted")
     questions: dict[str, Question] = {}
     for raw in read_rows(path):
         values = {} if isinstance(raw, BadRow) else raw.values
         id = str(values.get("question_id"))
         if id in questions or not (values.get("question") and values.get("answer")):
             continue
-        row = {name: values[name] for name in names if values.get(name) is not None}
+        row = {name: values[name] for name in QUESTION_COLUMNS if values.get(name) is not None}
         with suppress(RowError):
             questions[id] = read_row(row, {}, id).question
     return questions

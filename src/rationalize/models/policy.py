@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from rationalize.errors import UsageError, UserError
+from rationalize.errors import UserError
 from rationalize.models.checkpointing import check_checkpointing, checkpointed_layers
 from rationalize.models.control import ControlInit, ControlTokens, add_control_rows
 from rationalize.models.encoding import (
@@ -46,12 +46,11 @@ from rationalize.models.quantised import (
     four_bits,
 )
 from rationalize.models.sources import advice_on, name_of, source_of
-from rationalize.models.tuning import decide_for
+from rationalize.models.tuning import Tuning, check_tuning, decide_for
 from rationalize.templates import DEFAULT_SYSTEM
 from rationalize.text import whole_characters
 
 Style = Literal["chat", "plain"]
-Tuning = Literal["auto", "full", "lora"]
 Precision = Literal["auto", "bfloat16", "float32"]
 
 
@@ -345,8 +344,7 @@ def load_policy(
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    if tuning not in get_args(Tuning):
-        raise UsageError(f"tuning is {tuning!r}; expected one of {', '.join(get_args(Tuning))}")
+    check_tuning(tuning)
     check_model(model)
     source = source_of(model)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
+from rationalize.errors import UsageError
 from rationalize.processes import by_first
 
 FULL_TUNING_LIMIT = 500_000_000
@@ -21,6 +22,16 @@ BESIDE = 2_000_000_000
 """Bytes beside weights: activations of a micro-batch, logits, the interpreter."""
 
 _SHARE = 0.8  # of the memory; the rest is the system's and other processes'
+
+
+Tuning = Literal["auto", "full", "lora"]
+"""What a caller may ask for; `auto` leaves it to `decide_for`."""
+
+
+def check_tuning(tuning: str) -> None:
+    """Raise `UsageError` for any other word: a misspelled `lora` would tune all weights."""
+    if tuning not in get_args(Tuning):
+        raise UsageError(f"tuning is {tuning!r}; expected one of {', '.join(get_args(Tuning))}")
 
 
 class Decision(NamedTuple):

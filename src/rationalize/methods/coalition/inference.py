@@ -245,12 +245,9 @@ class Coalition:
         return [random.Random(f"{seed}/writes/{q.id}").choice(self.names) for q in questions]
 
     def refiners_of(
-        self,
-        questions: Sequence[Question],
-        written: Sequence[Attempt],
-        seed: int,
+        self, questions: Sequence[Question], written: Sequence[Attempt], seed: int,
         routing: AnyRouting,
-    ) -> list[str]:
+    ) -> list[str]:  # fmt: skip
         """Who refines what was written for each question, or `keep`."""
         writers = [a.writer for a in written]
         allowed = [
