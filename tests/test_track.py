@@ -21,7 +21,12 @@ LINES = [
     ("sft", 1, {"loss": 2.0}),
     ("mario/rounds", 0, {"reward": "diversity", "mean": 0.5, "seed": 0, "counts": [1, 2]}),
 ]
-SENT = {"sft/loss": [2.5, 2.0], "mario/rounds/diversity/0/mean": [0.5]}
+SENT = {
+    "sft/loss": [2.5, 2.0],
+    "mario/rounds/diversity/0/mean": [0.5],
+    "mario/rounds/diversity/0/counts/0": [1],
+    "mario/rounds/diversity/0/counts/1": [2],
+}
 
 
 def mirrored(tracker, path):
