@@ -266,7 +266,7 @@ def written(out: Path, name: str, scorers: Path, results: str) -> None:
     with run, Run.open(folder, {"try": name}) as own:
         policy = exp.load_policy(folder / "policies" / "mario")
         asked, stage = exp.dev[120:220], replace(exp, run=own).stage("mario")
-        suite, by_id, best = scoring_suite(exp, scorers), {q.id: q for q in asked}, {}
+        suite, by_id = scoring_suite(exp, scorers), {q.id: q for q in asked}
         filled = dict(policy.controls.bins)
         best = dict.fromkeys(filled, 0)
         rows = []
@@ -282,18 +282,21 @@ def written(out: Path, name: str, scorers: Path, results: str) -> None:
                     continue
                 reached[end] = stage.attempts(
                     f"{slug(how)}-{end}",
-                    lambda c=control, g=guidance, s=sampling, e=end: suite.score(
-                        write_attempts(
-                            Sampler(policy, guidance=g),
-                            asked,
-                            s,
-                            Provenance("dev", 0, writer=e),
-                            PromptOptions(control=c),
+                    lambda c=control, g=guidance, s=sampling, e=end: with_words(
+                        exp,
+                        suite.score(
+                            write_attempts(
+                                Sampler(policy, guidance=g),
+                                asked,
+                                s,
+                                Provenance("dev", 0, writer=e),
+                                PromptOptions(control=c),
+                            ),
+                            by_id,
                         ),
-                        by_id,
                     ),
                 )
-            for reward, metric in token_metrics(suite, filled).items():
+            for reward, metric in token_metrics(exp.suite, filled).items():
                 values = {
                     e: list(per_question(a, by_id, metric).values()) for e, a in reached.items()
                 }

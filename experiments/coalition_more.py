@@ -1,0 +1,167 @@
+"""COALITION's claims on further questions: is preference learning worth more than M_IFT, is the
+controller worth more than random choices, another's refinement more than one's own?
+
+    python experiments/coalition_more.py runs/kinds --out runs/more --store coalition_more \
+        --more builtin:train=480,dev=48,test=2000,unseen=0
+
+RUN is a finished run of COALITION; of the questions `--more` those that the run knows are left out.
+Every variant and M_IFT write one greedy text, every variant refines each variant's, and M_IFT
+answers from all of them. Tables of experiments/results/NAME.json, without texts: `claims` (paired
+differences by question; one holds where the interval lies above 0) and `rows`. Chains stay in
+`--out`, in parts, so that a run goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from coalition_claims import CLAIMS, as_cell
+from tables import write_tables
+
+from rationalize.environment import environment
+from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
+from rationalize.files import write_text
+from rationalize.methods.coalition.evaluate import COALITION
+from rationalize.methods.coalition.inference import BASE, Coalition, Draft
+from rationalize.methods.coalition.table import ALONE, CROSS, RANDOM, SELF, UNREFINED
+from rationalize.models.controller import KEEP
+from rationalize.questions import load_splits
+from rationalize.questions.splits import same_question_key
+from rationalize.records import Question
+from rationalize.runs import Run
+from rationalize.sampling.config import SamplingConfig
+
+PART = 200
+"""Questions that are answered and stored together."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--more", required=True, metavar="QUESTIONS")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--store", metavar="NAME", required=True)
+    args = parser.parse_args()
+    run = Run.read(args.run)
+    known = {same_question_key(q) for s in load_splits(run.config["questions"]).values() for q in s}
+    asked = [q for q in load_splits(args.more)["test"] if same_question_key(q) not in known]
+    coalition = Coalition.load(args.run / "coalition")
+    greedy = SamplingConfig(temperature=0.0, max_new_tokens=run.config["evaluation_tokens"])
+    args.out.mkdir(parents=True, exist_ok=True)
+    cells: list[dict[str, Any]] = []
+    for start in range(0, len(asked), PART):
+        stored = args.out / f"cells-{start:05d}.json"
+        if not stored.is_file():
+            part = cells_of(coalition, asked[start : start + PART], greedy)
+            write_text(stored, json.dumps(part))
+        cells += json.loads(stored.read_text())
+    rows = {name: per_question(cells, of) for name, of in ROWS.items()}
+    meta = {
+        "command": "python experiments/coalition_more.py", "questions": args.more,
+        "seed": run.config["seed"], **environment(),
+    }  # fmt: skip
+    print(write_tables(args.store, meta, {"claims": list(claims(rows)), "rows": list(table(rows))}))
+
+
+def cells_of(
+    coalition: Coalition, questions: Sequence[Question], greedy: SamplingConfig
+) -> list[dict[str, Any]]:
+    """Every (writer, refiner) of every question: M_IFT's answer, and whether it is picked."""
+    where, names = ("test", 0), coalition.names
+
+    # every writer's text
+    drafts = [
+        Draft(q, a, None)
+        for writer in (*names, BASE)
+        for q, [a] in zip(
+            questions,
+            coalition.write(questions, [writer] * len(questions), greedy, where),
+            strict=True,
+        )
+    ]
+    asked = [(d, KEEP) for d in drafts]
+
+    # every variant's refinement of each variant's text
+    for refiner in names:
+        own = [d for d in drafts if d.written.writer != BASE and d.written.rationale]
+        texts = coalition.write(
+            [d.question for d in own], [refiner] * len(own), greedy, where,
+            given=[d.written for d in own],
+        )  # fmt: skip
+        asked += [
+            (Draft(d.question, d.written, a), refiner) for d, [a] in zip(own, texts, strict=True)
+        ]
+
+    # the controller's choice of both
+    writers = coalition.writers(questions, 0, "controller")
+    written = {(d.question.id, d.written.writer): d.written for d in drafts}
+    chosen = [written[q.id, writer] for q, writer in zip(questions, writers, strict=True)]
+    refiners = coalition.refiners_of(questions, chosen, 0, "controller")
+    picked = dict(zip((q.id for q in questions), zip(writers, refiners, strict=True), strict=True))
+
+    # M_IFT's answers
+    chains = coalition.answered([d for d, _ in asked])
+    found = []
+    for (draft, refiner), chain in zip(asked, chains, strict=True):
+        facts = chain.as_row()
+        found.append({
+            "question": draft.question.id, "kind": draft.question.kind,
+            "writer": draft.written.writer, "refiner": refiner,
+            "picked": picked[draft.question.id] == (draft.written.writer, refiner),
+            "accuracy": float(facts["right"]), "gold": facts["after"], "tokens": facts["tokens"],
+        })  # fmt: skip
+    return found
+
+
+ROWS = {
+    ALONE: lambda c: c["writer"] == BASE,
+    UNREFINED: lambda c: c["writer"] != BASE and c["refiner"] == KEEP,
+    SELF: lambda c: c["refiner"] == c["writer"],
+    CROSS: lambda c: c["refiner"] not in (c["writer"], KEEP),
+    RANDOM: lambda c: c["writer"] != BASE,
+    COALITION: lambda c: c["picked"],
+}
+"""Which cells of a question a row is the mean of."""
+
+
+def per_question(cells: Sequence[Mapping[str, Any]], of: Any) -> dict[str, dict[str, float]]:
+    """Metric -> question -> the mean over a row's cells."""
+    kept: dict[str, list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        if of(cell):
+            kept.setdefault(cell["question"], []).append(cell)
+    return {
+        metric: {q: float(np.mean([c[metric] for c in group])) for q, group in kept.items()}
+        for metric in ("accuracy", "gold", "tokens")
+    }
+
+
+def claims(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[dict[str, Any]]:
+    for claim, (ours, other) in CLAIMS.items():
+        if ours in rows and other in rows:
+            a, b = rows[ours], rows[other]
+            gaps = {
+                m: paired_difference(a[m], b[m], bounds=(0.0, 1.0)) for m in ("accuracy", "gold")
+            }
+            yield {
+                "claim": claim, "n": len(a["gold"]), **{m: as_cell(g) for m, g in gaps.items()},
+                "p": round(gaps["gold"].p, 4),
+            }  # fmt: skip
+
+
+def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[dict[str, Any]]:
+    for name, row in rows.items():
+        yield {
+            "row": name, "n": len(row["gold"]), "tokens": float(np.mean([*row["tokens"].values()])),
+            **{m: as_cell(bootstrap_mean([*row[m].values()], bounds=(0.0, 1.0)))
+               for m in ("accuracy", "gold")},
+        }  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
