@@ -13,14 +13,13 @@ differences by question; one holds where the interval lies above 0) and `rows`. 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from coalition_claims import CLAIMS, as_cell
+from coalition_surest import further_questions
 from tables import write_tables
 
 from rationalize.environment import environment
@@ -28,12 +27,16 @@ from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.files import write_text
 from rationalize.methods.coalition.evaluate import COALITION
 from rationalize.methods.coalition.inference import BASE, Coalition, Draft
-from rationalize.methods.coalition.table import ALONE, CROSS, RANDOM, SELF, UNREFINED
+from rationalize.methods.coalition.table import (
+    ALONE,
+    CROSS,
+    RANDOM,
+    SELF,
+    UNREFINED,
+    controller_picks,
+)
 from rationalize.models.controller import KEEP
-from rationalize.questions import load_splits
-from rationalize.questions.splits import same_question_key
 from rationalize.records import Question
-from rationalize.runs import Run
 from rationalize.sampling.config import SamplingConfig
 
 PART = 200
@@ -41,15 +44,7 @@ PART = 200
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--more", required=True, metavar="QUESTIONS")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--store", metavar="NAME", required=True)
-    args = parser.parse_args()
-    run = Run.read(args.run)
-    known = {same_question_key(q) for s in load_splits(run.config["questions"]).values() for q in s}
-    asked = [q for q in load_splits(args.more)["test"] if same_question_key(q) not in known]
+    args, run, asked = further_questions(__doc__)
     coalition = Coalition.load(args.run / "coalition")
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=run.config["evaluation_tokens"])
     args.out.mkdir(parents=True, exist_ok=True)
@@ -98,11 +93,7 @@ def cells_of(
         ]
 
     # the controller's choice of both
-    writers = coalition.writers(questions, 0, "controller")
-    written = {(d.question.id, d.written.writer): d.written for d in drafts}
-    chosen = [written[q.id, writer] for q, writer in zip(questions, writers, strict=True)]
-    refiners = coalition.refiners_of(questions, chosen, 0, "controller")
-    picked = dict(zip((q.id for q in questions), zip(writers, refiners, strict=True), strict=True))
+    picked = controller_picks(coalition, questions, drafts, 0)
 
     # M_IFT's answers
     chains = coalition.answered([d for d, _ in asked])
@@ -112,7 +103,7 @@ def cells_of(
         found.append({
             "question": draft.question.id, "kind": draft.question.kind,
             "writer": draft.written.writer, "refiner": refiner,
-            "picked": picked[draft.question.id] == (draft.written.writer, refiner),
+            "picked": picked.get((draft.question.id, 0)) == (draft.written.writer, refiner),
             "accuracy": float(facts["right"]), "gold": facts["after"], "tokens": facts["tokens"],
         })  # fmt: skip
     return found

@@ -29,6 +29,7 @@ from rationalize.methods.coalition.evaluate import SELF_CONSISTENCY
 from rationalize.methods.coalition.inference import Chain, Coalition, surest
 from rationalize.questions import load_splits
 from rationalize.questions.splits import same_question_key
+from rationalize.records import Question
 from rationalize.runs import Run
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import question_seed
@@ -43,15 +44,7 @@ DRAWS = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--more", required=True, metavar="QUESTIONS")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--store", metavar="NAME", required=True)
-    args = parser.parse_args()
-    run = Run.read(args.run)
-    known = {same_question_key(q) for s in load_splits(run.config["questions"]).values() for q in s}
-    asked = [q for q in load_splits(args.more)["test"] if same_question_key(q) not in known]
+    args, run, asked = further_questions(__doc__)
     stored = args.out / "chains.json"
     if not stored.is_file():
         chains = answered(Coalition.load(args.run / "coalition"), asked, run.config)
@@ -81,8 +74,24 @@ def main() -> None:
     })  # fmt: skip
 
 
+def further_questions(about: str) -> tuple[argparse.Namespace, Run, list[Question]]:
+    """The command line, the run that it names, and the questions `--more` that the run does not
+    know.
+    """
+    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--more", required=True, metavar="QUESTIONS")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--store", metavar="NAME", required=True)
+    args = parser.parse_args()
+    run = Run.read(args.run)
+    known = {same_question_key(q) for s in load_splits(run.config["questions"]).values() for q in s}
+    asked = [q for q in load_splits(args.more)["test"] if same_question_key(q) not in known]
+    return args, run, asked
+
+
 def answered(
-    coalition: Coalition, asked: Sequence[Any], config: Mapping[str, Any]
+    coalition: Coalition, asked: Sequence[Question], config: Mapping[str, Any]
 ) -> dict[str, list[Chain]]:
     """Row -> a chain per question, with the tokens of all texts that it was chosen from."""
     seed, tokens = config["seed"], config["evaluation_tokens"]

@@ -254,7 +254,7 @@ def _written(
 
     # the answers, M_IFT's and the last writer's, and the controller's picks
     chains = coalition.answered([d for d, _ in cells])
-    picked = _picked(coalition, questions, drafts, exp.seed)
+    picked = controller_picks(coalition, questions, drafts, exp.seed)
     own = _own_answers(coalition, chains)
     rows = [
         {"draw": d.draw, "asked": r, "writer": d.written.writer, "own": answer,
@@ -264,7 +264,7 @@ def _written(
     return rows, chains
 
 
-def _picked(
+def controller_picks(
     coalition: Coalition, questions: Sequence[Question], drafts: Sequence[Draft], seed: int
 ) -> dict[tuple[str, int], tuple[str, str]]:
     """By question and draw the writer and the refiner (or `keep`) that the controller chooses."""
