@@ -78,10 +78,9 @@ def test_apportion():
 
 def test_dpo_vectors():
     zero = torch.zeros(1)
-    loss, margin = dpo_loss(zero, zero, zero, zero, 0.1)
+    loss, margin = dpo_loss(zero, zero, 0.1)
     assert (loss.item(), margin.item()) == (pytest.approx(math.log(2)), 0.0)
-    loss, margin = dpo_loss(torch.tensor([-3.0]), torch.tensor([-6.0]), torch.tensor([-5.0]),
-                            torch.tensor([-5.0]), 0.1)  # fmt: skip
+    loss, margin = dpo_loss(torch.tensor([-3.0 + 5.0]), torch.tensor([-6.0 + 5.0]), 0.1)
     assert margin.item() == pytest.approx(0.3)
     assert loss.item() == pytest.approx(0.554355, abs=1e-6)
 
@@ -125,6 +124,22 @@ def test_nll_term_is_per_token_of_the_chosen():
     logprobs = response_logprobs(policy, rows, config)
     expected = -0.5 * sum(logprobs[i] / len(rows[i].response_ids) for i in (0, 2))
     assert (with_nll.total - plain.total).item() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_normalized_margin_counts_log_ratios_per_token():
+    policy = tiny_policy("decoder")
+    reference = [-4.0, -9.0, -2.0, -30.0]
+    rows, config = rows_of(policy, reference=reference), FitConfig()
+    logprobs = response_logprobs(policy, rows, config)
+    per_token = [
+        (now - then) / len(row.response_ids)
+        for row, now, then in zip(rows, logprobs, reference, strict=True)
+    ]
+    margins = [2 * (per_token[i] - per_token[i + 1]) for i in (0, 2)]
+    out = dpo(beta=2, length_normalized=True)(policy, rows)
+    assert out.metrics["margin"] == pytest.approx(sum(margins), abs=1e-4)
+    expected = sum(math.log1p(math.exp(-margin)) for margin in margins)
+    assert out.total.item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_equal_rows_have_equal_logprobs_whatever_their_tags():

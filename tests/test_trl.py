@@ -18,7 +18,8 @@ PAIRS = [
 BETA = 0.3
 
 
-def test_our_dpo_is_trls(tmp_path):
+@pytest.mark.parametrize("loss_type", ["sigmoid", "sigmoid_norm"])
+def test_our_dpo_is_trls(tmp_path, loss_type):
     datasets = pytest.importorskip("datasets")
     from transformers import AutoModelForCausalLM
 
@@ -36,15 +37,16 @@ def test_our_dpo_is_trls(tmp_path):
             for j, response in enumerate(responses)
         ]  # fmt: skip
 
-    out = dpo(beta=BETA)(policy, rows(response_logprobs(reference, rows([0.0] * 4), config)))
+    loss = dpo(beta=BETA, length_normalized=loss_type == "sigmoid_norm")
+    out = loss(policy, rows(response_logprobs(reference, rows([0.0] * 4), config)))
 
     folders = [tiny_folder("decoder", tmp_path / str(seed), seed) for seed in (0, 1)]
     model, ref_model = (AutoModelForCausalLM.from_pretrained(f).eval() for f in folders)
     trainer = trl.DPOTrainer(
         model, ref_model, processing_class=policy.tokenizer,
         args=trl.DPOConfig(
-            output_dir=str(tmp_path / "trl"), beta=BETA, use_cpu=True, bf16=False,
-            report_to=[], per_device_train_batch_size=len(PAIRS), disable_dropout=True,
+            output_dir=str(tmp_path / "trl"), beta=BETA, loss_type=loss_type, use_cpu=True,
+            bf16=False, report_to=[], per_device_train_batch_size=len(PAIRS), disable_dropout=True,
         ),
         train_dataset=datasets.Dataset.from_list(
             [{"prompt": f"{p}\n", "chosen": c, "rejected": r} for p, c, r in PAIRS]

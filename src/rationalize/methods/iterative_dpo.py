@@ -67,6 +67,8 @@ class IterativeDpoConfig:
     """DPO's beta."""
     nll_weight: float = 1.0
     """Weight of the NLL per token of the right attempt; 0: plain DPO."""
+    length_normalized: bool = False
+    """Whether the margin counts log-ratios per token (`beta` then around 2 to 5)."""
     epochs: float = 1.0
     """Passes over a round's pairs."""
     select_by: str = "accuracy"
@@ -151,6 +153,7 @@ def _learn_round(
     margins = learn_pairs(
         policy, pairs, config.fit, beta=config.beta, nll_weight=config.nll_weight,
         epochs=config.epochs, stage=this, seed=[exp.seed, round], held_out=unseen,
+        length_normalized=config.length_normalized,
     )  # fmt: skip
     return log_held_out(this, unseen, margins, learned=len(pairs))
 

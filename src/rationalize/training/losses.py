@@ -119,18 +119,15 @@ def contrast_loss(true_R: Tensor, other_R: Tensor) -> tuple[Tensor, Tensor]:
     return -torch.nn.functional.logsigmoid(margin_R), margin_R
 
 
-def dpo_loss(
-    chosen_P: Tensor, rejected_P: Tensor, reference_chosen_P: Tensor, reference_rejected_P: Tensor,
-    beta: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+def dpo_loss(chosen_P: Tensor, rejected_P: Tensor, beta: float) -> tuple[Tensor, Tensor]:
     """DPO's loss per pair, `-log sigmoid(margin)`, and the margin, both (P,) (arXiv 2305.18290,
     equation 7).
 
-        margin = beta ((log pi - log pi_ref)(chosen) - (log pi - log pi_ref)(rejected))
+        margin = beta (chosen - rejected)
 
-    Inputs are log-probabilities of whole responses, summed over their tokens.
+    Inputs are log-ratios `log pi - log pi_ref` of whole responses, summed over their tokens.
     """
-    margin_P = beta * ((chosen_P - reference_chosen_P) - (rejected_P - reference_rejected_P))
+    margin_P = beta * (chosen_P - rejected_P)
     return -torch.nn.functional.logsigmoid(margin_P), margin_P
 
 

@@ -106,8 +106,11 @@ class PairTag(NamedTuple):
     """Some metrics are logged per kind."""
 
 
-def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
+def dpo(*, beta: float, nll_weight: float = 0.0, length_normalized: bool = False) -> Loss:
     """DPO (`dpo_loss`) over rows tagged with `PairTag`, summed over pairs.
+
+    `length_normalized` divides each response's log-ratio by its tokens before the margin (Tulu 3,
+    arXiv 2411.15124; TRL's `sigmoid_norm`), so that no pair is won by length.
 
     Both rows of a pair must be in one pass; else ValueError. `nll_weight`
     adds that times the NLL per token of the chosen response, which keeps its probability from
@@ -127,14 +130,15 @@ def dpo(*, beta: float, nll_weight: float = 0.0) -> Loss:
         chosen = [row_at[p, True] for p in pairs]
         rejected = [row_at[p, False] for p in pairs]
         # DPO, then the NLL term on chosen responses
+        lengths_R = torch.tensor([len(row.response_ids) for row in rows], device=nll_N.device)
         reference_R = torch.tensor([row.tag.reference for row in rows], device=nll_N.device)
-        loss_P, margin_P = dpo_loss(
-            logprob_R[chosen], logprob_R[rejected], reference_R[chosen], reference_R[rejected], beta
-        )
+        ratio_R = logprob_R - reference_R
+        if length_normalized:
+            ratio_R = ratio_R / lengths_R
+        loss_P, margin_P = dpo_loss(ratio_R[chosen], ratio_R[rejected], beta)
         total = loss_P.sum()
         if nll_weight:
-            lengths = torch.tensor([len(rows[i].response_ids) for i in chosen], device=nll_N.device)
-            total = total - nll_weight * (logprob_R[chosen] / lengths).sum()
+            total = total - nll_weight * (logprob_R / lengths_R)[chosen].sum()
         metrics = {
             "dpo": loss_P.sum().item(),
             "margin": margin_P.sum().item(),

@@ -37,13 +37,14 @@ class PairTexts(NamedTuple):
 def learn_pairs(
     policy: Policy, pairs: Sequence[PairTexts], config: FitConfig, *, beta: float,
     nll_weight: float, epochs: float, stage: Stage, seed: int | Sequence[int],
-    held_out: Sequence[PairTexts] = (),
+    held_out: Sequence[PairTexts] = (), length_normalized: bool = False,
 ) -> list[float]:  # fmt: skip
     """Train `policy` in place by DPO; the reference is the policy as it is now.
 
     `config.batch_size` counts rows: a batch has half as many pairs. Resumes `stage` of `run`.
     Returns the margin of each pair of `held_out` after learning: the log-ratio (policy over
-    reference, in nats) of its chosen reply less that of its rejected one.
+    reference, in nats; per token if `length_normalized`) of its chosen reply less that of its
+    rejected one.
     """
     rows, unseen = pair_rows(policy, pairs), pair_rows(policy, held_out)
     # the reference's log-probabilities, once, before anything is learned
@@ -60,9 +61,13 @@ def learn_pairs(
         return grouped_batch(row_pairs, size, step, seed)
 
     steps = max(1, math.ceil(epochs * len(pairs) / size))
-    fit(policy, dpo(beta=beta, nll_weight=nll_weight), batch_at, config, stage, steps=steps)
+    loss = dpo(beta=beta, nll_weight=nll_weight, length_normalized=length_normalized)
+    fit(policy, loss, batch_at, config, stage, steps=steps)
     learned = response_logprobs(policy, unseen, config)
-    ratios = [now - then for now, then in zip(learned, unseen_references, strict=True)]
+    ratios = [
+        (now - then) / (len(row.response_ids) if length_normalized else 1)
+        for row, now, then in zip(unseen, learned, unseen_references, strict=True)
+    ]
     return [ratios[i] - ratios[i + 1] for i in range(0, len(ratios), 2)]
 
 
