@@ -3,11 +3,14 @@
     python experiments/mario_links.py prepare --out runs/mario-links --scorers SCORERS
     python experiments/mario_links.py try --out runs/mario-links --tries "contrast 1"
     python experiments/mario_links.py written --out runs/mario-links --scorers SCORERS --tries ..
+    python experiments/mario_links.py compare --out runs/mario-links --tries BASE OTHER ..
 
 SCORERS is the folder `scorers` of a `rationalize demo`. Every try starts from the same SFT model
 and learns from the same pool without exploring again; every row of `experiments/results/
 mario_links.json` (`--results`) is one try. `prepare --epochs` makes a start that has learned more.
-Test questions are not read.
+`compare` sets what `written` wrote greedily under the best tokens beside that of the first try:
+what a reward that is left out was worth, or another order of the tokens. Test questions are not
+read.
 """
 
 from __future__ import annotations
@@ -16,16 +19,18 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mario_tries import FEW_WORDS, REWARDS, TRIES, Try
 from tables import STORED, write_tables
 
+from rationalize.attempt_files import load_attempts
 from rationalize.environment import environment
 from rationalize.evaluation.intervals import paired_difference
-from rationalize.evaluation.metrics import per_question
+from rationalize.evaluation.metrics import Metric, per_question
 from rationalize.evaluation.obedience import token_metrics
 from rationalize.evaluation.token_auc import token_auc
 from rationalize.methods.base import Experiment
@@ -37,7 +42,6 @@ from rationalize.methods.settings import RunConfig, ScorerFolders
 from rationalize.methods.sft import SftConfig, sft
 from rationalize.models.forward import Row
 from rationalize.records import Attempt, Question
-from rationalize.rewards import Reward
 from rationalize.rewards.known import known_rewards
 from rationalize.rewards.suite import RewardSuite
 from rationalize.runs import Run, slug
@@ -54,64 +58,12 @@ from rationalize.training.loop import ControlFitConfig, FitConfig, fit
 from rationalize.training.objectives import quark
 
 QUESTIONS = "builtin:train=600,dev=240,test=40,unseen=40"
-REWARDS = ("consistency", "correctness", "plausibility", "diversity")
-FEW_WORDS = Reward(
-    "few_words", lambda rationale, **_: [-len(text.split()) for text in rationale], range=(-100, 0)
-)
-"""A reward that reads no model: what users want beside the others, and what a reply surely tells.
-"""
 SAMPLING = SamplingConfig(temperature=1.0, top_p=0.9, max_new_tokens=64, n=4)
 ASKED = {"dev": 80, "train": 150}
 """Questions that the start writes to, four attempts at each."""
 SFT = SftConfig(epochs=0.375, evaluations=1, fit=FitConfig(learning_rate=2e-4, batch_size=8))
 HELD_OUT = 80
 """Development questions whose attempts the tokens must rank."""
-
-
-@dataclass(frozen=True)
-class Try:
-    """What a try changes of MaRio's settings, and what it learns from."""
-
-    changes: dict[str, Any] = field(default_factory=dict)
-    fit: dict[str, Any] = field(default_factory=dict)
-    together: int = 2
-    """Questions of a step, each with all of its attempts, which share one pass over their prompt;
-    0: eight rows, drawn by bin.
-    """
-    steps: int = 75
-    without_tokens: float = 0.0
-    """Share of the rows that are learned without tokens, as for classifier-free guidance."""
-
-
-QUESTION = {"bins_within": "question"}
-FEW = {"rewards": (*REWARDS, FEW_WORDS.name)}
-TRIES = {
-    "whole questions": Try(),
-    "contrast 1": Try({"contrast": 1.0}),
-    "contrast 1, bins within a question": Try({**QUESTION, "contrast": 1.0}),
-    "bins within a question": Try(QUESTION),
-    "before the repairs": Try({"over_draw": 0.0, "control_init": "statistics"}, together=0),
-    "all repairs": Try(together=0),
-    "contrast 5": Try({"contrast": 5.0}),
-    "diversity alone": Try({"rewards": ("diversity",), "select_by": "diversity"}),
-    "tokens that mean nothing": Try({"bins_within": "nothing"}),
-    "three tokens a control": Try({"control_copies": 3}),
-    "learning rate x3": Try(fit={"learning_rate": 3e-4}),
-    "control rows x100": Try(fit={"control_factor": 100.0}),
-    "three times the rows": Try(steps=225),
-    "contrast 1, three times the rows": Try({"contrast": 1.0}, steps=225),
-    "contrast 1, three tokens a control": Try({"contrast": 1.0, "control_copies": 3}),
-    "contrast 1, a fifth without tokens": Try({"contrast": 1.0}, without_tokens=0.2),
-    "contrast 1, few words too": Try({**FEW, "contrast": 1.0}),
-    "contrast 1, bins within a question, few words too, three times the rows": Try(
-        {**FEW, **QUESTION, "contrast": 1.0}, steps=225
-    ),
-    "two bins": Try({"bins": 2}),
-    "no KL": Try({"beta": 0.0}),
-    "capped draws": Try({"control_init": "statistics"}, together=0),
-    "tokens from the prompt's end": Try({"over_draw": 0.0}, together=0),
-}
-"""In the order of their worth where time is short."""
 
 
 def config_of(tried: Try) -> MarioConfig:
@@ -259,23 +211,34 @@ def batches(policy: Any, pool: Pool, config: MarioConfig, tried: Try) -> Any:
     return batch_at
 
 
-def written(out: Path, name: str, scorers: Path, results: str) -> None:
+WAYS = {
+    "greedy": (0.0, SamplingConfig(temperature=0.0)),
+    "sampled": (0.0, SamplingConfig(temperature=1.0, top_p=0.9)),
+    "guidance 2, greedy": (2.0, SamplingConfig(temperature=0.0)),
+}
+"""How replies are written: guidance and sampling."""
+
+
+def asked_for(exp: Experiment) -> Sequence[Question]:
+    """Development questions that no try's tokens ranked."""
+    return exp.dev[120:220]
+
+
+def written(
+    out: Path, name: str, scorers: Path, results: str, ways: Sequence[str] = tuple(WAYS)
+) -> None:
     """What a try's policy reaches under its best and its worst tokens."""
     run, exp = open_start(out)
     folder = out / "tries" / name.replace(" ", "-")
     with run, Run.open(folder, {"try": name}) as own:
         policy = exp.load_policy(folder / "policies" / "mario")
-        asked, stage = exp.dev[120:220], replace(exp, run=own).stage("mario")
+        asked, stage = asked_for(exp), replace(exp, run=own).stage("mario")
         suite, by_id = scoring_suite(exp, scorers), {q.id: q for q in asked}
         filled = dict(policy.controls.bins)
         best = dict.fromkeys(filled, 0)
         rows = []
-        for how, guidance, sampling in (
-            ("greedy", 0.0, SamplingConfig(temperature=0.0)),
-            ("sampled", 0.0, SamplingConfig(temperature=1.0, top_p=0.9)),
-            ("guidance 2, greedy", 2.0, SamplingConfig(temperature=0.0)),
-        ):
-            reached = {}
+        for how in ways:
+            (guidance, sampling), reached = WAYS[how], {}
             for end in ("best", "worst"):
                 control = best if end == "best" else {n: k - 1 for n, k in filled.items()}
                 if guidance and end == "worst":
@@ -296,7 +259,9 @@ def written(out: Path, name: str, scorers: Path, results: str) -> None:
                         ),
                     ),
                 )
-            for reward, metric in token_metrics(exp.suite, filled).items():
+            for reward, metric in token_metrics(
+                exp.suite, {**dict.fromkeys(REWARDS), **filled}
+            ).items():
                 values = {
                     e: list(per_question(a, by_id, metric).values()) for e, a in reached.items()
                 }
@@ -312,6 +277,29 @@ def written(out: Path, name: str, scorers: Path, results: str) -> None:
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     store("written", name, rows, results)
+
+
+def compare(out: Path, base: str, others: Sequence[str], results: str) -> None:
+    """Greedy replies under the best tokens: every reward's mean, beside that of `base`."""
+    _, exp = open_start(out)
+    by_id = {q.id: q for q in asked_for(exp)}
+
+    def reached(name: str, metric: Metric) -> dict[str, float]:
+        file = out / "tries" / name.replace(" ", "-") / "attempts" / "mario-greedy-best.parquet"
+        return per_question(load_attempts(file), by_id, metric)
+
+    for name in (base, *others):
+        rows = []
+        for reward, metric in token_metrics(exp.suite, REWARDS).items():
+            values, of_base = reached(name, metric), reached(base, metric)
+            gap = paired_difference(values, of_base, bounds=metric.bounds)
+            rows.append({
+                "reward": reward, "n": len(values), "mean": float(np.mean([*values.values()])),
+                **({"difference": {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}}
+                   if name != base else {}),
+            })  # fmt: skip
+            print(json.dumps({"try": name, **rows[-1]}), flush=True)
+        store("compared", name, rows, results)
 
 
 def store(table: str, name: str, rows: Sequence[dict[str, Any]], file: str = "mario_links") -> None:
@@ -335,20 +323,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["prepare", "try", "written"])
+    parser.add_argument("what", choices=["prepare", "try", "written", "compare"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--scorers", type=Path)
     parser.add_argument("--tries", nargs="*", default=list(TRIES))
+    parser.add_argument("--ways", nargs="*", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--epochs", type=float, default=SFT.epochs, help="of the start's SFT")
     parser.add_argument("--results", default="mario_links", metavar="NAME")
     args = parser.parse_args()
     if args.what == "prepare":
         prepare(args.out, args.scorers, args.epochs)
+    if args.what == "compare":
+        compare(args.out, args.tries[0], args.tries[1:], args.results)
     for name in args.tries if args.what in ("try", "written") else ():
         if args.what == "try":
             learn(args.out, name, args.results)
         else:
-            written(args.out, name, args.scorers, args.results)
+            written(args.out, name, args.scorers, args.results, args.ways)
 
 
 if __name__ == "__main__":
