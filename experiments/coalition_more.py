@@ -5,8 +5,8 @@ controller worth more than random choices, another's refinement more than one's 
         --more builtin:train=480,dev=48,test=2000,unseen=0
 
 RUN is a finished run of COALITION; of the questions `--more` those that the run knows are left out.
-Every variant and M_IFT write one greedy text, every variant refines each variant's, and M_IFT
-answers from all of them. Tables of experiments/results/NAME.json, without texts: `claims` (paired
+The whole table of cells (methods/coalition/table.py) is written greedily, and M_IFT answers from
+all of them. Tables of experiments/results/NAME.json, without texts: `claims` (paired
 differences by question; one holds where the interval lies above 0) and `rows`. Chains stay in
 `--out`, in parts, so that a run goes on where it was stopped.
 """
@@ -26,7 +26,7 @@ from rationalize.environment import environment
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.files import write_text
 from rationalize.methods.coalition.evaluate import COALITION
-from rationalize.methods.coalition.inference import BASE, Coalition, Draft
+from rationalize.methods.coalition.inference import BASE, Coalition
 from rationalize.methods.coalition.table import (
     ALONE,
     CROSS,
@@ -34,6 +34,7 @@ from rationalize.methods.coalition.table import (
     SELF,
     UNREFINED,
     controller_picks,
+    every_cell,
 )
 from rationalize.models.controller import KEEP
 from rationalize.records import Question
@@ -67,35 +68,9 @@ def cells_of(
     coalition: Coalition, questions: Sequence[Question], greedy: SamplingConfig
 ) -> list[dict[str, Any]]:
     """Every (writer, refiner) of every question: M_IFT's answer, and whether it is picked."""
-    where, names = ("test", 0), coalition.names
+    asked = every_cell(coalition, questions, greedy, ("test", 0), base=True)
+    picked = controller_picks(coalition, questions, [d for d, r in asked if r == KEEP], 0)
 
-    # every writer's text
-    drafts = [
-        Draft(q, a, None)
-        for writer in (*names, BASE)
-        for q, [a] in zip(
-            questions,
-            coalition.write(questions, [writer] * len(questions), greedy, where),
-            strict=True,
-        )
-    ]
-    asked = [(d, KEEP) for d in drafts]
-
-    # every variant's refinement of each variant's text
-    for refiner in names:
-        own = [d for d in drafts if d.written.writer != BASE and d.written.rationale]
-        texts = coalition.write(
-            [d.question for d in own], [refiner] * len(own), greedy, where,
-            given=[d.written for d in own],
-        )  # fmt: skip
-        asked += [
-            (Draft(d.question, d.written, a), refiner) for d, [a] in zip(own, texts, strict=True)
-        ]
-
-    # the controller's choice of both
-    picked = controller_picks(coalition, questions, drafts, 0)
-
-    # M_IFT's answers
     chains = coalition.answered([d for d, _ in asked])
     found = []
     for (draft, refiner), chain in zip(asked, chains, strict=True):
@@ -110,9 +85,9 @@ def cells_of(
 
 
 ROWS = {
-    ALONE: lambda c: c["writer"] == BASE,
+    ALONE: lambda c: c["writer"] == BASE and c["refiner"] == KEEP,
     UNREFINED: lambda c: c["writer"] != BASE and c["refiner"] == KEEP,
-    SELF: lambda c: c["refiner"] == c["writer"],
+    SELF: lambda c: c["writer"] != BASE and c["refiner"] == c["writer"],
     CROSS: lambda c: c["refiner"] not in (c["writer"], KEEP),
     RANDOM: lambda c: c["writer"] != BASE,
     COALITION: lambda c: c["picked"],

@@ -33,6 +33,7 @@ from rationalize.models.choices import ChoiceScorer
 from rationalize.models.controller import KEEP
 from rationalize.models.scorers import AnswerFold
 from rationalize.records import Attempt, Question
+from rationalize.sampling.config import SamplingConfig
 
 RANDOM, SELF, CROSS, UNREFINED = (
     "random controller", "self-refinement", "cross-refinement", "no refinement",
@@ -213,27 +214,42 @@ def _written(
     exp: Experiment, coalition: Coalition, config: CoalitionConfig, split: str, *, base: bool
 ) -> tuple[list[dict[str, Any]], list[Chain]]:
     """Facts of every cell, and its chain."""
-    questions, names, where = exp.splits[split], coalition.names, (split, exp.seed)
-    sampling, draws = exp.evaluation, 1
+    questions, sampling = exp.splits[split], replace(exp.evaluation, n=1)
     if config.draws > 1:
         drawn = config.candidates.sampling
-        sampling = replace(drawn, max_new_tokens=exp.evaluation.max_new_tokens)
-        draws = config.draws
+        tokens = exp.evaluation.max_new_tokens
+        sampling = replace(drawn, max_new_tokens=tokens, n=config.draws)
+    asked = every_cell(coalition, questions, sampling, (split, exp.seed), base=base)
+    picked = controller_picks(coalition, questions, [d for d, r in asked if r == KEEP], exp.seed)
 
-    # every writer's draws
-    writers = [*names, *([BASE] if base else [])]
+    # the answers, M_IFT's and the last writer's
+    chains = coalition.answered([d for d, _ in asked])
+    own = _own_answers(coalition, chains)
+    rows = [
+        {"draw": d.draw, "asked": r, "writer": d.written.writer, "own": answer,
+         "picked": picked.get((d.question.id, d.draw)) == (d.written.writer, r)}
+        for (d, r), answer in zip(asked, own, strict=True)
+    ]  # fmt: skip
+    return rows, chains
+
+
+def every_cell(
+    coalition: Coalition, questions: Sequence[Question], sampling: SamplingConfig,
+    where: tuple[str, int], *, base: bool,
+) -> list[tuple[Draft, str]]:  # fmt: skip
+    """Each writer's `sampling.n` texts of each question, as they are (`keep`) and then as each
+    refiner that may refines them; `base`: M_IFT writes and refines its own, too.
+    """
+    writers = [*coalition.names, *([BASE] if base else [])]
     drafts: list[Draft] = []
     for writer in writers:
-        texts = coalition.write(
-            questions, [writer] * len(questions), replace(sampling, n=draws), where
-        )
+        texts = coalition.write(questions, [writer] * len(questions), sampling, where)
         drafts += [
             Draft(q, a, None, d)
             for q, of_question in zip(questions, texts, strict=True)
             for d, a in enumerate(of_question)
         ]
 
-    # every refiner's text of each
     def may(refiner: str, writer: str) -> bool:
         if coalition.refiners == "none":
             return False
@@ -247,21 +263,10 @@ def _written(
         [r if d.written.rationale else KEEP for d, r in asked],
         replace(sampling, n=1), where, given=[d.written for d, _ in asked],
     ) if asked else []  # fmt: skip
-    cells = [(d, KEEP) for d in drafts] + [
+    return [(d, KEEP) for d in drafts] + [
         (replace(d, refined=texts[0] if texts else None), r)
         for (d, r), texts in zip(asked, refined, strict=True)
     ]
-
-    # the answers, M_IFT's and the last writer's, and the controller's picks
-    chains = coalition.answered([d for d, _ in cells])
-    picked = controller_picks(coalition, questions, drafts, exp.seed)
-    own = _own_answers(coalition, chains)
-    rows = [
-        {"draw": d.draw, "asked": r, "writer": d.written.writer, "own": answer,
-         "picked": picked.get((d.question.id, d.draw)) == (d.written.writer, r)}
-        for (d, r), answer in zip(cells, own, strict=True)
-    ]  # fmt: skip
-    return rows, chains
 
 
 def controller_picks(
