@@ -290,7 +290,7 @@ def compare(out: Path, base: str, others: Sequence[str], results: str) -> None:
 
     for name in (base, *others):
         rows = []
-        for reward, metric in token_metrics(exp.suite, REWARDS).items():
+        for reward, metric in token_metrics(exp.suite, (*REWARDS, FEW_WORDS.name)).items():
             values, of_base = reached(name, metric), reached(base, metric)
             gap = paired_difference(values, of_base, bounds=metric.bounds)
             rows.append({

@@ -32,7 +32,15 @@ class Try:
 
 QUESTION = {"bins_within": "question"}
 WITHIN = {**QUESTION, "contrast": 1.0}
-FEW = {"rewards": (*REWARDS, FEW_WORDS.name)}
+FIVE = (*REWARDS, FEW_WORDS.name)
+FEW = {"rewards": FIVE}
+
+
+def three_times(rewards: tuple[str, ...]) -> Try:
+    """What took up three tokens, with these rewards."""
+    return Try({**WITHIN, "rewards": rewards}, steps=225)
+
+
 TRIES = {
     "whole questions": Try(),
     "contrast 1": Try({"contrast": 1.0}),
@@ -51,24 +59,17 @@ TRIES = {
     "contrast 1, three tokens a control": Try({"contrast": 1.0, "control_copies": 3}),
     "contrast 1, a fifth without tokens": Try({"contrast": 1.0}, without_tokens=0.2),
     "contrast 1, few words too": Try({**FEW, "contrast": 1.0}),
-    "contrast 1, bins within a question, few words too, three times the rows": Try(
-        {**FEW, **WITHIN}, steps=225
-    ),
+    "contrast 1, bins within a question, few words too, three times the rows": three_times(FIVE),
     "two bins": Try({"bins": 2}),
     "no KL": Try({"beta": 0.0}),
     "capped draws": Try({"control_init": "statistics"}, together=0),
     "tokens from the prompt's end": Try({"over_draw": 0.0}, together=0),
-    # the paper's open questions: one reward left out, and the order of the tokens, last before the
-    # reply
+    # the paper's open questions: one reward left out, and the order of the tokens, of which the
+    # last is next to the reply
     **{
-        f"without {left_out}": Try(
-            {**WITHIN, "rewards": tuple(r for r in REWARDS if r != left_out)}
-        )
-        for left_out in REWARDS
+        f"without {left_out}": three_times(tuple(r for r in FIVE if r != left_out))
+        for left_out in ("diversity", "plausibility", "few_words", "correctness", "consistency")
     },
-    "tokens in reverse": Try({**WITHIN, "rewards": REWARDS[::-1]}),
-    "plausibility's token last": Try(
-        {**WITHIN, "rewards": ("consistency", "correctness", "diversity", "plausibility")}
-    ),
+    "tokens in reverse": three_times(FIVE[::-1]),
 }
 """In the order of their worth where time is short."""

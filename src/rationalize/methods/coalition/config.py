@@ -131,6 +131,10 @@ class CandidateConfig:
 class ControllerConfig:
     """How the controller learns."""
 
+    learns: Literal["best", "utility"] = "best"
+    """What it learns: to name the option with the highest utility, an example weighted by its lead;
+    or to tell each option's utility, of which it takes the highest.
+    """
     epochs: float = 3.0
     """Passes over its examples."""
     held_out: float = 0.2

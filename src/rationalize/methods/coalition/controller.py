@@ -42,7 +42,7 @@ from rationalize.questions import group_duplicates
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
 from rationalize.signals.draws import shuffled_passes
-from rationalize.training.loop import LossOutput, fit
+from rationalize.training.loop import Loss, LossOutput, fit
 
 DRAWS = 2  # of every option: the oracle picks on one and is scored on another
 
@@ -159,24 +159,65 @@ def train_controller(
     """Teach `policy` in place; returns its measures on held-out questions, per kind of choice."""
     learn, held = split_by_question(examples, config.held_out, seed)
     clear = [e for e in learn if e.gain > 0]
-    weights = np.clip([e.gain for e in clear], config.lowest_weight, 1.0)
-    rows = [
-        controller_row(policy, e.question, e.rationale, (e.label, e.allowed, float(w)))
-        for e, w in zip(clear, weights / weights.mean() if clear else (), strict=True)
-    ]
-    if rows:
+    rows: list[Row] = []
+    if clear:
+        rows, loss = rows_and_loss(policy, clear, config)
         size = config.fit.batch_size
         steps = max(1, math.ceil(config.epochs * len(rows) / size))
 
         def batch_at(step: int) -> list[Row]:
             return [rows[i] for i in shuffled_passes(len(rows), size, step, seed)]
 
-        fit(policy, weighted_choice, batch_at, config.fit, stage, steps=steps)
+        fit(policy, loss, batch_at, config.fit, stage, steps=steps)
     facts: dict[str, Any] = {"learned_from": len(rows), "ties": len(learn) - len(rows)}
     for kind in dict.fromkeys(e.kind for e in held):
         labels = [e.label for e in clear if e.kind == kind]
         facts[kind] = measure(policy, [e for e in held if e.kind == kind], labels)
     return facts
+
+
+def rows_and_loss(
+    policy: Policy, examples: Sequence[Example], config: ControllerConfig
+) -> tuple[list[Row], Loss]:
+    """The examples as rows for the loss that `config.learns` names; utilities and weights are
+    divided by their mean over the examples.
+    """
+    tags: list[Any]
+    if config.learns == "utility":
+        spread = np.mean([np.nanmax(e.utilities) - np.nanmin(e.utilities) for e in examples])
+        tags = [tuple(u / spread for u in e.utilities) for e in examples]
+    else:
+        weights = np.clip([e.gain for e in examples], config.lowest_weight, 1.0)
+        weights = weights / weights.mean()
+        tags = [(e.label, e.allowed, float(w)) for e, w in zip(examples, weights, strict=True)]
+    rows = [
+        controller_row(policy, e.question, e.rationale, tag)
+        for e, tag in zip(examples, tags, strict=True)
+    ]
+    return rows, told_utilities if config.learns == "utility" else weighted_choice
+
+
+def told_utilities(policy: Policy, rows: Sequence[Row]) -> LossOutput:
+    """Squared error of the options' logits to their utilities, each counted from its mean over the
+    options, over rows tagged with the utilities (NaN for an option that is not to be had).
+
+    Linear in the utilities, so that their noise cancels over examples. The option with the highest
+    of several noisy utilities need not be a good one, and `weighted_choice` learns to name it.
+    """
+    count = max(len(row.tag) for row in rows)
+    none = float("nan")
+    logits_NC = choice_logits(policy, rows, count)
+    utilities_NC = logits_NC.new_tensor([[*r.tag, *[none] * (count - len(r.tag))] for r in rows])
+    offered_NC = ~utilities_NC.isnan()
+    options_N1 = offered_NC.sum(-1, keepdim=True)
+    gap_NC = torch.where(offered_NC, logits_NC - utilities_NC.nan_to_num(), 0.0)
+    error_NC = torch.where(offered_NC, gap_NC - gap_NC.sum(-1, keepdim=True) / options_N1, 0.0)
+    losses_N1 = error_NC.square().sum(-1, keepdim=True) / options_N1
+    told_N, best_N = (
+        torch.where(offered_NC, values_NC, -torch.inf).argmax(-1)
+        for values_NC in (logits_NC, utilities_NC)
+    )
+    return LossOutput(losses_N1.sum(), len(rows), {"accuracy": (told_N == best_N).sum().item()})
 
 
 def weighted_choice(policy: Policy, rows: Sequence[Row]) -> LossOutput:
