@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from coalition_claims import CLAIMS, as_cell
+from coalition_claims import CLAIMS, as_cell, known_kinds
 from coalition_surest import further_questions
 from tables import write_tables
 
@@ -57,6 +57,14 @@ def main() -> None:
             write_text(stored, json.dumps(part))
         cells += json.loads(stored.read_text())
     rows = {name: per_question(cells, of) for name, of in ROWS.items()}
+    chosen = {c["question"]: c["writer"] for c in cells if c["picked"]}
+    rows[ITS_WRITER] = per_question(
+        cells, lambda c: c["writer"] == chosen[c["question"]] and c["refiner"] == KEEP
+    )
+    kinds = known_kinds(run)
+    rows[KNOWS] = per_question(
+        cells, lambda c: c["kind"] in kinds.get(c["writer"], ()) and c["refiner"] == KEEP
+    )
     meta = {
         "command": "python experiments/coalition_more.py", "questions": args.more,
         "seed": run.config["seed"], **environment(),
@@ -84,6 +92,15 @@ def cells_of(
     return found
 
 
+ITS_WRITER = "the controller's writer, unrefined"
+KNOWS = "who was tuned on the kind, unrefined"
+LINKS = {
+    "the controller's writer beats a random one": (ITS_WRITER, UNREFINED),
+    "the controller's refining beats keeping": (COALITION, ITS_WRITER),
+    "who was tuned on the kind beats a random writer": (KNOWS, UNREFINED),
+    "who was tuned on the kind beats M_IFT": (KNOWS, ALONE),
+}
+"""What a controller could know, and which of its two choices loses it."""
 ROWS = {
     ALONE: lambda c: c["writer"] == BASE and c["refiner"] == KEEP,
     UNREFINED: lambda c: c["writer"] != BASE and c["refiner"] == KEEP,
@@ -108,8 +125,8 @@ def per_question(cells: Sequence[Mapping[str, Any]], of: Any) -> dict[str, dict[
 
 
 def claims(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[dict[str, Any]]:
-    for claim, (ours, other) in CLAIMS.items():
-        if ours in rows and other in rows:
+    for claim, (ours, other) in (CLAIMS | LINKS).items():
+        if rows.get(ours, {}).get("gold") and other in rows:
             a, b = rows[ours], rows[other]
             gaps = {
                 m: paired_difference(a[m], b[m], bounds=(0.0, 1.0)) for m in ("accuracy", "gold")
@@ -122,6 +139,8 @@ def claims(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[di
 
 def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[dict[str, Any]]:
     for name, row in rows.items():
+        if not row["gold"]:
+            continue
         yield {
             "row": name, "n": len(row["gold"]), "tokens": float(np.mean([*row["tokens"].values()])),
             **{m: as_cell(bootstrap_mean([*row[m].values()], bounds=(0.0, 1.0)))

@@ -18,6 +18,7 @@ from rationalize.methods.coalition.controller import (
     controller_examples,
     measure,
     split_by_question,
+    told_utilities,
     train_controller,
     weighted_choice,
 )
@@ -43,12 +44,14 @@ def attempt(id, writer, utility, refines=None, rationale="r"):
     )  # fmt: skip
 
 
-def test_it_learns_who_is_better_at_what(tmp_path):
+@pytest.mark.parametrize("learns", ["best", "utility"])
+def test_it_learns_who_is_better_at_what(tmp_path, learns):
     """Variant A is better at even questions, B at odd ones: held-out choices follow."""
     policy = tiny_policy("decoder")
     examples = [Example(q, None, (0.2, 0.8) if i % 2 else (0.9, 0.1))
                 for i, q in enumerate(QUESTIONS)]  # fmt: skip
-    config = ControllerConfig(epochs=30.0, fit=FitConfig(learning_rate=3e-3, batch_size=8))
+    fast = FitConfig(learning_rate=3e-3, batch_size=8)
+    config = ControllerConfig(learns=learns, epochs=30.0, fit=fast)
     stage = Stage(Run.open(tmp_path, {}), "controller")
     own = train_controller(policy, examples, config, stage, 0)["write"]
     assert own["n"] == 8
@@ -56,6 +59,19 @@ def test_it_learns_who_is_better_at_what(tmp_path):
     assert own["oracle_accuracy"] == 1.0
     assert own["majority_accuracy"] < 0.9
     assert own["controller_utility"] == pytest.approx(own["oracle_utility"], abs=0.1)
+
+
+def test_noise_alone_is_not_worth_refining(tmp_path):
+    """Keeping is worth .5; two refiners .4 each, give or take .3: one of them is often best."""
+    noise = np.random.default_rng(0).choice([-0.3, 0.3], size=(len(QUESTIONS), 2))
+    examples = [Example(q, "r", (0.4 + a, 0.4 + b, 0.5)) for q, (a, b) in zip(QUESTIONS, noise)]
+    assert np.mean([e.label == 2 for e in examples]) < 0.4
+    config = ControllerConfig(
+        learns="utility", epochs=4.0, fit=FitConfig(learning_rate=3e-3, batch_size=8)
+    )
+    policy, stage = tiny_policy("decoder"), Stage(Run.open(tmp_path, {}), "controller")
+    own = train_controller(policy, examples, config, stage, 0)["refine"]
+    assert own["controller_utility"] == pytest.approx(0.5)
 
 
 def test_examples_hold_every_option_and_keeping():
@@ -145,6 +161,23 @@ def test_an_option_that_is_not_to_be_had_is_never_picked_nor_learned():
     logits = choice_logits(policy, rows[:1], 3)[0].double()
     assert masked == pytest.approx((logits[1:].logsumexp(0) - logits[2]).item(), rel=1e-4)
     assert full == pytest.approx((logits.logsumexp(0) - logits[2]).item(), rel=1e-4)
+
+
+def test_told_utilities_are_fitted_to_options_that_are_to_be_had():
+    nan, policy = float("nan"), tiny_policy("decoder")
+    tags = [(nan, 0.2, 0.6), (0.5, 0.1)]  # two options: who writes
+    rows = [controller_row(policy, QUESTIONS[i], "r", tag) for i, tag in enumerate(tags)]
+    out = told_utilities(policy, rows)
+    logits = choice_logits(policy, rows, 3).double()
+    expected = 0.0
+    for of_row, tag in zip(logits.tolist(), tags, strict=True):
+        gaps = [x - u for x, u in zip(of_row, tag, strict=False) if u == u]
+        expected += float(np.var(gaps))
+    assert out.total.item() == pytest.approx(expected, rel=1e-4)
+    out.total.backward()
+    gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
+    assert gradients
+    assert all(g.isfinite().all() for g in gradients)
 
 
 def test_who_refines():
