@@ -8,13 +8,19 @@ RUN is a finished run of COALITION; of the questions `--more` those that the run
 The whole table of cells (methods/coalition/table.py) is written greedily, and M_IFT answers from
 all of them. Tables of experiments/results/NAME.json, without texts: `claims` (paired
 differences by question; one holds where the interval lies above 0) and `rows`. Chains stay in
-`--out`, in parts, so that a run goes on where it was stopped.
+`--out`, in parts, so that a run goes on where it was stopped. `--learns utility` fits another
+controller on the run's questions for it, with texts written greedily as the coalition answers, and
+sets it beside the run's.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,8 +31,14 @@ from tables import write_tables
 from rationalize.environment import environment
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.files import write_text
+from rationalize.methods.coalition.config import ControllerConfig
+from rationalize.methods.coalition.controller import (
+    Example,
+    describe,
+    train_controller,
+)
 from rationalize.methods.coalition.evaluate import COALITION
-from rationalize.methods.coalition.inference import BASE, Coalition
+from rationalize.methods.coalition.inference import BASE, CONTROLLER, Coalition
 from rationalize.methods.coalition.table import (
     ALONE,
     CROSS,
@@ -37,7 +49,9 @@ from rationalize.methods.coalition.table import (
     every_cell,
 )
 from rationalize.models.controller import KEEP
+from rationalize.questions import load_splits
 from rationalize.records import Question
+from rationalize.runs import Run, Stage
 from rationalize.sampling.config import SamplingConfig
 
 PART = 200
@@ -45,22 +59,34 @@ PART = 200
 
 
 def main() -> None:
-    args, run, asked = further_questions(__doc__)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--learns", choices=["best", "utility"])
+    parser.add_argument("--controller-epochs", type=float, default=3.0)
+    args, run, asked = further_questions(__doc__, parser)
     coalition = Coalition.load(args.run / "coalition")
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=run.config["evaluation_tokens"])
+    refit = None
+    if args.learns:
+        config = ControllerConfig(learns=args.learns, epochs=args.controller_epochs)
+        refit = fitted_again(run, coalition, config, greedy, args.out / "controller")
     args.out.mkdir(parents=True, exist_ok=True)
     cells: list[dict[str, Any]] = []
     for start in range(0, len(asked), PART):
         stored = args.out / f"cells-{start:05d}.json"
         if not stored.is_file():
-            part = cells_of(coalition, asked[start : start + PART], greedy)
+            part = cells_of(coalition, asked[start : start + PART], greedy, refit)
             write_text(stored, json.dumps(part))
         cells += json.loads(stored.read_text())
     rows = {name: per_question(cells, of) for name, of in ROWS.items()}
-    chosen = {c["question"]: c["writer"] for c in cells if c["picked"]}
-    rows[ITS_WRITER] = per_question(
-        cells, lambda c: c["writer"] == chosen[c["question"]] and c["refiner"] == KEEP
-    )
+    for name, row, picked in PICKS:
+        chosen = {c["question"]: c["writer"] for c in cells if c.get(picked)}
+        rows[row] = per_question(cells, lambda c, picked=picked: c.get(picked))
+        rows[name] = per_question(
+            cells,
+            lambda c, chosen=chosen: (
+                c["writer"] == chosen.get(c["question"]) and c["refiner"] == KEEP
+            ),
+        )
     kinds = known_kinds(run)
     rows[KNOWS] = per_question(
         cells, lambda c: c["kind"] in kinds.get(c["writer"], ()) and c["refiner"] == KEEP
@@ -69,34 +95,94 @@ def main() -> None:
         "command": "python experiments/coalition_more.py", "questions": args.more,
         "seed": run.config["seed"], **environment(),
     }  # fmt: skip
-    print(write_tables(args.store, meta, {"claims": list(claims(rows)), "rows": list(table(rows))}))
+    tables = {"claims": claims(rows), "rows": table(rows), "curve": curve(cells)}
+    print(write_tables(args.store, meta, {name: list(of) for name, of in tables.items()}))
 
 
 def cells_of(
-    coalition: Coalition, questions: Sequence[Question], greedy: SamplingConfig
+    coalition: Coalition, questions: Sequence[Question], greedy: SamplingConfig, refit: Path | None
 ) -> list[dict[str, Any]]:
     """Every (writer, refiner) of every question: M_IFT's answer, and whether it is picked."""
     asked = every_cell(coalition, questions, greedy, ("test", 0), base=True)
-    picked = controller_picks(coalition, questions, [d for d, r in asked if r == KEEP], 0)
+    drafts = [d for d, r in asked if r == KEEP]
+    picked = again = controller_picks(coalition, questions, drafts, 0)
+    if refit:
+        with fitted(coalition, refit):
+            again = controller_picks(coalition, questions, drafts, 0)
 
     chains = coalition.answered([d for d, _ in asked])
     found = []
     for (draft, refiner), chain in zip(asked, chains, strict=True):
-        facts = chain.as_row()
+        facts, who = chain.as_row(), (draft.written.writer, refiner)
         found.append({
             "question": draft.question.id, "kind": draft.question.kind,
             "writer": draft.written.writer, "refiner": refiner,
-            "picked": picked.get((draft.question.id, 0)) == (draft.written.writer, refiner),
+            "picked": picked.get((draft.question.id, 0)) == who,
+            **({"picked_again": again.get((draft.question.id, 0)) == who} if refit else {}),
             "accuracy": float(facts["right"]), "gold": facts["after"], "tokens": facts["tokens"],
         })  # fmt: skip
     return found
 
 
-ITS_WRITER = "the controller's writer, unrefined"
+def fitted_again(
+    run: Run, coalition: Coalition, config: ControllerConfig, greedy: SamplingConfig, out: Path
+) -> Path:
+    """Fit a controller on the run's questions for it, with texts written greedily as the coalition
+    answers; the folder of its weights.
+    """
+    folder, names = out / "adapter", coalition.names
+    if not folder.is_dir():
+        train = {q.id: q for q in load_splits(run.config["questions"])["train"]}
+        questions = [train[q] for q in run.read_json("controller-utilities.json")]
+        asked = every_cell(coalition, questions, greedy, ("train", 0), base=False)
+        chains = coalition.answered([d for d, _ in asked])
+        worth, texts = {}, {}
+        for (draft, refiner), chain in zip(asked, chains, strict=True):
+            who = draft.question.id, draft.written.writer
+            worth[*who, refiner] = chain.as_row()["after"]
+            texts[who] = draft.written.rationale
+        examples = [
+            Example(q, None, tuple(worth[q.id, w, KEEP] for w in names)) for q in questions
+        ] + [
+            Example(q, texts[q.id, w], tuple(worth[q.id, w, r] for r in (*names, KEEP)))
+            for q in questions
+            for w in names
+        ]
+        coalition.variants.add_adapter("fitted-again")
+        with Run.open(out, {"controller": asdict(config)}) as own:
+            with coalition.variants.active("fitted-again") as policy:
+                stage = Stage(own, CONTROLLER)
+                facts = train_controller(policy, examples, config, stage, run.config["seed"])
+            print(describe(facts))
+        coalition.variants.save("fitted-again", folder)
+    return folder
+
+
+@contextmanager
+def fitted(coalition: Coalition, folder: Path) -> Iterator[None]:
+    """The coalition with the controller of `folder` in the place of its own."""
+    own = folder.parent / "own"
+    if not own.is_dir():
+        coalition.variants.save(CONTROLLER, own)
+    coalition.variants.load(CONTROLLER, folder)
+    yield
+    coalition.variants.load(CONTROLLER, own)
+
+
+ITS_WRITER, TOLD_WRITER = (
+    "the controller's writer, unrefined", "the fitted controller's writer, unrefined",
+)  # fmt: skip
+TOLD = "COALITION, fitted controller"
+PICKS = ((ITS_WRITER, COALITION, "picked"), (TOLD_WRITER, TOLD, "picked_again"))
 KNOWS = "who was tuned on the kind, unrefined"
 LINKS = {
     "the controller's writer beats a random one": (ITS_WRITER, UNREFINED),
     "the controller's refining beats keeping": (COALITION, ITS_WRITER),
+    "the fitted controller beats random choices": (TOLD, RANDOM),
+    "the fitted controller beats the run's": (TOLD, COALITION),
+    "the fitted controller's writer beats a random one": (TOLD_WRITER, UNREFINED),
+    "the fitted controller's refining beats keeping": (TOLD, TOLD_WRITER),
+    "the whole with the fitted controller beats M_IFT": (TOLD, ALONE),
     "who was tuned on the kind beats a random writer": (KNOWS, UNREFINED),
     "who was tuned on the kind beats M_IFT": (KNOWS, ALONE),
 }
@@ -107,7 +193,6 @@ ROWS = {
     SELF: lambda c: c["writer"] != BASE and c["refiner"] == c["writer"],
     CROSS: lambda c: c["refiner"] not in (c["writer"], KEEP),
     RANDOM: lambda c: c["writer"] != BASE,
-    COALITION: lambda c: c["picked"],
 }
 """Which cells of a question a row is the mean of."""
 
@@ -126,7 +211,7 @@ def per_question(cells: Sequence[Mapping[str, Any]], of: Any) -> dict[str, dict[
 
 def claims(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[dict[str, Any]]:
     for claim, (ours, other) in (CLAIMS | LINKS).items():
-        if rows.get(ours, {}).get("gold") and other in rows:
+        if all(rows.get(row, {}).get("gold") for row in (ours, other)):
             a, b = rows[ours], rows[other]
             gaps = {
                 m: paired_difference(a[m], b[m], bounds=(0.0, 1.0)) for m in ("accuracy", "gold")
@@ -135,6 +220,37 @@ def claims(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[di
                 "claim": claim, "n": len(a["gold"]), **{m: as_cell(g) for m, g in gaps.items()},
                 "p": round(gaps["gold"].p, 4),
             }  # fmt: skip
+
+
+def curve(cells: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """How many questions a controller needs: one that knows the kind, and of each kind takes the
+    writer and refiner that were best on n questions of it, above random choices on the others; a
+    mean over draws of the n.
+    """
+    names = sorted({c["writer"] for c in cells} - {BASE})
+    options = [(w, r) for w in names for r in (KEEP, *names)]
+    of: dict[str, dict[str, dict[tuple[str, str], list[float]]]] = {}
+    for c in cells:
+        of_question = of.setdefault(c["kind"], {}).setdefault(c["question"], {})
+        of_question[c["writer"], c["refiner"]] = [c["gold"], c["accuracy"]]
+    # questions, options, (gold, accuracy); those with every option
+    kinds = [
+        np.array([[q[o] for o in options] for q in group.values() if all(o in q for o in options)])
+        for group in of.values()
+    ]
+    chance = np.random.default_rng(0)
+    for n in (15, 30, 60, 120, 200):
+        gains = []
+        for _ in range(400):
+            by_kind = []
+            for values in kinds:
+                order = chance.permutation(len(values))
+                best = values[order[:n], :, 0].mean(0).argmax()
+                others = values[order[n:]]
+                by_kind.append((others[:, best] - others.mean(1)).mean(0))
+            gains.append(np.mean(by_kind, axis=0))
+        gold, accuracy = np.mean(gains, axis=0)
+        yield {"questions of a kind": n, "gold": float(gold), "accuracy": float(accuracy)}
 
 
 def table(rows: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[dict[str, Any]]:

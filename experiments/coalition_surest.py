@@ -74,18 +74,23 @@ def main() -> None:
     })  # fmt: skip
 
 
-def further_questions(about: str) -> tuple[argparse.Namespace, Run, list[Question]]:
+def further_questions(
+    about: str, parser: argparse.ArgumentParser | None = None
+) -> tuple[argparse.Namespace, Run, list[Question]]:
     """The command line, the run that it names, and the questions `--more` that the run does not
-    know.
+    know, nor `--beyond`.
     """
-    parser = argparse.ArgumentParser(description=about.splitlines()[0])
+    parser = parser or argparse.ArgumentParser()
+    parser.description = about.splitlines()[0]
     parser.add_argument("run", type=Path)
+    parser.add_argument("--beyond", metavar="QUESTIONS", help="those that something was seen on")
     parser.add_argument("--more", required=True, metavar="QUESTIONS")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--store", metavar="NAME", required=True)
     args = parser.parse_args()
     run = Run.read(args.run)
-    known = {same_question_key(q) for s in load_splits(run.config["questions"]).values() for q in s}
+    seen = [run.config["questions"], *([args.beyond] if args.beyond else [])]
+    known = {same_question_key(q) for s in seen for of in load_splits(s).values() for q in of}
     asked = [q for q in load_splits(args.more)["test"] if same_question_key(q) not in known]
     return args, run, asked
 

@@ -11,8 +11,18 @@ from tiny import tiny_policy
 from rationalize.commands.chain import word_diff
 from rationalize.evaluation.clones import bleu, clone_rows
 from rationalize.methods.coalition import controller
-from rationalize.methods.coalition.candidates import by_source, utilities_of, utility_text
-from rationalize.methods.coalition.config import CandidateConfig, ControllerConfig, refines
+from rationalize.methods.coalition.candidates import (
+    by_source,
+    texts_of,
+    utilities_of,
+    utility_text,
+)
+from rationalize.methods.coalition.config import (
+    CandidateConfig,
+    CoalitionConfig,
+    ControllerConfig,
+    refines,
+)
 from rationalize.methods.coalition.controller import (
     Example,
     controller_examples,
@@ -21,12 +31,14 @@ from rationalize.methods.coalition.controller import (
     told_utilities,
     train_controller,
     weighted_choice,
+    written_as_answered,
 )
 from rationalize.methods.coalition.inference import Coalition
 from rationalize.models.controller import choice_logits, choose, controller_row, letter_ids
 from rationalize.records import Attempt, Question
 from rationalize.report.coalition import as_text, variants
 from rationalize.runs import Run, Stage
+from rationalize.sampling.config import SamplingConfig
 from rationalize.training.loop import FitConfig
 
 QUESTIONS = [
@@ -72,6 +84,15 @@ def test_noise_alone_is_not_worth_refining(tmp_path):
     policy, stage = tiny_policy("decoder"), Stage(Run.open(tmp_path, {}), "controller")
     own = train_controller(policy, examples, config, stage, 0)["refine"]
     assert own["controller_utility"] == pytest.approx(0.5)
+
+
+def test_it_learns_from_texts_like_those_that_it_will_choose_among():
+    drawn, greedy = CoalitionConfig(draws=2), SamplingConfig(temperature=0.0, max_new_tokens=48)
+    assert written_as_answered(drawn, greedy) == (drawn, 2)
+    config, draws = written_as_answered(CoalitionConfig(draws=1), greedy)
+    assert (config.candidates.sampling, draws) == (greedy, 1)
+    assert texts_of(greedy, writers=1, least=1) == 1  # a second one would be the same
+    assert texts_of(drawn.candidates.sampling, writers=1, least=1) == 2
 
 
 def test_examples_hold_every_option_and_keeping():

@@ -27,6 +27,7 @@ from rationalize.records import Attempt, Question
 from rationalize.rewards.base import Reward, Scores
 from rationalize.rewards.mentions import bare_answer, masked
 from rationalize.rewards.reader import readings
+from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import PromptOptions, Provenance, question_seed, write_attempts
 from rationalize.signals.filters import first_of_each
 
@@ -108,7 +109,7 @@ def write_candidates(
 
     # generation: R[a] = V_a(I)
     sampling = config.candidates.sampling
-    several = replace(sampling, n=max(sampling.n, at_least_two(len(names)), asked.draws))
+    several = replace(sampling, n=texts_of(sampling, len(names), max(sampling.n, asked.draws)))
 
     def write(writer: str) -> list[Attempt]:
         with variants.active(writer) as policy:
@@ -124,7 +125,7 @@ def write_candidates(
 
     # refinement: S[a,b] = V_b.refine(I, R[a])
     panel = len(refiners_of(config, "", names[0], exp.seed))
-    once = replace(sampling, n=max(at_least_two(max(panel, 1)), asked.draws))
+    once = replace(sampling, n=texts_of(sampling, max(panel, 1), asked.draws))
 
     def refine(refiner: str, sources: Sequence[Attempt]) -> list[Attempt]:
         with variants.active(refiner) as policy:
@@ -159,9 +160,10 @@ def refiners_of(config: CoalitionConfig, source: str, writer: str, seed: int) ->
     return random.Random(f"{seed}/panel/{source}").sample(may, panel)
 
 
-def at_least_two(writers: int) -> int:
-    """Texts per writer, so that there are two to compare."""
-    return -(-2 // writers)
+def texts_of(sampling: SamplingConfig, writers: int, least: int) -> int:
+    """Texts per writer, so that there are two to compare; of a greedy one there is one."""
+    greedy = sampling.greedy and sampling.beams == 1
+    return max(least, 1 if greedy else -(-2 // writers))
 
 
 # Step 3: utility

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -41,10 +41,11 @@ from rationalize.models.variants import Variants
 from rationalize.questions import group_duplicates
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
+from rationalize.sampling.config import SamplingConfig
 from rationalize.signals.draws import shuffled_passes
 from rationalize.training.loop import Loss, LossOutput, fit
 
-DRAWS = 2  # of every option: the oracle picks on one and is scored on another
+DRAWS = 2  # of every option, where texts are drawn: the oracle picks on one, scored on another
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,9 @@ def fit_controller(
     """
     if not held or (config.variants == 1 and config.candidates.refiners == "none"):
         return False
-    asked = asked_of_all(config.names, held, DRAWS)
-    attempts = write_candidates(exp, variants, config, held, CONTROLLER, config.rounds, asked)
+    as_answered, draws = written_as_answered(config, exp.evaluation)
+    asked = asked_of_all(config.names, held, draws)
+    attempts = write_candidates(exp, variants, as_answered, held, CONTROLLER, config.rounds, asked)
     candidates = with_utilities(exp, config, held, attempts, CONTROLLER, judge)
     log_refining(exp, candidates, "final")
     log_leak(exp, candidates, held, config, "final", judge)
@@ -104,6 +106,19 @@ def fit_controller(
     facts = stage.policy(VariantWeights(variants, CONTROLLER), learn)
     print(describe(facts))
     return facts["learned_from"] > 0
+
+
+def written_as_answered(
+    config: CoalitionConfig, evaluation: SamplingConfig
+) -> tuple[CoalitionConfig, int]:
+    """The configuration under which candidates are written as the coalition answers, and how many
+    of each: drawn, or one greedy text. What refining does to a draw it does not do to a greedy
+    text, which has fewer slips to mend.
+    """
+    if config.draws > 1:
+        return config, DRAWS
+    greedy = replace(config.candidates, sampling=replace(evaluation, n=1))
+    return replace(config, candidates=greedy), 1
 
 
 def controller_examples(

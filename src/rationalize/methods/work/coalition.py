@@ -11,11 +11,11 @@ from rationalize.methods.coalition.candidates import (
     Asked,
     asked_for_pairs,
     asked_of_all,
-    at_least_two,
     refiners_of,
+    texts_of,
 )
 from rationalize.methods.coalition.config import CoalitionConfig, InstructionConfig, refines
-from rationalize.methods.coalition.controller import DRAWS
+from rationalize.methods.coalition.controller import written_as_answered
 from rationalize.methods.coalition.diagnostics import COMPARED
 from rationalize.methods.coalition.diagnostics import DRAWS as CLONE_DRAWS
 from rationalize.methods.coalition.evaluate import FEWEST
@@ -136,9 +136,9 @@ def _candidates(
 ) -> Iterator[Work]:
     """Every variant writes, what each may refine is refined, and the judge reads all of it."""
     names, sampling = config.names, config.candidates.sampling
-    n = max(sampling.n, at_least_two(len(names)), asked.draws)
+    n = texts_of(sampling, len(names), max(sampling.n, asked.draws))
     panel = {name: len(refiners_of(config, "", name, at.seed)) for name in names}
-    again = max(at_least_two(max(panel[names[0]], 1)), asked.draws)
+    again = texts_of(sampling, max(panel[names[0]], 1), asked.draws)
     read = len(questions)
     for writer in names:
         own = [q for q in questions if q.id in asked.writes[writer]]
@@ -223,7 +223,8 @@ def _pairs(
 ) -> Iterator[Work]:
     """DPO of a variant: a pair of each question or source whose best beats its reference."""
     kept = at.right if config.candidates.filtered else 1.0
-    n = max(config.candidates.sampling.n, at_least_two(config.variants))
+    sampling = config.candidates.sampling
+    n = texts_of(sampling, config.variants, sampling.n)
     sources = to_refine * n if config.candidates.refiners != "none" else 0
     pairs = kept * (to_write + sources)
     size = max(1, config.fit.batch_size // 2)
@@ -244,8 +245,9 @@ def _pairs(
 def _controller(at: Scene, config: CoalitionConfig, held: Sequence[Question]) -> Iterator[Work]:
     if not held or (config.variants == 1 and config.candidates.refiners == "none"):
         return
-    asked = asked_of_all(config.names, held, DRAWS)
-    yield from _candidates(at, config, held, CONTROLLER, asked)
+    as_answered, draws = written_as_answered(config, SamplingConfig(temperature=0.0))
+    asked = asked_of_all(config.names, held, draws)
+    yield from _candidates(at, as_answered, held, CONTROLLER, asked)
     examples = len(held) * (1 + config.variants) * (1 - config.controller.held_out)
     fit: FitConfig = config.controller.fit
     steps = round_up(config.controller.epochs * examples / fit.batch_size)
