@@ -4,6 +4,8 @@
     weight   best utility minus the next one, clipped to [0.05, 1]
     L = mean_i weight_i CE_i          weights scaled to mean 1 over the examples; the softmax is
                                       over the options there are (self- or cross-refinement alone)
+    utility  `learns: utility` in its place: L = mean_i mean_o (logit_io - u_io)^2, both counted
+             from their mean over the options o
     oracle   the best option on one draw of the texts, scored on another: what could be known
 
 The paper releases no controller; every choice here is our default (docs/methods/coalition.md). The
@@ -71,6 +73,11 @@ class Example:
     @property
     def label(self) -> int:
         return int(np.nanargmax(self.utilities))
+
+    @property
+    def spread(self) -> float:
+        """Best option minus the worst; 0 where all are alike."""
+        return float(np.nanmax(self.utilities) - np.nanmin(self.utilities))
 
     @property
     def gain(self) -> float:
@@ -173,7 +180,7 @@ def train_controller(
 ) -> dict[str, Any]:
     """Teach `policy` in place; returns its measures on held-out questions, per kind of choice."""
     learn, held = split_by_question(examples, config.held_out, seed)
-    clear = [e for e in learn if e.gain > 0]
+    clear = [e for e in learn if (e.spread if config.learns == "utility" else e.gain) > 0]
     rows: list[Row] = []
     if clear:
         rows, loss = rows_and_loss(policy, clear, config)
@@ -199,8 +206,8 @@ def rows_and_loss(
     """
     tags: list[Any]
     if config.learns == "utility":
-        spread = np.mean([np.nanmax(e.utilities) - np.nanmin(e.utilities) for e in examples])
-        tags = [tuple(u / spread for u in e.utilities) for e in examples]
+        scale = np.mean([e.spread for e in examples])
+        tags = [tuple(u / scale for u in e.utilities) for e in examples]
     else:
         weights = np.clip([e.gain for e in examples], config.lowest_weight, 1.0)
         weights = weights / weights.mean()
