@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rationalize.attempt_files import load_attempts
+from rationalize.attempt_files import load_attempts, save_attempts
 from rationalize.evaluation.intervals import paired_difference
 from rationalize.evaluation.metrics import ACCURACY, STATED_ACCURACY, per_question, stated
 from rationalize.evaluation.voting import scaling_curve
@@ -151,9 +151,9 @@ def write_unsettled(
     attempts: Sequence[Attempt], questions: Path, out: Path, *, right: bool
 ) -> None:
     """The files of `questions`, the train file with the questions alone that M_sft, or what GRPO
-    made of it, answers right at times; their right attempts, chosen as RFT does, as rationales. Not
-    `right`: as many attempts at each, whatever they answer, as questions of their own with that
-    answer.
+    made of it, answers right at times; their right attempts, chosen as RFT does, as rationales; and
+    all attempts at them (`attempts.parquet`). Not `right`: as many attempts at each, whatever they
+    answer, as questions of their own with that answer.
     """
     drawn = [a for a in attempts if any(name in a.writer for name in ("redraws", "grpo"))]
     rates = pass_rates(drawn)
@@ -162,6 +162,7 @@ def write_unsettled(
     for a in sort_attempts(drawn, by_id, SelectConfig(true_equations=True, positives=3)).positives:
         rationales.setdefault(a.question_id, []).append(a.rationale)
     out.mkdir(parents=True, exist_ok=True)
+    save_attempts([a for a in drawn if 0 < rates[a.question_id] < 1], out / "attempts.parquet")
     for split in ("train", "dev", "test"):
         rows = rows_at(questions, split)
         if split == "train":

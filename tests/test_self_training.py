@@ -9,6 +9,7 @@ from tiny import weights
 from toys import GOOD, attempt, experiment, question, told_apart
 
 from rationalize import train
+from rationalize.attempt_files import save_attempts
 from rationalize.errors import UsageError, UserError
 from rationalize.methods import METHODS
 from rationalize.methods.base import Learned, NothingToLearn
@@ -365,6 +366,10 @@ def test_dpo_learns_first_from_attempts_that_are_there(half_right, tmp_path):
     written = exp.run.attempts(split="train")  # nothing in round 0
     assert {a.round for a in written} == {1}
     assert len(written) == 24 * 2
+    named = dataclasses.replace(config, rounds=1, attempts=str(tmp_path / "stored.jsonl"))
+    save_attempts(attempts, tmp_path / "stored.jsonl")
+    iterative_dpo(exp, exp.load_policy(), named, exp.stage("named"))
+    assert exp.run.done("named-round0")["pairs"] == 3
     silent = dataclasses.replace(start, attempts=attempts[:1])
     with pytest.raises(NothingToLearn, match="none of 1 attempts"):
         iterative_dpo(dataclasses.replace(exp, start=silent), policy, config, exp.stage("other"))

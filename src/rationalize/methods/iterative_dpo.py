@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from rationalize.config.checks import above, at_least, between
@@ -33,7 +34,7 @@ from rationalize.methods.own_attempts import (
 from rationalize.methods.pair_accuracy import held_out_questions, log_held_out
 from rationalize.methods.sft import LORA_FIT
 from rationalize.methods.train_scorers.ranking import pair_texts, rank_attempts
-from rationalize.methods.train_scorers.reward_model import RewardModelConfig
+from rationalize.methods.train_scorers.reward_model import RewardModelConfig, attempts_at
 from rationalize.models.policy import Policy
 from rationalize.records import Attempt, Question
 from rationalize.runs import Stage
@@ -49,6 +50,10 @@ class IterativeDpoConfig:
 
     rounds: int = 2
     """How often the policy writes and learns."""
+    attempts: str | None = None
+    """Attempts that the first round learns from: a file, a run, or a run's `attempts` folder; none:
+    the policy writes them.
+    """
     sampling: SamplingConfig = SamplingConfig(temperature=0.8, max_new_tokens=256, n=8)
     """How attempts are written."""
     resample: int = 0
@@ -98,7 +103,8 @@ def iterative_dpo(
 ) -> Policy:
     """Teach in place, and leave the weights of the best round, or of the start, in `policy`.
 
-    Attempts that `exp.start` holds are this very policy's: they stand for round 0's.
+    `config.attempts`, or else attempts that `exp.start` holds, which are this very policy's, stand
+    for round 0's.
     """
     stage.policy(policy, lambda: _learn(exp, policy, config, stage))
     return policy
@@ -119,7 +125,7 @@ def _learn(
     for round in range(config.rounds):
         this = stage.sub(f"round{round}")
         # 1. write
-        attempts = exp.start.attempts if exp.start and round == 0 else []
+        attempts = _given(exp, config) if round == 0 else []
         if not attempts:
             attempts = own_attempts(exp, policy, write, this, "writes", round=round, for_pairs=True)
             kept = sort_attempts(attempts, {q.id: q for q in exp.train}, select)
@@ -144,6 +150,12 @@ def _learn(
         save_last(stage, policy)
     policy.load_weights(replace(stage, name=best).folder)
     return {"kept": best, "scores": scores}
+
+
+def _given(exp: Experiment, config: IterativeDpoConfig) -> Sequence[Attempt]:
+    if config.attempts:
+        return attempts_at(Path(config.attempts), exp.splits)
+    return exp.start.attempts if exp.start else []
 
 
 def _learn_round(

@@ -96,7 +96,8 @@ def iterative_dpo_work(at: Scene, config: IterativeDpoConfig, stage: str) -> Ite
     for round in range(config.rounds):
         this = f"{stage}-round{round}"
         write = WriteConfig(sampling=config.sampling, resample=config.resample)
-        yield from attempts_work(at, write, f"{this}-writes", for_pairs=True)
+        if round or not config.attempts:
+            yield from attempts_work(at, write, f"{this}-writes", for_pairs=True)
         yield from pairs_work(at, config, this)
     yield at.stores(stage, loads=1)
 
