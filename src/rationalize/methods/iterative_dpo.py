@@ -73,7 +73,9 @@ class IterativeDpoConfig:
     nll_weight: float = 1.0
     """Weight of the NLL per token of the right attempt; 0: plain DPO."""
     length_normalized: bool = False
-    """Whether the margin counts log-ratios per token (`beta` then around 2 to 5)."""
+    """Whether the margin counts log-ratios per token; `beta` is then the usual one times a reply's
+    tokens, 5 to 10.
+    """
     epochs: float = 1.0
     """Passes over a round's pairs."""
     select_by: str = "accuracy"
