@@ -52,7 +52,7 @@ CLAIMS = {
     "another's refinement beats none": (CROSS, UNREFINED),
     "the controller beats random choices": (COALITION, RANDOM),
     "an oracle would beat random choices": (ORACLE, RANDOM),
-    "preference learning beats M_IFT": (UNREFINED, ALONE),
+    "the variants beat M_IFT": (UNREFINED, ALONE),
     "the whole beats M_IFT": (COALITION, ALONE),
     "the whole beats votes at equal tokens": (COALITION, SELF_CONSISTENCY),
 }

@@ -1,4 +1,4 @@
-"""COALITION's claims on further questions: is preference learning worth more than M_IFT, is the
+"""COALITION's claims on further questions: are the variants worth more than M_IFT, is the
 controller worth more than random choices, another's refinement more than one's own?
 
     python experiments/coalition_more.py runs/kinds --out runs/more --store coalition_more \
@@ -10,7 +10,8 @@ all of them. Tables of experiments/results/NAME.json, without texts: `claims` (p
 differences by question; one holds where the interval lies above 0) and `rows`. Chains stay in
 `--out`, in parts, so that a run goes on where it was stopped. `--learns utility` fits another
 controller on the run's questions for it, with texts written greedily as the coalition answers, and
-sets it beside the run's.
+sets it beside the run's. `--before` has the variants write as they were before preference
+learning, too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--learns", choices=["best", "utility"])
     parser.add_argument("--controller-epochs", type=float, default=3.0)
+    parser.add_argument("--before", action="store_true")
     args, run, asked = further_questions(__doc__, parser)
     coalition = Coalition.load(args.run / "coalition")
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=run.config["evaluation_tokens"])
@@ -70,13 +72,18 @@ def main() -> None:
         config = ControllerConfig(learns=args.learns, epochs=args.controller_epochs)
         refit = fitted_again(run, coalition, config, greedy, args.out / "controller")
     args.out.mkdir(parents=True, exist_ok=True)
-    cells: list[dict[str, Any]] = []
-    for start in range(0, len(asked), PART):
-        stored = args.out / f"cells-{start:05d}.json"
-        if not stored.is_file():
-            part = cells_of(coalition, asked[start : start + PART], greedy, refit)
-            write_text(stored, json.dumps(part))
-        cells += json.loads(stored.read_text())
+
+    def in_parts(name: str, of: Coalition) -> list[dict[str, Any]]:
+        cells: list[dict[str, Any]] = []
+        for start in range(0, len(asked), PART):
+            stored = args.out / f"{name}-{start:05d}.json"
+            if not stored.is_file():
+                part = cells_of(of, asked[start : start + PART], greedy, refit, base=of.controller)
+                write_text(stored, json.dumps(part))
+            cells += json.loads(stored.read_text())
+        return cells
+
+    cells = in_parts("cells", coalition)
     rows = {name: per_question(cells, of) for name, of in ROWS.items()}
     for name, row, picked in PICKS:
         chosen = {c["question"]: c["writer"] for c in cells if c.get(picked)}
@@ -91,6 +98,11 @@ def main() -> None:
     rows[KNOWS] = per_question(
         cells, lambda c: c["kind"] in kinds.get(c["writer"], ()) and c["refiner"] == KEEP
     )
+    if args.before:
+        for name in coalition.names:
+            coalition.variants.load(name, args.run / "variants" / f"{name}-tuned")
+        alone = replace(coalition, refiners="none", controller=False)
+        rows[BEFORE] = per_question(in_parts("before", alone), ROWS[UNREFINED])
     meta = {
         "command": "python experiments/coalition_more.py", "questions": args.more,
         "seed": run.config["seed"], **environment(),
@@ -100,10 +112,15 @@ def main() -> None:
 
 
 def cells_of(
-    coalition: Coalition, questions: Sequence[Question], greedy: SamplingConfig, refit: Path | None
+    coalition: Coalition,
+    questions: Sequence[Question],
+    greedy: SamplingConfig,
+    refit: Path | None,
+    *,
+    base: bool,
 ) -> list[dict[str, Any]]:
     """Every (writer, refiner) of every question: M_IFT's answer, and whether it is picked."""
-    asked = every_cell(coalition, questions, greedy, ("test", 0), base=True)
+    asked = every_cell(coalition, questions, greedy, ("test", 0), base=base)
     drafts = [d for d, r in asked if r == KEEP]
     picked = again = controller_picks(coalition, questions, drafts, 0)
     if refit:
@@ -174,8 +191,11 @@ ITS_WRITER, TOLD_WRITER = (
 )  # fmt: skip
 TOLD = "COALITION, fitted controller"
 PICKS = ((ITS_WRITER, COALITION, "picked"), (TOLD_WRITER, TOLD, "picked_again"))
+BEFORE = "no refinement, before preferences"
 KNOWS = "who was tuned on the kind, unrefined"
 LINKS = {
+    "preference learning beats the variants before it": (UNREFINED, BEFORE),
+    "the variants before preferences beat M_IFT": (BEFORE, ALONE),
     "the controller's writer beats a random one": (ITS_WRITER, UNREFINED),
     "the controller's refining beats keeping": (COALITION, ITS_WRITER),
     "the fitted controller beats random choices": (TOLD, RANDOM),
