@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +31,10 @@ from tables import write_tables
 from rationalize.environment import environment
 from rationalize.evaluation.intervals import bootstrap_mean, paired_difference
 from rationalize.files import write_text
+from rationalize.methods.coalition.candidates import by_source
 from rationalize.methods.coalition.config import ControllerConfig
 from rationalize.methods.coalition.controller import (
-    Example,
+    controller_examples,
     describe,
     train_controller,
 )
@@ -46,6 +46,7 @@ from rationalize.methods.coalition.table import (
     RANDOM,
     SELF,
     UNREFINED,
+    cells_by_who,
     controller_picks,
     every_cell,
 )
@@ -67,24 +68,26 @@ def main() -> None:
     args, run, asked = further_questions(__doc__, parser)
     coalition = Coalition.load(args.run / "coalition")
     greedy = SamplingConfig(temperature=0.0, max_new_tokens=run.config["evaluation_tokens"])
-    refit = None
+    controllers = {"picked": args.run / "coalition" / CONTROLLER} if coalition.controller else {}
     if args.learns:
         config = ControllerConfig(learns=args.learns, epochs=args.controller_epochs)
-        refit = fitted_again(run, coalition, config, greedy, args.out / "controller")
+        folder = fitted_again(run, coalition, config, greedy, args.out / "controller")
+        controllers["picked_again"] = folder
     args.out.mkdir(parents=True, exist_ok=True)
 
-    def in_parts(name: str, of: Coalition) -> list[dict[str, Any]]:
+    def in_parts(name: str, of: Coalition, **how: Any) -> list[dict[str, Any]]:
         cells: list[dict[str, Any]] = []
         for start in range(0, len(asked), PART):
             stored = args.out / f"{name}-{start:05d}.json"
             if not stored.is_file():
-                part = cells_of(of, asked[start : start + PART], greedy, refit, base=of.controller)
+                part = cells_of(of, asked[start : start + PART], greedy, **how)
                 write_text(stored, json.dumps(part))
             cells += json.loads(stored.read_text())
         return cells
 
-    cells = in_parts("cells", coalition)
-    rows = {name: per_question(cells, of) for name, of in ROWS.items()}
+    cells = in_parts("cells", coalition, controllers=controllers, base=True)
+    by_who = cells_by_who(coalition.names, coalition.refiners)
+    rows = {row: per_question(cells, selected(by_who[row])) for row in ROWS}
     for name, row, picked in PICKS:
         chosen = {c["question"]: c["writer"] for c in cells if c.get(picked)}
         rows[row] = per_question(cells, lambda c, picked=picked: c.get(picked))
@@ -101,8 +104,8 @@ def main() -> None:
     if args.before:
         for name in coalition.names:
             coalition.variants.load(name, args.run / "variants" / f"{name}-tuned")
-        alone = replace(coalition, refiners="none", controller=False)
-        rows[BEFORE] = per_question(in_parts("before", alone), ROWS[UNREFINED])
+        before = in_parts("before", replace(coalition, refiners="none"), controllers={}, base=False)
+        rows[BEFORE] = per_question(before, selected(by_who[UNREFINED]))
     meta = {
         "command": "python experiments/coalition_more.py", "questions": args.more,
         "seed": run.config["seed"], **environment(),
@@ -115,17 +118,17 @@ def cells_of(
     coalition: Coalition,
     questions: Sequence[Question],
     greedy: SamplingConfig,
-    refit: Path | None,
     *,
+    controllers: Mapping[str, Path],
     base: bool,
 ) -> list[dict[str, Any]]:
     """Every (writer, refiner) of every question: M_IFT's answer, and whether it is picked."""
     asked = every_cell(coalition, questions, greedy, ("test", 0), base=base)
     drafts = [d for d, r in asked if r == KEEP]
-    picked = again = controller_picks(coalition, questions, drafts, 0)
-    if refit:
-        with fitted(coalition, refit):
-            again = controller_picks(coalition, questions, drafts, 0)
+    picks = {}
+    for mark, folder in controllers.items():
+        coalition.variants.load(CONTROLLER, folder)
+        picks[mark] = controller_picks(coalition, questions, drafts, 0)
 
     chains = coalition.answered([d for d, _ in asked])
     found = []
@@ -134,8 +137,7 @@ def cells_of(
         found.append({
             "question": draft.question.id, "kind": draft.question.kind,
             "writer": draft.written.writer, "refiner": refiner,
-            "picked": picked.get((draft.question.id, 0)) == who,
-            **({"picked_again": again.get((draft.question.id, 0)) == who} if refit else {}),
+            **{mark: of.get((draft.question.id, 0)) == who for mark, of in picks.items()},
             "accuracy": float(facts["right"]), "gold": facts["after"], "tokens": facts["tokens"],
         })  # fmt: skip
     return found
@@ -153,18 +155,12 @@ def fitted_again(
         questions = [train[q] for q in run.read_json("controller-utilities.json")]
         asked = every_cell(coalition, questions, greedy, ("train", 0), base=False)
         chains = coalition.answered([d for d, _ in asked])
-        worth, texts = {}, {}
-        for (draft, refiner), chain in zip(asked, chains, strict=True):
-            who = draft.question.id, draft.written.writer
-            worth[*who, refiner] = chain.as_row()["after"]
-            texts[who] = draft.written.rationale
-        examples = [
-            Example(q, None, tuple(worth[q.id, w, KEEP] for w in names)) for q in questions
-        ] + [
-            Example(q, texts[q.id, w], tuple(worth[q.id, w, r] for r in (*names, KEEP)))
-            for q in questions
-            for w in names
+        texts = [
+            (draft.written if refiner == KEEP else draft.refined, chain.as_row()["after"])
+            for (draft, refiner), chain in zip(asked, chains, strict=True)
         ]
+        scored = [text.scored({"utility": after}) for text, after in texts if text]
+        examples = controller_examples(by_source({}, scored), questions, names)
         coalition.variants.add_adapter("fitted-again")
         with Run.open(out, {"controller": asdict(config)}) as own:
             with coalition.variants.active("fitted-again") as policy:
@@ -173,17 +169,6 @@ def fitted_again(
             print(describe(facts))
         coalition.variants.save("fitted-again", folder)
     return folder
-
-
-@contextmanager
-def fitted(coalition: Coalition, folder: Path) -> Iterator[None]:
-    """The coalition with the controller of `folder` in the place of its own."""
-    own = folder.parent / "own"
-    if not own.is_dir():
-        coalition.variants.save(CONTROLLER, own)
-    coalition.variants.load(CONTROLLER, folder)
-    yield
-    coalition.variants.load(CONTROLLER, own)
 
 
 ITS_WRITER, TOLD_WRITER = (
@@ -207,14 +192,12 @@ LINKS = {
     "who was tuned on the kind beats M_IFT": (KNOWS, ALONE),
 }
 """What a controller could know, and which of its two choices loses it."""
-ROWS = {
-    ALONE: lambda c: c["writer"] == BASE and c["refiner"] == KEEP,
-    UNREFINED: lambda c: c["writer"] != BASE and c["refiner"] == KEEP,
-    SELF: lambda c: c["writer"] != BASE and c["refiner"] == c["writer"],
-    CROSS: lambda c: c["refiner"] not in (c["writer"], KEEP),
-    RANDOM: lambda c: c["writer"] != BASE,
-}
-"""Which cells of a question a row is the mean of."""
+ROWS = (ALONE, UNREFINED, SELF, CROSS, RANDOM)
+
+
+def selected(has: Callable[[str, str], bool]) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a stored cell is of a row."""
+    return lambda cell: has(cell["writer"], cell["refiner"])
 
 
 def per_question(cells: Sequence[Mapping[str, Any]], of: Any) -> dict[str, dict[str, float]]:

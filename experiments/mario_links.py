@@ -29,7 +29,7 @@ from tables import STORED, write_tables
 
 from rationalize.attempt_files import load_attempts
 from rationalize.environment import environment
-from rationalize.evaluation.intervals import paired_difference
+from rationalize.evaluation.intervals import Difference, paired_difference
 from rationalize.evaluation.metrics import Metric, per_question
 from rationalize.evaluation.obedience import token_metrics
 from rationalize.evaluation.token_auc import token_auc
@@ -143,7 +143,7 @@ def learn(out: Path, name: str, results: str) -> None:
     with run:
         pool = Pool(config, exp.suite, control_bins(config, exp.suite), 0)
         pool.add(pool_of(exp), config.rewards)
-    with Run.open(out / "tries" / name.replace(" ", "-"), {"try": name}) as own:
+    with Run.open(folder_of(out, name), {"try": name}) as own:
         policy = exp.load_policy(out / "start" / "policies" / "sft")
         stage = replace(exp, run=own).stage("mario")
         reference = policy.become_reference()
@@ -229,7 +229,7 @@ def written(
 ) -> None:
     """What a try's policy reaches under its best and its worst tokens."""
     run, exp = open_start(out)
-    folder = out / "tries" / name.replace(" ", "-")
+    folder = folder_of(out, name)
     with run, Run.open(folder, {"try": name}) as own:
         policy = exp.load_policy(folder / "policies" / "mario")
         asked, stage = asked_for(exp), replace(exp, run=own).stage("mario")
@@ -259,9 +259,8 @@ def written(
                         ),
                     ),
                 )
-            for reward, metric in token_metrics(
-                exp.suite, {**dict.fromkeys(REWARDS), **filled}
-            ).items():
+            read = dict.fromkeys([*REWARDS, *filled])  # a reward without a token, too
+            for reward, metric in token_metrics(exp.suite, read).items():
                 values = {
                     e: list(per_question(a, by_id, metric).values()) for e, a in reached.items()
                 }
@@ -272,11 +271,19 @@ def written(
                     **{e: float(np.mean(v)) for e, v in values.items()},
                 }
                 if "worst" in values:
-                    gap = paired_difference(values["best"], values["worst"])
-                    row["gap"] = {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
+                    row["gap"] = as_cell(paired_difference(values["best"], values["worst"]))
                 rows.append(row)
                 print(json.dumps(row), flush=True)
     store("written", name, rows, results)
+
+
+def folder_of(out: Path, name: str) -> Path:
+    """The run of a try."""
+    return out / "tries" / name.replace(" ", "-")
+
+
+def as_cell(gap: Difference) -> dict[str, float]:
+    return {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}
 
 
 def compare(out: Path, base: str, others: Sequence[str], results: str) -> None:
@@ -285,19 +292,18 @@ def compare(out: Path, base: str, others: Sequence[str], results: str) -> None:
     by_id = {q.id: q for q in asked_for(exp)}
 
     def reached(name: str, metric: Metric) -> dict[str, float]:
-        file = out / "tries" / name.replace(" ", "-") / "attempts" / "mario-greedy-best.parquet"
+        file = folder_of(out, name) / "attempts" / "mario-greedy-best.parquet"
         return per_question(load_attempts(file), by_id, metric)
 
     for name in (base, *others):
         rows = []
         for reward, metric in token_metrics(exp.suite, (*REWARDS, FEW_WORDS.name)).items():
             values, of_base = reached(name, metric), reached(base, metric)
-            gap = paired_difference(values, of_base, bounds=metric.bounds)
-            rows.append({
-                "reward": reward, "n": len(values), "mean": float(np.mean([*values.values()])),
-                **({"difference": {"mean": gap.mean, "low": gap.low, "high": gap.high, "p": gap.p}}
-                   if name != base else {}),
-            })  # fmt: skip
+            row = {"reward": reward, "n": len(values), "mean": float(np.mean([*values.values()]))}
+            if name != base:
+                gap = paired_difference(values, of_base, bounds=metric.bounds)
+                row["difference"] = as_cell(gap)
+            rows.append(row)
             print(json.dumps({"try": name, **rows[-1]}), flush=True)
         store("compared", name, rows, results)
 

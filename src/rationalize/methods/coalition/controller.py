@@ -206,9 +206,11 @@ def rows_and_loss(
     """
     tags: list[Any]
     if config.learns == "utility":
+        loss: Loss = told_utilities
         scale = np.mean([e.spread for e in examples])
         tags = [tuple(u / scale for u in e.utilities) for e in examples]
     else:
+        loss = weighted_choice
         weights = np.clip([e.gain for e in examples], config.lowest_weight, 1.0)
         weights = weights / weights.mean()
         tags = [(e.label, e.allowed, float(w)) for e, w in zip(examples, weights, strict=True)]
@@ -216,7 +218,7 @@ def rows_and_loss(
         controller_row(policy, e.question, e.rationale, tag)
         for e, tag in zip(examples, tags, strict=True)
     ]
-    return rows, told_utilities if config.learns == "utility" else weighted_choice
+    return rows, loss
 
 
 def told_utilities(policy: Policy, rows: Sequence[Row]) -> LossOutput:

@@ -18,7 +18,7 @@ So that rows differ in who works, never in luck: two of them that choose alike s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -116,10 +116,12 @@ def look_up(
     """The cells of every row; rows without cells are left out. The row `name` is the one that
     `routing` says; without a controller, that of random choices.
     """
-    ours = [c for c in cells if c.writer in names]
-    allowed = [c for c in ours if c.refiner == KEEP or refines(c.refiner, c.writer, refiners)]
-    picked = [c for c in ours if c.picked]
-    kept = [c for c in ours if c.refiner == KEEP]
+    of = {
+        row: [c for c in cells if has(c.writer, c.refiner)]
+        for row, has in cells_by_who(names, refiners).items()
+    }
+    allowed, kept = of[RANDOM], of[UNREFINED]
+    picked = [c for c in cells if c.writer in names and c.picked]
     sure = surest_cells(kept) if len(names) > 1 else []
     best = (fixed["writer"], fixed["refiner"]) if fixed else None
     rows = {
@@ -128,14 +130,22 @@ def look_up(
         SUREST: sure,
         FIXED_ROW: [c for c in allowed if (c.writer, c.refiner) == best],
         ORACLE: oracle(allowed),
-        SELF: [c for c in ours if c.refiner == c.writer],
-        CROSS: [c for c in ours if c.refiner not in (c.writer, KEEP)],
-        UNREFINED: kept,
-        ALONE: [c for c in cells if (c.writer, c.refiner) == (BASE, KEEP)],
-        SELF_REFINE: [c for c in cells if (c.writer, c.refiner) == (BASE, BASE)],
+        **{row: of[row] for row in (SELF, CROSS, UNREFINED, ALONE, SELF_REFINE)},
         OWN_ANSWER: [c for c in picked or allowed if c.own is not None],
     }
     return {row: found for row, found in rows.items() if found}
+
+
+def cells_by_who(names: Sequence[str], refiners: Refiners) -> dict[str, Callable[[str, str], bool]]:
+    """Rows that hang on who worked alone: whether a cell of this writer and refiner is in them."""
+    return {
+        RANDOM: lambda w, r: w in names and (r == KEEP or refines(r, w, refiners)),
+        SELF: lambda w, r: w in names and r == w,
+        CROSS: lambda w, r: w in names and r not in (w, KEEP),
+        UNREFINED: lambda w, r: w in names and r == KEEP,
+        ALONE: lambda w, r: (w, r) == (BASE, KEEP),
+        SELF_REFINE: lambda w, r: (w, r) == (BASE, BASE),
+    }
 
 
 def surest_cells(cells: Sequence[Cell]) -> list[Cell]:
