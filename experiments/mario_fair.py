@@ -91,7 +91,7 @@ def outcomes(runs: Sequence[Path]) -> tuple[list[dict[str, Any]], list[dict[str,
     ]  # fmt: skip
     gaps = [
         {
-            "arm": arm, "against": other,
+            "arm": arm, "against": other, "n": len(of["accuracy"][0]),
             **{
                 m.name: paired_difference(
                     over_seeds(of[m.name]), over_seeds(values[other][m.name]), bounds=m.bounds
@@ -113,7 +113,7 @@ def _corrected(gaps: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         places = [(i, name) for i in range(len(own)) for name in TESTED]
         ps = dict(zip(places, holm([own[i][name].p for i, name in places]), strict=True))
         for i, gap in enumerate(own):
-            yield {k: v if isinstance(v, str) else _cell(vars(v)) for k, v in gap.items()} | {
+            yield {k: v if isinstance(v, str | int) else _cell(vars(v)) for k, v in gap.items()} | {
                 f"p_{name}": round(ps[i, name], ROUND) for name in TESTED
             }
 

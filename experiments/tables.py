@@ -14,7 +14,8 @@ Tables of a run's results: `methods SPLIT [METRIC ..]`, `differences SPLIT [METR
 `seeds [METRIC ..]`, `token-auc`, `obedience`, `facts`; `verdicts SPLIT`: the report's first
 sentences. A file made by a script of its own holds
 `{"meta": {..}, "tables": {"NAME": [row, ..]}}` and is shown by `rows NAME [COLUMN ..]`, where a
-cell is text, a number, or `{"mean": .., "low": .., "high": ..}`.
+cell is text, a number, or `{"mean": .., "low": .., "high": ..}`. The place `claims` shows what
+`experiments/claims.yaml` lists: one difference of a stored file in a row, and what it says.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from rationalize.evaluation.differences import correct
 from rationalize.evaluation.tables import (
@@ -38,6 +41,7 @@ from rationalize.evaluation.verdicts import verdicts
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED = ROOT / "experiments" / "results"
+CLAIMS = ROOT / "experiments" / "claims.yaml"
 PLACE = re.compile(r"(<!-- table: (.+?) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL)
 RATES = ("accuracy", "stated_accuracy")
 
@@ -112,6 +116,8 @@ def outdated(page: Path, *, write: bool = False) -> bool:
 
 def shown(words: Sequence[str]) -> str:
     """The table that a marked place asks for: file, table, and its arguments."""
+    if words == ["claims"]:
+        return markdown(claims(yaml.safe_load(CLAIMS.read_text())))
     name, kind, *rest = words
     results = json.loads((STORED / f"{name}.json").read_text())
     if kind == "rows":
@@ -163,6 +169,46 @@ def rows_of(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[lis
     """Rows of a script's own file, the header first; all columns where none are named."""
     heads = names or list(dict.fromkeys(key for row in rows for key in row))
     return [[h.replace("_", " ") for h in heads], *([_cell(r.get(h)) for h in heads] for r in rows)]
+
+
+def claims(groups: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """A row a claim, under its group's model and page; whether it holds is read off its interval.
+
+    Raises `SystemExit` where a claim names not exactly one row of its file.
+    """
+    rows = [["", "seen", "difference", "n"]]
+    for group in groups:
+        rows.append([f"**[{group['about']}](docs/experiments/{group['page']})**", "", "", ""])
+        for claim in ({**group, **claim} for claim in group["rows"]):
+            results = json.loads((STORED / f"{claim['file']}.json").read_text())
+            named = [
+                row
+                for row in results["tables"][claim["table"]]
+                if claim["row"].items() <= row.items()
+            ]
+            if len(named) != 1:
+                raise SystemExit(f"{CLAIMS.name}: {claim['claim']}: {len(named)} rows, not one")
+            value, above = named[0][claim["cell"]], claim.get("above", 0)
+            n = named[0].get("n") or named[0].get("attempts") or claim["n"]
+            rows.append([claim["claim"], seen(value, above), difference(value, claim), str(n)])
+    return rows
+
+
+def seen(value: Mapping[str, float], above: float) -> str:
+    """What an interval says of the claim that the true value is above a number."""
+    if value["low"] > above:
+        return "**yes**"
+    return "the opposite" if value["high"] < above else "no"
+
+
+def difference(value: Mapping[str, float], claim: Mapping[str, Any]) -> str:
+    """A difference with its interval; signed, unless it is not against 0."""
+    scale, sign = claim["scale"], "" if claim.get("above") else "+"
+    places = 1 if scale == 100 or claim["unit"] == "of 100" else 2
+    mean, low, high = (
+        f"{scale * value[k] or 0.0:{sign}.{places}f}" for k in ("mean", "low", "high")
+    )
+    return f"{mean} [{low}, {high}] {claim['unit']}"
 
 
 def facts(results: Mapping[str, Any]) -> str:

@@ -72,3 +72,29 @@ def test_a_stored_run_has_no_paths_and_no_steps(tmp_path):
             "command": "rationalize demo --out demo --seed 0",
         },
     }
+
+
+def test_a_claim_is_decided_by_its_interval(tmp_path):
+    tables = copied(tmp_path)
+    rows = [
+        {"row": "a", "against": "b", "n": 9, "gain": {"mean": 0.0349, "low": 0.01, "high": 0.06}},
+        {"row": "a", "against": "c", "n": 9, "gain": {"mean": 0.0, "low": 0.0, "high": 0.02}},
+        {"row": "a", "against": "d", "n": 9, "gain": {"mean": -0.2, "low": -0.3, "high": -0.1}},
+        {"row": "a", "attempts": 80, "auc": {"mean": 0.6, "low": 0.5, "high": 0.7}},
+    ]
+    (tables.STORED / "mine.json").write_text(json.dumps({"meta": {}, "tables": {"found": rows}}))
+    group = {
+        "about": "ours", "page": "p.md", "file": "mine", "table": "found", "cell": "gain",
+        "scale": 100, "unit": "points",
+        "rows": [{"claim": x, "row": {"against": x}} for x in "bcd"],
+    }  # fmt: skip
+    assert [row[1:] for row in tables.claims([group])[2:]] == [
+        ["**yes**", "+3.5 [+1.0, +6.0] points", "9"],
+        ["no", "+0.0 [+0.0, +2.0] points", "9"],
+        ["the opposite", "-20.0 [-30.0, -10.0] points", "9"],
+    ]
+    auc = {"claim": "auc", "row": {"attempts": 80}, "cell": "auc", "above": 0.5}
+    told = {**group, "scale": 1, "unit": "AUC", "rows": [auc]}
+    assert tables.claims([told])[2][1:] == ["no", "0.60 [0.50, 0.70] AUC", "80"]
+    with pytest.raises(SystemExit, match="both: 4 rows, not one"):
+        tables.claims([{**group, "rows": [{"claim": "both", "row": {"row": "a"}}]}])
