@@ -262,6 +262,25 @@ def test_the_sign_of_a_choice_is_kept(said, expected):
     assert parse_reply(f"So the answer is {said}.", choices).prediction == expected
 
 
+@pytest.mark.parametrize(("said", "expected"), [
+    ("3 apples", "3"), ("13 apples", "13"), ("3.0 km per hour", "3"), ("**3 apples**", "3"),
+    ("1,300 m", "1300"), ("$13 dollars", "13"), ("3 or 13", None),
+    ("3 apples or 13", None), ("3 not 13", None), ("3 apples (B)", None), ("4 apples", None),
+    ("3 to 13", None), ("3 hundred", None), ("3 of the 13", None), ("-3 degrees", None),
+])  # fmt: skip
+def test_a_choice_that_is_a_number_may_have_a_unit(said, expected):
+    assert parse_reply(f"So the answer is {said}.", ("3", "13", "1300")).prediction == expected
+    assert parse_reply(f"So the answer is {said}.", ("3", "13 km")).prediction in (None, "13 km")
+
+
+@pytest.mark.parametrize(("said", "value"), [
+    ("0.75 (3/4)", "0.75"), ("3/4 (0.75) of it", "3/4"), ("$1,200 (1200)", "1200"),
+    ("0.75 (2/4)", None), ("0.333 (1/3)", None), ("12 (5 or 7)", None), ("2 (3)(4)", None),
+])  # fmt: skip
+def test_a_number_may_be_said_again_in_brackets(said, value):
+    assert exact_number(said) == (None if value is None else Fraction(value))
+
+
 @given(st.text())
 def test_numbers_of_any_text(text):
     assert plain(plain(text)) is not None

@@ -6,7 +6,7 @@ import re
 import string
 from collections.abc import Callable, Iterable, Sequence
 
-from rationalize.numerals import plain, whole_number
+from rationalize.numerals import exact_number, plain, whole_number
 
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*(?:\)|$)")
 _BARE_LETTER = re.compile(r"([A-Za-z])(?:[).,:;]|$)")
@@ -32,6 +32,8 @@ _AFTER_A_TEXT = re.compile(
 )
 _JOINED = re.compile(r"[\s,]*(?:\b(?:or|and|nor)\b|[,/&])\s*", re.IGNORECASE)
 _ARTICLE = re.compile(r"(?:the|an?)\s+(?=\S)", re.IGNORECASE)
+_WITH_A_UNIT = re.compile(r"\S*\d(?:\s(?!(?:and|or|nor|not|to|of)\b)[a-z°%]+\.?){1,3}")
+"""A number and a unit, of up to three words: `3 apples`, `12 km per hour`."""
 _YES_NO = re.compile(r"\b(yes|no|true|false)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[.,;:!?()]|\b(?:so|thus|hence|therefore|then|but|because)\b")
 _DENIED = re.compile(r"(?:\b(?:neither|either|nor|whether|between|not|cannot)|n['’]t)\b")
@@ -119,7 +121,16 @@ def _with_words_around(line: str, choices: Sequence[str]) -> str | None:
     index = _index(head) if len(head) == 1 and head.isupper() else None
     if index is not None and list(choices[index : index + 1]) == [_begins_with(tail, choices)]:
         return choices[index]
-    return _begins_with(line, choices)
+    return _begins_with(line, choices) or _number_with_a_unit(line, choices)
+
+
+def _number_with_a_unit(line: str, choices: Sequence[str]) -> str | None:
+    """The choice 3 in `3 apples`, where all choices are numbers alone."""
+    values = {choice: whole_number(choice) for choice in choices}
+    said = exact_number(line) if _WITH_A_UNIT.fullmatch(line) else None
+    if said is None or None in values.values():
+        return None
+    return _only(choice for choice, value in values.items() if value == said)
 
 
 def _begins_with(line: str, choices: Sequence[str]) -> str | None:

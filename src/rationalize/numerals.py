@@ -63,6 +63,8 @@ _POWER = re.compile(r"([-+]?)(\d+)\s*(?:\^|\*\*)\s*([-+]?\d+)")
 _FRACTION = re.compile(r"([-+]?)(?:(\d+)\s+)?(\d+)\s*/\s*(\d+)")
 _SPECIAL = (_SCIENTIFIC, _POWER, _FRACTION)
 _CALCULATION = re.compile(rf"(?:[-+*/×÷^x().,$£€¥\d\s=]|(?<=\d)[eE](?=[-+]?\d)|\b{_COUNT}\b)+")
+_RESTATED = re.compile(r"\s*(.+?)\s*\(([^()]+)\)[\s.]*")
+"""A number, and the same in brackets: `0.75 (3/4)`."""
 _UNIT = re.compile(r"\s*(?:%|percent|per\s?cent|°\s?[CF]?|[$£€¥])\s*$", re.IGNORECASE)
 _FUNCTION = re.compile(
     r"\\(?!(?:approx|simeq|displaystyle|[q]?quad|left|right|therefore|implies|[lL]ongrightarrow"
@@ -158,6 +160,10 @@ def number_text(text: str) -> str | None:
         return _agreed(numbers)
     if re.match(r"\s*[a-z]\s?=\s?\S", text[leading.end() :]):  # x = 2, y = 3
         return None
+    if restated := _RESTATED.fullmatch(leading.group()):
+        once, again = _value(restated[1]), _value(restated[2])
+        if once is not None and once == again:
+            return restated[1]
     # "12 * 2 = 24": of the sides of a calculation, only those that are one number
     sides, start = [], 0
     for side in leading.group().split("="):

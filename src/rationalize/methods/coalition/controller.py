@@ -193,7 +193,7 @@ def train_controller(
         fit(policy, loss, batch_at, config.fit, stage, steps=steps)
     facts: dict[str, Any] = {"learned_from": len(rows), "ties": len(learn) - len(rows)}
     for kind in dict.fromkeys(e.kind for e in held):
-        labels = [e.label for e in clear if e.kind == kind]
+        labels = [e.label for e in learn if e.gain > 0 and e.kind == kind]
         facts[kind] = measure(policy, [e for e in held if e.kind == kind], labels)
     return facts
 
