@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from typing import get_args
 
 import pytest
 from tiny import tiny_folder
@@ -11,6 +12,7 @@ from toys import attempt, experiment
 from rationalize import Coalition, train
 from rationalize.answers import read_answer
 from rationalize.cli import main
+from rationalize.commands.chain import Routing as RoutingOfCommands
 from rationalize.errors import UsageError, UserError
 from rationalize.evaluation.compare import final_attempts, read_run
 from rationalize.methods.coalition.ablations import GridConfig, ablations, plan_ablations
@@ -21,6 +23,7 @@ from rationalize.methods.coalition.config import (
     CoalitionConfig,
     ControllerConfig,
     InstructionConfig,
+    Routing,
 )
 from rationalize.methods.coalition.diagnostics import log_reading
 from rationalize.methods.coalition.evaluate import drawn_from_base
@@ -315,6 +318,23 @@ def test_evaluate_works_on_a_coalitions_run(finished, questions, tmp_path, capsy
     ):
         assert main(["evaluate", *flags, *wrong]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_finished_coalition_may_answer_by_the_surest(finished, questions, tmp_path, capsys):
+    surest = Run.read(finished).read_shard("final-surest-variant-test-0")
+    asked = ["--model", str(finished), "--routing", "surest"]
+    assert main(["evaluate", *asked, "--questions", questions, "--out", str(tmp_path / "e")]) == 0
+    chains = Run.read(tmp_path / "e").read_json("chains.json")
+    assert [c["refined"] for c in chains] == [a.rationale for a in surest]
+    first = load_splits(questions)["test"][0]
+    capsys.readouterr()
+    assert main(["ask", *asked, first.question, "--choices", *first.choices]) == 0
+    assert "kept as it is" in capsys.readouterr().out
+    other = ["--model", "default", "--routing", "surest"]
+    for command in (["ask", *other, "Why?"], ["evaluate", *other, "--questions", questions]):
+        assert main(command) == 2
+        assert "default is none" in capsys.readouterr().err
+    assert get_args(RoutingOfCommands) == get_args(Routing)
 
 
 @pytest.mark.parametrize("place", [".", "coalition"])

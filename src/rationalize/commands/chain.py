@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rationalize.errors import UsageError
 from rationalize.records import Attempt, Question
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from rationalize.sampling.config import SamplingConfig
 
 
+Routing = Literal["controller", "surest"]
+"""Who works in a coalition, as its training's `--routing` says."""
+
+
 def coalition_folder(model: str) -> Path | None:
     """The folder of a coalition: `model`, or its `coalition/` (a run); None for other models."""
     for folder in (Path(model), Path(model) / "coalition"):
@@ -27,14 +31,23 @@ def coalition_folder(model: str) -> Path | None:
     return None
 
 
-def refuse_unfit(config: Any) -> None:
-    """Raise `UsageError` where a command asks a coalition for something that it cannot do."""
+def coalition_of(config: Any) -> Path | None:
+    """The folder of the coalition that a command's `model` is, else None.
+
+    Raises `UsageError` where it asks a coalition for what it cannot do, or others for `routing`.
+    """
+    folder = coalition_folder(config.model) if not getattr(config, "server", None) else None
+    if folder is None:
+        if config.routing:
+            raise UsageError(f"--routing says who works in a coalition; {config.model} is none")
+        return None
     if config.control or config.guidance:
         raise UsageError(f"{config.model} is a coalition, which has no control tokens")
     if getattr(config, "mode", "rationale_answer") != "rationale_answer":
         raise UsageError(f"{config.model} is a coalition, which always writes a rationale first")
     if getattr(config, "form", "auto") == "told":
         raise UsageError(f"{config.model} is a coalition, which was trained on plain prompts")
+    return folder
 
 
 def coalition_hash(folder: Path) -> str:
@@ -47,20 +60,20 @@ def coalition_hash(folder: Path) -> str:
 
 def chain_attempts(
     folder: Path, questions: Sequence[Question], sampling: SamplingConfig, *, split: str,
-    seed: int, name: str, trust_remote_code: bool = False,
+    seed: int, name: str, routing: Routing | None = None, trust_remote_code: bool = False,
 ) -> tuple[list[Attempt], list[dict[str, Any]]]:  # fmt: skip
     """The coalition's chains as attempts of `name`, and as rows for files and the page."""
     from rationalize.methods.coalition.inference import Coalition
 
     coalition = Coalition.load(folder, trust_remote_code=trust_remote_code)
-    chains = coalition.chains(questions, sampling, split=split, seed=seed)
+    chains = coalition.chains(questions, sampling, split=split, seed=seed, routing=routing)
     attempts = [replace(c.as_attempt(name), writer=name, seed=seed) for c in chains]
     return attempts, [{"method": name, "split": split, **c.as_row()} for c in chains]
 
 
 def ask_coalition(
     folder: Path, question: Question, sampling: SamplingConfig, *, n: int, seed: int,
-    trust_remote_code: bool = False,
+    routing: Routing | None = None, trust_remote_code: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Print `n` chains for one question, and return them as rows."""
     from rationalize.methods.coalition.inference import Coalition
@@ -68,7 +81,9 @@ def ask_coalition(
     coalition = Coalition.load(folder, trust_remote_code=trust_remote_code)
     rows = []
     for i in range(n):
-        [chain] = coalition.chains([question], sampling, split="asked", seed=seed + i)
+        [chain] = coalition.chains(
+            [question], sampling, split="asked", seed=seed + i, routing=routing
+        )
         print(chain_text(chain, colour=sys.stdout.isatty()))
         rows.append(chain.as_row())
     return rows

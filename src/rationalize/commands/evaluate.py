@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from tyro.conf import Positional, arg
 
 from rationalize.commands.asked import evaluated_questions, split_of, trained_run
-from rationalize.commands.chain import (
-    chain_attempts,
-    coalition_folder,
-    coalition_hash,
-    refuse_unfit,
-)
+from rationalize.commands.chain import Routing, chain_attempts, coalition_hash, coalition_of
 from rationalize.commands.output_file import OutputFile
 from rationalize.commands.resolve import (
     Form,
@@ -87,6 +82,10 @@ class EvaluateConfig(ScorerFolders):
     """
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst)."""
+    routing: Routing | None = None
+    """Who works where the model is a coalition: the `controller` chooses a writer and a refiner; or
+    all write, and the base keeps the rationale that makes it `surest`. None: as it was trained.
+    """
     n: int = 1
     """Samples per question. Above 1 (with a temperature) also the accuracy of k of them: of any, of
     the majority, and with the reward `reward_model` of the best by it.
@@ -302,10 +301,8 @@ def _coalition(config: EvaluateConfig) -> Path | None:
 
     Raises `UsageError` for a setting that a coalition cannot follow.
     """
-    folder = coalition_folder(config.model) if config.server is None else None
-    if folder is None:
+    if (folder := coalition_of(config)) is None:
         return None
-    refuse_unfit(config)
     if config.shots:
         raise UsageError(f"{config.model} is a coalition, which is shown no solved questions")
     if config.n > 1:
@@ -321,7 +318,7 @@ def _chains(
 ) -> list[Attempt]:
     attempts, rows = chain_attempts(
         folder, questions, sampling_of(config), split=split_of(config), seed=config.seed, name=name,
-        trust_remote_code=config.trust_remote_code,
+        routing=config.routing, trust_remote_code=config.trust_remote_code,
     )  # fmt: skip
     run.write_json(_CHAINS, rows)
     return attempts

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from tyro.conf import Positional, arg
 
 from rationalize.commands.asked import asked_questions, shown_questions, split_of
-from rationalize.commands.chain import ask_coalition, coalition_folder, refuse_unfit
+from rationalize.commands.chain import Routing, ask_coalition, coalition_of
 from rationalize.commands.on_ray import (
     ExecutorSettings,
     Make,
@@ -136,6 +136,10 @@ class AskConfig:
     """
     guidance: float = 0.0
     """Add this times (log-probability under the best tokens minus under the worst)."""
+    routing: Routing | None = None
+    """Who works where the model is a coalition: the `controller` chooses a writer and a refiner; or
+    all write, and the base keeps the rationale that makes it `surest`. None: as it was trained.
+    """
     n: int = 1
     """Replies."""
     temperature: float = 0.0
@@ -264,12 +268,10 @@ def ask(config: AskConfig) -> list[dict[str, Any]]:
     from rationalize.sampling.writing import PromptOptions, Provenance, write_attempts
 
     question = _question(config)
-    folder = coalition_folder(config.model)
-    if folder:
-        refuse_unfit(config)
+    if folder := coalition_of(config):
         return ask_coalition(
             folder, question, sampling_of(config), n=config.n, seed=config.seed,
-            trust_remote_code=config.trust_remote_code,
+            routing=config.routing, trust_remote_code=config.trust_remote_code,
         )  # fmt: skip
     policy = load(config.model, trust_remote_code=config.trust_remote_code)
     attempts = write_attempts(
