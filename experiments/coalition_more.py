@@ -1,8 +1,8 @@
 """COALITION's claims on further questions: are the variants worth more than M_IFT, is the
 controller worth more than random choices, another's refinement more than one's own?
 
-    python experiments/coalition_more.py runs/kinds --out runs/more --store coalition_more \
-        --more builtin:train=480,dev=48,test=2000,unseen=0
+    python experiments/coalition_more.py runs/kinds --out runs/more --store coalition_all \
+        --before --more builtin:train=480,dev=48,test=3200,unseen=0
 
 RUN is a finished run of COALITION; of the questions `--more` those that the run knows are left out.
 The whole table of cells (methods/coalition/table.py) is written greedily, and M_IFT answers from
