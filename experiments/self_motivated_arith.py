@@ -466,7 +466,7 @@ def store(name: str, tables: Mapping[str, Any], note: str) -> None:
 
 def rounded(value: Any) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.4g}")
+        return float(f"{value:.6g}")
     if isinstance(value, Mapping):
         return {key: rounded(of) for key, of in value.items()}
     return [rounded(of) for of in value] if isinstance(value, list) else value
