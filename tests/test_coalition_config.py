@@ -30,6 +30,12 @@ def test_parts_are_disjoint_and_stratified():
     assert CoalitionConfig(candidates=CandidateConfig()).names == ["variant-1", "variant-2"]
 
 
+def test_there_is_a_question_for_each_variant():
+    train = [Question(f"q{i}", f"{i // 2}?", "a", ("a", "b")) for i in range(4)]
+    with pytest.raises(UserError, match="2 different questions are left to tune 3 variants on"):
+        parts_of(train, CoalitionConfig(variants=3), 0)
+
+
 def test_questions_that_ask_the_same_are_dealt_together():
     train = [
         Question(f"q{i}", f"Is it {i // 3}?", "a", ("a", "b"), kind="xy"[i % 2]) for i in range(60)

@@ -135,3 +135,12 @@ def test_a_wrong_last_result_is_false_however_it_is_written(start, steps, chaine
 ])  # fmt: skip
 def test_other_signs_and_what_changes_a_result(text, holds):
     assert equations_hold(text) is holds
+
+
+@pytest.mark.parametrize("text", [
+    "100 - 25% = 75", "80 + 10% = 88", "$50 - 20% = $40", "so (20 + 30) - 10% = 45 is left",
+])  # fmt: skip
+def test_percent_may_be_of_what_they_are_added_to(text):
+    assert equations_hold(text)
+    assert not equations_hold("50% + 25% = 80%")
+    assert not equations_hold("80 * 10% + 5 = 14")

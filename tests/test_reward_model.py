@@ -5,11 +5,14 @@ import json
 from contextlib import nullcontext
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from tiny import tiny_policy
 from toys import GOOD, attempt, question, told_apart
 
+from rationalize.attempt_files import save_attempts
 from rationalize.errors import UsageError, UserError
 from rationalize.methods.base import NothingToLearn
 from rationalize.methods.own_attempts import RejectConfig
@@ -375,6 +378,20 @@ def test_a_question_counts_by_its_weight(kind):
     )
     assert half == pytest.approx(whole / 2)
     assert whole > 0.01
+
+
+def test_a_prediction_of_ones_own_is_read_as_the_choice_that_it_names(tmp_path):
+    questions, attempts = told_apart(2)
+    one, splits = attempts[0], {"train": questions}
+    letter = "(A)" if one.prediction == questions[0].choices[0] else "(B)"
+    save_attempts([dataclasses.replace(one, prediction=letter)], tmp_path / "a.jsonl")
+    assert [a.prediction for a in attempts_at(tmp_path / "a.jsonl", splits)] == [one.prediction]
+    save_attempts([dataclasses.replace(one, prediction="nobody")], tmp_path / "b.jsonl")
+    with pytest.raises(UserError, match="predicts 'nobody'; expected one of the choices"):
+        attempts_at(tmp_path / "b.jsonl", splits)
+    pq.write_table(pa.table({"question_id": ["q"], "completion": ["So."]}), tmp_path / "c.parquet")
+    with pytest.raises(UserError, match=r"c.parquet: .*expected attempts, with every field"):
+        attempts_at(tmp_path / "c.parquet", splits)
 
 
 def test_attempts_come_from_a_run_and_what_is_left_out_is_counted(tmp_path, capsys):

@@ -74,6 +74,7 @@ def experiment_on(path, model, questions, **facts):
 def test_stars_step_budget():
     assert [steps_in(r, 99, StarConfig()) for r in range(8)] == [40, 48, 57, 69, 82, 99, 119, 143]
     assert steps_in(1, 16, RftConfig(epochs=2, growth=1.5, fit=FIT)) == 6
+    assert [steps_in(r, 99, StarConfig(growth=0.2)) for r in range(4)] == [40, 8, 1, 1]
 
 
 def test_replies_are_judged_at_the_length_at_which_they_are_written():

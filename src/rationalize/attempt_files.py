@@ -74,6 +74,13 @@ def load_attempts(path: Path | str, **equal: Any) -> list[Attempt]:
     return [a for a in attempts if all(getattr(a, name) == value for name, value in equal.items())]
 
 
+def attempts_in(place: Path) -> list[Attempt]:
+    """The attempts in a file, a run or its `attempts` folder. Raises `UserError`."""
+    folder = place / "attempts" if (place / "attempts").is_dir() else place
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+    return [a for file in files for a in load_attempts(file)]
+
+
 def write_sft_jsonl(
     attempts: Iterable[Attempt], path: Path | str, *, messages: bool = False
 ) -> None:
@@ -148,7 +155,10 @@ def _read_parquet(path: Path, equal: Mapping[str, Any]) -> list[Attempt]:
         for name in _JSON_COLUMNS:
             if row.get(name) is not None:
                 row[name] = json.loads(row[name])
-    return [attempt_from_row(row) for row in rows]
+    try:
+        return [attempt_from_row(row) for row in rows]
+    except TypeError as error:
+        raise UserError(f"{path}: {error}; expected attempts, with every field of one") from error
 
 
 def _write_jsonl(rows: Iterable[Mapping[str, Any]], path: Path) -> None:

@@ -36,7 +36,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rationalize.config.checks import at_least, finite
+from rationalize.config.checks import at_least
 from rationalize.errors import UsageError
 from rationalize.methods.base import Experiment, evaluate_on_dev, questions_for, selected, unsettled
 from rationalize.methods.sft import LORA_FIT
@@ -124,8 +124,7 @@ class GroupConfig:
     def __post_init__(self) -> None:
         """What can be known to be wrong before anything is paid for. Raises `UsageError`."""
         at_least(self, 1, "updates", "prompts", "evaluate_every")
-        at_least(self, 0, "beta", "clip", "dev_draws")
-        finite(self, "weights")
+        at_least(self, 0, "beta", "clip", "dev_draws", "weights")
         check_whole(self.sampling, "grpo and gdpo")
         named = {*self.weights, *self.conditions, *(h for c in self.conditions.values() for h in c)}
         for ok, message in (

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rationalize.attempt_files import attempts_in
 from rationalize.config import from_dict, nearest, nested, to_dict
 from rationalize.config.compose import compose, split
 from rationalize.errors import UsageError, UserError
@@ -177,8 +178,10 @@ def checked(settings: Any) -> Checked:
     scoring = scoring_of(config, parts.get(ScorerFolders, ScorerFolders()), splits["train"])
     rewards = check_scoring(scoring)
     RewardSuite(rewards).check_questions(splits["train"])
-    metrics = {m.name for m in metrics_of(rewards)} | {r.source for r in rewards}
-    check_selection(config, sorted(metrics - {""}))
+    chosen_by = [r for r in rewards if r.trainable]  # of a diagnostic more is not better
+    metrics = {m.name for m in metrics_of(chosen_by) if m.role != "diagnostic"}
+    check_selection(config, sorted(metrics | {r.source for r in chosen_by} - {""}))
+    check_attempts(config)
     starts_from_sft = SftStart in parts and parts[SftStart].sft.epochs > 0
     if starts_from_sft or ANSWER_SCORER in trained_scorers(scoring):
         taught(splits["train"])
@@ -192,6 +195,13 @@ def check_selection(config: Any, metrics: Sequence[str]) -> None:
         if hasattr(part, "select_by") and part.select_by not in metrics:
             name, chosen = f"{path}.select_by".lstrip("."), part.select_by
             raise UsageError(f"{name}: unknown metric {chosen!r}{nearest(chosen, metrics)}")
+
+
+def check_attempts(config: Any) -> None:
+    """Raise `UserError` where a configuration names attempts that cannot be read."""
+    for _, part in nested(config):
+        if getattr(part, "attempts", None):
+            attempts_in(Path(part.attempts))
 
 
 def plan(

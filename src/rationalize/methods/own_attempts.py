@@ -68,10 +68,10 @@ class WriteConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "shots", "resample")
-        if self.resample and self.sampling.greedy:
+        if self.resample and (self.sampling.greedy or self.sampling.beams > 1):
             raise UsageError(
-                f"resample is {self.resample}, but the sampling is greedy and would write the same "
-                "again; expected a temperature above 0, or resample 0"
+                f"resample is {self.resample}, but the sampling is greedy or by beams and would "
+                "write the same again; expected a temperature above 0 and beams 1, or resample 0"
             )
 
 

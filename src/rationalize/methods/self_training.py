@@ -210,5 +210,5 @@ def steps_in(round: int, rows: int, config: RestartConfig) -> int:
     [40, 48, 57, 69, 82, 99, 119, 143]
     """
     if config.first_steps:
-        return int(config.first_steps * config.growth**round)
+        return max(1, int(config.first_steps * config.growth**round))
     return max(1, math.ceil(config.epochs * config.growth**round * rows / config.fit.batch_size))

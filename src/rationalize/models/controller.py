@@ -29,6 +29,11 @@ KEEP = "keep"
 
 def letter_ids(policy: Policy, count: int) -> list[int]:
     """Token ids of the first `count` letters. Raises `UserError` if they are not one token each."""
+    if count > len(string.ascii_uppercase):
+        raise UserError(
+            f"a controller chooses among at most {len(string.ascii_uppercase)} options, a letter "
+            f"each; found {count}. Take fewer variants"
+        )
     ids = [policy.encode_response(c, eos=False) for c in string.ascii_uppercase[:count]]
     if any(len(tokens) != 1 for tokens in ids) or len({tokens[0] for tokens in ids}) != count:
         raise UserError(

@@ -26,7 +26,15 @@ from rationalize.questions.files import (
 )
 from rationalize.questions.forms import read_rows_alike
 from rationalize.questions.guess import hint
-from rationalize.questions.hub import NAMED, find_set, nearest, open_hub, open_saved, table_rows
+from rationalize.questions.hub import (
+    NAMED,
+    find_set,
+    nearest,
+    on_hub,
+    open_hub,
+    open_saved,
+    table_rows,
+)
 from rationalize.questions.splits import check_overlap, cut, how_wide, overlaps, with_unique_ids
 from rationalize.records import Question
 from rationalize.text import clip
@@ -147,6 +155,16 @@ def load_reference_rationales(
     return rationales
 
 
+def is_builtin(source: str) -> bool:
+    return source == "builtin" or source.startswith("builtin:")
+
+
+def check_source(source: str) -> None:
+    """Raise `UserError` where questions can be nowhere; what is on the hub is not looked for."""
+    if not is_builtin(source) and not on_hub(source):
+        _checked_path(Path(source))
+
+
 class _Source:
     """A source, opened once. Its bad rows are appended to `bad`."""
 
@@ -157,7 +175,7 @@ class _Source:
         self.bad = bad
         self.missing: list[str] = []
         self.sizes: dict[str, int] = {}
-        self.builtin = self.name == "builtin" or self.name.startswith("builtin:")
+        self.builtin = is_builtin(self.name)
         on_disk = not self.builtin and self.path.exists()
         self.hub = None if on_disk or self.builtin else find_set(self.name)
         if self.hub is None and not self.builtin:

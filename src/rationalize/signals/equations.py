@@ -56,6 +56,8 @@ _LATEX = (
     (re.compile(r"\\div\b"), "/"),
     (re.compile(r"\\%"), "%"),
 )
+_ADDED_PERCENT = re.compile(r"[\d)%][+-]\d+(?:\.\d+)?%")
+_NO_PERCENT = re.compile(r"\d(?![\d.%])")
 _IN_WORDS = re.compile(
     r"(?:(?:[\d%]|\b(?:percent|half|third|quarter|fourth|fifth|sixth|eighth|tenth|root)s?)\s+of"
     r"|\b(?:half|twice|double|triple|times|minus|plus|mod|modulo|sqrt|root)"
@@ -96,8 +98,12 @@ def is_false(equation: Equation) -> bool:
     """Whether both sides can be computed and differ.
 
     A result in percent may also be the number alone: 30 / 40 = 75%, and (30 / 40) * 100 = 75%.
+    Percent that are added to a number or taken off it may be of that number, so that
+    nothing is false: 80 + 10% = 88.
     """
     left, right = equation.left, equation.right
+    if any(_ADDED_PERCENT.search(side) and _NO_PERCENT.search(side) for side in (left, right)):
+        return False
     return not equation.cut and _differ(left, right) and _differ(left, right.removesuffix("%"))
 
 

@@ -37,7 +37,14 @@ def intraclass_correlation(
 def centred_within(
     scores_N: Sequence[float] | np.ndarray, groups_N: Sequence[Hashable]
 ) -> np.ndarray:
-    """Each score minus the mean of its group: how an attempt stands among those at its question."""
+    """Each score minus the mean of its group: how an attempt stands among those at its question.
+
+    Rounded, so that equal scores stay equal: else what is left of a mean would order them.
+
+    >>> centred_within([0.6, 0.6, 0.6, 0.1, 0.3], "aaabb").tolist()
+    [0.0, 0.0, 0.0, -0.1, 0.1]
+    """
     scores = np.asarray(scores_N, dtype=np.float64)
     _, group_N = np.unique([str(g) for g in groups_N], return_inverse=True)
-    return scores - (np.bincount(group_N, scores) / np.bincount(group_N))[group_N]
+    centred = scores - (np.bincount(group_N, scores) / np.bincount(group_N))[group_N]
+    return np.round(centred, 9) + 0.0  # no -0

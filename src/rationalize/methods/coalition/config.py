@@ -5,6 +5,7 @@ Which defaults are the paper's (arXiv 2503.02463), its code's or ours: docs/meth
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -19,6 +20,7 @@ from rationalize.methods.sft import LORA_FIT
 from rationalize.models.answer_texts import Texts
 from rationalize.models.reward_model import read_facts, reward_model_folder
 from rationalize.progress import say
+from rationalize.questions.load import check_source
 from rationalize.records import Question
 from rationalize.sampling.config import SamplingConfig
 from rationalize.sampling.writing import teacher_attempts
@@ -261,6 +263,14 @@ class CoalitionConfig:
                 "variants_from=base tunes full copies of the base model, for `variant_epochs` from "
                 "the start; expected copies=true and variant_epochs above 0"
             )
+        writes = self.candidates.sampling
+        several = writes.beams if writes.beams > 1 else 1 if writes.greedy else math.inf
+        if self.draws > several:
+            raise UsageError(
+                f"draws is {self.draws}, and candidates.sampling writes at most {several:g} "
+                "different texts (greedily, or one a beam); expected no more, or a temperature "
+                "above 0"
+            )
         check_shares(self.instruction.shares, self.variant_fit.batch_size, "variant_fit.batch_size")
         if self.variants == 1 and self.candidates.refiners == "cross":
             raise UsageError("refiners=cross needs at least 2 variants")
@@ -295,6 +305,8 @@ class CoalitionConfig:
 
         Raises `UserError` where there is no such judge, before anything is trained.
         """
+        for source in filter(None, (self.instruction.source, *self.variant_sources)):
+            check_source(source)
         if self.judge == "reward-model":
             read_facts(reward_model_folder(self.reward_model or ""))
         judge = self.judged_by(train)

@@ -85,6 +85,12 @@ def tuned_variants(
     learned = {q.id for q in questions}
     held_out = [q for split in exp.splits.values() for q in split if q.id not in learned]
     source = questions_to_tune_on(exp, questions, held_out, config.instruction)
+    parts_of(source, config, exp.seed)  # what is wrong with parts or sources is told before M_IFT
+    of_their_own = [
+        questions_to_tune_on(exp, (), held_out, replace(config.instruction, source=own))
+        if own else ()
+        for own in config.variant_sources
+    ]  # fmt: skip
     reject = config.candidates.reject
     taught = with_rationales(exp, policy, source, config.instruction, stage, reject)
     imperfect = instruct(exp, policy, taught, config.instruction, stage)
@@ -100,10 +106,9 @@ def tuned_variants(
     del start
     parts = parts_of(taught, config, exp.seed)
     drafts = [imperfect] * len(parts)
-    for i, own in enumerate(config.variant_sources):
+    for i, own in enumerate(of_their_own):
         if own:
-            from_source = replace(config.instruction, source=own)
-            parts[i] = list(questions_to_tune_on(exp, parts[i], held_out, from_source))
+            parts[i] = list(own)
             drafts[i] = []  # nobody has written to these, whatever their ids
     for name, part, written in zip(config.names, parts, drafts, strict=True):
         tune_variant(exp, variants, name, part, written, config)
@@ -114,11 +119,16 @@ def parts_of(train: Sequence[Question], config: CoalitionConfig, seed: int) -> l
     """What each variant is tuned on: disjoint parts that hold equally many questions of each kind,
     or with `parts: kinds` different kinds (the largest first, to the variant with the fewest
     questions). Questions that ask the same are in one part. Raises `UserError` where there are
-    fewer kinds than variants.
+    fewer kinds, or questions, than variants.
     """
     if config.parts == "same":
         return [list(train)] * config.variants
     groups = group_duplicates(train)
+    if len(groups) < config.variants:
+        raise UserError(
+            f"{len(groups)} different questions are left to tune {config.variants} variants on; "
+            "expected one each at least. Give more questions, or take fewer variants"
+        )
     order = random.Random(seed).sample(groups, len(groups))
     # stable: shuffled within a kind, then dealt out in turn
     by_kind = sorted(order, key=lambda group: train[group[0]].kind or "")

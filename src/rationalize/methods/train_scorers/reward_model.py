@@ -26,14 +26,15 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from torch.nn import Linear
 
-from rationalize.attempt_files import load_attempts
+from rationalize.answers import read_prediction
+from rationalize.attempt_files import attempts_in
 from rationalize.config import to_dict
 from rationalize.config.checks import above, at_least, between
 from rationalize.errors import UsageError, UserError
@@ -189,11 +190,10 @@ def train_reward_model(
 def attempts_at(place: Path, splits: Mapping[str, Sequence[Question]]) -> list[Attempt]:
     """The attempts at training questions in a file, a run or its `attempts` folder.
 
-    Says what is left out, and raises `UserError` where nothing is left.
+    Says what is left out, and raises `UserError` where nothing is left, and where a prediction is
+    none of its question's choices.
     """
-    folder = place / "attempts" if (place / "attempts").is_dir() else place
-    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
-    attempts = [a for file in files for a in load_attempts(file)]
+    attempts = attempts_in(place)
     split_of = {q.id: split for split, questions in splits.items() for q in questions}
     counts = Counter(split_of.get(a.question_id, "") for a in attempts)
     unknown, kept = counts.pop("", 0), counts.pop("train", 0)
@@ -207,7 +207,23 @@ def attempts_at(place: Path, splits: Mapping[str, Sequence[Question]]) -> list[A
             "file; `--questions` must be those that were attempted"
         )
     say(line)
-    return [a for a in attempts if split_of.get(a.question_id) == "train"]
+    by_id = {q.id: q for q in splits["train"]}
+    return [
+        with_prediction(a, by_id[a.question_id], place) for a in attempts if a.question_id in by_id
+    ]
+
+
+def with_prediction(attempt: Attempt, question: Question, place: Path) -> Attempt:
+    """The attempt with its prediction as the choice that it names."""
+    if attempt.prediction is None or not question.choices:
+        return attempt
+    prediction = read_prediction(attempt.prediction, question.choices)
+    if prediction is None:
+        raise UserError(
+            f"{place}: attempt {attempt.id} at {question.id} predicts {attempt.prediction!r}; "
+            f"expected one of the choices {list(question.choices)}, or null"
+        )
+    return replace(attempt, prediction=prediction)
 
 
 def learn_rank(
