@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,23 @@ def test_another_configuration_or_base_is_refused_by_name(tmp_path, config, base
         assert named in str(error.value)
         assert "choose another folder" in str(error.value)
     assert before == {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize(("later", "refused"), [
+    ({"routing": None, "fit": {**CONFIG["fit"], "fused": False}}, False),
+    ({"routing": "surest"}, True), ({"weights": {"a": 0}}, True), ({"rounds": 0}, True),
+    ({"fit": {**CONFIG["fit"], "fused": True}}, True),
+])  # fmt: skip
+def test_a_run_goes_on_under_a_version_that_has_more_settings_which_are_off(
+    tmp_path, later, refused
+):
+    Run.open(tmp_path / "run", CONFIG).log("s", 0, loss=1.0)
+    check = partial(check_resumable, tmp_path / "run", {**CONFIG, **later})
+    if not refused:
+        check()
+        return
+    with pytest.raises(UserError, match="nothing in the run"):
+        check()
 
 
 def test_checking_leaves_no_trace(tmp_path):

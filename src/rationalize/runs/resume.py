@@ -201,6 +201,9 @@ def _differing(path: Path, config: Mapping[str, Any], base_hash: str | None) -> 
     if is_old(stored):  # what either does not name came later, or had no effect
         stored = upgrade(stored)
         unknown |= set(_flat(wanted)) ^ set(_flat(stored))
+    # what the run does not name came with a later version: what is off there was off then
+    named = _flat(stored)
+    unknown |= {k for k, v in _flat(wanted).items() if k not in named and (v is None or v is False)}
     return differences(stored, wanted, "in the run", "asked for", but=unknown)
 
 
