@@ -49,7 +49,6 @@ WRONG = [
      "at most 1 different texts"),
     (["train", "grpo", "--weights", "correctness=-1"],
      "weights.correctness is -1; expected at least 0"),
-    (["train", "mario", "--entries", "0", "1", "2", "3"], "take variant 'additive'"),
     (["train", "sft", "--model", "nope/a/b"], "nope/a/b: there is no such folder"),
     (["train", "sft", "--model", "folder/nope"], "folder/nope: there is no such folder"),
     (["train", "sft", "--model", "folder"], "folder: no config.json there"),

@@ -125,11 +125,6 @@ class MarioConfig:
                 f"select_by is {self.select_by!r}; expected one of {', '.join(sorted(metrics))}",
             ),
             (
-                self.additive or not self.entries,
-                f"entries says when rewards enter, and in variant {self.variant!r} all are there "
-                "from the start; take variant 'additive', or leave entries out",
-            ),
-            (
                 len(entries) == len(self.rewards),
                 f"entries has {len(entries)} steps; expected one for each of the "
                 f"{len(self.rewards)} rewards",
