@@ -160,7 +160,7 @@ def number_text(text: str) -> str | None:
         return _agreed(numbers)
     if re.match(r"\s*[a-z]\s?=\s?\S", text[leading.end() :]):  # x = 2, y = 3
         return None
-    if restated := _RESTATED.fullmatch(leading.group()):
+    if len(leading.group()) <= _LONGEST and (restated := _RESTATED.fullmatch(leading.group())):
         once, again = _value(restated[1]), _value(restated[2])
         if once is not None and once == again:
             return restated[1]

@@ -156,6 +156,7 @@ def load_reference_rationales(
 
 
 def is_builtin(source: str) -> bool:
+    """Whether the built-in questions are meant: `builtin`, `builtin:train=200`."""
     return source == "builtin" or source.startswith("builtin:")
 
 
