@@ -203,8 +203,7 @@ def seen(value: Mapping[str, float], above: float) -> str:
 
 def difference(value: Mapping[str, float], claim: Mapping[str, Any]) -> str:
     """A difference with its interval; signed, unless it is not against 0."""
-    scale, sign = claim["scale"], "" if claim.get("above") else "+"
-    places = 1 if scale == 100 or claim["unit"] == "of 100" else 2
+    scale, places, sign = claim["scale"], claim["places"], "" if claim.get("above") else "+"
     mean, low, high = (
         f"{scale * value[k] or 0.0:{sign}.{places}f}" for k in ("mean", "low", "high")
     )

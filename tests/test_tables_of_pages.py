@@ -85,7 +85,7 @@ def test_a_claim_is_decided_by_its_interval(tmp_path):
     (tables.STORED / "mine.json").write_text(json.dumps({"meta": {}, "tables": {"found": rows}}))
     group = {
         "about": "ours", "page": "p.md", "file": "mine", "table": "found", "cell": "gain",
-        "scale": 100, "unit": "points",
+        "scale": 100, "unit": "points", "places": 1,
         "rows": [{"claim": x, "row": {"against": x}} for x in "bcd"],
     }  # fmt: skip
     assert [row[1:] for row in tables.claims([group])[2:]] == [
@@ -94,7 +94,7 @@ def test_a_claim_is_decided_by_its_interval(tmp_path):
         ["the opposite", "-20.0 [-30.0, -10.0] points", "9"],
     ]
     auc = {"claim": "auc", "row": {"attempts": 80}, "cell": "auc", "above": 0.5}
-    told = {**group, "scale": 1, "unit": "AUC", "rows": [auc]}
+    told = {**group, "scale": 1, "unit": "AUC", "places": 2, "rows": [auc]}
     assert tables.claims([told])[2][1:] == ["no", "0.60 [0.50, 0.70] AUC", "80"]
     with pytest.raises(SystemExit, match="both: 4 rows, not one"):
         tables.claims([{**group, "rows": [{"claim": "both", "row": {"row": "a"}}]}])

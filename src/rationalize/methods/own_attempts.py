@@ -7,6 +7,7 @@ hint; it is learned as an answer to the question alone.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -68,7 +69,7 @@ class WriteConfig:
 
     def __post_init__(self) -> None:
         at_least(self, 0, "shots", "resample")
-        if self.resample and (self.sampling.greedy or self.sampling.beams > 1):
+        if self.resample and self.sampling.most_texts < math.inf:
             raise UsageError(
                 f"resample is {self.resample}, but the sampling is greedy or by beams and would "
                 "write the same again; expected a temperature above 0 and beams 1, or resample 0"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -49,6 +50,11 @@ class SamplingConfig:
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def most_texts(self) -> float:
+        """How many different texts a prompt can have: one greedily, one a beam, else any number."""
+        return self.beams if self.beams > 1 else 1 if self.greedy else math.inf
 
     def as_dict(self) -> dict[str, Any]:
         """For an attempt's provenance; `weights` where they are not the usual ones."""

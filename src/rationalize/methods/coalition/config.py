@@ -5,7 +5,6 @@ Which defaults are the paper's (arXiv 2503.02463), its code's or ours: docs/meth
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
@@ -263,11 +262,9 @@ class CoalitionConfig:
                 "variants_from=base tunes full copies of the base model, for `variant_epochs` from "
                 "the start; expected copies=true and variant_epochs above 0"
             )
-        writes = self.candidates.sampling
-        several = writes.beams if writes.beams > 1 else 1 if writes.greedy else math.inf
-        if self.draws > several:
+        if self.draws > (most := self.candidates.sampling.most_texts):
             raise UsageError(
-                f"draws is {self.draws}, and candidates.sampling writes at most {several:g} "
+                f"draws is {self.draws}, and candidates.sampling writes at most {most:g} "
                 "different texts (greedily, or one a beam); expected no more, or a temperature "
                 "above 0"
             )
