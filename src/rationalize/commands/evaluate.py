@@ -177,7 +177,7 @@ def compare(config: CompareConfig, *, overwrite: bool = False) -> Results:
     out.claim()
     write_report(results, attempts, questions, config.out)
     out.sign()
-    print(format_results(results), end="\n\n")
+    print(format_results(results), end="\n\n", flush=True)
     print(f"report: {config.out}")
     return results
 

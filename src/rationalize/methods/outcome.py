@@ -274,7 +274,7 @@ def base_row(
 
 def print_tables(results: Mapping[str, Any]) -> None:
     """Every split's means and differences, and what to know before believing them."""
-    print(format_results(results), end="\n\n")
+    print(format_results(results), end="\n\n", flush=True)
 
 
 def hardware() -> str:
